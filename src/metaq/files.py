@@ -50,7 +50,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
                 Path(temporary).unlink()
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
-            raise OutputError(f"{target}: cannot be written ({reason}); free some space or choose another place.") from error
+            raise OutputError(
+                f"{target}: cannot be written ({reason}); free some space or choose another place."
+            ) from error
         raise
     return size_bytes
 

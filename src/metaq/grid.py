@@ -18,8 +18,8 @@ class BucketGrid:
     """C buckets of equal width that cover ``[center - radius, center + radius]`` (METHOD, section 1).
 
     Bucket ``b`` covers the half-open interval ``[edge_b, edge_{b+1})`` and quantises to its centre
-    ``v_b = center + radius * (2 b + 1 - C) / C``. A weight on an edge belongs to the upper bucket. Weights
-    outside the range take the end bucket. With an odd C, ``v_{(C-1)/2}`` is `center` exactly.
+    ``v_b = center + radius * (2 b + 1 - C) / C``. A weight on an edge belongs to the upper bucket; the distance
+    from the lower end of the range is rounded to float64 before the bucket is found. Weights outside the range take the end bucket. With an odd C, ``v_{(C-1)/2}`` is `center` exactly.
 
     Attributes
     ----------
@@ -48,15 +48,17 @@ class BucketGrid:
 
     def __post_init__(self) -> None:
         if not 2 <= self.count <= MAX_BUCKETS:
-            raise ConfigError(f"buckets: {self.count} is not between 2 and {MAX_BUCKETS}; a grid needs two buckets at least.")
+            raise ConfigError(
+                f"buckets: {self.count} is not between 2 and {MAX_BUCKETS}; a grid needs two buckets at least."
+            )
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise ConfigError(f"radius: {self.radius} is not a positive finite number.")
         if not math.isfinite(self.center):
             raise ConfigError(f"center: {self.center} is not a finite number.")
         span = abs(self.center) + self.radius
-        if not math.isfinite(2 * span) or span + self.step_size / 4 == span:
+        if not math.isfinite(2 * span * self.count) or span + self.step_size / 4 == span:
             raise ConfigError(
-                f"radius: {self.radius} with {self.count} buckets around {self.center} cannot be told apart in float64; "
+                f"radius: {self.radius} with {self.count} buckets around {self.center} coincide in float64; "
                 "use fewer buckets or a larger radius."
             )
 
@@ -94,7 +96,3 @@ class BucketGrid:
             raise ConfigError("weights: NaN or infinity cannot be quantised; repair the weights first.")
         positions = (weights.astype(np.float64) - self.lower) / self.step_size
         return np.clip(np.floor(positions), 0, self.count - 1).astype(np.int64)
-
-    def dequantize(self, indices: NDArray[np.integer], *, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
-        """Weights of bucket `indices`, rounded once from float64 to `dtype`."""
-        return self.values_of(indices).astype(dtype)

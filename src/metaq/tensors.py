@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
@@ -40,7 +41,7 @@ class Dtype(Enum):
         return self.storage.itemsize
 
     @property
-    def is_quantizable(self) -> bool:
+    def is_quantizable(self) -> builtins.bool:
         """Whether elements of this type can be restored from bucket indices."""
         return self in (Dtype.float32, Dtype.float16, Dtype.bfloat16, Dtype.float64)
 
@@ -84,8 +85,8 @@ class QuantizedTensor:
     def restore(self) -> NDArray[np.generic]:
         """Quantised weights, as ``dtype.storage`` (bfloat16 as uint16 bit patterns)."""
         if self.dtype is Dtype.bfloat16:
-            return bfloat16_bits(self.grid.dequantize(self.indices, dtype=np.dtype(np.float32)))
-        return self.grid.dequantize(self.indices, dtype=self.dtype.storage)
+            return bfloat16_bits(self.grid.values_of(self.indices).astype(np.float32))
+        return self.grid.values_of(self.indices).astype(self.dtype.storage)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,44 @@
+# Every target sets up .venv by itself; python3, pip and make are all that must be there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+INSTALLED := $(VENV)/.installed
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
+
+demo: $(INSTALLED) ## Train, compress and restore a small network in a few minutes
+	$(BIN)/metaq demo
+
+test: $(INSTALLED) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## Run every benchmark; results go to benchmarks/results as JSON
+	@mkdir -p benchmarks/results
+	@set -e; for script in $(wildcard benchmarks/*.py); do \
+		echo "$$script"; \
+		$(BIN)/python "$$script" --json "benchmarks/results/$$(basename "$$script" .py).json"; \
+	done
+
+clean: ## Remove the virtual environment, caches and build outputs
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# PyTorch goes first and alone, so that a wheel already at hand (PIP_FIND_LINKS, a mirror) is taken as pinned. The stamp
+# is written last: an installation that failed half-way is tried again.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt $(TORCH)
+	$(PIP) install -c constraints.txt -e '.[test,lint,tensorboard]'
+	touch $@

@@ -1,0 +1,60 @@
+"""Train neural networks to a small entropy and ship them as small, bit-exact files.
+
+The names below are the public API; each is imported when it is first used, so that parts which need no PyTorch
+(``metaq.decode``) work where it is not installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metaq.config import BucketConfig as BucketConfig
+    from metaq.config import FreezeConfig as FreezeConfig
+    from metaq.config import RegularizerConfig as RegularizerConfig
+    from metaq.errors import CodecError as CodecError
+    from metaq.errors import ConfigError as ConfigError
+    from metaq.errors import DataError as DataError
+    from metaq.errors import FormatError as FormatError
+    from metaq.errors import MetaqError as MetaqError
+    from metaq.errors import OutputError as OutputError
+    from metaq.errors import SolverError as SolverError
+    from metaq.grid import BucketGrid as BucketGrid
+    from metaq.pipeline import choose_grids as choose_grids
+    from metaq.pipeline import load as load
+    from metaq.pipeline import quantize as quantize
+    from metaq.pipeline import save as save
+    from metaq.regularizer import EntropyRegularizer as EntropyRegularizer
+
+_HOME = {
+    "BucketConfig": "metaq.config",
+    "BucketGrid": "metaq.grid",
+    "CodecError": "metaq.errors",
+    "ConfigError": "metaq.errors",
+    "DataError": "metaq.errors",
+    "EntropyRegularizer": "metaq.regularizer",
+    "FormatError": "metaq.errors",
+    "FreezeConfig": "metaq.config",
+    "MetaqError": "metaq.errors",
+    "OutputError": "metaq.errors",
+    "RegularizerConfig": "metaq.config",
+    "SolverError": "metaq.errors",
+    "choose_grids": "metaq.pipeline",
+    "load": "metaq.pipeline",
+    "quantize": "metaq.pipeline",
+    "save": "metaq.pipeline",
+}
+
+__version__ = "0.1.0"
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'metaq' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

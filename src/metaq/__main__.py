@@ -1,0 +1,5 @@
+"""``python -m metaq`` is the command ``metaq``."""
+
+from metaq.cli import main
+
+main()

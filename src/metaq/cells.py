@@ -1,0 +1,97 @@
+"""One pass over the weights: how many lie in each cell of the grid, and where in it they lie.
+
+Counts and sums are all that any objective of metaq needs of the weights (METHOD, section 1), so everything after this
+pass costs O(C), whatever the number of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq.grid import BucketGrid
+
+CHUNK = 1 << 18
+"""Weights handled at a time: bounds the temporary arrays, whatever the size of the tensor."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellStatistics:
+    """Counts and sums of weights by cell ``[v_j, v_{j+1})`` of a grid of C reference values.
+
+    Weights outside ``[v_0, v_{C-1}]`` count as lying on the end value; a weight on ``v_{C-1}`` is in the last cell.
+
+    Attributes
+    ----------
+    counts
+        Weights in each cell, float64 of shape (C - 1,).
+    fractions
+        Sum over the cell's weights of ``(w - v_j) / step_size``, each in [0, 1]; float64 of shape (C - 1,).
+    grid
+        The grid.
+    """
+
+    counts: NDArray[np.float64]
+    fractions: NDArray[np.float64]
+    grid: BucketGrid
+
+    @property
+    def total(self) -> float:
+        """Number of weights n."""
+        return float(self.counts.sum())
+
+    def linear_binning(self) -> NDArray[np.float64]:
+        """Linear-binning counts s of METHOD (3'): each weight shared between its two neighbours; shape (C,)."""
+        shared = np.zeros(self.grid.count)
+        shared[:-1] += self.counts - self.fractions
+        shared[1:] += self.fractions
+        return shared
+
+
+def cell_positions(weights: torch.Tensor, grid: BucketGrid) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cell index (int64) and position inside the cell (float64 in [0, 1]) of every weight; shape of `weights`."""
+    first_value = float(grid.values_of(np.zeros(1, np.int64))[0])
+    positions = ((weights.double() - first_value) / grid.step_size).clamp_(0, grid.count - 1)
+    cells = positions.floor().clamp_(max=grid.count - 2)
+    return cells.long(), positions.sub_(cells)
+
+
+def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellStatistics:
+    """Counts and sums of all `tensors` together: O(n) time, O(C) memory beside one chunk of weights."""
+    counts = torch.zeros(grid.count - 1, dtype=torch.float64)
+    fractions = torch.zeros(grid.count - 1, dtype=torch.float64)
+    for chunk in _chunks(tensors):
+        cells, inside = cell_positions(chunk, grid)
+        counts += torch.bincount(cells, minlength=grid.count - 1).cpu()
+        fractions += torch.bincount(cells, weights=inside, minlength=grid.count - 1).cpu()
+    return CellStatistics(counts=counts.numpy(), fractions=fractions.numpy(), grid=grid)
+
+
+def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
+    """Bucket index of every weight by the rule of :meth:`metaq.grid.BucketGrid.assign`; int64, shape of `weights`."""
+    return ((weights.double() - grid.lower) / grid.step_size).floor_().clamp_(0, grid.count - 1).long()
+
+
+def bucket_values(indices: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
+    """Reference values of `indices` by the formula of :meth:`metaq.grid.BucketGrid.values_of`; float64."""
+    numerators = (2 * indices + (1 - grid.count)).double()
+    return numerators.mul_(grid.radius).div_(grid.count).add_(grid.center)
+
+
+def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[np.float64]:
+    """Number of weights of all `tensors` in each bucket: float64 of shape (C,)."""
+    counts = torch.zeros(grid.count, dtype=torch.float64)
+    for chunk in _chunks(tensors):
+        counts += torch.bincount(bucket_indices(chunk, grid), minlength=grid.count).cpu()
+    return counts.numpy()
+
+
+def _chunks(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        for start in range(0, flat.numel(), CHUNK):
+            yield flat[start : start + CHUNK]

@@ -1,0 +1,150 @@
+"""Reading and writing state dicts: .metaq, .safetensors, .pth and .pt, none of them trusted."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from metaq import container
+from metaq.errors import ConfigError, FormatError
+from metaq.files import write_atomically, write_bytes
+from metaq.tensors import Dtype, Tensor
+
+StateDict = dict[str, torch.Tensor]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts commonly keep the state dict inside a checkpoint."""
+
+WRITABLE_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def read(path: str | os.PathLike[str]) -> StateDict:
+    """Read a state dict from a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file, told apart by their content.
+
+    Nothing in the file is executed. A checkpoint that keeps its state dict under ``state_dict``,
+    ``model_state_dict`` or ``model`` is opened up.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, empty, damaged, foreign, or needs arbitrary pickle to be read.
+    """
+    source = Path(path)
+    head = _read_head(source)
+    if is_metaq(source):
+        return restore(list(container.read(source).tensors))
+    if _is_safetensors(source, head):
+        return _read_safetensors(source)
+    return _read_torch(source)
+
+
+def is_metaq(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is, or by its name ought to be, a ``.metaq`` file.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, empty or cannot be read.
+    """
+    return _read_head(Path(path)).startswith(container.MAGIC) or Path(path).suffix == ".metaq"
+
+
+def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]) -> int:
+    """Write a state dict atomically as ``.safetensors``, ``.pth`` or ``.pt``; returns the size in bytes.
+
+    Raises
+    ------
+    ConfigError
+        For another suffix.
+    OutputError
+        If the file cannot be written.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+        return write_bytes(path, safetensors.torch.save(contiguous))
+    if suffix in (".pth", ".pt"):
+        return write_atomically(path, lambda stream: torch.save(dict(state_dict), stream))
+    raise ConfigError(f"{path}: end the name in one of {', '.join(WRITABLE_SUFFIXES)}.")
+
+
+def dtype_of(name: str, tensor: torch.Tensor) -> Dtype:
+    """The file's element type for `tensor`; raises :class:`ConfigError` for types that no file can hold."""
+    label = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided or tensor.is_quantized or label not in Dtype.__members__:
+        raise ConfigError(f"{name}: a {label} tensor of layout {tensor.layout} cannot be stored; convert it first.")
+    return Dtype[label]
+
+
+def to_storage(name: str, tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """Bits of `tensor` as the numpy type of its :class:`~metaq.tensors.Dtype`; shape kept."""
+    dtype = dtype_of(name, tensor)
+    plain = tensor.detach().cpu().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().view(dtype.storage).reshape(tensor.shape)
+
+
+def restore(tensors: list[Tensor]) -> StateDict:
+    """Torch tensors, bit for bit what :meth:`restore` of each gives."""
+    return {tensor.name: _from_storage(tensor) for tensor in tensors}
+
+
+def _from_storage(tensor: Tensor) -> torch.Tensor:
+    values = np.ascontiguousarray(tensor.restore(), dtype=tensor.dtype.storage)
+    raw = torch.from_numpy(values.reshape(-1).view(np.uint8).copy())
+    return raw.view(getattr(torch, tensor.dtype.name)).reshape(tensor.shape)
+
+
+def _read_head(source: Path) -> bytes:
+    try:
+        with source.open("rb") as stream:
+            head = stream.read(16)
+    except FileNotFoundError as error:
+        raise FormatError(f"{source}: no such file; check the path.") from error
+    except OSError as error:
+        raise FormatError(f"{source}: cannot be read ({error.strerror}).") from error
+    if not head:
+        raise FormatError(f"{source}: is empty; it was probably never written to the end. Make it again.")
+    return head
+
+
+def _is_safetensors(source: Path, head: bytes) -> bool:
+    return source.suffix == ".safetensors" or (len(head) > 8 and head[8:9] == b"{" and head[:2] != b"PK")
+
+
+def _read_safetensors(source: Path) -> StateDict:
+    try:
+        return safetensors.torch.load_file(source)
+    except (safetensors.SafetensorError, ValueError, OSError, struct.error) as error:
+        raise FormatError(f"{source}: is not a readable safetensors file ({error}); copy or make it again.") from error
+
+
+def _read_torch(source: Path) -> StateDict:
+    try:
+        loaded = torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(source):
+            raise FormatError(
+                f"{source}: holds Python objects beside tensors and would have to execute code to be read; "
+                "save only model.state_dict() and try again."
+            ) from error
+        raise FormatError(f"{source}: is not a PyTorch, safetensors or .metaq file.") from error
+    except Exception as error:
+        raise FormatError(f"{source}: is damaged or not a PyTorch checkpoint; copy or make it again.") from error
+    return _find_state_dict(source, loaded)
+
+
+def _find_state_dict(source: Path, loaded: object) -> StateDict:
+    candidates = [loaded, *(loaded[key] for key in WRAPPERS if key in loaded)] if isinstance(loaded, dict) else []
+    for candidate in candidates:
+        if isinstance(candidate, dict) and candidate and all(isinstance(v, torch.Tensor) for v in candidate.values()):
+            return {str(name): tensor for name, tensor in candidate.items()}
+    raise FormatError(f"{source}: holds no state dict of tensors; save model.state_dict() and try again.")

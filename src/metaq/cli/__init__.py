@@ -1,0 +1,5 @@
+"""The command line."""
+
+from metaq.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,33 @@
+"""``metaq evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaq import runs
+from metaq.cli import output
+from metaq.cli.options import Data, DataDir, Json, Net, Split, load_data, pick_split
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("evaluate", epilog="Example: metaq evaluate model.metaq --net lenet5 --data mnist --json")(evaluate)
+
+
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
+    net: Net = "lenet5",
+    data: Data = "digits",
+    data_dir: DataDir = None,
+    split: Split = "test",
+    as_json: Json = False,
+) -> None:
+    """Restore a model from its file and measure its accuracy."""
+    summary = runs.measure_file(source, net=net, load_dataset=lambda: pick_split(load_data(data, data_dir), split))
+    if as_json:
+        output.print_json({**summary.to_dict(), "net": net, "data": data, "split": split})
+    else:
+        output.print_table(f"{source} on {data} ({split})", ["", "value"], output.summary_rows(summary))

@@ -1,0 +1,55 @@
+"""``metaq inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaq import inspection
+from metaq.cli import output
+from metaq.cli.options import Force, Json
+from metaq.files import refuse_overwrite
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("inspect", epilog="Example: metaq inspect model.metaq --plot model.png")(inspect)
+
+
+def inspect(
+    source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write weights and buckets as a PNG.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a file holds, tensor by tensor."""
+    if plot is not None:
+        refuse_overwrite(plot, force=force)
+    found = inspection.inspect(source)
+    if plot is not None:
+        inspection.save_plot(plot, found)
+    if as_json:
+        output.print_json(found.to_dict())
+        return
+    columns = ["tensor", "shape", "dtype", "buckets used", "step", "coder", "bytes", "entropy bits", "most common"]
+    output.print_table(str(source), columns, [_cells(row) for row in found.rows])
+    output.print_table("in all", ["", "value"], output.size_rows(found.sizes))
+
+
+def _cells(row: inspection.TensorRow) -> list[str]:
+    shape = "×".join(map(str, row.shape)) or "scalar"
+    if row.step_size is None:
+        return [row.name, shape, row.dtype, "-", "-", row.coder or "-", f"{row.stored_bytes:,}", "-", "-"]
+    return [
+        row.name,
+        shape,
+        row.dtype,
+        str(row.buckets_used),
+        f"{row.step_size:.4g}",
+        row.coder or "-",
+        f"{row.stored_bytes:,}",
+        f"{row.entropy_bits:,.0f}",
+        f"{row.mode_share:.1%}",
+    ]

@@ -1,0 +1,70 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaq import data
+from metaq.checkpoint import StateDict
+from metaq.cli import output
+from metaq.config import require
+from metaq.data import DataSplits, ImageDataset
+from metaq.grid import BucketGrid
+from metaq.pipeline import choose_grids
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+Net = Annotated[str, typer.Option("--net", help="Network: lenet5, lenet5-caffe, lenet300, or package.module:factory.")]
+Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, or a folder of four IDX files.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Folder that holds the data set; else $METAQ_DATA, else the cache folder."),
+]
+Split = Annotated[str, typer.Option("--split", help="Images to evaluate on: test, validation or train.")]
+Buckets = Annotated[int, typer.Option("--buckets", help="Number of buckets C of every grid, at least 2.")]
+Center = Annotated[float | None, typer.Option("--center", help="Middle of the range; default: that of the weights.")]
+Radius = Annotated[float | None, typer.Option("--radius", help="Half-width of the range; default: all weights fit.")]
+Grouping = Annotated[str, typer.Option("--grouping", help="One grid per tensor, or one for all: tensor or global.")]
+Include = Annotated[list[str] | None, typer.Option("--include", help="Quantise only tensors matching this glob.")]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Store tensors matching this glob exactly.")]
+
+
+def load_data(name: str, data_dir: Path | None, *, validation_count: int | None = None) -> DataSplits:
+    """Load a data set, with a bar on stderr where it must be downloaded."""
+    with output.download_progress() as progress:
+        return data.load(name, data_dir=data_dir, validation_count=validation_count, progress=progress)
+
+
+def pick_split(splits: DataSplits, split: str) -> ImageDataset:
+    """The images called `split`."""
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    require(split in parts, f"--split {split}: choose test, validation or train.")
+    return parts[split]
+
+
+def grids_for(
+    state_dict: StateDict,
+    buckets: int,
+    *,
+    center: float | None,
+    radius: float | None,
+    grouping: str,
+    include: list[str] | None,
+    exclude: list[str] | None,
+) -> dict[str, BucketGrid]:
+    """Grids as the options ask for them."""
+    require(buckets >= 2, f"--buckets {buckets}: a grid needs two buckets at least.")
+    require(radius is None or radius > 0, f"--radius {radius}: must be positive.")
+    require(grouping in ("tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
+    return choose_grids(
+        state_dict,
+        count=buckets,
+        center=center,
+        radius=radius,
+        grouping="global" if grouping == "global" else "tensor",
+        include=include or ("*",),
+        exclude=exclude or (),
+    )

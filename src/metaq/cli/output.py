@@ -1,0 +1,130 @@
+"""What the commands print: tables and JSON on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from metaq.runs import Summary
+from metaq.train import EpochRecord
+
+STDOUT = Console(highlight=False)
+STDERR = Console(stderr=True, highlight=False)
+
+
+def error(message: str) -> None:
+    """One sentence on stderr."""
+    STDERR.print(f"metaq: {message}", markup=False, soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """Progress in words on stderr."""
+    STDERR.print(message, markup=False, soft_wrap=True)
+
+
+def print_json(values: Mapping[str, object]) -> None:
+    """One object on stdout."""
+    STDOUT.out(json.dumps(values), highlight=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout; the first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    STDOUT.print(table, markup=False)
+
+
+def summary_rows(summary: Summary) -> list[tuple[str, str]]:
+    """A summary as rows of a two-column table."""
+    return [
+        ("accuracy of the restored weights", f"{summary.accuracy:.2f} %"),
+        *size_rows(summary.to_dict()),
+        ("seconds", f"{summary.seconds:.1f}"),
+    ]
+
+
+def size_rows(sizes: Mapping[str, float | int]) -> list[tuple[str, str]]:
+    """Sizes as rows of a two-column table."""
+    return [
+        ("file", f"{sizes['bytes']:,} bytes"),
+        ("float tensors", f"{sizes['float_bytes']:,} bytes"),
+        ("ratio", f"{sizes['ratio']:.1f} x"),
+        ("weights", f"{sizes['weights']:,}"),
+        ("bits per weight", f"{sizes['bits_per_weight']:.3f}"),
+    ]
+
+
+class TrainingProgress:
+    """A bar with the time left, and the numbers of the last epoch."""
+
+    def __init__(self, progress: Progress, label: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(label, total=None)
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step, total=total_steps)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Print one line for the epoch."""
+        self._progress.console.print(
+            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.float_accuracy:.2f} % float, "
+            f"{record.quantized_accuracy:.2f} % quantised  about {record.estimated_bytes:,.0f} bytes"
+            f"  {record.seconds:.1f} s",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+class QuietProgress(TrainingProgress):
+    """The bar alone."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Print nothing."""
+
+
+class DownloadProgress:
+    """A bar for every file that is downloaded."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, bytes_done: int, bytes_total: int | None, filename: str) -> None:
+        """Move the bar of `filename`."""
+        if filename not in self._tasks:
+            self._tasks[filename] = self._progress.add_task(filename, total=bytes_total)
+        self._progress.update(self._tasks[filename], completed=bytes_done, total=bytes_total)
+
+
+@contextmanager
+def step_progress() -> Iterator[Progress]:
+    """A progress display on stderr that counts steps."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=STDERR, transient=True) as progress:
+        yield progress
+
+
+@contextmanager
+def download_progress() -> Iterator[DownloadProgress]:
+    """A progress display on stderr that counts bytes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=STDERR, transient=True) as progress:
+        yield DownloadProgress(progress)

@@ -1,0 +1,280 @@
+"""Frozen configurations: validated, written to JSON and read back, unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from metaq.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+def near_match(word: str, known: Iterable[str]) -> str:
+    """A half-sentence for error messages: the known word nearest to `word`, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(names)}."
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`ConfigError` with `message` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of all configurations: a frozen dataclass of numbers, strings and further configurations."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """Indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from :meth:`to_dict`'s output; missing keys take their defaults.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown key, a value of the wrong type, or one that validation refuses.
+        """
+        return _build(cls, values, prefix="")
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Build from :meth:`to_json`'s output."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"configuration: not valid JSON ({error}).") from error
+        if not isinstance(values, dict):
+            raise ConfigError("configuration: the JSON text must hold one object.")
+        return cls.from_dict(values)
+
+    def override(self, assignments: Iterable[str]) -> Self:
+        """Return a copy with ``key=value`` texts applied; ``outer.inner=value`` reaches nested configurations.
+
+        Raises
+        ------
+        ConfigError
+            For a text without ``=``, an unknown key, or a value that does not fit the key.
+        """
+        values = self.to_dict()
+        for assignment in assignments:
+            key, separator, text = assignment.partition("=")
+            require(bool(separator), f"--set {assignment}: write it as key=value.")
+            _assign(type(self), values, key.strip().split("."), text.strip(), key.strip())
+        return type(self).from_dict(values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BucketConfig(Config):
+    """Where the buckets of a group lie.
+
+    Attributes
+    ----------
+    rule
+        ``"relative"``: centre 0 and a step of `step_scale` times the root mean square of the group's weights when the
+        term sets in. ``"fixed"``: `center`, `radius` and `count` as given, as in the thesis.
+    count
+        Number of buckets C; odd for ``"relative"``, so that zero is a reference value.
+    step_scale
+        Step size over the root mean square of the weights.
+    center, radius
+        Middle and half-width of the range for ``"fixed"``, in units of weight.
+    """
+
+    rule: Literal["relative", "fixed"] = "relative"
+    count: int = 255
+    step_scale: float = 1.0
+    center: float = 0.0
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.count >= 2, f"buckets.count: {self.count} is below 2; a grid needs two buckets at least.")
+        require(math.isfinite(self.center), f"buckets.center: {self.center} is not a finite number.")
+        require(self.radius > 0 and math.isfinite(self.radius), f"buckets.radius: {self.radius} is not positive.")
+        require(
+            self.rule == "fixed" or self.count % 2 == 1,
+            f"buckets.count: {self.count} must be odd for rule=relative.",
+        )
+        require(self.step_scale > 0 and math.isfinite(self.step_scale), "buckets.step_scale: must be positive.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreezeConfig(Config):
+    """When weights that keep flipping between two buckets are fixed at the one they average to.
+
+    Attributes
+    ----------
+    start
+        Share of all steps after which freezing sets in; 1 never freezes.
+    first_threshold, last_threshold
+        Flips per step above which a weight is frozen, from the start of freezing to the end of training
+        (geometric in between).
+    """
+
+    start: float = 0.5
+    first_threshold: float = 0.04
+    last_threshold: float = 0.002
+
+    def __post_init__(self) -> None:
+        require(0 <= self.start <= 1, f"freeze.start: {self.start} is not between 0 and 1.")
+        require(
+            0 < self.last_threshold <= self.first_threshold,
+            "freeze.last_threshold: must be positive and at most freeze.first_threshold.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegularizerConfig(Config):
+    """Everything the term λ (α R(w) + (1 - α) φ(w)) depends on (METHOD, equation 1).
+
+    Attributes
+    ----------
+    objective
+        ``"code_length"`` lowers the bits of the file; ``"spread"`` is the thesis's own problem.
+    strength
+        Greatest λ: loss units per bit.
+    alpha
+        Share α of the plain regulariser R in [0, 1].
+    norm
+        R: sum of squares (``"l2"``) or of absolute values (``"l1"``).
+    grouping
+        One grid and one table for every tensor, or one for all (``"global"``, as in the thesis).
+    include, exclude
+        Name globs of the parameters that take part.
+    buckets
+        The grid.
+    forward
+        ``"quantized"``: between two steps the model holds the weights snapped to their buckets and gradients pass
+        straight through to the latent weights kept here. ``"float"``: the model is left as it is.
+    warmup, ramp
+        Shares of all steps: before `warmup` nothing is done; over the following `ramp`, λ grows geometrically from
+        `ramp_start` times its value to it; over the rest it falls geometrically to `decay_end` times it.
+    ramp_start, decay_end
+        First and last λ over its greatest value `strength`.
+    refresh_every
+        Steps between two refreshes of the slopes.
+    hysteresis
+        In [0, 1): slopes are (1 + h) times as steep on the half of a cell nearer the attractor and (1 - h) times on the
+        other, so that a weight on its way out leaves and one on its way in is not dragged back.
+    freeze
+        Freezing of oscillating weights; only with ``forward="quantized"``.
+    fista_iterations, fista_zeta_per_weight
+        Dual evaluations per refresh and reciprocal step size over n, for ``"spread"``.
+    """
+
+    objective: Literal["code_length", "spread"] = "code_length"
+    strength: float = 1e-5
+    alpha: float = 0.0
+    norm: Literal["l2", "l1"] = "l2"
+    grouping: Literal["tensor", "global"] = "tensor"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    buckets: BucketConfig = BucketConfig()
+    forward: Literal["quantized", "float"] = "quantized"
+    warmup: float = 0.15
+    ramp: float = 0.35
+    ramp_start: float = 0.4
+    decay_end: float = 0.2
+    refresh_every: int = 25
+    hysteresis: float = 0.6
+    freeze: FreezeConfig = FreezeConfig()
+    fista_iterations: int = 15
+    fista_zeta_per_weight: float = 2.25
+
+    def __post_init__(self) -> None:
+        require(self.strength >= 0 and math.isfinite(self.strength), f"strength: {self.strength} is negative.")
+        require(0 <= self.alpha <= 1, f"alpha: {self.alpha} is not between 0 and 1.")
+        require(0 <= self.warmup < 1, f"warmup: {self.warmup} is not in [0, 1).")
+        require(0 <= self.ramp <= 1 - self.warmup, f"ramp: {self.ramp} does not fit after the warm-up.")
+        require(0 < self.ramp_start <= 1, f"ramp_start: {self.ramp_start} is not in (0, 1].")
+        require(0 < self.decay_end <= 1, f"decay_end: {self.decay_end} is not in (0, 1].")
+        require(self.refresh_every >= 1, f"refresh_every: {self.refresh_every} is below 1.")
+        require(0 <= self.hysteresis < 1, f"hysteresis: {self.hysteresis} is not in [0, 1).")
+        require(self.fista_iterations >= 1, f"fista_iterations: {self.fista_iterations} is below 1.")
+        require(self.fista_zeta_per_weight > 0, "fista_zeta_per_weight: must be positive.")
+
+
+def _assign(kind: type[Config], values: dict[str, Any], path: list[str], text: str, key: str) -> None:
+    hints = get_type_hints(kind)
+    head, *rest = path
+    require(head in hints, f"{key}: no such option; {near_match(head, hints)}")
+    if rest:
+        inner = hints[head]
+        require(_is_config(inner), f"{key}: {head} has no options of its own.")
+        _assign(inner, values[head], rest, text, key)
+    else:
+        require(not _is_config(hints[head]), f"{key}: name one of its options, as in {key}.option=value.")
+        values[head] = _parse(hints[head], text, key)
+
+
+def _parse(kind: Any, text: str, key: str) -> Any:
+    if _is_optional(kind):
+        return None if text.lower() in ("none", "null") else _parse(_without_none(kind), text, key)
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return [_parse(inner, part.strip(), key) for part in text.split(",") if part.strip()]
+    if kind is bool:
+        require(text.lower() in ("true", "false"), f"{key}: {text!r} is neither true nor false.")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError as error:
+            name = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"{key}: {text!r} is not {name}.") from error
+    return text
+
+
+def _build(cls: type[ConfigT], values: Mapping[str, Any], *, prefix: str) -> ConfigT:
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        require(key in hints, f"{prefix}{key}: no such option; {near_match(str(key), hints)}")
+        arguments[key] = _convert(hints[key], value, f"{prefix}{key}")
+    return cls(**arguments)
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    if _is_config(kind):
+        require(isinstance(value, Mapping), f"{key}: expected an object with options.")
+        return _build(kind, value, prefix=f"{key}.")
+    if _is_optional(kind):
+        return None if value is None else _convert(_without_none(kind), value, key)
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        require(value in choices, f"{key}: {value!r} is unknown; {near_match(str(value), map(str, choices))}")
+        return value
+    if get_origin(kind) is tuple:
+        require(isinstance(value, list | tuple), f"{key}: expected a list.")
+        return tuple(_convert(get_args(kind)[0], item, key) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    right_type = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    require(right_type, f"{key}: {value!r} is not of type {kind.__name__}.")
+    return value
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config)
+
+
+def _is_optional(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+
+
+def _without_none(kind: Any) -> Any:
+    return next(option for option in get_args(kind) if option is not type(None))

@@ -1,0 +1,7 @@
+"""Image data sets, loaded whole into memory as uint8 tensors, and their augmentation."""
+
+from metaq.data.augmentation import Augmentation, augment
+from metaq.data.dataset import DataSplits, ImageDataset, ProgressCallback, to_float
+from metaq.data.registry import load, names
+
+__all__ = ["Augmentation", "DataSplits", "ImageDataset", "ProgressCallback", "augment", "load", "names", "to_float"]

@@ -1,0 +1,154 @@
+"""Random distortions of images, for a whole batch at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metaq.config import Config, require
+from metaq.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Config):
+    """How far images are distorted.
+
+    Attributes
+    ----------
+    rotation_degrees
+        Rotation about the centre, uniform within plus or minus this angle, in [0, 180].
+    scale
+        Each axis is scaled by a factor uniform in ``[1 - scale, 1 + scale]``, in [0, 1).
+    shear
+        Horizontal shift of a pixel per pixel of height, uniform within plus or minus this.
+    shift_pixels
+        Shift along each axis in pixels, uniform within plus or minus this.
+    elastic_pixels
+        Standard deviation, in pixels, of the normal displacements at the points of a coarse grid; between its points
+        the displacement is interpolated cubically.
+    elastic_cells
+        Points of that grid along each axis, from 2 to 64; its outer points lie on the border of the image.
+    clean_fraction
+        Share of the images of a batch that is left as it is, rounded to whole images, in [0, 1].
+
+    Raises
+    ------
+    ConfigError
+        If a field is outside its range.
+    """
+
+    rotation_degrees: float = 10.0
+    scale: float = 0.08
+    shear: float = 0.1
+    shift_pixels: float = 1.5
+    elastic_pixels: float = 1.0
+    elastic_cells: int = 5
+    clean_fraction: float = 0.3
+
+    def __post_init__(self) -> None:
+        require(0 <= self.rotation_degrees <= 180, f"rotation: {self.rotation_degrees} degrees is not in [0, 180].")
+        require(0 <= self.scale < 1, f"scale: {self.scale} is not in [0, 1).")
+        for name in ("shear", "shift_pixels", "elastic_pixels"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{name}: {value} is not a finite number from 0 upwards.")
+        require(2 <= self.elastic_cells <= 64, f"elastic_cells: {self.elastic_cells} is not between 2 and 64.")
+        _require_fraction(self.clean_fraction)
+
+
+def augment(
+    images: Tensor, augmentation: Augmentation, *, clean_fraction: float | None = None, generator: torch.Generator
+) -> Tensor:
+    """Distort a random part of `images` and leave the rest bit-identical.
+
+    A distorted image takes, at every pixel, the bilinear interpolation of the original at another place: that pixel's
+    place under a random affine map, plus a smooth random displacement. Outside the image everything is zero.
+
+    Parameters
+    ----------
+    images
+        float of shape (N, channels, height, width); not changed.
+    augmentation
+        How far to distort.
+    clean_fraction
+        Share of the images to leave as they are, in place of the one in `augmentation`.
+    generator
+        Source of all randomness. On one machine the same state gives the same images.
+
+    Returns
+    -------
+    Tensor
+        New tensor of the shape, dtype and device of `images`.
+
+    Raises
+    ------
+    ConfigError
+        If `clean_fraction` is not in [0, 1].
+    DataError
+        If `images` are not floating point or have another number of axes.
+    """
+    if images.dim() != 4 or not images.is_floating_point():
+        raise DataError(
+            f"images: {images.dtype} of shape {tuple(images.shape)} given; floating point of shape "
+            "(N, channels, height, width) is needed."
+        )
+    fraction = augmentation.clean_fraction if clean_fraction is None else clean_fraction
+    _require_fraction(fraction)
+    order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
+    distorted = order[round(fraction * len(images)) :]
+    result = images.clone()
+    if distorted.numel() and images.numel():
+        grid = _sampling_grid(len(distorted), images, augmentation, generator)
+        result[distorted] = functional.grid_sample(
+            images[distorted], grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+    return result
+
+
+def _sampling_grid(count: int, images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Where each pixel of `count` images comes from, (count, height, width, 2), in grid_sample's coordinates.
+
+    Both the affine map and the interpolated displacement are sums of products of a function of the row and one of the
+    column. Joining these functions in one basis gives the whole grid with two small matrix products.
+    """
+    height, width = images.shape[2:]
+    rows, columns = (_basis(size, augmentation.elastic_cells, images) for size in (height, width))
+    coefficients = _coefficients(count, augmentation, generator).to(images)
+    # grid_sample's coordinates run from -1 to 1 over each axis, ours are pixels from the centre.
+    coefficients *= images.new_tensor([2 / width, 2 / height])[:, None, None]
+    grid = rows @ coefficients @ columns.T  # (count, 2, height, width)
+    return grid.permute(0, 2, 3, 1)
+
+
+def _basis(size: int, cells: int, like: Tensor) -> Tensor:
+    """Functions of the pixel along one axis: `cells` cubic interpolation weights, one, and pixels from the centre."""
+    identity = torch.eye(cells, dtype=like.dtype, device=like.device)
+    weights = functional.interpolate(identity[None, :, :, None], size=(size, 1), mode="bicubic", align_corners=True)
+    pixels = torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
+    return torch.cat((weights[0, :, :, 0].T, torch.ones_like(pixels)[:, None], pixels[:, None]), dim=1)
+
+
+def _coefficients(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Random coefficients of the two source coordinates in the products of :func:`_basis`'s functions."""
+    cells, constant, linear = augmentation.elastic_cells, augmentation.elastic_cells, augmentation.elastic_cells + 1
+    uniform = torch.rand(6, count, generator=generator, device=generator.device).mul_(2).sub_(1)
+    angle = uniform[0] * math.radians(augmentation.rotation_degrees)
+    scale_x, scale_y = 1 + augmentation.scale * uniform[1:3]
+    shear = augmentation.shear * uniform[3]
+    cosine, sine = angle.cos(), angle.sin()
+    result = angle.new_zeros(count, 2, cells + 2, cells + 2)
+    result[:, :, :cells, :cells].normal_(std=augmentation.elastic_pixels, generator=generator)
+    # (x, y) comes from rotation · scale · (x + shear y, y) + shift.
+    result[:, 0, constant, linear] = cosine * scale_x
+    result[:, 0, linear, constant] = cosine * scale_x * shear - sine * scale_y
+    result[:, 1, constant, linear] = sine * scale_x
+    result[:, 1, linear, constant] = sine * scale_x * shear + cosine * scale_y
+    result[:, :, constant, constant] = augmentation.shift_pixels * uniform[4:6].T
+    return result
+
+
+def _require_fraction(value: float) -> None:
+    require(0 <= value <= 1, f"clean_fraction: {value} is not between 0 and 1.")

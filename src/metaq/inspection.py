@@ -1,0 +1,135 @@
+"""What a file holds, tensor by tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metaq import checkpoint, container, pipeline
+from metaq.coding.entropy import zero_order_entropy_bits
+from metaq.config import require
+from metaq.report.plots import save_buckets
+from metaq.tensors import QuantizedTensor, Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRow:
+    """One tensor of a file.
+
+    Attributes
+    ----------
+    name, shape, dtype
+        As in the model.
+    stored_bytes
+        Coded bytes in a ``.metaq`` file, else the bytes of the elements.
+    coder
+        Coder of the bucket indices, or None where the tensor is not quantised.
+    buckets, step_size
+        Size C of the grid and the distance between its values, or None.
+    buckets_used
+        Distinct bucket indices, or None.
+    entropy_bits
+        Zero-order entropy of the bucket indices in bits, or None.
+    mode_share
+        Share of the weights in the most common bucket, or None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    stored_bytes: int
+    coder: str | None = None
+    buckets: int | None = None
+    step_size: float | None = None
+    buckets_used: int | None = None
+    entropy_bits: float | None = None
+    mode_share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inspection:
+    """Everything :func:`inspect` found.
+
+    Attributes
+    ----------
+    rows
+        One a tensor.
+    sizes
+        Sizes in all, as :func:`metaq.pipeline.sizes` gives them.
+    metadata
+        Free facts kept in a ``.metaq`` file.
+    state_dict
+        The weights.
+    quantized
+        Bucket indices of the quantised tensors by name.
+    """
+
+    rows: list[TensorRow]
+    sizes: dict[str, float | int]
+    metadata: dict[str, str | int | float]
+    state_dict: dict[str, torch.Tensor]
+    quantized: dict[str, QuantizedTensor]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain dictionary, ready for JSON."""
+        return {**self.sizes, "metadata": self.metadata, "tensors": [dataclasses.asdict(row) for row in self.rows]}
+
+
+def inspect(path: str | os.PathLike[str]) -> Inspection:
+    """Read a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file and describe every tensor.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, damaged or foreign.
+    """
+    source = Path(path)
+    if checkpoint.is_metaq(source):
+        file = container.read(source)
+        state_dict = checkpoint.restore(list(file.tensors))
+        rows = [_coded_row(tensor, entry) for tensor, entry in zip(file.tensors, file.entries, strict=True)]
+        quantized = {tensor.name: tensor for tensor in file.tensors if isinstance(tensor, QuantizedTensor)}
+        metadata = dict(file.metadata)
+    else:
+        state_dict = checkpoint.read(source)
+        rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
+        quantized, metadata = {}, {}
+    sizes = pipeline.sizes(state_dict, file_bytes=source.stat().st_size)
+    return Inspection(rows=rows, sizes=sizes, metadata=metadata, state_dict=state_dict, quantized=quantized)
+
+
+def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
+    """Write a PNG with the weights of every floating tensor, a bar a bucket where it is quantised."""
+    names = pipeline.quantizable_names(found.state_dict)
+    require(bool(names), "--plot: the file holds no floating tensor to draw.")
+    arrays = {name: found.state_dict[name].double().numpy() for name in names}
+    save_buckets(path, arrays, found.quantized)
+
+
+def _plain_row(name: str, tensor: torch.Tensor) -> TensorRow:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    stored_bytes = tensor.numel() * tensor.element_size()
+    return TensorRow(name=name, shape=tuple(tensor.shape), dtype=dtype, stored_bytes=stored_bytes)
+
+
+def _coded_row(tensor: Tensor, entry: container.Entry) -> TensorRow:
+    if not isinstance(tensor, QuantizedTensor):
+        return TensorRow(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype.name, stored_bytes=entry.coded_bytes)
+    counts = np.unique(tensor.indices, return_counts=True)[1]
+    return TensorRow(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype.name,
+        stored_bytes=entry.coded_bytes,
+        coder=entry.coder,
+        buckets=tensor.grid.count,
+        step_size=tensor.grid.step_size,
+        buckets_used=len(counts),
+        entropy_bits=zero_order_entropy_bits(tensor.indices.reshape(-1)),
+        mode_share=float(counts.max() / counts.sum()) if counts.size else 0.0,
+    )

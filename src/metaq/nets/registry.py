@@ -1,0 +1,58 @@
+"""Networks by name. A new one is a file with a module and a line in the table below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from metaq.config import near_match
+from metaq.errors import ConfigError
+from metaq.nets import lenet5, lenet5_caffe, lenet300
+from metaq.nets.factory import create_from_factory
+
+_FACTORIES: dict[str, Callable[[], nn.Module]] = {
+    lenet5.NAME: lenet5.LeNet5,
+    lenet5_caffe.NAME: lenet5_caffe.LeNet5Caffe,
+    lenet300.NAME: lenet300.LeNet300,
+}
+
+
+def names() -> list[str]:
+    """Names that :func:`create` knows, sorted.
+
+    Examples
+    --------
+    >>> names()
+    ['lenet300', 'lenet5', 'lenet5-caffe']
+    """
+    return sorted(_FACTORIES)
+
+
+def create(name: str) -> nn.Module:
+    """A new network with PyTorch's default initialisation, drawn from its global generator.
+
+    Parameters
+    ----------
+    name
+        One of :func:`names`, or ``package.module:factory``, which imports the module (the current folder is searched
+        first) and calls the factory without arguments. That runs the module's code.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown, or the factory cannot be imported or called, or does not return a ``torch.nn.Module``.
+
+    Examples
+    --------
+    >>> sum(weights.numel() for weights in create("lenet5").parameters())
+    44426
+    """
+    if name in _FACTORIES:
+        return _FACTORIES[name]()
+    if ":" in name:
+        return create_from_factory(name)
+    raise ConfigError(
+        f"network: {name!r} is not known; {near_match(name, _FACTORIES)} A network of your own is written "
+        "package.module:factory."
+    )

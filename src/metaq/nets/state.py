@@ -1,0 +1,64 @@
+"""Putting weights into a network, with a clear word where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from metaq.errors import ConfigError
+
+_NAMES_SHOWN = 3
+
+
+def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Load `state_dict` into `model`, every tensor of both, each of the same shape.
+
+    Raises
+    ------
+    ConfigError
+        If tensors are missing, left over or of another shape. `model` is as it was then.
+    """
+    expected = model.state_dict()
+    misfits = [
+        _list("missing", [name for name in expected if name not in state_dict]),
+        _list("unexpected", [name for name in state_dict if name not in expected]),
+        _list(
+            "of another shape",
+            [_shapes(name, state_dict[name], expected[name]) for name in expected if name in state_dict],
+        ),
+    ]
+    problems = [text for text in misfits if text]
+    if problems:
+        raise ConfigError(_sentence(model, "; ".join(problems)))
+    try:
+        model.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:
+        raise ConfigError(_sentence(model, str(error))) from error
+
+
+def _sentence(model: nn.Module, problem: str) -> str:
+    return (
+        f"weights: they do not fit the network {type(model).__name__} ({problem}); choose the network that they were "
+        "saved from."
+    )
+
+
+def _shapes(name: str, given: Any, expected: Any) -> str:
+    """Name and both shapes if they differ, else nothing. Extra state that is no tensor is the module's own affair."""
+    if not isinstance(expected, Tensor):
+        return ""
+    if not isinstance(given, Tensor):
+        return f"{name} (is {type(given).__name__}, not a tensor)"
+    if given.shape == expected.shape:
+        return ""
+    return f"{name} (has {tuple(given.shape)}, needs {tuple(expected.shape)})"
+
+
+def _list(what: str, entries: list[str]) -> str:
+    names = [entry for entry in entries if entry]
+    if not names:
+        return ""
+    rest = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"{what}: {', '.join(names[:_NAMES_SHOWN])}{rest}"

@@ -1,0 +1,183 @@
+"""The road from a model to a file and back: the only place where the stages are joined."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from metaq import checkpoint, container
+from metaq.checkpoint import StateDict
+from metaq.coding.entropy import zero_order_entropy_bits
+from metaq.config import require
+from metaq.container import WriteReport
+from metaq.grid import BucketGrid
+from metaq.quantize import Grouping, quantize_array, uniform_grids
+from metaq.tensors import ExactTensor, QuantizedTensor, Tensor
+from metaq.weights import select_names
+
+Source = nn.Module | Mapping[str, torch.Tensor]
+
+
+def choose_grids(
+    source: Source,
+    *,
+    count: int,
+    center: float | None = None,
+    radius: float | None = None,
+    grouping: Grouping = "tensor",
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> dict[str, BucketGrid]:
+    """Uniform grids for post-training quantisation of every floating tensor that the name globs choose.
+
+    Parameters
+    ----------
+    source
+        A module or a state dict.
+    count
+        Number of buckets C, at least 2.
+    center, radius
+        Range of the buckets; by default that of the weights.
+    grouping
+        ``"tensor"``: every tensor has its own range where none is given; ``"global"``: one for all.
+    include, exclude
+        Name globs.
+
+    Raises
+    ------
+    ConfigError
+        If no tensor is chosen, a weight is NaN or infinite, or a value does not make a grid.
+    """
+    state_dict = state_dict_of(source)
+    names = select_names(quantizable_names(state_dict), include=include, exclude=exclude)
+    arrays = {name: state_dict[name].detach().double().cpu().numpy() for name in names}
+    return uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
+
+
+def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the floating tensors with at least one element; all others are stored exactly."""
+    return [
+        name
+        for name, tensor in state_dict.items()
+        if tensor.numel() > 0 and checkpoint.dtype_of(name, tensor).is_quantizable
+    ]
+
+
+def to_tensors(source: Source, *, grids: Mapping[str, BucketGrid]) -> list[Tensor]:
+    """Bucket indices for every tensor that has a grid, exact bits for the others.
+
+    Tied tensors of a module share the grid of the name it is listed under.
+
+    Raises
+    ------
+    ConfigError
+        If a grid names no tensor, or one that cannot be quantised.
+    """
+    state_dict = state_dict_of(source)
+    for name in grids:
+        require(name in state_dict, f"{name}: a grid is given for it but there is no such tensor.")
+    tied = _tied_grids(state_dict, grids)
+    tensors: list[Tensor] = []
+    for name, tensor in state_dict.items():
+        dtype = checkpoint.dtype_of(name, tensor)
+        if name in tied:
+            values = tensor.detach().double().cpu().numpy()
+            tensors.append(quantize_array(name, values, tied[name], dtype))
+        else:
+            tensors.append(ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=dtype))
+    return tensors
+
+
+def quantize(source: Source, *, grids: Mapping[str, BucketGrid]) -> StateDict:
+    """State dict with every tensor that has a grid snapped to it: what a saved file restores to, bit for bit."""
+    return checkpoint.restore(to_tensors(source, grids=grids))
+
+
+def save(
+    path: str | os.PathLike[str],
+    source: Source,
+    *,
+    grids: Mapping[str, BucketGrid],
+    metadata: Mapping[str, str | int | float] | None = None,
+    coder: str = "auto",
+) -> WriteReport:
+    """Quantise, code and write a model as one self-contained ``.metaq`` file, atomically.
+
+    Parameters
+    ----------
+    path
+        The file; an older one is replaced.
+    source
+        A module or a state dict.
+    grids
+        Bucket grid by tensor name, as given by ``EntropyRegularizer.grids()`` or :func:`choose_grids`. Tensors without
+        one are stored exactly.
+    metadata
+        Small free facts to keep in the file.
+    coder
+        Name of a coder, or ``"auto"`` for the smallest of all for each tensor.
+
+    Returns
+    -------
+    WriteReport
+        Bytes of the file and where they went.
+
+    Raises
+    ------
+    ConfigError, OutputError
+        If a tensor cannot be quantised, or the file cannot be written.
+    """
+    return container.write(path, to_tensors(source, grids=grids), metadata=metadata, coder=coder)
+
+
+def load(path: str | os.PathLike[str]) -> StateDict:
+    """State dict of a ``.metaq`` file, bit for bit the quantised weights that were saved.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, damaged, foreign, or of a newer format.
+    """
+    return checkpoint.restore(list(container.read(path).tensors))
+
+
+def state_dict_of(source: Source) -> StateDict:
+    """The state dict of a module, or a copy of the mapping itself."""
+    return dict(source.state_dict() if isinstance(source, nn.Module) else source)
+
+
+def _tied_grids(state_dict: StateDict, grids: Mapping[str, BucketGrid]) -> dict[str, BucketGrid]:
+    by_memory = {_memory(state_dict[name]): grid for name, grid in grids.items()}
+    tied = {name: by_memory[_memory(t)] for name, t in state_dict.items() if t.numel() and _memory(t) in by_memory}
+    return {**tied, **grids}
+
+
+def _memory(tensor: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def entropy_bits(tensors: Sequence[Tensor]) -> float:
+    """Zero-order entropy of all bucket indices in bits, with one table for all tensors of the same grid."""
+    by_grid: dict[BucketGrid, list[NDArray[np.int64]]] = {}
+    for tensor in tensors:
+        if isinstance(tensor, QuantizedTensor):
+            by_grid.setdefault(tensor.grid, []).append(tensor.indices.reshape(-1))
+    return sum(zero_order_entropy_bits(np.concatenate(indices)) for indices in by_grid.values())
+
+
+def sizes(state_dict: Mapping[str, torch.Tensor], *, file_bytes: int) -> dict[str, float | int]:
+    """Bytes of the file beside those of the tensors: ``bytes``, ``float_bytes``, ``ratio``, ``weights``, …"""
+    float_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
+    weights = sum(tensor.numel() for tensor in state_dict.values())
+    return {
+        "bytes": file_bytes,
+        "float_bytes": float_bytes,
+        "ratio": float_bytes / file_bytes,
+        "weights": weights,
+        "bits_per_weight": 8 * file_bytes / max(weights, 1),
+    }

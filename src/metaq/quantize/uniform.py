@@ -1,0 +1,84 @@
+"""Uniform buckets over the range of the weights (METHOD, section 1); numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.config import require
+from metaq.errors import ConfigError
+from metaq.grid import BucketGrid
+from metaq.tensors import Dtype, QuantizedTensor
+
+Grouping = Literal["tensor", "global"]
+
+
+def uniform_grids(
+    weights: Mapping[str, NDArray[np.floating]],
+    *,
+    count: int,
+    center: float | None = None,
+    radius: float | None = None,
+    grouping: Grouping = "tensor",
+) -> dict[str, BucketGrid]:
+    """A grid of `count` buckets for every tensor, over its own range or over that of all.
+
+    Parameters
+    ----------
+    weights
+        Float arrays of any shape by name, none empty.
+    count
+        Number of buckets C, at least 2.
+    center, radius
+        Middle and half-width of the range; where not given, the middle of the group's extremes and the distance from
+        the centre to the farther one. Weights outside the range take the end bucket.
+    grouping
+        ``"tensor"`` or ``"global"``.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is NaN or infinite, or a value does not make a grid.
+    """
+    require(bool(weights), "weights: there is no tensor to quantise.")
+    for name, values in weights.items():
+        require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
+    extremes = {name: (float(values.min()), float(values.max())) for name, values in weights.items()}
+    if grouping == "global":
+        lowest, highest = (
+            pick(pair) for pick, pair in zip((min, max), zip(*extremes.values(), strict=True), strict=True)
+        )
+        extremes = dict.fromkeys(extremes, (lowest, highest))
+    return {
+        name: _grid_over(*pair, count=count, center=center, radius=radius, name=name) for name, pair in extremes.items()
+    }
+
+
+def quantize_array(name: str, values: NDArray[np.floating], grid: BucketGrid, dtype: Dtype) -> QuantizedTensor:
+    """Snap `values` to `grid`; `dtype` is the element type they shall be restored to.
+
+    Raises
+    ------
+    ConfigError
+        If a value is NaN or infinite; the tensor is named.
+    """
+    try:
+        return QuantizedTensor(name=name, indices=grid.assign(values), grid=grid, dtype=dtype)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def _grid_over(
+    lowest: float, highest: float, *, count: int, center: float | None, radius: float | None, name: str
+) -> BucketGrid:
+    middle = (lowest + highest) / 2 if center is None else center
+    half_width = max(highest - middle, middle - lowest) if radius is None else radius
+    if half_width == 0:
+        half_width = abs(middle) or 1.0
+    try:
+        return BucketGrid(center=middle, radius=half_width, count=count)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error

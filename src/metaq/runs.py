@@ -1,0 +1,215 @@
+"""Whole runs: a configuration in, a folder with the file, its measured accuracy and the pictures out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from metaq import checkpoint, nets, pipeline
+from metaq.config import require
+from metaq.data import DataSplits, ImageDataset
+from metaq.errors import OutputError
+from metaq.files import write_bytes
+from metaq.report.plots import save_curves
+from metaq.train import EpochRecord, Observer, TrainConfig, Trainer, accuracy, checkpointing
+from metaq.train.records import ScalarLog, write_metrics
+
+MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
+CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
+RUN_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE, CURVES_FILE, SUMMARY_FILE, checkpointing.FILE_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Size and accuracy of one file.
+
+    Attributes
+    ----------
+    accuracy
+        Of the weights restored from the file, in percent.
+    bytes
+        Size of the file on disk.
+    float_bytes
+        Size of the same tensors as the model holds them.
+    ratio
+        `float_bytes` over `bytes`.
+    weights
+        Elements of all tensors.
+    bits_per_weight
+        Bits of the file over `weights`.
+    seconds
+        Wall-clock time of what was asked for.
+    """
+
+    accuracy: float
+    bytes: int
+    float_bytes: int
+    ratio: float
+    weights: int
+    bits_per_weight: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Plain dictionary, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingOutcome:
+    """A finished run.
+
+    Attributes
+    ----------
+    summary
+        Of ``model.metaq``, accuracy on the test images.
+    validation_accuracy
+        Of the same weights on the validation images, in percent.
+    kept_epoch, epochs
+        The epoch whose weights were kept, and how many were run.
+    folder
+        Where everything is.
+    weights
+        The quantised weights that were packed, as they were in memory.
+    """
+
+    summary: Summary
+    validation_accuracy: float
+    kept_epoch: int
+    epochs: int
+    folder: Path
+    weights: Mapping[str, torch.Tensor]
+
+
+def new_folder(path: str | os.PathLike[str], *, force: bool) -> Path:
+    """Make the folder of a new run; one that holds a run already is refused, or emptied of it with `force`."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        old = [folder / name for name in RUN_FILES if (folder / name).exists()]
+        require(force or not old, f"{folder}: holds a run already; give --force to replace it, or --resume to go on.")
+        for file in [*old, *(folder / SCALARS_FOLDER).glob("events.*")]:
+            file.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be used as the run's folder ({error.strerror}).") from error
+    return folder
+
+
+def train_to_folder(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> TrainingOutcome:
+    """Train as `config` says, write everything into `folder`, and measure the file on the test images, once."""
+    write_bytes(folder / CONFIG_FILE, config.to_json().encode())
+    return _finish(Trainer(config, splits, folder, observer), splits)
+
+
+def saved_config(folder: Path) -> TrainConfig:
+    """Configuration of the run in `folder`."""
+    return checkpointing.load(folder)[0]
+
+
+def resume_in_folder(folder: Path, splits: DataSplits, observer: Observer) -> TrainingOutcome:
+    """Go on with the run in `folder` from its last finished epoch, to the result it would have had."""
+    config, state = checkpointing.load(folder)
+    trainer = Trainer(config, splits, folder, observer)
+    trainer.load_state_dict(state)
+    return _finish(trainer, splits)
+
+
+def train_plain(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> nn.Module:
+    """The network the same settings give without the entropy term: what accuracy is compared with."""
+    plain = replace(
+        config,
+        regularizer=replace(config.regularizer, strength=0.0, forward="float"),
+        optimizer=replace(config.optimizer, relative_learning_rate=None),
+    )
+    trainer = Trainer(plain, splits, folder, observer)
+    trainer.run()
+    return trainer.model
+
+
+def measure_file(path: str | os.PathLike[str], *, net: str, load_dataset: Callable[[], ImageDataset]) -> Summary:
+    """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read."""
+    begun = time.perf_counter()
+    state_dict = checkpoint.read(path)
+    model = build(net, state_dict)
+    return summarize(
+        state_dict,
+        file_bytes=Path(path).stat().st_size,
+        accuracy_percent=accuracy(model, load_dataset()),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def build(net: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The network `net` with the weights of `state_dict`."""
+    model = nets.create(net)
+    nets.load_weights(model, state_dict)
+    return model
+
+
+def summarize(
+    state_dict: Mapping[str, torch.Tensor], *, file_bytes: int, accuracy_percent: float, seconds: float
+) -> Summary:
+    """Put the sizes of a state dict and of its file beside the accuracy."""
+    numbers = pipeline.sizes(state_dict, file_bytes=file_bytes)
+    return Summary(accuracy=accuracy_percent, seconds=seconds, **numbers)  # type: ignore[arg-type]
+
+
+class _Recorder:
+    """Writes metrics and scalars after every epoch, then passes the news on."""
+
+    def __init__(self, folder: Path, observer: Observer, records: list[EpochRecord], scalars: ScalarLog) -> None:
+        self._folder = folder
+        self._observer = observer
+        self._records = list(records)
+        self._scalars = scalars
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        self._observer.on_step(step, total_steps)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self._records.append(record)
+        write_metrics(self._folder / METRICS_FILE, self._records)
+        self._scalars.write(record)
+        self._observer.on_epoch(record)
+
+
+def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
+    path = trainer.folder / MODEL_FILE
+    with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
+        trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
+        kept = trainer.run()
+    metadata = {"net": trainer.config.net, "data": trainer.config.data}
+    pipeline.save(path, kept.state_dict, grids=kept.grids, metadata=metadata)
+    summary = replace(
+        measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),
+        seconds=sum(record.seconds for record in trainer.records),
+    )
+    save_curves(trainer.folder / CURVES_FILE, trainer.records, kept_epoch=kept.record.epoch)
+    outcome = TrainingOutcome(
+        summary=summary,
+        validation_accuracy=kept.record.quantized_accuracy,
+        kept_epoch=kept.record.epoch,
+        epochs=len(trainer.records),
+        folder=trainer.folder,
+        weights=kept.state_dict,
+    )
+    write_bytes(trainer.folder / SUMMARY_FILE, (json.dumps(outcome_to_dict(outcome)) + "\n").encode())
+    return outcome
+
+
+def outcome_to_dict(outcome: TrainingOutcome) -> dict[str, float | int | str]:
+    """Plain dictionary with the summary's numbers at the top."""
+    return {
+        **outcome.summary.to_dict(),
+        "validation_accuracy": outcome.validation_accuracy,
+        "kept_epoch": outcome.kept_epoch,
+        "epochs": outcome.epochs,
+        "file": str(outcome.folder / MODEL_FILE),
+    }

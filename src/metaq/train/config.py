@@ -1,0 +1,181 @@
+"""Everything a training run depends on, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from metaq.config import BucketConfig, Config, FreezeConfig, RegularizerConfig, near_match, require
+from metaq.data.augmentation import Augmentation
+from metaq.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Config):
+    """The optimiser and its learning rates.
+
+    Attributes
+    ----------
+    name
+        ``"adam"`` or ``"sgd"`` (with Nesterov momentum).
+    learning_rate
+        During the warm-up and wherever `relative_learning_rate` is None.
+    relative_learning_rate
+        Once the entropy term has set in: learning rate over the step size of the tensor's grid, so that tensors of
+        every scale cross a bucket in the same number of steps.
+    last_share
+        Learning rate at the end over that at the start; cosine decay begins at `decay_start`.
+    decay_start
+        Share of all steps after which the learning rate decays.
+    momentum
+        For ``"sgd"``.
+    beta2
+        Second-moment decay of ``"adam"``.
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 2e-3
+    relative_learning_rate: float | None = 8e-3
+    last_share: float = 0.1
+    decay_start: float = 0.6
+    momentum: float = 0.9
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"optimizer.learning_rate: {self.learning_rate} is not positive.")
+        relative = self.relative_learning_rate
+        require(relative is None or relative > 0, f"optimizer.relative_learning_rate: {relative} is not positive.")
+        require(0 < self.last_share <= 1, f"optimizer.last_share: {self.last_share} is not in (0, 1].")
+        require(0 <= self.decay_start <= 1, f"optimizer.decay_start: {self.decay_start} is not in [0, 1].")
+        require(0 <= self.momentum < 1, f"optimizer.momentum: {self.momentum} is not in [0, 1).")
+        require(0 < self.beta2 < 1, f"optimizer.beta2: {self.beta2} is not in (0, 1).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopConfig(Config):
+    """When to stop before the last epoch: at the first epoch at which every target given here is met.
+
+    Attributes
+    ----------
+    accuracy
+        Validation accuracy of the quantised weights, in percent, or None.
+    bits
+        Zero-order entropy of the bucket indices, in bits, or None.
+    """
+
+    accuracy: float | None = None
+    bits: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.accuracy is None or 0 < self.accuracy <= 100, f"stop.accuracy: {self.accuracy} is no percentage.")
+        require(self.bits is None or self.bits > 0, f"stop.bits: {self.bits} is not positive.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig(Config):
+    """Uniform initialisation around `center`, as in the thesis.
+
+    Attributes
+    ----------
+    center, radius
+        Weights start uniform in ``[center - radius, center + radius]``.
+    """
+
+    center: float = -0.11
+    radius: float = 1.114
+
+    def __post_init__(self) -> None:
+        require(self.radius > 0, f"init.radius: {self.radius} is not positive.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """One training run.
+
+    Attributes
+    ----------
+    net
+        Name of a network, or ``package.module:factory``.
+    data
+        Name of a data set, or a folder of IDX files.
+    epochs, batch_size
+        Passes over the training images, images per step.
+    optimizer, regularizer, augmentation, stop
+        See their classes; `augmentation` None trains on the images as they are.
+    clean_fraction_last
+        Share of images left as they are at the end; grows linearly from ``augmentation.clean_fraction``.
+    init
+        Uniform initialisation as in the thesis, or None for the network's own.
+    select_from
+        Share of the epochs after which the epoch to keep is chosen: the one of highest validation accuracy of the
+        quantised weights, on a tie the one of fewer bits.
+    validation_count
+        Training images held out for every choice, or None for the data set's own number.
+    seed
+        Fixes initial weights, order of images and augmentation.
+    """
+
+    net: str = "lenet5"
+    data: str = "digits"
+    epochs: int = 60
+    batch_size: int = 256
+    optimizer: OptimizerConfig = OptimizerConfig()
+    regularizer: RegularizerConfig = RegularizerConfig()
+    augmentation: Augmentation | None = Augmentation()
+    clean_fraction_last: float = 0.75
+    init: InitConfig | None = None
+    stop: StopConfig = StopConfig()
+    select_from: float = 0.9
+    validation_count: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"epochs: {self.epochs} is below 1.")
+        require(self.batch_size >= 1, f"batch_size: {self.batch_size} is below 1.")
+        require(0 <= self.clean_fraction_last <= 1, "clean_fraction_last: must lie between 0 and 1.")
+        require(0 <= self.select_from <= 1, f"select_from: {self.select_from} is not between 0 and 1.")
+        require(self.validation_count is None or self.validation_count >= 1, "validation_count: must be at least 1.")
+        require(0 <= self.seed < 2**63, f"seed: {self.seed} is not a whole number from 0.")
+
+
+_THESIS = TrainConfig(
+    net="lenet5",
+    data="mnist",
+    epochs=144,
+    batch_size=64,
+    optimizer=OptimizerConfig(learning_rate=7e-4, relative_learning_rate=None, last_share=1.0, beta2=0.999),
+    regularizer=RegularizerConfig(
+        objective="spread",
+        strength=0.0015,
+        alpha=0.533,
+        grouping="global",
+        buckets=BucketConfig(rule="fixed", count=6, center=-0.11, radius=1.114),
+        forward="float",
+        warmup=0.0,
+        ramp=0.0,
+        decay_end=1.0,
+        refresh_every=1,
+        freeze=FreezeConfig(start=1.0),
+    ),
+    augmentation=None,
+    clean_fraction_last=1.0,
+    init=InitConfig(),
+)
+
+PRESETS = {
+    "lenet5-mnist": TrainConfig(data="mnist", epochs=100),
+    "lenet5-digits": TrainConfig(data="digits", epochs=150, batch_size=64),
+    "lenet300-mnist": TrainConfig(net="lenet300", data="mnist", epochs=60),
+    "lenet300-digits": TrainConfig(net="lenet300", data="digits", epochs=150, batch_size=64),
+    "lenet5-caffe-mnist": TrainConfig(net="lenet5-caffe", data="mnist", epochs=30),
+    "thesis": _THESIS,
+    "thesis-digits": replace(_THESIS, data="digits"),
+}
+"""Configurations by name."""
+
+
+def preset(name: str) -> TrainConfig:
+    """The preset called `name`; raises :class:`ConfigError` with the near match if there is none."""
+    if name not in PRESETS:
+        raise ConfigError(f"--preset {name}: there is no such preset; {near_match(name, PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,41 @@
+"""Accuracy of a classifier on images held in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from metaq.data import ImageDataset, to_float
+from metaq.errors import DataError
+
+BATCH = 2000
+"""Images evaluated at a time."""
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, dataset: ImageDataset) -> float:
+    """Share of images whose largest output is their label, in percent; the model's mode is left as it was.
+
+    Raises
+    ------
+    DataError
+        If the model cannot take the images or gives no row of scores for each.
+    """
+    was_training = model.training
+    model.eval()
+    right = 0
+    try:
+        for start in range(0, len(dataset.labels), BATCH):
+            scores = model(to_float(dataset.images[start : start + BATCH]))
+            labels = dataset.labels[start : start + BATCH]
+            if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != len(labels):
+                raise DataError("the network does not give one row of class scores per image; check --net and --data.")
+            right += int((scores.argmax(dim=1) == labels).sum())
+    except RuntimeError as error:
+        shape = tuple(dataset.images.shape[1:])
+        raise DataError(
+            f"the network does not take images of shape {shape} ({error}); check --net and --data."
+        ) from error
+    finally:
+        model.train(was_training)
+    return 100.0 * right / len(dataset.labels)

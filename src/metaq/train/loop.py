@@ -1,0 +1,254 @@
+"""The training loop: loss plus regulariser, one checkpoint an epoch, the epoch to keep chosen on validation data."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from metaq import nets
+from metaq.data import DataSplits, to_float
+from metaq.data.augmentation import augment
+from metaq.errors import MetaqError
+from metaq.grid import BucketGrid
+from metaq.regularizer import EntropyRegularizer
+from metaq.train import checkpointing
+from metaq.train.config import TrainConfig
+from metaq.train.evaluate import accuracy
+from metaq.train.records import EpochRecord
+
+
+class Observer(Protocol):
+    """Whoever wants to follow a run: a progress bar, a log."""
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """After every optimiser step."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After every epoch, once its checkpoint is on disk."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """The epoch to keep so far.
+
+    Attributes
+    ----------
+    record
+        Its metrics.
+    state_dict
+        The quantised weights.
+    grids
+        Their grids by tensor name.
+    """
+
+    record: EpochRecord
+    state_dict: dict[str, torch.Tensor]
+    grids: dict[str, BucketGrid]
+
+
+class Trainer:
+    """Trains one network as its configuration says; resumable to the identical result.
+
+    Parameters
+    ----------
+    config
+        The run.
+    data
+        Its training and validation images; the test images are not touched.
+    folder
+        Where the checkpoint of every epoch goes; must exist.
+    observer
+        Told of every step and epoch.
+    """
+
+    def __init__(self, config: TrainConfig, data: DataSplits, folder: Path, observer: Observer) -> None:
+        self.config = config
+        self.data = data
+        self.folder = folder
+        self.observer = observer
+        self.model = _initial_model(config)
+        self.steps_per_epoch = math.ceil(len(data.train.labels) / config.batch_size)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.regularizer = EntropyRegularizer(self.model, config.regularizer, total_steps=self.total_steps)
+        self.optimizer = _make_optimizer(config, self.model)
+        self.regularizer.attach(self.optimizer)
+        self.records: list[EpochRecord] = []
+        self.best: Candidate | None = None
+
+    def run(self) -> Candidate:
+        """Train to the last epoch or an early stop; returns the epoch to keep.
+
+        Raises
+        ------
+        MetaqError
+            If the loss becomes NaN or infinite.
+        KeyboardInterrupt
+            Passed on; the checkpoint of the last finished epoch is on disk.
+        """
+        checkpointing.save(self.folder, self.config, self.state_dict())
+        while len(self.records) < self.config.epochs and not self._stop_reached():
+            record = self._run_epoch(len(self.records) + 1)
+            self.records.append(record)
+            self._consider(record)
+            checkpointing.save(self.folder, self.config, self.state_dict())
+            self.observer.on_epoch(record)
+        if self.best is None:
+            raise MetaqError("training: no epoch was run; give epochs >= 1.")
+        return self.best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything :meth:`load_state_dict` needs to go on: tensors, numbers and strings."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "regularizer": self.regularizer.state_dict(),
+            "records": [dataclasses.asdict(record) for record in self.records],
+            "best": None if self.best is None else _candidate_to_dict(self.best),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a run of the same configuration."""
+        self.model.load_state_dict(state_dict["model"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.regularizer.load_state_dict(state_dict["regularizer"])
+        self.records = [EpochRecord(**record) for record in state_dict["records"]]
+        self.best = None if state_dict["best"] is None else _candidate_from_dict(state_dict["best"])
+
+    def _run_epoch(self, epoch: int) -> EpochRecord:
+        begun = time.perf_counter()
+        self.model.train()
+        total_loss = 0.0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_mix(self.config.seed, epoch))
+            for images, labels in self._batches(epoch):
+                self._set_learning_rates()
+                self.optimizer.zero_grad()
+                loss = functional.cross_entropy(self.model(images), labels)
+                torch.autograd.backward(loss)
+                self.optimizer.step()
+                total_loss += float(loss) * len(labels)
+                self.observer.on_step(self.regularizer.steps, self.total_steps)
+        mean_loss = total_loss / len(self.data.train.labels)
+        if not math.isfinite(mean_loss):
+            raise MetaqError(f"epoch {epoch}: the loss is {mean_loss}; lower optimizer.learning_rate.")
+        return self._measure(epoch, mean_loss, begun)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        config, train = self.config, self.data.train
+        generator = torch.Generator().manual_seed(_mix(config.seed, epoch))
+        order = torch.randperm(len(train.labels), generator=generator)
+        clean_fraction = self._clean_fraction(epoch)
+        for start in range(0, len(order), config.batch_size):
+            chosen = order[start : start + config.batch_size]
+            images = to_float(train.images[chosen])
+            if config.augmentation is not None:
+                images = augment(images, config.augmentation, clean_fraction=clean_fraction, generator=generator)
+            yield images, train.labels[chosen]
+
+    def _clean_fraction(self, epoch: int) -> float:
+        if self.config.augmentation is None:
+            return 1.0
+        first, last = self.config.augmentation.clean_fraction, self.config.clean_fraction_last
+        return first + (last - first) * (epoch - 1) / max(1, self.config.epochs - 1)
+
+    def _set_learning_rates(self) -> None:
+        optimizer = self.config.optimizer
+        progress = self.regularizer.steps / self.total_steps
+        decayed = max(0.0, progress - optimizer.decay_start) / max(1 - optimizer.decay_start, 1 / self.total_steps)
+        share = optimizer.last_share + (1 - optimizer.last_share) * (1 + math.cos(math.pi * min(decayed, 1.0))) / 2
+        relative = optimizer.relative_learning_rate if self.regularizer.active else None
+        step_sizes = {name: grid.step_size for name, grid in self.regularizer.grids().items()} if relative else {}
+        for group in self.optimizer.param_groups:
+            own = relative * step_sizes[group["name"]] if relative and group["name"] in step_sizes else None
+            group["lr"] = share * (own or optimizer.learning_rate)
+
+    def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
+        report = self.regularizer.report()
+        with self.regularizer.latent_weights():
+            float_accuracy = accuracy(self.model, self.data.validation)
+        with self.regularizer.quantized_weights():
+            quantized_accuracy = accuracy(self.model, self.data.validation)
+        return EpochRecord(
+            epoch=epoch,
+            loss=mean_loss,
+            float_accuracy=float_accuracy,
+            quantized_accuracy=quantized_accuracy,
+            phi_bits=report.phi_bits,
+            bits=report.bits,
+            bits_per_weight=report.bits_per_weight,
+            estimated_bytes=report.bits / 8,
+            distance=report.distance,
+            frozen=report.frozen,
+            strength=self.regularizer.current_strength(),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _stop_reached(self) -> bool:
+        stop = self.config.stop
+        if not self.records or (stop.accuracy is None and stop.bits is None):
+            return False
+        last = self.records[-1]
+        accurate = stop.accuracy is None or last.quantized_accuracy >= stop.accuracy
+        return accurate and (stop.bits is None or last.bits <= stop.bits)
+
+    def _consider(self, record: EpochRecord) -> None:
+        """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
+        if self.best is None or self._stop_reached() or self._rank(record) >= self._rank(self.best.record):
+            with self.regularizer.quantized_weights():
+                state_dict = copy.deepcopy(self.model.state_dict())
+            self.best = Candidate(record=record, state_dict=state_dict, grids=self.regularizer.grids())
+
+    def _rank(self, record: EpochRecord) -> tuple[bool, float, float]:
+        eligible = record.epoch > self.config.select_from * self.config.epochs or record.epoch == self.config.epochs
+        return eligible, record.quantized_accuracy, -record.bits
+
+
+def _initial_model(config: TrainConfig) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = nets.create(config.net)
+    if config.init is not None:
+        generator = torch.Generator().manual_seed(config.seed)
+        nets.initialize_uniform(model, center=config.init.center, radius=config.init.radius, generator=generator)
+    return model
+
+
+def _make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    options = config.optimizer
+    groups = [{"params": [parameter], "name": name} for name, parameter in model.named_parameters()]
+    if options.name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=options.learning_rate, momentum=options.momentum, nesterov=options.momentum > 0
+        )
+    return torch.optim.Adam(groups, lr=options.learning_rate, betas=(0.9, options.beta2))
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed for every epoch of a run, so that a resumed run needs no generator states."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "record": dataclasses.asdict(candidate.record),
+        "state_dict": candidate.state_dict,
+        "grids": {name: dataclasses.asdict(grid) for name, grid in candidate.grids.items()},
+    }
+
+
+def _candidate_from_dict(values: dict[str, Any]) -> Candidate:
+    return Candidate(
+        record=EpochRecord(**values["record"]),
+        state_dict=values["state_dict"],
+        grids={name: BucketGrid(**grid) for name, grid in values["grids"].items()},
+    )
