@@ -170,6 +170,9 @@ class RegularizerConfig(Config):
     hysteresis
         In [0, 1): slopes are (1 + h) times as steep on the half of a cell nearer the attractor and (1 - h) times on the
         other, so that a weight on its way out leaves and one on its way in is not dragged back.
+    step_learning_rate
+        Learning rate of the logarithm of every group's step size, 0 to leave it as it was chosen; falls linearly to
+        a tenth once freezing sets in. Only with ``forward="quantized"`` and ``buckets.rule="relative"``.
     freeze
         Freezing of oscillating weights; only with ``forward="quantized"``.
     fista_iterations, fista_zeta_per_weight
@@ -191,6 +194,7 @@ class RegularizerConfig(Config):
     decay_end: float = 0.2
     refresh_every: int = 25
     hysteresis: float = 0.6
+    step_learning_rate: float = 1e-3
     freeze: FreezeConfig = FreezeConfig()
     fista_iterations: int = 15
     fista_zeta_per_weight: float = 2.25
@@ -204,6 +208,7 @@ class RegularizerConfig(Config):
         require(0 < self.decay_end <= 1, f"decay_end: {self.decay_end} is not in (0, 1].")
         require(self.refresh_every >= 1, f"refresh_every: {self.refresh_every} is below 1.")
         require(0 <= self.hysteresis < 1, f"hysteresis: {self.hysteresis} is not in [0, 1).")
+        require(0 <= self.step_learning_rate < 1, f"step_learning_rate: {self.step_learning_rate} is not in [0, 1).")
         require(self.fista_iterations >= 1, f"fista_iterations: {self.fista_iterations} is below 1.")
         require(self.fista_zeta_per_weight > 0, "fista_zeta_per_weight: must be positive.")
 

@@ -18,8 +18,9 @@ class BucketGrid:
     """C buckets of equal width that cover ``[center - radius, center + radius]`` (METHOD, section 1).
 
     Bucket ``b`` covers the half-open interval ``[edge_b, edge_{b+1})`` and quantises to its centre
-    ``v_b = center + radius * (2 b + 1 - C) / C``. A weight on an edge belongs to the upper bucket; the distance
-    from the lower end of the range is rounded to float64 before the bucket is found. Weights outside the range take the end bucket. With an odd C, ``v_{(C-1)/2}`` is `center` exactly.
+    ``v_b = center + radius * (2 b + 1 - C) / C``. A weight on an edge belongs to the upper bucket; its distance from
+    the lower end of the range is rounded to float64 before the bucket is found. Weights outside the range take the
+    end bucket. With an odd C, ``v_{(C-1)/2}`` is `center` exactly.
 
     Attributes
     ----------

@@ -15,6 +15,7 @@ from metaq.config import BucketConfig
 from metaq.errors import SolverError
 from metaq.grid import BucketGrid
 from metaq.oscillation import OscillationFreezer
+from metaq.step_size import StepLearner
 from metaq.weights import WeightGroup
 
 
@@ -33,6 +34,8 @@ class GroupState:
         Multipliers of the last dual solution, float64 of shape (C,), or None.
     slopes
         β on every cell, float64 of shape (C - 1,), or None.
+    step_learner
+        Adam's state for the logarithm of the step size.
     """
 
     def __init__(self, group: WeightGroup) -> None:
@@ -42,6 +45,7 @@ class GroupState:
         self.freezers: dict[str, OscillationFreezer] = {}
         self.xi: NDArray[np.float64] | None = None
         self.slopes: torch.Tensor | None = None
+        self.step_learner = StepLearner()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Latent weights where they are kept apart, else the model's own."""
@@ -66,6 +70,15 @@ class GroupState:
             self.latent[name] = parameter.detach().clone()
             self.freezers[name] = OscillationFreezer(bucket_indices(parameter.detach(), self.known_grid()))
 
+    def rescale(self, factor: float) -> None:
+        """Multiply step size and latent weights alike: every weight keeps its place between the buckets."""
+        grid = self.known_grid()
+        self.grid = BucketGrid(center=grid.center * factor, radius=grid.radius * factor, count=grid.count)
+        for latent in self.latent.values():
+            latent.mul_(factor)
+        if self.slopes is not None:
+            self.slopes = self.slopes / factor
+
     def known_grid(self) -> BucketGrid:
         """The grid, once the term has set in."""
         if self.grid is None:
@@ -87,6 +100,7 @@ class GroupState:
             "freezers": {name: freezer.state_dict() for name, freezer in self.freezers.items()},
             "xi": None if self.xi is None else torch.from_numpy(self.xi),
             "slopes": self.slopes,
+            "step_learner": self.step_learner.state_dict(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -100,5 +114,6 @@ class GroupState:
             self.freezers[name] = OscillationFreezer(bucket_indices(self.latent[name], self.known_grid()))
             self.freezers[name].load_state_dict(state_dict["freezers"][name])
         self.xi = None if state_dict["xi"] is None else state_dict["xi"].cpu().numpy().copy()
+        self.step_learner.load_state_dict(state_dict["step_learner"])
         slopes = state_dict["slopes"]
         self.slopes = None if slopes is None else slopes.clone()

@@ -135,6 +135,8 @@ class EntropyRegularizer:
         if self.steps % self.config.refresh_every == 0 or self._groups[0].slopes is None:
             for state in self._groups:
                 self._refresh(state)
+        if self._learns_steps:
+            self._learn_steps()
         for state in self._groups:
             for name, parameter in state.group.parameters.items():
                 if name in state.latent:
@@ -251,6 +253,22 @@ class EntropyRegularizer:
         self.steps = int(state_dict["steps"])
         for state in self._groups:
             state.load_state_dict(state_dict["groups"][state.group.name])
+
+    @property
+    def _learns_steps(self) -> bool:
+        config = self.config
+        return config.forward == "quantized" and config.buckets.rule == "relative" and config.step_learning_rate > 0
+
+    def _learn_steps(self) -> None:
+        """Move every group's step size along the loss gradient of its logarithm, which is Σ gradient · value."""
+        late = max(0.0, self.steps / self.total_steps - self.config.freeze.start) / max(
+            1 - self.config.freeze.start, 1e-9
+        )
+        rate = self.config.step_learning_rate * (1 - 0.9 * min(late, 1.0))
+        for state in self._groups:
+            pairs = [(p.grad, p) for p in state.group.parameters.values() if p.grad is not None]
+            gradient = sum(float((g.double() * p.detach().double()).sum()) for g, p in pairs)
+            state.rescale(state.step_learner.factor(gradient, rate))
 
     def _start(self) -> None:
         for state in self._groups:

@@ -162,11 +162,19 @@ _THESIS = TrainConfig(
     init=InitConfig(),
 )
 
+_DIGITS = TrainConfig(
+    data="digits",
+    epochs=300,
+    batch_size=64,
+    optimizer=OptimizerConfig(relative_learning_rate=1.6e-2),
+    regularizer=RegularizerConfig(strength=3e-5),
+)
+
 PRESETS = {
     "lenet5-mnist": TrainConfig(data="mnist", epochs=100),
-    "lenet5-digits": TrainConfig(data="digits", epochs=150, batch_size=64),
+    "lenet5-digits": _DIGITS,
     "lenet300-mnist": TrainConfig(net="lenet300", data="mnist", epochs=60),
-    "lenet300-digits": TrainConfig(net="lenet300", data="digits", epochs=150, batch_size=64),
+    "lenet300-digits": replace(_DIGITS, net="lenet300"),
     "lenet5-caffe-mnist": TrainConfig(net="lenet5-caffe", data="mnist", epochs=30),
     "thesis": _THESIS,
     "thesis-digits": replace(_THESIS, data="digits"),

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metaq import BucketConfig, ConfigError, EntropyRegularizer, FreezeConfig, RegularizerConfig
+
+STEPS = 60
+
+
+def make_model(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def batches(count, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(32, 12, generator=generator) for _ in range(count)]
+
+
+def train(model, regularizer, optimizer, inputs):
+    target = torch.arange(32) % 4
+    for x in inputs:
+        loss = nn.functional.cross_entropy(model(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return regularizer
+
+
+def run(config, *, steps=STEPS, seed=0, optimizer_class=torch.optim.Adam, lr=1e-2):
+    model = make_model(seed)
+    optimizer = optimizer_class(model.parameters(), lr=lr)
+    regularizer = EntropyRegularizer(model, config, total_steps=steps).attach(optimizer)
+    train(model, regularizer, optimizer, batches(steps))
+    return model, regularizer
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "lr"), [(torch.optim.Adam, 1e-2), (torch.optim.SGD, 0.3), (torch.optim.AdamW, 1e-2)]
+)
+def test_bits_fall_against_training_without_the_term(optimizer_class, lr):
+    with_term = run(RegularizerConfig(strength=3e-3), optimizer_class=optimizer_class, lr=lr)[1].report()
+    without = run(RegularizerConfig(strength=0.0), optimizer_class=optimizer_class, lr=lr)[1].report()
+    assert with_term.bits < 0.8 * without.bits
+    assert with_term.weights == without.weights == 12 * 16 + 16 + 16 * 4 + 4
+    assert with_term.bits_per_weight == pytest.approx(with_term.bits / with_term.weights)
+
+
+def test_the_model_holds_quantised_weights_and_finish_leaves_them_there():
+    model, regularizer = run(RegularizerConfig())
+    grids = regularizer.grids()
+    regularizer.finish()
+    for name, parameter in model.named_parameters():
+        weights = parameter.detach().double().numpy()
+        values = grids[name].values_of(grids[name].assign(weights)).astype(np.float32)
+        np.testing.assert_array_equal(values, parameter.detach().numpy())
+    assert regularizer.report().distance < 1e-6
+
+
+def test_latent_and_quantised_weights_come_and_go():
+    model, regularizer = run(RegularizerConfig())
+    held = copy.deepcopy(model.state_dict())
+    with regularizer.latent_weights():
+        latent = copy.deepcopy(model.state_dict())
+    with regularizer.quantized_weights():
+        quantized = copy.deepcopy(model.state_dict())
+    assert any(not torch.equal(latent[name], held[name]) for name in held)
+    assert all(torch.equal(quantized[name], held[name]) for name in held)
+    assert all(torch.equal(model.state_dict()[name], held[name]) for name in held)
+
+
+def test_float_forward_adds_exactly_lambda_beta_to_the_gradient():
+    config = RegularizerConfig(
+        objective="spread",
+        strength=0.01,
+        alpha=0.25,
+        grouping="global",
+        buckets=BucketConfig(rule="fixed", count=6, radius=1.0),
+        forward="float",
+        warmup=0.0,
+        ramp=0.0,
+        decay_end=1.0,
+        refresh_every=1,
+    )
+    model = make_model()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    regularizer = EntropyRegularizer(model, config, total_steps=1).attach(optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, weights in before.items():
+        moved = (weights - model.state_dict()[name]) - 0.01 * 0.25 * 2 * weights
+        slopes = regularizer._groups[0].known_slopes()
+        assert float((moved / (0.01 * 0.75))[..., None].sub(slopes).abs().amin(dim=-1).max()) < 1e-3
+
+
+def test_nothing_happens_before_the_warm_up_ends():
+    config = RegularizerConfig(warmup=0.5, ramp=0.2)
+    model, plain = make_model(), make_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    regularizer = EntropyRegularizer(model, config, total_steps=20).attach(optimizer)
+    train(model, regularizer, optimizer, batches(10))
+    train(plain, None, torch.optim.Adam(plain.parameters(), lr=1e-2), batches(10))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+    assert regularizer.active
+
+
+def test_strength_ramps_up_and_decays():
+    config = RegularizerConfig(strength=1.0, warmup=0.2, ramp=0.3, ramp_start=0.5, decay_end=0.1)
+    regularizer = EntropyRegularizer(make_model(), config, total_steps=100)
+    seen = []
+    for step in range(101):
+        regularizer.steps = step
+        seen.append(regularizer.current_strength())
+    assert seen[19] == 0.0
+    assert seen[20] == pytest.approx(0.5)
+    assert seen[50] == pytest.approx(1.0)
+    assert seen[100] == pytest.approx(0.1)
+    assert seen[20:51] == sorted(seen[20:51])
+    assert seen[50:] == sorted(seen[50:], reverse=True)
+
+
+@pytest.mark.parametrize("split", [7, 30, 55])
+def test_resuming_from_a_saved_state_gives_the_identical_result(split):
+    config = RegularizerConfig(strength=1e-3, refresh_every=4, freeze=FreezeConfig(start=0.2, first_threshold=0.02))
+    whole, regularizer = run(config)
+    model = make_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    first = EntropyRegularizer(model, config, total_steps=STEPS).attach(optimizer)
+    train(model, first, optimizer, batches(STEPS)[:split])
+    stream = io.BytesIO()
+    saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "regularizer": first.state_dict()}
+    torch.save(saved, stream)
+    stream.seek(0)
+    loaded = torch.load(stream, weights_only=True)
+    resumed = make_model(seed=9)
+    resumed.load_state_dict(loaded["model"])
+    optimizer = torch.optim.Adam(resumed.parameters(), lr=1e-2)
+    optimizer.load_state_dict(loaded["optimizer"])
+    second = EntropyRegularizer(resumed, config, total_steps=STEPS).attach(optimizer)
+    second.load_state_dict(loaded["regularizer"])
+    train(resumed, second, optimizer, batches(STEPS)[split:])
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert second.report() == regularizer.report()
+
+
+def test_spread_objective_is_resumed_with_its_multipliers():
+    config = RegularizerConfig(objective="spread", refresh_every=1, warmup=0.0)
+    _, regularizer = run(config, steps=10)
+    other = EntropyRegularizer(make_model(), config, total_steps=10)
+    other.load_state_dict(regularizer.state_dict())
+    for mine, theirs in zip(regularizer._groups, other._groups, strict=True):
+        np.testing.assert_array_equal(mine.xi, theirs.xi)
+
+
+def test_a_state_of_another_configuration_is_refused():
+    _, regularizer = run(RegularizerConfig(), steps=5)
+    other = EntropyRegularizer(make_model(), RegularizerConfig(strength=1.0), total_steps=5)
+    with pytest.raises(ConfigError, match="another configuration"):
+        other.load_state_dict(regularizer.state_dict())
+
+
+def test_oscillating_weights_are_frozen_and_stay():
+    config = RegularizerConfig(
+        strength=0.0,
+        warmup=0.0,
+        ramp=0.0,
+        step_learning_rate=0.0,
+        freeze=FreezeConfig(start=0.0, first_threshold=1e-3, last_threshold=1e-3),
+    )
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    regularizer = EntropyRegularizer(model, config, total_steps=100).attach(optimizer)
+    sign = 1.0
+    step_size = {name: grid.step_size for name, grid in regularizer.grids().items()}
+    for _ in range(60):
+        for name, parameter in model.named_parameters():
+            parameter.grad = torch.full_like(parameter, sign * step_size[name])
+        sign = -sign
+        optimizer.step()
+    assert regularizer.report().frozen == regularizer.report().weights
+    held = copy.deepcopy(model.state_dict())
+    optimizer.step()
+    assert all(torch.equal(tensor, held[name]) for name, tensor in model.state_dict().items())
+
+
+def test_tied_parameters_take_part_once():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(8, 8, bias=False)
+            self.two = nn.Linear(8, 8, bias=False)
+            self.two.weight = self.one.weight
+
+        def forward(self, x):
+            return self.two(self.one(x))
+
+    model = Tied()
+    optimizer = torch.optim.Adam(model.parameters())
+    regularizer = EntropyRegularizer(model, total_steps=4).attach(optimizer)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.ones(2, 8)).sum().backward()
+        optimizer.step()
+    assert regularizer.report().weights == 64
+    assert model.one.weight is model.two.weight
+
+
+def test_half_precision_weights_are_quantised():
+    model = make_model().to(torch.bfloat16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    regularizer = EntropyRegularizer(model, total_steps=3).attach(optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(2, 12, dtype=torch.bfloat16)).float().sum().backward()
+        optimizer.step()
+    regularizer.finish()
+    assert all(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+
+
+def test_constant_tensors_have_a_grid():
+    model = make_model()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    assert all(grid.step_size > 0 for grid in EntropyRegularizer(model, total_steps=1).grids().values())
+
+
+def test_what_cannot_be_regularised_is_refused_with_its_name():
+    model = make_model()
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    with pytest.raises(ConfigError, match=r"0\.weight"):
+        EntropyRegularizer(model, total_steps=1)
+    with pytest.raises(ConfigError, match="no floating tensor"):
+        EntropyRegularizer(make_model(), RegularizerConfig(exclude=("*.weight", "*.bias")), total_steps=1)
+    with pytest.raises(ConfigError, match=r"0\.wieght"):
+        EntropyRegularizer(make_model(), RegularizerConfig(include=("0.wieght",)), total_steps=1)
+    model = make_model()
+    regularizer = EntropyRegularizer(model, total_steps=1)
+    with pytest.raises(ConfigError, match=r"2\.weight"):
+        regularizer.attach(torch.optim.SGD(model[0].parameters(), lr=1.0))
+    with pytest.raises(ConfigError, match="total_steps"):
+        EntropyRegularizer(make_model(), total_steps=0)
+
+
+def test_attaching_twice_is_refused_and_detaching_stops():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    regularizer = EntropyRegularizer(model, total_steps=5).attach(optimizer)
+    with pytest.raises(ConfigError, match="attached"):
+        regularizer.attach(optimizer)
+    regularizer.detach()
+    optimizer.step()
+    assert regularizer.steps == 0
