@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metaq.errors import SolverError
 from metaq.grid import BucketGrid
 
 CHUNK = 1 << 18
@@ -53,15 +54,24 @@ class CellStatistics:
 
 
 def cell_positions(weights: torch.Tensor, grid: BucketGrid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cell index (int64) and position inside the cell (float64 in [0, 1]) of every weight; shape of `weights`."""
+    """Cell index (int64) and position inside the cell (float64 in [0, 1]) of every weight; shape of `weights`.
+
+    NaN counts as lying on the first value; :func:`cell_statistics` refuses it.
+    """
     first_value = float(grid.values_of(np.zeros(1, np.int64))[0])
-    positions = ((weights.double() - first_value) / grid.step_size).clamp_(0, grid.count - 1)
+    positions = ((weights.double() - first_value) / grid.step_size).nan_to_num_(nan=0.0).clamp_(0, grid.count - 1)
     cells = positions.floor().clamp_(max=grid.count - 2)
     return cells.long(), positions.sub_(cells)
 
 
 def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellStatistics:
-    """Counts and sums of all `tensors` together: O(n) time, O(C) memory beside one chunk of weights."""
+    """Counts and sums of all `tensors` together: O(n) time, O(C) memory beside one chunk of weights.
+
+    Raises
+    ------
+    SolverError
+        If a weight is NaN or infinite.
+    """
     counts = torch.zeros(grid.count - 1, dtype=torch.float64)
     fractions = torch.zeros(grid.count - 1, dtype=torch.float64)
     for chunk in _chunks(tensors):
@@ -72,8 +82,12 @@ def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellSt
 
 
 def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
-    """Bucket index of every weight by the rule of :meth:`metaq.grid.BucketGrid.assign`; int64, shape of `weights`."""
-    return ((weights.double() - grid.lower) / grid.step_size).floor_().clamp_(0, grid.count - 1).long()
+    """Bucket index of every weight by the rule of :meth:`metaq.grid.BucketGrid.assign`; int64, shape of `weights`.
+
+    NaN takes the first bucket; :func:`bucket_counts` refuses it.
+    """
+    positions = ((weights.double() - grid.lower) / grid.step_size).nan_to_num_(nan=0.0)
+    return positions.floor_().clamp_(0, grid.count - 1).long()
 
 
 def bucket_values(indices: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
@@ -83,7 +97,7 @@ def bucket_values(indices: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
 
 
 def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[np.float64]:
-    """Number of weights of all `tensors` in each bucket: float64 of shape (C,)."""
+    """Number of weights of all `tensors` in each bucket: float64 of shape (C,); raises as :func:`cell_statistics`."""
     counts = torch.zeros(grid.count, dtype=torch.float64)
     for chunk in _chunks(tensors):
         counts += torch.bincount(bucket_indices(chunk, grid), minlength=grid.count).cpu()
@@ -94,4 +108,7 @@ def _chunks(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     for tensor in tensors:
         flat = tensor.detach().reshape(-1)
         for start in range(0, flat.numel(), CHUNK):
-            yield flat[start : start + CHUNK]
+            chunk = flat[start : start + CHUNK]
+            if not bool(torch.isfinite(chunk).all()):
+                raise SolverError("weights: training has diverged to NaN or infinity; lower the learning rate.")
+            yield chunk

@@ -217,13 +217,16 @@ def _assign(kind: type[Config], values: dict[str, Any], path: list[str], text: s
     hints = get_type_hints(kind)
     head, *rest = path
     require(head in hints, f"{key}: no such option; {near_match(head, hints)}")
+    inner = _without_none(hints[head]) if _is_optional(hints[head]) else hints[head]
     if rest:
-        inner = hints[head]
         require(_is_config(inner), f"{key}: {head} has no options of its own.")
+        if values[head] is None:
+            values[head] = inner().to_dict()
         _assign(inner, values[head], rest, text, key)
-    else:
-        require(not _is_config(hints[head]), f"{key}: name one of its options, as in {key}.option=value.")
-        values[head] = _parse(hints[head], text, key)
+        return
+    parsed = _parse(hints[head], text, key)
+    require(parsed is None or not _is_config(inner), f"{key}: name one of its options, as in {key}.option=value.")
+    values[head] = parsed
 
 
 def _parse(kind: Any, text: str, key: str) -> Any:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from metaq.config import FreezeConfig, RegularizerConfig
+from metaq.data import Augmentation
 from metaq.errors import ConfigError
-from metaq.train.config import PRESETS, TrainConfig, preset
+from metaq.train.config import PRESETS, InitConfig, TrainConfig, preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -22,6 +23,8 @@ def test_overrides_reach_every_depth_and_type():
             "stop.accuracy=99.5",
             "regularizer.objective=spread",
             "validation_count=none",
+            "augmentation.scale=0.2",
+            "init.radius=0.5",
         ]
     )
     assert config.epochs == 3
@@ -31,6 +34,9 @@ def test_overrides_reach_every_depth_and_type():
     assert config.stop.accuracy == 99.5
     assert config.regularizer.objective == "spread"
     assert config.validation_count is None
+    assert config.augmentation == Augmentation(scale=0.2)
+    assert config.init == InitConfig(radius=0.5)
+    assert config.override(["augmentation=none"]).augmentation is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from metaq.files import write_bytes
@@ -41,12 +41,14 @@ def save_curves(path: str | os.PathLike[str], records: Sequence[EpochRecord], *,
     quantized = [record.quantized_accuracy for record in records]
     accuracy.plot(epochs, floats, color=GREY, label="latent (float) weights")
     accuracy.plot(epochs, quantized, color=BLUE, label="quantised weights")
-    accuracy.set_ylim(_accuracy_floor(quantized + floats), 100)
+    accuracy.set_ylim(_accuracy_floor(quantized), 100)
     accuracy.set_ylabel("validation accuracy, %")
     size.semilogy(epochs, [record.estimated_bytes for record in records], color=BLUE, label="entropy of the indices")
     size.set_ylabel("bytes (zero-order entropy)")
-    distance.semilogy(epochs, [max(record.distance, 1e-9) for record in records], color=BLUE, label="r.m.s. distance")
-    distance.set_ylabel("distance to the grid")
+    _plain_log_labels(size, subs=(1.0, 2.0, 5.0))
+    distance.plot(epochs, [record.distance for record in records], color=BLUE, label="root mean square")
+    distance.set_ylim(bottom=0)
+    distance.set_ylabel("distance to the grid, weight units")
     distance.set_xlabel("epoch")
     distance.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (accuracy, size, distance):
@@ -94,6 +96,13 @@ def _draw_buckets(axes: Axes, tensor: QuantizedTensor) -> None:
     axes.bar(tensor.grid.values_of(buckets), counts, width=0.8 * width, color=BLUE)
     axes.set_yscale("log")
     axes.set_ylim(0.5, counts.max() * 2)
+    _plain_log_labels(axes, subs=(1.0,))
+
+
+def _plain_log_labels(axes: Axes, *, subs: tuple[float, ...]) -> None:
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _title(name: str, values: NDArray[np.floating], tensor: QuantizedTensor | None) -> str:
@@ -105,7 +114,7 @@ def _title(name: str, values: NDArray[np.floating], tensor: QuantizedTensor | No
 
 def _accuracy_floor(values: Sequence[float]) -> float:
     """Lower end of the axis that shows the later epochs well, whatever the first ones were."""
-    return max(0.0, math.floor(float(np.quantile(values, 0.05))) - 1.0)
+    return max(0.0, math.floor(float(np.quantile(values, 0.1))) - 1.0)
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:

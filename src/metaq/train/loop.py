@@ -136,7 +136,7 @@ class Trainer:
                 loss = functional.cross_entropy(self.model(images), labels)
                 torch.autograd.backward(loss)
                 self.optimizer.step()
-                total_loss += float(loss) * len(labels)
+                total_loss += float(loss.detach()) * len(labels)
                 self.observer.on_step(self.regularizer.steps, self.total_steps)
         mean_loss = total_loss / len(self.data.train.labels)
         if not math.isfinite(mean_loss):

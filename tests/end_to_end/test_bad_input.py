@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from metaq import nets
+
+from .conftest import refused, run_metaq
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def damaged_files(folder, checkpoint):
+    good = checkpoint.read_bytes()
+    files = {
+        "empty.pth": b"",
+        "empty.metaq": b"",
+        "empty.safetensors": b"",
+        "truncated.pth": good[: len(good) // 2],
+        "foreign.pth": b"GIF89a" + bytes(200),
+        "foreign.metaq": b"GIF89a" + bytes(200),
+        "foreign.safetensors": b"GIF89a" + bytes(200),
+        "huge-header.safetensors": (2**60).to_bytes(8, "little") + b"{}",
+        "text.pth": b"hello\n",
+        "pickle.pth": pickle.dumps({"weight": Malicious()}),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
+
+
+def test_files_that_are_not_models_are_refused(tmp_path, checkpoint):
+    for file in [*damaged_files(tmp_path, checkpoint), tmp_path / "missing.pth", tmp_path / "missing.metaq"]:
+        result = run_metaq("compress", file, "-o", tmp_path / "out.metaq")
+        assert refused(result, file.name), (file, result)
+        assert not (tmp_path / "out.metaq").exists()
+
+
+def test_pickled_code_is_refused_and_not_executed(tmp_path):
+    path = tmp_path / "code.pth"
+    torch.save({"weight": torch.zeros(3), "extra": Malicious()}, path)
+    result = run_metaq("inspect", path)
+    assert refused(result, "code.pth", "execute code")
+    assert "executed" not in result.out + result.err
+
+
+def test_every_cut_of_a_metaq_file_is_refused_by_the_command(tmp_path, checkpoint):
+    packed = tmp_path / "model.metaq"
+    run_metaq("compress", checkpoint, "-o", packed, "--buckets", "9")
+    whole = packed.read_bytes()
+    for length in (3, 10, len(whole) // 2, len(whole) - 1):
+        packed.write_bytes(whole[:length])
+        assert refused(run_metaq("decompress", packed, "-o", tmp_path / "x.pth"), "model.metaq")
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 16
+    packed.write_bytes(bytes(flipped))
+    assert refused(run_metaq("evaluate", packed), "model.metaq")
+    assert not (tmp_path / "x.pth").exists()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, bad):
+    state_dict = nets.create("lenet5").state_dict()
+    state_dict["fc2.bias"][3] = bad
+    torch.save(state_dict, tmp_path / "bad.pth")
+    assert refused(run_metaq("compress", tmp_path / "bad.pth", "-o", tmp_path / "bad.metaq"), "fc2.bias")
+    assert not (tmp_path / "bad.metaq").exists()
+
+
+def test_integers_and_empty_tensors_are_stored_exactly(tmp_path):
+    state_dict = {
+        "weight": torch.linspace(-1, 1, 100),
+        "count": torch.tensor(7),
+        "mask": torch.tensor([True, False]),
+        "nothing": torch.zeros(0, 4),
+        "scalar": torch.tensor(0.5, dtype=torch.float64),
+    }
+    torch.save(state_dict, tmp_path / "mixed.pth")
+    told = run_metaq("compress", tmp_path / "mixed.pth", "-o", tmp_path / "mixed.metaq", "--json")
+    assert told.status == 0, told.err
+    assert told.json["stored_exactly"] == ["count", "mask", "nothing"]
+    run_metaq("decompress", tmp_path / "mixed.metaq", "-o", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    for name in ("count", "mask", "nothing"):
+        assert torch.equal(back[name], state_dict[name])
+        assert back[name].dtype == state_dict[name].dtype
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--buckets", "1"), "--buckets 1"),
+        (("--radius", "0"), "--radius"),
+        (("--radius", "-2"), "--radius"),
+        (("--grouping", "all"), "--grouping"),
+        (("--include", "conv9*"), "conv9*"),
+        (("--coder", "hufman"), "huffman"),
+    ],
+)
+def test_impossible_options_of_compress(tmp_path, checkpoint, options, named):
+    result = run_metaq("compress", checkpoint, "-o", tmp_path / "out.metaq", *options)
+    assert refused(result, named)
+    assert not (tmp_path / "out.metaq").exists()
+
+
+def test_a_state_dict_that_does_not_fit_the_network(checkpoint):
+    assert refused(run_metaq("evaluate", checkpoint, "--net", "lenet300"), "conv1.weight")
+
+
+def test_unknown_names_get_the_near_match(tmp_path, checkpoint):
+    assert refused(run_metaq("train", "--preset", "lenet5-minst", "--out", tmp_path / "r"), "lenet5-mnist")
+    assert refused(run_metaq("evaluate", checkpoint, "--net", "lenet-5"), "lenet5")
+    assert refused(run_metaq("evaluate", checkpoint, "--data", "digit"), "digits")
+    out = ("--out", tmp_path / "r")
+    assert refused(run_metaq("train", "--set", "regularizer.strenght=1", *out), "strength")
+    assert not (tmp_path / "r").exists()
+
+
+def test_no_data_and_no_network(tmp_path, checkpoint):
+    nowhere = {"METAQ_DATA": "", "XDG_CACHE_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    result = run_metaq("evaluate", checkpoint, "--data", "mnist", **nowhere)
+    assert refused(result, "mnist", "--data-dir")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refused(run_metaq("evaluate", checkpoint, "--data", "mnist", "--data-dir", empty), str(empty))
+
+
+def test_nothing_is_overwritten_without_force(tmp_path, checkpoint):
+    out = tmp_path / "out.metaq"
+    out.write_bytes(b"precious")
+    assert refused(run_metaq("compress", checkpoint, "-o", out), "--force")
+    assert out.read_bytes() == b"precious"
+    assert run_metaq("compress", checkpoint, "-o", out, "--force").status == 0
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model.metaq").write_bytes(b"precious")
+    assert refused(run_metaq("train", "--epochs", "1", "--out", run), "--force")
+    assert (run / "model.metaq").read_bytes() == b"precious"
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, checkpoint):
+    result = run_metaq("compress", checkpoint, "-o", "/dev/full/out.metaq")
+    assert refused(result, "/dev/full/out.metaq")
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from metaq.cli import main; sys.argv = sys.argv[1:]; main()"
+    )
+    import subprocess
+    import sys
+
+    out = tmp_path / "out.metaq"
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "metaq", "compress", str(checkpoint), "-o", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**__import__("os").environ, "NUMBA_DISABLE_JIT": "1"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "out.metaq" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lenet5.pth"]
+
+
+def test_a_run_needs_a_place_and_resuming_needs_a_run(tmp_path):
+    assert refused(run_metaq("train"), "--out")
+    assert refused(run_metaq("train", "--resume", tmp_path), "checkpoint.pt")
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 damaged")
+    assert refused(run_metaq("train", "--resume", tmp_path), "checkpoint.pt")
+
+
+def test_a_network_that_does_not_fit_the_images(tmp_path):
+    (tmp_path / "mine.py").write_text("import torch\ndef make():\n    return torch.nn.Linear(3, 2)\n")
+    result = run_metaq("train", "--net", "mine:make", "--epochs", "1", "--out", tmp_path / "r", cwd=tmp_path)
+    assert refused(result, "--net")
+
+
+def test_damaged_data(tmp_path, checkpoint):
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for name in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        (folder / name).write_bytes(np.arange(40, dtype=np.uint8).tobytes())
+    assert refused(run_metaq("evaluate", checkpoint, "--data", folder), "idx")
+
+
+def test_reproduce_refuses_what_it_does_not_know(checkpoint):
+    assert refused(run_metaq("reproduce", "thesys", "--checkpoint", checkpoint), "thesis")

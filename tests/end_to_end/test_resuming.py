@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import torch
+
+from .conftest import run_metaq
+
+SETTINGS = ("--preset", "lenet5-digits", "--epochs", "12", "--seed", "3")
+
+
+def start(run, *arguments):
+    command = [sys.executable, "-m", "metaq", "train", *SETTINGS, "--out", str(run), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def wait_for_epochs(run, count):
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= count):
+        time.sleep(0.02)
+
+
+def same_run(one, two):
+    first, second = (torch.load(run / "checkpoint.pt", weights_only=True)["state"] for run in (one, two))
+    assert first["model"].keys() == second["model"].keys()
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
+    timeless = [[{**r, "seconds": 0} for r in state["records"]] for state in (first, second)]
+    assert timeless[0] == timeless[1]
+    assert (one / "model.metaq").read_bytes() == (two / "model.metaq").read_bytes()
+
+
+def test_a_killed_and_an_interrupted_run_resume_to_the_identical_result(tmp_path):
+    whole = tmp_path / "whole"
+    assert run_metaq("train", *SETTINGS, "--out", whole).status == 0
+    for number, name in ((signal.SIGKILL, "killed"), (signal.SIGINT, "interrupted")):
+        run = tmp_path / name
+        process = start(run)
+        wait_for_epochs(run, 4)
+        process.send_signal(number)
+        _, error = process.communicate()
+        assert process.returncode != 0
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert f"metaq train --resume {run}" in error
+            assert "Traceback" not in error
+        assert not (run / "model.metaq").exists()
+        resumed = run_metaq("train", "--resume", run)
+        assert resumed.status == 0, resumed.err
+        same_run(whole, run)
+
+
+def test_resuming_a_finished_run_gives_its_result_again(tmp_path):
+    run = tmp_path / "run"
+    told = run_metaq("train", *SETTINGS, "--epochs", "2", "--out", run, "--json")
+    again = run_metaq("train", "--resume", run, "--json")
+    assert again.json == told.json
+
+
+def test_early_stop_on_targets(tmp_path):
+    run = tmp_path / "run"
+    targets = ("--set", "stop.bits=200000", "--set", "stop.accuracy=1")
+    told = run_metaq("train", *SETTINGS, *targets, "--out", run, "--json")
+    assert told.json["epochs"] == 1
