@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metaq.grid import BucketGrid as BucketGrid
     from metaq.pipeline import choose_grids as choose_grids
     from metaq.pipeline import load as load
-    from metaq.pipeline import quantize as quantize
+    from metaq.pipeline import quantized_state_dict as quantized_state_dict
     from metaq.pipeline import save as save
     from metaq.regularizer import EntropyRegularizer as EntropyRegularizer
 
@@ -42,7 +42,7 @@ _HOME = {
     "SolverError": "metaq.errors",
     "choose_grids": "metaq.pipeline",
     "load": "metaq.pipeline",
-    "quantize": "metaq.pipeline",
+    "quantized_state_dict": "metaq.pipeline",
     "save": "metaq.pipeline",
 }
 

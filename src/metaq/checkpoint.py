@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,9 +99,11 @@ def restore(tensors: list[Tensor]) -> StateDict:
 
 
 def _from_storage(tensor: Tensor) -> torch.Tensor:
+    dtype = getattr(torch, tensor.dtype.name)
     values = np.ascontiguousarray(tensor.restore(), dtype=tensor.dtype.storage)
-    raw = torch.from_numpy(values.reshape(-1).view(np.uint8).copy())
-    return raw.view(getattr(torch, tensor.dtype.name)).reshape(tensor.shape)
+    if not values.size:
+        return torch.empty(tensor.shape, dtype=dtype)
+    return torch.from_numpy(values.reshape(-1).view(np.uint8).copy()).view(dtype).reshape(tensor.shape)
 
 
 def _read_head(source: Path) -> bytes:
@@ -129,7 +132,9 @@ def _read_safetensors(source: Path) -> StateDict:
 
 def _read_torch(source: Path) -> StateDict:
     try:
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(source):
             raise FormatError(

@@ -62,7 +62,7 @@ class GroupState:
                 f"{self.group.name}: training has diverged to NaN or infinity; lower the learning rate or the strength."
             )
         step_size = buckets.step_scale * (root_mean_square or 1.0)
-        return BucketGrid(center=0.0, radius=step_size * buckets.count / 2, count=buckets.count)
+        return BucketGrid(center=0.0, radius=_short(step_size * buckets.count / 2), count=buckets.count)
 
     def keep_latent(self) -> None:
         """Copy the model's weights into latent ones and begin to watch their buckets."""
@@ -73,7 +73,7 @@ class GroupState:
     def rescale(self, factor: float) -> None:
         """Multiply step size and latent weights alike: every weight keeps its place between the buckets."""
         grid = self.known_grid()
-        self.grid = BucketGrid(center=grid.center * factor, radius=grid.radius * factor, count=grid.count)
+        self.grid = BucketGrid(center=0.0, radius=_short(grid.radius * factor), count=grid.count)
         for latent in self.latent.values():
             latent.mul_(factor)
         if self.slopes is not None:
@@ -117,3 +117,8 @@ class GroupState:
         self.step_learner.load_state_dict(state_dict["step_learner"])
         slopes = state_dict["slopes"]
         self.slopes = None if slopes is None else slopes.clone()
+
+
+def _short(radius: float) -> float:
+    """`radius` rounded to float32, which takes half the bytes in a file."""
+    return float(np.float32(radius))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.compiled import compiled
 
-@numba.njit(cache=True, nogil=True)
+
+@compiled
 def lower_hull(v: NDArray[np.float64], xi: NDArray[np.float64]) -> NDArray[np.int64]:
     """Indices of the vertices of the lower convex hull of the points ``(v_b, xi_b)``, in increasing order.
 
@@ -40,7 +41,7 @@ def lower_hull(v: NDArray[np.float64], xi: NDArray[np.float64]) -> NDArray[np.in
     return vertices[:size].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def cell_slopes(v: NDArray[np.float64], xi: NDArray[np.float64]) -> NDArray[np.float64]:
     """Slope of the lower hull of ``(v_b, xi_b)`` over every cell ``[v_j, v_{j+1})``: float64 of shape (C - 1,).
 

@@ -81,10 +81,11 @@ def to_tensors(source: Source, *, grids: Mapping[str, BucketGrid]) -> list[Tenso
     state_dict = state_dict_of(source)
     for name in grids:
         require(name in state_dict, f"{name}: a grid is given for it but there is no such tensor.")
+    dtypes = {name: checkpoint.dtype_of(name, tensor) for name, tensor in state_dict.items()}
     tied = _tied_grids(state_dict, grids)
     tensors: list[Tensor] = []
     for name, tensor in state_dict.items():
-        dtype = checkpoint.dtype_of(name, tensor)
+        dtype = dtypes[name]
         if name in tied:
             values = tensor.detach().double().cpu().numpy()
             tensors.append(quantize_array(name, values, tied[name], dtype))
@@ -93,7 +94,7 @@ def to_tensors(source: Source, *, grids: Mapping[str, BucketGrid]) -> list[Tenso
     return tensors
 
 
-def quantize(source: Source, *, grids: Mapping[str, BucketGrid]) -> StateDict:
+def quantized_state_dict(source: Source, *, grids: Mapping[str, BucketGrid]) -> StateDict:
     """State dict with every tensor that has a grid snapped to it: what a saved file restores to, bit for bit."""
     return checkpoint.restore(to_tensors(source, grids=grids))
 

@@ -48,6 +48,7 @@ def sweep_buckets(
     dataset: ImageDataset,
     grids_of: Callable[[int], dict[str, BucketGrid]],
     tolerance: float,
+    metadata: container.Metadata,
     on_row: Callable[[SweepRow], None],
 ) -> SweepOutcome:
     """Quantise with every bucket count, evaluate each, choose the smallest that loses at most `tolerance` points.
@@ -66,6 +67,8 @@ def sweep_buckets(
         Grid of every tensor for a bucket count.
     tolerance
         Points of accuracy that may be lost against the weights as they are.
+    metadata
+        What the file will hold beside the tensors; counts for its size.
     on_row
         Told of every row as soon as it is measured.
 
@@ -86,7 +89,9 @@ def sweep_buckets(
     chosen = choose_smallest(rows, least_accuracy=float_accuracy - tolerance)
     best = best_rows(rows, most=MOST_ROWS)
     sizes = {
-        row.buckets: len(container.encode(pipeline.to_tensors(state_dict, grids=grids_of(row.buckets))))
+        row.buckets: len(
+            container.encode(pipeline.to_tensors(state_dict, grids=grids_of(row.buckets)), metadata=metadata)
+        )
         for row in {*best, chosen}
     }
     return SweepOutcome(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metaq import checkpoint, container, pipeline, runs
 from metaq.coding import CODERS
 from metaq.coding.entropy import zero_order_entropy_bits
+from metaq.container.layout import row_length
 from metaq.data import ImageDataset
 from metaq.tensors import QuantizedTensor
 from metaq.train import accuracy
@@ -167,12 +168,14 @@ def own_sizes(tensors: Sequence[QuantizedTensor]) -> list[SizeRow]:
 
 
 def _bits_without_table(coder: str, indices: NDArray[np.int64]) -> int:
-    coded = CODERS[coder].encode(indices, alphabet_size=BUCKETS)
+    coded = CODERS[coder].encode(indices, BUCKETS)
     return 8 * (len(coded.payload) - coded.table_bytes)
 
 
 def _coded_bits(coder: str, tensor: QuantizedTensor) -> int:
-    return 8 * len(CODERS[coder].encode(tensor.indices.reshape(-1), alphabet_size=BUCKETS).payload)
+    symbols = tensor.indices.reshape(-1)
+    coded = CODERS[coder].encode(symbols, BUCKETS, row_length=row_length(tensor.shape))
+    return 8 * len(coded.payload)
 
 
 def _can_code(coder: str, tensor: QuantizedTensor) -> bool:

@@ -12,7 +12,7 @@ SOURCE = Path(metaq.__file__).parent
 ROAD = [
     ("errors",),
     ("config",),
-    ("files",),
+    ("files", "compiled"),
     ("grid", "tensors", "weights", "hull"),
     ("cells",),
     ("dual",),

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from metaq import nets
+from metaq.cli import main
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,31 @@ class Result:
         return json.loads(self.out)
 
 
-def run_metaq(*arguments: object, cwd: Path | None = None, **environment: str) -> Result:
+def run_metaq(*arguments: object) -> Result:
+    """The command line inside this process, which spares a start of the interpreter for every call."""
+    out, err = io.StringIO(), io.StringIO()
+    status = 0
+    arguments_before, sys.argv = sys.argv, ["metaq", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.argv = arguments_before
+    return Result(status, out.getvalue(), err.getvalue())
+
+
+def start_metaq(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     """The command line as a user meets it: a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "metaq", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "120", **environment},
-        check=False,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+    command = [sys.executable, "-m", "metaq", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are printed without folding."""
+    monkeypatch.setenv("COLUMNS", "140")
 
 
 def refused(result: Result, *named: str) -> bool:

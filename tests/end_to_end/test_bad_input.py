@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from metaq import nets
 
-from .conftest import refused, run_metaq
+from .conftest import refused, run_metaq, start_metaq
 
 
 class Malicious:
@@ -122,10 +124,13 @@ def test_unknown_names_get_the_near_match(tmp_path, checkpoint):
     assert not (tmp_path / "r").exists()
 
 
-def test_no_data_and_no_network(tmp_path, checkpoint):
-    nowhere = {"METAQ_DATA": "", "XDG_CACHE_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
-    result = run_metaq("evaluate", checkpoint, "--data", "mnist", **nowhere)
-    assert refused(result, "mnist", "--data-dir")
+def test_no_data_and_no_network(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.delenv("METAQ_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for scheme in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")
+    result = run_metaq("evaluate", checkpoint, "--data", "mnist")
+    assert refused(result, "MNIST", "METAQ_DATA", "--data digits")
     empty = tmp_path / "empty"
     empty.mkdir()
     assert refused(run_metaq("evaluate", checkpoint, "--data", "mnist", "--data-dir", empty), str(empty))
@@ -147,26 +152,19 @@ def test_nothing_is_overwritten_without_force(tmp_path, checkpoint):
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, checkpoint):
     result = run_metaq("compress", checkpoint, "-o", "/dev/full/out.metaq")
     assert refused(result, "/dev/full/out.metaq")
-    limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
-        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from metaq.cli import main; sys.argv = sys.argv[1:]; main()"
-    )
-    import subprocess
-    import sys
-
+    size_limit = 3000
     out = tmp_path / "out.metaq"
-    done = subprocess.run(
-        [sys.executable, "-c", limited, "metaq", "compress", str(checkpoint), "-o", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**__import__("os").environ, "NUMBA_DISABLE_JIT": "1"},
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "out.metaq" in done.stderr
+    process = start_metaq("compress", checkpoint, "-o", out, preexec_fn=lambda: _limit_file_size(size_limit))
+    _, error = process.communicate()
+    assert process.returncode == 2, error
+    assert "Traceback" not in error
+    assert "out.metaq" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lenet5.pth"]
+
+
+def _limit_file_size(size_bytes):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
 
 
 def test_a_run_needs_a_place_and_resuming_needs_a_run(tmp_path):
@@ -176,9 +174,10 @@ def test_a_run_needs_a_place_and_resuming_needs_a_run(tmp_path):
     assert refused(run_metaq("train", "--resume", tmp_path), "checkpoint.pt")
 
 
-def test_a_network_that_does_not_fit_the_images(tmp_path):
+def test_a_network_that_does_not_fit_the_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("import torch\ndef make():\n    return torch.nn.Linear(3, 2)\n")
-    result = run_metaq("train", "--net", "mine:make", "--epochs", "1", "--out", tmp_path / "r", cwd=tmp_path)
+    result = run_metaq("train", "--net", "mine:make", "--epochs", "1", "--out", tmp_path / "r")
     assert refused(result, "--net")
 
 

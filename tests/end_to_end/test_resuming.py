@@ -1,21 +1,13 @@
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import torch
 
-from .conftest import run_metaq
+from .conftest import run_metaq, start_metaq
 
 SETTINGS = ("--preset", "lenet5-digits", "--epochs", "12", "--seed", "3")
-
-
-def start(run, *arguments):
-    command = [sys.executable, "-m", "metaq", "train", *SETTINGS, "--out", str(run), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
 def wait_for_epochs(run, count):
@@ -38,7 +30,7 @@ def test_a_killed_and_an_interrupted_run_resume_to_the_identical_result(tmp_path
     assert run_metaq("train", *SETTINGS, "--out", whole).status == 0
     for number, name in ((signal.SIGKILL, "killed"), (signal.SIGINT, "interrupted")):
         run = tmp_path / name
-        process = start(run)
+        process = start_metaq("train", *SETTINGS, "--out", run)
         wait_for_epochs(run, 4)
         process.send_signal(number)
         _, error = process.communicate()

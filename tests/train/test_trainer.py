@@ -86,9 +86,10 @@ def test_the_thesis_preset_runs_its_own_problem(tmp_path, digits):
 
 def test_initial_weights_fill_the_asked_range(tmp_path, digits):
     config = short(init=InitConfig(center=-0.5, radius=0.25))
-    weights = torch.cat([p.reshape(-1) for p in Trainer(config, digits, tmp_path, Silent()).model.parameters()])
-    assert -0.75 <= float(weights.min()) < -0.74
-    assert -0.26 < float(weights.max()) <= -0.25
+    model = Trainer(config, digits, tmp_path, Silent()).model
+    weights = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert -0.75 <= weights.min().item() < -0.74
+    assert -0.26 < weights.max().item() <= -0.25
 
 
 def test_a_diverging_run_is_stopped_with_a_sentence(tmp_path, digits):

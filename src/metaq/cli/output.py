@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypedDict
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +25,12 @@ from metaq.train import EpochRecord
 
 STDOUT = Console(highlight=False)
 STDERR = Console(stderr=True, highlight=False)
+
+
+class _Display(TypedDict):
+    console: Console
+    transient: bool
+    disable: bool
 
 
 def error(message: str) -> None:
@@ -114,11 +121,16 @@ class DownloadProgress:
         self._progress.update(self._tasks[filename], completed=bytes_done, total=bytes_total)
 
 
+def _display() -> _Display:
+    """Where bars are drawn: on a terminal, and nowhere else."""
+    return {"console": STDERR, "transient": True, "disable": not STDERR.is_terminal}
+
+
 @contextmanager
 def step_progress() -> Iterator[Progress]:
     """A progress display on stderr that counts steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=STDERR, transient=True) as progress:
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), **_display()) as progress:
         yield progress
 
 
@@ -126,5 +138,5 @@ def step_progress() -> Iterator[Progress]:
 def download_progress() -> Iterator[DownloadProgress]:
     """A progress display on stderr that counts bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=STDERR, transient=True) as progress:
+    with Progress(*columns, **_display()) as progress:
         yield DownloadProgress(progress)

@@ -66,6 +66,7 @@ def quantize(
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
     if out is not None:
         refuse_overwrite(out, force=force)
+    metadata = {"net": net, "data": data}
     state_dict = checkpoint.read(source)
     grids_of = partial(
         grids_for, state_dict, center=center, radius=radius, grouping=grouping, include=include, exclude=exclude
@@ -80,10 +81,11 @@ def quantize(
             dataset=dataset,
             grids_of=grids_of,
             tolerance=tolerance,
+            metadata=metadata,
             on_row=lambda _: progress.advance(task),
         )
     if out is not None:
-        container.write(out, outcome.tensors, metadata={"net": net, "data": data})
+        container.write(out, outcome.tensors, metadata=metadata)
     if as_json:
         summary = runs.summarize(
             state_dict,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.cells import CellStatistics
+from metaq.compiled import compiled
 from metaq.config import require
 from metaq.hull import cell_slopes, lower_hull
 
@@ -89,7 +89,7 @@ class SpreadDual:
         return cell_slopes(self.statistics.grid.reference_values(), xi)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _evaluate(
     xi: NDArray[np.float64],
     counts: NDArray[np.float64],

@@ -171,7 +171,7 @@ _DIGITS = TrainConfig(
 )
 
 PRESETS = {
-    "lenet5-mnist": TrainConfig(data="mnist", epochs=100),
+    "lenet5-mnist": TrainConfig(data="mnist", epochs=100, regularizer=RegularizerConfig(strength=1.3e-5)),
     "lenet5-digits": _DIGITS,
     "lenet300-mnist": TrainConfig(net="lenet300", data="mnist", epochs=60),
     "lenet300-digits": replace(_DIGITS, net="lenet300"),

@@ -1,0 +1,140 @@
+"""Bit strings, most significant bit first, and exponential Golomb numbers in them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.compiled import compiled
+from metaq.errors import CodecError
+
+
+def bit_lengths(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of binary digits of every value in ``[0, 2**53)``; 0 for 0."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+
+
+def pack(values: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
+    """Concatenate `values` (each below ``2**width``) as fields of `widths` bits; zero bits fill the last byte."""
+    total_bits = int(widths.sum())
+    out = np.zeros((total_bits + 7) // 8, dtype=np.uint8)
+    _pack(values, widths, out)
+    return out.tobytes()
+
+
+def exp_golomb(values: NDArray[np.int64], order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Fields and widths of exponential Golomb codes of `values` >= 0.
+
+    With ``x = value + 2**order`` of ``d`` binary digits the code is ``d - order - 1`` zeros and then ``x``.
+    """
+    shifted = values + (1 << order)
+    return shifted, 2 * bit_lengths(shifted) - 1 - order
+
+
+def best_order(values: NDArray[np.int64]) -> int:
+    """Order in 0 to 15 whose codes are shortest in all; the lowest if several are."""
+    return min(range(16), key=lambda order: int(exp_golomb(values, order)[1].sum()))
+
+
+class BitReader:
+    """Reads the fields that :func:`pack` writes from bytes a stranger may have made."""
+
+    def __init__(self, data: bytes, start: int) -> None:
+        self._data = np.frombuffer(data, dtype=np.uint8)
+        self._position_bits = 8 * start
+
+    @property
+    def bits_left(self) -> int:
+        """Bits not read yet."""
+        return 8 * len(self._data) - self._position_bits
+
+    def unsigned(self, width: int) -> int:
+        """The next field of at most 32 bits.
+
+        Raises
+        ------
+        CodecError
+            If the data end before it does.
+        """
+        return int(self.fields(1, width)[0])
+
+    def fields(self, count: int, width: int) -> NDArray[np.int64]:
+        """The next `count` fields of `width` <= 32 bits each, int64 of shape (count,)."""
+        if count * width > self.bits_left:
+            raise CodecError(f"{count} fields of {width} bits are promised but only {self.bits_left} bits are left.")
+        out = np.empty(count, dtype=np.int64)
+        _read_fields(self._data, self._position_bits, width, out)
+        self._position_bits += count * width
+        return out
+
+    def exp_golomb(self, count: int, orders: tuple[int, ...]) -> NDArray[np.int64]:
+        """The next `count` rows of exponential Golomb numbers, a column an order: int64 of shape (count, orders).
+
+        Raises
+        ------
+        CodecError
+            If the data end before, or a number exceeds 2**32.
+        """
+        # A number takes a bit at least, so that a short payload cannot ask for a large array.
+        if count * len(orders) > self.bits_left:
+            raise CodecError(f"a table of {count} entries is promised but only {self.bits_left} bits are left.")
+        out = np.empty((count, len(orders)), dtype=np.int64)
+        end = _read_exp_golomb(self._data, self._position_bits, np.array(orders, dtype=np.int64), out)
+        if end < 0:
+            raise CodecError("a number in a table is cut off or too large.")
+        self._position_bits = int(end)
+        return out
+
+    def finish_byte(self) -> int:
+        """Skip to the next byte and return its position; the bits skipped must be zero."""
+        rest = -self._position_bits % 8
+        if rest and self.unsigned(rest):
+            raise CodecError("bits between a table and what follows are not zero.")
+        return self._position_bits // 8
+
+    def finish(self) -> None:
+        """Check that nothing but zero bits of the last byte is left."""
+        end = self.finish_byte()
+        if end != len(self._data):
+            raise CodecError(f"{len(self._data) - end} bytes are left over at the end.")
+
+
+@compiled
+def _pack(values: NDArray[np.int64], widths: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    position = 0
+    for index in range(values.size):
+        value = values[index]
+        for shift in range(widths[index] - 1, -1, -1):
+            if shift < 63 and (value >> shift) & 1:
+                out[position >> 3] |= np.uint8(0x80 >> (position & 7))
+            position += 1
+
+
+@compiled
+def _read_fields(data: NDArray[np.uint8], position: int, width: int, out: NDArray[np.int64]) -> None:
+    for index in range(out.size):
+        value = 0
+        for _ in range(width):
+            value = value << 1 | (data[position >> 3] >> (7 - (position & 7))) & 1
+            position += 1
+        out[index] = value
+
+
+@compiled
+def _read_exp_golomb(data: NDArray[np.uint8], position: int, orders: NDArray[np.int64], out: NDArray[np.int64]) -> int:
+    end = 8 * data.size
+    for row in range(out.shape[0]):
+        for column in range(orders.size):
+            zeros = 0
+            while position < end and not (data[position >> 3] >> (7 - (position & 7))) & 1:
+                zeros += 1
+                position += 1
+            digits = zeros + orders[column] + 1
+            if position + digits > end or digits > 33:
+                return -1
+            value = 0
+            for _ in range(digits):
+                value = value << 1 | (data[position >> 3] >> (7 - (position & 7))) & 1
+                position += 1
+            out[row, column] = value - (1 << orders[column])
+    return position
