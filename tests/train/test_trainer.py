@@ -102,7 +102,8 @@ def test_accuracy_leaves_the_mode_alone_and_refuses_what_is_no_classifier(digits
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     assert 0 <= accuracy(model, digits.test) <= 100
     assert model.training
-    for wrong in (nn.Flatten(0), nn.Sequential(nn.Flatten(), nn.Linear(3, 2))):
+    few_outputs = nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
+    for wrong in (nn.Flatten(0), nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), few_outputs):
         with pytest.raises(DataError, match="--net"):
             accuracy(wrong, digits.test)
 

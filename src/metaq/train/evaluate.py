@@ -30,6 +30,10 @@ def accuracy(model: nn.Module, dataset: ImageDataset) -> float:
             labels = dataset.labels[start : start + BATCH]
             if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != len(labels):
                 raise DataError("the network does not give one row of class scores per image; check --net and --data.")
+            if scores.shape[1] < dataset.classes:
+                raise DataError(
+                    f"the network has {scores.shape[1]} outputs for {dataset.classes} classes; check --net and --data."
+                )
             right += int((scores.argmax(dim=1) == labels).sum())
     except RuntimeError as error:
         shape = tuple(dataset.images.shape[1:])

@@ -69,6 +69,11 @@ class Trainer:
         Where the checkpoint of every epoch goes; must exist.
     observer
         Told of every step and epoch.
+
+    Raises
+    ------
+    DataError
+        If the network does not take these images or has fewer outputs than they have classes.
     """
 
     def __init__(self, config: TrainConfig, data: DataSplits, folder: Path, observer: Observer) -> None:
@@ -77,6 +82,7 @@ class Trainer:
         self.folder = folder
         self.observer = observer
         self.model = _initial_model(config)
+        accuracy(self.model, data.validation.take(torch.arange(1)))
         self.steps_per_epoch = math.ceil(len(data.train.labels) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.regularizer = EntropyRegularizer(self.model, config.regularizer, total_steps=self.total_steps)
