@@ -50,7 +50,8 @@ def print_json(values: Mapping[str, object]) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; the first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left")
+    STDOUT.print(title, markup=False, soft_wrap=True)
+    table = Table()
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:

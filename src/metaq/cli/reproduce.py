@@ -59,8 +59,9 @@ def reproduce(
         ],
     )
     columns = ["coder", "published bits", "measured bits"]
-    title = f"All weights at C = {thesis.BUCKETS} as the original codes them: one stream, tables not counted"
+    title = f"All weights at C = {thesis.BUCKETS} as the original codes them"
     output.print_table(title, columns, [_cells(row) for row in report.original_sizes])
+    output.note(thesis.HUFFMAN_NOTE)
     title = f"Bucket indices at C = {thesis.BUCKETS}, tensor by tensor, tables counted"
     output.print_table(title, columns, [_cells(row) for row in report.own_sizes])
     output.print_table("Complete .metaq file", ["", "bytes"], [["file", f"{report.file_bytes:,}"]])
