@@ -164,10 +164,10 @@ _THESIS = TrainConfig(
 
 _DIGITS = TrainConfig(
     data="digits",
-    epochs=300,
+    epochs=200,
     batch_size=64,
     optimizer=OptimizerConfig(relative_learning_rate=1.6e-2),
-    regularizer=RegularizerConfig(strength=3e-5),
+    regularizer=RegularizerConfig(strength=2.5e-5),
 )
 
 PRESETS = {
