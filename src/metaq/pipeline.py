@@ -22,6 +22,9 @@ from metaq.weights import select_names
 
 Source = nn.Module | Mapping[str, torch.Tensor]
 
+RUNNING_STATISTICS = ("running_mean", "running_var")
+"""Last parts of the names under which batch normalisation keeps its running statistics."""
+
 
 def choose_grids(
     source: Source,
@@ -34,6 +37,8 @@ def choose_grids(
     exclude: Sequence[str] = (),
 ) -> dict[str, BucketGrid]:
     """Uniform grids for post-training quantisation of every floating tensor that the name globs choose.
+
+    Buffers are not quantised: those of a module, and in a state dict the running statistics of batch normalisation.
 
     Parameters
     ----------
@@ -54,13 +59,19 @@ def choose_grids(
         If no tensor is chosen, a weight is NaN or infinite, or a value does not make a grid.
     """
     state_dict = state_dict_of(source)
-    names = select_names(quantizable_names(state_dict), include=include, exclude=exclude)
+    buffers = {name for name, _ in source.named_buffers()} if isinstance(source, nn.Module) else set()
+    candidates = [
+        name
+        for name in quantizable_names(state_dict)
+        if name not in buffers and name.rpartition(".")[2] not in RUNNING_STATISTICS
+    ]
+    names = select_names(candidates, include=include, exclude=exclude)
     arrays = {name: state_dict[name].detach().double().cpu().numpy() for name in names}
     return uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
 
 
 def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the floating tensors with at least one element; all others are stored exactly."""
+    """Names of the floating tensors with at least one element; all others can only be stored exactly."""
     return [
         name
         for name, tensor in state_dict.items()

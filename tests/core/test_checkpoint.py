@@ -76,6 +76,21 @@ def test_tied_weights_share_their_grid(tmp_path):
     assert len(restored["1.weight"].unique()) <= 5
 
 
+def test_buffers_are_stored_exactly(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    model.register_buffer("scale", torch.rand(3))
+    model(torch.randn(8, 4))
+    assert choose_grids(model, count=3).keys() == dict(model.named_parameters()).keys()
+    grids = choose_grids(model.state_dict(), count=3, exclude=("scale",))
+    assert grids.keys() == dict(model.named_parameters()).keys()
+    packed = tmp_path / "norm.metaq"
+    save(packed, model, grids=grids)
+    restored = load(packed)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(restored[name], buffer)
+        assert restored[name].shape == buffer.shape
+
+
 def test_a_checkpoint_with_its_state_dict_inside_is_opened(tmp_path):
     weights = {"w": torch.ones(3)}
     for key in ("state_dict", "model_state_dict", "model"):
