@@ -13,7 +13,7 @@ from metaq.cli import output
 from metaq.cli.options import DataDir, Force, Json, load_data
 from metaq.config import require
 from metaq.runs import TrainingOutcome
-from metaq.train import TrainConfig, preset
+from metaq.train import PRESETS, TrainConfig, preset
 from metaq.train.records import tensorboard_available
 
 
@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    preset_name: Annotated[str, typer.Option("--preset", help="Settings to start from.")] = "lenet5-digits",
+    preset_name: Annotated[
+        str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")
+    ] = "lenet5-digits",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the run.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
     net: Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")] = None,

@@ -175,7 +175,6 @@ PRESETS = {
     "lenet5-digits": _DIGITS,
     "lenet300-mnist": TrainConfig(net="lenet300", data="mnist", epochs=60),
     "lenet300-digits": replace(_DIGITS, net="lenet300"),
-    "lenet5-caffe-mnist": TrainConfig(net="lenet5-caffe", data="mnist", epochs=30),
     "thesis": _THESIS,
     "thesis-digits": replace(_THESIS, data="digits"),
 }
