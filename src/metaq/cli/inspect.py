@@ -33,8 +33,9 @@ def inspect(
     if as_json:
         output.print_json(found.to_dict())
         return
-    columns = ["tensor", "shape", "dtype", "buckets used", "step", "coder", "bytes", "entropy bits", "most common"]
-    output.print_table(str(source), columns, [_cells(row) for row in found.rows])
+    columns = ["tensor", "shape", "dtype", "used", "step", "coder", "bytes", "bits", "mode"]
+    title = f"{source}  (used: buckets in use; bits: their entropy; mode: share of the most common)"
+    output.print_table(title, columns, [_cells(row) for row in found.rows])
     output.print_table("in all", ["", "value"], output.size_rows(found.sizes))
 
 

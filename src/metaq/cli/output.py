@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypedDict
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -51,7 +52,7 @@ def print_json(values: Mapping[str, object]) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; the first column is text, the others are numbers."""
     STDOUT.print(title, markup=False, soft_wrap=True)
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0))
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
