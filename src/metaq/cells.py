@@ -58,10 +58,18 @@ def cell_positions(weights: torch.Tensor, grid: BucketGrid) -> tuple[torch.Tenso
 
     NaN counts as lying on the first value; :func:`cell_statistics` refuses it.
     """
-    first_value = float(grid.values_of(np.zeros(1, np.int64))[0])
-    positions = ((weights.double() - first_value) / grid.step_size).nan_to_num_(nan=0.0).clamp_(0, grid.count - 1)
+    positions = _positions(weights, grid)
     cells = positions.floor().clamp_(max=grid.count - 2)
     return cells.long(), positions.sub_(cells)
+
+
+def half_cells(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
+    """Index of the half of a cell every weight lies in, int64 in ``[0, 2 (C - 1))``; shape of `weights`.
+
+    Cell j has the halves 2 j and 2 j + 1; a weight in its middle is in the upper one. NaN is as in
+    :func:`cell_positions`.
+    """
+    return _positions(weights, grid).mul_(2).floor_().clamp_(max=2 * grid.count - 3).long()
 
 
 def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellStatistics:
@@ -102,6 +110,13 @@ def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[
     for chunk in _chunks(tensors):
         counts += torch.bincount(bucket_indices(chunk, grid), minlength=grid.count).cpu()
     return counts.numpy()
+
+
+def _positions(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
+    """Distance from the first reference value in steps, float64 in ``[0, C - 1]``."""
+    first_value = grid.center + grid.radius * (1 - grid.count) / grid.count
+    distances = weights.double().sub_(first_value) if weights.dtype != torch.float64 else weights - first_value
+    return distances.div_(grid.step_size).nan_to_num_(nan=0.0).clamp_(0, grid.count - 1)
 
 
 def _chunks(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

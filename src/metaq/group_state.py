@@ -91,6 +91,17 @@ class GroupState:
             raise SolverError(f"{self.group.name}: the entropy term has not set in yet.")
         return self.slopes
 
+    def half_cell_slopes(self, hysteresis: float) -> torch.Tensor:
+        """β on both halves of every cell, float64 of shape (2 (C - 1),).
+
+        On the half nearer the attractor it is ``1 + hysteresis`` times as steep, on the other ``1 - hysteresis`` times.
+        """
+        slopes = self.known_slopes()
+        factors = torch.tensor([1 + hysteresis, 1 - hysteresis], device=slopes.device)
+        lower = torch.where(slopes > 0, factors[0], factors[1])
+        upper = torch.where(slopes > 0, factors[1], factors[0])
+        return (slopes[:, None] * torch.stack([lower, upper], dim=1)).reshape(-1)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and strings that restore this state."""
         grid = self.grid

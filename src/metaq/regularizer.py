@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from metaq import objective
-from metaq.cells import bucket_counts, bucket_indices, bucket_values, cell_positions, cell_statistics
+from metaq.cells import bucket_counts, bucket_indices, bucket_values, cell_statistics, half_cells
 from metaq.config import RegularizerConfig, require
 from metaq.grid import BucketGrid
 from metaq.group_state import GroupState
@@ -303,12 +303,10 @@ class EntropyRegularizer:
         self, state: GroupState, parameter: torch.Tensor, gradient: torch.Tensor, strength: float
     ) -> None:
         config = self.config
-        cells, inside = cell_positions(parameter, state.known_grid())
-        beta = state.known_slopes()[cells]
-        if config.objective == "code_length" and config.hysteresis > 0:
-            nearer_attractor = torch.where(beta > 0, inside, 1 - inside) < 0.5
-            beta = beta * torch.where(nearer_attractor, 1 + config.hysteresis, 1 - config.hysteresis)
-        gradient.add_(beta.to(gradient.dtype), alpha=strength * (1 - config.alpha))
+        hysteresis = config.hysteresis if config.objective == "code_length" else 0.0
+        table = state.half_cell_slopes(hysteresis).to(gradient.dtype)
+        beta = table[half_cells(parameter, state.known_grid())]
+        gradient.add_(beta, alpha=strength * (1 - config.alpha))
         if config.alpha > 0:
             plain = 2 * parameter if config.norm == "l2" else parameter.sign()
             gradient.add_(plain, alpha=strength * config.alpha)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaq.cells import CHUNK, bucket_counts, cell_positions, cell_statistics
+from metaq.cells import CHUNK, bucket_counts, cell_positions, cell_statistics, half_cells
 from metaq.grid import BucketGrid
 from metaq.objective import code_length, spread
 
@@ -52,6 +52,14 @@ def test_positions_on_values_and_ends():
     assert int(cells.min()) == 0
     assert int(cells.max()) == GRID.count - 2
     assert 0 <= float(inside.min()) <= float(inside.max()) <= 1
+
+
+def test_half_cells_are_the_halves_of_the_cells():
+    weights = torch.randn(500, generator=torch.Generator().manual_seed(2))
+    cells, inside = cell_positions(weights, GRID)
+    np.testing.assert_array_equal(half_cells(weights, GRID).numpy(), (2 * cells + (inside >= 0.5)).numpy())
+    ends = half_cells(torch.tensor([-99.0, 99.0, float("nan")]), GRID)
+    assert ends.tolist() == [0, 2 * (GRID.count - 1) - 1, 0]
 
 
 def test_half_precision_and_non_contiguous_weights():

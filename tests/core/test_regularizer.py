@@ -101,6 +101,23 @@ def test_float_forward_adds_exactly_lambda_beta_to_the_gradient():
         assert float((moved / (0.01 * 0.75))[..., None].sub(slopes).abs().amin(dim=-1).max()) < 1e-3
 
 
+def test_hysteresis_is_steeper_on_the_half_of_a_cell_nearer_the_attractor():
+    config = RegularizerConfig(
+        strength=1.0, warmup=0.0, ramp=0.0, decay_end=1.0, forward="float", hysteresis=0.5, include=("0.weight",)
+    )
+    model = make_model()
+    regularizer = EntropyRegularizer(model, config, total_steps=10)
+    weights = model[0].weight
+    weights.grad = torch.zeros_like(weights)
+    regularizer.before_step()
+    gradient, step_size = weights.grad, regularizer.grids()["0.weight"].step_size
+    distances = weights.detach().abs() / step_size
+    near, far = gradient[(distances % 1 < 0.5) & (distances < 1)], gradient[(distances % 1 > 0.5) & (distances < 1)]
+    assert float(near.abs().min()) == pytest.approx(float(near.abs().max()))
+    assert float(near.abs().min()) == pytest.approx(3 * float(far.abs().max()))
+    assert bool((gradient.sign() == weights.detach().sign()).all())
+
+
 def test_nothing_happens_before_the_warm_up_ends():
     config = RegularizerConfig(warmup=0.5, ramp=0.2)
     model, plain = make_model(), make_model()
