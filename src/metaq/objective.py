@@ -67,9 +67,8 @@ def spread(
     zeta_per_weight
         Reciprocal of the step divided by n, so that the same number serves every n; the thesis has 2.25.
     """
-    n = statistics.total
-    problem = SpreadDual(statistics=statistics, c_min=C_MIN, c_max=max(n, 2 * C_MIN))
-    result = solve_fista(problem, start=start, iterations=iterations, zeta=zeta_per_weight * n)
+    problem = SpreadDual(statistics=statistics)
+    result = solve_fista(problem, start=start, max_iterations=iterations, zeta_per_weight=zeta_per_weight)
     return ObjectiveResult(value_bits=result.value, slopes=result.slopes, xi=result.xi)
 
 

@@ -1,0 +1,117 @@
+"""Counts that the weights can attain, near those a dual point asks for: an upper bound of the optimum (METHOD, 1).
+
+Counts c are attainable if and only if they dominate the linear-binning counts s in convex order (Strassen 1965):
+Σ c = Σ s, Σ b c_b = Σ b s_b, and Σ_b (b - k)_+ c_b ≥ Σ_b (b - k)_+ s_b for every interior bucket k.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.compiled import compiled
+
+ROUNDING = 1e-13
+"""What a hinge sum Σ_b (b - k)_+ c_b or a count may miss its bound by, over n C."""
+
+
+@compiled
+def hinge_sums(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Σ_b (b - k)_+ c_b for every k: float64 of shape (C,)."""
+    sums = np.zeros(counts.size)
+    beyond = 0.0
+    for k in range(counts.size - 2, -1, -1):
+        beyond += counts[k + 1]
+        sums[k] = sums[k + 1] + beyond
+    return sums
+
+
+@compiled
+def spread_counts(s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Attainable counts with weights on every bucket: the mean of all sharings between one bucket and both ends."""
+    last = s.size - 1
+    counts = np.zeros(s.size)
+    below, below_moment = s[0], 0.0
+    total, moment = 0.0, 0.0
+    for b in range(s.size):
+        total += s[b]
+        moment += b * s[b]
+    for k in range(1, last):
+        above = total - below - s[k]
+        above_distance = last * above - (moment - below_moment - k * s[k])
+        from_left = below_moment / k
+        from_right = above_distance / (last - k)
+        counts[k] += from_left + s[k] + from_right
+        counts[0] += below - from_left
+        counts[last] += above - from_right
+        below += s[k]
+        below_moment += k * s[k]
+    return counts / (last - 1) if last > 1 else s.copy()
+
+
+@compiled
+def attainable_counts(
+    wanted: NDArray[np.float64], s: NDArray[np.float64], c_min: float, c_max: float
+) -> tuple[NDArray[np.float64], float]:
+    """Attainable counts within the bounds, as near `wanted` as a mixture with :func:`spread_counts` allows.
+
+    Returns the counts (shape (C,)) and their value Σ c log2 c in bits, infinite if the mixture has none. O(C).
+    """
+    count = s.size
+    last = count - 1
+    n = s.sum()
+    inner = spread_counts(s)
+    outer = wanted.copy()
+    missing = 0.0
+    missing_moment = 0.0
+    for b in range(count):
+        missing += s[b] - wanted[b]
+        missing_moment += b * (s[b] - wanted[b])
+    outer[last] += missing_moment / last
+    outer[0] += missing - missing_moment / last
+    least, most = 0.0, 1.0
+    slack = ROUNDING * n * count
+    hinge_s, hinge_inner, hinge_outer = hinge_sums(s), hinge_sums(inner), hinge_sums(outer)
+    for k in range(count):
+        for side in range(3):
+            if side == 0:
+                inside, outside = hinge_inner[k] - hinge_s[k] + slack, hinge_outer[k] - hinge_s[k] + slack
+            elif side == 1:
+                inside, outside = inner[k] - c_min + slack, outer[k] - c_min + slack
+            else:
+                inside, outside = c_max - inner[k] + slack, c_max - outer[k] + slack
+            if inside >= 0 and outside < 0:
+                most = min(most, inside / (inside - outside))
+            elif inside < 0 and outside >= 0:
+                least = max(least, inside / (inside - outside))
+            elif inside < 0:
+                return inner, np.inf
+    if least > most:
+        return inner, np.inf
+    counts = inner + most * (outer - inner)
+    value = 0.0
+    for b in range(count):
+        counts[b] = min(max(counts[b], c_min), c_max)
+        value += counts[b] * np.log2(counts[b])
+    return counts, value
+
+
+@compiled
+def bounds_are_attainable(s: NDArray[np.float64], c_min: float) -> bool:
+    """Whether some attainable counts are at least `c_min` everywhere, with no upper bound on a count. O(C).
+
+    The counts that dominate all others of this kind leave `c_min` on every bucket and put the rest on the two ends.
+    """
+    last = s.size - 1
+    extreme = np.full(s.size, c_min)
+    missing = 0.0
+    missing_moment = 0.0
+    for b in range(s.size):
+        missing += s[b] - c_min
+        missing_moment += b * (s[b] - c_min)
+    extreme[last] += missing_moment / last
+    extreme[0] += missing - missing_moment / last
+    slack = ROUNDING * s.sum() * s.size
+    if extreme[0] < c_min - slack or extreme[last] < c_min - slack:
+        return False
+    return bool((hinge_sums(extreme) >= hinge_sums(s) - slack).all())
