@@ -6,18 +6,16 @@ pass costs O(C), whatever the number of weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.errors import SolverError
+from metaq import passes
 from metaq.grid import BucketGrid
-
-CHUNK = 1 << 18
-"""Weights handled at a time: bounds the temporary arrays, whatever the size of the tensor."""
+from metaq.passes import GridSet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,30 +61,24 @@ def cell_positions(weights: torch.Tensor, grid: BucketGrid) -> tuple[torch.Tenso
     return cells.long(), positions.sub_(cells)
 
 
-def half_cells(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
-    """Index of the half of a cell every weight lies in, int64 in ``[0, 2 (C - 1))``; shape of `weights`.
-
-    Cell j has the halves 2 j and 2 j + 1; a weight in its middle is in the upper one. NaN is as in
-    :func:`cell_positions`.
-    """
-    return _positions(weights, grid).mul_(2).floor_().clamp_(max=2 * grid.count - 3).long()
-
-
 def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellStatistics:
-    """Counts and sums of all `tensors` together: O(n) time, O(C) memory beside one chunk of weights.
+    """Counts and sums of all `tensors` together: O(n) time, O(C) memory beside a few blocks of weights.
 
     Raises
     ------
-    SolverError
+    NonFiniteError
         If a weight is NaN or infinite.
     """
-    counts = torch.zeros(grid.count - 1, dtype=torch.float64)
-    fractions = torch.zeros(grid.count - 1, dtype=torch.float64)
-    for chunk in _chunks(tensors):
-        cells, inside = cell_positions(chunk, grid)
-        counts += torch.bincount(cells, minlength=grid.count - 1).cpu()
-        fractions += torch.bincount(cells, weights=inside, minlength=grid.count - 1).cpu()
-    return CellStatistics(counts=counts.numpy(), fractions=fractions.numpy(), grid=grid)
+    parts = list(tensors)
+    counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet([grid]))
+    return CellStatistics(counts=counts[0], fractions=fractions[0], grid=grid)
+
+
+def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[np.float64]:
+    """Number of weights of all `tensors` in each bucket: float64 of shape (C,); raises as :func:`cell_statistics`."""
+    parts = list(tensors)
+    counts = passes.bucket_counts(parts, [0] * len(parts), GridSet([grid]))
+    return counts.reshape(-1)
 
 
 def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
@@ -104,26 +96,8 @@ def bucket_values(indices: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
     return numerators.mul_(grid.radius).div_(grid.count).add_(grid.center)
 
 
-def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[np.float64]:
-    """Number of weights of all `tensors` in each bucket: float64 of shape (C,); raises as :func:`cell_statistics`."""
-    counts = torch.zeros(grid.count, dtype=torch.float64)
-    for chunk in _chunks(tensors):
-        counts += torch.bincount(bucket_indices(chunk, grid), minlength=grid.count).cpu()
-    return counts.numpy()
-
-
 def _positions(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
     """Distance from the first reference value in steps, float64 in ``[0, C - 1]``."""
     first_value = grid.center + grid.radius * (1 - grid.count) / grid.count
     distances = weights.double().sub_(first_value) if weights.dtype != torch.float64 else weights - first_value
     return distances.div_(grid.step_size).nan_to_num_(nan=0.0).clamp_(0, grid.count - 1)
-
-
-def _chunks(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    for tensor in tensors:
-        flat = tensor.detach().reshape(-1)
-        for start in range(0, flat.numel(), CHUNK):
-            chunk = flat[start : start + CHUNK]
-            if not bool(torch.isfinite(chunk).all()):
-                raise SolverError("weights: training has diverged to NaN or infinity; lower the learning rate.")
-            yield chunk

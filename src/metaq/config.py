@@ -175,8 +175,10 @@ class RegularizerConfig(Config):
         a tenth once freezing sets in. Only with ``forward="quantized"`` and ``buckets.rule="relative"``.
     freeze
         Freezing of oscillating weights; only with ``forward="quantized"``.
+    spread_solver
+        For ``"spread"``: a few steps of FISTA, as in the thesis, or the exact solution.
     fista_iterations, fista_zeta_per_weight
-        Dual evaluations per refresh and reciprocal step size over n, for ``"spread"``.
+        Dual evaluations per refresh and reciprocal step size over n, for ``"fista"``.
     """
 
     objective: Literal["code_length", "spread"] = "code_length"
@@ -196,6 +198,7 @@ class RegularizerConfig(Config):
     hysteresis: float = 0.6
     step_learning_rate: float = 1e-3
     freeze: FreezeConfig = FreezeConfig()
+    spread_solver: Literal["fista", "exact"] = "fista"
     fista_iterations: int = 15
     fista_zeta_per_weight: float = 2.25
 

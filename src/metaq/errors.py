@@ -17,6 +17,10 @@ class SolverError(MetaqError):
     """An iterative solver could not reach what was asked of it."""
 
 
+class NonFiniteError(SolverError, ValueError):
+    """Weights or multipliers hold NaN or infinity."""
+
+
 class FormatError(MetaqError):
     """A file is not what its name says: foreign, damaged, truncated or too new."""
 

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from metaq.cells import CellStatistics
 from metaq.dual import SpreadDual, solve_fista
+from metaq.dual.batch import exact_of_groups, fista_of_groups
 from metaq.dual.problem import C_MIN
+from metaq.errors import SolverError
+from metaq.hull import cell_slopes
 
 CHORD_SHARE = 0.7
 """Share of the mean rise since the attractor that a slope keeps at least."""
@@ -27,6 +30,8 @@ LEAST_FIRST_BITS = 2.0
 
 LEAST_STEP_BITS = 0.3
 """Least price of every further step."""
+
+NEWTON_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +95,69 @@ def code_length(statistics: CellStatistics) -> ObjectiveResult:
     return ObjectiveResult(value_bits=value_bits, slopes=slopes, xi=None)
 
 
-def magnitude_slopes(bucket_counts: NDArray[np.float64], *, attractor: int, step_size: float) -> NDArray[np.float64]:
+def spread_slopes(
+    cell_counts: NDArray[np.float64],
+    fractions: NDArray[np.float64],
+    *,
+    starts: NDArray[np.float64],
+    step_sizes: NDArray[np.float64],
+    iterations: int,
+    zeta_per_weight: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """β of :func:`spread` for many groups in one call, and the multipliers to start the next call from.
+
+    Parameters
+    ----------
+    cell_counts, fractions
+        Cell counts and sums, float64 of shape (G, C - 1).
+    starts
+        Multipliers of the previous call, float64 of shape (G, C); NaN where there are none.
+    step_sizes
+        Distance between reference values, float64 of shape (G,).
+    iterations, zeta_per_weight
+        As in :func:`spread`.
+
+    Returns
+    -------
+    slopes, xi
+        float64 of shapes (G, C - 1) and (G, C).
+    """
+    xi = fista_of_groups(cell_counts, fractions, starts, iterations, zeta_per_weight)
+    return _slopes(xi) / step_sizes[:, None], xi
+
+
+def exact_spread_slopes(
+    cell_counts: NDArray[np.float64],
+    fractions: NDArray[np.float64],
+    *,
+    starts: NDArray[np.float64],
+    step_sizes: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """:func:`spread_slopes` from the exact solution of the dual.
+
+    Raises
+    ------
+    SolverError
+        If the weights of a group cannot put the least count into every bucket.
+    """
+    xi, without_solution = exact_of_groups(cell_counts, fractions, starts, NEWTON_STEPS)
+    if without_solution >= 0:
+        raise SolverError(
+            f"group {without_solution}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the "
+            'range; widen buckets.radius or set spread_solver to "fista".'
+        )
+    return _slopes(xi) / step_sizes[:, None], xi
+
+
+def _slopes(xi: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slopes of the lower hulls of all rows per step: float64 of shape (G, C - 1)."""
+    places = np.arange(xi.shape[1], dtype=np.float64)
+    return np.stack([cell_slopes(places, row) for row in xi])
+
+
+def magnitude_slopes(
+    bucket_counts: NDArray[np.float64], *, attractor: int, step_size: NDArray[np.float64] | float
+) -> NDArray[np.float64]:
     """Slopes of interpolated code lengths that never trap a weight away from the attractor.
 
     The plain slope of :func:`code_length` is zero or points outward wherever the histogram is sparse, and weights get
@@ -101,29 +168,31 @@ def magnitude_slopes(bucket_counts: NDArray[np.float64], *, attractor: int, step
     Parameters
     ----------
     bucket_counts
-        Weights in each bucket, float64 of shape (C,), sum above zero.
+        Weights in each bucket, float64 of shape (..., C), every sum above zero.
     attractor
         Index of the bucket that weights are drawn to.
     step_size
-        Distance between neighbouring reference values.
+        Distance between neighbouring reference values, of shape (...).
 
     Returns
     -------
-    float64 of shape (C - 1,)
+    float64 of shape (..., C - 1)
         Bits per unit of weight on every cell; negative below the attractor, positive above it.
     """
-    total = bucket_counts.sum()
-    above, below = bucket_counts.size - 1 - attractor, attractor
-    magnitudes = np.zeros(max(above, below) + 1)
-    magnitudes[: above + 1] += bucket_counts[attractor:]
-    magnitudes[1 : below + 1] += bucket_counts[:attractor][::-1]
+    total = bucket_counts.sum(axis=-1, keepdims=True)
+    above, below = bucket_counts.shape[-1] - 1 - attractor, attractor
+    magnitudes = np.zeros((*bucket_counts.shape[:-1], max(above, below) + 1))
+    magnitudes[..., : above + 1] += bucket_counts[..., attractor:]
+    magnitudes[..., 1 : below + 1] += bucket_counts[..., :attractor][..., ::-1]
     smoothed = magnitudes + PSEUDO_COUNT
-    smoothed[1:-1] += SMOOTHING * magnitudes[2:]
-    smoothed[2:] += SMOOTHING * magnitudes[1:-1]
+    smoothed[..., 1:-1] += SMOOTHING * magnitudes[..., 2:]
+    smoothed[..., 2:] += SMOOTHING * magnitudes[..., 1:-1]
     price = np.log2(total / smoothed)
-    price[1:] += SIGN_BITS
+    price[..., 1:] += SIGN_BITS
     increments = np.diff(price)
-    mean_rise = (price[1:] - price[0]) / np.arange(1, price.size)
+    mean_rise = (price[..., 1:] - price[..., :1]) / np.arange(1, price.shape[-1])
     rise = np.maximum(np.maximum(increments, CHORD_SHARE * mean_rise), LEAST_STEP_BITS)
-    rise[0] = max(increments[0], LEAST_FIRST_BITS)
-    return np.concatenate([-rise[:below][::-1], rise[:above]]) / step_size
+    rise[..., 0] = np.maximum(increments[..., 0], LEAST_FIRST_BITS)
+    slopes = np.concatenate([-rise[..., :below][..., ::-1], rise[..., :above]], axis=-1)
+    slopes /= np.asarray(step_size)[..., None]
+    return slopes

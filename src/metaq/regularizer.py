@@ -10,14 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from metaq import objective
-from metaq.cells import bucket_counts, bucket_indices, bucket_values, cell_statistics, half_cells
+from metaq import objective, passes
+from metaq.cells import CellStatistics, bucket_indices, bucket_values
 from metaq.config import RegularizerConfig, require
 from metaq.grid import BucketGrid
-from metaq.group_state import GroupState
+from metaq.group_state import GroupState, half_cell_slopes
+from metaq.passes import BucketWatch, GridSet
 from metaq.weights import group_globally, group_per_tensor, select_parameters
+
+SETTLE_EVERY = 25
+"""Steps between two searches for oscillating weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +97,10 @@ class EntropyRegularizer:
         parameters = select_parameters(model, include=self.config.include, exclude=self.config.exclude)
         grouped = group_per_tensor if self.config.grouping == "tensor" else group_globally
         self._groups = [GroupState(group) for group in grouped(parameters)]
+        self._names = [name for state in self._groups for name in state.group.parameters]
+        self._parameters: list[torch.Tensor] = [p for state in self._groups for p in state.group.parameters.values()]
+        self._group_of = [g for g, state in enumerate(self._groups) for _ in state.group.parameters]
+        self._watches: list[_Watched] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> EntropyRegularizer:
@@ -131,43 +140,34 @@ class EntropyRegularizer:
             return
         if self._groups[0].grid is None:
             self._start()
-        strength = self.current_strength()
         if self.steps % self.config.refresh_every == 0 or self._groups[0].slopes is None:
-            for state in self._groups:
-                self._refresh(state)
+            self._refresh()
         if self._learns_steps:
             self._learn_steps()
-        for state in self._groups:
-            for name, parameter in state.group.parameters.items():
-                if name in state.latent:
-                    parameter.copy_(state.latent[name])
-                if parameter.grad is not None:
-                    self._add_gradient(state, parameter, parameter.grad, strength)
+        for watched in self._watches:
+            torch._foreach_copy_(watched.parameters, watched.latent)
+        self._add_gradients(self.current_strength())
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
         self.steps += 1
-        if self._groups[0].grid is None or self.config.forward == "float":
-            return
         threshold = self._freeze_threshold()
-        for state in self._groups:
-            grid = state.known_grid()
-            for name, parameter in state.group.parameters.items():
-                freezer = state.freezers[name]
-                indices = freezer.step(state.latent[name], parameter.detach(), grid, threshold=threshold)
-                parameter.copy_(bucket_values(indices, grid))
+        for watched in self._watches:
+            watch = watched.watch
+            watch.steps += 1
+            settles = watch.steps % SETTLE_EVERY == 0 and threshold is not None
+            grids = self._grid_set()
+            passes.snap(watch, watched.parameters, grids, freeze_above=threshold if settles else None)
 
     def finish(self) -> None:
         """End of training: leave the quantised weights in the model and detach."""
         self.detach()
         with torch.no_grad():
-            for state in self._groups:
-                grid = state.grid or state.make_grid(self.config.buckets)
+            for state, grid in zip(self._groups, self._present_grids(), strict=True):
                 state.grid = grid
-                for name, parameter in state.group.parameters.items():
-                    parameter.copy_(bucket_values(bucket_indices(state.weights()[name], grid), grid))
-                state.latent = {}
+            self._hold(quantized=True)
+            self._watches = []
 
     @contextlib.contextmanager
     def latent_weights(self) -> Iterator[None]:
@@ -183,11 +183,8 @@ class EntropyRegularizer:
 
     def grids(self) -> dict[str, BucketGrid]:
         """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now."""
-        return {
-            name: state.grid or state.make_grid(self.config.buckets)
-            for state in self._groups
-            for name in state.group.parameters
-        }
+        present = self._present_grids()
+        return {name: present[group] for name, group in zip(self._names, self._group_of, strict=True)}
 
     def current_strength(self) -> float:
         """λ at the present step."""
@@ -205,17 +202,19 @@ class EntropyRegularizer:
     @torch.no_grad()
     def report(self) -> RegularizerReport:
         """φ, bits, bits per weight and distance to the grid of the present weights; O(n)."""
+        grids, weights = self._present_grids(), self._weights()
+        grid_set = GridSet(grids)
         phi_bits = bits = squared_distance = 0.0
-        for state in self._groups:
-            grid = state.grid or state.make_grid(self.config.buckets)
-            tensors = list(state.weights().values())
-            phi_bits += self._evaluate(state, grid).value_bits
-            counts = bucket_counts(tensors, grid)
+        cell_counts, fractions = passes.cell_sums(weights, self._group_of, grid_set)
+        for g, grid in enumerate(grids):
+            statistics = CellStatistics(counts=cell_counts[g], fractions=fractions[g], grid=grid)
+            phi_bits += self._evaluate(self._groups[g], statistics).value_bits
+        for counts in passes.bucket_counts(weights, self._group_of, grid_set):
             held = counts[counts > 0]
             bits += float(held @ np.log2(held.sum() / held))
-            for tensor in tensors:
-                values = bucket_values(bucket_indices(tensor, grid), grid)
-                squared_distance += float((tensor.double() - values).square().sum())
+        for tensor, group in zip(weights, self._group_of, strict=True):
+            values = bucket_values(bucket_indices(tensor, grids[group]), grids[group])
+            squared_distance += float((tensor.double() - values).square().sum())
         n = sum(state.group.count for state in self._groups)
         return RegularizerReport(
             phi_bits=phi_bits,
@@ -223,7 +222,7 @@ class EntropyRegularizer:
             bits_per_weight=bits / n,
             distance=math.sqrt(squared_distance / n),
             weights=n,
-            frozen=sum(freezer.count() for state in self._groups for freezer in state.freezers.values()),
+            frozen=sum(int(watched.watch.frozen.sum()) for watched in self._watches),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,6 +232,7 @@ class EntropyRegularizer:
             "total_steps": self.total_steps,
             "steps": self.steps,
             "groups": {state.group.name: state.state_dict() for state in self._groups},
+            "watches": [watched.watch.state_dict() for watched in self._watches],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -253,6 +253,10 @@ class EntropyRegularizer:
         self.steps = int(state_dict["steps"])
         for state in self._groups:
             state.load_state_dict(state_dict["groups"][state.group.name])
+        if state_dict["watches"]:
+            self._watches = self._watch()
+            for watched, saved in zip(self._watches, state_dict["watches"], strict=True):
+                watched.watch.load_state_dict(saved)
 
     @property
     def _learns_steps(self) -> bool:
@@ -265,19 +269,66 @@ class EntropyRegularizer:
             1 - self.config.freeze.start, 1e-9
         )
         rate = self.config.step_learning_rate * (1 - 0.9 * min(late, 1.0))
-        for state in self._groups:
-            pairs = [(p.grad, p) for p in state.group.parameters.values() if p.grad is not None]
-            gradient = sum(float((g.double() * p.detach().double()).sum()) for g, p in pairs)
-            state.rescale(state.step_learner.factor(gradient, rate))
+        weights, gradients, groups = self._with_gradient()
+        products = passes.inner_products(gradients, weights, groups, len(self._groups))
+        factors = [
+            state.step_learner.factor(float(product), rate)
+            for state, product in zip(self._groups, products, strict=True)
+        ]
+        for state, factor in zip(self._groups, factors, strict=True):
+            state.rescale(factor)
+        for watched in self._watches:
+            torch._foreach_mul_(watched.latent, [factors[group] for group in watched.watch.groups])
 
     def _start(self) -> None:
-        for state in self._groups:
-            state.grid = state.make_grid(self.config.buckets)
-            if self.config.forward == "quantized":
-                state.keep_latent()
+        for state, grid in zip(self._groups, self._present_grids(), strict=True):
+            state.grid = grid
+        if self.config.forward == "quantized":
+            self._watches = self._watch()
+        for watched in self._watches:
+            pairs = zip(watched.latent, watched.watch.groups, strict=True)
+            indices = [bucket_indices(latent, self._groups[group].known_grid()).reshape(-1) for latent, group in pairs]
+            watched.watch.begin(torch.cat(indices))
 
-    def _evaluate(self, state: GroupState, grid: BucketGrid) -> objective.ObjectiveResult:
-        statistics = cell_statistics(state.weights().values(), grid)
+    def _watch(self) -> list[_Watched]:
+        """Latent weights and bucket histories, tensors of one device and dtype together."""
+        together: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for t, parameter in enumerate(self._parameters):
+            together.setdefault((parameter.device, parameter.dtype), []).append(t)
+        return [
+            _Watched([self._parameters[t] for t in positions], positions, [self._group_of[t] for t in positions])
+            for positions in together.values()
+        ]
+
+    def _grid_set(self) -> GridSet:
+        return GridSet([state.known_grid() for state in self._groups])
+
+    def _present_grids(self) -> list[BucketGrid]:
+        """Grids of the groups; before the term sets in, those they would take now."""
+        if self._groups[0].grid is not None:
+            return [state.known_grid() for state in self._groups]
+        weights = self._weights()
+        squares = passes.inner_products(weights, weights, self._group_of, len(self._groups))
+        return [
+            state.make_grid(self.config.buckets, float(sum_of_squares))
+            for state, sum_of_squares in zip(self._groups, squares, strict=True)
+        ]
+
+    def _weights(self) -> list[torch.Tensor]:
+        """Latent weights where they are kept apart, else the model's own."""
+        weights = [parameter.detach() for parameter in self._parameters]
+        for watched in self._watches:
+            for position, latent in zip(watched.positions, watched.latent, strict=True):
+                weights[position] = latent
+        return weights
+
+    def _with_gradient(self) -> tuple[list[torch.Tensor], list[torch.Tensor], list[int]]:
+        """The model's weights, gradients and group numbers of all parameters that have a gradient."""
+        found = [(p.detach(), p.grad, g) for p, g in zip(self._parameters, self._group_of, strict=True)]
+        moving = [(weights, gradient, g) for weights, gradient, g in found if gradient is not None]
+        return [m[0] for m in moving], [m[1] for m in moving], [m[2] for m in moving]
+
+    def _evaluate(self, state: GroupState, statistics: CellStatistics) -> objective.ObjectiveResult:
         if self.config.objective == "code_length":
             return objective.code_length(statistics)
         return objective.spread(
@@ -287,52 +338,88 @@ class EntropyRegularizer:
             zeta_per_weight=self.config.fista_zeta_per_weight,
         )
 
-    def _refresh(self, state: GroupState) -> None:
-        grid = state.known_grid()
-        if self.config.objective == "code_length":
-            counts = bucket_counts(state.weights().values(), grid)
-            attractor = grid.count // 2 if self.config.buckets.rule == "relative" else int(counts.argmax())
-            slopes = objective.magnitude_slopes(counts, attractor=attractor, step_size=grid.step_size)
-        else:
-            result = self._evaluate(state, grid)
-            state.xi, slopes = result.xi, result.slopes
-        first = next(iter(state.group.parameters.values()))
-        state.slopes = torch.from_numpy(slopes).to(first.device)
+    def _refresh(self) -> None:
+        slopes = self._code_length_slopes() if self.config.objective == "code_length" else self._spread_slopes()
+        for state, row in zip(self._groups, slopes, strict=True):
+            state.slopes = row
 
-    def _add_gradient(
-        self, state: GroupState, parameter: torch.Tensor, gradient: torch.Tensor, strength: float
-    ) -> None:
+    def _code_length_slopes(self) -> NDArray[np.float64]:
+        grids = self._grid_set()
+        counts = passes.bucket_counts(self._weights(), self._group_of, grids)
+        if self.config.buckets.rule == "relative":
+            return objective.magnitude_slopes(counts, attractor=grids.count // 2, step_size=grids.step_size)
+        rows = zip(counts, grids.step_size, strict=True)
+        return np.stack(
+            [objective.magnitude_slopes(row, attractor=int(row.argmax()), step_size=step) for row, step in rows]
+        )
+
+    def _spread_slopes(self) -> NDArray[np.float64]:
+        grids = self._grid_set()
+        cell_counts, fractions = passes.cell_sums(self._weights(), self._group_of, grids)
+        nothing = np.full(grids.count, np.nan)
+        starts = np.stack([nothing if state.xi is None else state.xi for state in self._groups])
+        if self.config.spread_solver == "exact":
+            slopes, xi = objective.exact_spread_slopes(
+                cell_counts, fractions, starts=starts, step_sizes=grids.step_size
+            )
+        else:
+            slopes, xi = objective.spread_slopes(
+                cell_counts,
+                fractions,
+                starts=starts,
+                step_sizes=grids.step_size,
+                iterations=self.config.fista_iterations,
+                zeta_per_weight=self.config.fista_zeta_per_weight,
+            )
+        for state, row in zip(self._groups, xi, strict=True):
+            state.xi = row
+        return slopes
+
+    def _add_gradients(self, strength: float) -> None:
         config = self.config
         hysteresis = config.hysteresis if config.objective == "code_length" else 0.0
-        table = state.half_cell_slopes(hysteresis).to(gradient.dtype)
-        beta = table[half_cells(parameter, state.known_grid())]
-        gradient.add_(beta, alpha=strength * (1 - config.alpha))
-        if config.alpha > 0:
-            plain = 2 * parameter if config.norm == "l2" else parameter.sign()
-            gradient.add_(plain, alpha=strength * config.alpha)
+        slopes = np.stack([state.known_slopes() for state in self._groups])
+        table = strength * (1 - config.alpha) * half_cell_slopes(slopes, hysteresis)
+        weights, gradients, groups = self._with_gradient()
+        passes.add_slopes(weights, gradients, groups, self._grid_set(), table)
+        if config.alpha > 0 and config.norm == "l2":
+            torch._foreach_add_(gradients, weights, alpha=2 * strength * config.alpha)
+        elif config.alpha > 0:
+            torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=strength * config.alpha)
 
-    def _freeze_threshold(self) -> float:
+    def _freeze_threshold(self) -> float | None:
         freeze = self.config.freeze
         progress = self.steps / self.total_steps
         if freeze.start >= 1 or progress < freeze.start:
-            return math.inf
+            return None
         share = (progress - freeze.start) / (1 - freeze.start)
         ratio = freeze.last_threshold / freeze.first_threshold
         return freeze.first_threshold * math.pow(ratio, min(share, 1.0))
 
     @contextlib.contextmanager
     def _holding(self, *, quantized: bool) -> Iterator[None]:
-        held = {name: p.detach().clone() for state in self._groups for name, p in state.group.parameters.items()}
+        held = [parameter.detach().clone() for parameter in self._parameters]
         with torch.no_grad():
-            for state in self._groups:
-                grid = state.grid or state.make_grid(self.config.buckets)
-                for name, parameter in state.group.parameters.items():
-                    weights = state.weights()[name]
-                    parameter.copy_(bucket_values(bucket_indices(weights, grid), grid) if quantized else weights)
+            self._hold(quantized=quantized)
         try:
             yield
         finally:
             with torch.no_grad():
-                for state in self._groups:
-                    for name, parameter in state.group.parameters.items():
-                        parameter.copy_(held[name])
+                torch._foreach_copy_(self._parameters, held)
+
+    def _hold(self, *, quantized: bool) -> None:
+        grids = self._present_grids()
+        for parameter, weights, group in zip(self._parameters, self._weights(), self._group_of, strict=True):
+            grid = grids[group]
+            parameter.copy_(bucket_values(bucket_indices(weights, grid), grid) if quantized else weights)
+
+
+class _Watched:
+    """Parameters of one device and dtype, their latent weights and the history of their buckets."""
+
+    def __init__(self, parameters: list[torch.Tensor], positions: list[int], groups: list[int]) -> None:
+        self.parameters = parameters
+        self.positions = positions
+        self.watch = BucketWatch(parameters, groups)
+        pieces = zip(self.watch.pieces(), parameters, strict=True)
+        self.latent = [piece.view(parameter.shape) for piece, parameter in pieces]

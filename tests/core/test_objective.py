@@ -27,7 +27,7 @@ def test_beta_of_code_length_is_the_finite_difference_of_phi(seed, n, count):
     tensor = torch.from_numpy(weights)
     slopes = code_length(cell_statistics([tensor], grid)).slopes
     cells, inside = cell_positions(tensor, grid)
-    h = 1e-6 * grid.step_size
+    h = 1e-4 * grid.step_size
     for i in range(0, len(weights), 7):
         if 1e-3 < float(inside[i]) < 1 - 1e-3:
             up, down = weights.copy(), weights.copy()

@@ -78,14 +78,15 @@ def solve_exact(
     s = problem.statistics.linear_binning()
     if not bounds_are_attainable(s, problem.c_min):
         return make_result(problem, first, values=(), evaluations=0, tolerance=tolerance, infeasible=True)
-    xi, values, evaluations = _newton(s, first, *problem.count_bounds, max_iterations)
+    xi, values, evaluations = newton(s, first, *problem.count_bounds, max_iterations)
     return make_result(problem, xi, values=values, evaluations=evaluations, tolerance=tolerance, convex=True)
 
 
 @compiled
-def _newton(
+def newton(
     s: NDArray[np.float64], start: NDArray[np.float64], c_min: float, c_max: float, max_iterations: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Multipliers, value after every step and number of evaluations, for linear-binning counts `s`."""
     n = s.sum()
     xi = lower_envelope(start)
     counts, trial_counts = np.empty(s.size), np.empty(s.size)

@@ -67,7 +67,7 @@ def solve_fista(
     require(zeta is None or (math.isfinite(zeta) and zeta > 0), f"zeta: {zeta} is not a positive number.")
     statistics = problem.statistics
     unit_zeta = zeta_per_weight * statistics.total if zeta is None else zeta * problem.coefficient
-    xi, values = _ascend(
+    xi, values = ascend(
         problem.checked_start(start),
         statistics.counts,
         statistics.fractions,
@@ -81,7 +81,7 @@ def solve_fista(
 
 
 @compiled
-def _ascend(
+def ascend(
     start: NDArray[np.float64],
     cell_counts: NDArray[np.float64],
     fractions: NDArray[np.float64],
@@ -92,6 +92,7 @@ def _ascend(
     max_iterations: int,
     zeta: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Best multipliers and the value at every step, for coefficient 1; `tolerance` in bits."""
     previous, probe, best = start, start, start
     best_value, momentum = -np.inf, 1.0
     values = np.empty(max_iterations)

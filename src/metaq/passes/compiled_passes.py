@@ -1,0 +1,156 @@
+"""Passes by Numba: contiguous float32 or float64 tensors of one dtype on a CPU, read where they lie.
+
+Tensors are cut into jobs of at most :data:`JOB_SIZE` weights, which many weights share out among threads. Counts and
+sums are integers, so that results do not depend on how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq.passes import kernels
+from metaq.passes.grids import GridSet
+from metaq.passes.watch import MEMORY, BucketWatch
+
+JOB_SIZE = 1 << 18
+
+THREADS_FROM = 1 << 20
+"""Weights from which threads are worth their start."""
+
+Jobs = NDArray[np.int64]
+Result = TypeVar("Result")
+
+
+def add_cell_sums(
+    tensors: Sequence[torch.Tensor],
+    groups: Sequence[int],
+    grids: GridSet,
+    counts: NDArray[np.int64],
+    units: NDArray[np.int64],
+) -> bool:
+    """Add to `counts` and `units`, int64 of shape (G, C), by cell; whether all weights are finite."""
+
+    def count(jobs: Jobs) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+        mine, my_units = np.zeros_like(counts), np.zeros_like(units)
+        finite = kernels.cell_sums(_like(tensors), _bits(tensors), jobs, grids.first, grids.step_size, mine, my_units)
+        return mine, my_units, finite
+
+    parts = _share_out(count, _jobs(groups, tensors))
+    for mine, my_units, _ in parts:
+        counts += mine
+        units += my_units
+    return all(finite for *_, finite in parts)
+
+
+def add_bucket_counts(
+    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet, counts: NDArray[np.int64]
+) -> bool:
+    """Add to `counts`, int64 of shape (G, C), by bucket; whether all weights are finite."""
+
+    def count(jobs: Jobs) -> tuple[NDArray[np.int64], bool]:
+        mine = np.zeros_like(counts)
+        finite = kernels.bucket_counts(_like(tensors), _bits(tensors), jobs, grids.lower, grids.step_size, mine)
+        return mine, finite
+
+    parts = _share_out(count, _jobs(groups, tensors))
+    for mine, _ in parts:
+        counts += mine
+    return all(finite for _, finite in parts)
+
+
+def add_inner_products(
+    left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], groups: Sequence[int], products: NDArray[np.float64]
+) -> None:
+    """Add to `products`, float64 of shape (G,), job after job."""
+    jobs = _jobs(groups, left, right)
+    parts = np.empty(len(jobs))
+
+    def multiply(rows: NDArray[np.int64]) -> None:
+        parts[rows] = kernels.inner_products(_like(left), jobs[rows])
+
+    _share_out(multiply, np.arange(len(jobs)), sizes=jobs[:, 1])
+    np.add.at(products, jobs[:, 0], parts)
+
+
+def add_slopes(
+    weights: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    groups: Sequence[int],
+    grids: GridSet,
+    slopes: NDArray[np.float64],
+) -> None:
+    """Add slopes of half cells, of shape (G, 2 (C - 1)), to `gradients`."""
+    like = _like(weights)
+    table = slopes.astype(like.dtype)
+
+    def add(jobs: Jobs) -> None:
+        kernels.add_slopes(like, jobs, grids.first, grids.step_size, table)
+
+    _share_out(add, _jobs(groups, weights, gradients))
+
+
+def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
+    """Latent weights, averages and snapped parameters in one pass."""
+    state = (watch.latent, watch.previous, watch.average, watch.flips, watch.frozen)
+    latent, previous, average, flips, frozen = (tensor.numpy() for tensor in state)
+    threshold = np.float32(np.inf if freeze_above is None else freeze_above)
+    jobs = _jobs(watch.groups, parameters)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(jobs[:, 1])])[:-1]
+
+    def take_over(rows: NDArray[np.int64]) -> None:
+        kernels.snap(
+            latent,
+            previous,
+            average,
+            flips,
+            frozen,
+            jobs[rows],
+            starts[rows],
+            (grids.lower, grids.step_size, grids.center, grids.radius),
+            grids.count,
+            np.float32(MEMORY),
+            threshold,
+        )
+
+    _share_out(take_over, np.arange(len(jobs)), sizes=jobs[:, 1])
+
+
+def _like(tensors: Sequence[torch.Tensor]) -> NDArray[np.floating]:
+    """An empty array that tells a kernel the dtype behind the addresses."""
+    return np.empty(0, np.float32 if tensors[0].dtype == torch.float32 else np.float64)
+
+
+def _bits(tensors: Sequence[torch.Tensor]) -> NDArray[np.integer]:
+    """An empty array of integers as wide as the weights."""
+    return np.empty(0, np.int32 if tensors[0].dtype == torch.float32 else np.int64)
+
+
+def _jobs(groups: Sequence[int], *lists: Sequence[torch.Tensor]) -> Jobs:
+    """Rows of group, number of weights and one address for each list: int64 of shape (jobs, 2 + lists)."""
+    rows = []
+    for group, together in zip(groups, zip(*lists, strict=True), strict=True):
+        n = together[0].numel()
+        addresses = [tensor.data_ptr() for tensor in together]
+        item = together[0].element_size()
+        for start in range(0, n, JOB_SIZE):
+            rows.append([group, min(JOB_SIZE, n - start), *(address + start * item for address in addresses)])
+    return np.array(rows, dtype=np.int64).reshape(len(rows), 2 + len(lists))
+
+
+def _share_out(
+    work: Callable[[NDArray[np.int64]], Result], jobs: NDArray[np.int64], *, sizes: NDArray[np.int64] | None = None
+) -> list[Result]:
+    """Run `work` on all `jobs`, in as many parts of about equal size as PyTorch has threads if there is much to do."""
+    ends = np.cumsum(jobs[:, 1] if sizes is None else sizes)
+    threads = torch.get_num_threads()
+    if threads == 1 or ends.size == 0 or ends[-1] < THREADS_FROM:
+        return [work(jobs)]
+    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, threads) / threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, np.split(jobs, cuts)))

@@ -1,0 +1,240 @@
+"""The loops of :mod:`metaq.passes.compiled_passes`.
+
+A job is a row of group, number of weights and addresses. Weights go through in blocks that stay in the first-level
+cache: one loop without branches turns them into table indices, which the compiler can vectorise, a second one uses the
+tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numba
+import numpy as np
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from metaq.compiled import compiled
+from metaq.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
+
+BLOCK = 2048
+
+LANES = 8
+"""Slots a cell has, taken in turn: neighbouring weights of one cell need not wait for each other."""
+
+UNITS_A_STEP = float(1 << UNIT_BITS)
+CELL_SHIFT = np.uint64(UNIT_BITS)
+UNIT_MASK = np.uint64((1 << UNIT_BITS) - 1)
+ONE_WEIGHT = np.uint64(1 << COUNT_SHIFT)
+SUM_SHIFT = np.uint64(COUNT_SHIFT)
+SUM_MASK = np.uint64((1 << COUNT_SHIFT) - 1)
+WIDE = np.uint64(LANES)
+WEIGHTS_A_FLUSH = LANES * SLOT_CAPACITY // 2
+
+untyped = cast(Any, numba)
+carray = untyped.carray
+
+Floats = NDArray[np.floating]
+Grids = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+def _pointer(_context: Any, address: Any, like: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return untyped.types.CPointer(like.dtype)(address, like), generate
+
+
+pointer = cast("Callable[[Any, Any], Any]", intrinsic(_pointer))
+"""An address as a pointer to items of the dtype of an array."""
+
+
+@compiled
+def _is_finite(bits: NDArray[np.integer]) -> bool:
+    """Whether no exponent of the floats with these bits is the one of NaN and infinity."""
+    exponent = np.int64(0x7F800000 if bits.itemsize == 4 else 0x7FF0000000000000)
+    greatest = np.int64(0)
+    for i in range(bits.size):
+        greatest = max(greatest, np.int64(bits[i]) & exponent)
+    return bool(greatest != exponent)
+
+
+@compiled
+def _cells_and_units(
+    weights: Floats, first: float, units_a_weight: float, last: float, positions: NDArray[np.uint64]
+) -> None:
+    """Distance of every weight from the first reference value, in units."""
+    for i in range(weights.size):
+        position = float(weights[i] - first) * units_a_weight
+        position = position if position > 0.0 else 0.0
+        positions[i] = np.uint64(np.int64((position if position < last else last) + 0.5))
+
+
+@compiled
+def _flush(slots: NDArray[np.uint64], counts: NDArray[np.int64], units: NDArray[np.int64]) -> None:
+    for cell in range(counts.size):
+        for lane in range(LANES):
+            slot = slots[cell * LANES + lane]
+            counts[cell] += np.int64(slot >> SUM_SHIFT)
+            units[cell] += np.int64(slot & SUM_MASK)
+            slots[cell * LANES + lane] = np.uint64(0)
+
+
+@compiled
+def cell_sums(
+    like: Floats,
+    like_bits: NDArray[np.integer],
+    jobs: NDArray[np.int64],
+    first: NDArray[np.float64],
+    step_size: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    units: NDArray[np.int64],
+) -> bool:
+    """Add weights and units to the cells of (G, C) tables; stops at the first block that is not finite."""
+    count = counts.shape[1]
+    positions = np.empty(BLOCK, np.uint64)
+    slots = np.zeros(count * LANES, np.uint64)
+    last = (count - 1) * UNITS_A_STEP
+    for job in range(jobs.shape[0]):
+        group, size = jobs[job, 0], jobs[job, 1]
+        weights = carray(pointer(jobs[job, 2], like), (size,))
+        bits = carray(pointer(jobs[job, 2], like_bits), (size,))
+        units_a_weight = UNITS_A_STEP / step_size[group]
+        for start in range(0, size, BLOCK):
+            block = weights[start : start + BLOCK]
+            if not _is_finite(bits[start : start + BLOCK]):
+                return False
+            _cells_and_units(block, first[group], units_a_weight, last, positions)
+            whole = block.size - block.size % LANES
+            for i in range(0, whole, LANES):
+                for lane in range(LANES):
+                    position = positions[i + lane]
+                    slots[(position >> CELL_SHIFT) * WIDE + np.uint64(lane)] += (position & UNIT_MASK) + ONE_WEIGHT
+            for i in range(whole, block.size):
+                slots[(positions[i] >> CELL_SHIFT) * WIDE] += (positions[i] & UNIT_MASK) + ONE_WEIGHT
+            if (start + BLOCK) % WEIGHTS_A_FLUSH == 0:
+                _flush(slots, counts[group], units[group])
+        _flush(slots, counts[group], units[group])
+    return True
+
+
+@compiled
+def bucket_counts(
+    like: Floats,
+    like_bits: NDArray[np.integer],
+    jobs: NDArray[np.int64],
+    lower: NDArray[np.float64],
+    step_size: NDArray[np.float64],
+    counts: NDArray[np.int64],
+) -> bool:
+    """Add weights to the buckets of a (G, C) table; stops at the first block that is not finite."""
+    count = counts.shape[1]
+    indices = np.empty(BLOCK, np.uint32)
+    slots = np.zeros(count * LANES, np.int64)
+    for job in range(jobs.shape[0]):
+        group, size = jobs[job, 0], jobs[job, 1]
+        weights = carray(pointer(jobs[job, 2], like), (size,))
+        bits = carray(pointer(jobs[job, 2], like_bits), (size,))
+        for start in range(0, size, BLOCK):
+            block = weights[start : start + BLOCK]
+            if not _is_finite(bits[start : start + BLOCK]):
+                return False
+            for i in range(block.size):
+                position = (np.float64(block[i]) - lower[group]) / step_size[group]
+                position = position if position > 0.0 else 0.0
+                position = position if position < count - 1.0 else count - 1.0
+                indices[i] = np.uint32(np.int32(position))
+            for i in range(block.size):
+                slots[indices[i] * np.uint32(LANES) + np.uint32(i % LANES)] += 1
+        for bucket in range(count):
+            for lane in range(LANES):
+                counts[group, bucket] += slots[bucket * LANES + lane]
+                slots[bucket * LANES + lane] = 0
+    return True
+
+
+@compiled
+def inner_products(like: Floats, jobs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Inner product of the two arrays of every job: float64 of shape (jobs,)."""
+    products = np.empty(jobs.shape[0])
+    for job in range(jobs.shape[0]):
+        left = carray(pointer(jobs[job, 2], like), (jobs[job, 1],))
+        right = carray(pointer(jobs[job, 3], like), (jobs[job, 1],))
+        lanes = np.zeros(LANES)
+        whole = left.size - left.size % LANES
+        for i in range(0, whole, LANES):
+            for lane in range(LANES):
+                lanes[lane] += np.float64(left[i + lane]) * np.float64(right[i + lane])
+        for i in range(whole, left.size):
+            lanes[0] += np.float64(left[i]) * np.float64(right[i])
+        products[job] = lanes.sum()
+    return products
+
+
+@compiled
+def add_slopes(
+    like: Floats,
+    jobs: NDArray[np.int64],
+    first: NDArray[np.float64],
+    step_size: NDArray[np.float64],
+    table: Floats,
+) -> None:
+    """Add to the second array of every job the entry of the half cell that the first array's weight lies in."""
+    indices = np.empty(BLOCK, np.uint32)
+    for job in range(jobs.shape[0]):
+        group, size = jobs[job, 0], jobs[job, 1]
+        weights = carray(pointer(jobs[job, 2], like), (size,))
+        gradients = carray(pointer(jobs[job, 3], like), (size,))
+        slopes = table[group]
+        last = slopes.size - 1.0
+        halves_a_weight = 2.0 / step_size[group]
+        for start in range(0, size, BLOCK):
+            block, gradient = weights[start : start + BLOCK], gradients[start : start + BLOCK]
+            for i in range(block.size):
+                position = (np.float64(block[i]) - first[group]) * halves_a_weight
+                position = position if position > 0.0 else 0.0
+                position = position if position < last else last
+                indices[i] = np.uint32(np.int32(position))
+            for i in range(block.size):
+                gradient[i] += slopes[indices[i]]
+
+
+@compiled
+def snap(
+    latent: Floats,
+    previous: NDArray[np.int32],
+    average: NDArray[np.float32],
+    flips: NDArray[np.float32],
+    frozen: NDArray[np.bool_],
+    jobs: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    grids: Grids,
+    count: int,
+    memory: np.float32,
+    threshold: np.float32,
+) -> None:
+    """See :func:`metaq.passes.snap`; `starts` holds where the weights of every job begin in the flat arrays."""
+    lower, step_size, center, radius = grids
+    for job in range(jobs.shape[0]):
+        group, size, start = jobs[job, 0], jobs[job, 1], starts[job]
+        parameter = carray(pointer(jobs[job, 2], latent), (size,))
+        for i in range(size):
+            at = start + i
+            if not frozen[at]:
+                latent[at] = parameter[i]
+            position = (np.float64(latent[at]) - lower[group]) / step_size[group]
+            position = position if position > 0.0 else 0.0
+            index = np.int32(position if position < count - 1.0 else count - 1.0)
+            flipped = np.float32(index != previous[at])
+            flips[at] += memory * (flipped - flips[at])
+            average[at] += memory * (np.float32(index) - average[at])
+            oscillates = flips[at] > threshold and not frozen[at]
+            if oscillates:
+                index = np.int32(np.rint(average[at]))
+                frozen[at] = True
+            value = center[group] + radius[group] * np.float64(2 * index + (1 - count)) / count
+            parameter[i] = value
+            if oscillates:
+                latent[at] = value
+            previous[at] = index

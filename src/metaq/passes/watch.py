@@ -1,0 +1,64 @@
+"""What is remembered of every weight's bucket while a model trains on quantised weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+MEMORY = 0.02
+"""Weight of the newest step in the running averages: a memory of about fifty steps."""
+
+
+class BucketWatch:
+    """Latent weights of some tensors of one dtype and device, side by side, and the recent history of their buckets.
+
+    Attributes
+    ----------
+    latent
+        Weights the optimiser works on, of shape (n,).
+    previous
+        Bucket index after the last step, int32 of shape (n,).
+    average, flips
+        Running averages of the bucket index and of how often it changes per step, float32 of shape (n,).
+    frozen
+        Weights that no longer move, bool of shape (n,).
+    steps
+        Number of steps watched.
+    sizes
+        Number of weights of every tensor.
+    groups
+        Number of the group of every tensor.
+    """
+
+    STATE = ("latent", "previous", "average", "flips", "frozen")
+
+    def __init__(self, tensors: Sequence[torch.Tensor], groups: list[int]) -> None:
+        self.steps = 0
+        self.sizes = [tensor.numel() for tensor in tensors]
+        self.groups = groups
+        self.latent = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        self.previous = torch.zeros_like(self.latent, dtype=torch.int32)
+        self.average = torch.zeros_like(self.latent, dtype=torch.float32)
+        self.flips = torch.zeros_like(self.average)
+        self.frozen = torch.zeros_like(self.latent, dtype=torch.bool)
+
+    def begin(self, indices: torch.Tensor) -> None:
+        """Take `indices` (shape (n,)) for the buckets the weights have always been in."""
+        self.previous.copy_(indices)
+        self.average.copy_(indices)
+
+    def pieces(self) -> list[torch.Tensor]:
+        """The latent weights of every tensor, flat views of :attr:`latent`."""
+        return list(torch.split(self.latent, self.sizes))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything :meth:`load_state_dict` needs."""
+        return {"steps": self.steps, **{name: getattr(self, name) for name in self.STATE}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.steps = int(state_dict["steps"])
+        for name in self.STATE:
+            getattr(self, name).copy_(state_dict[name])
