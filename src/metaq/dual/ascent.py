@@ -29,7 +29,8 @@ def gap_is_closed(
     c_max: float,
     tolerance: float,
 ) -> bool:
-    """Whether attainable counts near `wanted` prove `value` within `tolerance` bits; looks every so many steps."""
-    if (step + 1) % CHECK_EVERY:
+    """Whether attainable counts near `wanted` prove `value` within `tolerance` bits; looks every so many steps, never
+    for a negative tolerance."""
+    if tolerance < 0 or (step + 1) % CHECK_EVERY:
         return False
     return bool(attainable_counts(wanted, s, c_min, c_max)[1] - value <= tolerance)

@@ -37,7 +37,7 @@ def fista_of_groups(
         s = _linear_binning(cell_counts[g], fractions[g])
         start = _start(starts[g], n)
         zeta = zeta_per_weight * n
-        solutions[g] = ascend(start, cell_counts[g], fractions[g], s, C_MIN, n, 0.0, max_iterations, zeta)[0]
+        solutions[g] = ascend(start, cell_counts[g], fractions[g], s, C_MIN, n, -np.inf, max_iterations, zeta)[0]
     return solutions
 
 

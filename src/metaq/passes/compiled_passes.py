@@ -38,7 +38,7 @@ def add_cell_sums(
 
     def count(jobs: Jobs) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
         mine, my_units = np.zeros_like(counts), np.zeros_like(units)
-        finite = kernels.cell_sums(_like(tensors), _bits(tensors), jobs, grids.first, grids.step_size, mine, my_units)
+        finite = kernels.cell_sums(_like(tensors), jobs, grids.first, grids.step_size, mine, my_units)
         return mine, my_units, finite
 
     parts = _share_out(count, _jobs(groups, tensors))
@@ -55,7 +55,7 @@ def add_bucket_counts(
 
     def count(jobs: Jobs) -> tuple[NDArray[np.int64], bool]:
         mine = np.zeros_like(counts)
-        finite = kernels.bucket_counts(_like(tensors), _bits(tensors), jobs, grids.lower, grids.step_size, mine)
+        finite = kernels.bucket_counts(_like(tensors), jobs, grids.lower, grids.step_size, mine)
         return mine, finite
 
     parts = _share_out(count, _jobs(groups, tensors))
@@ -124,11 +124,6 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
 def _like(tensors: Sequence[torch.Tensor]) -> NDArray[np.floating]:
     """An empty array that tells a kernel the dtype behind the addresses."""
     return np.empty(0, np.float32 if tensors[0].dtype == torch.float32 else np.float64)
-
-
-def _bits(tensors: Sequence[torch.Tensor]) -> NDArray[np.integer]:
-    """An empty array of integers as wide as the weights."""
-    return np.empty(0, np.int32 if tensors[0].dtype == torch.float32 else np.int64)
 
 
 def _jobs(groups: Sequence[int], *lists: Sequence[torch.Tensor]) -> Jobs:

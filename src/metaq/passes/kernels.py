@@ -18,10 +18,15 @@ from numpy.typing import NDArray
 from metaq.compiled import compiled
 from metaq.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
 
-BLOCK = 2048
+BLOCK = 256
 
 LANES = 8
 """Slots a cell has, taken in turn: neighbouring weights of one cell need not wait for each other."""
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+EDGE = 1e-7
+"""Distance from a bucket's edge, in steps, where rounding may decide the bucket: more than 2^24 buckets times 2^-51."""
 
 UNITS_A_STEP = float(1 << UNIT_BITS)
 CELL_SHIFT = np.uint64(UNIT_BITS)
@@ -51,24 +56,18 @@ pointer = cast("Callable[[Any, Any], Any]", intrinsic(_pointer))
 
 
 @compiled
-def _is_finite(bits: NDArray[np.integer]) -> bool:
-    """Whether no exponent of the floats with these bits is the one of NaN and infinity."""
-    exponent = np.int64(0x7F800000 if bits.itemsize == 4 else 0x7FF0000000000000)
-    greatest = np.int64(0)
-    for i in range(bits.size):
-        greatest = max(greatest, np.int64(bits[i]) & exponent)
-    return bool(greatest != exponent)
-
-
-@compiled
 def _cells_and_units(
     weights: Floats, first: float, units_a_weight: float, last: float, positions: NDArray[np.uint64]
-) -> None:
-    """Distance of every weight from the first reference value, in units."""
+) -> bool:
+    """Distance of every weight from the first reference value, in units; whether all weights are finite."""
+    not_finite = 0
     for i in range(weights.size):
-        position = float(weights[i] - first) * units_a_weight
+        distance = weights[i] - first
+        not_finite += not abs(distance) < np.inf
+        position = distance * units_a_weight
         position = position if position > 0.0 else 0.0
         positions[i] = np.uint64(np.int64((position if position < last else last) + 0.5))
+    return not_finite == 0
 
 
 @compiled
@@ -84,7 +83,6 @@ def _flush(slots: NDArray[np.uint64], counts: NDArray[np.int64], units: NDArray[
 @compiled
 def cell_sums(
     like: Floats,
-    like_bits: NDArray[np.integer],
     jobs: NDArray[np.int64],
     first: NDArray[np.float64],
     step_size: NDArray[np.float64],
@@ -99,13 +97,11 @@ def cell_sums(
     for job in range(jobs.shape[0]):
         group, size = jobs[job, 0], jobs[job, 1]
         weights = carray(pointer(jobs[job, 2], like), (size,))
-        bits = carray(pointer(jobs[job, 2], like_bits), (size,))
         units_a_weight = UNITS_A_STEP / step_size[group]
         for start in range(0, size, BLOCK):
             block = weights[start : start + BLOCK]
-            if not _is_finite(bits[start : start + BLOCK]):
+            if not _cells_and_units(block, first[group], units_a_weight, last, positions):
                 return False
-            _cells_and_units(block, first[group], units_a_weight, last, positions)
             whole = block.size - block.size % LANES
             for i in range(0, whole, LANES):
                 for lane in range(LANES):
@@ -120,9 +116,34 @@ def cell_sums(
 
 
 @compiled
+def _bucket_indices(weights: Floats, lower: float, step_size: float, count: int, indices: NDArray[np.uint32]) -> bool:
+    """Bucket of every weight by the rule of :meth:`metaq.grid.BucketGrid.assign`; whether all weights are finite.
+
+    NaN takes the first bucket. A division takes several times as long as a multiplication, and only near an edge may
+    the two differ.
+    """
+    buckets_a_weight = 1.0 / step_size
+    last = count - 1.0
+    near_edges, not_finite = 0, 0
+    for i in range(weights.size):
+        distance = weights[i] - lower
+        not_finite += not abs(distance) < np.inf
+        position = distance * buckets_a_weight
+        position = position if position > 0.0 else 0.0
+        position = position if position < last else last
+        near_edges += abs(position - np.rint(position)) < EDGE
+        indices[i] = np.uint32(np.int32(position))
+    if near_edges > 0:
+        for i in range(weights.size):
+            position = (weights[i] - lower) / step_size
+            position = position if position > 0.0 else 0.0
+            indices[i] = np.uint32(np.int32(position if position < last else last))
+    return not_finite == 0
+
+
+@compiled
 def bucket_counts(
     like: Floats,
-    like_bits: NDArray[np.integer],
     jobs: NDArray[np.int64],
     lower: NDArray[np.float64],
     step_size: NDArray[np.float64],
@@ -135,16 +156,10 @@ def bucket_counts(
     for job in range(jobs.shape[0]):
         group, size = jobs[job, 0], jobs[job, 1]
         weights = carray(pointer(jobs[job, 2], like), (size,))
-        bits = carray(pointer(jobs[job, 2], like_bits), (size,))
         for start in range(0, size, BLOCK):
             block = weights[start : start + BLOCK]
-            if not _is_finite(bits[start : start + BLOCK]):
+            if not _bucket_indices(block, lower[group], step_size[group], count, indices):
                 return False
-            for i in range(block.size):
-                position = (np.float64(block[i]) - lower[group]) / step_size[group]
-                position = position if position > 0.0 else 0.0
-                position = position if position < count - 1.0 else count - 1.0
-                indices[i] = np.uint32(np.int32(position))
             for i in range(block.size):
                 slots[indices[i] * np.uint32(LANES) + np.uint32(i % LANES)] += 1
         for bucket in range(count):
@@ -216,25 +231,28 @@ def snap(
 ) -> None:
     """See :func:`metaq.passes.snap`; `starts` holds where the weights of every job begin in the flat arrays."""
     lower, step_size, center, radius = grids
+    indices = np.empty(BLOCK, np.uint32)
     for job in range(jobs.shape[0]):
-        group, size, start = jobs[job, 0], jobs[job, 1], starts[job]
+        group, size = jobs[job, 0], jobs[job, 1]
         parameter = carray(pointer(jobs[job, 2], latent), (size,))
-        for i in range(size):
-            at = start + i
-            if not frozen[at]:
-                latent[at] = parameter[i]
-            position = (np.float64(latent[at]) - lower[group]) / step_size[group]
-            position = position if position > 0.0 else 0.0
-            index = np.int32(position if position < count - 1.0 else count - 1.0)
-            flipped = np.float32(index != previous[at])
-            flips[at] += memory * (flipped - flips[at])
-            average[at] += memory * (np.float32(index) - average[at])
-            oscillates = flips[at] > threshold and not frozen[at]
-            if oscillates:
-                index = np.int32(np.rint(average[at]))
-                frozen[at] = True
-            value = center[group] + radius[group] * np.float64(2 * index + (1 - count)) / count
-            parameter[i] = value
-            if oscillates:
-                latent[at] = value
-            previous[at] = index
+        for start in range(0, size, BLOCK):
+            at = starts[job] + start
+            end = min(at + BLOCK, starts[job] + size)
+            weights, held = latent[at:end], parameter[start : start + BLOCK]
+            before, mean, rate, stays = previous[at:end], average[at:end], flips[at:end], frozen[at:end]
+            for i in range(weights.size):
+                weights[i] = weights[i] if stays[i] else held[i]
+            _bucket_indices(weights, lower[group], step_size[group], count, indices)
+            for i in range(weights.size):
+                index = np.int32(indices[i])
+                rate[i] += memory * ((ONE if index != before[i] else ZERO) - rate[i])
+                mean[i] += memory * (np.float32(index) - mean[i])
+                before[i] = index
+                held[i] = center[group] + radius[group] * np.float64(2 * index + (1 - count)) / count
+            if threshold < np.inf:
+                for i in range(weights.size):
+                    if rate[i] > threshold and not stays[i]:
+                        stays[i] = True
+                        before[i] = np.int32(np.rint(mean[i]))
+                        held[i] = center[group] + radius[group] * np.float64(2 * before[i] + (1 - count)) / count
+                        weights[i] = held[i]
