@@ -17,6 +17,7 @@ ROAD = [
     ("passes", "knapsack"),
     ("cells",),
     ("dual",),
+    ("ecsq",),
     ("objective", "step_size"),
     ("group_state",),
     ("regularizer",),

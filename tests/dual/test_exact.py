@@ -119,6 +119,15 @@ def test_bounds_that_force_every_count_are_met(make_problem):
     assert result.value == pytest.approx(40 * np.log2(10))
 
 
+@pytest.mark.parametrize("count", [4_096, 16_384])
+def test_many_buckets_are_solved(make_problem, count):
+    problem = make_problem("bimodal", 44_000, count)
+    result = solve_exact(problem)
+    assert result.converged
+    counts = np.clip(2.0**result.xi / np.e, *problem.count_bounds)
+    assert abs(counts.sum() - 44_000) <= 1e-8 * 44_000
+
+
 def test_one_weight_and_two_buckets(make_problem):
     result = solve_exact(make_problem(weights=[0.0], count=2))
     assert result.converged

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metaq.compiled import compiled
 
-ROUNDING = 1e-13
+ROUNDING = 1e-12
 """What a hinge sum Σ_b (b - k)_+ c_b or a count may miss its bound by, over n C."""
 
 
@@ -74,6 +74,8 @@ def attainable_counts(
     hinge_s, hinge_inner, hinge_outer = hinge_sums(s), hinge_sums(inner), hinge_sums(outer)
     for k in range(count):
         for side in range(3):
+            if side == 0 and k == 0:
+                continue
             if side == 0:
                 inside, outside = hinge_inner[k] - hinge_s[k] + slack, hinge_outer[k] - hinge_s[k] + slack
             elif side == 1:
@@ -114,4 +116,4 @@ def bounds_are_attainable(s: NDArray[np.float64], c_min: float) -> bool:
     slack = ROUNDING * s.sum() * s.size
     if extreme[0] < c_min - slack or extreme[last] < c_min - slack:
         return False
-    return bool((hinge_sums(extreme) >= hinge_sums(s) - slack).all())
+    return bool((hinge_sums(extreme)[1:] >= hinge_sums(s)[1:] - slack).all())
