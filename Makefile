@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALLED := $(VENV)/.installed
+BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -24,11 +25,12 @@ lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## Run every benchmark; results go to benchmarks/results as JSON
+bench: $(INSTALLED) ## Run every benchmark; JSON and pictures go to benchmarks/results
 	@mkdir -p benchmarks/results
-	@set -e; for script in $(wildcard benchmarks/*.py); do \
-		echo "$$script"; \
-		$(BIN)/python "$$script" --json "benchmarks/results/$$(basename "$$script" .py).json"; \
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "benchmarks/$$name.py"; \
+		$(BIN)/python "benchmarks/$$name.py" --json "benchmarks/results/$$name.json" \
+			--plot "benchmarks/results/$$name.png"; \
 	done
 
 clean: ## Remove the virtual environment, caches and build outputs

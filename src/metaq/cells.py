@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from metaq import passes
+from metaq.config import require
 from metaq.grid import BucketGrid
 from metaq.passes import GridSet
 
@@ -66,19 +67,28 @@ def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellSt
 
     Raises
     ------
+    ConfigError
+        If a tensor is not a floating one.
     NonFiniteError
         If a weight is NaN or infinite.
     """
-    parts = list(tensors)
+    parts = _floating(tensors)
     counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet([grid]))
     return CellStatistics(counts=counts[0], fractions=fractions[0], grid=grid)
 
 
 def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[np.float64]:
     """Number of weights of all `tensors` in each bucket: float64 of shape (C,); raises as :func:`cell_statistics`."""
-    parts = list(tensors)
+    parts = _floating(tensors)
     counts = passes.bucket_counts(parts, [0] * len(parts), GridSet([grid]))
     return counts.reshape(-1)
+
+
+def _floating(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    parts = list(tensors)
+    for tensor in parts:
+        require(tensor.is_floating_point(), f"weights: dtype {tensor.dtype} given; floating tensors are needed.")
+    return parts
 
 
 def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaq.cells import bucket_counts, cell_positions, cell_statistics
+from metaq.errors import ConfigError
 from metaq.grid import BucketGrid
 from metaq.objective import code_length, spread
 
@@ -61,6 +62,11 @@ def test_half_precision_and_non_contiguous_weights():
     plain = cell_statistics([weights.float()], GRID)
     np.testing.assert_array_equal(turned.counts, plain.counts)
     np.testing.assert_allclose(turned.fractions, plain.fractions, rtol=1e-12)
+
+
+def test_integers_are_no_weights():
+    with pytest.raises(ConfigError, match="weights"):
+        cell_statistics([torch.arange(5)], GRID)
 
 
 def test_no_array_of_weights_times_buckets_is_allocated():
