@@ -19,6 +19,7 @@ from metaq.config import RegularizerConfig, require
 from metaq.grid import BucketGrid
 from metaq.group_state import GroupState, half_cell_slopes
 from metaq.passes import BucketWatch, GridSet
+from metaq.schedule import freeze_threshold_at, step_learning_rate_at, strength_at
 from metaq.weights import group_globally, group_per_tensor, select_parameters
 
 SETTLE_EVERY = 25
@@ -152,7 +153,7 @@ class EntropyRegularizer:
     def after_step(self) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
         self.steps += 1
-        threshold = self._freeze_threshold()
+        threshold = freeze_threshold_at(self.config, self._progress)
         for watched in self._watches:
             watch = watched.watch
             watch.steps += 1
@@ -188,16 +189,7 @@ class EntropyRegularizer:
 
     def current_strength(self) -> float:
         """λ at the present step."""
-        config = self.config
-        if not self.active:
-            return 0.0
-        ramp_end = config.warmup + config.ramp
-        progress = min(self.steps / self.total_steps, 1.0)
-        if progress < ramp_end:
-            return config.strength * math.pow(config.ramp_start, (ramp_end - progress) / config.ramp)
-        if ramp_end == 1:
-            return config.strength
-        return config.strength * math.pow(config.decay_end, (progress - ramp_end) / (1 - ramp_end))
+        return strength_at(self.config, self._progress) if self.active else 0.0
 
     @torch.no_grad()
     def report(self) -> RegularizerReport:
@@ -259,16 +251,18 @@ class EntropyRegularizer:
                 watched.watch.load_state_dict(saved)
 
     @property
+    def _progress(self) -> float:
+        """Share of all steps that are done."""
+        return self.steps / self.total_steps
+
+    @property
     def _learns_steps(self) -> bool:
         config = self.config
         return config.forward == "quantized" and config.buckets.rule == "relative" and config.step_learning_rate > 0
 
     def _learn_steps(self) -> None:
         """Move every group's step size along the loss gradient of its logarithm, which is Σ gradient · value."""
-        late = max(0.0, self.steps / self.total_steps - self.config.freeze.start) / max(
-            1 - self.config.freeze.start, 1e-9
-        )
-        rate = self.config.step_learning_rate * (1 - 0.9 * min(late, 1.0))
+        rate = step_learning_rate_at(self.config, self._progress)
         weights, gradients, groups = self._with_gradient()
         products = passes.inner_products(gradients, weights, groups, len(self._groups))
         factors = [
@@ -386,15 +380,6 @@ class EntropyRegularizer:
             torch._foreach_add_(gradients, weights, alpha=2 * strength * config.alpha)
         elif config.alpha > 0:
             torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=strength * config.alpha)
-
-    def _freeze_threshold(self) -> float | None:
-        freeze = self.config.freeze
-        progress = self.steps / self.total_steps
-        if freeze.start >= 1 or progress < freeze.start:
-            return None
-        share = (progress - freeze.start) / (1 - freeze.start)
-        ratio = freeze.last_threshold / freeze.first_threshold
-        return freeze.first_threshold * math.pow(ratio, min(share, 1.0))
 
     @contextlib.contextmanager
     def _holding(self, *, quantized: bool) -> Iterator[None]:

@@ -18,7 +18,7 @@ ROAD = [
     ("cells",),
     ("dual",),
     ("ecsq",),
-    ("objective", "step_size"),
+    ("objective", "step_size", "schedule"),
     ("group_state",),
     ("regularizer",),
     ("nets", "data"),
