@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,8 +133,9 @@ def exact_spread_slopes(
     *,
     starts: NDArray[np.float64],
     step_sizes: NDArray[np.float64],
+    names: Sequence[str],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """:func:`spread_slopes` from the exact solution of the dual.
+    """:func:`spread_slopes` from the exact solution of the dual; `names` of the groups are for errors.
 
     Raises
     ------
@@ -143,7 +145,7 @@ def exact_spread_slopes(
     xi, without_solution = exact_of_groups(cell_counts, fractions, starts, NEWTON_STEPS)
     if without_solution >= 0:
         raise SolverError(
-            f"group {without_solution}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the "
+            f"{names[without_solution]}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the "
             'range; widen buckets.radius or set spread_solver to "fista".'
         )
     return _slopes(xi) / step_sizes[:, None], xi

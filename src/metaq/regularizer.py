@@ -354,7 +354,11 @@ class EntropyRegularizer:
         starts = np.stack([nothing if state.xi is None else state.xi for state in self._groups])
         if self.config.spread_solver == "exact":
             slopes, xi = objective.exact_spread_slopes(
-                cell_counts, fractions, starts=starts, step_sizes=grids.step_size
+                cell_counts,
+                fractions,
+                starts=starts,
+                step_sizes=grids.step_size,
+                names=[s.group.name for s in self._groups],
             )
         else:
             slopes, xi = objective.spread_slopes(

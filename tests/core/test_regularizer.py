@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import BucketConfig, ConfigError, EntropyRegularizer, FreezeConfig, RegularizerConfig
+from metaq import BucketConfig, ConfigError, EntropyRegularizer, FreezeConfig, RegularizerConfig, SolverError
+from metaq.cells import cell_statistics
+from metaq.dual import SpreadDual, solve_exact
 
 STEPS = 60
 
@@ -175,6 +177,82 @@ def test_spread_objective_is_resumed_with_its_multipliers():
     other.load_state_dict(regularizer.state_dict())
     for mine, theirs in zip(regularizer._groups, other._groups, strict=True):
         np.testing.assert_array_equal(mine.xi, theirs.xi)
+
+
+@pytest.mark.parametrize("grouping", ["tensor", "global"])
+def test_exact_multipliers_of_the_spread_objective_are_those_of_the_dual_solver(grouping):
+    config = RegularizerConfig(
+        objective="spread",
+        spread_solver="exact",
+        grouping=grouping,
+        forward="float",
+        refresh_every=1,
+        warmup=0.0,
+        buckets=BucketConfig(rule="fixed", count=7, radius=0.6),
+    )
+    model = make_model()
+    regularizer = EntropyRegularizer(model, config, total_steps=10)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    regularizer.before_step()
+    for state in regularizer._groups:
+        statistics = cell_statistics([p.detach() for p in state.group.parameters.values()], state.known_grid())
+        expected = solve_exact(SpreadDual(statistics=statistics))
+        np.testing.assert_allclose(state.slopes, expected.slopes, atol=1e-6 * state.group.count)
+
+
+def test_weights_that_cannot_fill_the_buckets_are_named_for_the_exact_solver():
+    config = RegularizerConfig(
+        objective="spread",
+        spread_solver="exact",
+        forward="float",
+        warmup=0.0,
+        buckets=BucketConfig(rule="fixed", count=7, radius=1e-9),
+    )
+    model = make_model()
+    regularizer = EntropyRegularizer(model, config, total_steps=10)
+    with pytest.raises(SolverError, match=r"0\.weight.*spread_solver"):
+        regularizer.before_step()
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_the_plain_regulariser_is_added_to_the_gradient(norm):
+    config = RegularizerConfig(strength=0.5, alpha=1.0, norm=norm, forward="float", warmup=0.0, ramp=0.0, decay_end=1.0)
+    model = make_model()
+    regularizer = EntropyRegularizer(model, config, total_steps=10)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    regularizer.before_step()
+    for parameter in model.parameters():
+        plain = parameter.sign() if norm == "l1" else 2 * parameter
+        torch.testing.assert_close(parameter.grad, 0.5 * plain.detach())
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_slopes_are_kept_between_refreshes(every):
+    config = RegularizerConfig(warmup=0.0, refresh_every=every, step_learning_rate=0.0)
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    regularizer = EntropyRegularizer(model, config, total_steps=100).attach(optimizer)
+    seen = []
+    for x in batches(8):
+        train(model, regularizer, optimizer, [x])
+        seen.append(regularizer._groups[0].known_slopes().tobytes())
+    assert len(set(seen)) <= 8 / every
+    assert len(set(seen)) > 1
+
+
+def test_weights_that_diverge_are_told_of():
+    model = make_model()
+    regularizer = EntropyRegularizer(model, RegularizerConfig(warmup=0.0, refresh_every=1), total_steps=10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    regularizer.attach(optimizer)
+    train(model, regularizer, optimizer, batches(1))
+    for parameter in model.parameters():
+        parameter.grad.fill_(float("nan"))
+    optimizer.step()
+    with pytest.raises(SolverError, match="diverged"):
+        optimizer.step()
 
 
 def test_a_state_of_another_configuration_is_refused():

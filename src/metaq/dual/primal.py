@@ -1,6 +1,7 @@
-"""Counts that the weights can attain, near those a dual point asks for: an upper bound of the optimum (METHOD, 1).
+"""Counts that the weights can attain, near those a dual point asks for: an upper bound of the optimum.
 
-Counts c are attainable if and only if they dominate the linear-binning counts s in convex order (Strassen 1965):
+Counts c are attainable if and only if they dominate the linear-binning counts s in convex order (Strassen 1965; METHOD,
+section 1):
 Σ c = Σ s, Σ b c_b = Σ b s_b, and Σ_b (b - k)_+ c_b ≥ Σ_b (b - k)_+ s_b for every interior bucket k.
 """
 
