@@ -56,7 +56,7 @@ class SpreadDual:
         require(all(np.isfinite(a).all() for a in sums), "statistics: cell counts and sums must be finite.")
         require(self.statistics.total > 0, "weights: the dual of an empty set of weights is not defined.")
         require(math.isfinite(self.c_min) and self.c_min > 0, f"c_min: {self.c_min} is not a positive number.")
-        require(self.count_bounds[1] >= self.c_min, f"c_max: {self.c_max} is below c_min = {self.c_min}.")
+        require(self.count_bounds[1] >= self.c_min, f"c_max: {self.count_bounds[1]} is below c_min = {self.c_min}.")
         positive = math.isfinite(self.coefficient) and self.coefficient > 0
         require(positive, f"coefficient: {self.coefficient} is not a positive number.")
 

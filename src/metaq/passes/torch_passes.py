@@ -137,13 +137,15 @@ def _chunks(tensors: Sequence[torch.Tensor], groups: Sequence[int]) -> Iterator[
     limit = CHUNK_SIZES.get(tensors[0].device.type, CHUNK_SIZES["cuda"])
     parts: list[torch.Tensor] = []
     part_groups: list[int] = []
+    held = 0
     for tensor, group in zip(tensors, groups, strict=True):
         for part in torch.split(tensor.detach().reshape(-1), limit):
-            if parts and sum(p.numel() for p in parts) + part.numel() > limit:
+            if parts and held + part.numel() > limit:
                 yield torch.cat(parts), _spread(part_groups, [p.numel() for p in parts], tensor.device)
-                parts, part_groups = [], []
+                parts, part_groups, held = [], [], 0
             parts.append(part)
             part_groups.append(group)
+            held += part.numel()
     if parts:
         yield torch.cat(parts), _spread(part_groups, [p.numel() for p in parts], tensors[0].device)
 
