@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.cells import CellStatistics
-from metaq.dual import SpreadDual, solve_fista
+from metaq.dual import SpreadDual, solve_exact, solve_fista
 from metaq.dual.batch import exact_of_groups, fista_of_groups
 from metaq.dual.problem import C_MIN
 from metaq.errors import SolverError
@@ -75,6 +75,12 @@ def spread(
     """
     problem = SpreadDual(statistics=statistics)
     result = solve_fista(problem, start=start, max_iterations=iterations, zeta_per_weight=zeta_per_weight)
+    return ObjectiveResult(value_bits=result.value, slopes=result.slopes, xi=result.xi)
+
+
+def exact_spread(statistics: CellStatistics, *, start: NDArray[np.float64] | None) -> ObjectiveResult:
+    """:func:`spread` with the exact solution of the dual; `value_bits` is that of the best point found."""
+    result = solve_exact(SpreadDual(statistics=statistics), start=start)
     return ObjectiveResult(value_bits=result.value, slopes=result.slopes, xi=result.xi)
 
 

@@ -235,6 +235,8 @@ class EntropyRegularizer:
         ConfigError
             If the configuration, the number of steps or the groups differ.
         """
+        known = set(state_dict) >= {"config", "total_steps", "steps", "groups", "watches"}
+        require(known, "regularizer state: parts are missing; it is damaged or of another version of metaq.")
         same = state_dict["config"] == self.config.to_json() and state_dict["total_steps"] == self.total_steps
         require(same, "regularizer state: saved with another configuration; build it with the same one to resume.")
         names = [state.group.name for state in self._groups]
@@ -325,6 +327,8 @@ class EntropyRegularizer:
     def _evaluate(self, state: GroupState, statistics: CellStatistics) -> objective.ObjectiveResult:
         if self.config.objective == "code_length":
             return objective.code_length(statistics)
+        if self.config.spread_solver == "exact":
+            return objective.exact_spread(statistics, start=state.xi)
         return objective.spread(
             statistics,
             start=state.xi,
@@ -380,10 +384,10 @@ class EntropyRegularizer:
         table = strength * (1 - config.alpha) * half_cell_slopes(slopes, hysteresis)
         weights, gradients, groups = self._with_gradient()
         passes.add_slopes(weights, gradients, groups, self._grid_set(), table)
-        if config.alpha > 0 and config.norm == "l2":
-            torch._foreach_add_(gradients, weights, alpha=2 * strength * config.alpha)
-        elif config.alpha > 0:
-            torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=strength * config.alpha)
+        if config.alpha > 0 and gradients:
+            plain = weights if config.norm == "l2" else torch._foreach_sign(weights)
+            factor = 2.0 if config.norm == "l2" else 1.0
+            torch._foreach_add_(gradients, plain, alpha=factor * strength * config.alpha)
 
     @contextlib.contextmanager
     def _holding(self, *, quantized: bool) -> Iterator[None]:

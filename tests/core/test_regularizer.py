@@ -195,6 +195,7 @@ def test_exact_multipliers_of_the_spread_objective_are_those_of_the_dual_solver(
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     regularizer.before_step()
+    regularizer.report()
     for state in regularizer._groups:
         statistics = cell_statistics([p.detach() for p in state.group.parameters.values()], state.known_grid())
         expected = solve_exact(SpreadDual(statistics=statistics))
@@ -260,6 +261,9 @@ def test_a_state_of_another_configuration_is_refused():
     other = EntropyRegularizer(make_model(), RegularizerConfig(strength=1.0), total_steps=5)
     with pytest.raises(ConfigError, match="another configuration"):
         other.load_state_dict(regularizer.state_dict())
+    incomplete = {key: value for key, value in regularizer.state_dict().items() if key != "watches"}
+    with pytest.raises(ConfigError, match="missing"):
+        other.load_state_dict(incomplete)
 
 
 def test_oscillating_weights_are_frozen_and_stay():
