@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from metaq.config import require
 from metaq.dual.ascent import check_limits
+from metaq.dual.primal import spread_counts
 from metaq.dual.problem import SpreadDual, evaluate_parts
 from metaq.dual.result import DualResult, make_result, proves_infeasible, upper_bound
 from metaq.dual.simplex_program import minimize_on_simplex
@@ -54,7 +55,8 @@ def solve_proximal_bundle(
     """Maximise φ_w(ξ) by a proximal bundle method.
 
     φ_w is the polyhedral function Σ_i κ_ξ(w_i) less a smooth one that is known in closed form. Every evaluation gives
-    counts that the weights attain, whose scalar product with ξ lies above the polyhedral part everywhere: a cut. The
+    counts that the weights attain, whose scalar product with ξ lies above the polyhedral part everywhere: a cut. Two
+    cuts need no evaluation: every weight shared by its two neighbouring buckets, and by all buckets and the ends. The
     model is the least of the cuts, with the smooth part to second order, less ``|ξ - centre|² / (2 t)``; its maximum
     comes from a quadratic program with one variable a cut. A trial point that reaches a tenth of the predicted increase
     becomes the centre (serious step), any other only adds its cut (null step). t doubles after good steps and falls
@@ -97,7 +99,8 @@ def solve_proximal_bundle(
     size = max(100, problem.statistics.grid.count) if bundle_size is None else bundle_size
     require(size >= 3, f"bundle_size: {size} is below 3.")
     centre = _evaluate(problem, problem.checked_start(start))
-    cuts = centre.on_buckets[None, :]
+    s = problem.statistics.linear_binning()
+    cuts = np.stack([centre.on_buckets, s / s.sum(), spread_counts(s) / s.sum()])
     radius = 2.0 * problem.statistics.grid.count
     values = [centre.value]
     while len(values) < max_iterations and not proves_infeasible(problem, centre.value * problem.statistics.total):
