@@ -18,7 +18,7 @@ from metaq.weights import WeightGroup
 
 
 class GroupState:
-    """Grid, multipliers and slopes of one group.
+    """Grid and multipliers of one group.
 
     Attributes
     ----------
@@ -26,8 +26,6 @@ class GroupState:
         None until the term sets in.
     xi
         Multipliers of the last dual solution, float64 of shape (C,), or None.
-    slopes
-        β on every cell, in bits per unit of weight, float64 of shape (C - 1,), or None.
     step_learner
         Adam's state for the logarithm of the step size.
     """
@@ -36,7 +34,6 @@ class GroupState:
         self.group = group
         self.grid: BucketGrid | None = None
         self.xi: NDArray[np.float64] | None = None
-        self.slopes: NDArray[np.float64] | None = None
         self.step_learner = StepLearner()
 
     def make_grid(self, buckets: BucketConfig, sum_of_squares: float) -> BucketGrid:
@@ -52,11 +49,9 @@ class GroupState:
         return BucketGrid(center=0.0, radius=_short(step_size * buckets.count / 2), count=buckets.count)
 
     def rescale(self, factor: float) -> None:
-        """Multiply the step size, and divide the slopes, by `factor`."""
+        """Multiply the step size by `factor`."""
         grid = self.known_grid()
         self.grid = BucketGrid(center=0.0, radius=_short(grid.radius * factor), count=grid.count)
-        if self.slopes is not None:
-            self.slopes = self.slopes / factor
 
     def known_grid(self) -> BucketGrid:
         """The grid, once the term has set in."""
@@ -64,19 +59,12 @@ class GroupState:
             raise SolverError(f"{self.group.name}: the entropy term has not set in yet.")
         return self.grid
 
-    def known_slopes(self) -> NDArray[np.float64]:
-        """The slopes, once they have been computed."""
-        if self.slopes is None:
-            raise SolverError(f"{self.group.name}: the entropy term has not set in yet.")
-        return self.slopes
-
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and strings that restore this state."""
         grid = self.grid
         return {
             "grid": None if grid is None else {"center": grid.center, "radius": grid.radius, "count": grid.count},
             "xi": None if self.xi is None else torch.from_numpy(self.xi),
-            "slopes": None if self.slopes is None else torch.from_numpy(self.slopes),
             "step_learner": self.step_learner.state_dict(),
         }
 
@@ -85,7 +73,6 @@ class GroupState:
         grid = state_dict["grid"]
         self.grid = None if grid is None else BucketGrid(**grid)
         self.xi = None if state_dict["xi"] is None else state_dict["xi"].cpu().numpy().copy()
-        self.slopes = None if state_dict["slopes"] is None else state_dict["slopes"].cpu().numpy().copy()
         self.step_learner.load_state_dict(state_dict["step_learner"])
 
 

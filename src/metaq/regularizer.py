@@ -102,6 +102,8 @@ class EntropyRegularizer:
         self._parameters: list[torch.Tensor] = [p for state in self._groups for p in state.group.parameters.values()]
         self._group_of = [g for g, state in enumerate(self._groups) for _ in state.group.parameters]
         self._watches: list[_Watched] = []
+        self._grids: GridSet | None = None
+        self._slopes: NDArray[np.float64] | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> EntropyRegularizer:
@@ -141,13 +143,13 @@ class EntropyRegularizer:
             return
         if self._groups[0].grid is None:
             self._start()
-        if self.steps % self.config.refresh_every == 0 or self._groups[0].slopes is None:
-            self._refresh()
-        if self._learns_steps:
-            self._learn_steps()
+        if self.steps % self.config.refresh_every == 0 or self._slopes is None:
+            self._slopes = self._code_length_slopes() if self._lowers_bits else self._spread_slopes()
+        factors = self._learn_steps() if self._learns_steps else np.ones(len(self._groups))
+        slopes = self._slopes = self._slopes / factors[:, None]
         for watched in self._watches:
-            torch._foreach_copy_(watched.parameters, watched.latent)
-        self._add_gradients(self.current_strength())
+            passes.restore(watched.watch, watched.parameters, factors)
+        self._add_gradients(slopes, self.current_strength())
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -158,15 +160,13 @@ class EntropyRegularizer:
             watch = watched.watch
             watch.steps += 1
             settles = watch.steps % SETTLE_EVERY == 0 and threshold is not None
-            grids = self._grid_set()
-            passes.snap(watch, watched.parameters, grids, freeze_above=threshold if settles else None)
+            passes.snap(watch, watched.parameters, self._grid_set(), freeze_above=threshold if settles else None)
 
     def finish(self) -> None:
         """End of training: leave the quantised weights in the model and detach."""
         self.detach()
         with torch.no_grad():
-            for state, grid in zip(self._groups, self._present_grids(), strict=True):
-                state.grid = grid
+            self._take_grids()
             self._hold(quantized=True)
             self._watches = []
 
@@ -224,6 +224,7 @@ class EntropyRegularizer:
             "total_steps": self.total_steps,
             "steps": self.steps,
             "groups": {state.group.name: state.state_dict() for state in self._groups},
+            "slopes": None if self._slopes is None else torch.from_numpy(self._slopes),
             "watches": [watched.watch.state_dict() for watched in self._watches],
         }
 
@@ -235,7 +236,7 @@ class EntropyRegularizer:
         ConfigError
             If the configuration, the number of steps or the groups differ.
         """
-        known = set(state_dict) >= {"config", "total_steps", "steps", "groups", "watches"}
+        known = set(state_dict) >= {"config", "total_steps", "steps", "groups", "slopes", "watches"}
         require(known, "regularizer state: parts are missing; it is damaged or of another version of metaq.")
         same = state_dict["config"] == self.config.to_json() and state_dict["total_steps"] == self.total_steps
         require(same, "regularizer state: saved with another configuration; build it with the same one to resume.")
@@ -247,6 +248,9 @@ class EntropyRegularizer:
         self.steps = int(state_dict["steps"])
         for state in self._groups:
             state.load_state_dict(state_dict["groups"][state.group.name])
+        slopes = state_dict["slopes"]
+        self._slopes = None if slopes is None else slopes.cpu().numpy().copy()
+        self._grids = None
         if state_dict["watches"]:
             self._watches = self._watch()
             for watched, saved in zip(self._watches, state_dict["watches"], strict=True):
@@ -262,8 +266,15 @@ class EntropyRegularizer:
         config = self.config
         return config.forward == "quantized" and config.buckets.rule == "relative" and config.step_learning_rate > 0
 
-    def _learn_steps(self) -> None:
-        """Move every group's step size along the loss gradient of its logarithm, which is Σ gradient · value."""
+    @property
+    def _lowers_bits(self) -> bool:
+        return self.config.objective == "code_length"
+
+    def _learn_steps(self) -> NDArray[np.float64]:
+        """Move every group's step size along the loss gradient of its logarithm, which is Σ gradient · value.
+
+        Returns the factors of the step sizes, float64 of shape (G,).
+        """
         rate = step_learning_rate_at(self.config, self._progress)
         weights, gradients, groups = self._with_gradient()
         products = passes.inner_products(gradients, weights, groups, len(self._groups))
@@ -273,12 +284,16 @@ class EntropyRegularizer:
         ]
         for state, factor in zip(self._groups, factors, strict=True):
             state.rescale(factor)
-        for watched in self._watches:
-            torch._foreach_mul_(watched.latent, [factors[group] for group in watched.watch.groups])
+        self._grids = None
+        return np.array(factors)
 
-    def _start(self) -> None:
+    def _take_grids(self) -> None:
         for state, grid in zip(self._groups, self._present_grids(), strict=True):
             state.grid = grid
+        self._grids = None
+
+    def _start(self) -> None:
+        self._take_grids()
         if self.config.forward == "quantized":
             self._watches = self._watch()
         for watched in self._watches:
@@ -297,7 +312,9 @@ class EntropyRegularizer:
         ]
 
     def _grid_set(self) -> GridSet:
-        return GridSet([state.known_grid() for state in self._groups])
+        if self._grids is None:
+            self._grids = GridSet([state.known_grid() for state in self._groups])
+        return self._grids
 
     def _present_grids(self) -> list[BucketGrid]:
         """Grids of the groups; before the term sets in, those they would take now."""
@@ -325,7 +342,7 @@ class EntropyRegularizer:
         return [m[0] for m in moving], [m[1] for m in moving], [m[2] for m in moving]
 
     def _evaluate(self, state: GroupState, statistics: CellStatistics) -> objective.ObjectiveResult:
-        if self.config.objective == "code_length":
+        if self._lowers_bits:
             return objective.code_length(statistics)
         if self.config.spread_solver == "exact":
             return objective.exact_spread(statistics, start=state.xi)
@@ -335,11 +352,6 @@ class EntropyRegularizer:
             iterations=self.config.fista_iterations,
             zeta_per_weight=self.config.fista_zeta_per_weight,
         )
-
-    def _refresh(self) -> None:
-        slopes = self._code_length_slopes() if self.config.objective == "code_length" else self._spread_slopes()
-        for state, row in zip(self._groups, slopes, strict=True):
-            state.slopes = row
 
     def _code_length_slopes(self) -> NDArray[np.float64]:
         grids = self._grid_set()
@@ -377,10 +389,9 @@ class EntropyRegularizer:
             state.xi = row
         return slopes
 
-    def _add_gradients(self, strength: float) -> None:
+    def _add_gradients(self, slopes: NDArray[np.float64], strength: float) -> None:
         config = self.config
-        hysteresis = config.hysteresis if config.objective == "code_length" else 0.0
-        slopes = np.stack([state.known_slopes() for state in self._groups])
+        hysteresis = config.hysteresis if self._lowers_bits else 0.0
         table = strength * (1 - config.alpha) * half_cell_slopes(slopes, hysteresis)
         weights, gradients, groups = self._with_gradient()
         passes.add_slopes(weights, gradients, groups, self._grid_set(), table)

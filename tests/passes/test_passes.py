@@ -124,6 +124,19 @@ def test_both_backends_snap_and_freeze_alike(dtype):
         assert bool(torch.isin(parameter, values).all())
 
 
+@every_dtype
+def test_both_backends_restore_alike(dtype):
+    tensors, groups, _ = case(8, dtype, count=9, sizes=[300, 0, 41])
+    factors = np.array([1.5, 0.99, 1.0])
+    for backend in BACKENDS:
+        watch = BucketWatch(tensors, groups)
+        parameters = [torch.zeros_like(tensor) for tensor in tensors]
+        backend.restore(watch, parameters, factors)
+        for parameter, latent, tensor, group in zip(parameters, watch.pieces(), tensors, groups, strict=True):
+            assert torch.equal(parameter, tensor * factors[group])
+            assert torch.equal(latent, parameter)
+
+
 def test_snapping_takes_the_bucket_of_the_grid_and_keeps_the_latent_weights():
     tensors, groups, grids = case(7, torch.float32, count=17, sizes=[200, 30])
     watch = BucketWatch([torch.zeros_like(tensor) for tensor in tensors], groups)

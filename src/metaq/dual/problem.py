@@ -96,7 +96,7 @@ def conjugate(xi: NDArray[np.float64], c_min: float, c_max: float, counts: NDArr
     """Σ_b [c*_b log2 c*_b - ξ_b c*_b] at `xi`; the minimisers c* go into `counts`, all of shape (C,)."""
     value = 0.0
     for b in range(xi.size):
-        free = 2.0 ** min(xi[b], 1000.0) / np.e
+        free = np.exp2(min(xi[b], 1000.0)) / np.e
         c = min(max(free, c_min), c_max)
         counts[b] = c
         value += -c * LOG2_E if c == free else c * (np.log2(c) - xi[b])

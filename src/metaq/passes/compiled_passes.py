@@ -95,13 +95,25 @@ def add_slopes(
     _share_out(add, _jobs(groups, weights, gradients))
 
 
+def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDArray[np.float64]) -> None:
+    """Latent weights times the factors of their groups, also for the model."""
+    latent = watch.latent.numpy()
+    jobs = _jobs(watch.groups, parameters)
+    starts = _starts(jobs)
+
+    def copy(rows: NDArray[np.int64]) -> None:
+        kernels.restore(latent, jobs[rows], starts[rows], factors.astype(latent.dtype))
+
+    _share_out(copy, np.arange(len(jobs)), sizes=jobs[:, 1])
+
+
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters in one pass."""
     state = (watch.latent, watch.previous, watch.average, watch.flips, watch.frozen)
     latent, previous, average, flips, frozen = (tensor.numpy() for tensor in state)
     threshold = np.float32(np.inf if freeze_above is None else freeze_above)
     jobs = _jobs(watch.groups, parameters)
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(jobs[:, 1])])[:-1]
+    starts = _starts(jobs)
 
     def take_over(rows: NDArray[np.int64]) -> None:
         kernels.snap(
@@ -119,6 +131,11 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
         )
 
     _share_out(take_over, np.arange(len(jobs)), sizes=jobs[:, 1])
+
+
+def _starts(jobs: Jobs) -> NDArray[np.int64]:
+    """Where the weights of every job begin among the weights of all."""
+    return np.cumsum(jobs[:, 1]) - jobs[:, 1]
 
 
 def _like(tensors: Sequence[torch.Tensor]) -> NDArray[np.floating]:

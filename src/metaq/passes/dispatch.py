@@ -108,6 +108,15 @@ def add_slopes(
         backend.add_slopes(*pairs, [groups[t] for t in chosen], grids, slopes)
 
 
+def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDArray[np.float64]) -> None:
+    """Multiply the latent weights of `watch` by the factor of their group and copy them to `parameters`.
+
+    `factors` is of shape (G,).
+    """
+    backend = compiled_passes if _is_compiled([watch.latent, *parameters]) else torch_passes
+    backend.restore(watch, parameters, factors)
+
+
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, *, freeze_above: float | None) -> None:
     """Take the updated `parameters` over into the latent weights of `watch` and snap them to their buckets.
 
@@ -129,8 +138,9 @@ def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[ModuleType, list[i
 
 def _is_compiled(tensors: Sequence[torch.Tensor]) -> bool:
     dtype = tensors[0].dtype
-    same = all(t.device.type == "cpu" and t.dtype == dtype and t.is_contiguous() for t in tensors)
-    return same and dtype in COMPILED_DTYPES
+    if dtype not in COMPILED_DTYPES:
+        return False
+    return all(tensor.is_cpu and tensor.dtype == dtype and tensor.is_contiguous() for tensor in tensors)
 
 
 def _require_finite(finite: bool) -> None:

@@ -32,8 +32,8 @@ class GridSet:
         require(all(grid.count == self.count for grid in grids), "grids: all must have the same number of buckets.")
         self.center = np.array([grid.center for grid in grids])
         self.radius = np.array([grid.radius for grid in grids])
-        self.lower = np.array([grid.lower for grid in grids])
-        self.step_size = np.array([grid.step_size for grid in grids])
+        self.lower = self.center - self.radius
+        self.step_size = 2.0 * self.radius / self.count
         self.first = self.center + self.radius * (1 - self.count) / self.count
 
     def __len__(self) -> int:

@@ -97,6 +97,13 @@ def add_slopes(
     torch._foreach_add_(list(gradients), _apart(torch.cat(flat), gradients))
 
 
+def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDArray[np.float64]) -> None:
+    """Latent weights times the factors of their groups, also for the model."""
+    pieces = watch.pieces()
+    torch._foreach_mul_(pieces, [float(factors[group]) for group in watch.groups])
+    torch._foreach_copy_(list(parameters), _apart(watch.latent, parameters))
+
+
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters."""
     updated = _side_by_side(parameters)
