@@ -76,14 +76,14 @@ def on_one_thread(measure: Callable[[], Result]) -> Result:
 
 def spread_call(weights: torch.Tensor, grid: BucketGrid, *, steps: int = FISTA_STEPS) -> torch.Tensor:
     """One regulariser call: pass over the weights, FISTA on counts and sums, slopes added to a gradient."""
-    grids = GridSet([grid])
+    grids = GridSet.of([grid])
     counts, fractions = passes.cell_sums([weights], [0], grids)
     starts = np.full((1, grid.count), np.nan)
     slopes, _ = spread_slopes(
         counts, fractions, starts=starts, step_sizes=grids.step_size, iterations=steps, zeta_per_weight=2.25
     )
     gradient = torch.zeros_like(weights)
-    passes.add_slopes([weights], [gradient], [0], grids, np.repeat(slopes, 2, axis=1))
+    passes.add_slopes(passes.TensorPairs([weights], [gradient], [0]), grids, np.repeat(slopes, 2, axis=1))
     return gradient
 
 
@@ -203,7 +203,7 @@ def measure_many_weights(seed: int, *, device: str, rounds: int) -> Result:
     weights = [parameter.detach() for parameter in parameters]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     groups = list(range(len(weights)))
-    grids = GridSet([BucketGrid(center=0.0, radius=0.25, count=64)] * len(weights))
+    grids = GridSet.of([BucketGrid(center=0.0, radius=0.25, count=64)] * len(weights))
     starts = np.full((len(weights), 64), np.nan)
 
     def spread() -> None:
@@ -216,12 +216,12 @@ def measure_many_weights(seed: int, *, device: str, rounds: int) -> Result:
             iterations=FISTA_STEPS,
             zeta_per_weight=2.25,
         )
-        passes.add_slopes(weights, gradients, groups, grids, 1e-9 * np.repeat(slopes, 2, axis=1))
+        passes.add_slopes(passes.TensorPairs(weights, gradients, groups), grids, 1e-9 * np.repeat(slopes, 2, axis=1))
 
     def code_length() -> None:
         counts = passes.bucket_counts(weights, groups, grids)
         slopes = magnitude_slopes(counts, attractor=32, step_size=grids.step_size)
-        passes.add_slopes(weights, gradients, groups, grids, 1e-9 * np.repeat(slopes, 2, axis=1))
+        passes.add_slopes(passes.TensorPairs(weights, gradients, groups), grids, 1e-9 * np.repeat(slopes, 2, axis=1))
 
     medians = median_ms({"adam_ms": adam.step, "spread_ms": spread, "code_length_ms": code_length}, rounds=rounds)
     return {
@@ -247,7 +247,7 @@ def measure_backends(seed: int, *, rounds: int) -> Result:
 def pass_calls(tensors: list[torch.Tensor]) -> dict[str, Callable[[], object]]:
     """The two passes of a call over `tensors`, a group each, by both backends."""
     groups = list(range(len(tensors)))
-    grids = GridSet([BucketGrid(center=0.0, radius=0.25, count=256)] * len(tensors))
+    grids = GridSet.of([BucketGrid(center=0.0, radius=0.25, count=256)] * len(tensors))
     gradients = [torch.zeros_like(tensor) for tensor in tensors]
     slopes = np.ones((len(tensors), 510))
     counts = np.zeros((len(tensors), 256), np.int64)

@@ -73,14 +73,14 @@ def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellSt
         If a weight is NaN or infinite.
     """
     parts = _floating(tensors)
-    counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet([grid]))
+    counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid]))
     return CellStatistics(counts=counts[0], fractions=fractions[0], grid=grid)
 
 
 def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[np.float64]:
     """Number of weights of all `tensors` in each bucket: float64 of shape (C,); raises as :func:`cell_statistics`."""
     parts = _floating(tensors)
-    counts = passes.bucket_counts(parts, [0] * len(parts), GridSet([grid]))
+    counts = passes.bucket_counts(parts, [0] * len(parts), GridSet.of([grid]))
     return counts.reshape(-1)
 
 

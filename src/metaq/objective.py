@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.cells import CellStatistics
+from metaq.compiled import compiled
 from metaq.dual import SpreadDual, solve_exact, solve_fista
 from metaq.dual.batch import exact_of_groups, fista_of_groups
 from metaq.dual.problem import C_MIN
@@ -204,3 +205,20 @@ def magnitude_slopes(
     slopes = np.concatenate([-rise[..., :below][..., ::-1], rise[..., :above]], axis=-1)
     slopes /= np.asarray(step_size)[..., None]
     return slopes
+
+
+@compiled
+def half_cell_slopes(slopes: NDArray[np.float64], hysteresis: float, strength: float) -> NDArray[np.float64]:
+    """`strength` times β on both halves of every cell: float64 of shape (G, 2 (C - 1)); `slopes` of shape (G, C - 1).
+
+    On the half nearer the attractor it is ``1 + hysteresis`` times as steep, on the other ``1 - hysteresis`` times.
+    """
+    halves = np.empty((slopes.shape[0], 2 * slopes.shape[1]))
+    for group in range(slopes.shape[0]):
+        for cell in range(slopes.shape[1]):
+            slope = slopes[group, cell]
+            steep, gentle = strength * ((1 + hysteresis) * slope), strength * ((1 - hysteresis) * slope)
+            outward = slope > 0
+            halves[group, 2 * cell] = steep if outward else gentle
+            halves[group, 2 * cell + 1] = gentle if outward else steep
+    return halves

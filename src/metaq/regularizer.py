@@ -16,10 +16,11 @@ from torch import nn
 from metaq import objective, passes
 from metaq.cells import CellStatistics, bucket_indices, bucket_values
 from metaq.config import RegularizerConfig, require
+from metaq.errors import NonFiniteError
 from metaq.grid import BucketGrid
-from metaq.group_state import GroupState, half_cell_slopes
-from metaq.passes import BucketWatch, GridSet
+from metaq.passes import BucketWatch, GridSet, TensorPairs
 from metaq.schedule import freeze_threshold_at, step_learning_rate_at, strength_at
+from metaq.step_size import StepLearner
 from metaq.weights import group_globally, group_per_tensor, select_parameters
 
 SETTLE_EVERY = 25
@@ -97,13 +98,15 @@ class EntropyRegularizer:
         self.steps = 0
         parameters = select_parameters(model, include=self.config.include, exclude=self.config.exclude)
         grouped = group_per_tensor if self.config.grouping == "tensor" else group_globally
-        self._groups = [GroupState(group) for group in grouped(parameters)]
-        self._names = [name for state in self._groups for name in state.group.parameters]
-        self._parameters: list[torch.Tensor] = [p for state in self._groups for p in state.group.parameters.values()]
-        self._group_of = [g for g, state in enumerate(self._groups) for _ in state.group.parameters]
+        self._groups = grouped(parameters)
+        self._names = [name for group in self._groups for name in group.parameters]
+        self._parameters: list[torch.Tensor] = [p for group in self._groups for p in group.parameters.values()]
+        self._group_of = [g for g, group in enumerate(self._groups) for _ in group.parameters]
         self._watches: list[_Watched] = []
         self._grids: GridSet | None = None
         self._slopes: NDArray[np.float64] | None = None
+        self._xi = np.full((len(self._groups), self.config.buckets.count), np.nan)
+        self._step_learner = StepLearner(len(self._groups))
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> EntropyRegularizer:
@@ -116,9 +119,8 @@ class EntropyRegularizer:
         """
         require(not self._hooks, "regularizer: attached to an optimizer already; call detach() first.")
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for state in self._groups:
-            for name, parameter in state.group.parameters.items():
-                require(id(parameter) in owned, f"{name}: the optimizer does not update it; add it to `exclude`.")
+        for name, parameter in zip(self._names, self._parameters, strict=True):
+            require(id(parameter) in owned, f"{name}: the optimizer does not update it; add it to `exclude`.")
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self.before_step()),
             optimizer.register_step_post_hook(lambda *_: self.after_step()),
@@ -141,32 +143,39 @@ class EntropyRegularizer:
         """Give the model back its latent weights and add the term's gradient to ``.grad``; O(n)."""
         if not self.active:
             return
-        if self._groups[0].grid is None:
-            self._start()
-        if self.steps % self.config.refresh_every == 0 or self._slopes is None:
-            self._slopes = self._code_length_slopes() if self._lowers_bits else self._spread_slopes()
-        factors = self._learn_steps() if self._learns_steps else np.ones(len(self._groups))
-        slopes = self._slopes = self._slopes / factors[:, None]
+        grids = self._start() if self._grids is None else self._grids
+        slopes = self._slopes
+        if self.steps % self.config.refresh_every == 0 or slopes is None:
+            slopes = self._code_length_slopes(grids) if self._lowers_bits else self._spread_slopes(grids)
+        pairs = self._with_gradient()
+        factors = np.ones(len(grids))
+        if self._learns_steps:
+            factors = self._step_factors(pairs)
+            grids = grids.rescaled(factors)
+            slopes = slopes / factors[:, None]
         for watched in self._watches:
             passes.restore(watched.watch, watched.parameters, factors)
-        self._add_gradients(slopes, self.current_strength())
+        self._add_gradients(pairs, grids, slopes)
+        self._grids, self._slopes = grids, slopes
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
         self.steps += 1
+        if self._grids is None:
+            return
         threshold = freeze_threshold_at(self.config, self._progress)
         for watched in self._watches:
             watch = watched.watch
             watch.steps += 1
             settles = watch.steps % SETTLE_EVERY == 0 and threshold is not None
-            passes.snap(watch, watched.parameters, self._grid_set(), freeze_above=threshold if settles else None)
+            passes.snap(watch, watched.parameters, self._grids, freeze_above=threshold if settles else None)
 
     def finish(self) -> None:
         """End of training: leave the quantised weights in the model and detach."""
         self.detach()
         with torch.no_grad():
-            self._take_grids()
+            self._grids = self._present_grids()
             self._hold(quantized=True)
             self._watches = []
 
@@ -184,7 +193,7 @@ class EntropyRegularizer:
 
     def grids(self) -> dict[str, BucketGrid]:
         """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now."""
-        present = self._present_grids()
+        present = list(self._present_grids())
         return {name: present[group] for name, group in zip(self._names, self._group_of, strict=True)}
 
     def current_strength(self) -> float:
@@ -195,19 +204,18 @@ class EntropyRegularizer:
     def report(self) -> RegularizerReport:
         """φ, bits, bits per weight and distance to the grid of the present weights; O(n)."""
         grids, weights = self._present_grids(), self._weights()
-        grid_set = GridSet(grids)
         phi_bits = bits = squared_distance = 0.0
-        cell_counts, fractions = passes.cell_sums(weights, self._group_of, grid_set)
+        cell_counts, fractions = passes.cell_sums(weights, self._group_of, grids)
         for g, grid in enumerate(grids):
             statistics = CellStatistics(counts=cell_counts[g], fractions=fractions[g], grid=grid)
-            phi_bits += self._evaluate(self._groups[g], statistics).value_bits
-        for counts in passes.bucket_counts(weights, self._group_of, grid_set):
+            phi_bits += self._evaluate(statistics, None if np.isnan(self._xi[g]).any() else self._xi[g]).value_bits
+        for counts in passes.bucket_counts(weights, self._group_of, grids):
             held = counts[counts > 0]
             bits += float(held @ np.log2(held.sum() / held))
         for tensor, group in zip(weights, self._group_of, strict=True):
             values = bucket_values(bucket_indices(tensor, grids[group]), grids[group])
             squared_distance += float((tensor.double() - values).square().sum())
-        n = sum(state.group.count for state in self._groups)
+        n = sum(group.count for group in self._groups)
         return RegularizerReport(
             phi_bits=phi_bits,
             bits=bits,
@@ -223,8 +231,12 @@ class EntropyRegularizer:
             "config": self.config.to_json(),
             "total_steps": self.total_steps,
             "steps": self.steps,
-            "groups": {state.group.name: state.state_dict() for state in self._groups},
-            "slopes": None if self._slopes is None else torch.from_numpy(self._slopes),
+            "groups": [group.name for group in self._groups],
+            "radius": None if self._grids is None else torch.tensor(self._grids.radius),
+            "center": None if self._grids is None else torch.tensor(self._grids.center),
+            "slopes": None if self._slopes is None else torch.tensor(self._slopes),
+            "xi": torch.tensor(self._xi),
+            "step_learner": self._step_learner.state_dict(),
             "watches": [watched.watch.state_dict() for watched in self._watches],
         }
 
@@ -236,21 +248,23 @@ class EntropyRegularizer:
         ConfigError
             If the configuration, the number of steps or the groups differ.
         """
-        known = set(state_dict) >= {"config", "total_steps", "steps", "groups", "slopes", "watches"}
+        known = set(state_dict) == set(self.state_dict())
         require(known, "regularizer state: parts are missing; it is damaged or of another version of metaq.")
         same = state_dict["config"] == self.config.to_json() and state_dict["total_steps"] == self.total_steps
         require(same, "regularizer state: saved with another configuration; build it with the same one to resume.")
-        names = [state.group.name for state in self._groups]
         require(
-            list(state_dict["groups"]) == names,
+            state_dict["groups"] == [group.name for group in self._groups],
             "regularizer state: its tensor groups are not those of this model.",
         )
         self.steps = int(state_dict["steps"])
-        for state in self._groups:
-            state.load_state_dict(state_dict["groups"][state.group.name])
-        slopes = state_dict["slopes"]
-        self._slopes = None if slopes is None else slopes.cpu().numpy().copy()
-        self._grids = None
+        self._grids = self._slopes = None
+        if state_dict["radius"] is not None:
+            center, radius = _array(state_dict["center"]), _array(state_dict["radius"])
+            self._grids = GridSet(center=center, radius=radius, count=self.config.buckets.count)
+        if state_dict["slopes"] is not None:
+            self._slopes = _array(state_dict["slopes"])
+        self._xi = _array(state_dict["xi"])
+        self._step_learner.load_state_dict(state_dict["step_learner"])
         if state_dict["watches"]:
             self._watches = self._watch()
             for watched, saved in zip(self._watches, state_dict["watches"], strict=True):
@@ -270,36 +284,22 @@ class EntropyRegularizer:
     def _lowers_bits(self) -> bool:
         return self.config.objective == "code_length"
 
-    def _learn_steps(self) -> NDArray[np.float64]:
-        """Move every group's step size along the loss gradient of its logarithm, which is Σ gradient · value.
+    def _step_factors(self, pairs: TensorPairs) -> NDArray[np.float64]:
+        """What to multiply the step sizes with, of shape (G,): along the loss gradient of their logarithms.
 
-        Returns the factors of the step sizes, float64 of shape (G,).
+        That is Σ gradient · value.
         """
-        rate = step_learning_rate_at(self.config, self._progress)
-        weights, gradients, groups = self._with_gradient()
-        products = passes.inner_products(gradients, weights, groups, len(self._groups))
-        factors = [
-            state.step_learner.factor(float(product), rate)
-            for state, product in zip(self._groups, products, strict=True)
-        ]
-        for state, factor in zip(self._groups, factors, strict=True):
-            state.rescale(factor)
-        self._grids = None
-        return np.array(factors)
+        products = passes.inner_products(pairs, len(self._groups))
+        return self._step_learner.factors(products, step_learning_rate_at(self.config, self._progress))
 
-    def _take_grids(self) -> None:
-        for state, grid in zip(self._groups, self._present_grids(), strict=True):
-            state.grid = grid
-        self._grids = None
-
-    def _start(self) -> None:
-        self._take_grids()
+    def _start(self) -> GridSet:
+        grids = self._grids = self._present_grids()
         if self.config.forward == "quantized":
             self._watches = self._watch()
         for watched in self._watches:
             pairs = zip(watched.latent, watched.watch.groups, strict=True)
-            indices = [bucket_indices(latent, self._groups[group].known_grid()).reshape(-1) for latent, group in pairs]
-            watched.watch.begin(torch.cat(indices))
+            watched.watch.begin(torch.cat([bucket_indices(latent, grids[g]).reshape(-1) for latent, g in pairs]))
+        return grids
 
     def _watch(self) -> list[_Watched]:
         """Latent weights and bucket histories, tensors of one device and dtype together."""
@@ -311,21 +311,25 @@ class EntropyRegularizer:
             for positions in together.values()
         ]
 
-    def _grid_set(self) -> GridSet:
-        if self._grids is None:
-            self._grids = GridSet([state.known_grid() for state in self._groups])
-        return self._grids
-
-    def _present_grids(self) -> list[BucketGrid]:
+    def _present_grids(self) -> GridSet:
         """Grids of the groups; before the term sets in, those they would take now."""
-        if self._groups[0].grid is not None:
-            return [state.known_grid() for state in self._groups]
+        if self._grids is not None:
+            return self._grids
+        buckets, group_count = self.config.buckets, len(self._groups)
+        if buckets.rule == "fixed":
+            grid = BucketGrid(center=buckets.center, radius=buckets.radius, count=buckets.count)
+            return GridSet.of([grid] * group_count)
         weights = self._weights()
-        squares = passes.inner_products(weights, weights, self._group_of, len(self._groups))
-        return [
-            state.make_grid(self.config.buckets, float(sum_of_squares))
-            for state, sum_of_squares in zip(self._groups, squares, strict=True)
-        ]
+        squares = passes.inner_products(TensorPairs(weights, weights, self._group_of), group_count)
+        for group, sum_of_squares in zip(self._groups, squares, strict=True):
+            if not math.isfinite(sum_of_squares):
+                raise NonFiniteError(
+                    f"{group.name}: training has diverged to NaN or infinity; lower the learning rate or the strength."
+                )
+        root_mean_squares = np.sqrt(squares / [group.count for group in self._groups])
+        step_sizes = buckets.step_scale * np.where(root_mean_squares > 0, root_mean_squares, 1.0)
+        unit = BucketGrid(center=0.0, radius=1.0, count=buckets.count)
+        return GridSet.of([unit] * group_count).rescaled(step_sizes * buckets.count / 2)
 
     def _weights(self) -> list[torch.Tensor]:
         """Latent weights where they are kept apart, else the model's own."""
@@ -335,26 +339,29 @@ class EntropyRegularizer:
                 weights[position] = latent
         return weights
 
-    def _with_gradient(self) -> tuple[list[torch.Tensor], list[torch.Tensor], list[int]]:
-        """The model's weights, gradients and group numbers of all parameters that have a gradient."""
-        found = [(p.detach(), p.grad, g) for p, g in zip(self._parameters, self._group_of, strict=True)]
-        moving = [(weights, gradient, g) for weights, gradient, g in found if gradient is not None]
-        return [m[0] for m in moving], [m[1] for m in moving], [m[2] for m in moving]
+    def _with_gradient(self) -> TensorPairs:
+        """The weights that the model holds and the gradients of all parameters that have one."""
+        weights, gradients, groups = [], [], []
+        for parameter, group in zip(self._parameters, self._group_of, strict=True):
+            if parameter.grad is not None:
+                weights.append(parameter)
+                gradients.append(parameter.grad)
+                groups.append(group)
+        return TensorPairs(weights, gradients, groups)
 
-    def _evaluate(self, state: GroupState, statistics: CellStatistics) -> objective.ObjectiveResult:
+    def _evaluate(self, statistics: CellStatistics, start: NDArray[np.float64] | None) -> objective.ObjectiveResult:
         if self._lowers_bits:
             return objective.code_length(statistics)
         if self.config.spread_solver == "exact":
-            return objective.exact_spread(statistics, start=state.xi)
+            return objective.exact_spread(statistics, start=start)
         return objective.spread(
             statistics,
-            start=state.xi,
+            start=start,
             iterations=self.config.fista_iterations,
             zeta_per_weight=self.config.fista_zeta_per_weight,
         )
 
-    def _code_length_slopes(self) -> NDArray[np.float64]:
-        grids = self._grid_set()
+    def _code_length_slopes(self, grids: GridSet) -> NDArray[np.float64]:
         counts = passes.bucket_counts(self._weights(), self._group_of, grids)
         if self.config.buckets.rule == "relative":
             return objective.magnitude_slopes(counts, attractor=grids.count // 2, step_size=grids.step_size)
@@ -363,42 +370,36 @@ class EntropyRegularizer:
             [objective.magnitude_slopes(row, attractor=int(row.argmax()), step_size=step) for row, step in rows]
         )
 
-    def _spread_slopes(self) -> NDArray[np.float64]:
-        grids = self._grid_set()
+    def _spread_slopes(self, grids: GridSet) -> NDArray[np.float64]:
         cell_counts, fractions = passes.cell_sums(self._weights(), self._group_of, grids)
-        nothing = np.full(grids.count, np.nan)
-        starts = np.stack([nothing if state.xi is None else state.xi for state in self._groups])
         if self.config.spread_solver == "exact":
-            slopes, xi = objective.exact_spread_slopes(
+            slopes, self._xi = objective.exact_spread_slopes(
                 cell_counts,
                 fractions,
-                starts=starts,
+                starts=self._xi,
                 step_sizes=grids.step_size,
-                names=[s.group.name for s in self._groups],
+                names=[group.name for group in self._groups],
             )
         else:
-            slopes, xi = objective.spread_slopes(
+            slopes, self._xi = objective.spread_slopes(
                 cell_counts,
                 fractions,
-                starts=starts,
+                starts=self._xi,
                 step_sizes=grids.step_size,
                 iterations=self.config.fista_iterations,
                 zeta_per_weight=self.config.fista_zeta_per_weight,
             )
-        for state, row in zip(self._groups, xi, strict=True):
-            state.xi = row
         return slopes
 
-    def _add_gradients(self, slopes: NDArray[np.float64], strength: float) -> None:
-        config = self.config
+    def _add_gradients(self, pairs: TensorPairs, grids: GridSet, slopes: NDArray[np.float64]) -> None:
+        config, strength = self.config, self.current_strength()
         hysteresis = config.hysteresis if self._lowers_bits else 0.0
-        table = strength * (1 - config.alpha) * half_cell_slopes(slopes, hysteresis)
-        weights, gradients, groups = self._with_gradient()
-        passes.add_slopes(weights, gradients, groups, self._grid_set(), table)
-        if config.alpha > 0 and gradients:
-            plain = weights if config.norm == "l2" else torch._foreach_sign(weights)
+        halves = objective.half_cell_slopes(slopes, hysteresis, strength * (1 - config.alpha))
+        passes.add_slopes(pairs, grids, halves)
+        if config.alpha > 0 and pairs.gradients:
+            plain = pairs.weights if config.norm == "l2" else torch._foreach_sign(pairs.weights)
             factor = 2.0 if config.norm == "l2" else 1.0
-            torch._foreach_add_(gradients, plain, alpha=factor * strength * config.alpha)
+            torch._foreach_add_(pairs.gradients, plain, alpha=factor * strength * config.alpha)
 
     @contextlib.contextmanager
     def _holding(self, *, quantized: bool) -> Iterator[None]:
@@ -416,6 +417,10 @@ class EntropyRegularizer:
         for parameter, weights, group in zip(self._parameters, self._weights(), self._group_of, strict=True):
             grid = grids[group]
             parameter.copy_(bucket_values(bucket_indices(weights, grid), grid) if quantized else weights)
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float64]:
+    return tensor.double().cpu().numpy().copy()
 
 
 class _Watched:

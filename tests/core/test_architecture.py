@@ -19,7 +19,6 @@ ROAD = [
     ("dual",),
     ("ecsq",),
     ("objective", "step_size", "schedule"),
-    ("group_state",),
     ("regularizer",),
     ("nets", "data"),
     ("train",),

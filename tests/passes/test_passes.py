@@ -51,7 +51,7 @@ def counts_of(backend, tensors, groups, grids):
 @settings(max_examples=60, deadline=None)
 def test_both_backends_count_and_sum_to_the_same_integers(dtype, seed):
     tensors, groups, grids = case(seed, dtype)
-    grid_set = GridSet(grids)
+    grid_set = GridSet.of(grids)
     (counts, units), (others, other_units) = (sums_of(b, tensors, groups, grid_set) for b in BACKENDS)
     np.testing.assert_array_equal(counts, others)
     np.testing.assert_array_equal(units, other_units)
@@ -63,8 +63,8 @@ def test_both_backends_count_and_sum_to_the_same_integers(dtype, seed):
 @settings(max_examples=40, deadline=None)
 def test_sums_are_those_of_every_weight_by_itself(dtype, seed):
     tensors, groups, grids = case(seed, dtype)
-    counts, fractions = passes.cell_sums(tensors, groups, GridSet(grids))
-    in_buckets = passes.bucket_counts(tensors, groups, GridSet(grids))
+    counts, fractions = passes.cell_sums(tensors, groups, GridSet.of(grids))
+    in_buckets = passes.bucket_counts(tensors, groups, GridSet.of(grids))
     for g, grid in enumerate(grids):
         mine = torch.cat(
             [t.double() for t, group in zip(tensors, groups, strict=True) if group == g] or [torch.zeros(0)]
@@ -90,7 +90,7 @@ def test_both_backends_add_the_same_slopes(dtype, seed):
     added = []
     for backend in BACKENDS:
         gradients = [gradient.clone() for gradient in before]
-        backend.add_slopes(tensors, gradients, groups, GridSet(grids), slopes)
+        backend.add_slopes(tensors, gradients, groups, GridSet.of(grids), slopes)
         added.append(gradients)
     for one, other, start, tensor, group in zip(*added, before, tensors, groups, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -103,7 +103,7 @@ def test_both_backends_add_the_same_slopes(dtype, seed):
 @every_dtype
 def test_both_backends_snap_and_freeze_alike(dtype):
     tensors, groups, grids = case(5, dtype, count=9, sizes=[300, 7, 41])
-    grid_set = GridSet(grids)
+    grid_set = GridSet.of(grids)
     outcomes = []
     for backend in BACKENDS:
         watch = BucketWatch(tensors, groups)
@@ -141,7 +141,7 @@ def test_snapping_takes_the_bucket_of_the_grid_and_keeps_the_latent_weights():
     tensors, groups, grids = case(7, torch.float32, count=17, sizes=[200, 30])
     watch = BucketWatch([torch.zeros_like(tensor) for tensor in tensors], groups)
     parameters = [tensor.clone() for tensor in tensors]
-    passes.snap(watch, parameters, GridSet(grids), freeze_above=None)
+    passes.snap(watch, parameters, GridSet.of(grids), freeze_above=None)
     for parameter, latent, tensor, group in zip(parameters, watch.pieces(), tensors, groups, strict=True):
         assert torch.equal(latent, tensor)
         indices = torch.from_numpy(grids[group].assign(tensor.numpy()))
@@ -163,12 +163,12 @@ def test_inner_products_are_summed_by_group(backend):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_counts_and_sums_do_not_depend_on_threads(threads):
     tensors, groups, grids = case(1, torch.float32, count=33, sizes=[1_500_000, 3, 40_000])
-    reference = sums_of(torch_passes, tensors, groups, GridSet(grids))
+    reference = sums_of(torch_passes, tensors, groups, GridSet.of(grids))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        counts, units = sums_of(compiled_passes, tensors, groups, GridSet(grids))
-        in_buckets = counts_of(compiled_passes, tensors, groups, GridSet(grids))
+        counts, units = sums_of(compiled_passes, tensors, groups, GridSet.of(grids))
+        in_buckets = counts_of(compiled_passes, tensors, groups, GridSet.of(grids))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(counts, reference[0])
@@ -181,11 +181,14 @@ def test_half_precision_is_summed_like_the_same_numbers_in_full(dtype):
     tensors, groups, grids = case(2, dtype)
     full = [tensor.float() for tensor in tensors]
     for half, same in zip(
-        passes.cell_sums(tensors, groups, GridSet(grids)), passes.cell_sums(full, groups, GridSet(grids)), strict=True
+        passes.cell_sums(tensors, groups, GridSet.of(grids)),
+        passes.cell_sums(full, groups, GridSet.of(grids)),
+        strict=True,
     ):
         np.testing.assert_array_equal(half, same)
     gradients = [torch.zeros_like(tensor) for tensor in tensors]
-    passes.add_slopes(tensors, gradients, groups, GridSet(grids), np.ones((3, 2 * (grids[0].count - 1))))
+    pairs = passes.TensorPairs(tensors, gradients, groups)
+    passes.add_slopes(pairs, GridSet.of(grids), np.ones((3, 2 * (grids[0].count - 1))))
     assert all(bool((gradient == 1).all()) for gradient in gradients)
 
 
@@ -197,7 +200,7 @@ def test_non_contiguous_and_mixed_tensors_go_together():
         torch.randn(50, generator=generator, dtype=torch.float64),
         torch.randn(60, generator=generator).half(),
     ]
-    grid = GridSet([BucketGrid(center=0.0, radius=2.0, count=21)])
+    grid = GridSet.of([BucketGrid(center=0.0, radius=2.0, count=21)])
     whole = torch.cat([part.double().reshape(-1) for part in parts])
     counts, fractions = passes.cell_sums(parts, [0] * 4, grid)
     expected, expected_fractions = passes.cell_sums([whole], [0], grid)
@@ -210,7 +213,7 @@ def test_non_contiguous_and_mixed_tensors_go_together():
 def test_weights_that_are_not_finite_are_refused(bad, dtype):
     weights = torch.zeros(5000, dtype=dtype)
     weights[4321] = bad
-    grid = GridSet([BucketGrid(center=0.0, radius=2.0, count=21)])
+    grid = GridSet.of([BucketGrid(center=0.0, radius=2.0, count=21)])
     for sums in (passes.cell_sums, passes.bucket_counts):
         with pytest.raises(NonFiniteError, match="weights"):
             sums([weights], [0], grid)
@@ -218,15 +221,15 @@ def test_weights_that_are_not_finite_are_refused(bad, dtype):
 
 def test_weights_that_are_not_finite_do_no_harm_to_other_gradients():
     weights, gradients = torch.tensor([0.3, float("nan"), float("inf"), -float("inf")]), torch.zeros(4)
-    grid = GridSet([BucketGrid(center=0.0, radius=2.0, count=5)])
-    passes.add_slopes([weights], [gradients], [0], grid, np.arange(8.0)[None])
+    grid = GridSet.of([BucketGrid(center=0.0, radius=2.0, count=5)])
+    passes.add_slopes(passes.TensorPairs([weights], [gradients], [0]), grid, np.arange(8.0)[None])
     assert gradients.tolist() == [4.0, 0.0, 7.0, 0.0]
 
 
 @pytest.mark.parametrize("count", [2, 3, 65_536])
 def test_few_and_many_buckets(count):
     tensors, groups, grids = case(4, torch.float32, count=count, sizes=[1000, 1, 0])
-    grid_set = GridSet(grids)
+    grid_set = GridSet.of(grids)
     counts, units = sums_of(compiled_passes, tensors, groups, grid_set)
     others = sums_of(torch_passes, tensors, groups, grid_set)
     np.testing.assert_array_equal(counts, others[0])
@@ -235,7 +238,7 @@ def test_few_and_many_buckets(count):
 
 def test_grids_of_different_sizes_are_refused():
     with pytest.raises(ConfigError, match="same number"):
-        GridSet([BucketGrid(center=0.0, radius=1.0, count=4), BucketGrid(center=0.0, radius=1.0, count=5)])
+        GridSet.of([BucketGrid(center=0.0, radius=1.0, count=4), BucketGrid(center=0.0, radius=1.0, count=5)])
 
 
 @pytest.mark.gpu
@@ -243,7 +246,7 @@ def test_grids_of_different_sizes_are_refused():
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16, torch.bfloat16])
 def test_cuda_counts_like_the_cpu(dtype):
     tensors, groups, grids = case(6, dtype, sizes=[100_000, 7, 300])
-    grid_set = GridSet(grids)
+    grid_set = GridSet.of(grids)
     on_device = [tensor.cuda() for tensor in tensors]
     for mine, other in zip(
         passes.cell_sums(on_device, groups, grid_set), passes.cell_sums(tensors, groups, grid_set), strict=True

@@ -6,8 +6,18 @@ through all tensors in one call. There are two backends with one behaviour, chos
 everything else.
 """
 
-from metaq.passes.dispatch import add_slopes, bucket_counts, cell_sums, inner_products, restore, snap
+from metaq.passes.dispatch import TensorPairs, add_slopes, bucket_counts, cell_sums, inner_products, restore, snap
 from metaq.passes.grids import GridSet
 from metaq.passes.watch import BucketWatch
 
-__all__ = ["BucketWatch", "GridSet", "add_slopes", "bucket_counts", "cell_sums", "inner_products", "restore", "snap"]
+__all__ = [
+    "BucketWatch",
+    "GridSet",
+    "TensorPairs",
+    "add_slopes",
+    "bucket_counts",
+    "cell_sums",
+    "inner_products",
+    "restore",
+    "snap",
+]

@@ -6,6 +6,7 @@ sums are integers, so that results do not depend on how.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -36,12 +37,14 @@ def add_cell_sums(
 ) -> bool:
     """Add to `counts` and `units`, int64 of shape (G, C), by cell; whether all weights are finite."""
 
-    def count(jobs: Jobs) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    jobs = _jobs(groups, tensors)
+
+    def count(rows: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
         mine, my_units = np.zeros_like(counts), np.zeros_like(units)
-        finite = kernels.cell_sums(_like(tensors), jobs, grids.first, grids.step_size, mine, my_units)
+        finite = kernels.cell_sums(_like(tensors), jobs[rows], grids.first, grids.step_size, mine, my_units)
         return mine, my_units, finite
 
-    parts = _share_out(count, _jobs(groups, tensors))
+    parts = _share_out(count, jobs)
     for mine, my_units, _ in parts:
         counts += mine
         units += my_units
@@ -53,12 +56,14 @@ def add_bucket_counts(
 ) -> bool:
     """Add to `counts`, int64 of shape (G, C), by bucket; whether all weights are finite."""
 
-    def count(jobs: Jobs) -> tuple[NDArray[np.int64], bool]:
+    jobs = _jobs(groups, tensors)
+
+    def count(rows: slice) -> tuple[NDArray[np.int64], bool]:
         mine = np.zeros_like(counts)
-        finite = kernels.bucket_counts(_like(tensors), jobs, grids.lower, grids.step_size, mine)
+        finite = kernels.bucket_counts(_like(tensors), jobs[rows], grids.lower, grids.step_size, mine)
         return mine, finite
 
-    parts = _share_out(count, _jobs(groups, tensors))
+    parts = _share_out(count, jobs)
     for mine, _ in parts:
         counts += mine
     return all(finite for _, finite in parts)
@@ -69,13 +74,8 @@ def add_inner_products(
 ) -> None:
     """Add to `products`, float64 of shape (G,), job after job."""
     jobs = _jobs(groups, left, right)
-    parts = np.empty(len(jobs))
-
-    def multiply(rows: NDArray[np.int64]) -> None:
-        parts[rows] = kernels.inner_products(_like(left), jobs[rows])
-
-    _share_out(multiply, np.arange(len(jobs)), sizes=jobs[:, 1])
-    np.add.at(products, jobs[:, 0], parts)
+    of_jobs = np.concatenate(_share_out(lambda rows: kernels.inner_products(_like(left), jobs[rows]), jobs))
+    products += np.bincount(jobs[:, 0], of_jobs, products.size)
 
 
 def add_slopes(
@@ -88,34 +88,27 @@ def add_slopes(
     """Add slopes of half cells, of shape (G, 2 (C - 1)), to `gradients`."""
     like = _like(weights)
     table = slopes.astype(like.dtype)
-
-    def add(jobs: Jobs) -> None:
-        kernels.add_slopes(like, jobs, grids.first, grids.step_size, table)
-
-    _share_out(add, _jobs(groups, weights, gradients))
+    jobs = _jobs(groups, weights, gradients)
+    _share_out(lambda rows: kernels.add_slopes(like, jobs[rows], grids.first, grids.step_size, table), jobs)
 
 
 def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDArray[np.float64]) -> None:
     """Latent weights times the factors of their groups, also for the model."""
-    latent = watch.latent.numpy()
+    latent = watch.arrays[0]
     jobs = _jobs(watch.groups, parameters)
     starts = _starts(jobs)
-
-    def copy(rows: NDArray[np.int64]) -> None:
-        kernels.restore(latent, jobs[rows], starts[rows], factors.astype(latent.dtype))
-
-    _share_out(copy, np.arange(len(jobs)), sizes=jobs[:, 1])
+    in_dtype = factors.astype(latent.dtype)
+    _share_out(lambda rows: kernels.restore(latent, jobs[rows], starts[rows], in_dtype), jobs)
 
 
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters in one pass."""
-    state = (watch.latent, watch.previous, watch.average, watch.flips, watch.frozen)
-    latent, previous, average, flips, frozen = (tensor.numpy() for tensor in state)
+    latent, previous, average, flips, frozen = watch.arrays
     threshold = np.float32(np.inf if freeze_above is None else freeze_above)
     jobs = _jobs(watch.groups, parameters)
     starts = _starts(jobs)
 
-    def take_over(rows: NDArray[np.int64]) -> None:
+    def take_over(rows: slice) -> None:
         kernels.snap(
             latent,
             previous,
@@ -130,7 +123,7 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
             threshold,
         )
 
-    _share_out(take_over, np.arange(len(jobs)), sizes=jobs[:, 1])
+    _share_out(take_over, jobs)
 
 
 def _starts(jobs: Jobs) -> NDArray[np.int64]:
@@ -145,24 +138,26 @@ def _like(tensors: Sequence[torch.Tensor]) -> NDArray[np.floating]:
 
 def _jobs(groups: Sequence[int], *lists: Sequence[torch.Tensor]) -> Jobs:
     """Rows of group, number of weights and one address for each list: int64 of shape (jobs, 2 + lists)."""
-    rows = []
-    for group, together in zip(groups, zip(*lists, strict=True), strict=True):
-        n = together[0].numel()
-        addresses = [tensor.data_ptr() for tensor in together]
-        item = together[0].element_size()
-        for start in range(0, n, JOB_SIZE):
-            rows.append([group, min(JOB_SIZE, n - start), *(address + start * item for address in addresses)])
-    return np.array(rows, dtype=np.int64).reshape(len(rows), 2 + len(lists))
+    sizes = [tensor.numel() for tensor in lists[0]]
+    addresses = [[tensor.data_ptr() for tensor in tensors] for tensors in lists]
+    whole = np.array([groups, sizes, *addresses], dtype=np.int64).T
+    if max(sizes) <= JOB_SIZE:
+        return np.ascontiguousarray(whole)
+    item = lists[0][0].element_size()
+    rows = [
+        [group, min(JOB_SIZE, size - start), *(address + start * item for address in places)]
+        for group, size, *places in whole.tolist()
+        for start in range(0, size, JOB_SIZE)
+    ]
+    return np.array(rows, dtype=np.int64)
 
 
-def _share_out(
-    work: Callable[[NDArray[np.int64]], Result], jobs: NDArray[np.int64], *, sizes: NDArray[np.int64] | None = None
-) -> list[Result]:
-    """Run `work` on all `jobs`, in as many parts of about equal size as PyTorch has threads if there is much to do."""
-    ends = np.cumsum(jobs[:, 1] if sizes is None else sizes)
+def _share_out(work: Callable[[slice], Result], jobs: Jobs) -> list[Result]:
+    """Run `work` on all rows of `jobs`: where there is much to do, in parts of about equal size, one a thread."""
     threads = torch.get_num_threads()
-    if threads == 1 or ends.size == 0 or ends[-1] < THREADS_FROM:
-        return [work(jobs)]
-    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, threads) / threads)
+    if threads == 1 or jobs[:, 1].sum() < THREADS_FROM:
+        return [work(slice(None))]
+    ends = np.cumsum(jobs[:, 1])
+    cuts = [0, *np.searchsorted(ends, ends[-1] * np.arange(1, threads) / threads), len(jobs)]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, np.split(jobs, cuts)))
+        return list(pool.map(work, itertools.starmap(slice, itertools.pairwise(cuts))))

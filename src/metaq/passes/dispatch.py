@@ -15,7 +15,8 @@ from metaq.passes.fixed_point import UNIT_BITS
 from metaq.passes.grids import GridSet
 from metaq.passes.watch import BucketWatch
 
-COMPILED_DTYPES = (torch.float32, torch.float64)
+COMPILED_KINDS = {(torch.float32, True, True), (torch.float64, True, True)}
+"""Dtype, on a CPU, contiguous."""
 
 
 def cell_sums(
@@ -73,39 +74,48 @@ def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids:
     return counts.astype(np.float64)
 
 
-def inner_products(
-    left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], groups: Sequence[int], group_count: int
-) -> NDArray[np.float64]:
-    """Σ left · right over all pairs of tensors of a group: float64 of shape (G,)."""
-    products = np.zeros(group_count)
-    for backend, chosen in _by_backend(left, right):
-        pairs = [left[t] for t in chosen], [right[t] for t in chosen]
-        backend.add_inner_products(*pairs, [groups[t] for t in chosen], products)
-    return products
-
-
-def add_slopes(
-    weights: Sequence[torch.Tensor],
-    gradients: Sequence[torch.Tensor],
-    groups: Sequence[int],
-    grids: GridSet,
-    slopes: NDArray[np.float64],
-) -> None:
-    """Add to every gradient the slope of the half cell that its weight lies in.
+class TensorPairs:
+    """Weights and gradients of the same shapes and dtypes, sorted by backend.
 
     Parameters
     ----------
     weights, gradients
-        Pairs of tensors of the same shape and dtype; the gradients are changed in place.
-    groups, grids
-        As in :func:`cell_sums`.
+        Tensors in pairs.
+    groups
+        Number of the group of every pair.
+    """
+
+    def __init__(self, weights: list[torch.Tensor], gradients: list[torch.Tensor], groups: list[int]) -> None:
+        self.weights, self.gradients = weights, gradients
+        self.parts = [
+            (backend, [weights[t] for t in chosen], [gradients[t] for t in chosen], [groups[t] for t in chosen])
+            for backend, chosen in _by_backend(weights, gradients)
+        ]
+
+
+def inner_products(pairs: TensorPairs, group_count: int) -> NDArray[np.float64]:
+    """Σ weight · gradient over all pairs of a group: float64 of shape (G,)."""
+    products = np.zeros(group_count)
+    for backend, weights, gradients, groups in pairs.parts:
+        backend.add_inner_products(weights, gradients, groups, products)
+    return products
+
+
+def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: NDArray[np.float64]) -> None:
+    """Add to every gradient the slope of the half cell that its weight lies in.
+
+    Parameters
+    ----------
+    pairs
+        Weights and gradients; the gradients are changed in place.
+    grids
+        Grid of every group.
     slopes
         Slope on the lower and the upper half of every cell in turn, float64 of shape (G, 2 (C - 1)); a weight in the
         middle of a cell is in its upper half.
     """
-    for backend, chosen in _by_backend(weights, gradients):
-        pairs = [weights[t] for t in chosen], [gradients[t] for t in chosen]
-        backend.add_slopes(*pairs, [groups[t] for t in chosen], grids, slopes)
+    for backend, weights, gradients, groups in pairs.parts:
+        backend.add_slopes(weights, gradients, groups, grids, slopes)
 
 
 def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDArray[np.float64]) -> None:
@@ -113,7 +123,7 @@ def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDA
 
     `factors` is of shape (G,).
     """
-    backend = compiled_passes if _is_compiled([watch.latent, *parameters]) else torch_passes
+    backend = compiled_passes if _are_compiled([watch.latent], parameters) else torch_passes
     backend.restore(watch, parameters, factors)
 
 
@@ -123,24 +133,26 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
     Frozen weights stay where they are. With `freeze_above`, weights whose bucket changes more often than this per step
     are moved to the bucket they average to and frozen.
     """
-    backend = compiled_passes if _is_compiled([watch.latent, *parameters]) else torch_passes
+    backend = compiled_passes if _are_compiled([watch.latent], parameters) else torch_passes
     backend.snap(watch, parameters, grids, freeze_above)
 
 
 def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[ModuleType, list[int]]]:
     """Positions of the tensors that one backend can take in one call; tensors at one position go together."""
-    chosen: dict[tuple[bool, torch.device, torch.dtype], list[int]] = {}
+    if _are_compiled(*lists):
+        return [(compiled_passes, list(range(len(lists[0]))))]
+    chosen: dict[tuple[ModuleType, torch.dtype, torch.device | None], list[int]] = {}
     for position, together in enumerate(zip(*lists, strict=True)):
-        key = (_is_compiled(together), together[0].device, together[0].dtype)
+        dtype, device = together[0].dtype, together[0].device
+        key = (compiled_passes, dtype, None) if _are_compiled(together) else (torch_passes, dtype, device)
         chosen.setdefault(key, []).append(position)
-    return [(compiled_passes if key[0] else torch_passes, positions) for key, positions in chosen.items()]
+    return [(key[0], positions) for key, positions in chosen.items()]
 
 
-def _is_compiled(tensors: Sequence[torch.Tensor]) -> bool:
-    dtype = tensors[0].dtype
-    if dtype not in COMPILED_DTYPES:
-        return False
-    return all(tensor.is_cpu and tensor.dtype == dtype and tensor.is_contiguous() for tensor in tensors)
+def _are_compiled(*lists: Sequence[torch.Tensor]) -> bool:
+    """Whether one call of the compiled passes can take all tensors."""
+    kinds = {(tensor.dtype, tensor.is_cpu, tensor.is_contiguous()) for tensors in lists for tensor in tensors}
+    return len(kinds) == 1 and kinds <= COMPILED_KINDS
 
 
 def _require_finite(finite: bool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 MEMORY = 0.02
 """Weight of the newest step in the running averages: a memory of about fifty steps."""
@@ -43,6 +45,11 @@ class BucketWatch:
         self.average = torch.zeros_like(self.latent, dtype=torch.float32)
         self.flips = torch.zeros_like(self.average)
         self.frozen = torch.zeros_like(self.latent, dtype=torch.bool)
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The tensors named in :attr:`STATE` as NumPy arrays of the same memory; only on a CPU."""
+        return tuple(getattr(self, name).numpy() for name in self.STATE)
 
     def begin(self, indices: torch.Tensor) -> None:
         """Take `indices` (shape (n,)) for the buckets the weights have always been in."""
