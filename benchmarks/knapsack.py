@@ -249,8 +249,8 @@ def measure_training(*, seed: int, quick: bool) -> dict[str, Any]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        (group,) = regularizer.state_dict()["groups"].values()
-        kept.append(breakpoints(v, group["xi"].numpy()))
+        (kept_xi,) = regularizer.state_dict()["xi"].numpy()
+        kept.append(breakpoints(v, kept_xi))
         path = fista(torch.nn.utils.parameters_to_vector(model.parameters()), torch.from_numpy(v), xi)
         visited += [breakpoints(v, point.numpy()) for point in path]
         xi = path[-1]
@@ -345,7 +345,7 @@ def plot_over_n(axes: Any, rows: list[dict[str, float]]) -> None:
             xytext=(-6, 7),
             ha="right",
         )
-    axes.set_xlim(n[0] / 5, n[-1] * 3)
+    axes.set_xlim(n[0] / 20, n[-1] * 3)
     axes.set_ylim(times[0] / 3, times[-1] * 4)
     axes.set_xlabel("weights n")
     axes.set_ylabel("time, s")
