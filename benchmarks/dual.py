@@ -440,7 +440,7 @@ def plot(result: Result, path: Path) -> None:
         axes[0, 1].loglog(row[name]["seconds"] * steps / len(errors), errors, label=label)
     axes[0, 0].set(title="two clusters, C = 256, n = 44,000", xlabel="step", ylabel="relative error of best value")
     axes[0, 1].set(title="the same over time", xlabel="seconds", ylabel="relative error of best value")
-    axes[0, 0].legend(loc="lower left")
+    axes[0, 1].legend(*axes[0, 0].get_legend_handles_labels(), loc="lower right")
     by_weights, by_buckets = result["scaling"]["by_weights"], result["scaling"]["by_buckets"]
     axes[1, 0].loglog([r["n"] for r in by_weights], [r["pass_ms"] for r in by_weights], "o-")
     axes[1, 0].set(title="pass over the weights, C = 256, one thread", xlabel="number of weights n", ylabel="ms")

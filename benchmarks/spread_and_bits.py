@@ -92,7 +92,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axis.step(GRID.reference_values(), row["optimal_counts"], where="mid", label="optimum of Σ c log c")
         axis.set(title=f"{row['kind']}: {row['before']:.2f} → {row['optimum_of_spread']:.2f} bits", xlabel="weight")
     axes[0].set_ylabel("weights in a bucket")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 
 

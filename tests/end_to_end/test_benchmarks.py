@@ -11,7 +11,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "knapsack.py": (["--quick"], {"instances", "small", "large", "training"}),
-    "spread_and_bits.py": ([], {"seed"}),
+    "spread_and_bits.py": ([], {"seed", "rows"}),
 }
 
 

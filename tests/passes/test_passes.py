@@ -241,6 +241,23 @@ def test_grids_of_different_sizes_are_refused():
         GridSet.of([BucketGrid(center=0.0, radius=1.0, count=4), BucketGrid(center=0.0, radius=1.0, count=5)])
 
 
+def test_rescaled_grids_have_radii_that_float32_holds():
+    grids = GridSet.of([BucketGrid(center=0.0, radius=1.5, count=5), BucketGrid(center=0.0, radius=0.3, count=5)])
+    rescaled = grids.rescaled(np.array([0.1, 2.0]))
+    assert [grid.radius for grid in rescaled] == [float(np.float32(1.5 * 0.1)), float(np.float32(0.6))]
+    for group, grid in enumerate(rescaled):
+        assert rescaled.step_size[group] == grid.step_size
+        assert rescaled.lower[group] == grid.lower
+        assert rescaled.first[group] == grid.reference_values()[0]
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-60, 1e60, float("nan")])
+def test_radii_beyond_float32_are_refused(factor):
+    grids = GridSet.of([BucketGrid(center=0.0, radius=1.0, count=5)] * 2)
+    with pytest.raises(NonFiniteError, match="step size"):
+        grids.rescaled(np.array([1.0, factor]))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16, torch.bfloat16])
