@@ -1,27 +1,36 @@
-"""Restoring a ``.metaq`` file with numpy alone: neither PyTorch nor anything that imports it is needed."""
+"""Restoring a ``.metaq`` file with numpy alone: neither PyTorch nor anything that imports it is needed.
+
+Numba makes it fast but is not needed either; other packages are needed only for the coders that are made of them.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq import container
 from metaq.container import DEFAULT_MAX_BYTES, Contents
+from metaq.errors import FormatError
 
-__all__ = ["inspect", "load"]
+__all__ = ["inspect", "load", "stream"]
 
 
-def load(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> dict[str, NDArray[np.generic]]:
+def load(
+    path: str | os.PathLike[str], *, names: Iterable[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+) -> dict[str, NDArray[np.generic]]:
     """Tensors of a ``.metaq`` file by name, bit for bit the quantised weights that were saved.
 
     Parameters
     ----------
     path
         The file.
+    names
+        The tensors to restore; all by default. If the file has several chunks, no others than theirs are read.
     max_bytes
-        Memory that its tensors may take.
+        Memory that the tensors may take, with the bases that they need.
 
     Returns
     -------
@@ -31,12 +40,36 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) ->
 
     Raises
     ------
+    ConfigError
+        If the file has no tensor of one of the `names`.
     FormatError
         If the file is missing, foreign, damaged, of a newer major version, or takes more than `max_bytes`.
     """
-    tensors = container.read(path, max_bytes=max_bytes).tensors
-    # Arithmetic on arrays without dimensions gives scalars; they become arrays again.
-    return {tensor.name: np.asarray(tensor.restore()).reshape(tensor.shape) for tensor in tensors}
+    chosen = None if names is None else set(names)
+    contents = inspect(path)
+    entries = [entry for entry in contents.entries if chosen is None or entry.name in chosen]
+    bases = [contents.bases[number] for number in contents.bases_of(entry.name for entry in entries)]
+    needed = sum(entry.restored_bytes for entry in (*entries, *bases))
+    if needed > max_bytes:
+        raise FormatError(
+            f"{path}: header: restoring takes {needed} bytes of memory, more than the limit of {max_bytes}; "
+            "raise max_bytes if you trust the file."
+        )
+    return dict(stream(path, names=chosen, max_bytes=max_bytes))
+
+
+def stream(
+    path: str | os.PathLike[str], *, names: Iterable[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Tensors as :func:`load` gives them, one by one; see :func:`metaq.container.stream` for the memory that takes.
+
+    `max_bytes` bounds a single tensor with the bases that are needed. The file is opened when the first tensor is asked
+    for, and errors come no sooner.
+    """
+    for entry, tensor in container.stream(path, max_bytes=max_bytes, names=names):
+        yield entry.name, tensor.restore()
+        # The caller may be done with it.
+        del tensor
 
 
 def inspect(path: str | os.PathLike[str]) -> Contents:

@@ -6,12 +6,17 @@ import builtins
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.errors import ConfigError
 from metaq.grid import BucketGrid
+from metaq.trellis import continued_numerators
+
+Scan = Literal["rows", "columns"]
+EXACT_INTEGERS = 1 << 53
 
 
 class Dtype(Enum):
@@ -53,6 +58,77 @@ class Dtype(Enum):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Basis:
+    """Rows that the rows of other tensors are combinations of.
+
+    Attributes
+    ----------
+    indices
+        int64 bucket indices in ``[0, grid.count)``, shape (size, size).
+    grid
+        Reference values, with centre 0 and an odd count.
+    """
+
+    indices: NDArray[np.int64]
+    grid: BucketGrid
+
+    @property
+    def size(self) -> int:
+        """Number of rows and of columns."""
+        return len(self.indices)
+
+    def numerators(self, rows: slice = slice(None)) -> NDArray[np.float64]:
+        """All or some rows in units of radius / count: integers as float64, shape (n, size)."""
+        return (2 * self.indices[rows] + (1 - self.grid.count)).astype(np.float64)
+
+    def values(self) -> NDArray[np.float64]:
+        """The basis, float64 of shape (size, size)."""
+        return self.grid.values_of(self.indices)
+
+    def combine(self, numerators: NDArray[np.int64], grid: BucketGrid) -> NDArray[np.float64]:
+        """Rows with coefficients `numerators` in units of radius / count of `grid`, both of shape (n, size)."""
+        return combined(numerators.astype(np.float64), self.numerators(), combined_unit(grid, self.grid))
+
+    def is_exact_for(self, grid: BucketGrid) -> bool:
+        """Whether :func:`is_combination_exact` holds for coefficients on `grid`."""
+        return is_combination_exact(grid, self.grid, self.size)
+
+
+def is_combination_exact(grid: BucketGrid, basis_grid: BucketGrid, size: int) -> bool:
+    """Whether both grids are symmetric about a bucket at 0, and no sum can leave the integers that float64 holds."""
+    symmetric = all(each.center == 0 and each.count % 2 == 1 for each in (grid, basis_grid))
+    return symmetric and grid.count * basis_grid.count * size < EXACT_INTEGERS
+
+
+def combined_unit(grid: BucketGrid, basis_grid: BucketGrid) -> float:
+    """What the products of numerators on the two grids are multiples of; infinite if float64 cannot hold it."""
+    return grid.radius * basis_grid.radius / (grid.count * basis_grid.count)
+
+
+def combined(
+    numerators: NDArray[np.float64], basis_numerators: NDArray[np.float64], unit: float
+) -> NDArray[np.float64]:
+    """Combinations of the rows of a basis, float64 of shape (n, size).
+
+    Sums of products of integers below 2**53 are exact in float64, in whatever order they are taken, so that every
+    machine finds the same values.
+
+    Parameters
+    ----------
+    numerators
+        Integers, shape (n, size).
+    basis_numerators
+        Integers, shape (size, size).
+    unit
+        See :func:`combined_unit`.
+    """
+    sums = numerators @ basis_numerators
+    # Whether a sum of zeros is -0 depends on the order after all; this makes it 0.
+    sums += 0.0
+    return sums * unit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedTensor:
     """Bucket indices with the grid that gives them values.
 
@@ -66,12 +142,23 @@ class QuantizedTensor:
         Reference values of the buckets.
     dtype
         Element type that :meth:`restore` returns; a float type numpy can be asked for (see :class:`Dtype`).
+    scan
+        Order in which the indices are coded and the trellis walks: that of memory, or column by column of the matrix
+        (first dimension, all others).
+    trellis_bits
+        0, or the binary logarithm of the number of states of the trellis that moves the reference values
+        (:mod:`metaq.trellis`).
+    basis
+        If given, the reference values are coefficients of its rows; for matrices with as many columns, scanned by rows.
     """
 
     name: str
     indices: NDArray[np.int64]
     grid: BucketGrid
     dtype: Dtype
+    scan: Scan = "rows"
+    trellis_bits: int = 0
+    basis: Basis | None = None
 
     def __post_init__(self) -> None:
         if not self.dtype.is_quantizable:
@@ -82,11 +169,41 @@ class QuantizedTensor:
         """Shape of the tensor."""
         return self.indices.shape
 
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix that is scanned."""
+        rows = self.shape[0] if len(self.shape) > 1 else 1
+        return rows, self.indices.size // rows if rows else 0
+
+    def scanned(self) -> NDArray[np.int64]:
+        """Bucket indices in the order of the scan, int64 of shape (n,)."""
+        if self.scan == "rows":
+            return self.indices.reshape(-1)
+        return self.indices.reshape(self.matrix_shape).T.reshape(-1)
+
+    def values(self) -> NDArray[np.float64]:
+        """Quantised weights in float64, shape of the tensor."""
+        if self.basis is not None:
+            return self.basis.combine(self._numerators().reshape(-1, self.basis.size), self.grid).reshape(self.shape)
+        if not self.trellis_bits:
+            return self.grid.values_of(self.indices)
+        values = self.grid.center + self.grid.radius * self._numerators().astype(np.float64) / self.grid.count
+        if self.scan == "rows":
+            return values.reshape(self.shape)
+        return np.ascontiguousarray(values.reshape(self.matrix_shape[::-1]).T).reshape(self.shape)
+
+    def _numerators(self) -> NDArray[np.int64]:
+        rows, columns = self.matrix_shape
+        row_length = max(columns if self.scan == "rows" else rows, 1)
+        return continued_numerators(
+            self.scanned(), self.grid.count, self.trellis_bits, row_length=row_length, start=0, state=0
+        )[0]
+
     def restore(self) -> NDArray[np.generic]:
         """Quantised weights, as ``dtype.storage`` (bfloat16 as uint16 bit patterns)."""
         if self.dtype is Dtype.bfloat16:
-            return bfloat16_bits(self.grid.values_of(self.indices).astype(np.float32))
-        return self.grid.values_of(self.indices).astype(self.dtype.storage)
+            return bfloat16_bits(self.values().astype(np.float32))
+        return self.values().astype(self.dtype.storage)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

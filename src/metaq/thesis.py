@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from metaq import checkpoint, container, pipeline, runs
 from metaq.coding import CODERS
+from metaq.coding.chunks import StreamShape
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.coding.huffman import code_lengths
+from metaq.container.coders import CHUNK_CODERS, encode_chunk
 from metaq.container.layout import row_length
 from metaq.data import ImageDataset
 from metaq.tensors import QuantizedTensor
@@ -178,10 +180,11 @@ def original_floats(state_dict: Mapping[str, torch.Tensor]) -> NDArray[np.float3
 
 def own_sizes(tensors: Sequence[QuantizedTensor]) -> list[SizeRow]:
     """Bits of the bucket indices by every coder, tensor by tensor, tables counted, smallest last."""
-    totals = dict.fromkeys([*CODERS, "best of each tensor"], 0)
+    totals = dict.fromkeys([*CODERS, *CHUNK_CODERS, "best of each tensor"], 0)
     for tensor in tensors:
-        sizes = {name: _coded_bits(name, tensor) for name in CODERS if _can_code(name, tensor)}
-        for name in CODERS:
+        names = [name for name in totals if name in CHUNK_CODERS or (name in CODERS and _can_code(name, tensor))]
+        sizes = {name: _coded_bits(name, tensor) for name in names}
+        for name in (*CODERS, *CHUNK_CODERS):
             totals[name] += sizes.get(name, min(sizes.values()))
         totals["best of each tensor"] += min(sizes.values())
     rows = [SizeRow(coder=name, published_bits=None, bits=bits) for name, bits in totals.items() if name != "constant"]
@@ -189,9 +192,8 @@ def own_sizes(tensors: Sequence[QuantizedTensor]) -> list[SizeRow]:
 
 
 def _coded_bits(coder: str, tensor: QuantizedTensor) -> int:
-    symbols = tensor.indices.reshape(-1)
-    coded = CODERS[coder].encode(symbols, BUCKETS, row_length=row_length(tensor.shape))
-    return 8 * len(coded.payload)
+    shape = StreamShape(count=tensor.indices.size, alphabet_size=BUCKETS, row_length=row_length(tensor.shape))
+    return 8 * len(encode_chunk(coder, [tensor.scanned()], [shape])[0])
 
 
 def _can_code(coder: str, tensor: QuantizedTensor) -> bool:

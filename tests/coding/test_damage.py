@@ -17,7 +17,7 @@ from metaq.coding.varint import decode_varint, encode_varint
 from metaq.errors import CodecError
 
 EVERY_CODER = pytest.mark.parametrize("coder", CODERS.values(), ids=CODERS.keys())
-OWN = ["constant", "packed", "huffman", "range", "rans", "adaptive"]
+OWN = ["constant", "packed", "huffman", "range", "rans"]
 
 
 def sample(coder: Coder) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -36,7 +36,7 @@ def test_truncation_is_refused(coder: Coder) -> None:
         except CodecError:
             continue
         # Arithmetic codes have no holes: a piece of one can be the code of other symbols, and is theirs alone.
-        assert coder.name in ("range", "rans", "adaptive")
+        assert coder.name in ("range", "rans")
         assert not np.array_equal(decoded, symbols)
 
 
@@ -87,7 +87,7 @@ def test_random_bytes_never_crash(
     assert count == 0 or (symbols.min() >= 0 and symbols.max() < alphabet_size)
 
 
-@pytest.mark.parametrize("name", ["packed", "huffman", "gzip", "lzma", "adaptive"])
+@pytest.mark.parametrize("name", ["packed", "huffman", "gzip", "lzma"])
 def test_counts_that_the_bytes_cannot_hold_take_no_memory(name: str) -> None:
     coder = CODERS[name]
     payload = coder.encode(sample(coder), 10).payload

@@ -117,7 +117,6 @@ def test_identifiers_are_what_files_hold() -> None:
         "gzip": 6,
         "zstd": 7,
         "lzma": 8,
-        "adaptive": 9,
     }
     assert {coder.identifier: coder for coder in CODERS.values()} == dict(CODERS_BY_IDENTIFIER)
 

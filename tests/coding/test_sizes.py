@@ -46,28 +46,9 @@ def test_huffman_is_within_a_bit_a_symbol(kind: str) -> None:
     assert zero_order_entropy_bits(symbols) <= body_bits <= zero_order_entropy_bits(symbols) + symbols.size + 8
 
 
-@pytest.mark.parametrize("kind", ["sparse", LAPLACE])
-def test_adaptive_is_near_the_entropy_of_memoryless_streams(kind: str) -> None:
-    symbols = stream(kind)
-    coded = CODERS["adaptive"].encode(symbols, 255, row_length=256)
-    assert len(coded.payload) <= 1.03 * zero_order_entropy_bits(symbols) / 8 + 40
-    assert coded.table_bytes == 1
-
-
-def test_adaptive_uses_rows_and_columns() -> None:
-    rng = np.random.default_rng(8)
-    alive = np.outer(rng.random(120) < 0.2, rng.random(256) < 0.3)
-    symbols = np.where(alive, rng.integers(125, 130, alive.shape), 127).reshape(-1)
-    coded = CODERS["adaptive"].encode(symbols, 255, row_length=256)
-    unaware = CODERS["adaptive"].encode(symbols, 255)
-    assert len(coded.payload) < 0.8 * zero_order_entropy_bits(symbols) / 8
-    assert len(coded.payload) < 0.9 * len(unaware.payload)
-
-
 def test_small_sparse_streams_take_few_bytes() -> None:
     symbols = np.full(120, 127)
     symbols[[3, 50, 90]] = [126, 128, 129]
-    assert len(CODERS["adaptive"].encode(symbols, 255).payload) <= 10
     assert len(CODERS["range"].encode(symbols, 255).payload) <= 14
 
 
@@ -75,7 +56,6 @@ def test_one_mode_in_a_million_costs_next_to_nothing() -> None:
     symbols = np.full(1_000_000, 127)
     symbols[123_456] = 0
     assert len(CODERS["range"].encode(symbols, 255).payload) < 20
-    assert len(CODERS["adaptive"].encode(symbols, 255).payload) < 60
 
 
 @given(counts=st.lists(st.integers(1, 1 << 30), min_size=1, max_size=40), gap=st.integers(1, 1000))

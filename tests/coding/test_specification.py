@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -109,119 +108,10 @@ def decode_rans(payload: bytes, count: int) -> list[int]:
     return out
 
 
-def logistic(x: int) -> int:
-    knots = [65536 - knot for knot in KNOTS[:0:-1]] + list(KNOTS)
-    u = min((x + 3072) >> 7, 47)
-    f = x + 3072 - 128 * u
-    return (knots[u] * (128 - f) + knots[u + 1] * f + 64) >> 7
-
-
-LOGISTIC = [logistic(x) for x in range(-3072, 3073)]
-LOGIT = np.clip(np.searchsorted(LOGISTIC, np.arange(65536)) - 3072, -3071, 3071).tolist()
-
-
-class AdaptiveDecoder:
-    def __init__(self, data: bytes) -> None:
-        self.data = iter(data)
-        self.low, self.width, self.code = 0, 1 << 32, 0
-        for _ in range(4):
-            self.code = self.code << 8 | next(self.data, 0)
-        self.slots: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [1 << 21, 0])
-        self.weights: dict[int, list[int]] = defaultdict(lambda: [8192] * 9)
-        self.contexts = [0] * 9
-
-    def choose(self, probability: int) -> int:
-        bound = self.width * probability >> 16
-        bit = int((self.code - self.low) % (1 << 32) < bound)
-        if bit:
-            self.width = bound
-        else:
-            self.low = (self.low + bound) % (1 << 32)
-            self.width -= bound
-        while self.width < 1 << 24:
-            self.width, self.low = self.width << 8, (self.low << 8) % (1 << 32)
-            self.code = (self.code << 8) % (1 << 32) + next(self.data, 0)
-        return bit
-
-    def decide(self, node: int) -> int:
-        general = self.slots[0, 0, node]
-        slots = [self.slots[j, self.contexts[j], node] for j in range(8)]
-        slots.append(self.slots[8, self.contexts[8], node] if node < 4 else general)
-        for slot in slots[1:]:
-            if slot is not general and slot[1] == 0:
-                slot[:] = [general[0], 4]
-        inputs = [LOGIT[slot[0] >> 6] for slot in slots]
-        weights = self.weights[min(node, 15)]
-        logit = sum(w * t for w, t in zip(weights, inputs, strict=True)) >> 16
-        probability = min(max(LOGISTIC[min(max(logit, -3071), 3071) + 3072], 16), 65520)
-        bit = self.choose(probability)
-        error = 8 * (65536 * bit - probability)
-        for j, t in enumerate(inputs):
-            weights[j] += (t * error + (1 << 19)) >> 20
-        for j, slot in enumerate(slots):
-            if j == 0 or slot is not general:
-                slot[0] += ((bit * ((1 << 22) - 1) - slot[0]) * (131072 // (2 * slot[1] + 3))) >> 16
-                slot[1] = min(slot[1] + 1, 1023)
-        return bit
-
-    def residual(self, negative: bool, positive: bool) -> int:
-        if not self.decide(0):
-            return 0
-        sign = self.decide(1) if negative and positive else int(positive)
-        digits = 1
-        while self.decide(1 + digits):
-            digits += 1
-        magnitude = 1
-        for place in range(digits - 1):
-            node = 33 + 7 * min(digits - 2, 25) - 1 + magnitude
-            magnitude = magnitude << 1 | (self.decide(node) if place < 3 else self.choose(1 << 15))
-        return magnitude if sign else -magnitude
-
-
-def density(hits: int, seen: int) -> int:
-    if hits == 0:
-        return min(seen.bit_length(), 7)
-    z = 0 if hits == 1 else (1 if hits < 4 else 2)
-    return 8 + 8 * z + next(v for v in range(8) if v == 7 or hits << v >= seen)
-
-
-def decode_adaptive(payload: bytes, count: int, alphabet_size: int, row_length: int) -> list[int]:
-    data = iter(payload)
-    mode = varint(data)
-    decoder = AdaptiveDecoder(bytes(data))
-    rows = row_length if row_length < count else 0
-    r: list[int] = []
-
-    def at(index: int, condition: bool) -> int:
-        return r[index] if condition and rows and index >= 0 else 0
-
-    for i in range(count):
-        row, column = divmod(i, rows) if rows else (0, i)
-        left = r[i - 1] if i else 0
-        above = at(i - rows, True)
-        corners = at(i - rows - 1, column > 0), at(i - rows + 1, column + 1 < rows), at(i - 2 * rows, True)
-        flags = [int(x != 0) for x in r[::-1][:32]]
-        column_hits = sum(x != 0 for x in r[column::rows]) if rows else 0
-        row_hits = sum(x != 0 for x in r[i - column :])
-        c = decoder.contexts
-        c[1] = sum(flag << n for n, flag in enumerate(flags[:6]))
-        c[2] = 8 * (3 * min(abs(left), 2) + min(abs(above), 2)) + sum(
-            (x != 0) * n for x, n in zip(corners, (4, 2, 1), strict=True)
-        )
-        c[3], c[4] = density(column_hits, row), density(row_hits, column)
-        c[5] = 32 * c[3] + c[4]
-        c[6] = 2 * sum(flags) + (left != 0)
-        c[7] = 9 * (int(np.sign(left)) + 1) + 3 * (int(np.sign(above)) + 1) + min(abs(left), 2)
-        c[8] = column if rows else 0
-        r.append(decoder.residual(mode > 0, mode + 1 < alphabet_size))
-    return [mode + x for x in r]
-
-
 Decoder = Callable[[bytes, int, int, int], list[int]]
 DECODERS: dict[str, Decoder] = {
     "range": lambda payload, count, _alphabet_size, _row_length: decode_range(payload, count),
     "rans": lambda payload, count, _alphabet_size, _row_length: decode_rans(payload, count),
-    "adaptive": decode_adaptive,
 }
 
 

@@ -8,33 +8,63 @@ from pathlib import Path
 import numpy as np
 
 from metaq import container
+from metaq.coding import CODERS
+from metaq.container.coders import CHUNK_CODERS
 from metaq.container.contents import Metadata
 from metaq.grid import BucketGrid
 from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor
 
 VERSION = "1.0"
-CODERS = ("constant", "packed", "huffman", "range", "rans", "gzip", "zstd", "lzma", "adaptive")
+NAMES = (*CODERS, *CHUNK_CODERS)
 METADATA: Metadata = {"net": "golden", "seed": 1, "accuracy": 98.5}
+CHUNK_BITS = 8
+"""Small, so that tensors are cut and every file has several chunks."""
+
+OTHER = {"head.weight": "packed"}
+"""A tensor whose coder is not that of the file."""
+
+
+def draws(number: int) -> np.ndarray:
+    """Numbers from 0 to 32767 from a fixed generator that is not numpy's."""
+    state = 1
+    drawn = []
+    for _ in range(number):
+        state = (state * 1_103_515_245 + 12_345) % (1 << 31)
+        drawn.append(state >> 16)
+    return np.array(drawn, dtype=np.int64)
 
 
 def tensors(coder: str) -> list[Tensor]:
-    """Tensors of the golden file for `coder`, from a fixed generator that is not numpy's."""
-    state = 1
-    draws = []
-    for _ in range(600):
-        state = (state * 1_103_515_245 + 12_345) % (1 << 31)
-        draws.append(state >> 16)
-    draw = np.array(draws, dtype=np.int64)
+    """Tensors of the golden file for `coder`: both scans, a trellis, every way to keep a tensor exactly."""
+    draw = draws(600)
     indices = np.where(draw % 8 == 0, 4 + draw // 8 % 7, 7)
     if coder == "constant":
         indices = np.full(600, 7)
     symmetric = BucketGrid(center=0.0, radius=0.3, count=15)
     shifted = BucketGrid(center=0.125, radius=2.5, count=31)
+    stepped = BucketGrid(center=0.0, radius=0.0625 * 15 / 2, count=15)
     return [
         QuantizedTensor(name="conv.weight", indices=indices.reshape(10, 4, 3, 5), grid=symmetric, dtype=Dtype.float32),
         QuantizedTensor(name="conv.bias", indices=indices[:10], grid=shifted, dtype=Dtype.bfloat16),
+        QuantizedTensor(
+            name="fc.weight", indices=indices.reshape(20, 30), grid=stepped, dtype=Dtype.float32, scan="columns"
+        ),
+        QuantizedTensor(
+            name="fd.weight",
+            indices=indices[:360].reshape(12, 30),
+            grid=stepped,
+            dtype=Dtype.float16,
+            scan="columns",
+            trellis_bits=3,
+        ),
+        QuantizedTensor(
+            name="fe.weight", indices=indices.reshape(30, 20), grid=symmetric, dtype=Dtype.float64, trellis_bits=7
+        ),
+        QuantizedTensor(name="head.weight", indices=indices[:24].reshape(4, 6), grid=shifted, dtype=Dtype.float32),
         ExactTensor(name="norm.running_mean", values=(draw[:6] / 1024).astype("<f2"), dtype=Dtype.float16),
+        ExactTensor(name="norm.running_var", values=np.ones(100, dtype="<f4"), dtype=Dtype.float32),
         ExactTensor(name="norm.num_batches_tracked", values=np.array(1234, dtype="<i8"), dtype=Dtype.int64),
+        ExactTensor(name="table", values=draw[:50].astype("<u2"), dtype=Dtype.uint16),
     ]
 
 
@@ -43,12 +73,17 @@ def golden_name(coder: str) -> str:
     return f"v{VERSION}-{coder}.metaq"
 
 
+def encoded(coder: str) -> bytes:
+    """The golden file for `coder` as it is written today."""
+    return container.encode(tensors(coder), metadata=METADATA, coder=coder, coders=OTHER, chunk_bits=CHUNK_BITS)
+
+
 def main(folder: Path) -> None:
     """Write every golden file that is not there yet."""
-    for coder in CODERS:
+    for coder in NAMES:
         path = folder / golden_name(coder)
         if not path.exists():
-            container.write(path, tensors(coder), metadata=METADATA, coder=coder)
+            path.write_bytes(encoded(coder))
 
 
 if __name__ == "__main__":

@@ -3,54 +3,178 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from metaq import container, decode
+from metaq.coding.header_bytes import decode_header_bytes, encode_header_bytes
+from metaq.coding.varint import decode_varint, encode_varint
+from metaq.container import coders
 from metaq.errors import FormatError
 from metaq.grid import BucketGrid
 from metaq.tensors import Dtype, ExactTensor, QuantizedTensor
 
+MAX_BYTES = 1 << 20
+SPARE_BYTES = 64 << 20
 
-def small_file() -> bytes:
-    grid = BucketGrid(center=0.0, radius=1.5, count=5)
+
+def small_file(*, chunk_bits: int = 4) -> bytes:
+    """Tensors of several coders in several chunks, one of them cut, and one in the header."""
+    grid, wide = BucketGrid(center=0.0, radius=1.5, count=5), BucketGrid(center=0.25, radius=0.7, count=9)
     indices = np.array([[2, 2, 2, 1], [2, 3, 2, 2], [2, 2, 0, 4]])
     tensors = [
-        QuantizedTensor(name="fc.weight", indices=indices, grid=grid, dtype=Dtype.float32),
+        QuantizedTensor(name="conv.weight", indices=np.tile(indices, (2, 1)), grid=grid, dtype=Dtype.float32),
+        QuantizedTensor(name="fc.bias", indices=indices[0], grid=wide, dtype=Dtype.float16),
+        QuantizedTensor(
+            name="fc.weight", indices=indices, grid=grid, dtype=Dtype.bfloat16, scan="columns", trellis_bits=2
+        ),
+        QuantizedTensor(name="head.weight", indices=indices, grid=wide, dtype=Dtype.float32),
+        ExactTensor(name="mean", values=np.arange(17, dtype="<f4"), dtype=Dtype.float32),
         ExactTensor(name="steps", values=np.array(7, dtype="<i8"), dtype=Dtype.int64),
     ]
-    return container.encode(tensors, metadata={"net": "x"})
+    coder = "fast" if coders.is_chunk_coder("fast") else "huffman"
+    return container.encode(
+        tensors, metadata={"net": "x"}, coder=coder, coders={"head.weight": "packed"}, chunk_bits=chunk_bits
+    )
 
 
 def sealed(body: bytes) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-def test_every_truncation_is_refused() -> None:
+def resealed(data: bytes, original: bytes, path: Path) -> bytes:
+    """`data` with the checksums that it would have if it were laid out as `original`."""
+    path.write_bytes(original)
+    chunks = container.describe(path).chunks
+    body = bytearray(data[:-4])
+    if len(chunks) > 1:
+        start = chunks[0].offset_bytes - 4 - 4 * len(chunks)
+        for number, chunk in enumerate(chunks):
+            payload = body[chunk.offset_bytes : chunk.offset_bytes + chunk.size_bytes]
+            body[start + 4 * number : start + 4 * number + 4] = struct.pack("<I", zlib.crc32(payload))
+        end = start + 4 * len(chunks)
+        body[end : end + 4] = struct.pack("<I", zlib.crc32(body[:end]))
+    return sealed(bytes(body))
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    for bit in range(8 * len(data)):
+        yield (int.from_bytes(data, "little") ^ 1 << bit).to_bytes(len(data), "little")
+
+
+def outcome(data: bytes, path: Path) -> str:
+    """Read `data` in every way: ``"refused"``, or ``"read"`` if all of them give the same tensors."""
+    try:
+        file = container.decode(data, max_bytes=MAX_BYTES)
+    except FormatError as error:
+        message = str(error)
+        return "refused" if "byte " in message or "max_bytes" in message else message
+    path.write_bytes(data)
+    loaded = decode.load(path, max_bytes=MAX_BYTES)
+    assert list(loaded) == [tensor.name for tensor in file.tensors]
+    for tensor in file.tensors:
+        assert loaded[tensor.name].tobytes() == np.asarray(tensor.restore()).tobytes()
+        assert loaded[tensor.name].shape == tensor.shape
+    return "read"
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
     data = small_file()
+    path = tmp_path / "cut.metaq"
     for length in range(len(data)):
         with pytest.raises(FormatError, match=r"data: .*byte \d+"):
             container.decode(data[:length])
+        path.write_bytes(data[:length])
+        with pytest.raises(FormatError):
+            container.describe(path)
 
 
-def test_every_flipped_bit_is_refused() -> None:
+@pytest.mark.parametrize("chunk_bits", [4, 20])
+def test_every_flipped_bit_is_refused(chunk_bits: int) -> None:
+    for bit, damaged in enumerate(flips(small_file(chunk_bits=chunk_bits))):
+        with pytest.raises(FormatError, match=r"not a \.metaq file" if bit < 32 else "checksum"):
+            container.decode(damaged)
+
+
+def test_a_flipped_bit_in_the_header_is_seen_without_the_rest(tmp_path: Path) -> None:
     data = small_file()
-    for bit in range(8 * len(data)):
-        damaged = bytearray(data)
-        damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(FormatError, match="not a .metaq file" if bit < 32 else "checksum"):
-            container.decode(bytes(damaged))
+    path = tmp_path / "flipped.metaq"
+    path.write_bytes(data)
+    start = container.describe(path).chunks[0].offset_bytes
+    for bit, damaged in enumerate(flips(data)):
+        path.write_bytes(damaged)
+        if bit >= 8 * start:
+            # What lies behind is not looked at.
+            container.describe(path)
+            continue
+        with pytest.raises(FormatError):
+            container.describe(path)
+
+
+@pytest.mark.parametrize("chunk_bits", [4, 20])
+def test_flipped_bits_with_right_checksums_are_refused_or_read_alike(chunk_bits: int, tmp_path: Path) -> None:
+    original = small_file(chunk_bits=chunk_bits)
+    path = tmp_path / "flipped.metaq"
+    tracemalloc.start()
+    try:
+        found = [outcome(resealed(damaged, original, path), path) for damaged in flips(original[:-4])]
+        assert tracemalloc.get_traced_memory()[1] < MAX_BYTES + SPARE_BYTES
+    finally:
+        tracemalloc.stop()
+    assert {"refused"} <= set(found) <= {"read", "refused"}
+    assert found.count("refused") > len(found) // 4
+
+
+@pytest.mark.parametrize("chunk_bits", [4, 20])
+def test_flipped_bits_of_the_unpacked_header_are_refused_or_read_alike(chunk_bits: int, tmp_path: Path) -> None:
+    original = small_file(chunk_bits=chunk_bits)
+    path = tmp_path / "flipped.metaq"
+    path.write_bytes(original)
+    chunks = container.describe(path).chunks
+    stored_bytes, start = decode_varint(original, 5)
+    size_bytes, position = decode_varint(original, start)
+    fields = decode_header_bytes(original[position : start + stored_bytes], size_bytes)
+    payloads = [original[chunk.offset_bytes : chunk.offset_bytes + chunk.size_bytes] for chunk in chunks]
+    assert framed(fields, payloads) == original
+    found = [outcome(framed(damaged, payloads), path) for damaged in flips(fields)]
+    assert {"read", "refused"} == set(found)
+
+
+def framed(fields: bytes, payloads: list[bytes]) -> bytes:
+    stored = encode_varint(len(fields)) + encode_header_bytes(fields)
+    head = b"\x8fMTQ\x10" + encode_varint(len(stored)) + stored
+    if len(payloads) > 1:
+        head = sealed(head + b"".join(struct.pack("<I", zlib.crc32(payload)) for payload in payloads))
+    return sealed(head + b"".join(payloads))
+
+
+def test_wrong_inner_checksums_are_refused_whatever_the_outer_one_says() -> None:
+    data = small_file()
+    stored_bytes, start = decode_varint(data, 5)
+    damaged = bytearray(data[:-4])
+    damaged[start + stored_bytes] ^= 1
+    with pytest.raises(FormatError, match="checksum of the header"):
+        container.decode(sealed(bytes(damaged)))
+    damaged = bytearray(data[:-4])
+    damaged[-1] ^= 1
+    with pytest.raises(FormatError, match=r"chunk of tensor 'mean'.*its checksum"):
+        container.decode(sealed(bytes(damaged)))
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"\n", b"PK", bytes(100)])
-def test_trailing_bytes_are_refused(extra: bytes) -> None:
+def test_trailing_bytes_are_refused(extra: bytes, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="checksum"):
         container.decode(small_file() + extra)
     with pytest.raises(FormatError, match="add up"):
         container.decode(sealed(small_file()[:-4] + extra))
+    (tmp_path / "longer.metaq").write_bytes(small_file() + extra)
+    with pytest.raises(FormatError, match="checksum"):
+        container.describe(tmp_path / "longer.metaq")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +183,7 @@ def test_trailing_bytes_are_refused(extra: bytes) -> None:
         (b"", "is empty"),
         (b"\x8f", "is cut off"),
         (b"\x8fMTQ", "is cut off"),
-        (b"\x8fMTQ\x01\x00\x00\x00\x00", "is cut off"),
+        (b"\x8fMTQ\x10\x01\x00\x00\x00\x00", "is cut off"),
         (b"PK\x03\x04 a zip file", "not a .metaq file"),
         (b"\x89PNG\r\n\x1a\n", "not a .metaq file"),
         (b"{}", "not a .metaq file"),
@@ -69,31 +193,31 @@ def test_trailing_bytes_are_refused(extra: bytes) -> None:
 def test_foreign_files_are_refused(data: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.metaq"
     path.write_bytes(data)
-    for reader in (container.read, container.describe, decode.load, decode.inspect):
+    for reader in (container.read, container.describe, decode.load, decode.inspect, next_of_stream):
         with pytest.raises(FormatError, match=message) as caught:
             reader(path)
         assert str(path) in str(caught.value)
 
 
-def test_a_newer_major_version_asks_for_an_upgrade() -> None:
+def next_of_stream(path: Path) -> object:
+    return next(decode.stream(path))
+
+
+def test_a_newer_major_version_asks_for_an_upgrade(tmp_path: Path) -> None:
     data = bytearray(small_file()[:-4])
-    data[4] = 2
-    with pytest.raises(FormatError, match="written by a newer metaq; upgrade"):
-        container.decode(sealed(bytes(data)))
+    data[4] = 0x20
+    path = tmp_path / "newer.metaq"
+    path.write_bytes(sealed(bytes(data)))
+    for reader in (container.read, container.describe, decode.load):
+        with pytest.raises(FormatError, match=r"2\.0 was written by a newer metaq; upgrade"):
+            reader(path)
 
 
 def test_a_newer_minor_version_is_read() -> None:
-    body = b"\x8fMTQ\x01\x07\x00"
-    header = b"\0\0 what a later version adds"
-    file = container.decode(sealed(body + bytes([len(header)]) + header))
+    fields = b"\0\0\1\x14 what a later version adds"
+    stored = encode_varint(len(fields)) + encode_header_bytes(fields)
+    file = container.decode(sealed(b"\x8fMTQ\x17" + encode_varint(len(stored)) + stored))
     assert file.version == (1, 7)
     assert file.tensors == ()
     with pytest.raises(FormatError, match="left over"):
-        container.decode(sealed(b"\x8fMTQ\x01\x00\x00" + bytes([len(header)]) + header))
-
-
-def test_unknown_flags_are_refused() -> None:
-    data = bytearray(small_file()[:-4])
-    data[6] |= 0x40
-    with pytest.raises(FormatError, match="flags"):
-        container.decode(sealed(bytes(data)))
+        container.decode(framed(fields, []))

@@ -7,7 +7,6 @@ import zlib
 from abc import abstractmethod
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from metaq.coding.interface import CheckedCoder, CodedSymbols
@@ -86,6 +85,8 @@ class ZstdCoder(GenericCoder):
 
     def compress(self, raw: bytes) -> bytes:
         """See :meth:`GenericCoder.compress`."""
+        import zstandard
+
         parameters = zstandard.ZstdCompressionParameters.from_level(
             22,
             source_size=len(raw),
@@ -98,6 +99,8 @@ class ZstdCoder(GenericCoder):
 
     def decompress(self, data: bytes, size_bytes: int) -> bytes:
         """See :meth:`GenericCoder.decompress`."""
+        import zstandard
+
         try:
             frame = zstandard.get_frame_parameters(data, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
             # A frame that names its own size would be given that much memory, whatever limit is passed below.

@@ -1,4 +1,4 @@
-"""Probabilities and their logits as integer tables, the same on every machine."""
+"""The logistic function, its inverse and its steps as integer tables, the same on every machine."""
 
 from __future__ import annotations
 
@@ -10,22 +10,33 @@ from numpy.typing import NDArray
 LOGIT_LIMIT = 3071
 """Largest logit in 1/256: just below 12."""
 
-# 65536 / (1 + exp(-x)) for x = 0, 0.5, …, 12, rounded; spelled out because libraries differ in the last bit of exp.
-UPPER_KNOTS = (
-    *(32768, 40793, 47911, 53581, 57724, 60565, 62428, 63615, 64357, 64816, 65097, 65269, 65374),
-    *(65438, 65476, 65500, 65514, 65523, 65528, 65531, 65533, 65534, 65535, 65535, 65536),
-)
+CUMULATIVE_BITS = 28
+DECAY = 4278222805
+"""2**32 exp(-1/256), rounded."""
+
+
+@cache
+def _exponentials() -> tuple[int, ...]:
+    """2**40 exp(-k / 256) for k = 0 to 3072, by repeated multiplication with rounding down."""
+    values = [1 << 40]
+    for _ in range(LOGIT_LIMIT + 1):
+        values.append(values[-1] * DECAY >> 32)
+    return tuple(values)
+
+
+@cache
+def cumulative_table() -> NDArray[np.int64]:
+    """``2**28 / (1 + exp(-x))`` at logits x of -12 to 12 in steps of 1/256, int64 of shape (6145,)."""
+    one = 1 << 40
+    upper = [(one << CUMULATIVE_BITS) // (one + exponential) for exponential in _exponentials()]
+    lower = [(1 << CUMULATIVE_BITS) - value for value in upper[:0:-1]]
+    return np.array(lower + upper, dtype=np.int64)
 
 
 @cache
 def logistic_table() -> NDArray[np.int64]:
     """Probability times 65536 at logits -12 to 12 in steps of 1/256, int64 of shape (6145,)."""
-    upper = np.array(UPPER_KNOTS, dtype=np.int64)
-    knots = np.concatenate([65536 - upper[:0:-1], upper])
-    positions = np.arange(6145)
-    left = np.minimum(positions >> 7, knots.size - 2)
-    fraction = positions - 128 * left
-    table: NDArray[np.int64] = (knots[left] * (128 - fraction) + knots[left + 1] * fraction + 64) >> 7
+    table: NDArray[np.int64] = (cumulative_table() + (1 << 11)) >> 12
     return table
 
 

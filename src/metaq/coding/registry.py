@@ -9,7 +9,6 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.adaptive import AdaptiveCoder
 from metaq.coding.constant import ConstantCoder
 from metaq.coding.generic import GzipCoder, LzmaCoder, ZstdCoder
 from metaq.coding.huffman import HuffmanCoder
@@ -27,7 +26,6 @@ _ALL: tuple[Coder, ...] = (
     GzipCoder(),
     ZstdCoder(),
     LzmaCoder(),
-    AdaptiveCoder(),
 )
 
 CODERS = MappingProxyType({coder.name: coder for coder in _ALL})

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,6 +67,8 @@ class RangeCoder(TableCoder):
 
     def encode_positions(self, positions: NDArray[np.int32], model: object) -> bytes:
         """See :meth:`TableCoder.encode_positions`."""
+        import constriction
+
         encoder = constriction.stream.queue.RangeEncoder()
         encoder.encode(positions, model)
         data: bytes = encoder.get_compressed().astype(">u4").tobytes()
@@ -77,6 +78,8 @@ class RangeCoder(TableCoder):
     def decode_positions(self, data: bytes, count: int, model: object) -> NDArray[np.int32]:
         """See :meth:`TableCoder.decode_positions`."""
         words = np.frombuffer(data + bytes(-len(data) % WORD_BYTES), dtype=">u4").astype(np.uint32)
+        import constriction
+
         positions: NDArray[np.int32] = constriction.stream.queue.RangeDecoder(words).decode(model, count)
         return positions
 
@@ -89,6 +92,8 @@ class RansCoder(TableCoder):
 
     def encode_positions(self, positions: NDArray[np.int32], model: object) -> bytes:
         """See :meth:`TableCoder.encode_positions`."""
+        import constriction
+
         coder = constriction.stream.stack.AnsCoder()
         coder.encode_reverse(positions, model)
         data: bytes = coder.get_compressed().astype("<u4").tobytes()
@@ -97,6 +102,8 @@ class RansCoder(TableCoder):
     def decode_positions(self, data: bytes, count: int, model: object) -> NDArray[np.int32]:
         """See :meth:`TableCoder.decode_positions`."""
         words = np.frombuffer(data + bytes(-len(data) % WORD_BYTES), dtype="<u4").astype(np.uint32)
+        import constriction
+
         positions: NDArray[np.int32] = constriction.stream.stack.AnsCoder(words).decode(model, count)
         return positions
 
@@ -104,6 +111,8 @@ class RansCoder(TableCoder):
 def _model(table: FrequencyTable) -> object:
     # Dividing by a power of two is exact, and so are all sums of the shares.
     shares = np.ldexp(table.masses.astype(np.float64), -table.precision)
+    import constriction
+
     model: object = constriction.stream.model.Categorical(shares, perfect=False)
     return model
 

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
+from metaq.coding.chunks import StreamShape
 from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, Tensor
+from metaq.tensors import Dtype, Scan, Tensor
 
 Metadata = Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One tensor as the header describes it.
+    """One tensor, or one basis, as the header describes it.
+
+    A basis counts as a square float64 matrix by the name of "basis" and its number.
 
     Attributes
     ----------
     name, shape, dtype
         As in the model.
     coder
-        Coder of the bucket indices; ``"raw"`` or ``"zstd"`` for a tensor kept exactly.
+        Coder of the bucket indices; ``"raw"``, ``"zstd"`` or, in the header, ``"inline"`` for a tensor kept exactly.
     grid
         Reference values, or None for a tensor kept exactly.
+    scan, trellis_bits
+        See :class:`metaq.tensors.QuantizedTensor`.
+    basis
+        Number of the basis whose rows are combined, or None.
     coded_bytes
-        Size of its payload.
+        Size of its chunks. The bytes of a chunk of several tensors are shared out by their numbers of elements.
     offset_bytes
-        Where the payload starts in the file.
+        Where its first chunk starts in the file; 0 if it has none.
     """
 
     name: str
@@ -35,8 +43,11 @@ class Entry:
     dtype: Dtype
     coder: str
     grid: BucketGrid | None
-    coded_bytes: int
-    offset_bytes: int
+    scan: Scan = "rows"
+    trellis_bits: int = 0
+    basis: int | None = None
+    coded_bytes: int = 0
+    offset_bytes: int = 0
 
     @property
     def count(self) -> int:
@@ -46,7 +57,54 @@ class Entry:
     @property
     def memory_bytes(self) -> int:
         """Memory that restoring takes: the elements, and the bucket indices as int64 if there are any."""
-        return self.count * (self.dtype.itemsize + (8 if self.grid is not None else 0))
+        return self.restored_bytes + (8 * self.count if self.grid is not None else 0)
+
+    @property
+    def restored_bytes(self) -> int:
+        """Memory of the elements alone."""
+        return self.count * self.dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What a chunk holds of one tensor.
+
+    Attributes
+    ----------
+    tensor
+        Its number in :attr:`Contents.parts`.
+    start
+        Its first symbol here, counted in the order of the scan.
+    shape
+        What the coder is told.
+    """
+
+    tensor: int
+    start: int
+    shape: StreamShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """One payload.
+
+    Attributes
+    ----------
+    coder
+        See :class:`Entry`.
+    pieces
+        Tensors and bases, or the piece of one, in it.
+    size_bytes, offset_bytes
+        Its size, and where it starts in the file.
+    checksum
+        CRC-32 of the payload, or None if it is the only one of the file.
+    """
+
+    coder: str
+    pieces: tuple[Piece, ...]
+    size_bytes: int
+    offset_bytes: int
+    checksum: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +117,10 @@ class Contents:
         Major and minor version of the format.
     entries
         Tensors in order of their names.
+    bases
+        Matrices whose rows the rows of tensors are combined from, in the order in which tensors first need them.
+    chunks
+        Payloads in order.
     metadata
         Free facts by key.
     file_bytes, header_bytes
@@ -67,9 +129,22 @@ class Contents:
 
     version: tuple[int, int]
     entries: tuple[Entry, ...]
+    bases: tuple[Entry, ...] = ()
+    chunks: tuple[Chunk, ...]
     metadata: Metadata
     file_bytes: int
     header_bytes: int
+
+    @cached_property
+    def parts(self) -> tuple[Entry, ...]:
+        """All that chunks hold, in the order in which pieces number it: the bases, then the tensors."""
+        return self.bases + self.entries
+
+    def bases_of(self, names: Iterable[str]) -> tuple[int, ...]:
+        """Numbers of the bases without which the tensors of these names cannot be restored, ascending."""
+        chosen = set(names)
+        found = {entry.basis for entry in self.entries if entry.name in chosen and entry.basis is not None}
+        return tuple(sorted(found))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,12 +162,10 @@ class TensorReport:
     ----------
     name
         Its name.
-    coder
+    coder, coded_bytes
         See :class:`Entry`.
-    coded_bytes
-        Size of its payload.
     table_bytes
-        Bytes of the payload that describe the coder's model.
+        Bytes of its payload that are known to describe the coder's model.
     ideal_bits
         Zero-order entropy of the bucket indices in bits, or None for a tensor kept exactly.
     """
@@ -113,11 +186,14 @@ class WriteReport:
     file_bytes
         Size of the file.
     header_bytes
-        All that is not payload: magic, version, header and checksum.
+        All that is not payload: magic, version, header and checksums.
     tensors
         In the order of the file.
+    bases
+        The matrices whose rows the rows of tensors are combined from.
     """
 
     file_bytes: int
     header_bytes: int
     tensors: tuple[TensorReport, ...]
+    bases: tuple[TensorReport, ...] = ()

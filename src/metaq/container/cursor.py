@@ -7,6 +7,8 @@ from typing import NoReturn
 from metaq.coding.varint import decode_varint
 from metaq.errors import CodecError, FormatError
 
+NEWER = "it may come from a newer metaq: upgrade; otherwise get the file again."
+
 
 class Cursor:
     """A position in `data`.

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metaq.grid import BucketGrid
-from metaq.tensors import Dtype
+from metaq.tensors import Dtype, Scan, combined_unit
+from metaq.trellis import PARITY_CHECKS
 
 MAGIC = b"\x8fMTQ"
 """First bytes of every file; the first one is neither ASCII nor the start of UTF-8."""
 
 MAJOR_VERSION = 1
 MINOR_VERSION = 0
+VERSION_BYTE = MAJOR_VERSION << 4 | MINOR_VERSION
 
-PREAMBLE_BYTES = len(MAGIC) + 3
+PREAMBLE_BYTES = len(MAGIC) + 1
 CHECKSUM_BYTES = 4
-MIN_FILE_BYTES = PREAMBLE_BYTES + 1 + CHECKSUM_BYTES
-
-FLAG_DEFLATED_HEADER = 1
-PLAIN_HEADER_BYTES = 512
-"""Headers up to this size are never deflated, so that small files do not depend on the version of zlib."""
+MIN_FILE_BYTES = PREAMBLE_BYTES + 2 + CHECKSUM_BYTES
+MAX_VARINT_BYTES = 9
 
 ENDINGS = (b"", b".weight", b".bias", b".running_mean", b".running_var", b".num_batches_tracked")
 """Last parts of names that are written as a number."""
@@ -32,29 +33,53 @@ MANY_DIMENSIONS = 7
 """Written in place of this many dimensions or more; their number follows."""
 
 EXACT, NEW_GRID, SAME_GRID, EARLIER_GRID = 0, 1, 2, 3
-"""How a tensor is stored: exactly, or as bucket indices on a grid that follows, the last one, or one by number."""
+"""How a tensor is stored: exactly, or as bucket indices on a new grid, the last one, or one by number."""
 
-STORAGE_BITS = 2
+KIND_BITS = 2
+COLUMNS_FLAG = 1 << 2
+TRELLIS_SHIFT = 3
+TRELLIS_CODES = (0, 8, 2, 3, 4, 5, 6, 7)
+"""Binary logarithms of the number of states by the three bits that name them; a trellis of two states is none."""
 
-EXACT_RAW = 0
-EXACT_ZSTD = 1
-EXACT_NAMES = ("raw", "zstd")
+TRELLISES = PARITY_CHECKS.keys() & set(TRELLIS_CODES)
+OWN_CODER_FLAG = 1 << 6
+BASIS_FLAG = 1 << 7
 
-FLOAT_CODES = 11
+EXACT_RAW, EXACT_ZSTD, EXACT_INLINE = 0, 1, 2
+EXACT_NAMES = ("raw", "zstd", "inline")
+INLINE_BYTES = 64
+"""Exact tensors up to this size stand in the header: a chunk of their own would cost its size and a checksum."""
+
 FLOAT64_BYTES = 8
-FLOAT16_CODE = 9
-FLOAT32_CODE = 10
-SAME_COUNT = 128
+FLOAT16_CODE, FLOAT32_CODE, DECIMAL_CODE = 9, 10, 11
+"""How a float is written; codes 0 to 8 are so many bytes of the float64."""
+
+STEP_CODES = {12: FLOAT16_CODE, 13: FLOAT32_CODE, 14: DECIMAL_CODE}
+"""Codes in place of the radius that give the step size, and how it is written."""
+
+MAX_DECIMAL_PLACES = 22
+"""Powers of ten up to this one are float64 numbers, so that a division by them is rounded once."""
+
+MAX_DECIMAL_DIGITS = 1 << 53
 
 METADATA_STRING, METADATA_INTEGER, METADATA_FLOAT = 0, 1, 2
+
+DEFAULT_CHUNK_BITS = 20
+MAX_CHUNK_BITS = 22
+"""Binary logarithm of the most symbols of a chunk of several tensors, or of a piece of a tensor."""
 
 MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 1 << 33
 """Elements of all tensors of a file together."""
 
 MAX_HEADER_BYTES = 1 << 28
-DEFLATE_RATIO = 1032
-"""DEFLATE never expands a byte to more than this many."""
+MAX_TENSORS = 1 << 18
+MAX_BASIS_SIZE = 1 << 14
+MAX_NAME_BYTES = 1 << 24
+"""Of all names together: a few bytes of header can make long names again and again."""
+
+BASIS_ROWS = 16
+"""Rows of a basis that are looked at together, so that little memory is taken."""
 
 LARGEST = {
     Dtype.float16: 65504.0,
@@ -65,12 +90,51 @@ LARGEST = {
 """Largest finite value by quantisable type."""
 
 
-def row_length(shape: tuple[int, ...]) -> int:
-    """Elements that belong to one index of the first dimension; 0 where there is only one dimension, or none."""
+def row_length(shape: tuple[int, ...], scan: Scan = "rows") -> int:
+    """Symbols of a row in the order of the scan; 0 where there is only one dimension, or none.
+
+    Rows belong to an index of the first dimension, columns to an index of all others.
+    """
+    if scan == "columns":
+        return shape[0] if shape else 0
     return prod(shape[1:]) if len(shape) > 1 else 0
+
+
+def trellis_row_length(shape: tuple[int, ...], scan: Scan) -> int:
+    """Symbols after which a trellis starts anew, at least 1: those of a row of the matrix that is scanned."""
+    rows = shape[0] if len(shape) > 1 else 1
+    columns = prod(shape) // max(rows, 1)
+    return max(columns if scan == "rows" else rows, 1)
 
 
 def grid_fits(grid: BucketGrid, dtype: Dtype) -> bool:
     """Whether every reference value is finite in `dtype`."""
     ends = np.abs(grid.values_of(np.array([0, grid.count - 1])))
     return float(ends.max()) <= LARGEST[dtype]
+
+
+def largest_column_sum(size: int, numerators: Callable[[slice], NDArray[np.float64]]) -> float:
+    """Largest sum of absolute values of a column of a basis: how far coefficients up to 1 can take a combination.
+
+    Parameters
+    ----------
+    size
+        Rows of the basis.
+    numerators
+        Gives a run of its rows, integers as float64 of shape (n, size).
+    """
+    sums = np.zeros(size)
+    for start in range(0, size, BASIS_ROWS):
+        sums += np.abs(numerators(slice(start, start + BASIS_ROWS))).sum(axis=0)
+    return float(sums.max())
+
+
+def combinations_fit(grid: BucketGrid, basis_grid: BucketGrid, column_sum: float, dtype: Dtype) -> bool:
+    """Whether every combination of the basis is finite in `dtype`, given its :func:`largest_column_sum`."""
+    # Comparison with what is not a number fails, as it should.
+    return (grid.count - 1) * column_sum * combined_unit(grid, basis_grid) <= LARGEST[dtype]
+
+
+def trellis_fits(grid: BucketGrid, trellis_bits: int) -> bool:
+    """Whether there is such a trellis, and the grid has the central bucket that it needs."""
+    return trellis_bits == 0 or (trellis_bits in TRELLISES and grid.count % 2 == 1)

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-import struct
 import zlib
-from pathlib import Path
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding import CODERS
-from metaq.coding.generic import ZstdCoder
-from metaq.container import header, layout
-from metaq.container.contents import Contents, Entry, File
-from metaq.container.cursor import Cursor
-from metaq.errors import CodecError, FormatError
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor
+from metaq.container.coders import decode_chunk
+from metaq.container.contents import Chunk, Contents, Entry, File
+from metaq.container.frame import Frame, open_checked_frame, open_frame
+from metaq.container.layout import combinations_fit, largest_column_sum
+from metaq.container.restoring import BasisRestoration, BasisRows, CombinedRestoration, Restoration, place
+from metaq.container.source import BytesSource, FileSource, Source
+from metaq.errors import CodecError, ConfigError, FormatError
+from metaq.grid import BucketGrid
+from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor
 
 DEFAULT_MAX_BYTES = 16 << 30
 """Memory that restoring a file may take unless the caller says otherwise."""
+
+IN_FLIGHT_BYTES = 48 << 20
+"""Memory for chunks that are decoded ahead; one is decoded whatever it takes."""
+
+SYMBOL_BYTES = 16
+"""Memory that decoding a symbol takes, with what the coders need themselves."""
+
+Streams = list[NDArray[np.generic]]
+"""What a chunk holds: symbols of its pieces, or the elements of an exact tensor."""
 
 
 def read(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> File:
@@ -37,12 +51,8 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) ->
     FormatError
         If the file is missing, foreign, damaged, of a newer major version, or takes more than `max_bytes`.
     """
-    return decode(_load(path), max_bytes=max_bytes, source=str(path))
-
-
-def describe(path: str | os.PathLike[str]) -> Contents:
-    """What a ``.metaq`` file holds, without decoding any tensor; errors as for :func:`read`."""
-    return _parse(_load(path), str(path))
+    with FileSource(path) as source:
+        return _read_all(source, max_bytes)
 
 
 def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str = "data") -> File:
@@ -62,126 +72,270 @@ def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str = "da
     FormatError
         As for :func:`read`.
     """
-    contents = _parse(data, source)
-    needed = sum(entry.memory_bytes for entry in contents.entries)
-    if needed > max_bytes:
-        raise FormatError(
-            f"{source}: header: restoring takes {needed} bytes of memory, more than the limit of {max_bytes}; "
-            "raise max_bytes if you trust the file."
-        )
-    tensors = tuple(_restore(data, entry, source) for entry in contents.entries)
+    return _read_all(BytesSource(data, source), max_bytes)
+
+
+def describe(path: str | os.PathLike[str]) -> Contents:
+    """What a ``.metaq`` file holds, without decoding any tensor; errors as for :func:`read`.
+
+    Of a file of several chunks only the header is read and checked, of any other all bytes are checked.
+    """
+    with FileSource(path) as source:
+        return open_frame(source).contents
+
+
+def stream(
+    path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES, names: Iterable[str] | None = None
+) -> Iterator[tuple[Entry, Tensor]]:
+    """Tensors of a ``.metaq`` file one by one, restored, in order of their names.
+
+    Quantised tensors come as the values they stand for, in an :class:`ExactTensor`: pieces of large tensors are
+    decoded and restored into place one after the other, so that memory is that of one tensor as restored and 64 MiB,
+    beside what the caller keeps, and 8 bytes an element of the bases that are needed. (Coders that take whole tensors
+    need 8 bytes a weight more.) Only the chunks of these tensors and bases are read and checked, if there are several.
+
+    Parameters
+    ----------
+    path
+        The file; it is opened when the first tensor is asked for, and errors come no sooner.
+    max_bytes
+        Memory that a single tensor may take, with all bases that are needed.
+    names
+        The tensors to restore; all by default.
+
+    Raises
+    ------
+    ConfigError
+        If the file has no tensor of one of the `names`.
+    FormatError
+        As for :func:`read`.
+    """
+    with FileSource(path) as source:
+        frame = open_frame(source)
+        contents = frame.contents
+        wanted = _wanted(contents, source, names)
+        largest = max((contents.entries[number].restored_bytes for number in wanted), default=0)
+        bases = contents.bases_of(contents.entries[number].name for number in wanted)
+        _require_memory(source, largest + sum(contents.bases[number].restored_bytes for number in bases), max_bytes)
+        yield from _restored(source, frame, [*bases, *(len(contents.bases) + number for number in wanted)])
+
+
+def _read_all(source: Source, max_bytes: int) -> File:
+    frame = open_checked_frame(source)
+    contents = frame.contents
+    _require_memory(source, sum(entry.memory_bytes for entry in contents.parts), max_bytes)
+    tensors = {number: _exact(source, contents.parts[number], raw) for number, raw in frame.inline.items()}
+    indices: dict[int, NDArray[np.int64]] = {}
+    for chunk, streams in _decoded(source, contents, contents.chunks):
+        for piece, symbols in zip(chunk.pieces, streams, strict=True):
+            entry = contents.parts[piece.tensor]
+            if entry.grid is None:
+                tensors[piece.tensor] = ExactTensor(name=entry.name, values=symbols, dtype=entry.dtype)
+                continue
+            if piece.tensor not in indices:
+                indices[piece.tensor] = np.zeros(entry.shape, dtype=np.int64)
+            place(indices[piece.tensor], entry.scan == "columns", piece.start, symbols)
+    bases = [_basis(entry, indices[number]) for number, entry in enumerate(contents.bases)]
+    sums = [largest_column_sum(basis.size, basis.numerators) for basis in bases]
+    for entry in contents.entries:
+        if entry.basis is not None:
+            _require_combinations_fit(source.name, entry, bases[entry.basis].grid, sums[entry.basis])
     return File(
         version=contents.version,
         entries=contents.entries,
+        bases=contents.bases,
+        chunks=contents.chunks,
         metadata=contents.metadata,
         file_bytes=contents.file_bytes,
         header_bytes=contents.header_bytes,
-        tensors=tensors,
+        tensors=tuple(
+            tensors[number] if number in tensors else _quantized(entry, indices.get(number), bases)
+            for number, entry in enumerate(contents.entries, len(bases))
+        ),
     )
 
 
-def _load(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise FormatError(f"{path}: no such file; check the path.") from error
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: cannot be read ({error}); check the path and its permissions.") from error
+def _basis(entry: Entry, indices: NDArray[np.int64]) -> Basis:
+    assert entry.grid is not None
+    return Basis(indices=indices, grid=entry.grid)
 
 
-def _parse(data: bytes, source: str) -> Contents:
-    version, is_deflated = _check_frame(data, source)
-    body = data[: -layout.CHECKSUM_BYTES]
-    cursor = Cursor(body, source=source, section="start of the header", start=layout.PREAMBLE_BYTES)
-    stored_bytes = cursor.varint()
-    raw_bytes = cursor.varint() if is_deflated else stored_bytes
-    if raw_bytes > min(layout.MAX_HEADER_BYTES, layout.DEFLATE_RATIO * max(stored_bytes, 1)):
-        cursor.refuse(f"a header of {raw_bytes} bytes is not possible here")
-    start = cursor.position
-    stored = cursor.take(stored_bytes)
-    if is_deflated:
-        unpacked = _inflate(cursor, stored, raw_bytes)
-        inner = Cursor(unpacked, source=source, section="unpacked header")
-    else:
-        inner = Cursor(body[: cursor.position], source=source, section="header", start=start)
-    found = header.parse(
-        inner,
-        payload_start=cursor.position,
-        payload_bytes=cursor.left,
-        is_newer=version[1] > layout.MINOR_VERSION,
-    )
-    return Contents(
-        version=version,
-        entries=found.entries,
-        metadata=found.metadata,
-        file_bytes=len(data),
-        header_bytes=len(data) - cursor.left,
+def _quantized(entry: Entry, indices: NDArray[np.int64] | None, bases: Sequence[Basis]) -> QuantizedTensor:
+    assert entry.grid is not None
+    return QuantizedTensor(
+        name=entry.name,
+        indices=np.zeros(entry.shape, dtype=np.int64) if indices is None else indices,
+        grid=entry.grid,
+        dtype=entry.dtype,
+        scan=entry.scan,
+        trellis_bits=entry.trellis_bits,
+        basis=None if entry.basis is None else bases[entry.basis],
     )
 
 
-def _check_frame(data: bytes, source: str) -> tuple[tuple[int, int], bool]:
-    """Magic, checksum, version and flags, in the order that gives the clearest message."""
-    if not data:
-        raise FormatError(f"{source}: byte 0: is empty; it was probably never written to the end. Make it again.")
-    if data[: len(layout.MAGIC)] != layout.MAGIC[: len(data)]:
-        raise FormatError(f"{source}: byte 0: is not a .metaq file; give the path of one.")
-    if len(data) < layout.MIN_FILE_BYTES:
+def _require_combinations_fit(name: str, entry: Entry, basis_grid: BucketGrid, column_sum: float) -> None:
+    assert entry.grid is not None
+    if not combinations_fit(entry.grid, basis_grid, column_sum, entry.dtype):
         raise FormatError(
-            f"{source}: byte {len(data)}: is cut off, {len(data)} bytes are too few; get it again or make it again."
+            f"{name}: chunk of tensor {entry.name!r}, byte {entry.offset_bytes}: combinations of its basis reach "
+            f"beyond the largest {entry.dtype.name}; the file was not made by metaq. Get it again or make it again."
         )
-    (stated,) = struct.unpack("<I", data[-layout.CHECKSUM_BYTES :])
-    if zlib.crc32(data[: -layout.CHECKSUM_BYTES]) != stated:
+
+
+def _wanted(contents: Contents, source: Source, names: Iterable[str] | None) -> list[int]:
+    numbers = {entry.name: number for number, entry in enumerate(contents.entries)}
+    if names is None:
+        return list(numbers.values())
+    chosen = set()
+    for name in names:
+        if name not in numbers:
+            near = difflib.get_close_matches(name, numbers, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "metaq inspect lists them all."
+            raise ConfigError(f"{source.name}: there is no tensor {name!r}; {hint}")
+        chosen.add(numbers[name])
+    return sorted(chosen)
+
+
+def _require_memory(source: Source, needed: int, max_bytes: int) -> None:
+    if needed > max_bytes:
         raise FormatError(
-            f"{source}: checksum, byte {len(data) - layout.CHECKSUM_BYTES}: does not match; "
-            "the file is damaged or cut off. Get it again or make it again."
+            f"{source.name}: header: restoring takes {needed} bytes of memory, more than the limit of {max_bytes}; "
+            "raise max_bytes if you trust the file."
         )
-    major, minor, flags = data[len(layout.MAGIC) : layout.PREAMBLE_BYTES]
-    if major != layout.MAJOR_VERSION:
-        raise FormatError(
-            f"{source}: version, byte {len(layout.MAGIC)}: {major}.{minor} was written by a newer metaq; upgrade."
-        )
-    if flags & ~layout.FLAG_DEFLATED_HEADER:
-        raise FormatError(f"{source}: flags, byte {layout.PREAMBLE_BYTES - 1}: {flags:#04x} is unknown; upgrade metaq.")
-    return (major, minor), bool(flags & layout.FLAG_DEFLATED_HEADER)
 
 
-def _inflate(cursor: Cursor, packed: bytes, size_bytes: int) -> bytes:
-    inflate = zlib.decompressobj(-15)
-    try:
-        raw = inflate.decompress(packed, size_bytes + 1)
-    except zlib.error as error:
-        cursor.refuse(f"the header cannot be unpacked ({error})")
-    if len(raw) != size_bytes or not inflate.eof or inflate.unused_data:
-        cursor.refuse(f"the header does not unpack to the {size_bytes} bytes promised")
-    return raw
+def _restored(source: Source, frame: Frame, wanted: Sequence[int]) -> Iterator[tuple[Entry, Tensor]]:
+    """Those tensors of the `wanted` parts, in order and with their bases, each as soon as its last piece is there."""
+    contents, chosen = frame.contents, set(wanted)
+    chunks = [chunk for chunk in contents.chunks if any(piece.tensor in chosen for piece in chunk.pieces)]
+    missing = dict.fromkeys(wanted, 0)
+    for chunk in chunks:
+        for piece in chunk.pieces:
+            if piece.tensor in chosen:
+                missing[piece.tensor] += 1
+    with closing(_decoded(source, contents, chunks)) as decoded:
+        yield from _assembled(source, frame, wanted, missing, decoded)
 
 
-def _restore(data: bytes, entry: Entry, source: str) -> Tensor:
-    payload = data[entry.offset_bytes : entry.offset_bytes + entry.coded_bytes]
+def _assembled(
+    source: Source,
+    frame: Frame,
+    wanted: Sequence[int],
+    missing: dict[int, int],
+    decoded: Iterator[tuple[Chunk, Streams]],
+) -> Iterator[tuple[Entry, Tensor]]:
+    """As :func:`_restored`; `missing` are the pieces that each part waits for."""
+    contents = frame.contents
+    held: dict[int, list[NDArray[np.generic]]] = {}
+    bases: dict[int, BasisRows] = {}
+    for number in wanted:
+        entry = contents.parts[number]
+        if number in frame.inline:
+            yield entry, _exact(source, entry, frame.inline[number])
+            continue
+        is_basis = number < len(contents.bases)
+        target = BasisRestoration(entry) if is_basis else _restoration(source.name, entry, bases)
+        while missing[number] or held.get(number):
+            if held.get(number):
+                target.add(held[number].pop(0))
+                continue
+            chunk, streams = next(decoded)
+            for piece, symbols in zip(chunk.pieces, streams, strict=True):
+                if piece.tensor in missing:
+                    missing[piece.tensor] -= 1
+                    held.setdefault(piece.tensor, []).append(symbols)
+            # Nothing but the list may hold the pieces, so that they are freed one by one.
+            del streams, symbols
+        held.pop(number, None)
+        if isinstance(target, BasisRestoration):
+            bases[number] = target.rows()
+            continue
+        values = target.values
+        del target
+        yield entry, ExactTensor(name=entry.name, values=values, dtype=entry.dtype)
+        # The caller may be done with them.
+        del values
+
+
+def _restoration(name: str, entry: Entry, bases: Mapping[int, BasisRows]) -> Restoration:
+    if entry.basis is None:
+        return Restoration(entry)
+    basis = bases[entry.basis]
+    _require_combinations_fit(name, entry, basis.grid, basis.column_sum)
+    return CombinedRestoration(entry, basis)
+
+
+def _decoded(
+    source: Source, contents: Contents, chunks: Iterable[Chunk]
+) -> Generator[tuple[Chunk, Streams], None, None]:
+    """Chunks in order with what they hold, decoded ahead on all cores as far as memory allows."""
+    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
+    waiting: deque[tuple[Chunk, int, Future[Streams]]] = deque()
+    held = 0
+    with ThreadPoolExecutor(max_workers=cores or 1) as pool:
+        try:
+            for chunk in chunks:
+                cost = chunk.size_bytes + SYMBOL_BYTES * sum(piece.shape.count for piece in chunk.pieces)
+                while waiting and (held + cost > IN_FLIGHT_BYTES or len(waiting) > 2 * (cores or 1)):
+                    first, freed, future = waiting.popleft()
+                    held -= freed
+                    yield first, future.result()
+                payload = source.take(chunk.offset_bytes, chunk.size_bytes)
+                waiting.append((chunk, cost, pool.submit(_decoded_chunk, source.name, contents, chunk, payload)))
+                held += cost
+            while waiting:
+                first, _, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes) -> Streams:
+    entry = contents.parts[chunk.pieces[0].tensor]
+    if len(payload) != chunk.size_bytes or (chunk.checksum is not None and zlib.crc32(payload) != chunk.checksum):
+        raise _chunk_error(name, chunk, entry, "its checksum does not match; the file is damaged.")
     try:
         if entry.grid is None:
-            return ExactTensor(name=entry.name, values=_exact_values(payload, entry), dtype=entry.dtype)
-        symbols = CODERS[entry.coder].decode(
-            payload,
-            count=entry.count,
-            alphabet_size=entry.grid.count,
-            row_length=layout.row_length(entry.shape),
-        )
-        indices = symbols.reshape(entry.shape)
-        return QuantizedTensor(name=entry.name, indices=indices, grid=entry.grid, dtype=entry.dtype)
-    except (CodecError, MemoryError) as error:
-        reason = str(error) or f"there is no memory for {entry.memory_bytes} bytes"
+            return [_elements(payload, entry)]
+        return list(decode_chunk(chunk.coder, payload, [piece.shape for piece in chunk.pieces]))
+    except ImportError as error:
+        reason = f"the coder {chunk.coder} needs the package {error.name}, which cannot be imported; install it."
+        raise _chunk_error(name, chunk, entry, reason) from error
+    except MemoryError as error:
+        raise _chunk_error(name, chunk, entry, f"there is no memory for {entry.memory_bytes} bytes.") from error
+    except CodecError as error:
+        raise _chunk_error(name, chunk, entry, str(error)) from error
+
+
+def _chunk_error(name: str, chunk: Chunk, entry: Entry, reason: str) -> FormatError:
+    others = f" and {len(chunk.pieces) - 1} more" if len(chunk.pieces) > 1 else ""
+    return FormatError(
+        f"{name}: chunk of tensor {entry.name!r}{others}, byte {chunk.offset_bytes}: {reason} "
+        "Get the file again or make it again."
+    )
+
+
+def _exact(source: Source, entry: Entry, raw: bytes) -> ExactTensor:
+    try:
+        return ExactTensor(name=entry.name, values=_array(raw, entry), dtype=entry.dtype)
+    except CodecError as error:
         raise FormatError(
-            f"{source}: tensor {entry.name!r}, byte {entry.offset_bytes}: {reason} Get the file again or make it again."
+            f"{source.name}: unpacked header, tensor {entry.name!r}: {error} Get the file again or make it again."
         ) from error
 
 
-def _exact_values(payload: bytes, entry: Entry) -> NDArray[np.generic]:
-    size_bytes = entry.count * entry.dtype.itemsize
-    is_raw = entry.coder == layout.EXACT_NAMES[layout.EXACT_RAW]
-    raw = payload if is_raw else ZstdCoder().decompress(payload, size_bytes)
-    if len(raw) != size_bytes:
-        raise CodecError(f"{len(raw)} bytes were found where {size_bytes} are needed.")
+def _elements(payload: bytes, entry: Entry) -> NDArray[np.generic]:
+    if entry.coder == "raw":
+        return _array(payload, entry)
+    # Imported late, so that files without such tensors are read where zstandard is not installed.
+    from metaq.coding.generic import ZstdCoder
+
+    return _array(ZstdCoder().decompress(payload, entry.restored_bytes), entry)
+
+
+def _array(raw: bytes, entry: Entry) -> NDArray[np.generic]:
+    if len(raw) != entry.restored_bytes:
+        raise CodecError(f"{len(raw)} bytes were found where {entry.restored_bytes} are needed.")
     if entry.dtype is Dtype.bool and raw.strip(b"\0\1"):
         raise CodecError("a truth value is neither 0 nor 1.")
     # A copy, so that the caller may write to the tensor and the file's bytes can be freed.

@@ -5,34 +5,62 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import pairwise
+from math import prod
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from metaq.coding import coder_named, encode_smallest, zero_order_entropy_bits
-from metaq.coding.generic import ZstdCoder
+from metaq.coding import CODERS, encode_smallest, zero_order_entropy_bits
+from metaq.coding.header_bytes import encode_header_bytes
 from metaq.coding.varint import encode_varint
-from metaq.container import layout
-from metaq.container.contents import Metadata, TensorReport, WriteReport
+from metaq.container import chunking, layout
+from metaq.container.coders import checked_name, encode_chunk, is_chunk_coder
+from metaq.container.contents import Entry, Metadata, Piece, TensorReport, WriteReport
+from metaq.container.fields import header_fields, utf8
+from metaq.container.header import basis_entry, with_places
 from metaq.errors import CodecError, ConfigError
 from metaq.files import write_bytes
-from metaq.grid import BucketGrid
-from metaq.tensors import ExactTensor, QuantizedTensor, Tensor
+from metaq.tensors import Basis, ExactTensor, QuantizedTensor, Tensor
 
-INTEGER_BITS = 62
+Result = TypeVar("Result")
+
+DEFAULT_CODER = "small"
+AUTO = "auto"
+AUTO_MAX_SYMBOLS = 1 << 16
+"""Up to this many symbols a tensor is coded by every coder to find the smallest."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stored:
-    identifier: int
-    payload: bytes
-    report: TensorReport
+class _Item:
+    """A tensor or a basis to be written: its entry, and symbols in the order of the scan, or the bytes of a tensor kept
+    exactly.
+    """
+
+    entry: Entry
+    symbols: NDArray[np.int64]
+    raw: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    data: bytes
+    report: WriteReport
 
 
 def write(
-    path: str | os.PathLike[str], tensors: Sequence[Tensor], *, metadata: Metadata | None = None, coder: str = "auto"
+    path: str | os.PathLike[str],
+    tensors: Sequence[Tensor],
+    *,
+    metadata: Metadata | None = None,
+    coder: str = DEFAULT_CODER,
+    coders: Mapping[str, str] | None = None,
+    chunk_bits: int = layout.DEFAULT_CHUNK_BITS,
 ) -> WriteReport:
     """Write a ``.metaq`` file atomically: a reader sees the old file or the new one.
 
@@ -45,7 +73,13 @@ def write(
     metadata
         Small free facts to keep in the file.
     coder
-        Name of a coder for the bucket indices, or ``"auto"`` for the smallest of all for each tensor.
+        Name of a coder for the bucket indices, or ``"auto"`` to try all of them on small tensors and keep the smallest.
+    coders
+        Other coders for single tensors, by name of the tensor.
+    chunk_bits
+        Binary logarithm of the most symbols that are decoded at once, 0 to 22: coders of chunks take small tensors
+        together up to this many symbols, and larger ones in pieces. A trellis whose rows are longer than that loses
+        some of what the coder gains by it, as coders cannot follow it from piece to piece.
 
     Returns
     -------
@@ -61,192 +95,249 @@ def write(
     OutputError
         If the file cannot be written.
     """
-    data, report = _build(tensors, {} if metadata is None else metadata, coder)
-    write_bytes(path, data)
-    return report
+    built = _build(tensors, metadata or {}, coder, coders or {}, chunk_bits)
+    write_bytes(path, built.data)
+    return built.report
 
 
-def encode(tensors: Sequence[Tensor], *, metadata: Metadata | None = None, coder: str = "auto") -> bytes:
+def encode(
+    tensors: Sequence[Tensor],
+    *,
+    metadata: Metadata | None = None,
+    coder: str = DEFAULT_CODER,
+    coders: Mapping[str, str] | None = None,
+    chunk_bits: int = layout.DEFAULT_CHUNK_BITS,
+) -> bytes:
     """Bytes of the file that :func:`write` would make; arguments and errors as there."""
-    return _build(tensors, {} if metadata is None else metadata, coder)[0]
+    return _build(tensors, metadata or {}, coder, coders or {}, chunk_bits).data
 
 
-def _build(tensors: Sequence[Tensor], metadata: Metadata, coder: str) -> tuple[bytes, WriteReport]:
-    names = None if coder == "auto" else (coder_named(coder).name,)
-    ordered = sorted(((_utf8(tensor.name), tensor) for tensor in tensors), key=lambda pair: pair[0])
-    for (name, tensor), (following, _) in pairwise(ordered):
-        if name == following:
-            raise ConfigError(f"{tensor.name}: two tensors have this name; give each its own.")
-    if sum(int(np.prod(tensor.shape, dtype=object)) for tensor in tensors) > layout.MAX_ELEMENTS:
-        raise ConfigError(f"tensors: more than {layout.MAX_ELEMENTS} elements; split the model into several files.")
-    stored = [_store(tensor, names) for _, tensor in ordered]
-    header = _header(ordered, stored, metadata)
-    body = _preamble(header) + b"".join(item.payload for item in stored)
-    data = body + struct.pack("<I", zlib.crc32(body))
-    reports = tuple(item.report for item in stored)
-    header_bytes = len(data) - sum(report.coded_bytes for report in reports)
-    return data, WriteReport(file_bytes=len(data), header_bytes=header_bytes, tensors=reports)
+def _build(
+    tensors: Sequence[Tensor], metadata: Metadata, coder: str, coders: Mapping[str, str], chunk_bits: int
+) -> _Built:
+    if not 0 <= chunk_bits <= layout.MAX_CHUNK_BITS:
+        raise ConfigError(f"chunk_bits: {chunk_bits} is not between 0 and {layout.MAX_CHUNK_BITS}.")
+    for name in {coder, *coders.values()} - {AUTO}:
+        checked_name(name)
+    ordered = sorted(tensors, key=lambda tensor: utf8(tensor.name))
+    _check(ordered)
+    for name in set(coders) - {tensor.name for tensor in ordered}:
+        raise ConfigError(f"coders: there is no tensor {name!r}; give names of tensors that are written.")
+    bases, numbers = _numbered_bases(ordered)
+    _check_elements(ordered, bases)
+    items = [_item(tensor, coders.get(tensor.name, coder), numbers.get(tensor.name)) for tensor in ordered]
+    if coder != AUTO:
+        return _file(items, bases, metadata, coder, chunk_bits)
+    return _smallest_file(items, bases, metadata, chunk_bits)
 
 
-def _preamble(header: bytes) -> bytes:
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
-    packed = deflate.compress(header) + deflate.flush()
-    plain = encode_varint(len(header)) + header
-    deflated = encode_varint(len(packed)) + encode_varint(len(header)) + packed
-    is_worthwhile = len(header) > layout.PLAIN_HEADER_BYTES and len(deflated) < len(plain)
-    flags = layout.FLAG_DEFLATED_HEADER if is_worthwhile else 0
-    versions = bytes([layout.MAJOR_VERSION, layout.MINOR_VERSION, flags])
-    return layout.MAGIC + versions + (deflated if flags else plain)
+def _smallest_file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, chunk_bits: int) -> _Built:
+    """The smaller of two files: all tensors by the default coder; small ones by the best coder of single tensors."""
+    usual = DEFAULT_CODER if is_chunk_coder(DEFAULT_CODER) else ""
+    chosen = [_with_best_coder(item, usual) for item in items]
+    names = [item.entry.coder for item in chosen if item.entry.grid is not None]
+    most_common = max(sorted(set(names)), key=names.count, default=usual or next(iter(CODERS)))
+    # Bases have the coder of the file, and what suits most tensors may not be able to hold them.
+    file_coder = usual or most_common if bases else most_common
+    candidates = [_file(chosen, bases, metadata, file_coder, chunk_bits)]
+    if usual and set(names) != {usual}:
+        together = [_with_coder(item, usual) for item in items]
+        candidates.insert(0, _file(together, bases, metadata, usual, chunk_bits))
+    return min(candidates, key=lambda built: len(built.data))
 
 
-def _store(tensor: Tensor, names: Sequence[str] | None) -> _Stored:
-    if len(tensor.shape) > layout.MAX_DIMENSIONS:
-        raise ConfigError(f"{tensor.name}: {len(tensor.shape)} dimensions are more than {layout.MAX_DIMENSIONS}.")
-    if isinstance(tensor, ExactTensor):
-        return _store_exact(tensor)
-    return _store_quantized(tensor, names)
-
-
-def _store_quantized(tensor: QuantizedTensor, names: Sequence[str] | None) -> _Stored:
-    if not layout.grid_fits(tensor.grid, tensor.dtype):
-        raise ConfigError(f"{tensor.name}: its buckets reach beyond the largest {tensor.dtype.name}; use a wider type.")
-    symbols = np.ascontiguousarray(tensor.indices).reshape(-1)
-    try:
-        coder, coded = encode_smallest(
-            symbols, tensor.grid.count, row_length=layout.row_length(tensor.shape), names=names
-        )
-    except CodecError as error:
-        raise CodecError(f"{tensor.name}: {error}") from error
-    report = TensorReport(
-        name=tensor.name,
-        coder=coder.name,
-        coded_bytes=len(coded.payload),
-        table_bytes=coded.table_bytes,
-        ideal_bits=zero_order_entropy_bits(symbols),
+def _with_best_coder(item: _Item, usual: str) -> _Item:
+    if item.entry.coder != AUTO or (usual and not 0 < item.symbols.size <= AUTO_MAX_SYMBOLS):
+        return _with_coder(item, usual)
+    shape = chunking.stream_shape(item.entry)
+    best, _ = _named(
+        item.entry.name,
+        lambda: encode_smallest(item.symbols, shape.alphabet_size, row_length=shape.row_length),
     )
-    return _Stored(identifier=coder.identifier, payload=coded.payload, report=report)
+    return _with_coder(item, best.name)
 
 
-def _store_exact(tensor: ExactTensor) -> _Stored:
+def _with_coder(item: _Item, coder: str) -> _Item:
+    """`item` with the coder if it is to be chosen, else as it is."""
+    return replace(item, entry=replace(item.entry, coder=coder)) if item.entry.coder == AUTO else item
+
+
+def _check(ordered: Sequence[Tensor]) -> None:
+    for tensor, following in pairwise(ordered):
+        if tensor.name == following.name:
+            raise ConfigError(f"{tensor.name}: two tensors have this name; give each its own.")
+    for tensor in ordered:
+        if len(tensor.shape) > layout.MAX_DIMENSIONS:
+            raise ConfigError(f"{tensor.name}: {len(tensor.shape)} dimensions are more than {layout.MAX_DIMENSIONS}.")
+    if len(ordered) > layout.MAX_TENSORS or sum(len(utf8(tensor.name)) for tensor in ordered) > layout.MAX_NAME_BYTES:
+        raise ConfigError(
+            f"tensors: more than {layout.MAX_TENSORS}, or {layout.MAX_NAME_BYTES} bytes of names; "
+            "split the model into several files."
+        )
+
+
+def _check_elements(ordered: Sequence[Tensor], bases: Sequence[Basis]) -> None:
+    if sum(prod(tensor.shape) for tensor in ordered) + sum(basis.size**2 for basis in bases) > layout.MAX_ELEMENTS:
+        raise ConfigError(f"tensors: more than {layout.MAX_ELEMENTS} elements; split the model into several files.")
+
+
+def _numbered_bases(ordered: Sequence[Tensor]) -> tuple[list[Basis], dict[str, int]]:
+    """The different bases in the order in which tensors first need them, and their numbers by name of the tensor."""
+    bases: list[Basis] = []
+    sums: list[float] = []
+    by_content: dict[bytes, int] = {}
+    by_identity: dict[int, int] = {}
+    numbers = {}
+    for tensor in ordered:
+        if isinstance(tensor, ExactTensor) or tensor.basis is None:
+            continue
+        basis = tensor.basis
+        if id(basis) not in by_identity:
+            _check_basis(tensor.name, basis)
+            number = by_content.setdefault(_basis_key(basis), len(bases))
+            by_identity[id(basis)] = number
+            if number == len(bases):
+                bases.append(basis)
+                sums.append(layout.largest_column_sum(basis.size, basis.numerators))
+        numbers[tensor.name] = by_identity[id(basis)]
+        _check_combinations(tensor, basis, sums[numbers[tensor.name]])
+    return bases, numbers
+
+
+def _basis_key(basis: Basis) -> bytes:
+    """Bytes that two bases have in common only if they are the same bit for bit."""
+    grid = struct.pack(">ddI", basis.grid.center, basis.grid.radius, basis.grid.count)
+    return sha256(grid + np.ascontiguousarray(basis.indices, dtype=np.int64).tobytes()).digest()
+
+
+def _check_basis(name: str, basis: Basis) -> None:
+    shape = basis.indices.shape
+    if len(shape) != 2 or shape[0] != shape[1] or not 1 <= shape[0] <= layout.MAX_BASIS_SIZE:
+        raise ConfigError(
+            f"{name}: its basis has shape {shape}; a basis is a square matrix of at most {layout.MAX_BASIS_SIZE} rows."
+        )
+
+
+def _check_combinations(tensor: QuantizedTensor, basis: Basis, column_sum: float) -> None:
+    if len(tensor.shape) != 2 or tensor.shape[1] != basis.size or tensor.scan != "rows":
+        raise ConfigError(
+            f"{tensor.name}: its basis of {basis.size} rows is for matrices of as many columns, scanned by rows."
+        )
+    if not basis.is_exact_for(tensor.grid):
+        raise ConfigError(
+            f"{tensor.name}: combinations of its basis are not exact; its grid and that of the basis need centre 0, an "
+            "odd number of buckets, and fewer of them."
+        )
+    if not layout.combinations_fit(tensor.grid, basis.grid, column_sum, tensor.dtype):
+        raise ConfigError(
+            f"{tensor.name}: combinations of its basis reach beyond the largest {tensor.dtype.name}; use a wider type."
+        )
+
+
+def _item(tensor: Tensor, coder: str, basis: int | None) -> _Item:
+    return _exact_item(tensor) if isinstance(tensor, ExactTensor) else _quantized_item(tensor, coder, basis)
+
+
+def _basis_item(number: int, basis: Basis, coder: str) -> _Item:
+    symbols = np.ascontiguousarray(basis.indices, dtype=np.int64).reshape(-1)
+    return _Item(entry=basis_entry(number, basis.size, basis.grid, coder), symbols=symbols)
+
+
+def _quantized_item(tensor: QuantizedTensor, coder: str, basis: int | None) -> _Item:
+    if basis is None and not layout.grid_fits(tensor.grid, tensor.dtype):
+        raise ConfigError(f"{tensor.name}: its buckets reach beyond the largest {tensor.dtype.name}; use a wider type.")
+    if not layout.trellis_fits(tensor.grid, tensor.trellis_bits):
+        raise ConfigError(
+            f"{tensor.name}: a trellis of 2**{tensor.trellis_bits} states on {tensor.grid.count} buckets is not "
+            "possible; use 2 to 8 trellis bits and an odd number of buckets."
+        )
+    entry = Entry(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        coder=coder,
+        grid=tensor.grid,
+        scan=tensor.scan,
+        trellis_bits=tensor.trellis_bits,
+        basis=basis,
+    )
+    return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()).reshape(-1))
+
+
+def _exact_item(tensor: ExactTensor) -> _Item:
     if tensor.values.dtype.newbyteorder("<") != tensor.dtype.storage:
         raise ConfigError(
             f"{tensor.name}: {tensor.values.dtype} values cannot stand for {tensor.dtype.name}; "
             f"give them as {tensor.dtype.storage.name}."
         )
     raw = tensor.values.astype(tensor.dtype.storage).tobytes()
-    packed = ZstdCoder().compress(raw)
-    identifier, payload = (layout.EXACT_ZSTD, packed) if len(packed) < len(raw) else (layout.EXACT_RAW, raw)
-    report = TensorReport(
-        name=tensor.name,
-        coder=layout.EXACT_NAMES[identifier],
-        coded_bytes=len(payload),
-        table_bytes=0,
-        ideal_bits=None,
-    )
-    return _Stored(identifier=identifier, payload=payload, report=report)
+    coder = layout.EXACT_NAMES[layout.EXACT_INLINE]
+    if len(raw) > layout.INLINE_BYTES:
+        # Imported late, so that reading a file does not need zstandard.
+        from metaq.coding.generic import ZstdCoder
+
+        packed = ZstdCoder().compress(raw)
+        coder, raw = ("zstd", packed) if len(packed) < len(raw) else ("raw", raw)
+    entry = Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=coder, grid=None)
+    return _Item(entry=entry, symbols=np.zeros(0, dtype=np.int64), raw=raw)
 
 
-class _Grids:
-    """Grids written so far, and the one written last."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[bytes, int] = {}
-        self._last = b""
-        self._last_count = 0
-
-    def refer_to(self, grid: BucketGrid) -> tuple[int, bytes]:
-        """How a tensor on `grid` is stored, and the bytes that name the grid."""
-        # Bits, not values: 0.0 and -0.0 are equal but must both come back as they were.
-        key = struct.pack(">ddI", grid.center, grid.radius, grid.count)
-        last, self._last = self._last, key
-        if key == last:
-            return layout.SAME_GRID, b""
-        if key in self._numbers:
-            return layout.EARLIER_GRID, encode_varint(self._numbers[key])
-        coded = _grid_bytes(grid, self._last_count)
-        self._numbers[key] = len(self._numbers)
-        self._last_count = grid.count
-        return layout.NEW_GRID, coded
-
-
-def _header(ordered: Sequence[tuple[bytes, Tensor]], stored: Sequence[_Stored], metadata: Metadata) -> bytes:
-    out = bytearray(encode_varint(len(ordered)) + encode_varint(len(metadata)))
-    grids = _Grids()
-    previous = b""
-    for (name, tensor), item in zip(ordered, stored, strict=True):
-        out += _name_bytes(name, previous) + _shape_bytes(tensor)
-        if isinstance(tensor, QuantizedTensor):
-            storage, grid = grids.refer_to(tensor.grid)
-            out += encode_varint(item.identifier << layout.STORAGE_BITS | storage) + grid
-        else:
-            out += encode_varint(item.identifier << layout.STORAGE_BITS | layout.EXACT)
-        out += encode_varint(len(item.payload))
-        previous = name
-    out += _metadata_bytes(metadata)
-    if len(out) > layout.MAX_HEADER_BYTES:
+def _file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, coder: str, chunk_bits: int) -> _Built:
+    parts = [*(_basis_item(number, basis, coder) for number, basis in enumerate(bases)), *items]
+    entries = [part.entry for part in parts]
+    plans = chunking.plan_chunks(entries, chunk_bits)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        coded = list(pool.map(lambda plan: _payload(parts, *plan), plans))
+    payloads = [payload for payload, _ in coded]
+    sizes = [len(payload) for payload in payloads]
+    inline = [item.raw for item in items if item.entry.grid is None and not chunking.has_chunk(item.entry)]
+    hidden, visible = entries[: len(bases)], entries[len(bases) :]
+    fields = header_fields(visible, inline, sizes, metadata, coder=coder, chunk_bits=chunk_bits, bases=hidden)
+    if len(fields) > layout.MAX_HEADER_BYTES:
         raise ConfigError(f"metadata and names take more than {layout.MAX_HEADER_BYTES} bytes; shorten them.")
-    return bytes(out)
+    stored = encode_varint(len(fields)) + encode_header_bytes(fields)
+    head = layout.MAGIC + bytes([layout.VERSION_BYTE]) + encode_varint(len(stored)) + stored
+    if len(payloads) > 1:
+        head += b"".join(_checksum(payload) for payload in payloads)
+        head += _checksum(head)
+    body = b"".join([head, *payloads])
+    tables = {plan[1][0].tensor: table_bytes for plan, (_, table_bytes) in zip(plans, coded, strict=True)}
+    placed = with_places(entries, plans, sizes, len(head))
+    reports = tuple(_report(entry, parts[n].symbols, tables.get(n, 0)) for n, entry in enumerate(placed))
+    report = WriteReport(
+        file_bytes=len(body) + layout.CHECKSUM_BYTES,
+        header_bytes=len(head) + layout.CHECKSUM_BYTES,
+        tensors=reports[len(bases) :],
+        bases=reports[: len(bases)],
+    )
+    return _Built(data=body + _checksum(body), report=report)
 
 
-def _grid_bytes(grid: BucketGrid, previous_count: int) -> bytes:
-    center_code, center = _float_bytes(grid.center)
-    radius_code, radius = _float_bytes(grid.radius)
-    same = grid.count == previous_count
-    code = layout.SAME_COUNT * same + layout.FLOAT_CODES * center_code + radius_code
-    return bytes([code]) + (b"" if same else encode_varint(grid.count)) + center + radius
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", zlib.crc32(data))
 
 
-def _float_bytes(value: float) -> tuple[int, bytes]:
-    full = struct.pack(">d", value)
-    cut = full.rstrip(b"\0")
-    forms = [(len(cut), cut)]
-    for code, letter in ((layout.FLOAT16_CODE, ">e"), (layout.FLOAT32_CODE, ">f")):
-        try:
-            short = struct.pack(letter, value)
-        except OverflowError:
-            continue
-        if struct.pack(">d", *struct.unpack(letter, short)) == full:
-            forms.append((code, short))
-    return min(forms, key=lambda form: len(form[1]))
+def _report(entry: Entry, symbols: NDArray[np.int64], table_bytes: int) -> TensorReport:
+    return TensorReport(
+        name=entry.name,
+        coder=entry.coder,
+        coded_bytes=entry.coded_bytes,
+        table_bytes=table_bytes,
+        ideal_bits=None if entry.grid is None else zero_order_entropy_bits(symbols),
+    )
 
 
-def _name_bytes(name: bytes, previous: bytes) -> bytes:
-    ending = max((number for number, end in enumerate(layout.ENDINGS) if name.endswith(end)), default=0)
-    stem = name[: len(name) - len(layout.ENDINGS[ending])]
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(stem, previous, strict=False)))
-    middle = stem[shared:]
-    return encode_varint(shared) + encode_varint(len(middle) << layout.ENDING_BITS | ending) + middle
+def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> tuple[bytes, int]:
+    """Payload of a chunk, and the bytes of it that describe a coder's model."""
+    first = parts[pieces[0].tensor]
+    if first.entry.grid is None:
+        return first.raw, 0
+    streams = [parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces]
+    return _named(first.entry.name, lambda: encode_chunk(coder, streams, [piece.shape for piece in pieces]))
 
 
-def _shape_bytes(tensor: Tensor) -> bytes:
-    number = len(tensor.shape)
-    many = number >= layout.MANY_DIMENSIONS
-    first = tensor.dtype.value | min(number, layout.MANY_DIMENSIONS) << layout.DTYPE_BITS
-    more = encode_varint(number) if many else b""
-    return bytes([first]) + more + b"".join(encode_varint(size) for size in tensor.shape)
-
-
-def _metadata_bytes(metadata: Metadata) -> bytes:
-    out = bytearray()
-    for key, value in sorted((_utf8(key), value) for key, value in metadata.items()):
-        out += encode_varint(len(key)) + key + _value_bytes(key.decode(), value)
-    return bytes(out)
-
-
-def _value_bytes(key: str, value: object) -> bytes:
-    if isinstance(value, str):
-        text = _utf8(value)
-        return bytes([layout.METADATA_STRING]) + encode_varint(len(text)) + text
-    if isinstance(value, float):
-        return bytes([layout.METADATA_FLOAT]) + struct.pack("<d", value)
-    if isinstance(value, int) and not isinstance(value, bool) and -(1 << INTEGER_BITS) <= value < 1 << INTEGER_BITS:
-        folded = 2 * value if value >= 0 else -2 * value - 1
-        return bytes([layout.METADATA_INTEGER]) + encode_varint(folded)
-    raise ConfigError(f"metadata: {key}: {value!r} is not a string, a float or an integer of at most 63 bits.")
-
-
-def _utf8(text: str) -> bytes:
+def _named(name: str, code: Callable[[], Result]) -> Result:
     try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{text!r}: a name or a text holds half a surrogate pair; use proper Unicode.") from error
+        return code()
+    except CodecError as error:
+        raise CodecError(f"{name}: {error}") from error

@@ -1,0 +1,230 @@
+"""Binary range coding with 16-bit probabilities: intervals of 32 bits, carries passed back into the bytes.
+
+After Martin, "Range encoding: an algorithm for removing redundancy from a digitised message" (1979).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.compiled import compiled, workspace
+from metaq.errors import CodecError
+
+TOP = 1 << 32
+BOTTOM = 1 << 24
+ONE = 1 << 16
+"""Unit of probabilities."""
+
+EVEN = ONE >> 1
+LOWEST_PROBABILITY = 2
+"""Models predict nothing with less, nor with more than ``ONE`` less this, so that every decision takes some bits."""
+
+DECISIONS_PER_BIT = 23000
+"""A bit of payload holds fewer decisions, since each takes at least -log2(1 - 2**-15) bits."""
+
+TAIL_BITS = 32
+"""What the end of a code may leave out."""
+
+FIRST_CAPACITY = 4096
+BIT_BYTES = 4
+"""More than a single bit can take, and what the end does."""
+
+MAX_NUMBER_DIGITS = 40
+
+LOW, WIDTH, POSITION, OFFSET, DECODES = 0, 1, 2, 3, 4
+"""Places in a coder's state: lower end and width of the interval, bytes passed, the code above the lower end, mode."""
+
+
+@compiled
+def narrow(probability: int, bit: int, state: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
+    """Encode `bit`, which is 1 with `probability` / 65536."""
+    bound = (state[WIDTH] * probability) >> 16
+    low = state[LOW]
+    if bit:
+        width = bound
+    else:
+        low += bound
+        width = state[WIDTH] - bound
+        if low >= TOP:
+            low -= TOP
+            carry(state[POSITION], data)
+    while width < BOTTOM:
+        data[state[POSITION]] = low >> 24
+        state[POSITION] += 1
+        low = (low << 8) & (TOP - 1)
+        width <<= 8
+    state[LOW] = low
+    state[WIDTH] = width
+
+
+@compiled
+def choose(probability: int, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
+    """Decode a bit that is 1 with `probability` / 65536."""
+    bound = (state[WIDTH] * probability) >> 16
+    low, offset = state[LOW], state[OFFSET]
+    if offset < bound:
+        bit = 1
+        width = bound
+    else:
+        bit = 0
+        low = (low + bound) & (TOP - 1)
+        offset -= bound
+        width = state[WIDTH] - bound
+    while width < BOTTOM:
+        low = (low << 8) & (TOP - 1)
+        width <<= 8
+        offset = offset << 8 | next_byte(state, data)
+    state[LOW] = low
+    state[WIDTH] = width
+    state[OFFSET] = offset
+    return bit
+
+
+@compiled
+def choose_or_narrow(probability: int, bit: int, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
+    """Decode a bit, or encode `bit`, which is 1 with `probability` / 65536; what it is."""
+    if state[DECODES]:
+        return int(choose(probability, state, data))
+    narrow(probability, bit, state, data)
+    return bit
+
+
+@compiled
+def clipped(probability: int) -> int:
+    """`probability` / 65536, kept from certainty."""
+    return min(max(probability, LOWEST_PROBABILITY), ONE - LOWEST_PROBABILITY)
+
+
+@compiled
+def next_byte(state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
+    """The next byte, 0 beyond the end."""
+    position = state[POSITION]
+    state[POSITION] = position + 1
+    return int(data[position]) if position < len(data) else 0
+
+
+def begin_encoding() -> NDArray[np.int64]:
+    """State of an encoder that has written nothing, int64 of shape (5,)."""
+    return workspace(np.array([0, TOP, 0, 0, 0], dtype=np.int64))
+
+
+def begin_decoding(data: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """State of a decoder that has read the first four bytes, int64 of shape (5,)."""
+    state = workspace(np.array([0, TOP, 0, 0, 1], dtype=np.int64))
+    for _ in range(4):
+        state[OFFSET] = state[OFFSET] << 8 | next_byte(state, data)
+    return state
+
+
+@compiled
+def finish_encoding(state: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
+    """Write the fewest bytes that tell the interval."""
+    dropped, tail = _tail(state)
+    if tail >= TOP:
+        carry(state[POSITION], data)
+    for byte in range(4 - dropped):
+        data[state[POSITION]] = (tail >> (24 - 8 * byte)) & 0xFF
+        state[POSITION] += 1
+
+
+@compiled
+def is_finished(state: NDArray[np.int64], data: NDArray[np.uint8]) -> bool:
+    """Whether `data` end with exactly the bytes that :func:`finish_encoding` writes."""
+    dropped, tail = _tail(state)
+    window = (state[LOW] + state[OFFSET]) & (TOP - 1)
+    return bool(len(data) == state[POSITION] - dropped and window == tail & (TOP - 1))
+
+
+@compiled
+def carry(position: int, data: NDArray[np.uint8]) -> None:
+    """Add one to the number that the bytes before `position` are; it never exceeds them."""
+    place = position - 1
+    while data[place] == 255:
+        data[place] = 0
+        place -= 1
+    data[place] += 1
+
+
+@compiled
+def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
+    """How many of the last four bytes can be left out, and the number in the interval that allows it."""
+    for dropped in (4, 3, 2, 1):
+        mask = (1 << (8 * dropped)) - 1
+        tail = (state[LOW] + mask) & ~mask
+        if tail < state[LOW] + state[WIDTH]:
+            return dropped, tail
+    return 0, state[LOW]
+
+
+class BinaryCode:
+    """A code that is being written or read, and numbers in it that are not modelled.
+
+    Attributes
+    ----------
+    state
+        int64 of shape (5,), see ``LOW`` and the names after it.
+    data
+        What was written so far and room for more, or all that is read, uint8.
+    """
+
+    def __init__(self, state: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
+        self.state = state
+        self.data = data
+
+    @classmethod
+    def empty(cls) -> BinaryCode:
+        """A code to write to."""
+        return cls(begin_encoding(), np.zeros(FIRST_CAPACITY, dtype=np.uint8))
+
+    @classmethod
+    def of(cls, payload: bytes) -> BinaryCode:
+        """A code to read from."""
+        # A copy, because the functions that may also write take no read-only array.
+        data = workspace(np.frombuffer(payload, dtype=np.uint8).copy())
+        return cls(begin_decoding(data), data)
+
+    def reserve(self, size_bytes: int) -> None:
+        """Make room for so many bytes."""
+        needed = int(self.state[POSITION]) + size_bytes
+        if not self.state[DECODES] and needed > self.data.size:
+            longer = np.zeros(2 * needed, dtype=np.uint8)
+            longer[: self.data.size] = self.data
+            self.data = longer
+
+    def bit(self, value: int) -> int:
+        """Code a bit; what it is."""
+        self.reserve(BIT_BYTES)
+        return int(choose_or_narrow(EVEN, value, self.state, self.data))
+
+    def bits(self, value: int, width: int) -> int:
+        """Code a number below ``2**width``, highest digit first."""
+        found = 0
+        for place in range(width - 1, -1, -1):
+            found = found << 1 | self.bit(value >> place & 1)
+        return found
+
+    def number(self, value: int) -> int:
+        """Code a number from 0 on: one 1 for each digit of its successor but the first, a 0, and those digits."""
+        digits = 0
+        while self.bit(int((value + 1) >> (digits + 1) != 0)):
+            digits += 1
+            if digits > MAX_NUMBER_DIGITS:
+                raise CodecError("small: a number is too large.")
+        return (1 << digits | self.bits((value + 1) & ((1 << digits) - 1), digits)) - 1
+
+    def integer(self, value: int) -> int:
+        """Code a number of any sign: 0, -1, 1, -2, … as 0, 1, 2, 3, …"""
+        folded = self.number(2 * value if value >= 0 else -2 * value - 1)
+        return -((folded + 1) >> 1) if folded & 1 else folded >> 1
+
+    def finish(self) -> bytes:
+        """End a code that was written, and give its bytes."""
+        self.reserve(BIT_BYTES)
+        finish_encoding(self.state, self.data)
+        return self.data[: int(self.state[POSITION])].tobytes()
+
+    def check_finished(self) -> None:
+        """Check that a code that was read ends here as :meth:`finish` ends it; raises :class:`CodecError`."""
+        if not is_finished(self.state, self.data):
+            raise CodecError("small: the coded bytes are damaged, cut off or too long.")

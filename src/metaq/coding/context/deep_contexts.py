@@ -1,0 +1,259 @@
+"""Where a symbol is, as the deep recipe of the ``small`` profile sees it: contexts, classes of scale, and learning.
+
+Every constant here is part of the file format.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.coding.context.deep_model import (
+    ACROSS_CLASSES,
+    BASE,
+    BASE_EXPERT,
+    COLUMN_CONTEXT,
+    COLUMN_NODES,
+    COUNT_BITS,
+    EXPERTS,
+    FIRST_BOTH_DENSITIES,
+    FIRST_COLUMN,
+    FIRST_COLUMN_DENSITY,
+    FIRST_FLAG_NUMBER,
+    FIRST_HINT,
+    FIRST_LEFT,
+    FIRST_NEIGHBOUR,
+    FIRST_OFFSET,
+    FIRST_RECENT,
+    FIRST_ROW_DENSITY,
+    FIRST_SIGN,
+    FIRST_SIZE,
+    LARGEST_LEFT,
+    MAX_COLUMNS,
+    MEAN,
+    MODE,
+    NEAR_CLASSES,
+    NODES,
+    OFFSETS,
+    PERIOD,
+    PROBABILITY_BITS,
+    RATE_BITS,
+    RECENT,
+    RECENT_FLAGS,
+    ROW,
+    ROW_BASE,
+    ROW_HITS,
+    SCALE_BITS,
+    SCALE_CLASSES,
+    TRELLIS_STATE,
+    VOTES,
+    Model,
+    Stream,
+)
+from metaq.coding.context.levels import LARGEST, LEVELS
+from metaq.coding.context.prediction import COEFFICIENT_BITS
+from metaq.compiled import compiled
+
+UNIT = 16
+"""Distances and predicted values are in sixteenths."""
+
+SCALE_LIMIT = 60
+LOGISTIC_SHARE, LOGISTIC_BITS = 185, 8
+"""The scale of a logistic distribution is 1 / (2 log 2) of its mean distance: 185 / 2**8."""
+
+LOWEST_SCALE = 256
+INVERSE_BITS = 28
+LARGEST_DISTANCE = 1 << 35
+"""Larger distances, of alphabets of 2**31 alone, teach as this one does, so that no product leaves 64 bits."""
+
+MOST_VOTES = 8
+FLAG_MASK = (1 << 32) - 1
+MOST_EMPTY, MOST_DILUTED = 7, 7
+"""Classes of density: of nothing in 2**k and more symbols, and of hits that double k times up to them, k limited so."""
+
+
+@compiled
+def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
+    """Find the contexts and the experts' distributions for the symbol at `index`."""
+    row_length = stream.facts[ROW]
+    residuals, errors = stream.residuals, stream.errors
+    left = _before(residuals, index, 1)
+    above, above_left, above_right, second_above = 0, 0, 0, 0
+    error_above, error_second_above = 0, 0
+    row, column_hits = 0, 0
+    if row_length:
+        row, column_hits = index // row_length, stream.columns[column]
+        above = _before(residuals, index, row_length)
+        above_left = _before(residuals, index, row_length + 1) if column > 0 else 0
+        above_right = _before(residuals, index, row_length - 1) if row > 0 and column + 1 < row_length else 0
+        second_above = _before(residuals, index, 2 * row_length)
+        error_above = _before(errors, index, row_length)
+        error_second_above = _before(errors, index, 2 * row_length)
+    error_left = _before(errors, index, 1)
+    period = max(stream.facts[PERIOD], 1)
+    error_period = _before(errors, index, period) if index >= period else error_left
+    near = 2 * abs(left) + abs(_before(residuals, index, 2)) + abs(above)
+    near_class = model.levels[min(UNIT // 4 * near, LARGEST)]
+    along = model.levels[min(2 * error_left + error_period + _before(errors, index, 2), LARGEST)]
+    across = model.levels[min(2 * error_above + error_second_above, LARGEST)]
+    around = (4 if above_left != 0 else 0) | (2 if above_right != 0 else 0) | (1 if second_above != 0 else 0)
+    density = _density(column_hits, row)
+    _set_flag_contexts(left, above, around, density, _density(model.tally[ROW_HITS], column), model)
+    contexts = model.contexts
+    contexts[8] = FIRST_SIZE + NODES * (
+        min(near_class, NEAR_CLASSES - 1) * ACROSS_CLASSES + min(across, ACROSS_CLASSES - 1)
+    )
+    contexts[10] = FIRST_HINT + NODES * _hint(row, column, stream)
+    contexts[COLUMN_CONTEXT] = FIRST_COLUMN + COLUMN_NODES * (column & (MAX_COLUMNS - 1) if row_length else 0)
+    model.classes[0] = along
+    model.classes[1] = across
+    model.classes[2] = along * LEVELS + across
+    model.classes[3] = near_class * LEVELS + min(density, LEVELS - 1)
+    _set_experts(index, stream, model)
+
+
+@compiled
+def _set_flag_contexts(left: int, above: int, around: int, column_density: int, row_density: int, model: Model) -> None:
+    """Contexts of nearby symbols as such: which are not the base, on which side of it, and how many."""
+    contexts = model.contexts
+    recent = model.tally[RECENT]
+    size_left, size_above = min(abs(left), 2), min(abs(above), 2)
+    clipped_left = min(max(left, -LARGEST_LEFT), LARGEST_LEFT) + LARGEST_LEFT
+    sign_left, sign_above = _sign(left) + 1, _sign(above) + 1
+    contexts[0] = NODES * (model.tally[TRELLIS_STATE] & 1)
+    contexts[1] = FIRST_RECENT + NODES * (recent & (RECENT_FLAGS - 1))
+    contexts[2] = FIRST_NEIGHBOUR + NODES * (8 * (3 * size_left + size_above) + around)
+    contexts[3] = FIRST_COLUMN_DENSITY + NODES * column_density
+    contexts[4] = FIRST_ROW_DENSITY + NODES * row_density
+    contexts[5] = FIRST_BOTH_DENSITIES + NODES * (32 * column_density + row_density)
+    contexts[6] = FIRST_FLAG_NUMBER + NODES * (2 * _ones(recent) + (1 if left != 0 else 0))
+    contexts[7] = FIRST_SIGN + NODES * (9 * sign_left + 3 * sign_above + size_left)
+    contexts[11] = FIRST_LEFT + NODES * (3 * clipped_left + sign_above)
+
+
+@compiled
+def _set_experts(index: int, stream: Stream, model: Model) -> None:
+    """Predicted value, its context, and the distribution of every expert, whose classes are known."""
+    tally, edges = model.tally, model.edges
+    tally[MEAN] = UNIT * stream.facts[MODE] + (_predict(index, stream) if stream.facts[PERIOD] else 0)
+    offset = tally[MEAN] - UNIT * tally[BASE]
+    model.contexts[9] = FIRST_OFFSET + NODES * min(max((offset >> 3) + OFFSETS // 2, 0), OFFSETS - 1)
+    for expert in range(EXPERTS):
+        scale = model.scales[expert * SCALE_CLASSES + model.classes[expert]]
+        edges[2 * expert] = 0 if expert == BASE_EXPERT else offset
+        edges[2 * expert + 1] = (1 << INVERSE_BITS) // max((scale * LOGISTIC_SHARE) >> LOGISTIC_BITS, LOWEST_SCALE)
+
+
+@compiled
+def _predict(index: int, stream: Stream) -> int:
+    """Linear prediction of the symbol at `index` less the mode, in 1/16; see :func:`prediction.lags`."""
+    period, mode = stream.facts[PERIOD], stream.facts[MODE]
+    values, coefficients = stream.values, stream.coefficients
+    total = coefficients[0] * _above_mode(values, index, 1, mode)
+    total += coefficients[1] * _above_mode(values, index, period, mode)
+    total += coefficients[2] * _above_mode(values, index, period + 1, mode)
+    total += coefficients[3] * _above_mode(values, index, period - 1, mode)
+    total += coefficients[4] * _above_mode(values, index, 2, mode)
+    total += coefficients[5] * _above_mode(values, index, stream.facts[ROW], mode)
+    return int((total * UNIT) >> COEFFICIENT_BITS)
+
+
+@compiled
+def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Model) -> None:
+    """Learn from the symbol at `index`, which is `value`."""
+    tally = model.tally
+    residual = value - tally[BASE]
+    differs = 1 if value != stream.facts[MODE] else 0
+    tally[RECENT] = (tally[RECENT] << 1 | (1 if residual != 0 else 0)) & FLAG_MASK
+    tally[ROW_HITS] += differs
+    if stream.facts[ROW]:
+        stream.columns[column] += differs
+    error = min(abs(UNIT * value - tally[MEAN]), LARGEST_DISTANCE)
+    stream.residuals[index] = residual
+    stream.errors[index] = min(error, LARGEST)
+    for expert in range(EXPERTS):
+        place = expert * SCALE_CLASSES + model.classes[expert]
+        distance = UNIT * abs(residual) if expert == BASE_EXPERT else error
+        count = model.scale_counts[place]
+        model.scales[place] += (((distance << SCALE_BITS) - model.scales[place]) * model.rates[count]) >> RATE_BITS
+        if count < SCALE_LIMIT:
+            model.scale_counts[place] = count + 1
+    if stream.facts[ROW_BASE]:
+        _vote(value, residual, tally)
+
+
+@compiled
+def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
+    """Let the base follow the symbols, once more of them speak against it than lately spoke for it."""
+    if residual == 0:
+        tally[VOTES] = min(tally[VOTES] + 1, MOST_VOTES)
+    elif tally[VOTES] > 0:
+        tally[VOTES] -= 1
+    else:
+        tally[BASE], tally[VOTES] = value, 0
+
+
+@compiled
+def adapt(slot: int, bit: int, limit: int, model: Model) -> None:
+    """Move the probability in `slot` towards `bit`, the less the more was seen, up to `limit`."""
+    value = model.table[slot]
+    count = value & ((1 << COUNT_BITS) - 1)
+    probability = value >> COUNT_BITS
+    target = ((1 << PROBABILITY_BITS) - 1) * bit
+    probability += ((target - probability) * model.rates[count]) >> RATE_BITS
+    if count < limit:
+        count += 1
+    model.table[slot] = probability << COUNT_BITS | count
+
+
+@compiled
+def _before(values: NDArray[np.int32], index: int, distance: int) -> int:
+    """What is `distance` before `index`, 0 if that is before the first."""
+    return int(values[index - distance]) if index >= distance else 0
+
+
+@compiled
+def _above_mode(values: NDArray[np.int32], index: int, distance: int, mode: int) -> int:
+    """The symbol `distance` before `index` less the mode, 0 if there is none."""
+    return int(values[index - distance]) - mode if index >= distance else 0
+
+
+@compiled
+def _hint(row: int, column: int, stream: Stream) -> int:
+    """What earlier streams tell of the row and the column: one of nine."""
+    hint = 0
+    if len(stream.row_hints):
+        hint += 1 + stream.row_hints[row]
+    if len(stream.column_hints):
+        hint += 3 * (1 + stream.column_hints[column])
+    return hint
+
+
+@compiled
+def _sign(value: int) -> int:
+    if value > 0:
+        return 1
+    return -1 if value < 0 else 0
+
+
+@compiled
+def _density(hits: int, seen: int) -> int:
+    """One of 32 classes of `hits` out of `seen`."""
+    level = 0
+    if hits == 0:
+        while level < MOST_EMPTY and seen >> level:
+            level += 1
+        return level
+    while level < MOST_DILUTED and hits << level < seen:
+        level += 1
+    amount = 0 if hits == 1 else (1 if hits < 4 else 2)
+    return 8 + 8 * amount + level
+
+
+@compiled
+def _ones(bits: int) -> int:
+    number = 0
+    while bits:
+        bits &= bits - 1
+        number += 1
+    return number

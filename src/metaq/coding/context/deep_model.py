@@ -1,0 +1,219 @@
+"""What the ``small`` profile knows of small tensors: adaptive tables, the stream, and their first state.
+
+Every constant here is part of the file format.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.coding.context.levels import LEVELS, level_table
+from metaq.coding.logistic import cumulative_table, logistic_table, logit_table
+from metaq.compiled import workspace
+
+FLAG_NODE = 0
+SIGN_NODE = 1
+LENGTH_NODE = 2
+MAX_DIGITS = 31
+DIGIT_NODE = LENGTH_NODE + 2 * MAX_DIGITS
+DIGIT_LENGTHS = 26
+MODELLED_DIGITS = 3
+DIGIT_NODES = (1 << MODELLED_DIGITS) - 1
+ROW_NODE = DIGIT_NODE + DIGIT_LENGTHS * DIGIT_NODES
+"""First node of the decisions of a symbol of each kind; lastly, of whether a row has other symbols than the mode."""
+
+NODES = 256
+COLUMN_NODES = 4
+MAX_COLUMNS = 1 << 16
+"""The context of the column has slots for so many nodes and columns; all others have them for all nodes."""
+
+QUANTIZERS = 2
+RECENT_FLAGS = 64
+NEIGHBOURS = 72
+DENSITIES = 32
+FLAG_NUMBERS = 66
+SIGNS = 27
+NEAR_CLASSES, ACROSS_CLASSES = 16, 16
+OFFSETS = 64
+HINTS = 16
+LARGEST_LEFT = 20
+LEFT_CLASSES = 3 * (2 * LARGEST_LEFT + 1)
+
+FIRST_RECENT = QUANTIZERS * NODES
+FIRST_NEIGHBOUR = FIRST_RECENT + RECENT_FLAGS * NODES
+FIRST_COLUMN_DENSITY = FIRST_NEIGHBOUR + NEIGHBOURS * NODES
+FIRST_ROW_DENSITY = FIRST_COLUMN_DENSITY + DENSITIES * NODES
+FIRST_BOTH_DENSITIES = FIRST_ROW_DENSITY + DENSITIES * NODES
+FIRST_FLAG_NUMBER = FIRST_BOTH_DENSITIES + DENSITIES * DENSITIES * NODES
+FIRST_SIGN = FIRST_FLAG_NUMBER + FLAG_NUMBERS * NODES
+FIRST_SIZE = FIRST_SIGN + SIGNS * NODES
+FIRST_OFFSET = FIRST_SIZE + NEAR_CLASSES * ACROSS_CLASSES * NODES
+FIRST_HINT = FIRST_OFFSET + OFFSETS * NODES
+FIRST_LEFT = FIRST_HINT + HINTS * NODES
+FIRST_COLUMN = FIRST_LEFT + LEFT_CLASSES * NODES
+SLOTS = FIRST_COLUMN + MAX_COLUMNS * COLUMN_NODES
+"""First slot of each kind of context, after those of the quantiser, which start at 0; and how many there are."""
+
+CONTEXTS = 13
+COLUMN_CONTEXT = CONTEXTS - 1
+EXPERTS = 4
+BASE_EXPERT = EXPERTS - 1
+"""The last expert predicts the base, the others what the linear prediction says."""
+
+INPUTS = CONTEXTS + EXPERTS
+SETS = 6
+DIGIT_SET = SETS - 1
+CONFIDENCES = 8
+
+COUNT_BITS = 16
+PROBABILITY_BITS = 30
+COUNT_LIMIT = 400
+ROW_COUNT_LIMIT = 250
+RATE_BITS = 22
+CONTEXT_FACTORS = (2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 2, 2)
+CONFIDENCE_WEIGHTS = (0, 1300, 1650, 2300, 2950, 3300, 3300, 2600)
+CONFIDENCE_EDGES = (1, 2, 4, 8, 16, 40, 120)
+EXPERT_WEIGHTS = (9000, 9000, 8500, 6000)
+
+SCALE_CLASSES = LEVELS * LEVELS
+SCALE_BITS = 8
+"""Scales are in units of 2**-8 of those of distances, which are sixteenths."""
+
+INITIAL_SCALES = (2, 2, 2, 2, 2, 4, 5, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048)
+INITIAL_SCALE_COUNT = 3
+
+RECENT, ROW_HITS, BASE, VOTES, MEAN, SIGN, TRELLIS_STATE = range(7)
+"""Places in a model's tally: flags of the last 32 symbols, the latest lowest; symbols of the row that were not the
+mode; what symbols are told apart from, and the votes for it; the predicted value in sixteenths; sign of the symbol."""
+
+ROW, MODE, ROW_BASE, PERIOD, HIGHEST, CENTRAL = range(6)
+"""Places in the facts of a stream: row length or 0, most common symbol, whether the base changes within rows, period of
+the prediction or 0, last and central symbol of the alphabet."""
+
+
+class Stream(NamedTuple):
+    """A stream of n symbols, and what is kept of each; all arrays have one dimension.
+
+    Attributes
+    ----------
+    values
+        The symbols, of shape (n,), changed where they are decoded.
+    facts
+        See ``ROW`` and the names after it.
+    coefficients
+        Of the prediction, in 1/32.
+    row_hints, column_hints
+        1 if the unit of the row, or column, was in use in earlier streams, 0 if not; or empty.
+    trellis
+        See :func:`metaq.trellis.transitions`; empty if there is none.
+    residuals
+        Symbols less what was their base, of shape (n,).
+    errors
+        Distances from the predicted values in 1/16, at most 4095, of shape (n,).
+    columns
+        How many symbols of each column were not the mode.
+    """
+
+    values: NDArray[np.int32]
+    facts: NDArray[np.int64]
+    coefficients: NDArray[np.int64]
+    row_hints: NDArray[np.int64]
+    column_hints: NDArray[np.int64]
+    trellis: NDArray[np.int64]
+    residuals: NDArray[np.int32]
+    errors: NDArray[np.int32]
+    columns: NDArray[np.int64]
+
+
+class Model(NamedTuple):
+    """Everything that adapts, scratch space and tables; all arrays have one dimension.
+
+    Attributes
+    ----------
+    table
+        A slot a context and decision: probability of a 1 times ``2**30`` above 16 bits of how often it was seen.
+    weights
+        Mixing weights times 65536 by set, input and confidence.
+    decided
+        Decisions so far, by set.
+    scales, scale_counts
+        Mean distance of symbols from an expert's prediction in 1/4096 by expert and class, and how many.
+    contexts, slots, inputs, places
+        Of the current symbol and decision: first slot of each context, slot of each, logits, places of the weights.
+    classes, edges
+        Of every expert for this symbol: class, and (mean above the base in 1/16, 2**28 over its scale in 1/4096).
+    tally
+        See ``RECENT`` and the names after it.
+    logits, logistic, cumulative, rates, confidences, levels
+        Constant tables.
+    """
+
+    table: NDArray[np.int64]
+    weights: NDArray[np.int64]
+    decided: NDArray[np.int64]
+    scales: NDArray[np.int64]
+    scale_counts: NDArray[np.int64]
+    contexts: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    inputs: NDArray[np.int64]
+    places: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    edges: NDArray[np.int64]
+    tally: NDArray[np.int64]
+    logits: NDArray[np.int64]
+    logistic: NDArray[np.int64]
+    cumulative: NDArray[np.int64]
+    rates: NDArray[np.int64]
+    confidences: NDArray[np.int64]
+    levels: NDArray[np.int64]
+
+
+def new_model() -> Model:
+    """A model that has seen nothing."""
+    table = np.zeros(SLOTS, dtype=np.int64)
+    table[:FIRST_RECENT] = 1 << (PROBABILITY_BITS - 1 + COUNT_BITS)
+    counts = np.arange(COUNT_LIMIT + 1)
+    scales = np.array(INITIAL_SCALES, dtype=np.int64) << SCALE_BITS
+    return Model(
+        table=workspace(table),
+        weights=workspace(_initial_weights()),
+        decided=_zeros(SETS),
+        scales=workspace(np.tile(scales, EXPERTS * LEVELS)),
+        scale_counts=workspace(np.full(EXPERTS * SCALE_CLASSES, INITIAL_SCALE_COUNT, dtype=np.int64)),
+        contexts=_zeros(CONTEXTS),
+        slots=_zeros(CONTEXTS),
+        inputs=_zeros(INPUTS),
+        places=_zeros(INPUTS),
+        classes=_zeros(EXPERTS),
+        edges=_zeros(2 * EXPERTS),
+        tally=_zeros(7),
+        logits=workspace(logit_table()),
+        logistic=workspace(logistic_table()),
+        cumulative=workspace(cumulative_table()),
+        rates=workspace(((2 << RATE_BITS) // (2 * counts + 3)).astype(np.int64)),
+        confidences=workspace(np.searchsorted(CONFIDENCE_EDGES, counts, side="right").astype(np.int64)),
+        levels=workspace(level_table()),
+    )
+
+
+def begin_stream(stream: Stream, model: Model) -> None:
+    """Forget where the last stream was, but not what it taught."""
+    for place in range(len(model.tally)):
+        model.tally[place] = 0
+    model.tally[BASE], model.tally[VOTES] = stream.facts[MODE], 1
+
+
+def _initial_weights() -> NDArray[np.int64]:
+    """Mixing weights before anything is learned, int64 of shape (SETS * INPUTS * CONFIDENCES,)."""
+    weights = np.zeros((SETS, INPUTS, CONFIDENCES), dtype=np.int64)
+    for place, factor in enumerate(CONTEXT_FACTORS):
+        weights[:, place] = factor * np.array(CONFIDENCE_WEIGHTS)
+    weights[:, CONTEXTS:] = np.array(EXPERT_WEIGHTS)[:, None]
+    return weights.reshape(-1)
+
+
+def _zeros(size: int) -> NDArray[np.int64]:
+    return workspace(np.zeros(size, dtype=np.int64))

@@ -1,0 +1,334 @@
+"""The ``small`` profile: every symbol is predicted from its context, and what earlier streams taught is kept.
+
+There are two recipes. The deep one (:mod:`metaq.coding.context.deep_kernel`) knows more, for small tensors and for
+large ones with structure; the wide one (:mod:`metaq.coding.context.wide_kernel`) is several times as fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.coding.chunks import StreamShape
+from metaq.coding.context import deep_kernel, wide_kernel
+from metaq.coding.context.binary import DECISIONS_PER_BIT, TAIL_BITS, BinaryCode
+from metaq.coding.context.deep_model import Model, Stream, begin_stream, new_model
+from metaq.coding.context.prediction import (
+    COEFFICIENT_WIDTH,
+    LAGS,
+    LOWEST_COEFFICIENT,
+    MAX_PERIOD,
+    MIN_PERIOD,
+    Prediction,
+    fit,
+)
+from metaq.compiled import workspace
+from metaq.errors import CodecError
+from metaq.trellis import MAX_TRELLIS_BITS, PARITY_CHECKS, transitions
+
+MAX_ALPHABET = 1 << 31
+MAX_SYMBOLS = 1 << 26
+"""Of a chunk; files have chunks of at most 2**22."""
+
+DEEP_SYMBOLS = 1 << 17
+"""Chunks of more symbols are modelled deeply only where a sample says that it pays."""
+
+SAMPLE_SYMBOLS = 1 << 16
+WORTHWHILE = 0.98
+SEGMENT = 4096
+"""Symbols between two looks at the room left in the buffer."""
+
+SYMBOL_BYTES = 140
+"""More than a symbol can take: at most 65 decisions of at most 17 bits."""
+
+Symbols = NDArray[np.int32]
+Integers = NDArray[np.int64]
+
+
+@dataclass
+class _Memory:
+    """What one stream leaves to the next.
+
+    Attributes
+    ----------
+    vector, matrix
+        Whether the elements of the last vector, and the rows of the last matrix, were not all the mode: 0 or 1 each.
+    mode_offset
+        Mode of the last stream less the central symbol.
+    """
+
+    vector: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    matrix: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    mode_offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """What the encoder chooses for a stream with rows: whether the base follows the row, and the prediction."""
+
+    follows_rows: bool = False
+    prediction: Prediction = field(default_factory=Prediction)
+
+
+class SmallCoder:
+    """Context mixing and binary range coding: the smallest files, see :class:`metaq.coding.chunks.ChunkCoder`.
+
+    Payload: one binary range code. It says whether the streams are modelled deeply, then for every stream its mode,
+    the prediction, and the symbols.
+    """
+
+    name = "small"
+    identifier = 10
+
+    def encode_chunk(self, streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
+        """See :meth:`metaq.coding.chunks.ChunkCoder.encode_chunk`."""
+        if len(streams) != len(shapes):
+            raise CodecError(f"small: {len(streams)} streams are given with {len(shapes)} shapes.")
+        _check_shapes(shapes)
+        for stream, shape in zip(streams, shapes, strict=True):
+            _check_symbols(stream, shape)
+        # Copies, because the functions that may also decode take no read-only array.
+        own = [np.array(stream, dtype=np.int32) for stream in streams]
+        return (_encode_deep if _is_deep(own, shapes) else _encode_wide)(own, shapes)
+
+    def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[Symbols]:
+        """See :meth:`metaq.coding.chunks.ChunkCoder.decode_chunk`."""
+        _check_shapes(shapes)
+        code = BinaryCode.of(payload)
+        is_deep = code.bit(0) == 1
+        _check_payload(payload, shapes, is_deep)
+        memory = _Memory()
+        model = new_model() if is_deep else None
+        streams = []
+        for shape in shapes:
+            empty = np.zeros(shape.count, dtype=np.int32)
+            if model is None:
+                streams.append(_code_wide(empty, shape, 0, memory, code))
+            else:
+                streams.append(_code_deep(empty, shape, 0, _Options(), model, memory, code))
+        code.check_finished()
+        return streams
+
+
+def _check_shapes(shapes: Sequence[StreamShape]) -> None:
+    for shape in shapes:
+        if shape.count < 1 or not 0 < shape.alphabet_size <= MAX_ALPHABET or shape.row_length < 0:
+            raise CodecError(f"small: {shape} is no stream of symbols.")
+        if shape.trellis_bits and shape.trellis_bits not in PARITY_CHECKS:
+            raise CodecError(
+                f"small: there is no trellis of 2**{shape.trellis_bits} states, only to {MAX_TRELLIS_BITS}."
+            )
+    total = sum(shape.count for shape in shapes)
+    if total > MAX_SYMBOLS:
+        raise CodecError(f"small: a chunk has at most {MAX_SYMBOLS} symbols, not {total}; take smaller pieces.")
+
+
+def _check_symbols(stream: Symbols, shape: StreamShape) -> None:
+    if not np.issubdtype(stream.dtype, np.integer) or stream.shape != (shape.count,):
+        raise CodecError(f"small: a stream is {stream.dtype} of shape {stream.shape}, not int32 of ({shape.count},).")
+    lowest, highest = int(stream.min()), int(stream.max())
+    if lowest < 0 or highest >= shape.alphabet_size:
+        raise CodecError(f"small: symbols {lowest} to {highest} do not fit an alphabet of {shape.alphabet_size}.")
+
+
+def _check_payload(payload: bytes, shapes: Sequence[StreamShape], is_deep: bool) -> None:
+    """Check that the payload is not too short for what it must hold, before there is any room for that."""
+    # A symbol takes a decision at least; where whole rows may take one, the row does.
+    row_lengths = [_usable_row(shape) if is_deep else 0 for shape in shapes]
+    decisions = sum(
+        shape.count // (row_length if row_length >= deep_kernel.MIN_FLAGGED_ROW else 1)
+        for shape, row_length in zip(shapes, row_lengths, strict=True)
+    )
+    if decisions > DECISIONS_PER_BIT * (8 * len(payload) + TAIL_BITS):
+        total = sum(shape.count for shape in shapes)
+        raise CodecError(f"small: {len(payload)} bytes cannot hold {total} symbols.")
+
+
+# The encoder's choices.
+
+
+def _is_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bool:
+    """Whether the deep recipe is to be used: for little, and where it makes a sample of the longest stream smaller."""
+    if sum(shape.count for shape in shapes) <= DEEP_SYMBOLS:
+        return True
+    stream, shape = max(zip(streams, shapes, strict=True), key=lambda pair: pair[1].count)
+    length = shape.row_length or 1
+    count = min(max(SAMPLE_SYMBOLS // length, 1) * length, shape.count)
+    sample = replace(shape, count=count)
+    deep, wide = (len(encode([stream[:count]], [sample])) for encode in (_encode_deep, _encode_wide))
+    return deep < WORTHWHILE * wide
+
+
+def _encode_wide(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
+    code, memory = BinaryCode.empty(), _Memory()
+    code.bit(0)
+    for stream, shape in zip(streams, shapes, strict=True):
+        _code_wide(stream, shape, _mode(stream, shape), memory, code)
+    return code.finish()
+
+
+def _encode_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
+    code, memory, model = BinaryCode.empty(), _Memory(), new_model()
+    code.bit(1)
+    for stream, shape in zip(streams, shapes, strict=True):
+        mode = _mode(stream, shape)
+        _code_deep(stream, shape, mode, _best_options(stream, shape, mode), model, memory, code)
+    return code.finish()
+
+
+def _best_options(stream: Symbols, shape: StreamShape, mode: int) -> _Options:
+    """The options with which the stream alone takes the fewest bytes, the simplest of equals."""
+    row_length = _usable_row(shape)
+    if stream.size > DEEP_SYMBOLS or not row_length:
+        return _Options()
+    fitted = fit(stream, mode=mode, row_length=row_length)
+    options = [
+        _Options(follows_rows=follows, prediction=prediction)
+        for prediction in [Prediction()] + ([fitted] if fitted.period else [])
+        for follows in (False, True)
+    ]
+    sizes = []
+    for each in options:
+        code = BinaryCode.empty()
+        _code_deep(stream, shape, mode, each, new_model(), _Memory(), code)
+        sizes.append(len(code.finish()))
+    return options[sizes.index(min(sizes))]
+
+
+def _mode(stream: Symbols, shape: StreamShape) -> int:
+    # The two quantisers of a trellis are symmetric around the central symbol, be it the most common or not.
+    if shape.trellis_bits:
+        return _central(shape)
+    lowest, highest = int(stream.min()), int(stream.max())
+    if highest - lowest < 2 * stream.size:
+        return int(np.bincount(stream - lowest).argmax()) + lowest
+    used, counts = np.unique(stream, return_counts=True)
+    return int(used[counts.argmax()])
+
+
+# Both directions: what is given is coded, or ignored and decoded.
+
+
+def _code_wide(symbols: Symbols, shape: StreamShape, mode: int, memory: _Memory, code: BinaryCode) -> Symbols:
+    mode = _code_mode(mode, shape, memory, code)
+    row_length = _usable_row(shape)
+    values = workspace(symbols)
+    trellis, model = _trellis(shape), wide_kernel.new_model(row_length)
+    for start in range(0, shape.count, SEGMENT):
+        stop = min(start + SEGMENT, shape.count)
+        code.reserve(SYMBOL_BYTES * (stop - start))
+        stream = (values, start, stop, row_length, mode, shape.alphabet_size)
+        if wide_kernel.code_wide(*stream, trellis, model, code.state, code.data) < 0:
+            raise CodecError(f"small: a symbol is outside the alphabet of {shape.alphabet_size}.")
+    return np.asarray(values, dtype=np.int32)
+
+
+def _code_deep(
+    symbols: Symbols,
+    shape: StreamShape,
+    mode: int,
+    options: _Options,
+    model: Model,
+    memory: _Memory,
+    code: BinaryCode,
+) -> Symbols:
+    mode = _code_mode(mode, shape, memory, code)
+    if _usable_row(shape):
+        follows_rows = bool(code.bit(int(options.follows_rows)))
+        options = _Options(follows_rows=follows_rows, prediction=_code_prediction(options.prediction, code))
+    stream = _deep_stream(symbols, shape, mode, options, memory)
+    begin_stream(stream, model)
+    index = 0
+    while index < shape.count:
+        stop = min(index + SEGMENT, shape.count)
+        code.reserve(SYMBOL_BYTES * (stop - index))
+        index = int(deep_kernel.code_deep(index, stop, stream, model, code.state, code.data))
+        if index < 0:
+            raise CodecError(f"small: a symbol is outside the alphabet of {shape.alphabet_size}.")
+    values = np.asarray(stream.values, dtype=np.int32)
+    _remember(values, _usable_row(shape), mode, memory)
+    return values
+
+
+def _deep_stream(symbols: Symbols, shape: StreamShape, mode: int, options: _Options, memory: _Memory) -> Stream:
+    row_length = _usable_row(shape)
+    period = options.prediction.period
+    facts = [row_length, mode, int(options.follows_rows), period, shape.alphabet_size - 1, _central(shape)]
+    row_hints, column_hints = _hints(shape, memory)
+    return Stream(
+        values=workspace(symbols),
+        facts=workspace(np.array(facts, dtype=np.int64)),
+        coefficients=workspace(np.array(options.prediction.coefficients, dtype=np.int64)),
+        row_hints=workspace(row_hints),
+        column_hints=workspace(column_hints),
+        trellis=_trellis(shape),
+        residuals=workspace(np.zeros(shape.count, dtype=np.int32)),
+        errors=workspace(np.zeros(shape.count, dtype=np.int32)),
+        columns=workspace(np.zeros(row_length, dtype=np.int64)),
+    )
+
+
+def _code_mode(mode: int, shape: StreamShape, memory: _Memory, code: BinaryCode) -> int:
+    expected = _central(shape) + memory.mode_offset
+    mode = expected + code.integer(mode - expected)
+    if not 0 <= mode < shape.alphabet_size:
+        raise CodecError(f"small: the mode {mode} is outside the alphabet of {shape.alphabet_size}.")
+    memory.mode_offset = mode - _central(shape)
+    return mode
+
+
+def _code_prediction(prediction: Prediction, code: BinaryCode) -> Prediction:
+    period = code.number(prediction.period)
+    if period == 0:
+        return Prediction()
+    if not MIN_PERIOD <= period <= MAX_PERIOD:
+        raise CodecError(f"small: a period is {period}, not {MIN_PERIOD} to {MAX_PERIOD}.")
+    given = prediction.coefficients if prediction.period else (0,) * LAGS
+    coefficients = [code.bits(each - LOWEST_COEFFICIENT, COEFFICIENT_WIDTH) + LOWEST_COEFFICIENT for each in given]
+    return Prediction(period=period, coefficients=tuple(coefficients))
+
+
+def _hints(shape: StreamShape, memory: _Memory) -> tuple[Integers, Integers]:
+    """For every row and column 1 if the unit it belongs to was in use in earlier streams, 0 if not; or nothing."""
+    row_length = _usable_row(shape)
+    if not row_length:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    rows = _units(shape.count // row_length, memory.vector, memory.matrix)
+    columns = _units(row_length, memory.matrix, memory.vector)
+    return rows, columns
+
+
+def _units(count: int, *candidates: Integers) -> Integers:
+    """The first of `candidates` that divides `count`, each of its elements repeated; or nothing."""
+    for units in candidates:
+        if units.size and count % units.size == 0:
+            return np.repeat(units, count // units.size)
+    return np.zeros(0, dtype=np.int64)
+
+
+def _remember(values: Symbols, row_length: int, mode: int, memory: _Memory) -> None:
+    differs = values != mode
+    if row_length:
+        memory.matrix = differs.reshape(-1, row_length).any(axis=1).astype(np.int64)
+    else:
+        memory.vector = differs.astype(np.int64)
+
+
+# What follows from a shape.
+
+
+def _central(shape: StreamShape) -> int:
+    return (shape.alphabet_size - 1) // 2
+
+
+def _usable_row(shape: StreamShape) -> int:
+    # A row as long as the stream has nothing above it.
+    return shape.row_length if shape.row_length < shape.count and shape.count % max(shape.row_length, 1) == 0 else 0
+
+
+def _trellis(shape: StreamShape) -> Integers:
+    table = transitions(shape.trellis_bits).astype(np.int64) if shape.trellis_bits else np.zeros(0, dtype=np.int64)
+    return workspace(table)

@@ -1,0 +1,93 @@
+"""Which symbols share a payload: a fixed rule, so that nothing of it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from metaq.coding.chunks import StreamShape
+from metaq.container import layout
+from metaq.container.coders import is_chunk_coder
+from metaq.container.contents import Entry, Piece
+
+Plan = tuple[str, tuple[Piece, ...]]
+"""Coder of a chunk, and what it holds."""
+
+
+def plan_chunks(entries: Sequence[Entry], chunk_bits: int) -> list[Plan]:
+    """Chunks of a file in order; a chunk stands where its first tensor stands.
+
+    Parameters
+    ----------
+    entries
+        The bases and then the tensors; where their payloads are is not looked at.
+    chunk_bits
+        Binary logarithm of the most symbols of a chunk of several tensors, or of a piece.
+    """
+    limit = 1 << chunk_bits
+    plans: list[tuple[str, list[Piece]]] = []
+    # By coder: the number of the chunk that may take more tensors, and the symbols in it.
+    open_chunks: dict[str, tuple[int, int]] = {}
+    for number, entry in enumerate(entries):
+        if not has_chunk(entry):
+            continue
+        if not is_chunk_coder(entry.coder) or entry.count > limit:
+            plans += [(entry.coder, [piece]) for piece in _pieces(number, entry, limit)]
+            open_chunks.pop(entry.coder, None)
+            continue
+        whole = Piece(tensor=number, start=0, shape=stream_shape(entry))
+        place, held = open_chunks.get(entry.coder, (0, limit))
+        if held + entry.count <= limit:
+            plans[place][1].append(whole)
+        else:
+            place, held = len(plans), 0
+            plans.append((entry.coder, [whole]))
+        open_chunks[entry.coder] = (place, held + entry.count)
+    return [(coder, tuple(pieces)) for coder, pieces in plans]
+
+
+def fewest_chunks(entries: Sequence[Entry], chunk_bits: int) -> int:
+    """Chunks that cut tensors alone take: known before a list of them is made. Entries are as in the plan."""
+    limit = 1 << chunk_bits
+    cut = [entry for entry in entries if is_chunk_coder(entry.coder) and entry.count > limit]
+    return sum(-(-entry.count // _piece_count(entry, limit)) for entry in cut)
+
+
+def has_chunk(entry: Entry) -> bool:
+    """Whether any byte outside the header belongs to the tensor."""
+    return entry.count > 0 and entry.coder != layout.EXACT_NAMES[layout.EXACT_INLINE]
+
+
+def stream_shape(entry: Entry) -> StreamShape:
+    """What the coder of the whole tensor is told; an exact tensor has no alphabet."""
+    return StreamShape(
+        count=entry.count,
+        alphabet_size=entry.grid.count if entry.grid is not None else 0,
+        row_length=layout.row_length(entry.shape, entry.scan),
+        trellis_bits=entry.trellis_bits,
+    )
+
+
+def _pieces(number: int, entry: Entry, limit: int) -> Iterator[Piece]:
+    if not is_chunk_coder(entry.coder):
+        yield Piece(tensor=number, start=0, shape=stream_shape(entry))
+        return
+    whole, most = stream_shape(entry), _piece_count(entry, limit)
+    row_length = whole.row_length if _is_cut_by_rows(entry, limit) else 0
+    for start in range(0, whole.count, most):
+        shape = StreamShape(
+            count=min(most, whole.count - start),
+            alphabet_size=whole.alphabet_size,
+            row_length=row_length,
+            trellis_bits=whole.trellis_bits,
+        )
+        yield Piece(tensor=number, start=start, shape=shape)
+
+
+def _piece_count(entry: Entry, limit: int) -> int:
+    """Symbols of every piece but the last."""
+    row_length = layout.row_length(entry.shape, entry.scan)
+    return limit // row_length * row_length if _is_cut_by_rows(entry, limit) else limit
+
+
+def _is_cut_by_rows(entry: Entry, limit: int) -> bool:
+    return 0 < layout.row_length(entry.shape, entry.scan) <= limit

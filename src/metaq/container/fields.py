@@ -1,0 +1,152 @@
+"""The fields of a header as bytes, before they are coded; :mod:`metaq.container.header` reads them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from itertools import takewhile
+
+from metaq.coding.varint import encode_varint
+from metaq.container import layout
+from metaq.container.coders import identifier_of
+from metaq.container.contents import Entry, Metadata
+from metaq.container.grids import grids_bytes
+from metaq.errors import ConfigError
+from metaq.grid import BucketGrid
+
+INTEGER_BITS = 62
+
+
+def header_fields(
+    entries: Sequence[Entry],
+    inline: Sequence[bytes],
+    chunk_sizes: Sequence[int],
+    metadata: Metadata,
+    *,
+    coder: str,
+    chunk_bits: int,
+    bases: Sequence[Entry] = (),
+) -> bytes:
+    """The header as docs/format.md has it.
+
+    Parameters
+    ----------
+    entries
+        The tensors in order of their names; where their payloads are is not looked at.
+    inline
+        Elements of the tensors that stand in the header itself, in their order.
+    chunk_sizes
+        Sizes of the chunks in bytes, in the order of the plan.
+    metadata
+        Free facts.
+    coder
+        The coder of the tensors that name none.
+    chunk_bits
+        See :func:`metaq.container.chunking.plan_chunks`.
+    bases
+        The bases in order of their numbers.
+
+    Raises
+    ------
+    ConfigError
+        If the metadata cannot be held by the format.
+    """
+    names = [utf8(entry.name) for entry in entries]
+    return b"".join(
+        [
+            encode_varint(len(entries)) + encode_varint(len(metadata)),
+            encode_varint(identifier_of(coder)) + bytes([chunk_bits]),
+            *(_name_bytes(name, previous) for name, previous in zip(names, [b"", *names], strict=False)),
+            *(_shape_bytes(entry) for entry in entries),
+            _storage_bytes(entries, inline, coder, bases),
+            *(encode_varint(size) for size in chunk_sizes),
+            _metadata_bytes(metadata),
+        ]
+    )
+
+
+def utf8(text: str) -> bytes:
+    """`text` in UTF-8; raises :class:`ConfigError` if that is not possible."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{text!r}: a name or a text holds half a surrogate pair; use proper Unicode.") from error
+
+
+def _name_bytes(name: bytes, previous: bytes) -> bytes:
+    ending = max((number for number, end in enumerate(layout.ENDINGS) if name.endswith(end)), default=0)
+    stem = name[: len(name) - len(layout.ENDINGS[ending])]
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(stem, previous, strict=False)))
+    middle = stem[shared:]
+    return encode_varint(shared) + encode_varint(len(middle) << layout.ENDING_BITS | ending) + middle
+
+
+def _shape_bytes(entry: Entry) -> bytes:
+    number = len(entry.shape)
+    many = number >= layout.MANY_DIMENSIONS
+    first = entry.dtype.value | min(number, layout.MANY_DIMENSIONS) << layout.DTYPE_BITS
+    more = encode_varint(number) if many else b""
+    return bytes([first]) + more + b"".join(encode_varint(size) for size in entry.shape)
+
+
+class _Grids:
+    """Grids referred to so far."""
+
+    def __init__(self) -> None:
+        self.new: list[BucketGrid] = []
+        self._numbers: dict[bytes, int] = {}
+        self._last = b""
+
+    def refer_to(self, grid: BucketGrid) -> tuple[int, bytes]:
+        """How a tensor on `grid` is stored, and the bytes that name an earlier grid."""
+        # Bits, not values: 0.0 and -0.0 are equal but must both come back as they were.
+        key = struct.pack(">ddI", grid.center, grid.radius, grid.count)
+        last, self._last = self._last, key
+        if key == last:
+            return layout.SAME_GRID, b""
+        if key in self._numbers:
+            return layout.EARLIER_GRID, encode_varint(self._numbers[key])
+        self._numbers[key] = len(self.new)
+        self.new.append(grid)
+        return layout.NEW_GRID, b""
+
+
+def _storage_bytes(entries: Sequence[Entry], inline: Sequence[bytes], coder: str, bases: Sequence[Entry]) -> bytes:
+    grids = _Grids()
+    left = iter(inline)
+    out = bytearray()
+    for entry in entries:
+        if entry.grid is None:
+            way = layout.EXACT_NAMES.index(entry.coder)
+            out.append(layout.EXACT | way << layout.KIND_BITS)
+            out += next(left) if way == layout.EXACT_INLINE else b""
+            continue
+        kind, number = grids.refer_to(entry.grid)
+        columns = layout.COLUMNS_FLAG if entry.scan == "columns" else 0
+        trellis = layout.TRELLIS_CODES.index(entry.trellis_bits) << layout.TRELLIS_SHIFT
+        own = layout.OWN_CODER_FLAG if entry.coder != coder else 0
+        combined = layout.BASIS_FLAG if entry.basis is not None else 0
+        out.append(kind | columns | trellis | own | combined)
+        out += (encode_varint(identifier_of(entry.coder)) if own else b"") + number
+        out += encode_varint(entry.basis) if entry.basis is not None else b""
+    sizes = b"".join(encode_varint(basis.shape[0]) for basis in bases)
+    return bytes(out) + sizes + grids_bytes(grids.new + [basis.grid for basis in bases if basis.grid is not None])
+
+
+def _metadata_bytes(metadata: Metadata) -> bytes:
+    out = bytearray()
+    for key, value in sorted((utf8(key), value) for key, value in metadata.items()):
+        out += encode_varint(len(key)) + key + _value_bytes(key.decode(), value)
+    return bytes(out)
+
+
+def _value_bytes(key: str, value: object) -> bytes:
+    if isinstance(value, str):
+        text = utf8(value)
+        return bytes([layout.METADATA_STRING]) + encode_varint(len(text)) + text
+    if isinstance(value, float):
+        return bytes([layout.METADATA_FLOAT]) + struct.pack("<d", value)
+    if isinstance(value, int) and not isinstance(value, bool) and -(1 << INTEGER_BITS) <= value < 1 << INTEGER_BITS:
+        folded = 2 * value if value >= 0 else -2 * value - 1
+        return bytes([layout.METADATA_INTEGER]) + encode_varint(folded)
+    raise ConfigError(f"metadata: {key}: {value!r} is not a string, a float or an integer of at most 63 bits.")

@@ -1,0 +1,162 @@
+"""From decoded pieces to tensors, in place: no more than a block of temporary values at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.container import layout
+from metaq.container.contents import Entry
+from metaq.grid import BucketGrid
+from metaq.tensors import Dtype, bfloat16_bits, combined, combined_unit
+from metaq.trellis import continued_numerators
+
+BLOCK = 1 << 16
+"""Elements that are restored at once."""
+
+COMBINED_BLOCK = 1 << 18
+"""Elements of the rows that are combined at once, or one row: every time the whole basis is passed over."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BasisRows:
+    """A decoded basis.
+
+    Attributes
+    ----------
+    numerators
+        The rows in units of radius / count of `grid`, integers as float64, shape (size, size).
+    grid
+        Grid of the basis.
+    column_sum
+        See :func:`metaq.container.layout.largest_column_sum`.
+    """
+
+    numerators: NDArray[np.float64]
+    grid: BucketGrid
+    column_sum: float
+
+
+class Restoration:
+    """A tensor that is restored piece by piece.
+
+    Parameters
+    ----------
+    entry
+        The tensor.
+
+    Attributes
+    ----------
+    values
+        The elements, as ``dtype.storage``, in the shape of the tensor; complete once all pieces were added.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        # An exact tensor has one piece, which comes as it is.
+        shape = entry.shape if entry.grid is not None else (0,)
+        self.values: NDArray[np.generic] = np.zeros(shape, dtype=entry.dtype.storage)
+        self._entry = entry
+        self._row_length = layout.trellis_row_length(entry.shape, entry.scan)
+        self._position = 0
+        self._state = 0
+
+    def add(self, piece: NDArray[np.generic]) -> None:
+        """Take the next symbols in the order of the scan, int of shape (n,), or all elements of an exact tensor."""
+        if self._entry.grid is None:
+            self.values = piece
+            return
+        symbols = cast(NDArray[np.integer], piece)
+        for start in range(0, symbols.size, BLOCK):
+            block = symbols[start : start + BLOCK]
+            numerators, self._state = continued_numerators(
+                block,
+                self._grid.count,
+                self._entry.trellis_bits,
+                row_length=self._row_length,
+                start=self._position,
+                state=self._state,
+            )
+            self._take(numerators.astype(np.float64))
+            self._position += block.size
+
+    @property
+    def _grid(self) -> BucketGrid:
+        assert self._entry.grid is not None
+        return self._entry.grid
+
+    def _take(self, numerators: NDArray[np.float64]) -> None:
+        # The formula of QuantizedTensor.values, in the same order, so that both give the same bits.
+        grid = self._grid
+        values: NDArray[np.float64] = grid.center + grid.radius * numerators / grid.count
+        place(self.values, self._entry.scan == "columns", self._position, _stored(values, self._entry.dtype))
+
+
+class CombinedRestoration(Restoration):
+    """A tensor whose rows are combinations of those of `basis`; pieces may end within a row."""
+
+    def __init__(self, entry: Entry, basis: BasisRows) -> None:
+        super().__init__(entry)
+        rows, columns = entry.shape
+        self._basis = basis
+        self._coefficients = np.zeros((min(max(COMBINED_BLOCK // columns, 1), rows), columns))
+        self._filled = 0
+        self._rows_done = 0
+
+    def _take(self, numerators: NDArray[np.float64]) -> None:
+        waiting, columns = self._coefficients.reshape(-1), self._coefficients.shape[1]
+        while numerators.size:
+            taken = numerators[: waiting.size - self._filled]
+            waiting[self._filled : self._filled + taken.size] = taken
+            self._filled += taken.size
+            numerators = numerators[taken.size :]
+            if self._filled == waiting.size or self._rows_done * columns + self._filled == self.values.size:
+                self._combine()
+
+    def _combine(self) -> None:
+        rows = self._filled // self._coefficients.shape[1]
+        unit = combined_unit(self._grid, self._basis.grid)
+        values = combined(self._coefficients[:rows], self._basis.numerators, unit)
+        self.values[self._rows_done : self._rows_done + rows] = _stored(values, self._entry.dtype)
+        self._rows_done += rows
+        self._filled = 0
+
+
+class BasisRestoration(Restoration):
+    """A basis, of which not the values are restored but the integers that combinations are made of."""
+
+    def _take(self, numerators: NDArray[np.float64]) -> None:
+        place(self.values, False, self._position, numerators)
+
+    def rows(self) -> BasisRows:
+        """The basis, once all pieces were added."""
+        numerators = cast(NDArray[np.float64], self.values)
+        column_sum = layout.largest_column_sum(len(numerators), numerators.__getitem__)
+        return BasisRows(numerators=numerators, grid=self._grid, column_sum=column_sum)
+
+
+def place(target: NDArray[np.generic], is_by_columns: bool, start: int, values: NDArray[np.generic]) -> None:
+    """Write `values` of shape (n,) into the C-contiguous `target` from number `start` of its scan on."""
+    if not is_by_columns or target.ndim < 2:
+        target.reshape(-1)[start : start + values.size] = values
+        return
+    rows = target.shape[0]
+    columns = target.reshape(rows, -1).T
+    column, row = divmod(start, rows)
+    if row:
+        head = min(rows - row, values.size)
+        columns[column, row : row + head] = values[:head]
+        values, column = values[head:], column + 1
+    whole = values.size // rows
+    columns[column : column + whole] = values[: whole * rows].reshape(whole, rows)
+    rest = values[whole * rows :]
+    if rest.size:
+        columns[column + whole, : rest.size] = rest
+
+
+def _stored(values: NDArray[np.float64], dtype: Dtype) -> NDArray[np.generic]:
+    if dtype is Dtype.bfloat16:
+        return bfloat16_bits(values.astype(np.float32))
+    return values.astype(dtype.storage)
