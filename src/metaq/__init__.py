@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaq.compression import Budget as Budget
+    from metaq.compression import Compressed as Compressed
+    from metaq.compression import compress as compress
     from metaq.config import BucketConfig as BucketConfig
     from metaq.config import FreezeConfig as FreezeConfig
     from metaq.config import RegularizerConfig as RegularizerConfig
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
 _HOME = {
     "BucketConfig": "metaq.config",
     "BucketGrid": "metaq.grid",
+    "Budget": "metaq.compression",
     "CodecError": "metaq.errors",
+    "Compressed": "metaq.compression",
     "ConfigError": "metaq.errors",
     "DataError": "metaq.errors",
     "EntropyRegularizer": "metaq.regularizer",
@@ -41,6 +46,7 @@ _HOME = {
     "RegularizerConfig": "metaq.config",
     "SolverError": "metaq.errors",
     "choose_grids": "metaq.pipeline",
+    "compress": "metaq.compression",
     "load": "metaq.pipeline",
     "quantized_state_dict": "metaq.pipeline",
     "save": "metaq.pipeline",

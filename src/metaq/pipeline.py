@@ -59,15 +59,28 @@ def choose_grids(
         If no tensor is chosen, a weight is NaN or infinite, or a value does not make a grid.
     """
     state_dict = state_dict_of(source)
-    buffers = {name for name, _ in source.named_buffers()} if isinstance(source, nn.Module) else set()
-    candidates = [
-        name
-        for name in quantizable_names(state_dict)
-        if name not in buffers and name.rpartition(".")[2] not in RUNNING_STATISTICS
-    ]
-    names = select_names(candidates, include=include, exclude=exclude)
+    names = select_names(compressible_names(source), include=include, exclude=exclude)
     arrays = {name: state_dict[name].detach().double().cpu().numpy() for name in names}
     return uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
+
+
+def compressible_names(source: Source) -> list[str]:
+    """Names of the tensors that are quantised unless excluded: floating, not empty, and no buffers.
+
+    A state dict does not tell its buffers; there the running statistics of batch normalisation are left out.
+    """
+    buffers = {name for name, _ in source.named_buffers()} if isinstance(source, nn.Module) else set()
+    return [
+        name
+        for name in quantizable_names(state_dict_of(source))
+        if name not in buffers and name.rpartition(".")[2] not in RUNNING_STATISTICS
+    ]
+
+
+def alias_of(state_dict: Mapping[str, torch.Tensor], names: Sequence[str]) -> dict[str, str]:
+    """For each of `names` the first of them that is the same memory: itself unless tensors are tied."""
+    first: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+    return {name: first.setdefault(_memory(state_dict[name]), name) for name in names}
 
 
 def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
@@ -116,7 +129,7 @@ def save(
     *,
     grids: Mapping[str, BucketGrid],
     metadata: Mapping[str, str | int | float] | None = None,
-    coder: str = "auto",
+    coder: str = container.DEFAULT_CODER,
 ) -> WriteReport:
     """Quantise, code and write a model as one self-contained ``.metaq`` file, atomically.
 
@@ -132,7 +145,7 @@ def save(
     metadata
         Small free facts to keep in the file.
     coder
-        Name of a coder, or ``"auto"`` for the smallest of all for each tensor.
+        ``"small"``, ``"fast"``, the name of another coder, or ``"auto"`` to try all of them on small tensors.
 
     Returns
     -------

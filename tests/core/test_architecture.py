@@ -13,6 +13,7 @@ ROAD = [
     ("errors",),
     ("config",),
     ("files", "compiled"),
+    ("trellis",),
     ("grid", "tensors", "weights", "hull"),
     ("passes", "knapsack"),
     ("cells",),
@@ -21,13 +22,15 @@ ROAD = [
     ("objective", "step_size", "schedule"),
     ("regularizer",),
     ("nets", "data"),
-    ("train",),
+    ("train", "curvature"),
     ("quantize",),
     ("coding",),
     ("container",),
     ("decode",),
     ("checkpoint",),
     ("pipeline",),
+    ("compression",),
+    ("classifiers",),
     ("report",),
     ("runs", "inspection"),
     ("sweeps", "thesis", "demonstration"),
@@ -36,7 +39,7 @@ ROAD = [
 ]
 """Rooms in the order in which data flows; a room imports only from rooms above it or from its own step."""
 
-WITHOUT_TORCH = ("errors", "config", "files", "grid", "tensors", "quantize", "coding", "container", "decode")
+WITHOUT_TORCH = ("errors", "config", "files", "trellis", "grid", "tensors", "quantize", "coding", "container", "decode")
 PLACE = {room: number for number, rooms in enumerate(ROAD) for room in rooms}
 
 

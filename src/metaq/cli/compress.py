@@ -8,44 +8,137 @@ from typing import Annotated
 
 import typer
 
-from metaq import checkpoint, pipeline
+from metaq import checkpoint, container, pipeline
+from metaq.checkpoint import StateDict
+from metaq.classifiers import compress_classifier
 from metaq.cli import output
-from metaq.cli.options import Buckets, Center, Exclude, Force, Grouping, Include, Json, Radius, grids_for
+from metaq.cli.options import (
+    Center,
+    DataDir,
+    Exclude,
+    Force,
+    Grouping,
+    Include,
+    Json,
+    Net,
+    Radius,
+    grids_for,
+    load_data,
+)
+from metaq.compression import Budget, Compressed
+from metaq.compression import compress as compress_to
+from metaq.config import require
+from metaq.container import WriteReport
 from metaq.files import refuse_overwrite
+
+DEFAULT_BUCKETS = 255
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("compress", epilog="Example: metaq compress model.safetensors -o model.metaq --buckets 64")(compress)
+    app.command("compress", epilog="Example: metaq compress model.pth -o model.metaq --data mnist --max-drop 0.1")(
+        compress
+    )
 
 
 def compress(
     source: Annotated[Path, typer.Argument(help="Checkpoint: .pth, .pt, .safetensors or .metaq.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .metaq file to write.")],
-    buckets: Buckets = 255,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", help="Points of accuracy on the training images that may be lost.")
+    ] = None,
+    target_bytes: Annotated[int | None, typer.Option("--target-bytes", help="Largest size of the file.")] = None,
+    target_ratio: Annotated[
+        float | None, typer.Option("--target-ratio", help="Least ratio of the tensors' bytes to the file's.")
+    ] = None,
+    net: Net = "lenet5",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Calibrate a budget on the training images of: digits, mnist, or a folder."),
+    ] = None,
+    data_dir: DataDir = None,
+    calibration: Annotated[
+        int, typer.Option("--calibration", help="Training images whose curvature is measured.")
+    ] = 10_000,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction/--no-bias-correction", help="Let biases make up for mean errors.")
+    ] = False,
+    buckets: Annotated[
+        int | None, typer.Option("--buckets", help="Without a budget: buckets C of every uniform grid [default: 255].")
+    ] = None,
     center: Center = None,
     radius: Radius = None,
     grouping: Grouping = "tensor",
-    coder: Annotated[str, typer.Option("--coder", help="auto tries all and keeps the smallest per tensor.")] = "auto",
+    coder: Annotated[str, typer.Option("--coder", help="small, fast, or another coder; auto tries all.")] = "small",
     include: Include = None,
     exclude: Exclude = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Snap the weights of a checkpoint to buckets and write them as one small file."""
+    """Quantise the weights of a checkpoint, to a budget or on uniform grids, and write them as one small file."""
     begun = time.perf_counter()
     refuse_overwrite(out, force=force)
     state_dict = checkpoint.read(source)
-    grids = grids_for(
-        state_dict, buckets, center=center, radius=radius, grouping=grouping, include=include, exclude=exclude
-    )
-    report = pipeline.save(out, state_dict, grids=grids, coder=coder)
-    exact = sorted(set(state_dict) - set(grids))
-    numbers = pipeline.sizes(state_dict, file_bytes=report.file_bytes)
+    accuracies: dict[str, float] = {}
+    if max_drop is None and target_bytes is None and target_ratio is None:
+        require(data is None, "--data: calibration serves a budget; give --max-drop, --target-bytes or --target-ratio.")
+        report = _on_uniform_grids(
+            out, state_dict, buckets or DEFAULT_BUCKETS, center, radius, grouping, include, exclude, coder
+        )
+    else:
+        require(
+            buckets is None and center is None and radius is None,
+            "--buckets, --center, --radius: a budget chooses the grids; leave them out.",
+        )
+        budget = Budget(max_drop=max_drop, target_bytes=target_bytes, target_ratio=target_ratio)
+        chosen, left_out = include or ("*",), exclude or ()
+        if data is None:
+            found = compress_to(state_dict, budget, include=chosen, exclude=left_out, coder=coder)
+        else:
+            found = compress_classifier(
+                state_dict,
+                budget,
+                net=net,
+                splits=load_data(data, data_dir),
+                calibration_count=calibration,
+                corrects_biases=bias_correction,
+                include=chosen,
+                exclude=left_out,
+                coder=coder,
+            )
+        report = container.write(out, found.tensors, coder=coder)
+        accuracies = _accuracies(found)
+    exact = sorted(tensor.name for tensor in report.tensors if tensor.ideal_bits is None)
+    numbers = {**pipeline.sizes(state_dict, file_bytes=report.file_bytes), **accuracies}
     if as_json:
         seconds = time.perf_counter() - begun
         output.print_json({**numbers, "seconds": seconds, "file": str(out), "stored_exactly": exact})
         return
-    output.print_table(str(out), ["", "value"], output.size_rows(numbers))
+    rows = [*output.size_rows(numbers), *((name.replace("_", " "), f"{v:.3f} %") for name, v in accuracies.items())]
+    output.print_table(str(out), ["", "value"], rows)
     if exact:
         output.note(f"stored exactly, not quantised: {', '.join(exact)}")
+
+
+def _on_uniform_grids(
+    out: Path,
+    state_dict: StateDict,
+    buckets: int,
+    center: float | None,
+    radius: float | None,
+    grouping: str,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    coder: str,
+) -> WriteReport:
+    grids = grids_for(
+        state_dict, buckets, center=center, radius=radius, grouping=grouping, include=include, exclude=exclude
+    )
+    return pipeline.save(out, state_dict, grids=grids, coder=coder)
+
+
+def _accuracies(found: Compressed) -> dict[str, float]:
+    """Accuracies on the calibration data, where they were measured."""
+    if found.accuracy is None or found.float_accuracy is None:
+        return {}
+    return {"float_calibration_accuracy": found.float_accuracy, "calibration_accuracy": found.accuracy}

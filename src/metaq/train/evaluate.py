@@ -12,9 +12,14 @@ BATCH = 2000
 """Images evaluated at a time."""
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, dataset: ImageDataset) -> float:
-    """Share of images whose largest output is their label, in percent; the model's mode is left as it was.
+    """Share of images whose largest output is their label, in percent; see :func:`is_right`."""
+    return 100.0 * int(is_right(model, dataset).sum()) / len(dataset.labels)
+
+
+@torch.no_grad()
+def is_right(model: nn.Module, dataset: ImageDataset) -> torch.Tensor:
+    """For every image whether the largest output is its label, bool of shape (N,); the model's mode is left as it was.
 
     Raises
     ------
@@ -23,7 +28,7 @@ def accuracy(model: nn.Module, dataset: ImageDataset) -> float:
     """
     was_training = model.training
     model.eval()
-    right = 0
+    right = []
     try:
         for start in range(0, len(dataset.labels), BATCH):
             scores = model(to_float(dataset.images[start : start + BATCH]))
@@ -34,7 +39,7 @@ def accuracy(model: nn.Module, dataset: ImageDataset) -> float:
                 raise DataError(
                     f"the network has {scores.shape[1]} outputs for {dataset.classes} classes; check --net and --data."
                 )
-            right += int((scores.argmax(dim=1) == labels).sum())
+            right.append(scores.argmax(dim=1) == labels)
     except RuntimeError as error:
         shape = tuple(dataset.images.shape[1:])
         raise DataError(
@@ -42,4 +47,4 @@ def accuracy(model: nn.Module, dataset: ImageDataset) -> float:
         ) from error
     finally:
         model.train(was_training)
-    return 100.0 * right / len(dataset.labels)
+    return torch.cat(right)

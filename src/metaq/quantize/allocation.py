@@ -1,0 +1,104 @@
+"""Equal slope: every tensor is quantised for the same λ, so that a bit saves as much wherever it is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.quantize.rdo import Choice, Importance, central_value, matrix_shape, quantize, step_for
+from metaq.quantize.rotation import best_shared, find_basis
+from metaq.tensors import Basis, Dtype
+
+STEP_FACTORS = (0.71, 0.84, 1.0, 1.19, 1.41, 1.68)
+"""Steps tried around the one that suits λ, for tensors of up to ``SEARCHED_ELEMENTS``."""
+
+SEARCHED_ELEMENTS = 1 << 18
+MIN_TRELLIS_ELEMENTS = 1 << 14
+MIN_TRELLIS_ROW = 64
+"""A path needs some symbols before the trellis pays."""
+
+TRELLIS_BITS = 7
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Target:
+    """A tensor to quantise.
+
+    Attributes
+    ----------
+    name, values, dtype
+        Finite weights of any shape but empty.
+    importance
+        Curvature of the loss for them.
+    """
+
+    name: str
+    values: NDArray[np.floating]
+    dtype: Dtype
+    importance: Importance
+
+
+def allocate(targets: Mapping[str, Target], *, multiplier: float) -> dict[str, Choice]:
+    """Quantise all `targets` for λ = `multiplier` (loss per bit), by name."""
+    bases = _bases(targets, multiplier)
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        choices = pool.map(lambda name: _quantize(targets[name], multiplier, bases.get(name)), targets)
+        return dict(zip(targets, choices, strict=True))
+
+
+def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]:
+    """A basis for every tensor that saves bits by one, its own or that of another."""
+    matrices = {
+        name: (target.values.astype(np.float64), step_for(target.importance, multiplier, trellis_bits=TRELLIS_BITS))
+        for name, target in targets.items()
+        if target.values.ndim == 2 and target.importance.inputs is None and suits_trellis(target)
+    }
+    own = {name: find_basis(matrix, step) for name, (matrix, step) in matrices.items()}
+    found = {name: basis for name, basis in own.items() if basis is not None}
+    shareable = list(found.values())
+    for name, (matrix, step) in matrices.items():
+        basis = best_shared(matrix, shareable, step) if name not in found else None
+        if basis is not None:
+            found[name] = basis
+    return found
+
+
+def suits_trellis(target: Target) -> bool:
+    """Whether dependent quantisation is used: for long rows of the scan of large tensors."""
+    rows, columns = matrix_shape(target.values.shape)
+    row_length = rows if target.importance.inputs is not None else columns
+    return target.values.size >= MIN_TRELLIS_ELEMENTS and row_length >= MIN_TRELLIS_ROW
+
+
+def _quantize(target: Target, multiplier: float, basis: Basis | None) -> Choice:
+    trellis_bits = TRELLIS_BITS if suits_trellis(target) else 0
+    suited = step_for(target.importance, multiplier, trellis_bits=trellis_bits)
+    factors = STEP_FACTORS if target.values.size <= SEARCHED_ELEMENTS else (1.0,)
+    # A step beyond the range of the weights leaves one level as well as that range does.
+    widest = 2 * _spread(target.values)
+    steps = sorted({min(suited * factor, widest) for factor in factors if basis is None or factor == 1.0})
+    choices = [
+        quantize(
+            target.name,
+            target.values,
+            target.importance,
+            step_size=step,
+            multiplier=multiplier,
+            trellis_bits=trellis_bits,
+            dtype=target.dtype,
+            basis=basis,
+        )
+        for step in steps
+    ]
+    return min(choices, key=lambda choice: choice.cost(multiplier))
+
+
+def _spread(values: NDArray[np.floating]) -> float:
+    center = central_value(values.astype(np.float64).reshape(matrix_shape(values.shape)))
+    spread = float(np.abs(values - center).max())
+    return spread or abs(center) or 1.0

@@ -1,0 +1,297 @@
+"""Rate-distortion quantisation of one tensor: levels that minimise distortion + λ · bits; numpy only.
+
+The distortion is the second-order estimate of what the loss gains by the error, ``0.5 * e F e`` with the curvature F of
+:class:`Importance`. Code lengths are learned from the levels of the pass before (:mod:`metaq.quantize.rates`).
+Where the second moment of a layer's inputs is known, columns are quantised one after the other and the error of each is
+compensated in those still to come (Frantar et al., "Optimal brain compression", 2022; "GPTQ", 2023), here with the rate
+in every choice.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from os import cpu_count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.grid import BucketGrid
+from metaq.quantize.rates import initial_costs, learned_costs, scale_classes
+from metaq.quantize.rotation import rotate
+from metaq.quantize.search import count_rows, search_rows
+from metaq.tensors import Basis, Dtype, QuantizedTensor
+from metaq.trellis import continued_numerators, transitions
+
+Floats = NDArray[np.float64]
+
+PASSES = 2
+DAMPING = 0.01
+"""Share of the mean second moment that is added to every input's, so that inputs never seen keep their weights."""
+
+MIN_IMPORTANCE = 1e-6
+"""Least importance of a weight relative to the mean of its tensor."""
+
+FEEDBACK_BLOCK = 64
+ROWS_AT_ONCE = 64
+MAX_MAGNITUDE = 1 << 22
+STEP_MANTISSA = 16
+CENTER_MANTISSA = 128
+ATOM_SHARE = 0.05
+
+SCALAR_SLOPE = 0.11
+TRELLIS_SLOPE = 0.055
+"""λ over importance times squared step, where steps of that size and λ suit each other; by experiment."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Importance:
+    """Curvature of the loss for one tensor, seen as a matrix (first dimension, all others); one row for a vector.
+
+    Attributes
+    ----------
+    elements
+        Of every element, float64, shape of the matrix; 2.0 throughout makes the distortion the squared error.
+    inputs
+        Second moment of the inputs, float64 (columns, columns), or None: then `elements` are used.
+    outputs
+        Curvature of every output, float64 (rows,), if `inputs` are given.
+    """
+
+    elements: Floats
+    inputs: Floats | None = None
+    outputs: Floats | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean curvature of an element."""
+        if self.inputs is None or self.outputs is None:
+            return float(self.elements.mean())
+        return float(np.diag(self.inputs).mean() * self.outputs.mean())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """A quantised tensor, and what it costs.
+
+    Attributes
+    ----------
+    tensor
+        Bucket indices with their grid.
+    distortion
+        Estimated gain of the loss.
+    bits
+        Estimated code length.
+    """
+
+    tensor: QuantizedTensor
+    distortion: float
+    bits: float
+
+    def cost(self, multiplier: float) -> float:
+        """Distortion + `multiplier` · bits."""
+        return self.distortion + multiplier * self.bits
+
+
+def squared_error_importance(shape: tuple[int, ...]) -> Importance:
+    """Importance without calibration data."""
+    return Importance(elements=np.full(matrix_shape(shape), 2.0))
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor seen as a matrix."""
+    rows = shape[0] if len(shape) > 1 else 1
+    return rows, int(np.prod(shape)) // max(rows, 1)
+
+
+def step_for(importance: Importance, multiplier: float, *, trellis_bits: int) -> float:
+    """Step size that suits λ = `multiplier` (loss per bit)."""
+    slope = TRELLIS_SLOPE if trellis_bits else SCALAR_SLOPE
+    # Importances are second derivatives; the distortion has half of them.
+    return float(np.sqrt(2 * multiplier / (slope * max(importance.mean, 1e-300))))
+
+
+def quantize(
+    name: str,
+    values: NDArray[np.floating],
+    importance: Importance,
+    *,
+    step_size: float,
+    multiplier: float,
+    trellis_bits: int,
+    dtype: Dtype,
+    basis: Basis | None = None,
+) -> Choice:
+    """Quantise one tensor.
+
+    Parameters
+    ----------
+    name, dtype
+        Of the result.
+    values
+        Finite weights of any shape, at least one.
+    importance
+        See :class:`Importance`.
+    step_size
+        Distance of reference values; rounded to five binary digits.
+    multiplier
+        λ, what a bit may cost in distortion.
+    trellis_bits
+        0, or the binary logarithm of the number of trellis states.
+    basis
+        If given, the rows are quantised as coefficients of its rows; not with `inputs`.
+    """
+    matrix = values.astype(np.float64).reshape(matrix_shape(values.shape))
+    step = _rounded(step_size, STEP_MANTISSA)
+    center = 0.0 if basis is not None else central_value(matrix)
+    coefficients = matrix if basis is None else rotate(matrix, basis)
+    search = _Search(
+        targets=(coefficients - center) / step,
+        # Half the second derivative, per squared step, in bits.
+        weight=step * step / (2 * multiplier),
+        importance=importance,
+        trellis_bits=trellis_bits,
+        rotated=basis is not None,
+    )
+    levels, bits = search.run()
+    grid = _grid_for(levels, center=center, step=step)
+    tensor = QuantizedTensor(
+        name=name,
+        indices=(levels.astype(np.int64) + (grid.count - 1) // 2).reshape(values.shape),
+        grid=grid,
+        dtype=dtype,
+        scan="columns" if trellis_bits and importance.inputs is not None and values.ndim > 1 else "rows",
+        trellis_bits=trellis_bits,
+        basis=basis,
+    )
+    errors = tensor.values().reshape(matrix.shape) - matrix
+    return Choice(tensor=tensor, distortion=distortion(errors, importance), bits=bits)
+
+
+def distortion(errors: Floats, importance: Importance) -> float:
+    """Estimated gain of the loss by `errors`, float64 of the shape of the matrix."""
+    if importance.inputs is None or importance.outputs is None:
+        return 0.5 * float((importance.elements * errors**2).sum())
+    by_output = ((errors @ importance.inputs) * errors).sum(axis=1)
+    return 0.5 * float((importance.outputs * by_output).sum())
+
+
+def central_value(matrix: Floats) -> float:
+    """The value that many weights share, such as that of pruned ones, else 0; rounded to eight binary digits."""
+    values, counts = np.unique(np.round(matrix, 4), return_counts=True)
+    if counts.max() < max(ATOM_SHARE * matrix.size, 2):
+        return 0.0
+    return _rounded(float(values[counts.argmax()]), CENTER_MANTISSA)
+
+
+class _Search:
+    """Levels of one matrix for a fixed step and λ."""
+
+    def __init__(
+        self, *, targets: Floats, weight: float, importance: Importance, trellis_bits: int, rotated: bool
+    ) -> None:
+        self._targets = targets
+        self._weight = weight
+        self._importance = importance
+        self._trellis_bits = trellis_bits
+        self._rotated = rotated
+        self._trellis = transitions(trellis_bits) if trellis_bits else np.zeros(0, dtype=np.int32)
+        self._predecessors = predecessors(trellis_bits) if trellis_bits else np.zeros(0, dtype=np.int32)
+
+    def run(self) -> tuple[NDArray[np.int32], float]:
+        """Levels in the shape of the matrix, and their bits."""
+        by_columns = self._importance.inputs is not None
+        scanned = np.ascontiguousarray(self._targets.T) if by_columns else self._targets
+        classes = scale_classes(scanned, 1.0)
+        costs = initial_costs()
+        counts = np.zeros(costs.shape, dtype=np.int64)
+        levels = np.zeros(scanned.shape, dtype=np.int32)
+        for _ in range(PASSES):
+            levels = self._with_feedback(classes, costs) if by_columns else self._direct(classes, costs)
+            counts[:] = 0
+            count_rows(levels, classes, self._trellis, counts)
+            costs = learned_costs(counts)
+        bits = float((counts * costs).sum())
+        return (np.ascontiguousarray(levels.T) if by_columns else levels), bits
+
+    def _direct(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
+        elements = self._importance.elements
+        if self._rotated:
+            elements = np.repeat(elements.mean(axis=1, keepdims=True), elements.shape[1], axis=1)
+        weights = np.maximum(elements, MIN_IMPORTANCE * max(float(elements.mean()), 1e-300)) * self._weight
+        levels = np.zeros(self._targets.shape, dtype=np.int32)
+
+        def search(start: int) -> None:
+            rows = slice(start, start + ROWS_AT_ONCE)
+            search_rows(
+                self._targets[rows],
+                weights[rows],
+                classes[rows],
+                costs,
+                MAX_MAGNITUDE,
+                self._predecessors,
+                levels[rows],
+            )
+
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            list(pool.map(search, range(0, len(levels), ROWS_AT_ONCE)))
+        return levels
+
+    def _with_feedback(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
+        assert self._importance.inputs is not None
+        assert self._importance.outputs is not None
+        factor = feedback_factor(self._importance.inputs)
+        outputs = self._importance.outputs
+        outputs = np.maximum(outputs, MIN_IMPORTANCE * max(float(outputs.mean()), 1e-300)) * self._weight
+        remaining = np.ascontiguousarray(self._targets.T)
+        columns, rows = remaining.shape
+        levels = np.zeros((columns, rows), dtype=np.int32)
+        for start in range(0, columns, FEEDBACK_BLOCK):
+            stop = min(start + FEEDBACK_BLOCK, columns)
+            errors = np.zeros((stop - start, rows))
+            for column in range(start, stop):
+                pivot = factor[column, column]
+                here = slice(column, column + 1)
+                search_rows(
+                    remaining[here],
+                    (outputs / pivot**2)[None],
+                    classes[here],
+                    costs,
+                    MAX_MAGNITUDE,
+                    self._predecessors,
+                    levels[here],
+                )
+                errors[column - start] = (remaining[column] - self._chosen(levels[column])) / pivot
+                remaining[column + 1 : stop] -= np.outer(factor[column, column + 1 : stop], errors[column - start])
+            remaining[stop:] -= factor[start:stop, stop:].T @ errors
+        return levels
+
+    def _chosen(self, levels: NDArray[np.int32]) -> Floats:
+        """What the levels of one row of the scan stand for, in steps."""
+        numerators, _ = continued_numerators(levels, 1, self._trellis_bits, row_length=levels.size, start=0, state=0)
+        return numerators / 2
+
+
+def feedback_factor(inputs: Floats) -> Floats:
+    """Upper Cholesky factor of the inverse second moment, float64 (columns, columns): row j compensates column j."""
+    damped = inputs + np.eye(len(inputs)) * max(DAMPING * float(np.diag(inputs).mean()), 1e-30)
+    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped)).T
+    return factor
+
+
+@cache
+def predecessors(trellis_bits: int) -> NDArray[np.int32]:
+    """The two ways into every state, each as ``2 * state + parity``, int32 of shape (2 * states,)."""
+    following = transitions(trellis_bits)
+    return np.argsort(following, kind="stable").astype(np.int32)
+
+
+def _grid_for(levels: NDArray[np.int32], *, center: float, step: float) -> BucketGrid:
+    count = 2 * max(int(np.abs(levels).max()), 1) + 1
+    return BucketGrid(center=center, radius=step * count / 2, count=count)
+
+
+def _rounded(value: float, mantissa: int) -> float:
+    fraction, exponent = np.frexp(value)
+    return float(np.ldexp(np.round(fraction * 2 * mantissa) / (2 * mantissa), exponent))
