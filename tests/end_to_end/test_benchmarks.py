@@ -9,6 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
+    "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "knapsack.py": (["--quick"], {"instances", "small", "large", "training"}),
     "spread_and_bits.py": ([], {"seed", "rows"}),
