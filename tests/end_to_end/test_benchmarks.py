@@ -9,8 +9,9 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
-    "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary"}),
+    "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
+    "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),
     "knapsack.py": (["--quick"], {"instances", "small", "large", "training"}),
     "spread_and_bits.py": ([], {"seed", "rows"}),
 }
@@ -23,3 +24,21 @@ def test_a_benchmark_prints_one_json_object(name):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) >= keys
+
+
+@pytest.mark.parametrize("name", ["codec.py", "embeddings.py"])
+def test_a_benchmark_draws_its_figures(name, tmp_path):
+    options, _ = QUICK[name]
+    picture, figures = tmp_path / "picture.png", tmp_path / "figures.json"
+    command = [sys.executable, str(BENCHMARKS / name), *options, "--json", str(figures), "--plot", str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(figures.read_text())
+
+
+def test_a_benchmark_says_what_a_trained_model_needs(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "embeddings.py"), "--model", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: --model also needs --calibration FILE and --sentences FILE; see --help.\n"
