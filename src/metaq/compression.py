@@ -14,11 +14,20 @@ from torch import nn
 from metaq import checkpoint, container
 from metaq.checkpoint import StateDict
 from metaq.config import require
-from metaq.curvature import Batch, Curvature, Loss, measure, sampled_label_loss
+from metaq.curvature import Batch, Curvature, Loss, categorical_loss, measure
 from metaq.errors import ConfigError
 from metaq.pipeline import Source, alias_of, compressible_names, state_dict_of
 from metaq.quantize.allocation import Target, allocate
-from metaq.quantize.rdo import SCALAR_SLOPE, Choice, Importance, matrix_shape, squared_error_importance
+from metaq.quantize.rdo import (
+    SCALAR_SLOPE,
+    Choice,
+    Importance,
+    central_value,
+    matrix_shape,
+    squared_error_importance,
+)
+from metaq.recalibration import recalibrated
+from metaq.recovery import OutputLoss, Recovery
 from metaq.tensors import ExactTensor, Tensor
 from metaq.weights import select_names
 
@@ -37,6 +46,15 @@ START_STEP = 0.5
 WIDENING = 8.0
 WIDENINGS = 12
 BISECTIONS = 8
+RECOVERED_WIDENING = 2.5
+RECOVERED_BISECTIONS = 3
+"""With recovery every λ takes gradients of the loss; fewer are tried."""
+
+RECOVERED_TRIES = 5
+SIZE_EXPONENT = 3.5
+"""About how many percent λ changes for a percent of the file's size."""
+
+SIZE_MARGIN = 0.985
 NEIGHBOURS = (0.87, 0.93, 1.05, 1.1, 1.15, 1.2, 1.26, 1.32, 1.4, 1.5)
 """Shares of the λ found that are tried too, where accuracy is the budget."""
 
@@ -80,9 +98,10 @@ class Compressed:
     tensors
         All tensors, ready for :func:`metaq.container.write`.
     multiplier
-        λ that was found: loss per bit; half a squared error per bit without calibration data.
+        λ that was found: loss per bit; squared error per bit without calibration data.
     distortion
-        Estimated gain of the loss; half the squared error without calibration data.
+        Estimated gain of the loss; the squared error without calibration data. With a training loss it is counted from
+        the weights that had made up for others.
     accuracy, float_accuracy
         Of the quantised and of the original weights on the calibration data, if they were measured.
     """
@@ -103,11 +122,13 @@ def compress(
     budget: Budget,
     *,
     batches: Iterable[Batch] | None = None,
-    loss: Loss = sampled_label_loss,
+    loss: Loss = categorical_loss,
+    training_loss: OutputLoss | None = None,
     accuracy: Accuracy | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     corrects_biases: bool = False,
+    recalibrates_norms: bool = False,
     coder: str = container.DEFAULT_CODER,
 ) -> Compressed:
     """Quantise a trained model to a budget.
@@ -123,12 +144,18 @@ def compress(
         counts the same.
     loss
         What calibration measures; :func:`metaq.curvature.random_projection_loss` for models that do not classify.
+    training_loss
+        From the output for a batch and its number to the mean loss, such as cross-entropy with the batch's labels. With
+        it, tensors are quantised one after the other, and those still to come make up for the loss.
     accuracy
         Figure of merit on calibration data; needed for ``budget.max_drop``.
     include, exclude
         Name globs of the tensors to quantise; all others are kept exactly.
     corrects_biases
-        Whether biases make up for the mean error of their layers' outputs, where calibration data are given.
+        Whether biases make up for the mean error of their layers' outputs, where calibration data are given; not with
+        `training_loss`, which sees to it.
+    recalibrates_norms
+        Whether running statistics of batch normalisation are measured anew on the calibration data.
     coder
         Coder of the file.
 
@@ -137,13 +164,26 @@ def compress(
     ConfigError
         If an option does not fit, or the budget cannot be met.
     """
+    require(
+        batches is not None or (training_loss is None and not recalibrates_norms),
+        "training_loss, recalibrates_norms: need calibration data; give batches.",
+    )
     curvature: Mapping[str, Curvature] | None = None
+    recovery: Recovery | None = None
+    given: list[Batch] = [] if batches is None else list(batches)
     if batches is not None:
         require(isinstance(source, nn.Module), "batches: calibration needs the module, not its state dict.")
         assert isinstance(source, nn.Module)
-        curvature = measure(source, batches, loss=loss)
+        curvature = measure(source, given, loss=loss)
+        recovery = None if training_loss is None else Recovery(source, given, training_loss)
     compressor = Compressor(
-        source, curvature=curvature, include=include, exclude=exclude, corrects_biases=corrects_biases
+        source,
+        curvature=curvature,
+        recovery=recovery,
+        include=include,
+        exclude=exclude,
+        corrects_biases=corrects_biases,
+        norm_batches=given if recalibrates_norms else (),
     )
     if budget.max_drop is not None:
         require(accuracy is not None, "max_drop: needs a way to measure accuracy; give one, or a budget in bytes.")
@@ -175,10 +215,16 @@ class Compressor:
         source: Source,
         *,
         curvature: Mapping[str, Curvature] | None = None,
+        recovery: Recovery | None = None,
         include: Sequence[str] = ("*",),
         exclude: Sequence[str] = (),
         corrects_biases: bool = False,
+        norm_batches: Sequence[Batch] = (),
     ) -> None:
+        require(recovery is None or not corrects_biases, "corrects_biases: is part of training_loss; give one of them.")
+        self._source = source
+        self._recovery = recovery
+        self._norm_batches = norm_batches
         self.state_dict = state_dict_of(source)
         names = select_names(compressible_names(source), include=include, exclude=exclude)
         self._alias = alias_of(self.state_dict, names)
@@ -186,11 +232,7 @@ class Compressor:
             name: _target(name, self.state_dict[name], curvature) for name in names if self._alias[name] == name
         }
         self._inputs = _mean_inputs(self._targets, curvature or {}) if corrects_biases else {}
-        self._exact = [
-            ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=checkpoint.dtype_of(name, tensor))
-            for name, tensor in self.state_dict.items()
-            if name not in self._alias
-        ]
+        self._exact = [_exact(name, tensor) for name, tensor in self.state_dict.items() if name not in self._alias]
 
     @property
     def float_bytes(self) -> int:
@@ -199,6 +241,25 @@ class Compressor:
 
     def at(self, multiplier: float) -> Compressed:
         """Quantise for λ = `multiplier`."""
+        if self._recovery is None:
+            return self._compressed(multiplier, self._at_once(multiplier))
+        return self._compressed(multiplier, self._one_after_another(multiplier, self._recovery))
+
+    def _compressed(self, multiplier: float, choices: Mapping[str, Choice]) -> Compressed:
+        quantized = [replace(choices[first].tensor, name=name) for name, first in self._alias.items()]
+        found = Compressed(
+            tensors=(*quantized, *self._exact),
+            multiplier=multiplier,
+            distortion=sum(choice.distortion for choice in choices.values()),
+        )
+        if not self._norm_batches:
+            return found
+        assert isinstance(self._source, nn.Module)
+        statistics = recalibrated(self._source, self._norm_batches, found.state_dict())
+        exact = [_exact(t.name, statistics[t.name]) if t.name in statistics else t for t in self._exact]
+        return replace(found, tensors=(*quantized, *exact))
+
+    def _at_once(self, multiplier: float) -> dict[str, Choice]:
         biases = {_bias_of(name) for name in self._inputs}
         weights = {name: target for name, target in self._targets.items() if name not in biases}
         choices = allocate(weights, multiplier=multiplier)
@@ -206,13 +267,27 @@ class Compressor:
             _bias_of(name): _corrected(self._targets[_bias_of(name)], weights[name], choices[name], mean)
             for name, mean in self._inputs.items()
         }
-        choices |= allocate(corrected, multiplier=multiplier)
-        quantized = [replace(choices[first].tensor, name=name) for name, first in self._alias.items()]
-        return Compressed(
-            tensors=(*quantized, *self._exact),
-            multiplier=multiplier,
-            distortion=sum(choice.distortion for choice in choices.values()),
-        )
+        return choices | allocate(corrected, multiplier=multiplier)
+
+    def _one_after_another(self, multiplier: float, recovery: Recovery) -> dict[str, Choice]:
+        """Matrices in the order of the model, then all vectors; what is still to come makes up for what is done."""
+        vectors = [name for name, target in self._targets.items() if target.values.ndim < 2]
+        groups = [[name] for name, target in self._targets.items() if target.values.ndim > 1]
+        left = dict(self._targets)
+        weights = dict(self.state_dict)
+        choices: dict[str, Choice] = {}
+        for group in [*groups, *([vectors] if vectors else [])]:
+            targets = {name: replace(left.pop(name), values=_values(weights[name])) for name in group}
+            choices |= allocate(targets, multiplier=multiplier)
+            weights |= checkpoint.restore([choices[name].tensor for name in group])
+            weights = self._tied(weights)
+            if left:
+                free = {name: target.importance for name, target in left.items()}
+                weights = self._tied(recovery.improved(weights, free))
+        return choices
+
+    def _tied(self, weights: StateDict) -> StateDict:
+        return {**weights, **{name: weights[first] for name, first in self._alias.items()}}
 
     def to_bytes(self, limit: int, *, coder: str = container.DEFAULT_CODER) -> Compressed:
         """The best quantisation whose file has at most `limit` bytes.
@@ -223,12 +298,26 @@ class Compressor:
             If no file is that small.
         """
 
-        def is_small(found: Compressed) -> bool:
-            return len(container.encode(found.tensors, coder=coder)) <= limit
+        def size(found: Compressed) -> int:
+            return len(container.encode(found.tensors, coder=coder))
 
-        _, small = self._boundary(is_small)
+        _, small = self._boundary(
+            lambda found: size(found) <= limit,
+            lambda multiplier: self._compressed(multiplier, self._at_once(multiplier)),
+        )
         if small is None:
             raise ConfigError(f"target_bytes: no file of {limit} bytes can be made of this model; allow more bytes.")
+        if self._recovery is None:
+            return small
+        multiplier, most = small.multiplier, 0
+        for _ in range(RECOVERED_TRIES):
+            found = self.at(multiplier)
+            reached = size(found)
+            if most < reached <= limit:
+                small, most = found, reached
+            if SIZE_MARGIN * limit <= reached <= limit:
+                break
+            multiplier *= (reached / (math.sqrt(SIZE_MARGIN) * limit)) ** SIZE_EXPONENT
         return small
 
     def to_accuracy(self, lowest: float, accuracy: Accuracy, *, coder: str = container.DEFAULT_CODER) -> Compressed:
@@ -245,34 +334,47 @@ class Compressor:
             figures[found.multiplier] = accuracy(found.state_dict())
             return figures[found.multiplier] < lowest
 
-        good, _ = self._boundary(is_worse)
+        rough = self._recovery is not None
+        good, _ = self._boundary(
+            is_worse,
+            self.at,
+            widening=RECOVERED_WIDENING if rough else WIDENING,
+            bisections=RECOVERED_BISECTIONS if rough else BISECTIONS,
+        )
         if good is None:
             raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g} on the calibration data; allow more.")
         # Near the limit the accuracy is noisy in λ; the smallest of several files that keep it is taken.
-        near = [self.at(good.multiplier * factor) for factor in NEIGHBOURS]
+        near = [self.at(good.multiplier * factor) for factor in (() if rough else NEIGHBOURS)]
         kept = [good, *(found for found in near if not is_worse(found))]
         best = min(kept, key=lambda found: len(container.encode(found.tensors, coder=coder)))
         return replace(best, accuracy=figures[best.multiplier])
 
-    def _boundary(self, is_beyond: Callable[[Compressed], bool]) -> tuple[Compressed | None, Compressed | None]:
+    def _boundary(
+        self,
+        is_beyond: Callable[[Compressed], bool],
+        at: Callable[[float], Compressed],
+        *,
+        widening: float = WIDENING,
+        bisections: int = BISECTIONS,
+    ) -> tuple[Compressed | None, Compressed | None]:
         """The coarsest quantisation found on the near side of a limit, and the finest beyond it.
 
         `is_beyond` is false for small λ and true for large ones, but for noise.
         """
-        found = self.at(self._first_multiplier())
+        found = at(self._first_multiplier())
         near, beyond = (None, found) if is_beyond(found) else (found, None)
         for _ in range(WIDENINGS):
             if near is not None and beyond is not None:
                 break
-            found = self.at(found.multiplier * (WIDENING if beyond is None else 1 / WIDENING))
+            found = at(found.multiplier * (widening if beyond is None else 1 / widening))
             if is_beyond(found):
                 beyond = found
             else:
                 near = found
-        for _ in range(BISECTIONS):
+        for _ in range(bisections):
             if near is None or beyond is None:
                 break
-            found = self.at(math.sqrt(near.multiplier * beyond.multiplier))
+            found = at(math.sqrt(near.multiplier * beyond.multiplier))
             if is_beyond(found):
                 beyond = found
             else:
@@ -291,14 +393,31 @@ class Compressor:
         return float(max(SCALAR_SLOPE * START_STEP**2 * slopes[middle] / 2, 1e-300))
 
 
+def _exact(name: str, tensor: torch.Tensor) -> ExactTensor:
+    return ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=checkpoint.dtype_of(name, tensor))
+
+
+def _values(tensor: torch.Tensor) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return values
+
+
 def _target(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature] | None) -> Target:
-    values = tensor.detach().double().cpu().numpy()
+    values = _values(tensor)
     require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
-    dtype = checkpoint.dtype_of(name, tensor)
-    if curvature is None:
-        return Target(name=name, values=values, dtype=dtype, importance=squared_error_importance(values.shape))
-    require(name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in.")
-    return Target(name=name, values=values, dtype=dtype, importance=_importance(curvature[name], values.shape))
+    importance = squared_error_importance(values.shape)
+    if curvature is not None:
+        require(
+            name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in."
+        )
+        importance = _importance(curvature[name], values.shape)
+    return Target(
+        name=name,
+        values=values,
+        dtype=checkpoint.dtype_of(name, tensor),
+        importance=importance,
+        center=central_value(values.reshape(matrix_shape(values.shape))),
+    )
 
 
 def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
@@ -308,9 +427,11 @@ def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
         # Single elements are too noisy to be trusted; rows and columns are not.
         elements = np.outer(elements.mean(axis=1), elements.mean(axis=0)) / mean
     smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * mean
-    if curvature.inputs is None or curvature.outputs is None:
+    outputs = curvature.outputs
+    if curvature.inputs is None or outputs is None:
         return Importance(elements=smoothed)
-    outputs = curvature.outputs + OUTPUT_SHRINKAGE * max(float(curvature.outputs.mean()), 1e-30)
+    if outputs.ndim == 1:
+        outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
     return Importance(elements=smoothed, inputs=curvature.inputs, outputs=outputs)
 
 

@@ -1,9 +1,11 @@
 """How much the loss minds an error in every weight, measured on calibration data.
 
 The second-order term of the loss around trained weights is ``0.5 * e F e`` with the Fisher information F. For linear
-and convolution layers F is taken as a Kronecker product: second moment of the inputs times mean squared gradient of
-every output (Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", 2015,
-with a diagonal second factor). For all other parameters it is the diagonal.
+and convolution layers F is taken as a Kronecker product of a matrix over the inputs and one over the outputs (Martens
+and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", 2015). Where a layer uses its
+weights at several positions of a sample, both come from the whole gradient of the sample, because what positions say
+adds up: with G that gradient, from the means of ``Gᵀ G`` and ``G Gᵀ`` (Gupta, Koren and Singer, "Shampoo", 2018). For
+all other parameters F is its diagonal.
 """
 
 from __future__ import annotations
@@ -24,6 +26,18 @@ Batch = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 Loss = Callable[[object, torch.Generator], tuple[torch.Tensor, int]]
 """From the model's output to a sum of independent terms with mean zero gradient, and how many samples they are of."""
 
+MAX_COUPLED = 1 << 15
+"""Elements of the largest weight, and square of the longest bias, whose outputs are seen together."""
+
+MAX_GRAM_WORK = 1 << 25
+"""Multiplications a sample, at most, for the second moment of gradients over the inputs of a layer."""
+
+GRADIENT_SHARE = 0.7
+"""Share of gradients in the matrix over the inputs of layers with positions; the rest, from inputs, is less noisy."""
+
+MAX_GRADIENTS = 1 << 24
+"""Elements of the gradients of single samples that are held at a time."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curvature:
@@ -34,12 +48,14 @@ class Curvature:
     diagonal
         Fisher information of every element, float64, shape of the parameter.
     inputs
-        Second moment of what the rows of the matrix (first dimension, all others) are multiplied with, float64
-        (columns, columns); None where only the diagonal is known.
+        Matrix over the columns of the weight (first dimension, all others), float64 (columns, columns): for linear
+        layers the second moment of what its rows are multiplied with. For a bias, a single row, all of F. None where
+        only the diagonal is known.
     outputs
-        Mean squared gradient of every output, float64 (rows,), if `inputs` are given.
+        Matrix over the rows, float64 (rows, rows), or for large weights its diagonal, float64 (rows,), if `inputs` are
+        given.
     mean_inputs
-        Mean of what the rows are multiplied with, float64 (columns,), if `inputs` are given.
+        Mean of what the rows are multiplied with, float64 (columns,), for layers.
     """
 
     diagonal: NDArray[np.float64]
@@ -48,16 +64,21 @@ class Curvature:
     mean_inputs: NDArray[np.float64] | None = None
 
 
-def sampled_label_loss(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
-    """Cross-entropy of logits, shape (samples, classes), with labels drawn from the model's own probabilities."""
+def categorical_loss(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
+    """Product of logits, shape (samples, classes), with random numbers that make its curvature that of cross-entropy.
+
+    The numbers of a sample have mean zero and the covariance ``diag(p) - p pᵀ`` of a label drawn with the model's own
+    probabilities p, but not a label's rare large gradients.
+    """
     require(
         isinstance(output, torch.Tensor) and output.ndim == 2,
         "curvature: the model's output is no matrix of logits; pass a loss of your own.",
     )
     logits = output if isinstance(output, torch.Tensor) else torch.empty(0)
-    probabilities = logits.detach().softmax(dim=1).cpu()
-    labels = torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
-    return functional.cross_entropy(logits, labels, reduction="sum"), len(logits)
+    probabilities = logits.detach().softmax(dim=1)
+    drawn = probabilities.sqrt() * torch.randn(logits.shape, generator=generator).to(logits)
+    directions = drawn - probabilities * drawn.sum(dim=1, keepdim=True)
+    return (logits * directions).sum(), len(logits)
 
 
 def random_projection_loss(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
@@ -72,7 +93,7 @@ def measure(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    loss: Loss = sampled_label_loss,
+    loss: Loss = categorical_loss,
     seed: int = 0,
 ) -> dict[str, Curvature]:
     """Curvature of every trainable parameter by name; the model's weights, gradients and mode are as before.
@@ -94,48 +115,63 @@ def measure(
         If there is no batch or the output does not suit the loss.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    sums = {name: torch.zeros(parameter.shape, dtype=torch.float64) for name, parameter in parameters.items()}
     taps = {name: _Tap(module) for name, module in _layers(model).items()}
+    squares: dict[str, torch.Tensor] = {}
     was_training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     samples = 0
     try:
         for batch in batches:
-            value, count = loss(_call(model, batch), generator)
-            names = list(parameters)
-            gradients = torch.autograd.grad(value, [parameters[name] for name in names], allow_unused=True)
-            for name, gradient in zip(names, gradients, strict=True):
-                if gradient is not None:
-                    sums[name] += gradient.detach().double().cpu() ** 2
+            value, count = loss(call(model, batch), generator)
+            gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+            seen = {name for layer, tap in taps.items() if tap.has_seen for name in (layer, *tap.bias_of(layer))}
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None and name not in seen:
+                    squares[name] = squares.get(name, 0.0) + gradient.detach().double().cpu() ** 2
             samples += count
     finally:
         for tap in taps.values():
             tap.remove()
         model.train(was_training)
     require(samples > 0, "curvature: there is no calibration data; give at least one batch.")
-    found = {name: Curvature(diagonal=(total / samples).numpy()) for name, total in sums.items()}
+    nothing = torch.zeros(1, dtype=torch.float64)
+    found = {
+        name: Curvature(diagonal=(squares.get(name, nothing).expand(parameter.shape) / samples).numpy())
+        for name, parameter in parameters.items()
+    }
     for name, tap in taps.items():
-        if name in found and tap.positions:
-            found[name] = Curvature(
-                diagonal=found[name].diagonal,
-                inputs=(tap.inputs / tap.positions).numpy(),
-                outputs=(tap.outputs / samples).numpy(),
-                mean_inputs=(tap.totals / tap.positions).numpy(),
-            )
+        if tap.has_seen and name in found:
+            found[name] = tap.of_weight(samples)
+            found |= {bias: tap.of_bias(samples) for bias in tap.bias_of(name)}
     return found
 
 
+def call(model: nn.Module, batch: Batch) -> object:
+    """The model's output for a batch."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, tuple):
+        return model(*batch)
+    return model(batch)
+
+
 class _Tap:
-    """Second moments of what goes into a layer and of the gradients of what comes out."""
+    """Second moments of what goes into a layer and of the gradients of its weight and bias, sample by sample."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         rows = layer.weight.shape[0]
         columns = layer.weight.numel() // rows
-        self.inputs = torch.zeros(columns, columns, dtype=torch.float64)
-        self.totals = torch.zeros(columns, dtype=torch.float64)
-        self.outputs = torch.zeros(rows, dtype=torch.float64)
-        self.positions = 0
+        self._sees_gradients = rows * columns**2 <= MAX_GRAM_WORK
+        self._is_coupled = rows * columns <= MAX_COUPLED
+        self._bias_is_coupled = rows**2 <= MAX_COUPLED
+        self._inputs = torch.zeros(columns, columns, dtype=torch.float64)
+        self._totals = torch.zeros(columns, dtype=torch.float64)
+        self._positions = 0
+        self._over_columns = torch.zeros(columns, columns, dtype=torch.float64)
+        self._over_rows = torch.zeros((rows, rows) if self._is_coupled else (rows,), dtype=torch.float64)
+        self._bias = torch.zeros((rows, rows) if self._bias_is_coupled else (rows,), dtype=torch.float64)
+        self._has_positions = False
         self._layer = layer
         self._handle = layer.register_forward_hook(self._see)
 
@@ -143,32 +179,92 @@ class _Tap:
         """Stop looking."""
         self._handle.remove()
 
+    @property
+    def has_seen(self) -> bool:
+        """Whether the layer was called; some modules use a layer's weight without calling it."""
+        return self._positions > 0
+
+    def bias_of(self, name: str) -> list[str]:
+        """Name of the trainable bias beside the weight `name`, if there is one."""
+        has_bias = self._layer.bias is not None and self._layer.bias.requires_grad
+        return [name.removesuffix("weight") + "bias"] if has_bias else []
+
+    def of_weight(self, samples: int) -> Curvature:
+        """Curvature of the weight."""
+        inputs = self._inputs / self._positions
+        outputs = self._over_rows / samples
+        if self._has_positions:
+            # Rows hold the trace of the whole here; the inputs' matrix keeps the scale of inputs.
+            trace = float(inputs.trace()) or 1.0
+            gradients = float(self._over_columns.trace())
+            if self._sees_gradients and gradients > 0:
+                inputs = (1 - GRADIENT_SHARE) * inputs + GRADIENT_SHARE * trace / gradients * self._over_columns
+            outputs = outputs / trace
+        by_row = outputs.diagonal() if outputs.ndim == 2 else outputs
+        diagonal = torch.outer(by_row, inputs.diagonal()).reshape(self._layer.weight.shape)
+        return Curvature(
+            diagonal=diagonal.numpy(),
+            inputs=inputs.numpy(),
+            outputs=outputs.numpy(),
+            mean_inputs=(self._totals / self._positions).numpy(),
+        )
+
+    def of_bias(self, samples: int) -> Curvature:
+        """Curvature of the bias."""
+        moment = (self._bias / samples).numpy()
+        if not self._bias_is_coupled:
+            return Curvature(diagonal=moment)
+        return Curvature(diagonal=np.diag(moment).copy(), inputs=moment, outputs=np.ones((1, 1)))
+
     def _see(self, _: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         patches = _patches(self._layer, arguments[0].detach())
-        self.inputs += (patches.T @ patches).double().cpu()
-        self.totals += patches.sum(dim=0).double().cpu()
-        self.positions += len(patches)
+        flat = patches.flatten(0, 1)
+        self._inputs += (flat.T @ flat).double().cpu()
+        self._totals += flat.sum(dim=0).double().cpu()
+        self._positions += len(flat)
         if output.requires_grad:
-            output.register_hook(self._see_gradient)  # type: ignore[no-untyped-call]
+            output.register_hook(lambda gradient: self._see_gradient(patches, gradient))  # type: ignore[no-untyped-call]
 
-    def _see_gradient(self, gradient: torch.Tensor) -> None:
-        channels = -1 if isinstance(self._layer, nn.Linear) else 1
-        by_output = gradient.detach().movedim(channels, 0).flatten(1)
-        self.outputs += (by_output.double() ** 2).sum(dim=1).cpu()
+    def _see_gradient(self, patches: torch.Tensor, gradient: torch.Tensor) -> None:
+        by_sample = _by_sample(self._layer, gradient.detach())
+        self._bias += _second_moment(by_sample.sum(dim=1), coupled=self._bias_is_coupled)
+        if patches.shape[1] == 1:
+            self._over_rows += _second_moment(by_sample[:, 0], coupled=self._is_coupled)
+            return
+        self._has_positions = True
+        at_once = max(MAX_GRADIENTS // self._layer.weight.numel(), 1)
+        for some, inputs in zip(torch.split(by_sample, at_once), torch.split(patches, at_once), strict=True):
+            gradients = some.mT @ inputs  # samples, rows, columns
+            by_row = gradients.movedim(1, 2).flatten(0, 1)  # samples and columns, rows
+            self._over_rows += _second_moment(by_row, coupled=self._is_coupled)
+            if self._sees_gradients:
+                self._over_columns += _second_moment(gradients.flatten(0, 1), coupled=True)
+
+
+def _second_moment(vectors: torch.Tensor, *, coupled: bool) -> torch.Tensor:
+    """Sum over `vectors`, shape (any, n), of their outer squares, (n, n), or of their squares alone, (n,); float64."""
+    return (vectors.T @ vectors if coupled else (vectors**2).sum(dim=0)).double().cpu()
 
 
 def _patches(layer: nn.Linear | nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
-    """What the rows of the layer's matrix are multiplied with, shape (positions, columns)."""
+    """What the rows of the layer's matrix are multiplied with, shape (samples, positions, columns)."""
     if isinstance(layer, nn.Linear):
-        return inputs.reshape(-1, inputs.shape[-1])
+        return inputs.reshape(len(inputs) if inputs.ndim > 1 else 1, -1, inputs.shape[-1])
     columns = functional.unfold(
-        inputs,
+        inputs if inputs.ndim == 4 else inputs[None],
         kernel_size=layer.kernel_size,
         dilation=layer.dilation,
         padding=cast(tuple[int, ...], layer.padding),
         stride=layer.stride,
     )
-    return columns.movedim(1, 2).flatten(0, 1)
+    return columns.mT
+
+
+def _by_sample(layer: nn.Linear | nn.Conv2d, gradient: torch.Tensor) -> torch.Tensor:
+    """Gradient of the layer's output in the shape (samples, positions, rows)."""
+    if isinstance(layer, nn.Linear):
+        return gradient.reshape(len(gradient) if gradient.ndim > 1 else 1, -1, gradient.shape[-1])
+    return (gradient if gradient.ndim == 4 else gradient[None]).flatten(2).mT
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -181,11 +277,3 @@ def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
         if is_plain and module.weight.requires_grad:
             found[f"{name}.weight" if name else "weight"] = module
     return found
-
-
-def _call(model: nn.Module, batch: Batch) -> object:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, tuple):
-        return model(*batch)
-    return model(batch)

@@ -28,6 +28,7 @@ ROAD = [
     ("container",),
     ("decode",),
     ("checkpoint",),
+    ("recovery", "recalibration"),
     ("pipeline",),
     ("compression",),
     ("classifiers",),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from metaq import compression, container, curvature
+from metaq import classifiers, compression, container, curvature
+from metaq.classifiers import drop_bound
 from metaq.errors import ConfigError
+from metaq.recovery import Recovery
 
 
 def network() -> nn.Module:
@@ -28,20 +31,50 @@ def test_curvature_of_a_linear_layer_is_exact() -> None:
     found = curvature.measure(layer, data.split(10), loss=curvature.random_projection_loss)["0.weight"]
     assert found.inputs is not None
     np.testing.assert_allclose(found.inputs, (data.T @ data / 4000).double().numpy(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.outputs, [1.0, 1.0], rtol=0.1)
+    np.testing.assert_allclose(found.outputs, np.eye(2), rtol=0.1, atol=0.1)
     np.testing.assert_allclose(found.diagonal, np.tile(np.diag(found.inputs), (2, 1)), rtol=0.35)
 
 
-def test_curvature_of_convolutions_sees_patches() -> None:
+def test_positions_of_a_convolution_add_up() -> None:
     torch.manual_seed(3)
-    model = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(27, 4))
-    data = torch.randn(5, 2, 6, 6)
-    found = curvature.measure(model, [data])["0.weight"]
-    patches = nn.functional.unfold(data, 3, padding=1, stride=2).movedim(1, 2).flatten(0, 1)
-    assert found.inputs is not None
-    np.testing.assert_allclose(
-        found.inputs, (patches.T @ patches / len(patches)).double().numpy(), rtol=1e-4, atol=1e-5
-    )
+    convolution = nn.Conv2d(2, 3, 3, stride=2, padding=1)
+    model = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    data = torch.randn(600, 2, 6, 6) + 1
+    found = curvature.measure(model, data.split(50), loss=curvature.random_projection_loss)
+    patches = nn.functional.unfold(data, 3, padding=1, stride=2).mean(dim=2)
+    exact = (patches.T @ patches / len(patches)).double().numpy()
+    weight, bias = found["0.weight"], found["0.bias"]
+    assert weight.inputs is not None
+    assert weight.outputs is not None
+    np.testing.assert_allclose(np.trace(weight.inputs) * weight.outputs, np.trace(exact) * np.eye(3), rtol=0.1, atol=2)
+    cosine = (weight.inputs * exact).sum() / np.linalg.norm(weight.inputs) / np.linalg.norm(exact)
+    assert cosine > 0.9
+    np.testing.assert_allclose(bias.inputs, np.eye(3), rtol=0.15, atol=0.15)
+
+
+def test_categorical_loss_has_the_curvature_of_cross_entropy() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0]]).repeat(20000, 1).requires_grad_()
+    value, count = curvature.categorical_loss(logits, torch.Generator().manual_seed(4))
+    (gradients,) = torch.autograd.grad(value, [logits])
+    p = logits[0].detach().softmax(dim=0)
+    assert count == 20000
+    np.testing.assert_allclose(gradients.T @ gradients / count, torch.diag(p) - torch.outer(p, p), atol=0.005)
+    np.testing.assert_allclose(gradients.mean(dim=0), np.zeros(3), atol=0.01)
+
+
+def test_weights_that_a_module_uses_without_calling_their_layer_are_measured_too() -> None:
+    class Indirect(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(6, 3)
+
+        def forward(self, data: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(data, self.inner.weight, self.inner.bias)
+
+    found = curvature.measure(Indirect(), [inputs()], loss=curvature.random_projection_loss)
+    assert found["inner.weight"].inputs is None
+    assert (found["inner.weight"].diagonal > 0).all()
+    assert (found["inner.bias"].diagonal > 0).all()
 
 
 def test_measuring_leaves_the_model_as_it_was() -> None:
@@ -111,11 +144,88 @@ def test_accuracy_is_kept() -> None:
     assert len(container.encode(loose.tensors)) < len(container.encode(tight.tensors))
 
 
+def squared_error_to(reference: torch.Tensor) -> Callable[[object, int], torch.Tensor]:
+    def loss(output: object, number: int) -> torch.Tensor:
+        assert number == 0
+        assert isinstance(output, torch.Tensor)
+        return (output - reference).square().mean()
+
+    return loss
+
+
+def test_a_step_of_recovery_never_raises_the_loss_and_leaves_the_rest() -> None:
+    model, data = network(), inputs(300)
+    reference = model(data).detach()
+    found = curvature.measure(model, [data], loss=curvature.random_projection_loss)
+    importance = compression.Compressor(model, curvature=found)._targets["2.weight"].importance
+    recovery = Recovery(model, [data], squared_error_to(reference))
+    worse = {**model.state_dict(), "0.weight": (4 * model[0].weight).round() / 4}
+    better = recovery.improved(worse, {"2.weight": importance})
+    assert recovery.loss(better) < 0.9 * recovery.loss(worse)
+    assert all(torch.equal(better[name], worse[name]) for name in worse if name != "2.weight")
+    best = model.state_dict()
+    assert recovery.improved(best, {"2.weight": importance}) is best
+
+
+def test_recovery_helps_at_the_same_size() -> None:
+    model, data = network(), inputs(400)
+    reference = model(data).detach()
+
+    def error(found: compression.Compressed) -> float:
+        other = network()
+        other.load_state_dict(found.state_dict())
+        return float((other(data) - reference).square().mean().detach())
+
+    budget = compression.Budget(target_bytes=250)
+    loss = curvature.random_projection_loss
+    plain = compression.compress(model, budget, batches=[data], loss=loss)
+    recovered = compression.compress(
+        model, budget, batches=[data], loss=loss, training_loss=squared_error_to(reference)
+    )
+    assert len(container.encode(recovered.tensors)) <= 250
+    assert error(recovered) < error(plain)
+
+
+def test_statistics_of_batch_normalisation_are_measured_anew() -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    model(inputs(400))
+    model.eval()
+    batches = list(inputs(400).split(100))
+    budget = compression.Budget(target_ratio=2.0)
+    kept, anew = (
+        compression.compress(model, budget, batches=batches, recalibrates_norms=choice).state_dict()
+        for choice in (False, True)
+    )
+    assert torch.equal(kept["1.running_mean"], model[1].running_mean)
+    hidden = torch.cat(batches) @ anew["0.weight"].T + anew["0.bias"]
+    torch.testing.assert_close(anew["1.running_mean"], hidden.mean(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(anew["1.running_var"], hidden.var(dim=0), rtol=0.02, atol=0.02)
+
+
+def test_the_bound_of_a_drop_counts_lost_and_gained_images() -> None:
+    before = torch.tensor([True] * 900 + [False] * 100)
+    after = before.clone()
+    assert drop_bound(before, after) == 0.0
+    after[:30], after[-10:] = False, True
+    spread = classifiers.STANDARD_ERRORS * (0.04 * (1 / 1000 + 1 / classifiers.TESTED)) ** 0.5
+    assert drop_bound(before, after) == pytest.approx(0.02 + spread)
+
+
 def test_tied_tensors_stay_tied() -> None:
     model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False))
     model[1].weight = model[0].weight
     restored = compression.compress(model, compression.Budget(target_ratio=2.0)).state_dict()
     assert torch.equal(restored["0.weight"], restored["1.weight"])
+    data = torch.randn(50, 5, generator=torch.Generator().manual_seed(6))
+    recovered = compression.compress(
+        model,
+        compression.Budget(target_ratio=2.0),
+        batches=[data],
+        loss=curvature.random_projection_loss,
+        training_loss=squared_error_to(model(data).detach()),
+    ).state_dict()
+    assert torch.equal(recovered["0.weight"], recovered["1.weight"])
 
 
 @pytest.mark.parametrize(
@@ -140,6 +250,16 @@ def test_what_cannot_be_reached_is_said() -> None:
         compression.compress(network(), compression.Budget(max_drop=1.0))
     with pytest.raises(ConfigError, match="calibration needs the module"):
         compression.compress(network().state_dict(), compression.Budget(target_bytes=500), batches=[inputs()])
+    with pytest.raises(ConfigError, match="need calibration data"):
+        compression.compress(network(), compression.Budget(target_bytes=500), recalibrates_norms=True)
+    with pytest.raises(ConfigError, match="give one of them"):
+        compression.compress(
+            network(),
+            compression.Budget(target_bytes=500),
+            batches=[inputs()],
+            training_loss=squared_error_to(torch.zeros(200, 3)),
+            corrects_biases=True,
+        )
     figures = iter([1.0])
     with pytest.raises(ConfigError, match="even fine steps"):
         compression.compress(

@@ -103,6 +103,13 @@ def test_integers_and_empty_tensors_are_stored_exactly(tmp_path):
         (("--grouping", "all"), "--grouping"),
         (("--include", "conv9*"), "conv9*"),
         (("--coder", "hufman"), "huffman"),
+        (("--no-recover",), "--data"),
+        (("--target-ratio", "5", "--recalibrate-norms"), "--data"),
+        (("--target-ratio", "5", "--data", "digits", "--bias-correction"), "corrects_biases"),
+        (("--target-ratio", "5", "--buckets", "9"), "--buckets"),
+        (("--target-ratio", "5", "--target-bytes", "9"), "budget"),
+        (("--max-drop", "1"), "max_drop"),
+        (("--target-bytes", "20"), "target_bytes"),
     ],
 )
 def test_impossible_options_of_compress(tmp_path, checkpoint, options, named):

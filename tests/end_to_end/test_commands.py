@@ -77,6 +77,17 @@ def test_evaluate_and_inspect_take_every_kind_of_file(tmp_path, checkpoint):
     assert accuracies[0] == accuracies[1]
 
 
+@pytest.mark.parametrize("options", [(), ("--no-recover", "--bias-correction")])
+def test_compress_to_a_budget_with_calibration(tmp_path, checkpoint, options):
+    packed = tmp_path / "model.metaq"
+    budget = ("--target-bytes", 5000, "--data", "digits", "--calibration", 500)
+    told = run_metaq("compress", checkpoint, "-o", packed, *budget, *options, "--json")
+    assert told.status == 0, told.err
+    assert told.json["bytes"] == packed.stat().st_size
+    assert 4000 < told.json["bytes"] <= 5000
+    assert run_metaq("evaluate", packed, "--data", "digits").status == 0
+
+
 def test_quantize_sweeps_and_writes_the_chosen_file(tmp_path, checkpoint):
     out = tmp_path / "chosen.metaq"
     arguments = ("quantize", checkpoint, "--data", "digits", "--sweep", "4:64:20", "--tolerance", "100")

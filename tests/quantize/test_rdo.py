@@ -82,12 +82,67 @@ def test_feedback_lowers_the_error_of_outputs() -> None:
     assert with_feedback.distortion < 0.6 * rdo.distortion(errors, aware)
 
 
+def coupled_importance(rows: int, columns: int, seed: int) -> rdo.Importance:
+    rng = np.random.default_rng(seed)
+    inputs, outputs = (
+        mixed.T @ mixed / len(mixed)
+        for mixed in (rng.normal(size=(9 * size, size)) @ rng.normal(size=(size, size)) for size in (columns, rows))
+    )
+    return rdo.Importance(elements=np.ones((rows, columns)), inputs=inputs, outputs=outputs)
+
+
+def test_unit_factors_give_the_matrix_back() -> None:
+    matrix = coupled_importance(3, 7, 0).inputs
+    assert matrix is not None
+    upper, scales = rdo.unit_factors(matrix)
+    np.testing.assert_allclose(upper * scales @ upper.T, rdo.damped(matrix, rdo.COUPLED_DAMPING), rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(upper, np.triu(upper))
+    np.testing.assert_array_equal(np.diag(upper), 1)
+
+
+def test_every_coupled_choice_is_the_best_for_the_errors_before_it() -> None:
+    importance = coupled_importance(3, 4, 5)
+    assert importance.inputs is not None
+    assert importance.outputs is not None
+    columns, column_weights = rdo.unit_factors(importance.inputs)
+    rows, row_weights = rdo.unit_factors(importance.outputs)
+    targets = np.random.default_rng(6).normal(0, 1.5, (4, 3))
+    kinds = np.full(targets.shape, 8, dtype=np.uint8)
+    levels = np.zeros(targets.shape, dtype=np.int32)
+    search.choose_coupled(targets, column_weights, row_weights, columns, rows, kinds, COSTS, 100, levels)
+    place = [(column, row) for column in range(4) for row in range(3)]
+    for number, (column, row) in enumerate(place):
+        figures = {}
+        for level in {0, *(int(np.floor(x)) + step for step in (-1, 0, 1, 2) for x in [targets[column, row]])}:
+            errors = np.zeros(targets.shape)
+            for earlier in place[:number]:
+                errors[earlier] = levels[earlier] - targets[earlier]
+            errors[column, row] = level - targets[column, row]
+            carried = (rows.T @ errors.T @ columns)[row, column]
+            figures[level] = row_weights[row] * column_weights[column] * carried**2 + COSTS[0, 8, abs(level)]
+        assert figures[int(levels[column, row])] <= min(figures.values()) + 1e-9 or abs(levels[column, row]) > 2
+
+
+def test_coupled_outputs_do_not_err_together() -> None:
+    importance = coupled_importance(12, 20, 7)
+    assert importance.outputs is not None
+    alone = rdo.Importance(elements=importance.elements, inputs=importance.inputs, outputs=np.diag(importance.outputs))
+    weights = np.random.default_rng(8).normal(size=(12, 20))
+    options = {"step_size": 0.5, "multiplier": 1e-6, "trellis_bits": 0, "dtype": Dtype.float32}
+    coupled = rdo.quantize("w", weights, importance, **options)
+    errors = rdo.quantize("w", weights, alone, **options).tensor.values() - weights
+    assert coupled.distortion < 0.6 * rdo.distortion(errors, importance)
+
+
 def test_distortion_is_the_second_order_term() -> None:
     rng = np.random.default_rng(2)
     errors, moment, outputs = rng.normal(size=(3, 4)), np.eye(4) + 0.5, np.array([1.0, 2.0, 3.0])
     full = np.kron(np.diag(outputs), moment)
     found = rdo.distortion(errors, rdo.Importance(elements=np.ones((3, 4)), inputs=moment, outputs=outputs))
     assert found == pytest.approx(0.5 * errors.reshape(-1) @ full @ errors.reshape(-1))
+    coupled = coupled_importance(3, 4, 9)
+    full = np.kron(coupled.outputs, coupled.inputs)
+    assert rdo.distortion(errors, coupled) == pytest.approx(0.5 * errors.reshape(-1) @ full @ errors.reshape(-1))
 
 
 def test_a_larger_multiplier_takes_fewer_bits() -> None:
@@ -111,6 +166,7 @@ def test_constant_and_pruned_tensors_keep_their_common_value() -> None:
         values=np.full(5, 0.25),
         dtype=Dtype.float32,
         importance=rdo.squared_error_importance((5,)),
+        center=rdo.central_value(np.full((1, 5), 0.25)),
     )
     restored = allocation.allocate({"w": target}, multiplier=1e-3)["w"].tensor.restore()
     np.testing.assert_array_equal(restored, np.full(5, 0.25, dtype=np.float32))

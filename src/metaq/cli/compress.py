@@ -57,11 +57,15 @@ def compress(
         typer.Option("--data", help="Calibrate a budget on the training images of: digits, mnist, or a folder."),
     ] = None,
     data_dir: DataDir = None,
-    calibration: Annotated[
-        int, typer.Option("--calibration", help="Training images whose curvature is measured.")
-    ] = 10_000,
+    calibration: Annotated[int, typer.Option("--calibration", help="Training images that calibrate.")] = 20_000,
+    recover: Annotated[
+        bool, typer.Option("--recover/--no-recover", help="Let weights still free make up for the quantised ones.")
+    ] = True,
     bias_correction: Annotated[
-        bool, typer.Option("--bias-correction/--no-bias-correction", help="Let biases make up for mean errors.")
+        bool, typer.Option("--bias-correction", help="With --no-recover: let biases make up for mean errors.")
+    ] = False,
+    recalibrate_norms: Annotated[
+        bool, typer.Option("--recalibrate-norms", help="Measure the statistics of batch normalisation anew.")
     ] = False,
     buckets: Annotated[
         int | None, typer.Option("--buckets", help="Without a budget: buckets C of every uniform grid [default: 255].")
@@ -82,6 +86,9 @@ def compress(
     accuracies: dict[str, float] = {}
     if max_drop is None and target_bytes is None and target_ratio is None:
         require(data is None, "--data: calibration serves a budget; give --max-drop, --target-bytes or --target-ratio.")
+        _refuse_calibration_options(
+            recover=recover, bias_correction=bias_correction, recalibrate_norms=recalibrate_norms
+        )
         report = _on_uniform_grids(
             out, state_dict, buckets or DEFAULT_BUCKETS, center, radius, grouping, include, exclude, coder
         )
@@ -93,6 +100,9 @@ def compress(
         budget = Budget(max_drop=max_drop, target_bytes=target_bytes, target_ratio=target_ratio)
         chosen, left_out = include or ("*",), exclude or ()
         if data is None:
+            _refuse_calibration_options(
+                recover=recover, bias_correction=bias_correction, recalibrate_norms=recalibrate_norms
+            )
             found = compress_to(state_dict, budget, include=chosen, exclude=left_out, coder=coder)
         else:
             found = compress_classifier(
@@ -101,7 +111,9 @@ def compress(
                 net=net,
                 splits=load_data(data, data_dir),
                 calibration_count=calibration,
+                recovers=recover,
                 corrects_biases=bias_correction,
+                recalibrates_norms=recalibrate_norms,
                 include=chosen,
                 exclude=left_out,
                 coder=coder,
@@ -118,6 +130,13 @@ def compress(
     output.print_table(str(out), ["", "value"], rows)
     if exact:
         output.note(f"stored exactly, not quantised: {', '.join(exact)}")
+
+
+def _refuse_calibration_options(*, recover: bool, bias_correction: bool, recalibrate_norms: bool) -> None:
+    require(
+        recover and not bias_correction and not recalibrate_norms,
+        "--no-recover, --bias-correction, --recalibrate-norms: say what calibration does; give --data.",
+    )
 
 
 def _on_uniform_grids(

@@ -10,7 +10,7 @@ from os import cpu_count
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.quantize.rdo import Choice, Importance, central_value, matrix_shape, quantize, step_for
+from metaq.quantize.rdo import Choice, Importance, matrix_shape, quantize, step_for
 from metaq.quantize.rotation import best_shared, find_basis
 from metaq.tensors import Basis, Dtype
 
@@ -35,12 +35,15 @@ class Target:
         Finite weights of any shape but empty.
     importance
         Curvature of the loss for them.
+    center
+        Central value of their grid, such as :func:`metaq.quantize.rdo.central_value`; 0 is used with a basis.
     """
 
     name: str
     values: NDArray[np.floating]
     dtype: Dtype
     importance: Importance
+    center: float = 0.0
 
 
 def allocate(targets: Mapping[str, Target], *, multiplier: float) -> dict[str, Choice]:
@@ -69,7 +72,9 @@ def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]
 
 
 def suits_trellis(target: Target) -> bool:
-    """Whether dependent quantisation is used: for long rows of the scan of large tensors."""
+    """Whether dependent quantisation is used: for long rows of the scan of large tensors without coupled outputs."""
+    if target.importance.outputs is not None and target.importance.outputs.ndim == 2:
+        return False
     rows, columns = matrix_shape(target.values.shape)
     row_length = rows if target.importance.inputs is not None else columns
     return target.values.size >= MIN_TRELLIS_ELEMENTS and row_length >= MIN_TRELLIS_ROW
@@ -80,7 +85,7 @@ def _quantize(target: Target, multiplier: float, basis: Basis | None) -> Choice:
     suited = step_for(target.importance, multiplier, trellis_bits=trellis_bits)
     factors = STEP_FACTORS if target.values.size <= SEARCHED_ELEMENTS else (1.0,)
     # A step beyond the range of the weights leaves one level as well as that range does.
-    widest = 2 * _spread(target.values)
+    widest = 2 * _spread(target)
     steps = sorted({min(suited * factor, widest) for factor in factors if basis is None or factor == 1.0})
     choices = [
         quantize(
@@ -91,6 +96,7 @@ def _quantize(target: Target, multiplier: float, basis: Basis | None) -> Choice:
             multiplier=multiplier,
             trellis_bits=trellis_bits,
             dtype=target.dtype,
+            center=0.0 if basis is not None else target.center,
             basis=basis,
         )
         for step in steps
@@ -98,7 +104,6 @@ def _quantize(target: Target, multiplier: float, basis: Basis | None) -> Choice:
     return min(choices, key=lambda choice: choice.cost(multiplier))
 
 
-def _spread(values: NDArray[np.floating]) -> float:
-    center = central_value(values.astype(np.float64).reshape(matrix_shape(values.shape)))
-    spread = float(np.abs(values - center).max())
-    return spread or abs(center) or 1.0
+def _spread(target: Target) -> float:
+    spread = float(np.abs(target.values - target.center).max())
+    return spread or abs(target.center) or 1.0

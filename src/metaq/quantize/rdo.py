@@ -4,7 +4,8 @@ The distortion is the second-order estimate of what the loss gains by the error,
 :class:`Importance`. Code lengths are learned from the levels of the pass before (:mod:`metaq.quantize.rates`).
 Where the second moment of a layer's inputs is known, columns are quantised one after the other and the error of each is
 compensated in those still to come (Frantar et al., "Optimal brain compression", 2022; "GPTQ", 2023), here with the rate
-in every choice.
+in every choice. Where the curvature of a layer's outputs is known as a matrix too, rows are compensated likewise:
+outputs that later layers add up, such as those of units that do the same, must not err together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from metaq.grid import BucketGrid
 from metaq.quantize.rates import initial_costs, learned_costs, scale_classes
 from metaq.quantize.rotation import rotate
-from metaq.quantize.search import count_rows, search_rows
+from metaq.quantize.search import choose_coupled, count_rows, search_rows
 from metaq.tensors import Basis, Dtype, QuantizedTensor
 from metaq.trellis import continued_numerators, transitions
 
@@ -30,6 +31,9 @@ PASSES = 2
 DAMPING = 0.01
 """Share of the mean second moment that is added to every input's, so that inputs never seen keep their weights."""
 
+COUPLED_DAMPING = 0.1
+"""As ``DAMPING``, where rows are compensated too: matrices over outputs come from gradients, which are noisier."""
+
 MIN_IMPORTANCE = 1e-6
 """Least importance of a weight relative to the mean of its tensor."""
 
@@ -37,7 +41,7 @@ FEEDBACK_BLOCK = 64
 ROWS_AT_ONCE = 64
 MAX_MAGNITUDE = 1 << 22
 STEP_MANTISSA = 16
-CENTER_MANTISSA = 128
+CENTER_MANTISSA = 1024
 ATOM_SHARE = 0.05
 
 SCALAR_SLOPE = 0.11
@@ -56,7 +60,7 @@ class Importance:
     inputs
         Second moment of the inputs, float64 (columns, columns), or None: then `elements` are used.
     outputs
-        Curvature of every output, float64 (rows,), if `inputs` are given.
+        Curvature of the outputs, float64 (rows, rows), or its diagonal, float64 (rows,), if `inputs` are given.
     """
 
     elements: Floats
@@ -68,7 +72,13 @@ class Importance:
         """Mean curvature of an element."""
         if self.inputs is None or self.outputs is None:
             return float(self.elements.mean())
-        return float(np.diag(self.inputs).mean() * self.outputs.mean())
+        return float(np.diag(self.inputs).mean() * self.by_output.mean())
+
+    @property
+    def by_output(self) -> Floats:
+        """Curvature of every output by itself, float64 (rows,)."""
+        assert self.outputs is not None
+        return self.outputs if self.outputs.ndim == 1 else np.diag(self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,6 +131,7 @@ def quantize(
     multiplier: float,
     trellis_bits: int,
     dtype: Dtype,
+    center: float = 0.0,
     basis: Basis | None = None,
 ) -> Choice:
     """Quantise one tensor.
@@ -139,12 +150,13 @@ def quantize(
         λ, what a bit may cost in distortion.
     trellis_bits
         0, or the binary logarithm of the number of trellis states.
+    center
+        Central reference value, such as :func:`central_value`; 0 with a basis.
     basis
         If given, the rows are quantised as coefficients of its rows; not with `inputs`.
     """
     matrix = values.astype(np.float64).reshape(matrix_shape(values.shape))
     step = _rounded(step_size, STEP_MANTISSA)
-    center = 0.0 if basis is not None else central_value(matrix)
     coefficients = matrix if basis is None else rotate(matrix, basis)
     search = _Search(
         targets=(coefficients - center) / step,
@@ -173,12 +185,14 @@ def distortion(errors: Floats, importance: Importance) -> float:
     """Estimated gain of the loss by `errors`, float64 of the shape of the matrix."""
     if importance.inputs is None or importance.outputs is None:
         return 0.5 * float((importance.elements * errors**2).sum())
-    by_output = ((errors @ importance.inputs) * errors).sum(axis=1)
-    return 0.5 * float((importance.outputs * by_output).sum())
+    weighted = errors @ importance.inputs
+    if importance.outputs.ndim == 1:
+        return 0.5 * float((importance.outputs * (weighted * errors).sum(axis=1)).sum())
+    return 0.5 * float(((importance.outputs @ errors) * weighted).sum())
 
 
 def central_value(matrix: Floats) -> float:
-    """The value that many weights share, such as that of pruned ones, else 0; rounded to eight binary digits."""
+    """The value that many weights share, such as that of pruned ones, else 0; rounded to eleven binary digits."""
     values, counts = np.unique(np.round(matrix, 4), return_counts=True)
     if counts.max() < max(ATOM_SHARE * matrix.size, 2):
         return 0.0
@@ -202,13 +216,17 @@ class _Search:
     def run(self) -> tuple[NDArray[np.int32], float]:
         """Levels in the shape of the matrix, and their bits."""
         by_columns = self._importance.inputs is not None
+        search = self._direct
+        if self._importance.outputs is not None:
+            is_coupled = self._importance.outputs.ndim == 2 and not self._trellis_bits
+            search = self._coupled if is_coupled else self._with_feedback
         scanned = np.ascontiguousarray(self._targets.T) if by_columns else self._targets
         classes = scale_classes(scanned, 1.0)
         costs = initial_costs()
         counts = np.zeros(costs.shape, dtype=np.int64)
         levels = np.zeros(scanned.shape, dtype=np.int32)
         for _ in range(PASSES):
-            levels = self._with_feedback(classes, costs) if by_columns else self._direct(classes, costs)
+            levels = search(classes, costs)
             counts[:] = 0
             count_rows(levels, classes, self._trellis, counts)
             costs = learned_costs(counts)
@@ -242,7 +260,7 @@ class _Search:
         assert self._importance.inputs is not None
         assert self._importance.outputs is not None
         factor = feedback_factor(self._importance.inputs)
-        outputs = self._importance.outputs
+        outputs = self._importance.by_output
         outputs = np.maximum(outputs, MIN_IMPORTANCE * max(float(outputs.mean()), 1e-300)) * self._weight
         remaining = np.ascontiguousarray(self._targets.T)
         columns, rows = remaining.shape
@@ -267,17 +285,49 @@ class _Search:
             remaining[stop:] -= factor[start:stop, stop:].T @ errors
         return levels
 
+    def _coupled(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
+        assert self._importance.inputs is not None
+        assert self._importance.outputs is not None
+        column_coupling, column_weights = unit_factors(self._importance.inputs)
+        row_coupling, row_weights = unit_factors(self._importance.outputs)
+        targets = np.ascontiguousarray(self._targets.T)
+        levels = np.zeros(targets.shape, dtype=np.int32)
+        choose_coupled(
+            targets,
+            column_weights,
+            row_weights * self._weight,
+            column_coupling,
+            row_coupling,
+            classes,
+            costs,
+            MAX_MAGNITUDE,
+            levels,
+        )
+        return levels
+
     def _chosen(self, levels: NDArray[np.int32]) -> Floats:
         """What the levels of one row of the scan stand for, in steps."""
         numerators, _ = continued_numerators(levels, 1, self._trellis_bits, row_length=levels.size, start=0, state=0)
         return numerators / 2
 
 
+def damped(matrix: Floats, share: float) -> Floats:
+    """`matrix` with `share` of the mean of its diagonal added to that; positive definite."""
+    result: Floats = matrix + np.eye(len(matrix)) * max(share * float(np.diag(matrix).mean()), 1e-30)
+    return result
+
+
 def feedback_factor(inputs: Floats) -> Floats:
     """Upper Cholesky factor of the inverse second moment, float64 (columns, columns): row j compensates column j."""
-    damped = inputs + np.eye(len(inputs)) * max(DAMPING * float(np.diag(inputs).mean()), 1e-30)
-    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped)).T
+    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped(inputs, DAMPING))).T
     return factor
+
+
+def unit_factors(matrix: Floats) -> tuple[Floats, Floats]:
+    """U, unit upper triangular (n, n), and d, positive (n,), with ``U diag(d) Uᵀ`` the damped `matrix`."""
+    factor = np.linalg.cholesky(damped(matrix, COUPLED_DAMPING)[::-1, ::-1])[::-1, ::-1]
+    scales = np.diag(factor)
+    return np.ascontiguousarray(factor / scales), scales**2
 
 
 @cache

@@ -113,6 +113,55 @@ def choose_path(
 
 
 @compiled
+def choose_coupled(
+    targets: NDArray[np.float64],
+    column_weights: NDArray[np.float64],
+    row_weights: NDArray[np.float64],
+    column_coupling: NDArray[np.float64],
+    row_coupling: NDArray[np.float64],
+    classes: NDArray[np.uint8],
+    costs: NDArray[np.float64],
+    limit: int,
+    levels: NDArray[np.int32],
+) -> None:
+    """Fill `levels` one by one, each with the errors of those before in mind, over the columns and over the rows.
+
+    With E the errors, U the coupling of rows, V that of columns, and c, r the weights, the whole distortion is
+    ``sum_ij r_i c_j (Uᵀ E V)_ij²``. As U and V are unit upper triangular, the term of an element has errors of rows and
+    columns up to its own alone.
+
+    Parameters
+    ----------
+    targets, classes, costs, limit, levels
+        As above, in two dimensions: (columns, rows).
+    column_weights, row_weights
+        float64 (columns,) and (rows,).
+    column_coupling, row_coupling
+        float64 (columns, columns) and (rows, rows).
+    """
+    columns, rows = targets.shape
+    errors = np.zeros((columns, rows))
+    before = np.empty(rows)
+    known = np.empty(rows)
+    aim, weight = np.empty(1), np.empty(1)
+    for column in range(columns):
+        before[:] = 0.0
+        for earlier in range(column):
+            coupling = column_coupling[earlier, column]
+            for row in range(rows):
+                before[row] += coupling * errors[earlier, row]
+        for row in range(rows):
+            carried = before[row]
+            for above in range(row):
+                carried += row_coupling[above, row] * known[above]
+            aim[0] = targets[column, row] - carried
+            weight[0] = column_weights[column] * row_weights[row]
+            choose_levels(aim, weight, classes[column, row : row + 1], costs, limit, levels[column, row : row + 1])
+            errors[column, row] = levels[column, row] - targets[column, row]
+            known[row] = before[row] + errors[column, row]
+
+
+@compiled
 def _best_of_parity(
     size: float,
     quantizer: int,

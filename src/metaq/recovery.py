@@ -1,0 +1,117 @@
+"""Letting weights that are still free make up for what the quantised ones cost the loss.
+
+What quantising one layer does to the loss, the layers not quantised yet can undo in part: a step of Newton's method in
+the curvature of :mod:`metaq.curvature`, shortened until the loss on calibration data falls. This is the error feedback
+between the columns of a layer (Frantar et al., "Optimal brain compression", 2022) taken from layer to layer, where the
+gradient of the loss itself takes the place of a model of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from metaq.checkpoint import StateDict
+from metaq.config import require
+from metaq.curvature import Batch, call
+from metaq.quantize.rdo import COUPLED_DAMPING, Floats, Importance, damped, matrix_shape
+
+OutputLoss = Callable[[object, int], torch.Tensor]
+"""From the model's output for a batch, and the number of the batch, to the mean loss of its samples."""
+
+LONGEST = 0.5
+HALVINGS = 3
+"""Newton steps of a half, a quarter, … are tried: curvatures of layers add up where layers move together."""
+
+SEARCH_STRIDE = 4
+"""The length of a step is chosen on every so-manieth batch."""
+
+
+class Recovery:
+    """The loss of a model on calibration data, and steps that lower it.
+
+    Parameters
+    ----------
+    model
+        Copied, and evaluated in evaluation mode.
+    batches
+        Inputs, on the model's device.
+    loss
+        See :data:`OutputLoss`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no batch.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], loss: OutputLoss) -> None:
+        require(len(batches) > 0, "training_loss: there is no calibration data; give at least one batch.")
+        self._model = copy.deepcopy(model).eval()
+        self._batches = batches
+        self._loss = loss
+
+    def loss(self, weights: StateDict) -> float:
+        """Mean over the batches by which the length of a step is chosen."""
+        self._model.load_state_dict(weights)
+        some = range(0, len(self._batches), SEARCH_STRIDE)
+        with torch.no_grad():
+            return sum(float(self._of(number)) for number in some) / len(some)
+
+    def improved(self, weights: StateDict, free: Mapping[str, Importance]) -> StateDict:
+        """`weights`, moved where they are `free` so that the loss is lower, or as they are.
+
+        Parameters
+        ----------
+        weights
+            State dict of the model.
+        free
+            Importance of every parameter that may move, by name.
+        """
+        best, gradients = self.loss(weights), self._gradients(weights, list(free))
+        steps = {name: direction(gradients[name], importance) for name, importance in free.items()}
+        chosen, length = weights, LONGEST
+        for _ in range(1 + HALVINGS):
+            moved = {
+                name: weights[name] - length * torch.from_numpy(step).to(weights[name]) for name, step in steps.items()
+            }
+            tried = {**weights, **moved}
+            loss = self.loss(tried)
+            if loss < best:
+                best, chosen = loss, tried
+            elif chosen is not weights:
+                break
+            length /= 2
+        return chosen
+
+    def _of(self, number: int) -> torch.Tensor:
+        return self._loss(call(self._model, self._batches[number]), number)
+
+    def _gradients(self, weights: StateDict, names: list[str]) -> dict[str, Floats]:
+        """Gradients of the mean loss over all batches by name, float64."""
+        self._model.load_state_dict(weights)
+        parameters = dict(self._model.named_parameters())
+        sums = {name: torch.zeros_like(parameters[name], dtype=torch.float64) for name in names}
+        for number in range(len(self._batches)):
+            found = torch.autograd.grad(self._of(number), [parameters[name] for name in names], allow_unused=True)
+            for name, gradient in zip(names, found, strict=True):
+                if gradient is not None:
+                    sums[name] += gradient
+        return {name: (total / len(self._batches)).cpu().numpy() for name, total in sums.items()}
+
+
+def direction(gradient: Floats, importance: Importance) -> Floats:
+    """Step of Newton's method, to be subtracted, float64 of the shape of `gradient`, in the damped curvature."""
+    matrix = gradient.reshape(matrix_shape(gradient.shape))
+    if importance.inputs is None or importance.outputs is None:
+        curvature = importance.elements + COUPLED_DAMPING * max(float(importance.elements.mean()), 1e-30)
+        return (matrix / curvature).reshape(gradient.shape)
+    by_column = np.linalg.solve(damped(importance.inputs, COUPLED_DAMPING), matrix.T).T
+    if importance.outputs.ndim == 2:
+        return np.linalg.solve(damped(importance.outputs, COUPLED_DAMPING), by_column).reshape(gradient.shape)
+    outputs = importance.outputs + COUPLED_DAMPING * max(float(importance.outputs.mean()), 1e-30)
+    return (by_column / outputs[:, None]).reshape(gradient.shape)
