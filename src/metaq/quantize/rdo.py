@@ -45,7 +45,7 @@ CENTER_MANTISSA = 1024
 ATOM_SHARE = 0.05
 
 SCALAR_SLOPE = 0.11
-TRELLIS_SLOPE = 0.055
+TRELLIS_SLOPE = 0.08
 """λ over importance times squared step, where steps of that size and λ suit each other; by experiment."""
 
 
