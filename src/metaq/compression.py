@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from metaq import checkpoint, container
@@ -17,28 +16,16 @@ from metaq.config import require
 from metaq.curvature import Batch, Curvature, Loss, categorical_loss, measure
 from metaq.errors import ConfigError
 from metaq.pipeline import Source, alias_of, compressible_names, state_dict_of
-from metaq.quantize.allocation import Target, allocate
-from metaq.quantize.rdo import (
-    SCALAR_SLOPE,
-    Choice,
-    Importance,
-    central_value,
-    matrix_shape,
-    squared_error_importance,
-)
+from metaq.quantize.allocation import allocate
+from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.recalibration import recalibrated
 from metaq.recovery import OutputLoss, Recovery
+from metaq.targets import bias_of, corrected, mean_inputs_of, target_of, values_of
 from metaq.tensors import ExactTensor, Tensor
 from metaq.weights import select_names
 
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
-
-SHRINKAGE = 0.3
-"""Share of the mean in every element's curvature: what calibration hardly touched keeps some worth."""
-
-OUTPUT_SHRINKAGE = 1e-3
-"""As ``SHRINKAGE``, for outputs of layers."""
 
 START_STEP = 0.5
 """Step, in standard deviations of the weights, whose λ is tried first."""
@@ -229,9 +216,9 @@ class Compressor:
         names = select_names(compressible_names(source), include=include, exclude=exclude)
         self._alias = alias_of(self.state_dict, names)
         self._targets = {
-            name: _target(name, self.state_dict[name], curvature) for name in names if self._alias[name] == name
+            name: target_of(name, self.state_dict[name], curvature) for name in names if self._alias[name] == name
         }
-        self._inputs = _mean_inputs(self._targets, curvature or {}) if corrects_biases else {}
+        self._inputs = mean_inputs_of(self._targets, curvature or {}) if corrects_biases else {}
         self._exact = [_exact(name, tensor) for name, tensor in self.state_dict.items() if name not in self._alias]
 
     @property
@@ -260,11 +247,11 @@ class Compressor:
         return replace(found, tensors=(*quantized, *exact))
 
     def _at_once(self, multiplier: float) -> dict[str, Choice]:
-        biases = {_bias_of(name) for name in self._inputs}
+        biases = {bias_of(name) for name in self._inputs}
         weights = {name: target for name, target in self._targets.items() if name not in biases}
         choices = allocate(weights, multiplier=multiplier)
         corrected = {
-            _bias_of(name): _corrected(self._targets[_bias_of(name)], weights[name], choices[name], mean)
+            bias_of(name): corrected(self._targets[bias_of(name)], weights[name], choices[name], mean)
             for name, mean in self._inputs.items()
         }
         return choices | allocate(corrected, multiplier=multiplier)
@@ -277,7 +264,7 @@ class Compressor:
         weights = dict(self.state_dict)
         choices: dict[str, Choice] = {}
         for group in [*groups, *([vectors] if vectors else [])]:
-            targets = {name: replace(left.pop(name), values=_values(weights[name])) for name in group}
+            targets = {name: replace(left.pop(name), values=values_of(weights[name])) for name in group}
             choices |= allocate(targets, multiplier=multiplier)
             weights |= checkpoint.restore([choices[name].tensor for name in group])
             weights = self._tied(weights)
@@ -395,59 +382,3 @@ class Compressor:
 
 def _exact(name: str, tensor: torch.Tensor) -> ExactTensor:
     return ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=checkpoint.dtype_of(name, tensor))
-
-
-def _values(tensor: torch.Tensor) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
-    return values
-
-
-def _target(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature] | None) -> Target:
-    values = _values(tensor)
-    require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
-    importance = squared_error_importance(values.shape)
-    if curvature is not None:
-        require(
-            name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in."
-        )
-        importance = _importance(curvature[name], values.shape)
-    return Target(
-        name=name,
-        values=values,
-        dtype=checkpoint.dtype_of(name, tensor),
-        importance=importance,
-        center=central_value(values.reshape(matrix_shape(values.shape))),
-    )
-
-
-def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
-    elements = curvature.diagonal.reshape(matrix_shape(shape))
-    mean = max(float(elements.mean()), 1e-30)
-    if elements.shape[0] > 1:
-        # Single elements are too noisy to be trusted; rows and columns are not.
-        elements = np.outer(elements.mean(axis=1), elements.mean(axis=0)) / mean
-    smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * mean
-    outputs = curvature.outputs
-    if curvature.inputs is None or outputs is None:
-        return Importance(elements=smoothed)
-    if outputs.ndim == 1:
-        outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
-    return Importance(elements=smoothed, inputs=curvature.inputs, outputs=outputs)
-
-
-def _mean_inputs(targets: Mapping[str, Target], curvature: Mapping[str, Curvature]) -> dict[str, NDArray[np.float64]]:
-    """Mean inputs of the layers whose biases are quantised too, by name of the weight."""
-    return {
-        name: found.mean_inputs
-        for name, found in curvature.items()
-        if found.mean_inputs is not None and name in targets and _bias_of(name) in targets
-    }
-
-
-def _bias_of(name: str) -> str:
-    return name.removesuffix("weight") + "bias"
-
-
-def _corrected(bias: Target, weight: Target, choice: Choice, mean_inputs: NDArray[np.float64]) -> Target:
-    errors = choice.tensor.values() - weight.values
-    return replace(bias, values=bias.values - errors.reshape(len(errors), -1) @ mean_inputs)

@@ -28,7 +28,7 @@ ROAD = [
     ("container",),
     ("decode",),
     ("checkpoint",),
-    ("recovery", "recalibration"),
+    ("targets", "recovery", "recalibration"),
     ("pipeline",),
     ("compression",),
     ("classifiers",),

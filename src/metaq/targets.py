@@ -1,0 +1,88 @@
+"""What of a model is quantised: its weights, with what calibration tells of how much each of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq import checkpoint
+from metaq.config import require
+from metaq.curvature import Curvature
+from metaq.quantize.allocation import Target
+from metaq.quantize.rdo import Choice, Importance, central_value, matrix_shape, squared_error_importance
+
+SHRINKAGE = 0.3
+"""Share of the mean in every element's curvature: what calibration hardly touched keeps some worth."""
+
+OUTPUT_SHRINKAGE = 1e-3
+"""As ``SHRINKAGE``, for outputs of layers."""
+
+
+def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature] | None) -> Target:
+    """The tensor with its importance; every squared error counts the same if there is no `curvature` at all.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is NaN or infinite, or `curvature` does not know it.
+    """
+    values = values_of(tensor)
+    require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
+    importance = squared_error_importance(values.shape)
+    if curvature is not None:
+        require(
+            name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in."
+        )
+        importance = _importance(curvature[name], values.shape)
+    return Target(
+        name=name,
+        values=values,
+        dtype=checkpoint.dtype_of(name, tensor),
+        importance=importance,
+        center=central_value(values.reshape(matrix_shape(values.shape))),
+    )
+
+
+def values_of(tensor: torch.Tensor) -> NDArray[np.float64]:
+    """The elements in float64."""
+    values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return values
+
+
+def mean_inputs_of(targets: Mapping[str, Target], curvature: Mapping[str, Curvature]) -> dict[str, NDArray[np.float64]]:
+    """Mean inputs of the layers whose biases are quantised too, by name of the weight."""
+    return {
+        name: found.mean_inputs
+        for name, found in curvature.items()
+        if found.mean_inputs is not None and name in targets and bias_of(name) in targets
+    }
+
+
+def bias_of(name: str) -> str:
+    """Name of the bias beside the weight `name`."""
+    return name.removesuffix("weight") + "bias"
+
+
+def corrected(bias: Target, weight: Target, choice: Choice, mean_inputs: NDArray[np.float64]) -> Target:
+    """The bias, made up for the mean error of the outputs that quantising its weight causes."""
+    errors = choice.tensor.values() - weight.values
+    return replace(bias, values=bias.values - errors.reshape(len(errors), -1) @ mean_inputs)
+
+
+def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
+    elements = curvature.diagonal.reshape(matrix_shape(shape))
+    mean = max(float(elements.mean()), 1e-30)
+    if elements.shape[0] > 1:
+        # Single elements are too noisy to be trusted; rows and columns are not.
+        elements = np.outer(elements.mean(axis=1), elements.mean(axis=0)) / mean
+    smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * mean
+    outputs = curvature.outputs
+    if curvature.inputs is None or outputs is None:
+        return Importance(elements=smoothed)
+    if outputs.ndim == 1:
+        outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
+    return Importance(elements=smoothed, inputs=curvature.inputs, outputs=outputs)
