@@ -105,10 +105,10 @@ def test_integers_and_empty_tensors_are_stored_exactly(tmp_path):
         (("--coder", "hufman"), "huffman"),
         (("--no-recover",), "--data"),
         (("--target-ratio", "5", "--recalibrate-norms"), "--data"),
-        (("--target-ratio", "5", "--data", "digits", "--bias-correction"), "corrects_biases"),
+        (("--target-ratio", "5", "--data", "digits", "--bias-correction"), "--no-recover"),
         (("--target-ratio", "5", "--buckets", "9"), "--buckets"),
         (("--target-ratio", "5", "--target-bytes", "9"), "budget"),
-        (("--max-drop", "1"), "max_drop"),
+        (("--max-drop", "1"), "--data"),
         (("--target-bytes", "20"), "target_bytes"),
     ],
 )

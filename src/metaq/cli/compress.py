@@ -99,6 +99,10 @@ def compress(
         )
         budget = Budget(max_drop=max_drop, target_bytes=target_bytes, target_ratio=target_ratio)
         chosen, left_out = include or ("*",), exclude or ()
+        require(not (recover and bias_correction), "--bias-correction: recovery sees to biases; add --no-recover.")
+        require(
+            max_drop is None or data is not None, "--max-drop: accuracy is measured on images; name them by --data."
+        )
         if data is None:
             _refuse_calibration_options(
                 recover=recover, bias_correction=bias_correction, recalibrate_norms=recalibrate_norms
