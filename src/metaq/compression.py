@@ -250,11 +250,11 @@ class Compressor:
         biases = {bias_of(name) for name in self._inputs}
         weights = {name: target for name, target in self._targets.items() if name not in biases}
         choices = allocate(weights, multiplier=multiplier)
-        corrected = {
+        biases_left = {
             bias_of(name): corrected(self._targets[bias_of(name)], weights[name], choices[name], mean)
             for name, mean in self._inputs.items()
         }
-        return choices | allocate(corrected, multiplier=multiplier)
+        return choices | allocate(biases_left, multiplier=multiplier)
 
     def _one_after_another(self, multiplier: float, recovery: Recovery) -> dict[str, Choice]:
         """Matrices in the order of the model, then all vectors; what is still to come makes up for what is done."""
