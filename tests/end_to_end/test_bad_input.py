@@ -104,6 +104,7 @@ def test_integers_and_empty_tensors_are_stored_exactly(tmp_path):
         (("--include", "conv9*"), "conv9*"),
         (("--coder", "hufman"), "huffman"),
         (("--no-recover",), "--data"),
+        (("--target-ratio", "5", "--calibration", "100"), "--data"),
         (("--target-ratio", "5", "--recalibrate-norms"), "--data"),
         (("--target-ratio", "5", "--data", "digits", "--bias-correction"), "--no-recover"),
         (("--target-ratio", "5", "--buckets", "9"), "--buckets"),

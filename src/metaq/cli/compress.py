@@ -32,6 +32,7 @@ from metaq.container import WriteReport
 from metaq.files import refuse_overwrite
 
 DEFAULT_BUCKETS = 255
+DEFAULT_CALIBRATION = 20_000
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +58,9 @@ def compress(
         typer.Option("--data", help="Calibrate a budget on the training images of: digits, mnist, or a folder."),
     ] = None,
     data_dir: DataDir = None,
-    calibration: Annotated[int, typer.Option("--calibration", help="Training images that calibrate.")] = 20_000,
+    calibration: Annotated[
+        int | None, typer.Option("--calibration", help="Training images that calibrate [default: 20000].")
+    ] = None,
     recover: Annotated[
         bool, typer.Option("--recover/--no-recover", help="Let weights still free make up for the quantised ones.")
     ] = True,
@@ -86,9 +89,7 @@ def compress(
     accuracies: dict[str, float] = {}
     if max_drop is None and target_bytes is None and target_ratio is None:
         require(data is None, "--data: calibration serves a budget; give --max-drop, --target-bytes or --target-ratio.")
-        _refuse_calibration_options(
-            recover=recover, bias_correction=bias_correction, recalibrate_norms=recalibrate_norms
-        )
+        _refuse_calibration_options(calibration, recover, bias_correction, recalibrate_norms)
         report = _on_uniform_grids(
             out, state_dict, buckets or DEFAULT_BUCKETS, center, radius, grouping, include, exclude, coder
         )
@@ -104,9 +105,7 @@ def compress(
             max_drop is None or data is not None, "--max-drop: accuracy is measured on images; name them by --data."
         )
         if data is None:
-            _refuse_calibration_options(
-                recover=recover, bias_correction=bias_correction, recalibrate_norms=recalibrate_norms
-            )
+            _refuse_calibration_options(calibration, recover, bias_correction, recalibrate_norms)
             found = compress_to(state_dict, budget, include=chosen, exclude=left_out, coder=coder)
         else:
             found = compress_classifier(
@@ -114,7 +113,7 @@ def compress(
                 budget,
                 net=net,
                 splits=load_data(data, data_dir),
-                calibration_count=calibration,
+                calibration_count=DEFAULT_CALIBRATION if calibration is None else calibration,
                 recovers=recover,
                 corrects_biases=bias_correction,
                 recalibrates_norms=recalibrate_norms,
@@ -136,10 +135,12 @@ def compress(
         output.note(f"stored exactly, not quantised: {', '.join(exact)}")
 
 
-def _refuse_calibration_options(*, recover: bool, bias_correction: bool, recalibrate_norms: bool) -> None:
+def _refuse_calibration_options(
+    calibration: int | None, recover: bool, bias_correction: bool, recalibrate_norms: bool
+) -> None:
     require(
-        recover and not bias_correction and not recalibrate_norms,
-        "--no-recover, --bias-correction, --recalibrate-norms: say what calibration does; give --data.",
+        calibration is None and recover and not bias_correction and not recalibrate_norms,
+        "--calibration, --no-recover, --bias-correction, --recalibrate-norms: say how to calibrate; give --data.",
     )
 
 
