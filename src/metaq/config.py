@@ -138,6 +138,54 @@ class FreezeConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanConfig(Config):
+    """How a training to a size proceeds; lengths are shares of all steps and follow the warm-up.
+
+    Attributes
+    ----------
+    press
+        Length of the time in which the bits are driven down and held.
+    fall
+        Share of that time in which they fall, to `undershoot` times the goal; then they may rise to it again, so that
+        the weights that are missed most come back.
+    undershoot
+        See `fall`.
+    deepest
+        Factor by which the bits fall at most over that time, where only an accuracy is given.
+    settle
+        Length of the time in which oscillating weights are frozen for the first time.
+    refinements
+        Rounds in the time that is left: in each, all weights are let go and settle anew.
+    free
+        Share of a refinement in which no weight is frozen.
+    refinement_speed, last_speed
+        Learning rate in refinements, and at the end of settling, over that before.
+    decay_end
+        λ at the end of settling over that at its beginning, at most.
+    """
+
+    press: float = 0.46
+    fall: float = 0.7
+    undershoot: float = 0.75
+    deepest: float = 300.0
+    settle: float = 0.16
+    refinements: int = 2
+    free: float = 0.4
+    refinement_speed: float = 0.6
+    last_speed: float = 0.1
+    decay_end: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("press", "fall", "undershoot", "settle", "free", "refinement_speed", "last_speed", "decay_end"):
+            require(0 < getattr(self, name) <= 1, f"plan.{name}: {getattr(self, name)} is not in (0, 1].")
+        require(self.fall < 1, f"plan.fall: {self.fall} leaves no time to rise again.")
+        require(self.free < 1, f"plan.free: {self.free} leaves no time to settle.")
+        require(1 < self.deepest < math.inf, f"plan.deepest: {self.deepest} is not above 1.")
+        require(self.refinements >= 0, f"plan.refinements: {self.refinements} is negative.")
+        require(self.press + self.settle <= 1, "plan: press and settle do not fit into all steps.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RegularizerConfig(Config):
     """Everything the term λ (α R(w) + (1 - α) φ(w)) depends on (METHOD, equation 1).
 
@@ -175,6 +223,12 @@ class RegularizerConfig(Config):
         a tenth once freezing sets in. Only with ``forward="quantized"`` and ``buckets.rule="relative"``.
     freeze
         Freezing of oscillating weights; only with ``forward="quantized"``.
+    plan
+        If given, λ is not planned but driven: by `target_bits`, or by whoever holds the regulariser (see
+        :class:`metaq.schedule.PlannedSchedule`); `strength`, `ramp`, `ramp_start`, `decay_end` and ``freeze.start``
+        have no effect then. Only with ``objective="code_length"`` and ``forward="quantized"``.
+    target_bits
+        With a plan: zero-order entropy of the bucket indices to reach, in bits.
     spread_solver
         For ``"spread"``: a few steps of FISTA, as in the thesis, or the exact solution.
     fista_iterations, fista_zeta_per_weight
@@ -198,6 +252,8 @@ class RegularizerConfig(Config):
     hysteresis: float = 0.6
     step_learning_rate: float = 1e-3
     freeze: FreezeConfig = FreezeConfig()
+    plan: PlanConfig | None = None
+    target_bits: float | None = None
     spread_solver: Literal["fista", "exact"] = "fista"
     fista_iterations: int = 15
     fista_zeta_per_weight: float = 2.25
@@ -212,6 +268,12 @@ class RegularizerConfig(Config):
         require(self.refresh_every >= 1, f"refresh_every: {self.refresh_every} is below 1.")
         require(0 <= self.hysteresis < 1, f"hysteresis: {self.hysteresis} is not in [0, 1).")
         require(0 <= self.step_learning_rate < 1, f"step_learning_rate: {self.step_learning_rate} is not in [0, 1).")
+        require(self.target_bits is None or self.target_bits > 0, f"target_bits: {self.target_bits} is not positive.")
+        require(self.target_bits is None or self.plan is not None, "target_bits: needs a plan.")
+        if self.plan is not None:
+            drives = self.objective == "code_length" and self.forward == "quantized"
+            require(drives, 'plan: needs objective="code_length" and forward="quantized".')
+            require(self.warmup + self.plan.press + self.plan.settle <= 1, "plan: does not fit after the warm-up.")
         require(self.fista_iterations >= 1, f"fista_iterations: {self.fista_iterations} is below 1.")
         require(self.fista_zeta_per_weight > 0, "fista_zeta_per_weight: must be positive.")
 

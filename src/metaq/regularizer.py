@@ -19,7 +19,7 @@ from metaq.config import RegularizerConfig, require
 from metaq.errors import NonFiniteError
 from metaq.grid import BucketGrid
 from metaq.passes import BucketWatch, GridSet, TensorPairs
-from metaq.schedule import freeze_threshold_at, step_learning_rate_at, strength_at
+from metaq.schedule import schedule_of
 from metaq.step_size import StepLearner
 from metaq.weights import group_globally, group_per_tensor, select_parameters
 
@@ -102,6 +102,7 @@ class EntropyRegularizer:
         self._names = [name for group in self._groups for name in group.parameters]
         self._parameters: list[torch.Tensor] = [p for group in self._groups for p in group.parameters.values()]
         self._group_of = [g for g, group in enumerate(self._groups) for _ in group.parameters]
+        self.schedule = schedule_of(self.config, weights=sum(group.count for group in self._groups))
         self._watches: list[_Watched] = []
         self._grids: GridSet | None = None
         self._slopes: NDArray[np.float64] | None = None
@@ -161,10 +162,14 @@ class EntropyRegularizer:
     @torch.no_grad()
     def after_step(self) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
+        before = self._progress
         self.steps += 1
         if self._grids is None:
             return
-        threshold = freeze_threshold_at(self.config, self._progress)
+        if self.schedule.thaws(before, self._progress):
+            for watched in self._watches:
+                watched.watch.frozen.zero_()
+        threshold = self.schedule.freeze_threshold(self._progress)
         for watched in self._watches:
             watch = watched.watch
             watch.steps += 1
@@ -198,20 +203,18 @@ class EntropyRegularizer:
 
     def current_strength(self) -> float:
         """λ at the present step."""
-        return strength_at(self.config, self._progress) if self.active else 0.0
+        return self.schedule.strength(self._progress) if self.active else 0.0
 
     @torch.no_grad()
     def report(self) -> RegularizerReport:
         """φ, bits, bits per weight and distance to the grid of the present weights; O(n)."""
         grids, weights = self._present_grids(), self._weights()
-        phi_bits = bits = squared_distance = 0.0
+        phi_bits = squared_distance = 0.0
         cell_counts, fractions = passes.cell_sums(weights, self._group_of, grids)
         for g, grid in enumerate(grids):
             statistics = CellStatistics(counts=cell_counts[g], fractions=fractions[g], grid=grid)
             phi_bits += self._evaluate(statistics, None if np.isnan(self._xi[g]).any() else self._xi[g]).value_bits
-        for counts in passes.bucket_counts(weights, self._group_of, grids):
-            held = counts[counts > 0]
-            bits += float(held @ np.log2(held.sum() / held))
+        bits = entropy_bits(passes.bucket_counts(weights, self._group_of, grids))
         for tensor, group in zip(weights, self._group_of, strict=True):
             values = bucket_values(bucket_indices(tensor, grids[group]), grids[group])
             squared_distance += float((tensor.double() - values).square().sum())
@@ -237,6 +240,7 @@ class EntropyRegularizer:
             "slopes": None if self._slopes is None else torch.tensor(self._slopes),
             "xi": torch.tensor(self._xi),
             "step_learner": self._step_learner.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "watches": [watched.watch.state_dict() for watched in self._watches],
         }
 
@@ -265,6 +269,7 @@ class EntropyRegularizer:
             self._slopes = _array(state_dict["slopes"])
         self._xi = _array(state_dict["xi"])
         self._step_learner.load_state_dict(state_dict["step_learner"])
+        self.schedule.load_state_dict(state_dict["schedule"])
         if state_dict["watches"]:
             self._watches = self._watch()
             for watched, saved in zip(self._watches, state_dict["watches"], strict=True):
@@ -290,7 +295,7 @@ class EntropyRegularizer:
         That is Σ gradient · value.
         """
         products = passes.inner_products(pairs, len(self._groups))
-        return self._step_learner.factors(products, step_learning_rate_at(self.config, self._progress))
+        return self._step_learner.factors(products, self.schedule.step_learning_rate(self._progress))
 
     def _start(self) -> GridSet:
         grids = self._grids = self._present_grids()
@@ -363,6 +368,7 @@ class EntropyRegularizer:
 
     def _code_length_slopes(self, grids: GridSet) -> NDArray[np.float64]:
         counts = passes.bucket_counts(self._weights(), self._group_of, grids)
+        self.schedule.observe(entropy_bits(counts), self._progress)
         if self.config.buckets.rule == "relative":
             return objective.magnitude_slopes(counts, attractor=grids.count // 2, step_size=grids.step_size)
         rows = zip(counts, grids.step_size, strict=True)
@@ -417,6 +423,12 @@ class EntropyRegularizer:
         for parameter, weights, group in zip(self._parameters, self._weights(), self._group_of, strict=True):
             grid = grids[group]
             parameter.copy_(bucket_values(bucket_indices(weights, grid), grid) if quantized else weights)
+
+
+def entropy_bits(bucket_counts: NDArray[np.float64]) -> float:
+    """Zero-order entropy in bits, one table a group; `bucket_counts` has shape (G, C)."""
+    shares = bucket_counts / bucket_counts.sum(axis=1, keepdims=True)
+    return -float(np.sum(bucket_counts * np.log2(np.where(shares > 0, shares, 1.0))))
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float64]:

@@ -9,21 +9,40 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from metaq import checkpoint, nets, pipeline
+from metaq import checkpoint, container, nets, pipeline
+from metaq.checkpoint import StateDict
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset
 from metaq.errors import OutputError
 from metaq.files import write_bytes
+from metaq.grid import BucketGrid
 from metaq.report.plots import save_curves
-from metaq.train import EpochRecord, Observer, TrainConfig, Trainer, accuracy, checkpointing
+from metaq.structure import cheapest_arrangement
+from metaq.train import (
+    Candidate,
+    EpochRecord,
+    Loss,
+    Observer,
+    TrainConfig,
+    Trainer,
+    accuracy,
+    checkpointing,
+    label_loss,
+)
+from metaq.train.config import TeacherConfig
 from metaq.train.records import ScalarLog, write_metrics
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
+TRIED_STEPS = 30
+"""Steps by which the speed of this machine is measured."""
+
 RUN_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE, CURVES_FILE, SUMMARY_FILE, checkpointing.FILE_NAME)
 
 
@@ -105,7 +124,26 @@ def new_folder(path: str | os.PathLike[str], *, force: bool) -> Path:
 def train_to_folder(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> TrainingOutcome:
     """Train as `config` says, write everything into `folder`, and measure the file on the test images, once."""
     write_bytes(folder / CONFIG_FILE, config.to_json().encode())
-    return _finish(Trainer(config, splits, folder, observer), splits)
+    return _finish(_trainer(config, splits, folder, observer), splits)
+
+
+def epochs_within(config: TrainConfig, splits: DataSplits, seconds: float) -> int:
+    """About how many epochs of `config` this machine trains in `seconds`; measured on a few steps, at least 1."""
+    steps = -(-len(splits.train.labels) // config.batch_size)
+    tried = min(TRIED_STEPS, steps)
+    few = replace(
+        splits, train=splits.train.take(torch.arange(min(tried * config.batch_size, len(splits.train.labels))))
+    )
+    at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
+    with TemporaryDirectory() as scratch:
+        trainer = _trainer(at_once, few, Path(scratch), _Deaf())
+        trainer.run()
+    record = trainer.records[-1]
+    begun = time.perf_counter()
+    accuracy(trainer.model, splits.validation)
+    evaluating = 2 * (time.perf_counter() - begun)
+    per_step = max(record.seconds - evaluating, 0.0) / tried
+    return max(1, int(seconds / (per_step * steps + evaluating)))
 
 
 def saved_config(folder: Path) -> TrainConfig:
@@ -116,7 +154,7 @@ def saved_config(folder: Path) -> TrainConfig:
 def resume_in_folder(folder: Path, splits: DataSplits, observer: Observer) -> TrainingOutcome:
     """Go on with the run in `folder` from its last finished epoch, to the result it would have had."""
     config, state = checkpointing.load(folder)
-    trainer = Trainer(config, splits, folder, observer)
+    trainer = _trainer(config, splits, folder, observer)
     trainer.load_state_dict(state)
     return _finish(trainer, splits)
 
@@ -161,6 +199,16 @@ def summarize(
     return Summary(accuracy=accuracy_percent, seconds=seconds, **numbers)  # type: ignore[arg-type]
 
 
+class _Deaf:
+    """Follows nothing."""
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """Nothing to do."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Nothing to do."""
+
+
 class _Recorder:
     """Writes metrics and scalars after every epoch, then passes the news on."""
 
@@ -180,13 +228,53 @@ class _Recorder:
         self._observer.on_epoch(record)
 
 
+def _trainer(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> Trainer:
+    loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher)
+    return Trainer(
+        config,
+        splits,
+        folder,
+        observer,
+        file_bytes=lambda weights, grids: len(_encoded(weights, grids, config)),
+        loss=loss,
+    )
+
+
+def _teacher_loss(config: TrainConfig, teacher: TeacherConfig) -> Loss:
+    """Cross-entropy with the labels mixed with the probabilities of a trained network."""
+    model = build(teacher.net or config.net, checkpoint.read(teacher.file)).eval()
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            known = model(images).softmax(dim=1)
+        own = functional.cross_entropy(logits, labels)
+        return (1 - teacher.share) * own + teacher.share * functional.cross_entropy(logits, known)
+
+    return loss
+
+
+def _metadata(config: TrainConfig) -> container.Metadata:
+    return {"net": config.net, "data": config.data}
+
+
+def _encoded(source: pipeline.Source, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
+    return container.encode(pipeline.to_tensors(source, grids=grids), metadata=_metadata(config))
+
+
+def _arranged(kept: Candidate, config: TrainConfig) -> StateDict:
+    """The weights kept, with hidden units in the order and with the signs that need the fewest bytes."""
+    model = build(config.net, kept.state_dict).eval()
+    arranged = cheapest_arrangement(model, lambda tried: len(_encoded(tried, kept.grids, config)))
+    return pipeline.quantized_state_dict(arranged, grids=kept.grids)
+
+
 def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
     path = trainer.folder / MODEL_FILE
     with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
         trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
         kept = trainer.run()
-    metadata = {"net": trainer.config.net, "data": trainer.config.data}
-    pipeline.save(path, kept.state_dict, grids=kept.grids, metadata=metadata)
+    weights = _arranged(kept, trainer.config)
+    pipeline.save(path, weights, grids=kept.grids, metadata=_metadata(trainer.config))
     summary = replace(
         measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),
         seconds=sum(record.seconds for record in trainer.records),
@@ -198,7 +286,7 @@ def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
         kept_epoch=kept.record.epoch,
         epochs=len(trainer.records),
         folder=trainer.folder,
-        weights=kept.state_dict,
+        weights=weights,
     )
     write_bytes(trainer.folder / SUMMARY_FILE, (json.dumps(outcome_to_dict(outcome)) + "\n").encode())
     return outcome

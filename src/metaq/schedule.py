@@ -1,30 +1,265 @@
-"""How strength, freezing and learning of step sizes change over a training: pure functions of its progress."""
+"""How strength, freezing and learning rates change over a training: by plan, or by what a number of bits asks for."""
 
 from __future__ import annotations
 
-from metaq.config import RegularizerConfig
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from metaq.config import PlanConfig, RegularizerConfig
+
+FIRST_STRENGTH = 0.05
+"""λ that a training to a size begins with, times the number of weights."""
+
+PROPORTIONAL = 3.0
+"""Logarithm of λ gained at once when the bits leave their path upwards by a unit of their logarithm."""
+
+INTEGRAL = 0.12
+"""What is gained so per refresh, as long as the bits are off their path."""
+
+LARGEST_ERROR, LARGEST_CHANGE = 0.5, 0.3
+"""Of the logarithm of the bits, and of that of λ per refresh."""
 
 
-def strength_at(config: RegularizerConfig, progress: float) -> float:
-    """λ at a share `progress` of all steps, once the warm-up is over: a geometric ramp up, then a geometric decay."""
-    ramp_end = config.warmup + config.ramp
-    if progress < ramp_end:
-        return float(config.strength * config.ramp_start ** ((ramp_end - progress) / config.ramp))
-    if ramp_end == 1:
-        return config.strength
-    return float(config.strength * config.decay_end ** ((min(progress, 1.0) - ramp_end) / (1 - ramp_end)))
+class Schedule(Protocol):
+    """What the regulariser and a training loop ask at every step; `progress` is the share of all steps done."""
+
+    def observe(self, bits: float, progress: float, /) -> None:
+        """Take note of the entropy of the bucket indices, in bits, at a refresh."""
+
+    def strength(self, progress: float, /) -> float:
+        """λ, once the warm-up is over."""
+
+    def freeze_threshold(self, progress: float, /) -> float | None:
+        """Flips per step above which a weight is frozen; None where nothing is frozen."""
+
+    def thaws(self, before: float, progress: float, /) -> bool:
+        """Whether frozen weights are let go on the way from one progress to another."""
+
+    def step_learning_rate(self, progress: float, /) -> float:
+        """Learning rate of the logarithm of a step size."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers that :meth:`load_state_dict` takes over."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        """Take over what :meth:`state_dict` gave."""
 
 
-def freeze_threshold_at(config: RegularizerConfig, progress: float) -> float | None:
-    """Flips per step above which a weight is frozen; None before freezing sets in."""
+def schedule_of(config: RegularizerConfig, *, weights: int) -> Schedule:
+    """The schedule of a configuration, for a model of `weights` weights."""
+    return FixedSchedule(config) if config.plan is None else PlannedSchedule(config, config.plan, weights=weights)
+
+
+class FixedSchedule:
+    """λ by plan: a geometric ramp up, then a geometric decay; freezing from a share of all steps on."""
+
+    def __init__(self, config: RegularizerConfig) -> None:
+        self._config = config
+
+    def observe(self, _bits: float, _progress: float) -> None:
+        """The bits change nothing."""
+
+    def strength(self, progress: float) -> float:
+        """See :class:`Schedule`."""
+        config = self._config
+        ramp_end = config.warmup + config.ramp
+        if progress < ramp_end:
+            return float(config.strength * config.ramp_start ** ((ramp_end - progress) / config.ramp))
+        if ramp_end == 1:
+            return config.strength
+        return float(config.strength * config.decay_end ** ((min(progress, 1.0) - ramp_end) / (1 - ramp_end)))
+
+    def freeze_threshold(self, progress: float) -> float | None:
+        """See :class:`Schedule`."""
+        start = self._config.freeze.start
+        if start >= 1 or progress < start:
+            return None
+        return _threshold(self._config, min((progress - start) / (1 - start), 1.0))
+
+    def thaws(self, _before: float, _progress: float) -> bool:
+        """Never."""
+        return False
+
+    def step_learning_rate(self, progress: float) -> float:
+        """Falls linearly to a tenth once freezing sets in."""
+        start = self._config.freeze.start
+        late = max(0.0, progress - start) / max(1 - start, 1e-9)
+        return self._config.step_learning_rate * (1 - 0.9 * min(late, 1.0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is remembered."""
+        return {}
+
+    def load_state_dict(self, _state_dict: Mapping[str, Any]) -> None:
+        """Nothing is remembered."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Where a planned training stands.
+
+    Attributes
+    ----------
+    kind
+        ``"warmup"``: as usual. ``"press"``: bits follow their path down, or are held. ``"settle"``: oscillating weights
+        are frozen. ``"free"``: at the beginning of a refinement, all weights move again.
+    round
+        0 up to the end of the first settling, then the number of the refinement.
+    share
+        Of the phase that is done, in [0, 1].
+    """
+
+    kind: Literal["warmup", "press", "settle", "free"]
+    round: int
+    share: float
+
+
+def phase_at(plan: PlanConfig, warmup: float, progress: float) -> Phase:
+    """The phase at a share of all steps."""
+    settle_start = warmup + plan.press
+    settle_end = settle_start + plan.settle
+    if progress < warmup:
+        return Phase("warmup", 0, progress / warmup)
+    if progress < settle_start:
+        return Phase("press", 0, (progress - warmup) / plan.press)
+    if progress < settle_end or plan.refinements == 0:
+        return Phase("settle", 0, min((progress - settle_start) / plan.settle, 1.0))
+    done = min((progress - settle_end) / (1 - settle_end), 1.0) * plan.refinements
+    refinement = min(int(done), plan.refinements - 1)
+    share = done - refinement
+    if share < plan.free:
+        return Phase("free", refinement + 1, share / plan.free)
+    return Phase("settle", refinement + 1, min((share - plan.free) / (1 - plan.free), 1.0))
+
+
+class PlannedSchedule:
+    """λ driven so that the bits follow a path: down to a goal, held there, settled, and refined in rounds.
+
+    λ is the multiplier of the constraint on the bits, found by ascent: it grows while there are too many of them and
+    falls while there are too few (a proportional and an integral part on logarithms, so that nothing depends on the
+    scale of the loss or the size of the network). As weights settle it decays.
+
+    Attributes
+    ----------
+    goal
+        Bits to reach; None until known. May be changed at any time.
+    speed
+        Share, from -1 to 1, of the plan's greatest rate at which the path falls, where there is no goal.
+    """
+
+    def __init__(self, config: RegularizerConfig, plan: PlanConfig, *, weights: int) -> None:
+        self._config = config
+        self._plan = plan
+        self.goal = config.target_bits
+        self.speed = 1.0
+        self._log_strength = math.log(FIRST_STRENGTH / weights)
+        self._path = math.nan
+        self._first = math.nan
+        self._error = math.nan
+        self._seen = 0.0
+        self._settled_round = -1
+        self._settles_from = 0.0
+
+    def phase(self, progress: float) -> Phase:
+        """Where the training stands."""
+        return phase_at(self._plan, self._config.warmup, progress)
+
+    def rises_at(self, progress: float) -> bool:
+        """Whether the bits have fallen as far as they shall."""
+        phase = self.phase(progress)
+        return phase.kind == "settle" or (phase.kind in ("press", "free") and phase.share >= self._plan.fall)
+
+    def set_lowest(self, bits: float) -> None:
+        """Take `bits` for the lowest point of the path, which sets the goal."""
+        self.goal = bits / self._plan.undershoot
+
+    def observe(self, bits: float, progress: float) -> None:
+        """Move the path on, and λ by how far the bits are off it."""
+        phase, now = self.phase(progress), math.log(max(bits, 1.0))
+        if math.isnan(self._path):
+            self._path = self._first = now
+            self._seen = progress
+        self._advance(phase, progress)
+        error = max(-LARGEST_ERROR, min(LARGEST_ERROR, now - self._path))
+        change = INTEGRAL * error + (0.0 if math.isnan(self._error) else PROPORTIONAL * (error - self._error))
+        self._error = error
+        self._log_strength += max(-LARGEST_CHANGE, min(LARGEST_CHANGE, change))
+        if phase.kind == "settle":
+            if phase.round != self._settled_round:
+                self._settled_round, self._settles_from = phase.round, self._log_strength
+            highest = self._settles_from + math.log(self._plan.decay_end) * phase.share
+            self._log_strength = min(self._log_strength, highest)
+
+    def strength(self, _progress: float) -> float:
+        """See :class:`Schedule`."""
+        return math.exp(self._log_strength)
+
+    def freeze_threshold(self, progress: float) -> float | None:
+        """See :class:`Schedule`."""
+        phase = self.phase(progress)
+        return _threshold(self._config, phase.share) if phase.kind == "settle" else None
+
+    def thaws(self, before: float, progress: float) -> bool:
+        """At the beginning of every refinement."""
+        return self.phase(progress).round > self.phase(before).round
+
+    def step_learning_rate(self, progress: float) -> float:
+        """Falls linearly to a tenth as weights settle."""
+        phase = self.phase(progress)
+        late = phase.share if phase.kind == "settle" else 0.0
+        return self._config.step_learning_rate * (1 - 0.9 * late)
+
+    def learning_rate_share(self, progress: float) -> float:
+        """Learning rate of the weights over its value while the bits are pressed down."""
+        phase, plan = self.phase(progress), self._plan
+        share = plan.refinement_speed if phase.round > 0 else 1.0
+        if phase.kind in ("press", "free"):
+            return share
+        last = plan.last_speed
+        return share * (last + (1 - last) * (1 + math.cos(math.pi * phase.share)) / 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :class:`Schedule`."""
+        return {name: getattr(self, name) for name in self._STATE}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """See :class:`Schedule`."""
+        for name in self._STATE:
+            setattr(self, name, state_dict[name])
+
+    _STATE = (
+        "goal",
+        "speed",
+        "_log_strength",
+        "_path",
+        "_first",
+        "_error",
+        "_seen",
+        "_settled_round",
+        "_settles_from",
+    )
+
+    def _advance(self, phase: Phase, progress: float) -> None:
+        """Move the path of the logarithm of the bits to `progress`."""
+        passed, self._seen = progress - self._seen, progress
+        if self.goal is None:
+            steepest = math.log(self._plan.deepest) / self._plan.press
+            self._path -= self.speed * steepest * passed
+            return
+        goal, plan = math.log(self.goal), self._plan
+        lowest = goal + math.log(plan.undershoot)
+        if phase.kind == "settle":
+            self._path = goal
+        elif phase.share >= plan.fall:
+            self._path = lowest + (goal - lowest) * (phase.share - plan.fall) / (1 - plan.fall)
+        else:
+            start = self._first if phase.kind == "press" else goal
+            self._path = start + (lowest - start) * phase.share / plan.fall
+
+
+def _threshold(config: RegularizerConfig, share: float) -> float:
+    """Freezing threshold at a share of the time of freezing."""
     freeze = config.freeze
-    if freeze.start >= 1 or progress < freeze.start:
-        return None
-    share = min((progress - freeze.start) / (1 - freeze.start), 1.0)
     return float(freeze.first_threshold * (freeze.last_threshold / freeze.first_threshold) ** share)
-
-
-def step_learning_rate_at(config: RegularizerConfig, progress: float) -> float:
-    """Learning rate of the logarithm of a step size: falls linearly to a tenth once freezing sets in."""
-    late = max(0.0, progress - config.freeze.start) / max(1 - config.freeze.start, 1e-9)
-    return config.step_learning_rate * (1 - 0.9 * min(late, 1.0))

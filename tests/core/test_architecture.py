@@ -21,7 +21,7 @@ ROAD = [
     ("ecsq",),
     ("objective", "step_size", "schedule"),
     ("regularizer",),
-    ("nets", "data"),
+    ("nets", "data", "structure"),
     ("train", "curvature"),
     ("quantize",),
     ("coding",),

@@ -12,9 +12,14 @@ from metaq import runs
 from metaq.cli import output
 from metaq.cli.options import DataDir, Force, Json, load_data
 from metaq.config import require
+from metaq.data import DataSplits
 from metaq.runs import TrainingOutcome
-from metaq.train import PRESETS, TrainConfig, preset
+from metaq.train import PRESETS, GoalConfig, TrainConfig, aim, preset
+from metaq.train.config import TeacherConfig
 from metaq.train.records import tensorboard_available
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+"""Seconds of the units of a duration."""
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +33,20 @@ def train(
     ] = "lenet5-digits",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the run.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option("--target-accuracy", help="Smallest file with this accuracy on validation images, in percent."),
+    ] = None,
+    target_bytes: Annotated[
+        int | None, typer.Option("--target-bytes", help="Most accurate file of at most so many bytes.")
+    ] = None,
+    time_budget: Annotated[
+        str | None, typer.Option("--time-budget", help="Train about so long: 90s, 15m, 2h. Sets the number of epochs.")
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
+    ] = None,
+    teacher_net: Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")] = None,
     net: Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Another data set than the preset's.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Another number of epochs.")] = None,
@@ -45,13 +64,14 @@ def train(
         output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
     folder = resume or out or Path()
     try:
-        outcome = (
-            _resume(folder, data_dir)
-            if resume
-            else _start(
-                _configure(preset_name, net, data, epochs, seed, assignments or []), folder, data_dir, force=force
-            )
-        )
+        if resume:
+            outcome = _resume(folder, data_dir)
+        else:
+            goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
+            config = _configure(preset_name, net, data, epochs, seed, _taught(teacher, teacher_net))
+            splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+            config = _aimed(config, splits, goal, epochs, time_budget, assignments or [])
+            outcome = _start(config, splits, folder, force=force)
     except KeyboardInterrupt:
         output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
         raise typer.Exit(130) from None
@@ -62,15 +82,58 @@ def train(
 
 
 def _configure(
-    preset_name: str, net: str | None, data: str | None, epochs: int | None, seed: int | None, assignments: list[str]
+    preset_name: str,
+    net: str | None,
+    data: str | None,
+    epochs: int | None,
+    seed: int | None,
+    teacher: TeacherConfig | None,
 ) -> TrainConfig:
-    given = {"net": net, "data": data, "epochs": epochs, "seed": seed}
+    given = {"net": net, "data": data, "epochs": epochs, "seed": seed, "teacher": teacher}
     named = {key: value for key, value in given.items() if value is not None}
-    return replace(preset(preset_name), **named).override(assignments)  # type: ignore[arg-type]
+    return replace(preset(preset_name), **named)  # type: ignore[arg-type]
 
 
-def _start(config: TrainConfig, folder: Path, data_dir: Path | None, *, force: bool) -> TrainingOutcome:
-    splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+def _taught(file: Path | None, net: str | None) -> TeacherConfig | None:
+    require(file is not None or net is None, "--teacher-net: give the teacher's weights too, with --teacher FILE.")
+    return None if file is None else TeacherConfig(file=str(file), net=net)
+
+
+def _aimed(
+    config: TrainConfig,
+    splits: DataSplits,
+    goal: GoalConfig,
+    epochs: int | None,
+    time_budget: str | None,
+    assignments: list[str],
+) -> TrainConfig:
+    """The configuration with its goal, its number of epochs and every other setting."""
+    require(epochs is None or time_budget is None, "--time-budget: sets the number of epochs; give no --epochs then.")
+    if goal.is_given:
+        config = aim(config, goal, images=len(splits.train.labels), epochs=epochs)
+    config = config.override(assignments)
+    if time_budget is None:
+        return config
+    return replace(config, epochs=runs.epochs_within(config, splits, seconds_of(time_budget)))
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of a duration such as ``90s``, ``15m`` or ``2h``.
+
+    Raises
+    ------
+    ConfigError
+        If it is none, or not positive.
+    """
+    number, unit = duration[:-1], duration[-1:]
+    require(
+        unit in UNITS and number.replace(".", "", 1).isdigit() and float(number) > 0,
+        f"--time-budget {duration}: write a number and s, m or h, as in 15m.",
+    )
+    return float(number) * UNITS[unit]
+
+
+def _start(config: TrainConfig, splits: DataSplits, folder: Path, *, force: bool) -> TrainingOutcome:
     runs.new_folder(folder, force=force)
     with output.step_progress() as progress:
         return runs.train_to_folder(config, splits, folder, output.TrainingProgress(progress, "training"))

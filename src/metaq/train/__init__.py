@@ -1,8 +1,21 @@
 """Training with the entropy regulariser."""
 
-from metaq.train.config import PRESETS, TrainConfig, preset
+from metaq.train.config import PRESETS, GoalConfig, TrainConfig, aim, preset
 from metaq.train.evaluate import accuracy
-from metaq.train.loop import Candidate, Observer, Trainer
+from metaq.train.loop import Candidate, Loss, Observer, Trainer, label_loss
 from metaq.train.records import EpochRecord
 
-__all__ = ["PRESETS", "Candidate", "EpochRecord", "Observer", "TrainConfig", "Trainer", "accuracy", "preset"]
+__all__ = [
+    "PRESETS",
+    "Candidate",
+    "EpochRecord",
+    "GoalConfig",
+    "Loss",
+    "Observer",
+    "TrainConfig",
+    "Trainer",
+    "accuracy",
+    "aim",
+    "label_loss",
+    "preset",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from metaq.config import BucketConfig, Config, FreezeConfig, RegularizerConfig, near_match, require
+from metaq.config import BucketConfig, Config, FreezeConfig, PlanConfig, RegularizerConfig, near_match, require
 from metaq.data.augmentation import Augmentation
 from metaq.errors import ConfigError
 
@@ -72,6 +72,54 @@ class StopConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GoalConfig(Config):
+    """What a training is to reach; one of the two at most.
+
+    Attributes
+    ----------
+    accuracy
+        Least validation accuracy of the quantised weights, in percent: the file becomes as small as it can.
+    bytes
+        Largest size of the file: the accuracy becomes as high as it can.
+    """
+
+    accuracy: float | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.accuracy is None or self.bytes is None, "goal: give an accuracy or a number of bytes, not both.")
+        require(self.accuracy is None or 0 < self.accuracy <= 100, f"goal.accuracy: {self.accuracy} is no percentage.")
+        require(self.bytes is None or self.bytes > 0, f"goal.bytes: {self.bytes} is not positive.")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is anything to reach."""
+        return self.accuracy is not None or self.bytes is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Config):
+    """A trained network whose probabilities are learned beside the labels (Hinton et al. 2015).
+
+    Attributes
+    ----------
+    file
+        Its weights, in any format that metaq reads.
+    net
+        Its network; None for that of the run.
+    share
+        Weight of its probabilities in [0, 1]; the rest is the labels'.
+    """
+
+    file: str
+    net: str | None = None
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.share <= 1, f"teacher.share: {self.share} is not between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class InitConfig(Config):
     """Uniform initialisation around `center`, as in the thesis.
 
@@ -100,8 +148,8 @@ class TrainConfig(Config):
         Name of a data set, or a folder of IDX files.
     epochs, batch_size
         Passes over the training images, images per step.
-    optimizer, regularizer, augmentation, stop
-        See their classes; `augmentation` None trains on the images as they are.
+    optimizer, regularizer, augmentation, stop, goal, teacher
+        See their classes; `augmentation` None trains on the images as they are. A goal needs ``regularizer.plan``.
     clean_fraction_last
         Share of images left as they are at the end; grows linearly from ``augmentation.clean_fraction``.
     init
@@ -125,6 +173,8 @@ class TrainConfig(Config):
     clean_fraction_last: float = 0.75
     init: InitConfig | None = None
     stop: StopConfig = StopConfig()
+    goal: GoalConfig = GoalConfig()
+    teacher: TeacherConfig | None = None
     select_from: float = 0.9
     validation_count: int | None = None
     seed: int = 0
@@ -132,6 +182,8 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs: {self.epochs} is below 1.")
         require(self.batch_size >= 1, f"batch_size: {self.batch_size} is below 1.")
+        planned = self.regularizer.plan is not None
+        require(planned or not self.goal.is_given, "goal: needs regularizer.plan; see metaq.train.aim.")
         require(0 <= self.clean_fraction_last <= 1, "clean_fraction_last: must lie between 0 and 1.")
         require(0 <= self.select_from <= 1, f"select_from: {self.select_from} is not between 0 and 1.")
         require(self.validation_count is None or self.validation_count >= 1, "validation_count: must be at least 1.")
@@ -179,6 +231,41 @@ PRESETS = {
     "thesis-digits": replace(_THESIS, data="digits"),
 }
 """Configurations by name."""
+
+
+TARGETED = TrainConfig(
+    optimizer=OptimizerConfig(relative_learning_rate=8e-3), regularizer=RegularizerConfig(warmup=0.1, plan=PlanConfig())
+)
+"""What every training to a goal has in common."""
+
+STEPS_TO_GOAL = 25_000
+MOST_STEPS_OF_LARGE_BATCHES, SMALL_BATCH = 40, 64
+
+
+def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | None = None) -> TrainConfig:
+    """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training images.
+
+    Parameters
+    ----------
+    config
+        Its network, data, augmentation and seed are kept.
+    goal
+        What to reach.
+    images
+        Training images.
+    epochs
+        Passes over them; by default so many that training has about ``STEPS_TO_GOAL`` steps.
+    """
+    batch_size = config.batch_size if images >= MOST_STEPS_OF_LARGE_BATCHES * config.batch_size else SMALL_BATCH
+    steps_per_epoch = -(-images // batch_size)
+    return replace(
+        config,
+        goal=goal,
+        batch_size=batch_size,
+        epochs=epochs or max(1, round(STEPS_TO_GOAL / steps_per_epoch)),
+        optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),
+        regularizer=replace(config.regularizer, plan=PlanConfig(), warmup=TARGETED.regularizer.warmup),
+    )
 
 
 def preset(name: str) -> TrainConfig:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,14 +16,17 @@ from torch import nn
 from torch.nn import functional
 
 from metaq import nets
+from metaq.config import require
 from metaq.data import DataSplits, to_float
 from metaq.data.augmentation import augment
 from metaq.errors import MetaqError
 from metaq.grid import BucketGrid
 from metaq.regularizer import EntropyRegularizer
+from metaq.schedule import PlannedSchedule
 from metaq.train import checkpointing
 from metaq.train.config import TrainConfig
 from metaq.train.evaluate import accuracy
+from metaq.train.goal import Goal
 from metaq.train.records import EpochRecord
 
 
@@ -56,6 +59,18 @@ class Candidate:
     grids: dict[str, BucketGrid]
 
 
+FileBytes = Callable[[dict[str, torch.Tensor], dict[str, BucketGrid]], int]
+"""From quantised weights and their grids to the size of their file."""
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""From logits, labels and images to the mean loss."""
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor, _images: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with the labels."""
+    return functional.cross_entropy(logits, labels)
+
+
 class Trainer:
     """Trains one network as its configuration says; resumable to the identical result.
 
@@ -69,6 +84,10 @@ class Trainer:
         Where the checkpoint of every epoch goes; must exist.
     observer
         Told of every step and epoch.
+    file_bytes
+        Size of a file; measured after every epoch where a goal is given.
+    loss
+        What is learned.
 
     Raises
     ------
@@ -76,11 +95,22 @@ class Trainer:
         If the network does not take these images or has fewer outputs than they have classes.
     """
 
-    def __init__(self, config: TrainConfig, data: DataSplits, folder: Path, observer: Observer) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: DataSplits,
+        folder: Path,
+        observer: Observer,
+        *,
+        file_bytes: FileBytes | None = None,
+        loss: Loss = label_loss,
+    ) -> None:
         self.config = config
         self.data = data
         self.folder = folder
         self.observer = observer
+        self.file_bytes = file_bytes
+        self.loss = loss
         self.model = _initial_model(config)
         accuracy(self.model, data.validation.take(torch.arange(1)))
         self.steps_per_epoch = math.ceil(len(data.train.labels) / config.batch_size)
@@ -88,6 +118,7 @@ class Trainer:
         self.regularizer = EntropyRegularizer(self.model, config.regularizer, total_steps=self.total_steps)
         self.optimizer = _make_optimizer(config, self.model)
         self.regularizer.attach(self.optimizer)
+        self.goal = self._goal()
         self.records: list[EpochRecord] = []
         self.best: Candidate | None = None
 
@@ -105,6 +136,8 @@ class Trainer:
         while len(self.records) < self.config.epochs and not self._stop_reached():
             record = self._run_epoch(len(self.records) + 1)
             self.records.append(record)
+            if self.goal is not None:
+                self.goal.steer(record, self._progress_at(record.epoch), self._progress_at(record.epoch + 1))
             self._consider(record)
             checkpointing.save(self.folder, self.config, self.state_dict())
             self.observer.on_epoch(record)
@@ -118,6 +151,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "regularizer": self.regularizer.state_dict(),
+            "goal": None if self.goal is None else self.goal.state_dict(),
             "records": [dataclasses.asdict(record) for record in self.records],
             "best": None if self.best is None else _candidate_to_dict(self.best),
         }
@@ -127,6 +161,8 @@ class Trainer:
         self.model.load_state_dict(state_dict["model"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.regularizer.load_state_dict(state_dict["regularizer"])
+        if self.goal is not None:
+            self.goal.load_state_dict(state_dict["goal"])
         self.records = [EpochRecord(**record) for record in state_dict["records"]]
         self.best = None if state_dict["best"] is None else _candidate_from_dict(state_dict["best"])
 
@@ -139,7 +175,7 @@ class Trainer:
             for images, labels in self._batches(epoch):
                 self._set_learning_rates()
                 self.optimizer.zero_grad()
-                loss = functional.cross_entropy(self.model(images), labels)
+                loss = self.loss(self.model(images), labels, images)
                 torch.autograd.backward(loss)
                 self.optimizer.step()
                 total_loss += float(loss.detach()) * len(labels)
@@ -170,13 +206,20 @@ class Trainer:
     def _set_learning_rates(self) -> None:
         optimizer = self.config.optimizer
         progress = self.regularizer.steps / self.total_steps
-        decayed = max(0.0, progress - optimizer.decay_start) / max(1 - optimizer.decay_start, 1 / self.total_steps)
-        share = optimizer.last_share + (1 - optimizer.last_share) * (1 + math.cos(math.pi * min(decayed, 1.0))) / 2
+        share = self._learning_rate_share(progress)
         relative = optimizer.relative_learning_rate if self.regularizer.active else None
         step_sizes = {name: grid.step_size for name, grid in self.regularizer.grids().items()} if relative else {}
         for group in self.optimizer.param_groups:
             own = relative * step_sizes[group["name"]] if relative and group["name"] in step_sizes else None
             group["lr"] = share * (own or optimizer.learning_rate)
+
+    def _learning_rate_share(self, progress: float) -> float:
+        """Learning rate over that at the start."""
+        if isinstance(self.regularizer.schedule, PlannedSchedule):
+            return self.regularizer.schedule.learning_rate_share(progress)
+        optimizer = self.config.optimizer
+        decayed = max(0.0, progress - optimizer.decay_start) / max(1 - optimizer.decay_start, 1 / self.total_steps)
+        return optimizer.last_share + (1 - optimizer.last_share) * (1 + math.cos(math.pi * min(decayed, 1.0))) / 2
 
     def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
         report = self.regularizer.report()
@@ -184,6 +227,7 @@ class Trainer:
             float_accuracy = accuracy(self.model, self.data.validation)
         with self.regularizer.quantized_weights():
             quantized_accuracy = accuracy(self.model, self.data.validation)
+            file_bytes = self._file_bytes()
         return EpochRecord(
             epoch=epoch,
             loss=mean_loss,
@@ -193,11 +237,30 @@ class Trainer:
             bits=report.bits,
             bits_per_weight=report.bits_per_weight,
             estimated_bytes=report.bits / 8,
+            file_bytes=file_bytes,
             distance=report.distance,
             frozen=report.frozen,
             strength=self.regularizer.current_strength(),
             seconds=time.perf_counter() - begun,
         )
+
+    def _goal(self) -> Goal | None:
+        if not self.config.goal.is_given:
+            return None
+        schedule = self.regularizer.schedule
+        assert isinstance(schedule, PlannedSchedule)
+        require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
+        return Goal(self.config.goal, schedule, least_error=1 / len(self.data.validation.labels))
+
+    def _file_bytes(self) -> int | None:
+        """Size of the file of the weights that the model holds."""
+        if self.goal is None or self.file_bytes is None:
+            return None
+        return self.file_bytes(self.model.state_dict(), self.regularizer.grids())
+
+    def _progress_at(self, epoch: int) -> float:
+        """Share of all steps done at the end of an epoch."""
+        return epoch / self.config.epochs
 
     def _stop_reached(self) -> bool:
         stop = self.config.stop
@@ -214,7 +277,9 @@ class Trainer:
                 state_dict = copy.deepcopy(self.model.state_dict())
             self.best = Candidate(record=record, state_dict=state_dict, grids=self.regularizer.grids())
 
-    def _rank(self, record: EpochRecord) -> tuple[bool, float, float]:
+    def _rank(self, record: EpochRecord) -> tuple[float, ...]:
+        if self.goal is not None:
+            return self.goal.rank(record, self._progress_at(record.epoch))
         eligible = record.epoch > self.config.select_from * self.config.epochs or record.epoch == self.config.epochs
         return eligible, record.quantized_accuracy, -record.bits
 

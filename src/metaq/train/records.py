@@ -33,6 +33,8 @@ class EpochRecord:
         `bits` over the number of weights.
     estimated_bytes
         `bits` in bytes, without tables and header.
+    file_bytes
+        Size of the file these weights would make; None where it is not measured.
     distance
         Root mean square distance of the latent weights from the grid.
     frozen
@@ -51,6 +53,7 @@ class EpochRecord:
     bits: float
     bits_per_weight: float
     estimated_bytes: float
+    file_bytes: int | None = None
     distance: float
     frozen: int
     strength: float

@@ -1,0 +1,145 @@
+"""A smaller dense network that computes the same: units that are constant or that nobody reads are taken out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from metaq.config import require
+from metaq.structure.chains import LAYERS, Chain, Layer, find_chains, outputs_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Folded:
+    """What is left of a network.
+
+    Attributes
+    ----------
+    model
+        A copy with smaller layers; its outputs are those of the original up to rounding.
+    units
+        Units of every layer that others of its kind read, by name: before, and after.
+    """
+
+    model: nn.Module
+    units: dict[str, tuple[int, int]]
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of all parameters left."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+@torch.no_grad()
+def fold(model: nn.Module) -> Folded:
+    """Take out units whose output nobody reads, and those that are constant: their share moves into the next bias.
+
+    A unit is constant if its weights are all zero. One unit of every layer stays, so that no layer is empty.
+
+    Parameters
+    ----------
+    model
+        Not changed. Only layers that :func:`find_chains` finds are made smaller.
+    """
+    folded = copy.deepcopy(model)
+    chains = find_chains(folded)
+    before = {chain.producer: chain.units for chain in chains}
+    while sum(_shrink(folded, chain) for chain in chains):
+        pass
+    after = {name: outputs_of(layer_of(folded, name)) for name in before}
+    return Folded(model=folded, units={name: (before[name], after[name]) for name in before})
+
+
+@torch.no_grad()
+def silence_unread(model: nn.Module) -> None:
+    """Set to zero, in place, the weights and the bias of every unit whose output nobody reads."""
+    chains = find_chains(model)
+    for chain in reversed(chains):
+        producer, consumer = layer_of(model, chain.producer), layer_of(model, chain.consumer)
+        unread = ~_is_read(consumer, chain)
+        producer.weight[unread] = 0
+        if producer.bias is not None:
+            producer.bias[unread] = 0
+
+
+def fit_layers(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A copy of `model` whose linear and convolutional layers have the shapes, and the weights, of `state_dict`.
+
+    This loads what :func:`fold` made smaller.
+
+    Raises
+    ------
+    ConfigError
+        If `state_dict` does not hold the parameters of `model`, or their shapes do not fit each other.
+    """
+    fitted = copy.deepcopy(model)
+    for name, module in list(fitted.named_modules()):
+        weight = state_dict.get(f"{name}.weight")
+        if isinstance(module, LAYERS) and weight is not None and weight.dim() == module.weight.dim():
+            bias = state_dict.get(f"{name}.bias")
+            require((bias is None) == (module.bias is None), f"{name}: its bias is missing, or was not expected.")
+            _resize(module, weight, bias)
+    expected, given = fitted.state_dict(), dict(state_dict)
+    same = expected.keys() == given.keys() and all(expected[key].shape == given[key].shape for key in expected)
+    require(same, "these are not the weights of this network, nor of one made smaller by folding.")
+    fitted.load_state_dict(given)
+    return fitted
+
+
+def _shrink(model: nn.Module, chain: Chain) -> bool:
+    """Take units out of one layer; whether there were any."""
+    producer, consumer = layer_of(model, chain.producer), layer_of(model, chain.consumer)
+    units = outputs_of(producer)
+    chain = replace(chain, units=units)
+    is_read = _is_read(consumer, chain)
+    is_constant = (producer.weight.reshape(units, -1) == 0).all(dim=1)
+    can_move = chain.keeps_constants and consumer.bias is not None
+    stays = is_read & ~(is_constant & can_move)
+    if not stays.any():
+        stays[int(is_read.int().argmax())] = True
+    if stays.all():
+        return False
+    if can_move:
+        moved = is_read & ~stays
+        _move_into_bias(producer, consumer, chain, moved)
+    columns = stays.repeat_interleave(chain.columns_per_unit)
+    _resize(producer, producer.weight[stays], None if producer.bias is None else producer.bias[stays])
+    _resize(consumer, consumer.weight[:, columns], consumer.bias)
+    return True
+
+
+def _move_into_bias(producer: Layer, consumer: Layer, chain: Chain, moved: torch.Tensor) -> None:
+    bias = torch.zeros(chain.units) if producer.bias is None else producer.bias
+    constants = chain.constant(bias.detach().double()) * moved
+    weight = consumer.weight.detach().double()
+    rows, columns = weight.shape[:2]
+    summed = weight.reshape(rows, columns, -1).sum(dim=2).reshape(rows, chain.units, -1).sum(dim=2)
+    assert consumer.bias is not None
+    consumer.bias.copy_(consumer.bias.double() + summed @ constants)
+
+
+def _is_read(consumer: Layer, chain: Chain) -> torch.Tensor:
+    """Whether any weight of the consumer reads each unit, bool of shape (units,)."""
+    by_column = consumer.weight.detach().transpose(0, 1).reshape(chain.units, -1)
+    return (by_column != 0).any(dim=1)
+
+
+def layer_of(model: nn.Module, name: str) -> Layer:
+    """The linear or convolutional layer called `name`."""
+    layer = model.get_submodule(name)
+    assert isinstance(layer, LAYERS)
+    return layer
+
+
+def _resize(layer: Layer, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    layer.weight = nn.Parameter(weight.detach().clone())
+    layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+    outputs, inputs = weight.shape[:2]
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = outputs, inputs
+    else:
+        layer.out_channels, layer.in_channels = outputs, inputs

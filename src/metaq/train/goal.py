@@ -1,0 +1,97 @@
+"""Steering a training to an accuracy or to a size: the only thing a user has to name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from metaq.schedule import PlannedSchedule
+from metaq.train.config import GoalConfig
+from metaq.train.records import EpochRecord
+
+LOOSE_ERROR = 2.0
+"""Error while weights still flip between buckets, over that once they have settled."""
+
+FALL_SOFTNESS = 0.5
+"""The bits fall at full speed while the logarithm of the error is further than this below what it may be."""
+
+SLOWEST_SPEED = -0.3
+"""While the bits are pressed down, they may also rise again so fast."""
+
+SMOOTHING = 0.5
+"""Weight of the newest epoch in the running mean of the error."""
+
+BITS_PER_ERROR = 0.8
+"""Exponent of the ratio of errors that the bits are changed by between two rounds."""
+
+LARGEST_FACTOR = 1.3
+
+
+class Goal:
+    """Turns what an epoch measured into what the schedule of the regulariser is to do next.
+
+    Parameters
+    ----------
+    config
+        Accuracy or bytes to reach.
+    schedule
+        Driven.
+    least_error
+        Share of one validation image: no error is taken to be less.
+    """
+
+    def __init__(self, config: GoalConfig, schedule: PlannedSchedule, *, least_error: float) -> None:
+        self._config = config
+        self._schedule = schedule
+        self._least_error = least_error
+        self._smoothed = math.nan
+
+    def steer(self, record: EpochRecord, progress: float, next_progress: float) -> None:
+        """After an epoch that ended at `progress`; the next one ends at `next_progress`."""
+        schedule = self._schedule
+        if schedule.phase(progress).kind == "warmup":
+            return
+        if self._config.bytes is not None:
+            assert record.file_bytes is not None
+            schedule.goal = self._config.bytes * record.bits / record.file_bytes
+            return
+        error, allowed = self._error(record.quantized_accuracy), self._error(self._target)
+        loose = error if math.isnan(self._smoothed) else self._smoothed + SMOOTHING * (error - self._smoothed)
+        self._smoothed = loose
+        phase, following = schedule.phase(progress - 1e-9), schedule.phase(next_progress)
+        if schedule.goal is None and schedule.rises_at(next_progress):
+            schedule.set_lowest(record.bits)
+        elif schedule.goal is None:
+            room = math.log(LOOSE_ERROR * allowed / loose) / FALL_SOFTNESS
+            schedule.speed = max(SLOWEST_SPEED, min(1.0, room))
+        elif following.round > phase.round:
+            factor = (error / allowed) ** BITS_PER_ERROR
+            schedule.goal *= max(1 / LARGEST_FACTOR, min(LARGEST_FACTOR, factor))
+
+    def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
+        """Larger is better: what meets the goal, then what is best beyond it; settled weights before others."""
+        assert record.file_bytes is not None
+        settled = self._schedule.phase(min(progress, 1.0) - 1e-9).kind == "settle"
+        accuracy, size = record.quantized_accuracy, record.file_bytes
+        if self._config.bytes is not None:
+            fits = size <= self._config.bytes
+            return (settled, fits, accuracy, -size) if fits else (settled, fits, -size, accuracy)
+        is_met = accuracy >= self._target
+        return (settled, is_met, -size, accuracy) if is_met else (settled, is_met, accuracy, -size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers that :meth:`load_state_dict` takes over."""
+        return {"smoothed": self._smoothed}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self._smoothed = state_dict["smoothed"]
+
+    @property
+    def _target(self) -> float:
+        assert self._config.accuracy is not None
+        return self._config.accuracy
+
+    def _error(self, accuracy: float) -> float:
+        return max(1 - accuracy / 100, self._least_error)

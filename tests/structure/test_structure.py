@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from metaq import nets
+from metaq.errors import ConfigError
+from metaq.structure import cheapest_arrangement, find_chains, fit_layers, fold
+
+IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def sparse(model: nn.Module, *, share: float, seed: int = 0) -> nn.Module:
+    """Most weights zero, whole rows and columns too, the others multiples of a quarter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randint(-3, 4, parameter.shape, generator=generator) / 4)
+            parameter *= torch.rand(parameter.shape, generator=generator) < share
+            if parameter.dim() > 1:
+                parameter[torch.rand(len(parameter), generator=generator) < 0.3] = 0
+                parameter[:, torch.rand(parameter.shape[1], generator=generator) < 0.3] = 0
+            parameter += 0.0
+    return model.eval()
+
+
+def nonzeros(model: nn.Module) -> int:
+    return sum(int((parameter != 0).sum()) for parameter in model.parameters())
+
+
+def negatives(model: nn.Module) -> int:
+    return sum(int((parameter < 0).sum()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("lenet5", [("conv1", "conv2"), ("conv2", "fc1"), ("fc1", "fc2"), ("fc2", "fc3")]),
+        ("lenet300", [("fc1", "fc2"), ("fc2", "fc3")]),
+        ("lenet5-caffe", [("conv1", "conv2"), ("conv2", "fc1"), ("fc1", "fc2")]),
+    ],
+)
+def test_chains_of_the_reference_networks(name, pairs):
+    chains = find_chains(nets.create(name))
+    assert [(chain.producer, chain.consumer) for chain in chains] == pairs
+    assert all(chain.is_odd == (name == "lenet5") for chain in chains[:1])
+
+
+@pytest.mark.parametrize("name", nets.names())
+@pytest.mark.parametrize("share", [0.02, 0.2, 1.0])
+def test_a_folded_network_computes_the_same(name, share):
+    model = sparse(nets.create(name), share=share).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter /= 4
+    before = [parameter.clone() for parameter in model.parameters()]
+    folded = fold(model)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    assert folded.parameters < sum(parameter.numel() for parameter in model.parameters())
+    assert any(after < units for units, after in folded.units.values())
+    torch.testing.assert_close(folded.model(IMAGES.double()), model(IMAGES.double()), rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_without_any_weight_still_gives_its_constant():
+    model = nets.create("lenet5").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.zero_() if name.endswith("weight") else parameter.uniform_(-1, 1)
+    folded = fold(model)
+    assert all(after == 1 for _, after in folded.units.values())
+    torch.testing.assert_close(folded.model(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x))
+        return self.last(hidden + self.second(hidden))
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x) if x.sum() > 0 else x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.inner(torch.tanh(self.inner(x)))))
+
+
+class Spread(nn.Module):
+    """Flattens several rows of features, so that one unit's outputs do not lie side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(12, 2)
+
+    def forward(self, x):
+        return self.last(torch.flatten(torch.relu(self.first(x.reshape(-1, 2, 4))), 1))
+
+
+@pytest.mark.parametrize("model", [Residual(), Branching(), Recurrent(), Spread()])
+def test_units_that_others_may_read_are_left_alone(model):
+    assert "first" not in {chain.producer for chain in find_chains(model)}
+    assert "inner" not in {chain.producer for chain in find_chains(model)}
+    model = sparse(model, share=0.3)
+    inputs = torch.rand(5, 8)
+    torch.testing.assert_close(fold(model).model(inputs), model(inputs))
+
+
+def test_padding_keeps_constant_channels_but_not_unread_ones():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1), nn.Flatten(), nn.Linear(1352, 3)
+    )
+    with torch.no_grad():
+        model[0].weight[0] = 0
+        model[0].bias[0] = 1
+        model[2].weight[:, 3] = 0
+    folded = fold(model)
+    assert folded.units["0"] == (4, 3)
+    torch.testing.assert_close(folded.model(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", nets.names())
+def test_an_arrangement_computes_the_same_and_costs_no_more(name):
+    model = sparse(nets.create(name), share=0.05)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter /= 8
+
+    def cost(tried: nn.Module) -> int:
+        return nonzeros(tried) + negatives(tried)
+
+    arranged = cheapest_arrangement(model, cost)
+    assert cost(arranged) < cost(model)
+    torch.testing.assert_close(arranged(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
+    assert not any(bool(torch.signbit(parameter[parameter == 0]).any()) for parameter in arranged.parameters())
+
+
+def test_mirroring_finds_the_signs_that_cost_least():
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).expand(4, 5))
+        model[2].weight.copy_(model[0].weight[:, :3].T)
+    assert negatives(cheapest_arrangement(model, negatives)[0]) <= 4
+    inputs = torch.rand(6, 5)
+    torch.testing.assert_close(cheapest_arrangement(model, negatives)(inputs), model(inputs))
+
+
+def test_folded_weights_load_into_the_network_they_came_from():
+    model = sparse(nets.create("lenet5"), share=0.05)
+    folded = fold(model).model
+    fitted = fit_layers(nets.create("lenet5"), folded.state_dict())
+    torch.testing.assert_close(fitted(IMAGES), folded(IMAGES))
+    with pytest.raises(ConfigError, match="not the weights of this network"):
+        fit_layers(nets.create("lenet300"), folded.state_dict())
