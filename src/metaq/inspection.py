@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metaq import checkpoint, container, pipeline
+from metaq import checkpoint, container, nets, pipeline, runs
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
+from metaq.errors import ConfigError
 from metaq.report.plots import save_buckets
+from metaq.structure import fold
 from metaq.tensors import QuantizedTensor, Tensor
 
 
@@ -67,6 +69,8 @@ class Inspection:
         The weights.
     quantized
         Bucket indices of the quantised tensors by name.
+    folded
+        Units of every layer, and those :func:`metaq.structure.fold` leaves; None where the network is not known.
     """
 
     rows: list[TensorRow]
@@ -74,17 +78,28 @@ class Inspection:
     metadata: dict[str, str | int | float]
     state_dict: dict[str, torch.Tensor]
     quantized: dict[str, QuantizedTensor]
+    folded: dict[str, tuple[int, int]] | None
 
     def to_dict(self) -> dict[str, object]:
         """Plain dictionary, ready for JSON."""
-        return {**self.sizes, "metadata": self.metadata, "tensors": [dataclasses.asdict(row) for row in self.rows]}
+        rows = [dataclasses.asdict(row) for row in self.rows]
+        return {**self.sizes, "metadata": self.metadata, "folded": self.folded, "tensors": rows}
 
 
-def inspect(path: str | os.PathLike[str]) -> Inspection:
+def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspection:
     """Read a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file and describe every tensor.
+
+    Parameters
+    ----------
+    path
+        The file.
+    net
+        Network the weights belong to; by default the one that a ``.metaq`` file names, if it is a reference network.
 
     Raises
     ------
+    ConfigError
+        If `net` is unknown or the weights are not its own.
     FormatError
         If the file is missing, damaged or foreign.
     """
@@ -100,7 +115,14 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
         quantized, metadata = {}, {}
     sizes = pipeline.sizes(state_dict, file_bytes=source.stat().st_size)
-    return Inspection(rows=rows, sizes=sizes, metadata=metadata, state_dict=state_dict, quantized=quantized)
+    return Inspection(
+        rows=rows,
+        sizes=sizes,
+        metadata=metadata,
+        state_dict=state_dict,
+        quantized=quantized,
+        folded=_folded(state_dict, net, metadata.get("net")),
+    )
 
 
 def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
@@ -109,6 +131,18 @@ def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
     require(bool(names), "--plot: the file holds no floating tensor to draw.")
     arrays = {name: found.state_dict[name].double().numpy() for name in names}
     save_buckets(path, arrays, found.quantized)
+
+
+def _folded(state_dict: dict[str, torch.Tensor], net: str | None, named: object) -> dict[str, tuple[int, int]] | None:
+    """Units before and after folding; what a file merely names must not make code run or fail."""
+    if net is not None:
+        return fold(runs.build(net, state_dict)).units
+    if named not in nets.names():
+        return None
+    try:
+        return fold(runs.build(str(named), state_dict)).units
+    except ConfigError:
+        return None
 
 
 def _plain_row(name: str, tensor: torch.Tensor) -> TensorRow:

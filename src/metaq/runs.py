@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from metaq import checkpoint, container, nets, pipeline
+from metaq import checkpoint, container, nets, pipeline, structure
 from metaq.checkpoint import StateDict
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset
@@ -185,8 +185,10 @@ def measure_file(path: str | os.PathLike[str], *, net: str, load_dataset: Callab
 
 
 def build(net: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
-    """The network `net` with the weights of `state_dict`."""
+    """The network `net` with the weights of `state_dict`, which may have been made smaller by folding."""
     model = nets.create(net)
+    if structure.is_folded(model, state_dict):
+        return structure.fit_layers(model, state_dict)
     nets.load_weights(model, state_dict)
     return model
 

@@ -15,8 +15,8 @@ FIRST_STRENGTH = 0.05
 PROPORTIONAL = 3.0
 """Logarithm of λ gained at once when the bits leave their path upwards by a unit of their logarithm."""
 
-INTEGRAL = 0.12
-"""What is gained so per refresh, as long as the bits are off their path."""
+INTEGRAL = 57.0
+"""What is gained over the whole time of pressing, as long as the bits are off their path by that."""
 
 LARGEST_ERROR, LARGEST_CHANGE = 0.5, 0.3
 """Of the logarithm of the bits, and of that of λ per refresh."""
@@ -181,14 +181,16 @@ class PlannedSchedule:
         if math.isnan(self._path):
             self._path = self._first = now
             self._seen = progress
-        self._advance(phase, progress)
+        passed, self._seen = progress - self._seen, progress
+        self._advance(phase, passed)
+        if phase.kind == "settle" and phase.round != self._settled_round:
+            self._settled_round, self._settles_from = phase.round, self._log_strength
         error = max(-LARGEST_ERROR, min(LARGEST_ERROR, now - self._path))
-        change = INTEGRAL * error + (0.0 if math.isnan(self._error) else PROPORTIONAL * (error - self._error))
+        change = INTEGRAL * error * passed / self._plan.press
+        change += 0.0 if math.isnan(self._error) else PROPORTIONAL * (error - self._error)
         self._error = error
         self._log_strength += max(-LARGEST_CHANGE, min(LARGEST_CHANGE, change))
         if phase.kind == "settle":
-            if phase.round != self._settled_round:
-                self._settled_round, self._settles_from = phase.round, self._log_strength
             highest = self._settles_from + math.log(self._plan.decay_end) * phase.share
             self._log_strength = min(self._log_strength, highest)
 
@@ -241,9 +243,8 @@ class PlannedSchedule:
         "_settles_from",
     )
 
-    def _advance(self, phase: Phase, progress: float) -> None:
-        """Move the path of the logarithm of the bits to `progress`."""
-        passed, self._seen = progress - self._seen, progress
+    def _advance(self, phase: Phase, passed: float) -> None:
+        """Move the path of the logarithm of the bits on by `passed` of all steps."""
         if self.goal is None:
             steepest = math.log(self._plan.deepest) / self._plan.press
             self._path -= self.speed * steepest * passed

@@ -20,6 +20,9 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
+    net: Annotated[
+        str | None, typer.Option("--net", help="Network, to tell what folds away; default: the one the file names.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write weights and buckets as a PNG.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -27,7 +30,7 @@ def inspect(
     """Show what a file holds, tensor by tensor."""
     if plot is not None:
         refuse_overwrite(plot, force=force)
-    found = inspection.inspect(source)
+    found = inspection.inspect(source, net=net)
     if plot is not None:
         inspection.save_plot(plot, found)
     if as_json:
@@ -36,7 +39,8 @@ def inspect(
     columns = ["tensor", "shape", "dtype", "used", "step", "coder", "bytes", "bits", "mode"]
     title = f"{source}  (used: buckets in use; bits: their entropy; mode: share of the most common)"
     output.print_table(title, columns, [_cells(row) for row in found.rows])
-    output.print_table("in all", ["", "value"], output.size_rows(found.sizes))
+    folded = [] if found.folded is None else output.folded_rows(found.folded)
+    output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *folded])
 
 
 def _cells(row: inspection.TensorRow) -> list[str]:

@@ -80,6 +80,11 @@ def size_rows(sizes: Mapping[str, float | int]) -> list[tuple[str, str]]:
     ]
 
 
+def folded_rows(units: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:
+    """Units of every layer that folding makes smaller, as rows of a two-column table."""
+    return [(f"units of {name}", f"{before:,}, {after:,} folded") for name, (before, after) in units.items()]
+
+
 class TrainingProgress:
     """A bar with the time left, and the numbers of the last epoch."""
 
@@ -93,9 +98,11 @@ class TrainingProgress:
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Print one line for the epoch."""
+        exact = record.file_bytes is not None
+        size = f"{record.file_bytes:,} bytes" if exact else f"about {record.estimated_bytes:,.0f} bytes"
         self._progress.console.print(
             f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.float_accuracy:.2f} % float, "
-            f"{record.quantized_accuracy:.2f} % quantised  about {record.estimated_bytes:,.0f} bytes"
+            f"{record.quantized_accuracy:.2f} % quantised  {size}"
             f"  {record.seconds:.1f} s",
             markup=False,
             soft_wrap=True,

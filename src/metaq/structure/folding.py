@@ -66,6 +66,18 @@ def silence_unread(model: nn.Module) -> None:
             producer.bias[unread] = 0
 
 
+def is_folded(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> bool:
+    """Whether `state_dict` has the names of `model` but smaller layers."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if shapes.keys() != state_dict.keys():
+        return False
+    pairs = [(shapes[name], tensor.shape) for name, tensor in state_dict.items()]
+    no_larger = all(
+        len(own) == len(given) and all(b <= a for a, b in zip(own, given, strict=True)) for own, given in pairs
+    )
+    return no_larger and any(own != given for own, given in pairs)
+
+
 def fit_layers(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
     """A copy of `model` whose linear and convolutional layers have the shapes, and the weights, of `state_dict`.
 

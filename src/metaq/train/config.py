@@ -150,8 +150,9 @@ class TrainConfig(Config):
         Passes over the training images, images per step.
     optimizer, regularizer, augmentation, stop, goal, teacher
         See their classes; `augmentation` None trains on the images as they are. A goal needs ``regularizer.plan``.
-    clean_fraction_last
-        Share of images left as they are at the end; grows linearly from ``augmentation.clean_fraction``.
+    clean_fraction_last, clean_from
+        Share of images left as they are in the end; it grows linearly from ``augmentation.clean_fraction`` up to the
+        share `clean_from` of the epochs. A network with few bits left is short of capacity, not of images.
     init
         Uniform initialisation as in the thesis, or None for the network's own.
     select_from
@@ -171,6 +172,7 @@ class TrainConfig(Config):
     regularizer: RegularizerConfig = RegularizerConfig()
     augmentation: Augmentation | None = Augmentation()
     clean_fraction_last: float = 0.75
+    clean_from: float = 1.0
     init: InitConfig | None = None
     stop: StopConfig = StopConfig()
     goal: GoalConfig = GoalConfig()
@@ -185,6 +187,7 @@ class TrainConfig(Config):
         planned = self.regularizer.plan is not None
         require(planned or not self.goal.is_given, "goal: needs regularizer.plan; see metaq.train.aim.")
         require(0 <= self.clean_fraction_last <= 1, "clean_fraction_last: must lie between 0 and 1.")
+        require(0 < self.clean_from <= 1, f"clean_from: {self.clean_from} is not in (0, 1].")
         require(0 <= self.select_from <= 1, f"select_from: {self.select_from} is not between 0 and 1.")
         require(self.validation_count is None or self.validation_count >= 1, "validation_count: must be at least 1.")
         require(0 <= self.seed < 2**63, f"seed: {self.seed} is not a whole number from 0.")
@@ -234,7 +237,10 @@ PRESETS = {
 
 
 TARGETED = TrainConfig(
-    optimizer=OptimizerConfig(relative_learning_rate=8e-3), regularizer=RegularizerConfig(warmup=0.1, plan=PlanConfig())
+    optimizer=OptimizerConfig(relative_learning_rate=8e-3),
+    regularizer=RegularizerConfig(warmup=0.1, plan=PlanConfig()),
+    clean_fraction_last=0.95,
+    clean_from=0.6,
 )
 """What every training to a goal has in common."""
 
@@ -263,6 +269,8 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
         goal=goal,
         batch_size=batch_size,
         epochs=epochs or max(1, round(STEPS_TO_GOAL / steps_per_epoch)),
+        clean_fraction_last=TARGETED.clean_fraction_last,
+        clean_from=TARGETED.clean_from,
         optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),
         regularizer=replace(config.regularizer, plan=PlanConfig(), warmup=TARGETED.regularizer.warmup),
     )

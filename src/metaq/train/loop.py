@@ -201,7 +201,8 @@ class Trainer:
         if self.config.augmentation is None:
             return 1.0
         first, last = self.config.augmentation.clean_fraction, self.config.clean_fraction_last
-        return first + (last - first) * (epoch - 1) / max(1, self.config.epochs - 1)
+        share = (epoch - 1) / max(1, self.config.epochs - 1)
+        return first + (last - first) * min(1.0, share / self.config.clean_from)
 
     def _set_learning_rates(self) -> None:
         optimizer = self.config.optimizer

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from metaq import EntropyRegularizer
+from metaq.config import PlanConfig, RegularizerConfig
+from metaq.errors import ConfigError
+from metaq.schedule import FixedSchedule, PlannedSchedule, phase_at, schedule_of
+
+PLAN = PlanConfig(press=0.5, fall=0.8, undershoot=0.8, settle=0.1, refinements=3, free=0.4)
+WARMUP = 0.1
+
+
+def planned(**changes) -> PlannedSchedule:
+    config = RegularizerConfig(warmup=WARMUP, plan=PLAN, **changes)
+    schedule = schedule_of(config, weights=1000)
+    assert isinstance(schedule, PlannedSchedule)
+    return schedule
+
+
+def test_phases_follow_each_other_without_gaps():
+    seen = [phase_at(PLAN, WARMUP, step / 1000) for step in range(1001)]
+    order = [(phase.kind, phase.round) for phase in seen]
+    distinct = [order[0], *(b for a, b in itertools.pairwise(order) if a != b)]
+    rounds = [("free", 1), ("settle", 1), ("free", 2), ("settle", 2), ("free", 3), ("settle", 3)]
+    assert distinct == [("warmup", 0), ("press", 0), ("settle", 0), *rounds]
+    assert all(0 <= phase.share <= 1 for phase in seen)
+    assert seen[-1].share == 1
+
+
+def test_without_refinements_weights_settle_until_the_end():
+    plan = PlanConfig(press=0.5, settle=0.2, refinements=0)
+    assert phase_at(plan, 0.1, 1.0).kind == "settle"
+
+
+def test_frozen_weights_are_let_go_once_a_refinement():
+    schedule = planned()
+    thaws = sum(schedule.thaws(step / 1000, (step + 1) / 1000) for step in range(1000))
+    assert thaws == PLAN.refinements
+
+
+def simulate(schedule: PlannedSchedule, bits: float, *, refreshes: int, sensitivity: float) -> list[float]:
+    """A model whose bits relax towards a level that falls with the strength."""
+    trace = []
+    for refresh in range(refreshes):
+        progress = WARMUP + (1 - WARMUP) * refresh / refreshes
+        schedule.observe(bits, progress)
+        level = sensitivity * schedule.strength(progress) ** -0.5
+        bits += 0.1 * (min(level, 2 * bits) - bits)
+        trace.append(bits)
+    return trace
+
+
+@pytest.mark.parametrize("sensitivity", [1.0, 30.0, 1000.0])
+def test_the_strength_finds_the_bits_whatever_the_scale_of_the_loss(sensitivity):
+    schedule = planned(target_bits=5000.0)
+    trace = simulate(schedule, 100_000.0, refreshes=600, sensitivity=sensitivity)
+    pressed = trace[int(600 * 0.5 / 0.9) - 5]
+    assert pressed == pytest.approx(5000, rel=0.1)
+    assert min(trace) < 5000
+
+
+def test_the_path_undershoots_and_comes_back():
+    schedule = planned(target_bits=1000.0)
+    path = []
+    for step in range(100, 600):
+        schedule.observe(4000.0, step / 1000)
+        path.append(math.exp(schedule._path))
+    assert path[0] == pytest.approx(4000)
+    assert min(path) == pytest.approx(800, rel=0.01)
+    assert path[-1] == pytest.approx(1000, rel=0.01)
+    assert path.index(min(path)) == pytest.approx(400, abs=2)
+
+
+def test_without_a_goal_the_path_falls_at_the_given_speed_until_it_is_told_to_stop():
+    schedule = planned()
+    schedule.observe(10_000.0, 0.1)
+    schedule.observe(10_000.0, 0.2)
+    fallen = schedule._path
+    assert fallen == pytest.approx(math.log(10_000) - math.log(PLAN.deepest) * 0.1 / PLAN.press)
+    schedule.speed = 0.0
+    schedule.observe(10_000.0, 0.3)
+    assert schedule._path == fallen
+    schedule.set_lowest(800.0)
+    schedule.observe(800.0, 0.65)
+    assert math.exp(schedule._path) == pytest.approx(1000)
+
+
+def test_the_strength_decays_and_learning_slows_down_as_weights_settle():
+    schedule = planned(target_bits=1000.0)
+    for step in range(100, 600):
+        schedule.observe(1000.0, step / 1000)
+    before = schedule.strength(0.6)
+    for step in range(601, 700):
+        schedule.observe(5000.0, step / 1000)
+    assert schedule.strength(0.7) <= before * PLAN.decay_end * 1.05
+    assert schedule.freeze_threshold(0.59) is None
+    assert schedule.freeze_threshold(0.61) > schedule.freeze_threshold(0.69)
+    assert schedule.learning_rate_share(0.3) == 1
+    assert schedule.learning_rate_share(0.699) == pytest.approx(PLAN.last_speed, rel=0.01)
+    assert schedule.learning_rate_share(0.71) == PLAN.refinement_speed
+
+
+def test_the_state_goes_on():
+    first, second = planned(target_bits=1000.0), planned(target_bits=1000.0)
+    for step in range(100, 300):
+        first.observe(9000.0 - 20 * step, step / 1000)
+    second.load_state_dict(first.state_dict())
+    for step in range(300, 900):
+        first.observe(1500.0, step / 1000)
+        second.observe(1500.0, step / 1000)
+    assert first.state_dict() == second.state_dict()
+
+
+def test_a_fixed_schedule_is_not_driven():
+    schedule = schedule_of(RegularizerConfig(strength=1.0, warmup=0.0, ramp=0.0, decay_end=1.0), weights=10)
+    assert isinstance(schedule, FixedSchedule)
+    schedule.observe(1e9, 0.5)
+    assert schedule.strength(0.5) == 1.0
+    assert not schedule.thaws(0.1, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"target_bits": 100.0}, "plan"),
+        ({"plan": PLAN, "objective": "spread"}, "code_length"),
+        ({"plan": PLAN, "forward": "float"}, "quantized"),
+        ({"plan": PLAN, "target_bits": 0.0}, "target_bits"),
+        ({"plan": PLAN, "warmup": 0.5}, "warm-up"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, word):
+    with pytest.raises(ConfigError, match=word):
+        RegularizerConfig(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"press": 0.0}, {"settle": 0.8}, {"fall": 1.0}, {"deepest": 1.0}, {"free": 1.0}])
+def test_plans_out_of_range_are_refused(changes):
+    with pytest.raises(ConfigError, match="plan"):
+        PlanConfig(**changes)
+
+
+def test_a_model_reaches_the_bits_asked_for():
+    torch.manual_seed(0)
+    teacher = nn.Linear(32, 4)
+    inputs = torch.randn(2048, 32)
+    labels = teacher(inputs).argmax(dim=1)
+    sizes = {}
+    for target in (600.0, 1800.0):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 4))
+        optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+        config = RegularizerConfig(plan=PlanConfig(refinements=1), warmup=0.1, target_bits=target)
+        regularizer = EntropyRegularizer(model, config, total_steps=3000).attach(optimizer)
+        for step in range(3000):
+            batch = slice(64 * (step % 32), 64 * (step % 32) + 64)
+            loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        regularizer.finish()
+        sizes[target] = regularizer.report().bits
+    assert sizes[600.0] == pytest.approx(600, rel=0.35)
+    assert sizes[1800.0] == pytest.approx(1800, rel=0.35)
