@@ -155,28 +155,44 @@ class PlanConfig(Config):
     settle
         Length of the time in which oscillating weights are frozen for the first time.
     refinements
-        Rounds in the time that is left: in each, all weights are let go and settle anew.
+        Rounds in the time that is left: in each, some weights move and settle anew while all others are frozen.
+    moving
+        Share of the weights that move in a refinement, drawn at random.
     free
         Share of a refinement in which no weight is frozen.
-    refinement_speed, last_speed
-        Learning rate in refinements, and at the end of settling, over that before.
+    quiet_speed
+        Learning rate once the bits have risen again, over that while they fell.
+    last_speed
+        Learning rate at the end of settling over that at its beginning.
     decay_end
-        λ at the end of settling over that at its beginning, at most.
+        λ at the end of the first settling over that at its beginning, at most; in refinements it is never above that
+        at its beginning.
     """
 
-    press: float = 0.46
+    press: float = 0.4
     fall: float = 0.7
     undershoot: float = 0.75
     deepest: float = 300.0
-    settle: float = 0.16
-    refinements: int = 2
-    free: float = 0.4
-    refinement_speed: float = 0.6
+    settle: float = 0.06
+    refinements: int = 18
+    moving: float = 0.3
+    free: float = 0.5
+    quiet_speed: float = 0.4
     last_speed: float = 0.1
     decay_end: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("press", "fall", "undershoot", "settle", "free", "refinement_speed", "last_speed", "decay_end"):
+        for name in (
+            "press",
+            "fall",
+            "undershoot",
+            "settle",
+            "moving",
+            "free",
+            "quiet_speed",
+            "last_speed",
+            "decay_end",
+        ):
             require(0 < getattr(self, name) <= 1, f"plan.{name}: {getattr(self, name)} is not in (0, 1].")
         require(self.fall < 1, f"plan.fall: {self.fall} leaves no time to rise again.")
         require(self.free < 1, f"plan.free: {self.free} leaves no time to settle.")

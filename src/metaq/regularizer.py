@@ -166,9 +166,9 @@ class EntropyRegularizer:
         self.steps += 1
         if self._grids is None:
             return
-        if self.schedule.thaws(before, self._progress):
-            for watched in self._watches:
-                watched.watch.frozen.zero_()
+        refinement = self.schedule.refinement(before, self._progress)
+        if refinement:
+            self._let_some_move(refinement)
         threshold = self.schedule.freeze_threshold(self._progress)
         for watched in self._watches:
             watch = watched.watch
@@ -305,6 +305,15 @@ class EntropyRegularizer:
             pairs = zip(watched.latent, watched.watch.groups, strict=True)
             watched.watch.begin(torch.cat([bucket_indices(latent, grids[g]).reshape(-1) for latent, g in pairs]))
         return grids
+
+    def _let_some_move(self, refinement: int) -> None:
+        """Freeze all weights but a random share of them, another in every refinement."""
+        assert self.config.plan is not None
+        generator = torch.Generator().manual_seed(refinement)
+        for watched in self._watches:
+            frozen = watched.watch.frozen
+            drawn = torch.rand(frozen.shape, generator=generator)
+            frozen.copy_(drawn >= self.config.plan.moving)
 
     def _watch(self) -> list[_Watched]:
         """Latent weights and bucket histories, tensors of one device and dtype together."""

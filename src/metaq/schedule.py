@@ -15,8 +15,8 @@ FIRST_STRENGTH = 0.05
 PROPORTIONAL = 3.0
 """Logarithm of λ gained at once when the bits leave their path upwards by a unit of their logarithm."""
 
-INTEGRAL = 57.0
-"""What is gained over the whole time of pressing, as long as the bits are off their path by that."""
+INTEGRAL, REFINING_INTEGRAL = 57.0, 10.0
+"""What is gained over the whole time of pressing, or over one refinement, while the bits are off their path by that."""
 
 LARGEST_ERROR, LARGEST_CHANGE = 0.5, 0.3
 """Of the logarithm of the bits, and of that of λ per refresh."""
@@ -34,8 +34,8 @@ class Schedule(Protocol):
     def freeze_threshold(self, progress: float, /) -> float | None:
         """Flips per step above which a weight is frozen; None where nothing is frozen."""
 
-    def thaws(self, before: float, progress: float, /) -> bool:
-        """Whether frozen weights are let go on the way from one progress to another."""
+    def refinement(self, before: float, progress: float, /) -> int:
+        """Number of the refinement that begins on the way from one progress to another; 0 if none does."""
 
     def step_learning_rate(self, progress: float, /) -> float:
         """Learning rate of the logarithm of a step size."""
@@ -78,9 +78,9 @@ class FixedSchedule:
             return None
         return _threshold(self._config, min((progress - start) / (1 - start), 1.0))
 
-    def thaws(self, _before: float, _progress: float) -> bool:
-        """Never."""
-        return False
+    def refinement(self, _before: float, _progress: float) -> int:
+        """None ever begins."""
+        return 0
 
     def step_learning_rate(self, progress: float) -> float:
         """Falls linearly to a tenth once freezing sets in."""
@@ -104,7 +104,7 @@ class Phase:
     ----------
     kind
         ``"warmup"``: as usual. ``"press"``: bits follow their path down, or are held. ``"settle"``: oscillating weights
-        are frozen. ``"free"``: at the beginning of a refinement, all weights move again.
+        are frozen. ``"free"``: at the beginning of a refinement, the weights that take part in it move.
     round
         0 up to the end of the first settling, then the number of the refinement.
     share
@@ -159,8 +159,7 @@ class PlannedSchedule:
         self._first = math.nan
         self._error = math.nan
         self._seen = 0.0
-        self._settled_round = -1
-        self._settles_from = 0.0
+        self._settles_from = math.nan
 
     def phase(self, progress: float) -> Phase:
         """Where the training stands."""
@@ -169,7 +168,7 @@ class PlannedSchedule:
     def rises_at(self, progress: float) -> bool:
         """Whether the bits have fallen as far as they shall."""
         phase = self.phase(progress)
-        return phase.kind == "settle" or (phase.kind in ("press", "free") and phase.share >= self._plan.fall)
+        return phase.kind in ("settle", "free") or (phase.kind == "press" and phase.share >= self._plan.fall)
 
     def set_lowest(self, bits: float) -> None:
         """Take `bits` for the lowest point of the path, which sets the goal."""
@@ -183,16 +182,16 @@ class PlannedSchedule:
             self._seen = progress
         passed, self._seen = progress - self._seen, progress
         self._advance(phase, passed)
-        if phase.kind == "settle" and phase.round != self._settled_round:
-            self._settled_round, self._settles_from = phase.round, self._log_strength
+        if phase.kind == "settle" and math.isnan(self._settles_from):
+            self._settles_from = self._log_strength
         error = max(-LARGEST_ERROR, min(LARGEST_ERROR, now - self._path))
-        change = INTEGRAL * error * passed / self._plan.press
+        change = self._integral(phase) * error * passed
         change += 0.0 if math.isnan(self._error) else PROPORTIONAL * (error - self._error)
         self._error = error
         self._log_strength += max(-LARGEST_CHANGE, min(LARGEST_CHANGE, change))
-        if phase.kind == "settle":
-            highest = self._settles_from + math.log(self._plan.decay_end) * phase.share
-            self._log_strength = min(self._log_strength, highest)
+        if not math.isnan(self._settles_from):
+            decay = math.log(self._plan.decay_end) * phase.share if phase.round == 0 else 0.0
+            self._log_strength = min(self._log_strength, self._settles_from + decay)
 
     def strength(self, _progress: float) -> float:
         """See :class:`Schedule`."""
@@ -203,9 +202,10 @@ class PlannedSchedule:
         phase = self.phase(progress)
         return _threshold(self._config, phase.share) if phase.kind == "settle" else None
 
-    def thaws(self, before: float, progress: float) -> bool:
-        """At the beginning of every refinement."""
-        return self.phase(progress).round > self.phase(before).round
+    def refinement(self, before: float, progress: float) -> int:
+        """See :class:`Schedule`."""
+        now = self.phase(progress).round
+        return now if now > self.phase(before).round else 0
 
     def step_learning_rate(self, progress: float) -> float:
         """Falls linearly to a tenth as weights settle."""
@@ -214,13 +214,14 @@ class PlannedSchedule:
         return self._config.step_learning_rate * (1 - 0.9 * late)
 
     def learning_rate_share(self, progress: float) -> float:
-        """Learning rate of the weights over its value while the bits are pressed down."""
+        """Learning rate of the weights over its value while the bits fall."""
         phase, plan = self.phase(progress), self._plan
-        share = plan.refinement_speed if phase.round > 0 else 1.0
-        if phase.kind in ("press", "free"):
-            return share
-        last = plan.last_speed
-        return share * (last + (1 - last) * (1 + math.cos(math.pi * phase.share)) / 2)
+        decayed = plan.last_speed + (1 - plan.last_speed) * (1 + math.cos(math.pi * phase.share)) / 2
+        if phase.kind == "warmup":
+            return decayed
+        if phase.kind == "press":
+            return 1 + (plan.quiet_speed - 1) * max(0.0, phase.share - plan.fall) / (1 - plan.fall)
+        return plan.quiet_speed * (decayed if phase.kind == "settle" else 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`Schedule`."""
@@ -239,9 +240,15 @@ class PlannedSchedule:
         "_first",
         "_error",
         "_seen",
-        "_settled_round",
         "_settles_from",
     )
+
+    def _integral(self, phase: Phase) -> float:
+        """What is gained over all steps."""
+        plan = self._plan
+        if phase.round == 0:
+            return INTEGRAL / plan.press
+        return REFINING_INTEGRAL * plan.refinements / (1 - self._config.warmup - plan.press - plan.settle)
 
     def _advance(self, phase: Phase, passed: float) -> None:
         """Move the path of the logarithm of the bits on by `passed` of all steps."""
@@ -251,13 +258,12 @@ class PlannedSchedule:
             return
         goal, plan = math.log(self.goal), self._plan
         lowest = goal + math.log(plan.undershoot)
-        if phase.kind == "settle":
+        if phase.kind != "press":
             self._path = goal
         elif phase.share >= plan.fall:
             self._path = lowest + (goal - lowest) * (phase.share - plan.fall) / (1 - plan.fall)
         else:
-            start = self._first if phase.kind == "press" else goal
-            self._path = start + (lowest - start) * phase.share / plan.fall
+            self._path = self._first + (lowest - self._first) * phase.share / plan.fall
 
 
 def _threshold(config: RegularizerConfig, share: float) -> float:

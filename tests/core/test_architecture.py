@@ -34,7 +34,7 @@ ROAD = [
     ("classifiers",),
     ("report",),
     ("runs", "inspection"),
-    ("sweeps", "thesis", "demonstration"),
+    ("sweeps", "frontier", "thesis", "demonstration"),
     ("cli",),
     ("__main__",),
 ]

@@ -38,10 +38,10 @@ def test_without_refinements_weights_settle_until_the_end():
     assert phase_at(plan, 0.1, 1.0).kind == "settle"
 
 
-def test_frozen_weights_are_let_go_once_a_refinement():
+def test_every_refinement_begins_once():
     schedule = planned()
-    thaws = sum(schedule.thaws(step / 1000, (step + 1) / 1000) for step in range(1000))
-    assert thaws == PLAN.refinements
+    begun = [schedule.refinement(step / 1000, (step + 1) / 1000) for step in range(1000)]
+    assert [number for number in begun if number] == [1, 2, 3]
 
 
 def simulate(schedule: PlannedSchedule, bits: float, *, refreshes: int, sensitivity: float) -> list[float]:
@@ -102,8 +102,27 @@ def test_the_strength_decays_and_learning_slows_down_as_weights_settle():
     assert schedule.freeze_threshold(0.59) is None
     assert schedule.freeze_threshold(0.61) > schedule.freeze_threshold(0.69)
     assert schedule.learning_rate_share(0.3) == 1
-    assert schedule.learning_rate_share(0.699) == pytest.approx(PLAN.last_speed, rel=0.01)
-    assert schedule.learning_rate_share(0.71) == PLAN.refinement_speed
+    assert schedule.learning_rate_share(0.699) == pytest.approx(PLAN.quiet_speed * PLAN.last_speed, rel=0.01)
+    assert schedule.learning_rate_share(0.71) == PLAN.quiet_speed
+
+
+def test_learning_slows_down_as_the_bits_rise_again():
+    schedule = planned(target_bits=1000.0)
+    rise_begins = 0.1 + PLAN.press * PLAN.fall
+    shares = [
+        schedule.learning_rate_share(rise_begins + part * PLAN.press * (1 - PLAN.fall)) for part in (0.0, 0.5, 0.99)
+    ]
+    assert shares == pytest.approx([1.0, (1 + PLAN.quiet_speed) / 2, PLAN.quiet_speed], abs=0.01)
+
+
+def test_in_refinements_the_strength_never_rises_above_its_value_when_weights_began_to_settle():
+    schedule = planned(target_bits=1000.0)
+    for step in range(100, 600):
+        schedule.observe(1000.0, step / 1000)
+    before = schedule.strength(0.6)
+    for step in range(601, 1000):
+        schedule.observe(5000.0, step / 1000)
+    assert schedule.strength(1.0) == pytest.approx(before)
 
 
 def test_the_state_goes_on():
@@ -122,7 +141,7 @@ def test_a_fixed_schedule_is_not_driven():
     assert isinstance(schedule, FixedSchedule)
     schedule.observe(1e9, 0.5)
     assert schedule.strength(0.5) == 1.0
-    assert not schedule.thaws(0.1, 0.9)
+    assert schedule.refinement(0.1, 0.9) == 0
 
 
 @pytest.mark.parametrize(

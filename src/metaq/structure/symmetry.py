@@ -13,8 +13,8 @@ from metaq.structure.folding import layer_of, silence_unread
 
 Cost = Callable[[nn.Module], int]
 
-PASSES = 2
-"""How often the order of every layer's units is chosen anew, given that of the others."""
+MOST_MIRRORED_ALONE = 64
+"""Units of a layer that are mirrored one by one; with more, there is little to gain from each."""
 
 
 @torch.no_grad()
@@ -43,15 +43,21 @@ def cheapest_arrangement(model: nn.Module, cost: Cost) -> nn.Module:
     silence_unread(silent)
     best, least = _cheaper(best, least, [silent], cost)
     chains = find_chains(best)
-    for _ in range(PASSES):
-        for chain in chains:
-            best, least = _cheaper(best, least, _sorted(best, chain), cost)
-            if chain.is_odd:
-                best, least = _cheaper(best, least, _mirrored(best, chain), cost)
+    for chain in chains:
+        best, least = _cheaper(best, least, _sorted(best, chain), cost)
     for chain in (chain for chain in chains if chain.is_odd):
-        for unit in range(chain.units):
+        best, least = _cheaper(best, least, _mirrored(best, chain), cost)
+        live = _live_units(best, chain)
+        for unit in live if len(live) <= MOST_MIRRORED_ALONE else []:
             best, least = _cheaper(best, least, [_with_signs(best, chain, _minus_one_at(unit, chain))], cost)
     return best
+
+
+def _live_units(model: nn.Module, chain: Chain) -> list[int]:
+    """Units with weights on both sides."""
+    into, out = _signs(model, chain)
+    live = (into != 0).any(dim=1) & (out != 0).any(dim=1)
+    return [int(unit) for unit in live.nonzero()]
 
 
 def _cheaper(
@@ -67,7 +73,7 @@ def _cheaper(
 def _sorted(model: nn.Module, chain: Chain) -> Iterator[nn.Module]:
     into, out = _signs(model, chain)
     used, read = into.abs().sum(dim=1), out.abs().sum(dim=1)
-    for key in (used, read, used + read, used * read, into.sum(dim=1), out.sum(dim=1)):
+    for key in (used, read, used + read):
         yield _in_order(model, chain, torch.argsort(key, descending=True, stable=True))
         yield _in_order(model, chain, torch.argsort(key, stable=True))
 
@@ -77,7 +83,6 @@ def _mirrored(model: nn.Module, chain: Chain) -> Iterator[nn.Module]:
     for balance in (into.sum(dim=1), out.sum(dim=1), into.sum(dim=1) + out.sum(dim=1)):
         signs = torch.where(balance < 0, -1.0, 1.0)
         yield _with_signs(model, chain, signs)
-        yield _with_signs(model, chain, -signs)
 
 
 def _signs(model: nn.Module, chain: Chain) -> tuple[torch.Tensor, torch.Tensor]:

@@ -238,7 +238,7 @@ PRESETS = {
 
 TARGETED = TrainConfig(
     optimizer=OptimizerConfig(relative_learning_rate=8e-3),
-    regularizer=RegularizerConfig(warmup=0.1, plan=PlanConfig()),
+    regularizer=RegularizerConfig(warmup=0.08, plan=PlanConfig()),
     clean_fraction_last=0.95,
     clean_from=0.6,
 )

@@ -22,10 +22,10 @@ SLOWEST_SPEED = -0.3
 SMOOTHING = 0.5
 """Weight of the newest epoch in the running mean of the error."""
 
-BITS_PER_ERROR = 0.8
+BITS_PER_ERROR = 0.5
 """Exponent of the ratio of errors that the bits are changed by between two rounds."""
 
-LARGEST_FACTOR = 1.3
+LARGEST_FACTOR = 1.15
 
 
 class Goal:
@@ -67,7 +67,7 @@ class Goal:
             schedule.speed = max(SLOWEST_SPEED, min(1.0, room))
         elif following.round > phase.round:
             factor = (error / allowed) ** BITS_PER_ERROR
-            schedule.goal *= max(1 / LARGEST_FACTOR, min(LARGEST_FACTOR, factor))
+            schedule.goal = record.bits * max(1 / LARGEST_FACTOR, min(LARGEST_FACTOR, factor))
 
     def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
         """Larger is better: what meets the goal, then what is best beyond it; settled weights before others."""

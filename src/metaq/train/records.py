@@ -92,7 +92,7 @@ class ScalarLog:
         if self._writer is None:
             return
         for name, value in dataclasses.asdict(record).items():
-            if name != "epoch":
+            if name != "epoch" and value is not None:
                 self._writer.add_scalar(name, value, record.epoch)
 
 
