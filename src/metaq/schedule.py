@@ -190,8 +190,9 @@ class PlannedSchedule:
         self._error = error
         self._log_strength += max(-LARGEST_CHANGE, min(LARGEST_CHANGE, change))
         if not math.isnan(self._settles_from):
-            decay = math.log(self._plan.decay_end) * phase.share if phase.round == 0 else 0.0
-            self._log_strength = min(self._log_strength, self._settles_from + decay)
+            refines = phase.round > 0
+            most = math.log(self._plan.refining_strength if refines else self._plan.decay_end**phase.share)
+            self._log_strength = min(self._log_strength, self._settles_from + most)
 
     def strength(self, _progress: float) -> float:
         """See :class:`Schedule`."""

@@ -115,14 +115,14 @@ def test_learning_slows_down_as_the_bits_rise_again():
     assert shares == pytest.approx([1.0, (1 + PLAN.quiet_speed) / 2, PLAN.quiet_speed], abs=0.01)
 
 
-def test_in_refinements_the_strength_never_rises_above_its_value_when_weights_began_to_settle():
+def test_in_refinements_the_strength_has_a_ceiling():
     schedule = planned(target_bits=1000.0)
     for step in range(100, 600):
         schedule.observe(1000.0, step / 1000)
     before = schedule.strength(0.6)
     for step in range(601, 1000):
         schedule.observe(5000.0, step / 1000)
-    assert schedule.strength(1.0) == pytest.approx(before)
+    assert schedule.strength(1.0) == pytest.approx(before * PLAN.refining_strength)
 
 
 def test_the_state_goes_on():

@@ -1,7 +1,17 @@
 """Image data sets, loaded whole into memory as uint8 tensors, and their augmentation."""
 
 from metaq.data.augmentation import Augmentation, augment
-from metaq.data.dataset import DataSplits, ImageDataset, ProgressCallback, to_float
+from metaq.data.dataset import DataSplits, ImageDataset, ProgressCallback, channels_last, to_float
 from metaq.data.registry import load, names
 
-__all__ = ["Augmentation", "DataSplits", "ImageDataset", "ProgressCallback", "augment", "load", "names", "to_float"]
+__all__ = [
+    "Augmentation",
+    "DataSplits",
+    "ImageDataset",
+    "ProgressCallback",
+    "augment",
+    "channels_last",
+    "load",
+    "names",
+    "to_float",
+]

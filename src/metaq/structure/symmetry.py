@@ -13,8 +13,11 @@ from metaq.structure.folding import layer_of, silence_unread
 
 Cost = Callable[[nn.Module], int]
 
-MOST_MIRRORED_ALONE = 64
-"""Units of a layer that are mirrored one by one; with more, there is little to gain from each."""
+MOST_UNITS_MIRRORED_ALONE, MOST_WEIGHTS_MIRRORED_ALONE = 64, 10_000
+"""Units of a layer, and weights of the model other than zero, up to which units are mirrored one by one.
+
+With more of them, there is little to gain from each, and every trial costs more.
+"""
 
 
 @torch.no_grad()
@@ -47,17 +50,18 @@ def cheapest_arrangement(model: nn.Module, cost: Cost) -> nn.Module:
         best, least = _cheaper(best, least, _sorted(best, chain), cost)
     for chain in (chain for chain in chains if chain.is_odd):
         best, least = _cheaper(best, least, _mirrored(best, chain), cost)
-        live = _live_units(best, chain)
-        for unit in live if len(live) <= MOST_MIRRORED_ALONE else []:
+        for unit in _worth_mirroring_alone(best, chain):
             best, least = _cheaper(best, least, [_with_signs(best, chain, _minus_one_at(unit, chain))], cost)
     return best
 
 
-def _live_units(model: nn.Module, chain: Chain) -> list[int]:
-    """Units with weights on both sides."""
+def _worth_mirroring_alone(model: nn.Module, chain: Chain) -> list[int]:
+    """Units with weights on both sides, if there are few enough."""
     into, out = _signs(model, chain)
-    live = (into != 0).any(dim=1) & (out != 0).any(dim=1)
-    return [int(unit) for unit in live.nonzero()]
+    live = ((into != 0).any(dim=1) & (out != 0).any(dim=1)).nonzero().flatten().tolist()
+    weights = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    few = len(live) <= MOST_UNITS_MIRRORED_ALONE and weights <= MOST_WEIGHTS_MIRRORED_ALONE
+    return live if few else []
 
 
 def _cheaper(

@@ -10,7 +10,7 @@ from metaq.schedule import PlannedSchedule
 from metaq.train.config import GoalConfig
 from metaq.train.records import EpochRecord
 
-LOOSE_ERROR = 2.0
+LOOSE_ERROR = 3.5
 """Error while weights still flip between buckets, over that once they have settled."""
 
 FALL_SOFTNESS = 0.5

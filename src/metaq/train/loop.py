@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from metaq import nets
 from metaq.config import require
-from metaq.data import DataSplits, to_float
+from metaq.data import DataSplits, channels_last, to_float
 from metaq.data.augmentation import augment
 from metaq.errors import MetaqError
 from metaq.grid import BucketGrid
@@ -195,7 +195,7 @@ class Trainer:
             images = to_float(train.images[chosen])
             if config.augmentation is not None:
                 images = augment(images, config.augmentation, clean_fraction=clean_fraction, generator=generator)
-            yield images, train.labels[chosen]
+            yield channels_last(images), train.labels[chosen]
 
     def _clean_fraction(self, epoch: int) -> float:
         if self.config.augmentation is None:
