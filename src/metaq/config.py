@@ -166,8 +166,8 @@ class PlanConfig(Config):
         Learning rate at the end of settling over that at its beginning.
     decay_end
         λ at the end of the first settling over that at its beginning, at most.
-    refining_strength
-        λ in refinements over that at the beginning of the first settling, at most.
+    least_strength, most_strength
+        Bounds of λ in refinements, over that at the beginning of the first settling.
     """
 
     press: float = 0.4
@@ -181,7 +181,8 @@ class PlanConfig(Config):
     quiet_speed: float = 0.4
     last_speed: float = 0.1
     decay_end: float = 0.3
-    refining_strength: float = 4.0
+    least_strength: float = 0.1
+    most_strength: float = 4.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -199,9 +200,8 @@ class PlanConfig(Config):
         require(self.fall < 1, f"plan.fall: {self.fall} leaves no time to rise again.")
         require(self.free < 1, f"plan.free: {self.free} leaves no time to settle.")
         require(1 < self.deepest < math.inf, f"plan.deepest: {self.deepest} is not above 1.")
-        require(
-            0 < self.refining_strength < math.inf, f"plan.refining_strength: {self.refining_strength} is not positive."
-        )
+        bounds = 0 < self.least_strength <= self.most_strength < math.inf
+        require(bounds, "plan.least_strength: must be positive and at most plan.most_strength.")
         require(self.refinements >= 0, f"plan.refinements: {self.refinements} is negative.")
         require(self.press + self.settle <= 1, "plan: press and settle do not fit into all steps.")
 

@@ -180,7 +180,7 @@ class EntropyRegularizer:
         """End of training: leave the quantised weights in the model and detach."""
         self.detach()
         with torch.no_grad():
-            self._grids = self._present_grids()
+            self._grids = self._stored_grids()
             self._hold(quantized=True)
             self._watches = []
 
@@ -197,9 +197,12 @@ class EntropyRegularizer:
             yield
 
     def grids(self) -> dict[str, BucketGrid]:
-        """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now."""
-        present = list(self._present_grids())
-        return {name: present[group] for name, group in zip(self._names, self._group_of, strict=True)}
+        """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now.
+
+        Unless buckets are fixed, step sizes are rounded to float16, as in :meth:`quantized_weights` and :meth:`finish`.
+        """
+        stored = list(self._stored_grids())
+        return {name: stored[group] for name, group in zip(self._names, self._group_of, strict=True)}
 
     def current_strength(self) -> float:
         """λ at the present step."""
@@ -427,8 +430,12 @@ class EntropyRegularizer:
             with torch.no_grad():
                 torch._foreach_copy_(self._parameters, held)
 
+    def _stored_grids(self) -> GridSet:
+        """The present grids as a file holds them."""
+        return self._present_grids().rounded() if self.config.buckets.rule == "relative" else self._present_grids()
+
     def _hold(self, *, quantized: bool) -> None:
-        grids = self._present_grids()
+        grids = self._stored_grids()
         for parameter, weights, group in zip(self._parameters, self._weights(), self._group_of, strict=True):
             grid = grids[group]
             parameter.copy_(bucket_values(bucket_indices(weights, grid), grid) if quantized else weights)

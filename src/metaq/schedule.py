@@ -190,9 +190,7 @@ class PlannedSchedule:
         self._error = error
         self._log_strength += max(-LARGEST_CHANGE, min(LARGEST_CHANGE, change))
         if not math.isnan(self._settles_from):
-            refines = phase.round > 0
-            most = math.log(self._plan.refining_strength if refines else self._plan.decay_end**phase.share)
-            self._log_strength = min(self._log_strength, self._settles_from + most)
+            self._log_strength = self._bounded(self._log_strength, phase)
 
     def strength(self, _progress: float) -> float:
         """See :class:`Schedule`."""
@@ -250,6 +248,14 @@ class PlannedSchedule:
         if phase.round == 0:
             return INTEGRAL / plan.press
         return REFINING_INTEGRAL * plan.refinements / (1 - self._config.warmup - plan.press - plan.settle)
+
+    def _bounded(self, log_strength: float, phase: Phase) -> float:
+        """Between bounds relative to the strength at which weights first began to settle."""
+        plan, relative = self._plan, log_strength - self._settles_from
+        if phase.round == 0:
+            return self._settles_from + min(relative, math.log(plan.decay_end) * phase.share)
+        least, most = math.log(plan.least_strength), math.log(plan.most_strength)
+        return self._settles_from + max(least, min(most, relative))
 
     def _advance(self, phase: Phase, passed: float) -> None:
         """Move the path of the logarithm of the bits on by `passed` of all steps."""

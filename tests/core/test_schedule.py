@@ -122,7 +122,7 @@ def test_in_refinements_the_strength_has_a_ceiling():
     before = schedule.strength(0.6)
     for step in range(601, 1000):
         schedule.observe(5000.0, step / 1000)
-    assert schedule.strength(1.0) == pytest.approx(before * PLAN.refining_strength)
+    assert schedule.strength(1.0) == pytest.approx(before * PLAN.most_strength)
 
 
 def test_the_state_goes_on():
@@ -159,7 +159,10 @@ def test_what_does_not_go_together_is_refused(changes, word):
         RegularizerConfig(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"press": 0.0}, {"settle": 0.8}, {"fall": 1.0}, {"deepest": 1.0}, {"free": 1.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"press": 0.0}, {"settle": 0.8}, {"fall": 1.0}, {"deepest": 1.0}, {"free": 1.0}, {"least_strength": 9.0}],
+)
 def test_plans_out_of_range_are_refused(changes):
     with pytest.raises(ConfigError, match="plan"):
         PlanConfig(**changes)

@@ -68,6 +68,13 @@ class GridSet:
             )
         return GridSet(center=self.center, radius=radius, count=self.count)
 
+    def rounded(self) -> GridSet:
+        """Grids with every step size rounded to float16 where that has eleven bits for it: two bytes in a file."""
+        steps = self.step_size
+        fit = (steps >= np.finfo(np.float16).smallest_normal) & (steps <= np.finfo(np.float16).max)
+        halves = np.where(fit, steps, 1.0).astype(np.float16).astype(np.float64)
+        return GridSet(center=self.center, radius=np.where(fit, halves * self.count / 2, self.radius), count=self.count)
+
 
 @compiled
 def _places(

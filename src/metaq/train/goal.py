@@ -10,7 +10,7 @@ from metaq.schedule import PlannedSchedule
 from metaq.train.config import GoalConfig
 from metaq.train.records import EpochRecord
 
-LOOSE_ERROR = 3.5
+LOOSE_ERROR = 3.0
 """Error while weights still flip between buckets, over that once they have settled."""
 
 FALL_SOFTNESS = 0.5
@@ -25,7 +25,8 @@ SMOOTHING = 0.5
 BITS_PER_ERROR = 0.5
 """Exponent of the ratio of errors that the bits are changed by between two rounds."""
 
-LARGEST_FACTOR = 1.15
+LEAST_FACTOR, LARGEST_FACTOR = 0.9, 1.04
+"""Of the bits between two rounds: weights that come back slowly are those that are missed most."""
 
 
 class Goal:
@@ -67,7 +68,7 @@ class Goal:
             schedule.speed = max(SLOWEST_SPEED, min(1.0, room))
         elif following.round > phase.round:
             factor = (error / allowed) ** BITS_PER_ERROR
-            schedule.goal = record.bits * max(1 / LARGEST_FACTOR, min(LARGEST_FACTOR, factor))
+            schedule.goal = record.bits * max(LEAST_FACTOR, min(LARGEST_FACTOR, factor))
 
     def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
         """Larger is better: what meets the goal, then what is best beyond it; settled weights before others."""
