@@ -12,15 +12,20 @@ QUICK = {
     "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),
+    "one_knob.py": (
+        ["--net", "lenet300", "--target-bytes", "9000", "--epochs", "2", "--seeds", "1", "--out", "{folder}/runs"],
+        {"runs", "medians"},
+    ),
     "knapsack.py": (["--quick"], {"instances", "small", "large", "training"}),
     "spread_and_bits.py": ([], {"seed", "rows"}),
 }
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py")))
-def test_a_benchmark_prints_one_json_object(name):
+def test_a_benchmark_prints_one_json_object(name, tmp_path):
     options, keys = QUICK[name]
-    command = [sys.executable, str(BENCHMARKS / name), *options, "--json", "-"]
+    placed = [option.format(folder=tmp_path) for option in options]
+    command = [sys.executable, str(BENCHMARKS / name), *placed, "--json", "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) >= keys

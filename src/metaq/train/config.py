@@ -245,7 +245,10 @@ TARGETED = TrainConfig(
 """What every training to a goal has in common."""
 
 STEPS_TO_GOAL = 25_000
-MOST_STEPS_OF_LARGE_BATCHES, SMALL_BATCH = 40, 64
+LARGE_BATCH, SMALL_BATCH = 256, 64
+LEAST_STEPS_OF_LARGE_BATCHES = 40
+"""An epoch of large batches has at least so many steps; with fewer images batches are small."""
+
 
 
 def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | None = None) -> TrainConfig:
@@ -262,7 +265,7 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
     epochs
         Passes over them; by default so many that training has about ``STEPS_TO_GOAL`` steps.
     """
-    batch_size = config.batch_size if images >= MOST_STEPS_OF_LARGE_BATCHES * config.batch_size else SMALL_BATCH
+    batch_size = LARGE_BATCH if images >= LEAST_STEPS_OF_LARGE_BATCHES * LARGE_BATCH else SMALL_BATCH
     steps_per_epoch = -(-images // batch_size)
     return replace(
         config,

@@ -10,10 +10,10 @@ from metaq.schedule import PlannedSchedule
 from metaq.train.config import GoalConfig
 from metaq.train.records import EpochRecord
 
-LOOSE_ERROR = 3.0
+LOOSE_ERROR = 2.5
 """Error while weights still flip between buckets, over that once they have settled."""
 
-FALL_SOFTNESS = 0.5
+FALL_SOFTNESS = 1.2
 """The bits fall at full speed while the logarithm of the error is further than this below what it may be."""
 
 SLOWEST_SPEED = -0.3
@@ -25,7 +25,7 @@ SMOOTHING = 0.5
 BITS_PER_ERROR = 0.5
 """Exponent of the ratio of errors that the bits are changed by between two rounds."""
 
-LEAST_FACTOR, LARGEST_FACTOR = 0.9, 1.04
+LEAST_FACTOR, LARGEST_FACTOR = 0.94, 1.03
 """Of the bits between two rounds: weights that come back slowly are those that are missed most."""
 
 
