@@ -170,18 +170,18 @@ class PlanConfig(Config):
         Bounds of λ in refinements, over that at the beginning of the first settling.
     """
 
-    press: float = 0.4
+    press: float = 0.42
     fall: float = 0.7
     undershoot: float = 0.75
-    deepest: float = 300.0
-    settle: float = 0.06
-    refinements: int = 18
-    moving: float = 0.3
-    free: float = 0.5
+    deepest: float = 1000.0
+    settle: float = 0.08
+    refinements: int = 2
+    moving: float = 1.0
+    free: float = 0.65
     quiet_speed: float = 0.4
     last_speed: float = 0.1
     decay_end: float = 0.3
-    least_strength: float = 0.1
+    least_strength: float = 0.3
     most_strength: float = 4.0
 
     def __post_init__(self) -> None:

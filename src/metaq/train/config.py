@@ -237,9 +237,12 @@ PRESETS = {
 
 
 TARGETED = TrainConfig(
-    optimizer=OptimizerConfig(relative_learning_rate=8e-3),
+    optimizer=OptimizerConfig(relative_learning_rate=2.5e-2),
     regularizer=RegularizerConfig(warmup=0.08, plan=PlanConfig()),
-    clean_fraction_last=0.95,
+    augmentation=Augmentation(
+        rotation_degrees=7.0, scale=0.05, shear=0.08, shift_pixels=0.4, elastic_pixels=0.7, clean_fraction=0.3
+    ),
+    clean_fraction_last=0.7,
     clean_from=0.6,
 )
 """What every training to a goal has in common."""
@@ -250,14 +253,13 @@ LEAST_STEPS_OF_LARGE_BATCHES = 40
 """An epoch of large batches has at least so many steps; with fewer images batches are small."""
 
 
-
 def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | None = None) -> TrainConfig:
     """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training images.
 
     Parameters
     ----------
     config
-        Its network, data, augmentation and seed are kept.
+        Its network, data and seed are kept, and whether images are augmented.
     goal
         What to reach.
     images
@@ -272,6 +274,7 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
         goal=goal,
         batch_size=batch_size,
         epochs=epochs or max(1, round(STEPS_TO_GOAL / steps_per_epoch)),
+        augmentation=None if config.augmentation is None else TARGETED.augmentation,
         clean_fraction_last=TARGETED.clean_fraction_last,
         clean_from=TARGETED.clean_from,
         optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),

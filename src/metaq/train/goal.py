@@ -22,11 +22,11 @@ SLOWEST_SPEED = -0.3
 SMOOTHING = 0.5
 """Weight of the newest epoch in the running mean of the error."""
 
-BITS_PER_ERROR = 0.5
+BITS_PER_ERROR = 1.0
 """Exponent of the ratio of errors that the bits are changed by between two rounds."""
 
-LEAST_FACTOR, LARGEST_FACTOR = 0.94, 1.03
-"""Of the bits between two rounds: weights that come back slowly are those that are missed most."""
+LEAST_FACTOR, LARGEST_FACTOR = 0.85, 1.15
+"""Of the bits between two rounds."""
 
 
 class Goal:

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import json
+import signal
+import sys
+
+import pytest
+import torch
+
+from metaq import data, load, nets, runs
+from metaq.cli import output
+from metaq.cli.train import seconds_of
+from metaq.data import to_float
+from metaq.errors import ConfigError
+from metaq.schedule import phase_at
+from metaq.train import TrainConfig, preset
+
+from .conftest import refused, run_metaq, start_metaq
+from .test_resuming import same_run, wait_for_epochs
+
+NETS = """
+from torch import nn
+
+
+def make():
+    return nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(196, 10))
+
+
+def make_teacher():
+    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(49, 12), nn.Tanh(), nn.Linear(12, 10))
+
+
+def make_other():
+    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(49, 10))
+"""
+NET, TEACHER_NET, OTHER_NET = "tiny_goal_nets:make", "tiny_goal_nets:make_teacher", "tiny_goal_nets:make_other"
+FLOAT_BYTES = 7880
+
+
+@pytest.fixture(autouse=True)
+def tiny_nets(tmp_path, monkeypatch):
+    """Networks that are trained in a moment, named like a user's own."""
+    (tmp_path / "tiny_goal_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("tiny_goal_nets", None)
+
+
+def training(out, *, epochs=None):
+    """A command line; so few steps need refreshes that are nearer to each other."""
+    length = () if epochs is None else ("--epochs", epochs)
+    return ("train", "--net", NET, *length, "--set", "regularizer.refresh_every=5", "--out", out)
+
+
+def epochs_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def config_of(run):
+    return TrainConfig.from_json((run / "config.json").read_text())
+
+
+def settled_epochs(run):
+    """Those that end while weights are frozen."""
+    config = config_of(run)
+    assert config.regularizer.plan is not None
+    ends = [epoch["epoch"] / config.epochs - 1e-9 for epoch in epochs_of(run)]
+    kinds = [phase_at(config.regularizer.plan, config.regularizer.warmup, end).kind for end in ends]
+    return [epoch for epoch, kind in zip(epochs_of(run), kinds, strict=True) if kind == "settle"]
+
+
+def test_files_of_at_most_so_many_bytes(tmp_path):
+    told = {}
+    for most in (300, 600):
+        run = tmp_path / str(most)
+        result = run_metaq(*training(run, epochs=20), "--target-bytes", most, "--json")
+        assert result.status == 0, result.err
+        told[most] = result.json
+        assert told[most]["bytes"] == (run / "model.metaq").stat().st_size <= most
+        assert config_of(run).goal.to_dict() == {"accuracy": None, "bytes": most}
+        settled = settled_epochs(run)
+        kept = next(epoch for epoch in epochs_of(run) if epoch["epoch"] == told[most]["kept_epoch"])
+        assert kept in settled
+        assert kept["quantized_accuracy"] == told[most]["validation_accuracy"]
+        assert kept["quantized_accuracy"] == max(
+            epoch["quantized_accuracy"] for epoch in settled if epoch["file_bytes"] <= most
+        )
+    assert told[300]["bytes"] < told[600]["bytes"]
+    assert told[300]["validation_accuracy"] < told[600]["validation_accuracy"]
+
+
+def test_the_smallest_file_of_at_least_an_accuracy(tmp_path):
+    run = tmp_path / "run"
+    result = run_metaq(*training(run, epochs=20), "--target-accuracy", 60, "--json")
+    assert result.status == 0, result.err
+    assert config_of(run).goal.to_dict() == {"accuracy": 60.0, "bytes": None}
+    assert result.json["validation_accuracy"] >= 60
+    meeting = [epoch for epoch in settled_epochs(run) if epoch["quantized_accuracy"] >= 60]
+    kept = next(epoch for epoch in meeting if epoch["epoch"] == result.json["kept_epoch"])
+    assert kept["file_bytes"] == min(epoch["file_bytes"] for epoch in meeting)
+    assert result.json["bytes"] <= kept["file_bytes"] < max(epoch["file_bytes"] for epoch in epochs_of(run)) * 0.75
+    evaluated = run_metaq("evaluate", run / "model.metaq", "--net", NET, "--split", "validation", "--json")
+    assert evaluated.json["accuracy"] == result.json["validation_accuracy"]
+
+
+def test_progress_tells_the_size_of_every_file_exactly(tmp_path):
+    shown = run_metaq(*training(tmp_path / "run", epochs=2), "--target-bytes", 500)
+    assert shown.status == 0, shown.err
+    for epoch in epochs_of(tmp_path / "run"):
+        assert f"  {epoch['file_bytes']:,} bytes" in shown.err
+    assert "about" not in shown.err
+
+
+def test_a_goal_replaces_the_presets_length_and_other_settings_come_last(tmp_path):
+    run = tmp_path / "run"
+    given = ("--set", "epochs=1", "--set", "regularizer.plan.press=0.3", "--set", "optimizer.learning_rate=0.001")
+    result = run_metaq(*training(run), "--target-bytes", 500, *given)
+    assert result.status == 0, result.err
+    config = config_of(run)
+    assert config.regularizer.plan is not None
+    assert (config.epochs, config.regularizer.plan.press, config.optimizer.learning_rate) == (1, 0.3, 0.001)
+    assert config.goal.bytes == 500
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--target-accuracy", 0), ("goal.accuracy", "0.0")),
+        (("--target-accuracy", 101), ("goal.accuracy", "101.0")),
+        (("--target-accuracy", "nan"), ("goal.accuracy", "nan")),
+        (("--target-bytes", 0), ("goal.bytes", "0")),
+        (("--target-bytes", -300), ("goal.bytes", "-300")),
+        (("--target-accuracy", 90, "--target-bytes", 300), ("goal", "not both")),
+        (("--target-accuracy", 90, "--set", "goal.bytes=300"), ("goal", "not both")),
+        (("--target-bytes", 300, "--epochs", 0), ("epochs: 0",)),
+        (("--target-bytes", 300, "--preset", "thesis-digits"), ("plan", "code_length")),
+        (("--set", "goal.accuracy=90"), ("goal", "plan")),
+        (("--time-budget", "15"), ("--time-budget 15", "15m")),
+        (("--time-budget", "m"), ("--time-budget m", "15m")),
+        (("--time-budget", "-3m"), ("--time-budget -3m", "15m")),
+        (("--time-budget", "0s"), ("--time-budget 0s", "15m")),
+        (("--time-budget", "15 m"), ("--time-budget 15 m", "15m")),
+        (("--time-budget", "2d"), ("--time-budget 2d", "15m")),
+        (("--time-budget", ""), ("--time-budget", "15m")),
+        (("--time-budget", "9s", "--epochs", 3), ("--time-budget", "--epochs")),
+        (("--time-budget", "9s", "--target-bytes", 300, "--epochs", 3), ("--time-budget", "--epochs")),
+        (("--teacher-net", "lenet5"), ("--teacher-net", "--teacher FILE")),
+    ],
+)
+def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, options, named):
+    assert refused(run_metaq(*training(tmp_path / "run"), *options), *named)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [("--target-accuracy", "high"), ("--target-bytes", "1.5"), ("--target-bytes", "2k")]
+)
+def test_targets_that_are_no_numbers_are_refused_by_name(tmp_path, options):
+    result = run_metaq(*training(tmp_path / "run"), *options)
+    assert result.status == 2
+    assert result.out == ""
+    assert options[0] in result.err
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_goal_leaves_the_run_that_is_there_alone(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model.metaq").write_bytes(b"precious")
+    assert refused(run_metaq(*training(run, epochs=1), "--target-bytes", 300), "--force")
+    assert [(path.name, path.read_bytes()) for path in run.iterdir()] == [("model.metaq", b"precious")]
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1.5h", 5400), (".5s", 0.5), ("007m", 420)]
+)
+def test_durations(duration, seconds):
+    assert seconds_of(duration) == seconds
+
+
+@pytest.mark.parametrize(
+    "duration", ["", "s", ".s", "1", "1e3s", "1.2.3s", "1m30s", "m1", "0.0h", "+1s", "infs", "nanm"]
+)
+def test_what_is_no_number_and_unit_is_no_duration(duration):
+    with pytest.raises(ConfigError, match="15m"):
+        seconds_of(duration)
+
+
+@pytest.mark.parametrize("goal", [(), ("--target-bytes", 500), ("--target-accuracy", 60)])
+def test_a_time_budget_sets_the_number_of_epochs(tmp_path, monkeypatch, goal):
+    asked = []
+
+    def five_seconds_an_epoch(config, splits, seconds):
+        asked.append((config.goal.is_given, len(splits.train), seconds))
+        return int(seconds / 5)
+
+    monkeypatch.setattr(runs, "epochs_within", five_seconds_an_epoch)
+    result = run_metaq(*training(tmp_path / "run"), "--time-budget", "0.25m", *goal, "--json")
+    assert result.status == 0, result.err
+    assert asked == [(bool(goal), 1197, 15.0)]
+    assert result.json["epochs"] == config_of(tmp_path / "run").epochs == len(epochs_of(tmp_path / "run")) == 3
+
+
+def test_measuring_the_speed_changes_nothing_but_the_number_of_epochs(tmp_path):
+    goal = ("--target-bytes", 500)
+    measured = run_metaq(*training(tmp_path / "measured"), *goal, "--time-budget", "0.001s", "--json")
+    assert measured.status == 0, measured.err
+    assert measured.json["epochs"] == 1
+    assert run_metaq(*training(tmp_path / "given", epochs=1), *goal).status == 0
+    same_run(tmp_path / "measured", tmp_path / "given")
+    assert (tmp_path / "measured" / "config.json").read_text() == (tmp_path / "given" / "config.json").read_text()
+
+
+def test_the_more_time_the_more_epochs():
+    config, splits = preset("lenet5-digits").override([f"net={NET}"]), data.load("digits")
+    assert runs.epochs_within(config, splits, 1e-9) == 1
+    assert runs.epochs_within(config, splits, 36_000.0) > 100
+
+
+def stops_after(epoch):
+    """Whoever follows a run presses Ctrl-C."""
+
+    def on_epoch(_progress, record):
+        if record.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("goal", [("--target-accuracy", 75), ("--target-bytes", 400)], ids=str)
+def test_an_interrupted_run_to_a_goal_resumes_to_the_identical_file(tmp_path, monkeypatch, goal):
+    assert run_metaq(*training(tmp_path / "whole", epochs=12), *goal).status == 0
+    for epoch in (1, 4, 6, 9):
+        run = tmp_path / f"stopped{epoch}"
+        with monkeypatch.context() as patched:
+            patched.setattr(output.TrainingProgress, "on_epoch", stops_after(epoch))
+            stopped = run_metaq(*training(run, epochs=12), *goal)
+        assert stopped.status == 130
+        assert f"metaq train --resume {run}" in stopped.err
+        assert len(epochs_of(run)) == epoch
+        assert not (run / "model.metaq").exists()
+        resumed = run_metaq("train", "--resume", run, "--json")
+        assert resumed.status == 0, resumed.err
+        assert resumed.json["epochs"] == 12
+        same_run(tmp_path / "whole", run)
+
+
+def test_a_killed_run_to_a_goal_resumes_to_the_identical_file(tmp_path):
+    goal = ("--target-accuracy", 75)
+    assert run_metaq(*training(tmp_path / "whole", epochs=12), *goal).status == 0
+    run = tmp_path / "killed"
+    process = start_metaq(*training(run, epochs=12), *goal)
+    wait_for_epochs(run, 3)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / "model.metaq").exists()
+    assert run_metaq("train", "--resume", run).status == 0
+    same_run(tmp_path / "whole", run)
+
+
+def constant_teacher(path, label):
+    """Weights of a network that sees the same digit in every image."""
+    state_dict = nets.create(TEACHER_NET).state_dict()
+    for tensor in state_dict.values():
+        tensor.zero_()
+    state_dict["4.bias"][label] = 20.0
+    torch.save(state_dict, path)
+    return path
+
+
+def predictions(run):
+    model = nets.create(NET)
+    nets.load_weights(model, load(run / "model.metaq"))
+    return model(to_float(data.load("digits").test.images)).argmax(dim=1)
+
+
+def test_the_probabilities_of_a_teacher_are_learned(tmp_path):
+    teacher = ("--teacher", constant_teacher(tmp_path / "teacher.pth", 3), "--teacher-net", TEACHER_NET)
+    for name, options in {
+        "alone": (),
+        "unheard": (*teacher, "--set", "teacher.share=0"),
+        "half": teacher,
+        "only": (*teacher, "--set", "teacher.share=1"),
+    }.items():
+        result = run_metaq(*training(tmp_path / name, epochs=6), *options)
+        assert result.status == 0, result.err
+    told_three = {
+        name: float((predictions(tmp_path / name) == 3).double().mean()) for name in ("alone", "half", "only")
+    }
+    assert told_three["alone"] < 0.3 < told_three["only"] == 1.0
+    assert told_three["half"] > told_three["alone"]
+    same_run(tmp_path / "alone", tmp_path / "unheard")
+
+
+@pytest.mark.parametrize("form", ["model.metaq", "teacher.safetensors", "teacher.pth"])
+def test_a_teacher_is_a_file_of_any_kind_that_another_run_left(tmp_path, form):
+    assert run_metaq(*training(tmp_path / "teacher", epochs=1)).status == 0
+    file = tmp_path / "teacher" / form
+    if form != "model.metaq":
+        assert run_metaq("decompress", tmp_path / "teacher" / "model.metaq", "-o", file).status == 0
+    run = tmp_path / "run"
+    result = run_metaq(*training(run, epochs=2), "--teacher", file, "--target-bytes", 500)
+    assert result.status == 0, result.err
+    teacher = config_of(run).teacher
+    assert teacher is not None
+    assert (teacher.file, teacher.net) == (str(file), None)
+    assert run_metaq(*training(tmp_path / "alone", epochs=2), "--target-bytes", 500).status == 0
+    assert epochs_of(run)[0]["loss"] != epochs_of(tmp_path / "alone")[0]["loss"]
+
+
+def test_a_run_with_a_teacher_resumes_with_it(tmp_path, monkeypatch):
+    file = constant_teacher(tmp_path / "teacher.pth", 7)
+    teacher = ("--teacher", file, "--teacher-net", TEACHER_NET)
+    assert run_metaq(*training(tmp_path / "whole", epochs=3), *teacher).status == 0
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(output.TrainingProgress, "on_epoch", stops_after(2))
+        assert run_metaq(*training(run, epochs=3), *teacher).status == 130
+    moved = file.rename(tmp_path / "elsewhere.pth")
+    assert refused(run_metaq("train", "--resume", run), "teacher.pth")
+    moved.rename(file)
+    assert run_metaq("train", "--resume", run).status == 0
+    same_run(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("goal", [(), ("--target-bytes", 500), ("--time-budget", "0.001s")])
+def test_a_teacher_that_cannot_be_read_is_refused(tmp_path, goal):
+    good = constant_teacher(tmp_path / "good.pth", 3).read_bytes()
+    files = {"missing.pth": None, "empty.pth": b"", "cut.pth": good[: len(good) // 2], "text.metaq": b"no model\n"}
+    for name, content in files.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        run = tmp_path / f"run-{name}"
+        result = run_metaq(*training(run), *goal, "--teacher", tmp_path / name, "--teacher-net", TEACHER_NET)
+        assert refused(result, name)
+        assert not (run / "model.metaq").exists()
+        assert not (run / "metrics.jsonl").exists()
+
+
+def test_a_teacher_needs_its_own_network(tmp_path):
+    file = constant_teacher(tmp_path / "teacher.pth", 3)
+    for number, options in enumerate([(), ("--teacher-net", NET), ("--teacher-net", OTHER_NET)]):
+        result = run_metaq(*training(tmp_path / f"run{number}"), "--teacher", file, *options)
+        assert refused(result, "do not fit the network")
+    result = run_metaq(*training(tmp_path / "run"), "--teacher", file, "--teacher-net", "lenet-5")
+    assert refused(result, "lenet5")
