@@ -403,3 +403,16 @@ def test_goal_and_teacher_survive_json_and_overrides():
 def test_settings_of_the_wrong_kind_are_refused(values, named):
     with pytest.raises(ConfigError, match=named):
         TrainConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("target", [{"bytes": 600}, {"accuracy": 95.0}])
+def test_bits_that_collapse_to_none_do_not_end_the_training(target):
+    goal, schedule = driven(**target)
+    goal.steer(record(bits=0.0), 0.49, 0.51)
+    schedule.observe(0.0, 0.51)
+    assert schedule.strength(0.51) > 0
+
+
+def test_no_epochs_are_refused():
+    with pytest.raises(ConfigError, match="epochs"):
+        aim(preset("lenet5-digits"), GoalConfig(bytes=900), images=1197, epochs=0)

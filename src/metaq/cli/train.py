@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -125,12 +126,10 @@ def seconds_of(duration: str) -> float:
     ConfigError
         If it is none, or not positive.
     """
-    number, unit = duration[:-1], duration[-1:]
-    require(
-        unit in UNITS and number.replace(".", "", 1).isdigit() and float(number) > 0,
-        f"--time-budget {duration}: write a number and s, m or h, as in 15m.",
-    )
-    return float(number) * UNITS[unit]
+    parts = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", duration)
+    seconds = float(parts[1]) * UNITS[parts[2]] if parts else 0.0
+    require(seconds > 0, f"--time-budget {duration}: write a number and s, m or h, as in 15m.")
+    return seconds
 
 
 def _start(config: TrainConfig, splits: DataSplits, folder: Path, *, force: bool) -> TrainingOutcome:

@@ -273,7 +273,7 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
         config,
         goal=goal,
         batch_size=batch_size,
-        epochs=epochs or max(1, round(STEPS_TO_GOAL / steps_per_epoch)),
+        epochs=max(1, round(STEPS_TO_GOAL / steps_per_epoch)) if epochs is None else epochs,
         augmentation=None if config.augmentation is None else TARGETED.augmentation,
         clean_fraction_last=TARGETED.clean_fraction_last,
         clean_from=TARGETED.clean_from,

@@ -50,25 +50,25 @@ class Goal:
 
     def steer(self, record: EpochRecord, progress: float, next_progress: float) -> None:
         """After an epoch that ended at `progress`; the next one ends at `next_progress`."""
-        schedule = self._schedule
+        schedule, bits = self._schedule, max(record.bits, 1.0)
         if schedule.phase(progress).kind == "warmup":
             return
         if self._config.bytes is not None:
             assert record.file_bytes is not None
-            schedule.goal = self._config.bytes * record.bits / record.file_bytes
+            schedule.goal = self._config.bytes * bits / record.file_bytes
             return
         error, allowed = self._error(record.quantized_accuracy), self._error(self._target)
         loose = error if math.isnan(self._smoothed) else self._smoothed + SMOOTHING * (error - self._smoothed)
         self._smoothed = loose
         phase, following = schedule.phase(progress - 1e-9), schedule.phase(next_progress)
         if schedule.goal is None and schedule.rises_at(next_progress):
-            schedule.set_lowest(record.bits)
+            schedule.set_lowest(bits)
         elif schedule.goal is None:
             room = math.log(LOOSE_ERROR * allowed / loose) / FALL_SOFTNESS
             schedule.speed = max(SLOWEST_SPEED, min(1.0, room))
         elif following.round > phase.round:
             factor = (error / allowed) ** BITS_PER_ERROR
-            schedule.goal = record.bits * max(LEAST_FACTOR, min(LARGEST_FACTOR, factor))
+            schedule.goal = bits * max(LEAST_FACTOR, min(LARGEST_FACTOR, factor))
 
     def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
         """Larger is better: what meets the goal, then what is best beyond it; settled weights before others."""
