@@ -126,7 +126,7 @@ def seconds_of(duration: str) -> float:
     ConfigError
         If it is none, or not positive.
     """
-    parts = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", duration)
+    parts = re.fullmatch(r"([0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9})([smh])", duration)
     seconds = float(parts[1]) * UNITS[parts[2]] if parts else 0.0
     require(seconds > 0, f"--time-budget {duration}: write a number and s, m or h, as in 15m.")
     return seconds
