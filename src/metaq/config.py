@@ -207,6 +207,33 @@ class PlanConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ProximalConfig(Config):
+    """How float weights are pulled onto the grid by ``forward="proximal"``; see :mod:`metaq.proximal`.
+
+    Attributes
+    ----------
+    first_pull, last_pull
+        By how much a step shortens the way of a weight to its target, over what is left of it after the step; from the
+        end of the warm-up to the end of training, geometric in between. Buckets are chosen while the pull is weaker
+        than the optimiser, which moves a weight by some share of a bucket a step; above that share weights settle.
+    refit_share
+        Share of the way, in logarithm, that a step size moves to its least-squares value at every refresh; 0 leaves it
+        as it was chosen. Only with ``buckets.rule="relative"``.
+    """
+
+    first_pull: float = 5e-4
+    last_pull: float = 0.02
+    refit_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.first_pull <= self.last_pull < math.inf,
+            "proximal.first_pull: must be positive and at most proximal.last_pull.",
+        )
+        require(0 <= self.refit_share <= 1, f"proximal.refit_share: {self.refit_share} is not between 0 and 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RegularizerConfig(Config):
     """Everything the term λ (α R(w) + (1 - α) φ(w)) depends on (METHOD, equation 1).
 
@@ -244,6 +271,8 @@ class RegularizerConfig(Config):
         a tenth once freezing sets in. Only with ``forward="quantized"`` and ``buckets.rule="relative"``.
     freeze
         Freezing of oscillating weights; only with ``forward="quantized"``.
+    proximal
+        The pull onto the grid; only with ``forward="proximal"``, which has no use for `hysteresis`.
     plan
         If given, λ is not planned but driven: by `target_bits`, or by whoever holds the regulariser (see
         :class:`metaq.schedule.PlannedSchedule`); `strength`, `ramp`, `ramp_start`, `decay_end` and ``freeze.start``
@@ -264,7 +293,7 @@ class RegularizerConfig(Config):
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     buckets: BucketConfig = BucketConfig()
-    forward: Literal["quantized", "float"] = "quantized"
+    forward: Literal["quantized", "float", "proximal"] = "quantized"
     warmup: float = 0.15
     ramp: float = 0.35
     ramp_start: float = 0.4
@@ -273,6 +302,7 @@ class RegularizerConfig(Config):
     hysteresis: float = 0.6
     step_learning_rate: float = 1e-3
     freeze: FreezeConfig = FreezeConfig()
+    proximal: ProximalConfig = ProximalConfig()
     plan: PlanConfig | None = None
     target_bits: float | None = None
     spread_solver: Literal["fista", "exact"] = "fista"
@@ -291,6 +321,8 @@ class RegularizerConfig(Config):
         require(0 <= self.step_learning_rate < 1, f"step_learning_rate: {self.step_learning_rate} is not in [0, 1).")
         require(self.target_bits is None or self.target_bits > 0, f"target_bits: {self.target_bits} is not positive.")
         require(self.target_bits is None or self.plan is not None, "target_bits: needs a plan.")
+        compresses = self.objective == "code_length" or self.forward != "proximal"
+        require(compresses, 'forward="proximal": needs objective="code_length".')
         if self.plan is not None:
             drives = self.objective == "code_length" and self.forward == "quantized"
             require(drives, 'plan: needs objective="code_length" and forward="quantized".')

@@ -19,6 +19,7 @@ from metaq.config import RegularizerConfig, require
 from metaq.errors import NonFiniteError
 from metaq.grid import BucketGrid
 from metaq.passes import BucketWatch, GridSet, TensorPairs
+from metaq.proximal import Multipliers, pull_at
 from metaq.schedule import schedule_of
 from metaq.step_size import StepLearner
 from metaq.weights import group_globally, group_per_tensor, select_parameters
@@ -60,7 +61,8 @@ class EntropyRegularizer:
 
     Attached to an optimiser, it works inside ``optimizer.step()``: before the update it adds its gradient to the
     parameters' ``.grad`` (after unscaling and clipping, if the loop does these), after it, it snaps the weights the
-    model holds to their buckets when ``forward="quantized"``. Call :meth:`finish` when training ends.
+    model holds to their buckets when ``forward="quantized"``, or pulls them to their buckets when it is ``"proximal"``.
+    Call :meth:`finish` when training ends.
 
     Parameters
     ----------
@@ -104,6 +106,7 @@ class EntropyRegularizer:
         self._group_of = [g for g, group in enumerate(self._groups) for _ in group.parameters]
         self.schedule = schedule_of(self.config, weights=sum(group.count for group in self._groups))
         self._watches: list[_Watched] = []
+        self._multipliers: Multipliers | None = None
         self._grids: GridSet | None = None
         self._slopes: NDArray[np.float64] | None = None
         self._xi = np.full((len(self._groups), self.config.buckets.count), np.nan)
@@ -145,6 +148,9 @@ class EntropyRegularizer:
         if not self.active:
             return
         grids = self._start() if self._grids is None else self._grids
+        if self._multipliers is not None:
+            self._grids = self._constrain(grids, self._multipliers)
+            return
         slopes = self._slopes
         if self.steps % self.config.refresh_every == 0 or slopes is None:
             slopes = self._code_length_slopes(grids) if self._lowers_bits else self._spread_slopes(grids)
@@ -166,6 +172,8 @@ class EntropyRegularizer:
         self.steps += 1
         if self._grids is None:
             return
+        if self._multipliers is not None:
+            self._multipliers.after_optimizer()
         refinement = self.schedule.refinement(before, self._progress)
         if refinement:
             self._let_some_move(refinement)
@@ -182,7 +190,7 @@ class EntropyRegularizer:
         with torch.no_grad():
             self._grids = self._stored_grids()
             self._hold(quantized=True)
-            self._watches = []
+            self._watches, self._multipliers = [], None
 
     @contextlib.contextmanager
     def latent_weights(self) -> Iterator[None]:
@@ -217,10 +225,11 @@ class EntropyRegularizer:
         for g, grid in enumerate(grids):
             statistics = CellStatistics(counts=cell_counts[g], fractions=fractions[g], grid=grid)
             phi_bits += self._evaluate(statistics, None if np.isnan(self._xi[g]).any() else self._xi[g]).value_bits
-        bits = entropy_bits(passes.bucket_counts(weights, self._group_of, grids))
-        for tensor, group in zip(weights, self._group_of, strict=True):
-            values = bucket_values(bucket_indices(tensor, grids[group]), grids[group])
+        counts = np.zeros((len(grids), grids.count))
+        for tensor, values, group in zip(weights, self._values(grids), self._group_of, strict=True):
+            counts += passes.bucket_counts([values], [group], grids)
             squared_distance += float((tensor.double() - values).square().sum())
+        bits = entropy_bits(counts)
         n = sum(group.count for group in self._groups)
         return RegularizerReport(
             phi_bits=phi_bits,
@@ -245,6 +254,7 @@ class EntropyRegularizer:
             "step_learner": self._step_learner.state_dict(),
             "schedule": self.schedule.state_dict(),
             "watches": [watched.watch.state_dict() for watched in self._watches],
+            "multipliers": None if self._multipliers is None else self._multipliers.state_dict(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -277,6 +287,10 @@ class EntropyRegularizer:
             self._watches = self._watch()
             for watched, saved in zip(self._watches, state_dict["watches"], strict=True):
                 watched.watch.load_state_dict(saved)
+        if state_dict["multipliers"] is not None:
+            assert self._grids is not None
+            self._multipliers = Multipliers(self._parameters, self._group_of)
+            self._multipliers.load_state_dict(state_dict["multipliers"], self._grids)
 
     @property
     def _progress(self) -> float:
@@ -304,9 +318,26 @@ class EntropyRegularizer:
         grids = self._grids = self._present_grids()
         if self.config.forward == "quantized":
             self._watches = self._watch()
+        if self.config.forward == "proximal":
+            self._multipliers = Multipliers(self._parameters, self._group_of)
         for watched in self._watches:
             pairs = zip(watched.latent, watched.watch.groups, strict=True)
             watched.watch.begin(torch.cat([bucket_indices(latent, grids[g]).reshape(-1) for latent, g in pairs]))
+        return grids
+
+    def _constrain(self, grids: GridSet, multipliers: Multipliers) -> GridSet:
+        """Before a step on float weights: at a refresh new targets for the pull; the grids for which they are."""
+        config, strength = self.config, self.current_strength()
+        if self.steps % config.refresh_every == 0 and multipliers.steps > 0:
+            share = (self._progress - config.warmup) / (1 - config.warmup)
+            grids = multipliers.compress(
+                grids,
+                strength=strength * (1 - config.alpha),
+                pull=pull_at(config.proximal, share),
+                refit_share=config.proximal.refit_share if config.buckets.rule == "relative" else 0.0,
+            )
+        self._add_plain(self._with_gradient(), strength * config.alpha)
+        multipliers.before_optimizer()
         return grids
 
     def _let_some_move(self, refinement: int) -> None:
@@ -355,6 +386,13 @@ class EntropyRegularizer:
             for position, latent in zip(watched.positions, watched.latent, strict=True):
                 weights[position] = latent
         return weights
+
+    def _values(self, grids: GridSet) -> Iterator[torch.Tensor]:
+        """The quantised weights, float64, tensor by tensor."""
+        if self._multipliers is not None:
+            return self._multipliers.values(grids)
+        pairs = zip(self._weights(), self._group_of, strict=True)
+        return (bucket_values(bucket_indices(weights, grids[g]), grids[g]) for weights, g in pairs)
 
     def _with_gradient(self) -> TensorPairs:
         """The weights that the model holds and the gradients of all parameters that have one."""
@@ -414,10 +452,14 @@ class EntropyRegularizer:
         hysteresis = config.hysteresis if self._lowers_bits else 0.0
         halves = objective.half_cell_slopes(slopes, hysteresis, strength * (1 - config.alpha))
         passes.add_slopes(pairs, grids, halves)
-        if config.alpha > 0 and pairs.gradients:
-            plain = pairs.weights if config.norm == "l2" else torch._foreach_sign(pairs.weights)
-            factor = 2.0 if config.norm == "l2" else 1.0
-            torch._foreach_add_(pairs.gradients, plain, alpha=factor * strength * config.alpha)
+        self._add_plain(pairs, strength * config.alpha)
+
+    def _add_plain(self, pairs: TensorPairs, strength: float) -> None:
+        """Add `strength` times the gradient of R."""
+        if self.config.alpha > 0 and pairs.gradients:
+            plain = pairs.weights if self.config.norm == "l2" else torch._foreach_sign(pairs.weights)
+            factor = 2.0 if self.config.norm == "l2" else 1.0
+            torch._foreach_add_(pairs.gradients, plain, alpha=factor * strength)
 
     @contextlib.contextmanager
     def _holding(self, *, quantized: bool) -> Iterator[None]:
@@ -435,10 +477,9 @@ class EntropyRegularizer:
         return self._present_grids().rounded() if self.config.buckets.rule == "relative" else self._present_grids()
 
     def _hold(self, *, quantized: bool) -> None:
-        grids = self._stored_grids()
-        for parameter, weights, group in zip(self._parameters, self._weights(), self._group_of, strict=True):
-            grid = grids[group]
-            parameter.copy_(bucket_values(bucket_indices(weights, grid), grid) if quantized else weights)
+        held = self._values(self._stored_grids()) if quantized else self._weights()
+        for parameter, tensor in zip(self._parameters, held, strict=True):
+            parameter.copy_(tensor)
 
 
 def entropy_bits(bucket_counts: NDArray[np.float64]) -> float:

@@ -19,7 +19,7 @@ ROAD = [
     ("cells",),
     ("dual",),
     ("ecsq",),
-    ("objective", "step_size", "schedule"),
+    ("objective", "step_size", "schedule", "proximal"),
     ("regularizer",),
     ("nets", "data", "structure"),
     ("train", "curvature"),

@@ -17,6 +17,23 @@ QUICK = {
         {"runs", "medians"},
     ),
     "knapsack.py": (["--quick"], {"instances", "small", "large", "training"}),
+    "objectives.py": (
+        [
+            "--data",
+            "digits",
+            "--epochs",
+            "1",
+            "--ways",
+            "proximal",
+            "spread",
+            "l1",
+            "--strengths",
+            "1e-5",
+            "--tolerance",
+            "1",
+        ],
+        {"net", "rows"},
+    ),
     "spread_and_bits.py": ([], {"seed", "rows"}),
 }
 

@@ -1,0 +1,260 @@
+"""Learning and compression in turn: the method of multipliers for the code length (METHOD, section 3).
+
+    min L(w) + λ Σ_i ℓ_b(i)     s.t.  w_i = v_b(i),  Σ_b 2^-ℓ_b ≤ 1
+
+The augmented Lagrangian with scaled multipliers u adds ρ/2 ‖w + u - z‖², z_i = v_b(i), with one ρ for every group. The
+network learns float weights w, each optimiser step followed by the exact proximal step of that term. A compression step
+finds z for the present w + u and moves u by w - z. As ρ grows, the weights come to lie on the grid, where rounding them
+costs nothing (Carreira-Perpiñán, "Model compression as constrained optimization", 2017).
+
+The proximal step is given by its *pull* η ρ alone, η being the learning rate, so it is the same at every scale of the
+weights. The compression step needs ρ itself, in units of loss, to weigh it against λ. It is the pull over the learning
+rate that the optimiser was seen to have: how far it moved the weights of a group over the sum of their gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq.cells import bucket_indices, bucket_values
+from metaq.config import ProximalConfig
+from metaq.ecsq import solve_ecsq
+from metaq.grid import BucketGrid
+from metaq.passes import GridSet
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compression:
+    """What a compression step found for one group.
+
+    Attributes
+    ----------
+    indices
+        Bucket of every weight, int64 of the shape of the targets.
+    code_lengths
+        ℓ_b in bits to start the next step from, float64 of shape (C,); None where buckets are the nearest.
+    step_factor
+        Least-squares step size for these buckets over the present one, for a grid around zero.
+    """
+
+    indices: torch.Tensor
+    code_lengths: NDArray[np.float64] | None
+    step_factor: float
+
+
+def compression_step(
+    targets: torch.Tensor,
+    grid: BucketGrid,
+    *,
+    strength: float,
+    penalty: float,
+    code_lengths: NDArray[np.float64] | None = None,
+) -> Compression:
+    """Minimise λ Σ_i ℓ_b(i) + ρ/2 Σ_i (t_i - v_b(i))² over buckets and code lengths, from `code_lengths` downwards.
+
+    Parameters
+    ----------
+    targets
+        t = w + u, floating tensor of any shape, not empty.
+    grid
+        The buckets.
+    strength
+        λ, loss per bit. Without it, and where ρ / λ is beyond float64, every weight takes the nearest bucket.
+    penalty
+        ρ, loss per squared unit of weight, above zero; may be infinite.
+    code_lengths
+        Those of the previous step, or None.
+
+    Returns
+    -------
+    Compression
+        A local minimum: no weight has a better bucket for the code lengths; never above nearest rounding.
+
+    Raises
+    ------
+    NonFiniteError
+        If a target is NaN or infinite.
+    """
+    mu = penalty / (2 * strength) if strength > 0 else math.inf
+    if math.isfinite(mu):
+        found = solve_ecsq(targets, grid, mu=mu, code_lengths=code_lengths)
+        indices, lengths = found.indices, found.code.code_lengths
+    else:
+        indices, lengths = bucket_indices(targets, grid), None
+    values = bucket_values(indices, grid)
+    along, squares = float((targets.double() * values).sum()), float(values.square().sum())
+    return Compression(
+        indices=indices, code_lengths=lengths, step_factor=along / squares if along > 0 and squares > 0 else 1.0
+    )
+
+
+def pull_at(config: ProximalConfig, share: float) -> float:
+    """Pull of one step when `share` of the constrained part of the training is done: geometric from first to last."""
+    return float(config.first_pull * (config.last_pull / config.first_pull) ** min(share, 1.0))
+
+
+class Multipliers:
+    """Targets z, multipliers u, and what the optimiser does between two compression steps.
+
+    Parameters
+    ----------
+    parameters
+        Tensors that take part.
+    groups
+        Number of the group of each.
+    """
+
+    def __init__(self, parameters: Sequence[torch.Tensor], groups: Sequence[int]) -> None:
+        self._parameters = list(parameters)
+        self._groups = list(groups)
+        self._group_count = max(groups) + 1
+        self._multipliers = [torch.zeros_like(p, dtype=_at_least_single(p.dtype)) for p in self._parameters]
+        self._moved = [torch.zeros_like(u) for u in self._multipliers]
+        self._gradients = [torch.zeros_like(u) for u in self._multipliers]
+        self._anchors: list[torch.Tensor] = []
+        self._code_lengths: list[NDArray[np.float64] | None] = [None] * self._group_count
+        self._steps = 0
+        self._pull = 0.0
+        self._indices: list[torch.Tensor] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps since the last compression."""
+        return self._steps
+
+    def values(self, grids: GridSet) -> Iterator[torch.Tensor]:
+        """z tensor by tensor, float64; before the first compression the present weights rounded to the nearest."""
+        for t, (parameter, group) in enumerate(zip(self._parameters, self._groups, strict=True)):
+            grid = grids[group]
+            yield bucket_values(bucket_indices(parameter, grid) if self._indices is None else self._indices[t], grid)
+
+    def compress(self, grids: GridSet, *, strength: float, pull: float, refit_share: float) -> GridSet:
+        """Compression step of every group, step sizes, then multipliers; returns the grids; O(n log C) a sweep.
+
+        A group that had no gradient or did not move is rounded to the nearest. After K optimiser steps the multipliers
+        move by w - z times 1 - (1 + pull)^-K, the share of its way that K proximal steps bring a weight: all of it
+        where the pull is strong, but no more than the weights could follow where it is weak.
+
+        Parameters
+        ----------
+        grids
+            The present ones.
+        strength
+            λ, loss per bit.
+        pull
+            Of the proximal steps up to the next compression.
+        refit_share
+            See :class:`metaq.config.ProximalConfig`; above 0 only for grids around zero.
+        """
+        if self._pull > 0:
+            torch._foreach_mul_(self._multipliers, self._pull / pull)
+        reached = 1 - (1 + pull) ** -max(self._steps, 1)
+        factors, found = np.ones(self._group_count), []
+        for group, penalty in enumerate(self._penalties(pull)):
+            flat = self._shifted(group)
+            step = compression_step(
+                flat, grids[group], strength=strength, penalty=penalty, code_lengths=self._code_lengths[group]
+            )
+            self._code_lengths[group] = step.code_lengths
+            factors[group] = step.step_factor**refit_share
+            found.append(step.indices)
+        grids = grids.rescaled(factors) if refit_share > 0 else grids
+        self._indices = self._apart(found)
+        for multiplier, parameter, value in zip(self._multipliers, self._parameters, self.values(grids), strict=True):
+            multiplier += reached * (parameter - value).to(multiplier.dtype)
+        for tensors in (self._moved, self._gradients):
+            torch._foreach_zero_(tensors)
+        self._pull, self._steps = pull, 0
+        self._set_anchors(grids)
+        return grids
+
+    def before_optimizer(self) -> None:
+        """Note weights and gradients that the optimiser is about to use."""
+        for moved, gradient, parameter in zip(self._moved, self._gradients, self._parameters, strict=True):
+            moved -= parameter
+            if parameter.grad is not None:
+                gradient += parameter.grad
+
+    def after_optimizer(self) -> None:
+        """Note where the weights went, then take the proximal step w ← (w + pull (z - u)) / (1 + pull)."""
+        for moved, parameter in zip(self._moved, self._parameters, strict=True):
+            moved += parameter
+        self._steps += 1
+        if self._anchors:
+            torch._foreach_lerp_(self._parameters, self._anchors, self._pull / (1 + self._pull))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything :meth:`load_state_dict` needs."""
+        return {
+            "multipliers": self._multipliers,
+            "moved": self._moved,
+            "gradients": self._gradients,
+            "indices": self._indices,
+            "code_lengths": [None if lengths is None else torch.tensor(lengths) for lengths in self._code_lengths],
+            "steps": self._steps,
+            "pull": self._pull,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], grids: GridSet) -> None:
+        """Take over what :meth:`state_dict` gave; `grids` are the present ones."""
+        for name, tensors in (
+            ("multipliers", self._multipliers),
+            ("moved", self._moved),
+            ("gradients", self._gradients),
+        ):
+            torch._foreach_copy_(tensors, list(state_dict[name]))
+        self._code_lengths = [
+            None if lengths is None else lengths.cpu().numpy() for lengths in state_dict["code_lengths"]
+        ]
+        self._steps, self._pull = int(state_dict["steps"]), float(state_dict["pull"])
+        if state_dict["indices"] is not None:
+            places = zip(state_dict["indices"], self._parameters, strict=True)
+            self._indices = [indices.to(parameter.device) for indices, parameter in places]
+            self._set_anchors(grids)
+
+    def _penalties(self, pull: float) -> list[float]:
+        """ρ of every group: the pull over how far its weights moved for the gradients they had."""
+        moved = self._norms(self._moved)
+        gradients = self._norms(self._gradients)
+        return [pull * g / m if m > 0 and g > 0 else math.inf for m, g in zip(moved, gradients, strict=True)]
+
+    def _norms(self, tensors: list[torch.Tensor]) -> list[float]:
+        of_tensors = torch.stack([norm.double().cpu() for norm in torch._foreach_norm(tensors)])
+        squares = np.bincount(self._groups, of_tensors.square().numpy(), self._group_count)
+        return [math.sqrt(square) for square in squares]
+
+    def _members(self, group: int) -> list[int]:
+        return [t for t, of_tensor in enumerate(self._groups) if of_tensor == group]
+
+    def _shifted(self, group: int) -> torch.Tensor:
+        """w + u of all weights of a group: float64, flat, on the device of its first tensor."""
+        members = self._members(group)
+        device = self._parameters[members[0]].device
+        return torch.cat(
+            [(self._parameters[t].double() + self._multipliers[t]).reshape(-1).to(device) for t in members]
+        )
+
+    def _apart(self, of_groups: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Buckets by group in the shapes of the tensors, int32."""
+        pieces: dict[int, torch.Tensor] = {}
+        for group, flat in enumerate(of_groups):
+            members = self._members(group)
+            sizes = [self._parameters[t].numel() for t in members]
+            pieces |= zip(members, torch.split(flat.int(), sizes), strict=True)
+        return [pieces[t].reshape(p.shape).to(p.device) for t, p in enumerate(self._parameters)]
+
+    def _set_anchors(self, grids: GridSet) -> None:
+        """z - u, where every proximal step leads to."""
+        triples = zip(self.values(grids), self._multipliers, self._parameters, strict=True)
+        self._anchors = [(value - multiplier).to(parameter.dtype) for value, multiplier, parameter in triples]
+
+
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
