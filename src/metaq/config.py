@@ -170,12 +170,12 @@ class PlanConfig(Config):
         Bounds of λ in refinements, over that at the beginning of the first settling.
     """
 
-    press: float = 0.42
+    press: float = 0.76
     fall: float = 0.7
     undershoot: float = 0.75
     deepest: float = 1000.0
-    settle: float = 0.08
-    refinements: int = 2
+    settle: float = 0.16
+    refinements: int = 0
     moving: float = 1.0
     free: float = 0.65
     quiet_speed: float = 0.4
@@ -339,7 +339,7 @@ def _assign(kind: type[Config], values: dict[str, Any], path: list[str], text: s
     if rest:
         require(_is_config(inner), f"{key}: {head} has no options of its own.")
         if values[head] is None:
-            values[head] = inner().to_dict()
+            values[head] = {}
         _assign(inner, values[head], rest, text, key)
         return
     parsed = _parse(hints[head], text, key)
@@ -371,6 +371,9 @@ def _build(cls: type[ConfigT], values: Mapping[str, Any], *, prefix: str) -> Con
     for key, value in values.items():
         require(key in hints, f"{prefix}{key}: no such option; {near_match(str(key), hints)}")
         arguments[key] = _convert(hints[key], value, f"{prefix}{key}")
+    for field in dataclasses.fields(cls):
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        require(has_default or field.name in arguments, f"{prefix}{field.name}: must be given.")
     return cls(**arguments)
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from metaq import checkpoint, container, nets, pipeline, structure
 from metaq.checkpoint import StateDict
 from metaq.config import require
-from metaq.data import DataSplits, ImageDataset
+from metaq.data import DataSplits, ImageDataset, to_float
 from metaq.errors import OutputError
 from metaq.files import write_bytes
 from metaq.grid import BucketGrid
@@ -121,10 +121,14 @@ def new_folder(path: str | os.PathLike[str], *, force: bool) -> Path:
     return folder
 
 
-def train_to_folder(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> TrainingOutcome:
-    """Train as `config` says, write everything into `folder`, and measure the file on the test images, once."""
+def train_to_folder(
+    config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer, *, force: bool = False
+) -> TrainingOutcome:
+    """Train as `config` says, write everything into a new folder, and measure the file on the test images, once."""
+    trainer = _trainer(config, splits, folder, observer)
+    new_folder(folder, force=force)
     write_bytes(folder / CONFIG_FILE, config.to_json().encode())
-    return _finish(_trainer(config, splits, folder, observer), splits)
+    return _finish(trainer, splits)
 
 
 def epochs_within(config: TrainConfig, splits: DataSplits, seconds: float) -> int:
@@ -231,7 +235,7 @@ class _Recorder:
 
 
 def _trainer(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> Trainer:
-    loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher)
+    loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher, splits.validation)
     return Trainer(
         config,
         splits,
@@ -242,9 +246,11 @@ def _trainer(config: TrainConfig, splits: DataSplits, folder: Path, observer: Ob
     )
 
 
-def _teacher_loss(config: TrainConfig, teacher: TeacherConfig) -> Loss:
-    """Cross-entropy with the labels mixed with the probabilities of a trained network."""
+def _teacher_loss(config: TrainConfig, teacher: TeacherConfig, images: ImageDataset) -> Loss:
+    """Cross-entropy with the labels mixed with the probabilities of a trained network, which must take `images`."""
     model = build(teacher.net or config.net, checkpoint.read(teacher.file)).eval()
+    own, known = (_outputs(network, images) for network in (nets.create(config.net), model))
+    require(own == known, f"--teacher {teacher.file}: has {known} outputs and the network {own}; check --teacher-net.")
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -253,6 +259,14 @@ def _teacher_loss(config: TrainConfig, teacher: TeacherConfig) -> Loss:
         return (1 - teacher.share) * own + teacher.share * functional.cross_entropy(logits, known)
 
     return loss
+
+
+def _outputs(model: nn.Module, images: ImageDataset) -> int:
+    """How many a network has."""
+    one = images.take(torch.arange(1))
+    accuracy(model, one)
+    with torch.no_grad():
+        return int(model.eval()(to_float(one.images)).shape[1])
 
 
 def _metadata(config: TrainConfig) -> container.Metadata:

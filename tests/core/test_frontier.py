@@ -134,6 +134,7 @@ class Trainings:
         accuracy = 1.0 if number in self.poor else 90 + config.goal.bytes / 1000
         for epoch in range(1, config.epochs + 1):
             observer.on_epoch(epoch_of(config, epoch, accuracy))
+        folder.mkdir(parents=True)
         for name in (runs.MODEL_FILE, runs.SUMMARY_FILE):
             (folder / name).write_text("")
         return SimpleNamespace(summary=SimpleNamespace(bytes=config.goal.bytes, accuracy=accuracy))

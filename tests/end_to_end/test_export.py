@@ -104,6 +104,17 @@ def test_without_fold_the_weights_are_written_bit_for_bit(tmp_path, sparse, file
     assert all(torch.equal(written[key], tensor) for key, tensor in state_dict.items())
 
 
+def test_a_network_without_fold_is_refused(tmp_path, file):
+    assert refused(run_metaq("export", file, "--net", "lenet5", "-o", tmp_path / "out.pth"), "--net", "--fold")
+
+
+def test_folded_weights_keep_their_dtype(tmp_path, sparse):
+    name, state_dict = sparse
+    torch.save({key: tensor.half() for key, tensor in state_dict.items()}, tmp_path / "half.pth")
+    assert run_metaq("export", tmp_path / "half.pth", "--fold", "--net", name, "-o", tmp_path / "out.pth").status == 0
+    assert {tensor.dtype for tensor in checkpoints.read(tmp_path / "out.pth").values()} == {torch.float16}
+
+
 def test_folding_again_changes_nothing(tmp_path, sparse, file):
     name, _ = sparse
     once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"

@@ -32,6 +32,14 @@ def make_teacher():
 
 def make_other():
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(49, 10))
+
+
+def make_of_more_classes():
+    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(49, 11))
+
+
+def make_of_other_images():
+    return nn.Sequential(nn.Conv2d(3, 1, 28), nn.Flatten(), nn.Linear(1, 10))
 """
 NET, TEACHER_NET, OTHER_NET = "tiny_goal_nets:make", "tiny_goal_nets:make_teacher", "tiny_goal_nets:make_other"
 FLOAT_BYTES = 7880
@@ -152,7 +160,9 @@ def test_other_settings_come_after_those_of_a_goal(tmp_path):
         (("--time-budget", ""), ("--time-budget", "15m")),
         (("--time-budget", "9s", "--epochs", 3), ("--time-budget", "--epochs")),
         (("--time-budget", "9s", "--target-bytes", 300, "--epochs", 3), ("--time-budget", "--epochs")),
+        (("--time-budget", "9s", "--set", "epochs=3"), ("--time-budget", "--epochs")),
         (("--teacher-net", "lenet5"), ("--teacher-net", "--teacher FILE")),
+        (("--set", "teacher.share=0.3"), ("teacher.file", "must be given")),
     ],
 )
 def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, options, named):
@@ -344,8 +354,22 @@ def test_a_teacher_that_cannot_be_read_is_refused(tmp_path, goal):
         run = tmp_path / f"run-{name}"
         result = run_metaq(*training(run), *goal, "--teacher", tmp_path / name, "--teacher-net", TEACHER_NET)
         assert refused(result, name)
-        assert not (run / "model.metaq").exists()
-        assert not (run / "metrics.jsonl").exists()
+        assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("factory", "named"),
+    [("make_of_more_classes", ("11", "10", "--teacher-net")), ("make_of_other_images", ("images", "--net"))],
+)
+def test_a_teacher_of_other_images_or_classes_is_refused_before_a_run_is_replaced(tmp_path, factory, named):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model.metaq").write_bytes(b"precious")
+    teacher_net = f"tiny_goal_nets:{factory}"
+    torch.save(nets.create(teacher_net).state_dict(), tmp_path / "teacher.pth")
+    options = ("--teacher", tmp_path / "teacher.pth", "--teacher-net", teacher_net, "--force")
+    assert refused(run_metaq(*training(run), *options), *named)
+    assert (run / "model.metaq").read_bytes() == b"precious"
 
 
 def test_a_teacher_needs_its_own_network(tmp_path):

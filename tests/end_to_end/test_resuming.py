@@ -3,9 +3,10 @@ from __future__ import annotations
 import signal
 import time
 
+import pytest
 import torch
 
-from .conftest import run_metaq, start_metaq
+from .conftest import refused, run_metaq, start_metaq
 
 SETTINGS = ("--preset", "lenet5-digits", "--epochs", "12", "--seed", "3")
 
@@ -50,6 +51,15 @@ def test_resuming_a_finished_run_gives_its_result_again(tmp_path):
     told = run_metaq("train", *SETTINGS, "--epochs", "2", "--out", run, "--json")
     again = run_metaq("train", "--resume", run, "--json")
     assert again.json == told.json
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--epochs", "3"), ("--seed", "0"), ("--target-bytes", "900"), ("--time-budget", "1m"), ("--set", "epochs=3")],
+)
+def test_resuming_takes_no_other_settings(tmp_path, options):
+    result = run_metaq("train", "--resume", tmp_path / "run", *options)
+    assert refused(result, "--resume", "settings of that run")
 
 
 def test_early_stop_on_targets(tmp_path):

@@ -6,7 +6,7 @@ from torch import nn
 
 from metaq import nets
 from metaq.errors import ConfigError
-from metaq.structure import cheapest_arrangement, find_chains, fit_layers, fold
+from metaq.structure import cheapest_arrangement, find_chains, fit_layers, fold, is_folded
 
 IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -166,3 +166,13 @@ def test_folded_weights_load_into_the_network_they_came_from():
     torch.testing.assert_close(fitted(IMAGES), folded(IMAGES))
     with pytest.raises(ConfigError, match="not the weights of this network"):
         fit_layers(nets.create("lenet300"), folded.state_dict())
+
+
+def test_only_fewer_units_along_chains_are_taken_for_folded():
+    model = nets.create("lenet300")
+    folded = fold(sparse(model, share=0.01)).model.state_dict()
+    assert is_folded(model, folded)
+    assert not is_folded(model, model.state_dict())
+    for name, shape in {"fc1.weight": (300, 700), "fc3.weight": (9, 100), "fc1.bias": (299,), "fc2.weight": ()}.items():
+        assert not is_folded(model, {**model.state_dict(), name: torch.zeros(shape)})
+    assert not is_folded(model, {name: tensor for name, tensor in folded.items() if name != "fc1.bias"})

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from metaq import checkpoint, runs, structure
+from metaq.checkpoint import StateDict
 from metaq.cli import output
-from metaq.cli.options import Force, Json, Net
+from metaq.cli.options import Force, Json
+from metaq.config import require
 from metaq.files import refuse_overwrite
 
 
@@ -25,15 +27,16 @@ def export(
         bool,
         typer.Option("--fold", help="Take out units that are constant or unread: smaller layers, the same outputs."),
     ] = False,
-    net: Net = "lenet5",
+    net: Annotated[str | None, typer.Option("--net", help="With --fold: its network; default: lenet5.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write a model as ordinary dense weights; with --fold as a smaller network that computes the same."""
+    require(fold or net is None, f"--net {net}: only folding needs the network; give --fold too.")
     refuse_overwrite(out, force=force)
     state_dict = checkpoint.read(source)
-    folded = structure.fold(runs.build(net, state_dict)) if fold else None
-    written = state_dict if folded is None else folded.model.state_dict()
+    folded = structure.fold(runs.build(net or "lenet5", state_dict)) if fold else None
+    written = state_dict if folded is None else _as_typed(folded.model.state_dict(), state_dict)
     checkpoint.write(out, written)
     weights = sum(tensor.numel() for tensor in written.values())
     if as_json:
@@ -41,3 +44,8 @@ def export(
         return
     rows = output.folded_rows(folded.units) if folded else []
     output.print_table(f"{source} as {out}", ["", "value"], [*rows, ("weights", f"{weights:,}")])
+
+
+def _as_typed(state_dict: StateDict, source: StateDict) -> StateDict:
+    """The tensors in the dtypes of those they came from."""
+    return {name: tensor.to(source[name].dtype) for name, tensor in state_dict.items()}

@@ -19,6 +19,9 @@ from metaq.train import PRESETS, GoalConfig, TrainConfig, aim, preset
 from metaq.train.config import TeacherConfig
 from metaq.train.records import tensorboard_available
 
+DEFAULT_PRESET = "lenet5-digits"
+OTHER_PRESETS = ", ".join(name for name in PRESETS if name != DEFAULT_PRESET)
+
 UNITS = {"s": 1, "m": 60, "h": 3600}
 """Seconds of the units of a duration."""
 
@@ -30,8 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def train(
     preset_name: Annotated[
-        str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")
-    ] = "lenet5-digits",
+        str | None,
+        typer.Option("--preset", help=f"Settings to start from; default: {DEFAULT_PRESET}. Also: {OTHER_PRESETS}."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the run.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
     target_accuracy: Annotated[
@@ -61,6 +65,11 @@ def train(
 ) -> None:
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
     require((out is None) != (resume is None), "train: give either --out FOLDER or --resume FOLDER.")
+    goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
+    if resume is not None:
+        given = (preset_name, target_accuracy, target_bytes, time_budget, teacher, teacher_net, net, data, epochs, seed)
+        alone = all(value is None for value in given) and not assignments
+        require(alone, f"--resume {resume}: goes on with the settings of that run; give no others but --data-dir.")
     if not tensorboard_available():
         output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
     folder = resume or out or Path()
@@ -68,8 +77,7 @@ def train(
         if resume:
             outcome = _resume(folder, data_dir)
         else:
-            goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
-            config = _configure(preset_name, net, data, epochs, seed, _taught(teacher, teacher_net))
+            config = _configure(preset_name or DEFAULT_PRESET, net, data, epochs, seed, _taught(teacher, teacher_net))
             splits = load_data(config.data, data_dir, validation_count=config.validation_count)
             config = _aimed(config, splits, goal, epochs, time_budget, assignments or [])
             outcome = _start(config, splits, folder, force=force)
@@ -109,7 +117,8 @@ def _aimed(
     assignments: list[str],
 ) -> TrainConfig:
     """The configuration with its goal, its number of epochs and every other setting."""
-    require(epochs is None or time_budget is None, "--time-budget: sets the number of epochs; give no --epochs then.")
+    sets_epochs = epochs is not None or any(text.partition("=")[0].strip() == "epochs" for text in assignments)
+    require(time_budget is None or not sets_epochs, "--time-budget: sets the number of epochs; give no --epochs then.")
     if goal.is_given:
         config = aim(config, goal, images=len(splits.train.labels), epochs=epochs)
     config = config.override(assignments)
@@ -133,9 +142,9 @@ def seconds_of(duration: str) -> float:
 
 
 def _start(config: TrainConfig, splits: DataSplits, folder: Path, *, force: bool) -> TrainingOutcome:
-    runs.new_folder(folder, force=force)
     with output.step_progress() as progress:
-        return runs.train_to_folder(config, splits, folder, output.TrainingProgress(progress, "training"))
+        observer = output.TrainingProgress(progress, "training")
+        return runs.train_to_folder(config, splits, folder, observer, force=force)
 
 
 def _resume(folder: Path, data_dir: Path | None) -> TrainingOutcome:

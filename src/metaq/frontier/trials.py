@@ -81,7 +81,7 @@ def _run(
 ) -> tuple[float, float]:
     """Bytes and validation accuracy of one training; `unseen` holds validation images in place of the test images."""
     own = _propose(trial, plan, config)
-    folder = runs.new_folder(trial_folder(plan.folder, trial.number), force=False)
+    folder = trial_folder(plan.folder, trial.number)
     outcome = runs.train_to_folder(own, unseen, folder, _Judge(study, trial, own, observer))
     # It would pass validation accuracy off as that on the test images.
     (folder / runs.SUMMARY_FILE).unlink()

@@ -67,15 +67,21 @@ def silence_unread(model: nn.Module) -> None:
 
 
 def is_folded(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> bool:
-    """Whether `state_dict` has the names of `model` but smaller layers."""
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if shapes.keys() != state_dict.keys():
+    """Whether `state_dict` is what :func:`fold` may leave of `model`: its names, and fewer units along its chains."""
+    own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: list(tensor.shape) for name, tensor in state_dict.items()}
+    if own.keys() != given.keys():
         return False
-    pairs = [(shapes[name], tensor.shape) for name, tensor in state_dict.items()]
-    no_larger = all(
-        len(own) == len(given) and all(b <= a for a, b in zip(own, given, strict=True)) for own, given in pairs
-    )
-    return no_larger and any(own != given for own, given in pairs)
+    expected = {name: list(shape) for name, shape in own.items()}
+    for chain in find_chains(model):
+        rows = given[f"{chain.producer}.weight"]
+        if not rows or not 1 <= rows[0] <= chain.units:
+            return False
+        for name in (f"{chain.producer}.weight", f"{chain.producer}.bias"):
+            if name in expected:
+                expected[name][0] = rows[0]
+        expected[f"{chain.consumer}.weight"][1] = rows[0] * chain.columns_per_unit
+    return given == expected != own
 
 
 def fit_layers(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:

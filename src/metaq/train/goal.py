@@ -53,28 +53,35 @@ class Goal:
         schedule, bits = self._schedule, max(record.bits, 1.0)
         if schedule.phase(progress).kind == "warmup":
             return
+        error = self._error(record.quantized_accuracy)
+        before = error if math.isnan(self._smoothed) else self._smoothed
+        self._smoothed = before + SMOOTHING * (error - before)
         if self._config.bytes is not None:
             assert record.file_bytes is not None
             schedule.goal = self._config.bytes * bits / record.file_bytes
             return
-        error, allowed = self._error(record.quantized_accuracy), self._error(self._target)
-        loose = error if math.isnan(self._smoothed) else self._smoothed + SMOOTHING * (error - self._smoothed)
-        self._smoothed = loose
+        allowed = self._error(self._target)
         phase, following = schedule.phase(progress - 1e-9), schedule.phase(next_progress)
         if schedule.goal is None and schedule.rises_at(next_progress):
             schedule.set_lowest(bits)
         elif schedule.goal is None:
-            room = math.log(LOOSE_ERROR * allowed / loose) / FALL_SOFTNESS
+            room = math.log(LOOSE_ERROR * allowed / self._smoothed) / FALL_SOFTNESS
             schedule.speed = max(SLOWEST_SPEED, min(1.0, room))
         elif following.round > phase.round:
             factor = (error / allowed) ** BITS_PER_ERROR
             schedule.goal = bits * max(LEAST_FACTOR, min(LARGEST_FACTOR, factor))
 
     def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
-        """Larger is better: what meets the goal, then what is best beyond it; settled weights before others."""
+        """Of the epoch last steered by: larger is better; what meets the goal, then what is best beyond it.
+
+        Settled weights come before others. An epoch counts as no more accurate than the running mean, so that one
+        which is lucky on the validation images is not taken at its word.
+        """
         assert record.file_bytes is not None
         settled = self._schedule.phase(min(progress, 1.0) - 1e-9).kind == "settle"
         accuracy, size = record.quantized_accuracy, record.file_bytes
+        if not math.isnan(self._smoothed):
+            accuracy = min(accuracy, 100 * (1 - self._smoothed))
         if self._config.bytes is not None:
             fits = size <= self._config.bytes
             return (settled, fits, accuracy, -size) if fits else (settled, fits, -size, accuracy)

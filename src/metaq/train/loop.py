@@ -52,11 +52,14 @@ class Candidate:
         The quantised weights.
     grids
         Their grids by tensor name.
+    rank
+        Larger is better.
     """
 
     record: EpochRecord
     state_dict: dict[str, torch.Tensor]
     grids: dict[str, BucketGrid]
+    rank: tuple[float, ...]
 
 
 FileBytes = Callable[[dict[str, torch.Tensor], dict[str, BucketGrid]], int]
@@ -273,10 +276,11 @@ class Trainer:
 
     def _consider(self, record: EpochRecord) -> None:
         """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
-        if self.best is None or self._stop_reached() or self._rank(record) >= self._rank(self.best.record):
+        rank = self._rank(record)
+        if self.best is None or self._stop_reached() or rank >= self.best.rank:
             with self.regularizer.quantized_weights():
                 state_dict = copy.deepcopy(self.model.state_dict())
-            self.best = Candidate(record=record, state_dict=state_dict, grids=self.regularizer.grids())
+            self.best = Candidate(record=record, state_dict=state_dict, grids=self.regularizer.grids(), rank=rank)
 
     def _rank(self, record: EpochRecord) -> tuple[float, ...]:
         if self.goal is not None:
@@ -315,6 +319,7 @@ def _candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
         "record": dataclasses.asdict(candidate.record),
         "state_dict": candidate.state_dict,
         "grids": {name: dataclasses.asdict(grid) for name, grid in candidate.grids.items()},
+        "rank": candidate.rank,
     }
 
 
@@ -323,4 +328,5 @@ def _candidate_from_dict(values: dict[str, Any]) -> Candidate:
         record=EpochRecord(**values["record"]),
         state_dict=values["state_dict"],
         grids={name: BucketGrid(**grid) for name, grid in values["grids"].items()},
+        rank=tuple(values["rank"]),
     )
