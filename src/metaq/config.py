@@ -170,11 +170,11 @@ class PlanConfig(Config):
         Bounds of λ in refinements, over that at the beginning of the first settling.
     """
 
-    press: float = 0.76
+    press: float = 0.7
     fall: float = 0.7
     undershoot: float = 0.75
     deepest: float = 1000.0
-    settle: float = 0.16
+    settle: float = 0.15
     refinements: int = 0
     moving: float = 1.0
     free: float = 0.65

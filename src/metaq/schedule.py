@@ -174,6 +174,10 @@ class PlannedSchedule:
         """Take `bits` for the lowest point of the path, which sets the goal."""
         self.goal = bits / self._plan.undershoot
 
+    def speed_of(self, fall: float, passed: float) -> float:
+        """Speed at which the logarithm of the bits falls by `fall` in a share `passed` of all steps; at most 1."""
+        return min(1.0, fall / (self._steepest * passed))
+
     def observe(self, bits: float, progress: float) -> None:
         """Move the path on, and λ by how far the bits are off it."""
         phase, now = self.phase(progress), math.log(max(bits, 1.0))
@@ -242,6 +246,11 @@ class PlannedSchedule:
         "_settles_from",
     )
 
+    @property
+    def _steepest(self) -> float:
+        """Greatest fall of the logarithm of the bits over all steps."""
+        return math.log(self._plan.deepest) / self._plan.press
+
     def _integral(self, phase: Phase) -> float:
         """What is gained over all steps."""
         plan = self._plan
@@ -260,8 +269,7 @@ class PlannedSchedule:
     def _advance(self, phase: Phase, passed: float) -> None:
         """Move the path of the logarithm of the bits on by `passed` of all steps."""
         if self.goal is None:
-            steepest = math.log(self._plan.deepest) / self._plan.press
-            self._path -= self.speed * steepest * passed
+            self._path -= self.speed * self._steepest * passed
             return
         goal, plan = math.log(self.goal), self._plan
         lowest = goal + math.log(plan.undershoot)

@@ -125,6 +125,15 @@ def test_nothing_is_steered_in_the_warm_up():
         assert schedule.speed == (speed_after([88.0]) if "accuracy" in target else 1.0)
 
 
+@pytest.mark.parametrize(("before", "epoch"), [(0.02, 0.01), (0.02, 0.2), (FALLING, 0.01), (FALLING, 0.15)])
+def test_between_two_looks_at_the_accuracy_the_bits_are_halved_at_most(before, epoch):
+    goal, schedule = driven(accuracy=95.0)
+    goal.steer(record(99.9), before, before + epoch)
+    asked = schedule.speed * math.log(PLAN.deepest) / PLAN.press * epoch
+    assert asked <= math.log(2) * (1 + 1e-12)
+    assert schedule.speed == 1.0 or asked == pytest.approx(math.log(2))
+
+
 @pytest.mark.parametrize("following", [0.51, RISING, SETTLED, FREE])
 def test_the_epoch_before_the_rise_sets_the_lowest_point(following):
     goal, schedule = driven(accuracy=95.0)

@@ -238,7 +238,7 @@ PRESETS = {
 
 TARGETED = TrainConfig(
     optimizer=OptimizerConfig(relative_learning_rate=2.5e-2),
-    regularizer=RegularizerConfig(warmup=0.08, plan=PlanConfig()),
+    regularizer=RegularizerConfig(warmup=0.08, plan=PlanConfig(press=0.76, settle=0.16)),
     augmentation=Augmentation(
         rotation_degrees=7.0, scale=0.05, shear=0.08, shift_pixels=0.4, elastic_pixels=0.7, clean_fraction=0.3
     ),
@@ -278,7 +278,7 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
         clean_fraction_last=TARGETED.clean_fraction_last,
         clean_from=TARGETED.clean_from,
         optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),
-        regularizer=replace(config.regularizer, plan=PlanConfig(), warmup=TARGETED.regularizer.warmup),
+        regularizer=replace(config.regularizer, plan=TARGETED.regularizer.plan, warmup=TARGETED.regularizer.warmup),
     )
 
 

@@ -19,6 +19,9 @@ FALL_SOFTNESS = 1.2
 SLOWEST_SPEED = -0.3
 """While the bits are pressed down, they may also rise again so fast."""
 
+MOST_FALL = math.log(2)
+"""Of the logarithm of the bits between two looks at the accuracy, however few epochs there are."""
+
 SMOOTHING = 0.5
 """Weight of the newest epoch in the running mean of the error."""
 
@@ -51,7 +54,9 @@ class Goal:
     def steer(self, record: EpochRecord, progress: float, next_progress: float) -> None:
         """After an epoch that ended at `progress`; the next one ends at `next_progress`."""
         schedule, bits = self._schedule, max(record.bits, 1.0)
+        fastest = schedule.speed_of(MOST_FALL, next_progress - progress)
         if schedule.phase(progress).kind == "warmup":
+            schedule.speed = fastest
             return
         error = self._error(record.quantized_accuracy)
         before = error if math.isnan(self._smoothed) else self._smoothed
@@ -66,7 +71,7 @@ class Goal:
             schedule.set_lowest(bits)
         elif schedule.goal is None:
             room = math.log(LOOSE_ERROR * allowed / self._smoothed) / FALL_SOFTNESS
-            schedule.speed = max(SLOWEST_SPEED, min(1.0, room))
+            schedule.speed = max(SLOWEST_SPEED, min(fastest, room))
         elif following.round > phase.round:
             factor = (error / allowed) ** BITS_PER_ERROR
             schedule.goal = bits * max(LEAST_FACTOR, min(LARGEST_FACTOR, factor))
