@@ -239,9 +239,6 @@ PRESETS = {
 TARGETED = TrainConfig(
     optimizer=OptimizerConfig(relative_learning_rate=2.5e-2),
     regularizer=RegularizerConfig(warmup=0.08, plan=PlanConfig(press=0.76, settle=0.16)),
-    augmentation=Augmentation(
-        rotation_degrees=7.0, scale=0.05, shear=0.08, shift_pixels=0.4, elastic_pixels=0.7, clean_fraction=0.3
-    ),
     clean_fraction_last=0.7,
     clean_from=0.6,
 )
