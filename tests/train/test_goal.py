@@ -253,6 +253,16 @@ def short(goal) -> TrainConfig:
     return replace(config, regularizer=replace(config.regularizer, plan=SETTLING_EARLY))
 
 
+def test_one_lucky_epoch_is_not_taken_at_its_word():
+    ranks = {}
+    for name, accuracies in {"lucky": [94.0, 94.0, 95.2], "steady": [95.2, 95.2, 95.2]}.items():
+        goal, _ = driven(accuracy=95.0)
+        for accuracy in accuracies:
+            goal.steer(record(accuracy), SETTLED, SETTLED + 0.01)
+        ranks[name] = goal.rank(record(accuracies[-1], file_bytes=600 if name == "lucky" else 700), SETTLED)
+    assert ranks["steady"] > ranks["lucky"]
+
+
 def test_a_run_keeps_the_settled_epoch_that_ranks_highest(tmp_path, digits):
     sizes = [100, 900, 600, 400, 450, 900]
     told = iter(sizes)
