@@ -278,7 +278,7 @@ class PlannedSchedule:
         elif phase.share >= plan.fall:
             self._path = lowest + (goal - lowest) * (phase.share - plan.fall) / (1 - plan.fall)
         else:
-            self._path = self._first + (lowest - self._first) * phase.share / plan.fall
+            self._path = lowest + (self._first - lowest) * (1 - phase.share / plan.fall) ** 2
 
 
 def _threshold(config: RegularizerConfig, share: float) -> float:

@@ -244,7 +244,7 @@ TARGETED = TrainConfig(
 )
 """What every training to a goal has in common."""
 
-STEPS_TO_GOAL = 17_000
+STEPS_TO_GOAL = 25_000
 LARGE_BATCH, SMALL_BATCH = 256, 64
 LEAST_STEPS_OF_LARGE_BATCHES = 40
 """An epoch of large batches has at least so many steps; with fewer images batches are small."""

@@ -19,6 +19,10 @@ FALL_SOFTNESS = 1.2
 SLOWEST_SPEED = -0.3
 """While the bits are pressed down, they may also rise again so fast."""
 
+MARGIN = 1 / 3
+"""By how many standard errors of the accuracy on the validation images a target is aimed above, since it is to hold on
+images that chose nothing."""
+
 MOST_FALL = math.log(2)
 """Of the logarithm of the bits between two looks at the accuracy, however few epochs there are."""
 
@@ -41,14 +45,14 @@ class Goal:
         Accuracy or bytes to reach.
     schedule
         Driven.
-    least_error
-        Share of one validation image: no error is taken to be less.
+    images
+        Validation images.
     """
 
-    def __init__(self, config: GoalConfig, schedule: PlannedSchedule, *, least_error: float) -> None:
+    def __init__(self, config: GoalConfig, schedule: PlannedSchedule, *, images: int) -> None:
         self._config = config
         self._schedule = schedule
-        self._least_error = least_error
+        self._images = images
         self._smoothed = math.nan
 
     def steer(self, record: EpochRecord, progress: float, next_progress: float) -> None:
@@ -58,19 +62,19 @@ class Goal:
         if schedule.phase(progress).kind == "warmup":
             schedule.speed = fastest
             return
-        error = self._error(record.quantized_accuracy)
+        error = 1 - record.quantized_accuracy / 100
         before = error if math.isnan(self._smoothed) else self._smoothed
         self._smoothed = before + SMOOTHING * (error - before)
         if self._config.bytes is not None:
             assert record.file_bytes is not None
             schedule.goal = self._config.bytes * bits / record.file_bytes
             return
-        allowed = self._error(self._target)
+        allowed = self._allowed
         phase, following = schedule.phase(progress - 1e-9), schedule.phase(next_progress)
         if schedule.goal is None and schedule.rises_at(next_progress):
             schedule.set_lowest(bits)
         elif schedule.goal is None:
-            room = math.log(LOOSE_ERROR * allowed / self._smoothed) / FALL_SOFTNESS
+            room = math.log(LOOSE_ERROR * allowed / max(self._smoothed, 0.5 / self._images)) / FALL_SOFTNESS
             schedule.speed = max(SLOWEST_SPEED, min(fastest, room))
         elif following.round > phase.round:
             factor = (error / allowed) ** BITS_PER_ERROR
@@ -90,7 +94,7 @@ class Goal:
         if self._config.bytes is not None:
             fits = size <= self._config.bytes
             return (settled, fits, accuracy, -size) if fits else (settled, fits, -size, accuracy)
-        is_met = accuracy >= self._target
+        is_met = accuracy >= self._target and 1 - accuracy / 100 <= self._allowed
         return (settled, is_met, -size, accuracy) if is_met else (settled, is_met, accuracy, -size)
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,9 +106,12 @@ class Goal:
         self._smoothed = state_dict["smoothed"]
 
     @property
+    def _allowed(self) -> float:
+        """Error that is aimed at; at least one image."""
+        error = 1 - self._target / 100
+        return max(error - MARGIN * math.sqrt(error * (1 - error) / self._images), 1 / self._images)
+
+    @property
     def _target(self) -> float:
         assert self._config.accuracy is not None
         return self._config.accuracy
-
-    def _error(self, accuracy: float) -> float:
-        return max(1 - accuracy / 100, self._least_error)

@@ -254,7 +254,7 @@ class Trainer:
         schedule = self.regularizer.schedule
         assert isinstance(schedule, PlannedSchedule)
         require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
-        return Goal(self.config.goal, schedule, least_error=1 / len(self.data.validation.labels))
+        return Goal(self.config.goal, schedule, images=len(self.data.validation.labels))
 
     def _file_bytes(self) -> int | None:
         """Size of the file of the weights that the model holds."""
