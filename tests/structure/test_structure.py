@@ -144,7 +144,7 @@ def test_an_arrangement_computes_the_same_and_costs_no_more(name):
         return nonzeros(tried) + negatives(tried)
 
     arranged = cheapest_arrangement(model, cost)
-    assert cost(arranged) < cost(model)
+    assert cost(arranged) <= cost(cheapest_arrangement(model, cost, one_by_one=False)) < cost(model)
     torch.testing.assert_close(arranged(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
     assert not any(bool(torch.signbit(parameter[parameter == 0]).any()) for parameter in arranged.parameters())
 

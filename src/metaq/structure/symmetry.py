@@ -21,7 +21,7 @@ With more of them, there is little to gain from each, and every trial costs more
 
 
 @torch.no_grad()
-def cheapest_arrangement(model: nn.Module, cost: Cost) -> nn.Module:
+def cheapest_arrangement(model: nn.Module, cost: Cost, *, one_by_one: bool = True) -> nn.Module:
     """A copy of `model` that computes the same from weights that cost less.
 
     Weights of units that nobody reads become zero. Hidden units are sorted by several keys, whichever costs least;
@@ -34,6 +34,8 @@ def cheapest_arrangement(model: nn.Module, cost: Cost) -> nn.Module:
         Not changed.
     cost
         Bytes of a model's file.
+    one_by_one
+        Whether units are, in the end, also mirrored one by one: many trials, for little.
 
     Returns
     -------
@@ -50,6 +52,7 @@ def cheapest_arrangement(model: nn.Module, cost: Cost) -> nn.Module:
         best, least = _cheaper(best, least, _sorted(best, chain), cost)
     for chain in (chain for chain in chains if chain.is_odd):
         best, least = _cheaper(best, least, _mirrored(best, chain), cost)
+    for chain in (chain for chain in chains if chain.is_odd and one_by_one):
         for unit in _worth_mirroring_alone(best, chain):
             best, least = _cheaper(best, least, [_with_signs(best, chain, _minus_one_at(unit, chain))], cost)
     return best
