@@ -323,6 +323,8 @@ class RegularizerConfig(Config):
         require(self.target_bits is None or self.plan is not None, "target_bits: needs a plan.")
         compresses = self.objective == "code_length" or self.forward != "proximal"
         require(compresses, 'forward="proximal": needs objective="code_length".')
+        refits = self.proximal.refit_share > 0
+        require(not refits or self.buckets.rule == "relative", 'proximal.refit_share: needs buckets.rule="relative".')
         if self.plan is not None:
             drives = self.objective == "code_length" and self.forward == "quantized"
             require(drives, 'plan: needs objective="code_length" and forward="quantized".')
@@ -338,7 +340,7 @@ def _assign(kind: type[Config], values: dict[str, Any], path: list[str], text: s
     inner = _without_none(hints[head]) if _is_optional(hints[head]) else hints[head]
     if rest:
         require(_is_config(inner), f"{key}: {head} has no options of its own.")
-        if values[head] is None:
+        if values.get(head) is None:
             values[head] = {}
         _assign(inner, values[head], rest, text, key)
         return

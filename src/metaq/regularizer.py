@@ -334,7 +334,7 @@ class EntropyRegularizer:
                 grids,
                 strength=strength * (1 - config.alpha),
                 pull=pull_at(config.proximal, share),
-                refit_share=config.proximal.refit_share if config.buckets.rule == "relative" else 0.0,
+                refit_share=config.proximal.refit_share,
             )
         self._add_plain(self._with_gradient(), strength * config.alpha)
         multipliers.before_optimizer()

@@ -300,17 +300,6 @@ def test_the_pull_leaves_the_gradient_alone():
     assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
 
 
-def test_the_plain_regulariser_is_added_to_the_gradient():
-    config = RegularizerConfig(forward="proximal", strength=0.5, alpha=0.5, warmup=0.0, ramp=0.0, decay_end=1.0)
-    model = make_model()
-    regularizer = EntropyRegularizer(model, config, total_steps=10)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    regularizer.before_step()
-    for parameter in model.parameters():
-        torch.testing.assert_close(parameter.grad, 0.5 * 0.5 * 2 * parameter.detach())
-
-
 def test_nothing_happens_before_the_warm_up_ends():
     config = RegularizerConfig(forward="proximal", warmup=0.5, ramp=0.2, refresh_every=1)
     model, plain = make_model(), make_model()
@@ -376,6 +365,7 @@ def test_weights_that_diverge_are_told_of():
     ("options", "named"),
     [
         ({"objective": "spread"}, "code_length"),
+        ({"buckets": BucketConfig(rule="fixed"), "proximal": ProximalConfig(refit_share=0.5)}, "refit_share"),
         ({"plan": PlanConfig()}, "plan"),
         ({"target_bits": 100.0, "plan": PlanConfig()}, "plan"),
     ],

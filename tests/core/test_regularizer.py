@@ -216,9 +216,12 @@ def test_weights_that_cannot_fill_the_buckets_are_named_for_the_exact_solver():
         regularizer.before_step()
 
 
+@pytest.mark.parametrize(("forward", "alpha"), [("float", 1.0), ("proximal", 1.0), ("proximal", 0.5)])
 @pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_the_plain_regulariser_is_added_to_the_gradient(norm):
-    config = RegularizerConfig(strength=0.5, alpha=1.0, norm=norm, forward="float", warmup=0.0, ramp=0.0, decay_end=1.0)
+def test_the_plain_regulariser_is_added_to_the_gradient(norm, forward, alpha):
+    config = RegularizerConfig(
+        strength=0.5, alpha=alpha, norm=norm, forward=forward, warmup=0.0, ramp=0.0, decay_end=1.0
+    )
     model = make_model()
     regularizer = EntropyRegularizer(model, config, total_steps=10)
     for parameter in model.parameters():
@@ -226,7 +229,7 @@ def test_the_plain_regulariser_is_added_to_the_gradient(norm):
     regularizer.before_step()
     for parameter in model.parameters():
         plain = parameter.sign() if norm == "l1" else 2 * parameter
-        torch.testing.assert_close(parameter.grad, 0.5 * plain.detach())
+        torch.testing.assert_close(parameter.grad, 0.5 * alpha * plain.detach())
 
 
 @pytest.mark.parametrize("every", [1, 4])

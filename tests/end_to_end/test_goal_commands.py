@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from metaq import data, load, nets, runs
+from metaq import BucketGrid, data, load, nets, pipeline, runs
 from metaq.cli import output
 from metaq.cli.train import seconds_of
 from metaq.data import to_float
@@ -32,6 +32,10 @@ def make_teacher():
 
 def make_other():
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(49, 10))
+
+
+def make_with_hidden_units():
+    return nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(196, 60), nn.Tanh(), nn.Linear(60, 10))
 
 
 def make_of_more_classes():
@@ -85,6 +89,17 @@ def settled_epochs(run):
     return [epoch for epoch, kind in zip(epochs_of(run), kinds, strict=True) if kind == "settle"]
 
 
+def held_accuracies(run):
+    """By epoch, the lower of its accuracy and the running mean since the warm-up."""
+    config, held, mean = config_of(run), {}, None
+    for epoch in epochs_of(run):
+        accuracy = epoch["quantized_accuracy"]
+        if epoch["epoch"] / config.epochs >= config.regularizer.warmup:
+            mean = accuracy if mean is None else (mean + accuracy) / 2
+        held[epoch["epoch"]] = accuracy if mean is None else min(mean, accuracy)
+    return held
+
+
 def test_files_of_at_most_so_many_bytes(tmp_path):
     told = {}
     for most in (300, 600):
@@ -99,6 +114,9 @@ def test_files_of_at_most_so_many_bytes(tmp_path):
         assert kept in settled
         assert kept["quantized_accuracy"] == told[most]["validation_accuracy"]
         assert told[most]["bytes"] <= kept["file_bytes"] <= most
+        held = held_accuracies(run)
+        fitting = [epoch["epoch"] for epoch in settled if epoch["file_bytes"] <= most]
+        assert held[kept["epoch"]] == pytest.approx(max(held[epoch] for epoch in fitting))
     assert told[300]["bytes"] < told[600]["bytes"]
     assert told[300]["validation_accuracy"] < told[600]["validation_accuracy"]
 
@@ -115,6 +133,18 @@ def test_the_smallest_file_of_at_least_an_accuracy(tmp_path):
     assert result.json["bytes"] <= kept["file_bytes"] < max(epoch["file_bytes"] for epoch in epochs_of(run)) * 0.75
     evaluated = run_metaq("evaluate", run / "model.metaq", "--net", NET, "--split", "validation", "--json")
     assert evaluated.json["accuracy"] == result.json["validation_accuracy"]
+
+
+def test_a_size_is_that_after_hidden_units_are_arranged(tmp_path):
+    run, net = tmp_path / "run", "tiny_goal_nets:make_with_hidden_units"
+    told = run_metaq("train", "--net", net, "--epochs", 3, "--target-bytes", 5000, "--out", run, "--json")
+    assert told.status == 0, told.err
+    best = torch.load(run / "checkpoint.pt", weights_only=True)["state"]["best"]
+    grids = {name: BucketGrid(**grid) for name, grid in best["grids"].items()}
+    as_trained = tmp_path / "as_trained.metaq"
+    pipeline.save(as_trained, best["state_dict"], grids=grids, metadata={"net": net, "data": "digits"})
+    kept = epochs_of(run)[told.json["kept_epoch"] - 1]
+    assert told.json["bytes"] <= kept["file_bytes"] < as_trained.stat().st_size
 
 
 def test_progress_tells_the_size_of_every_file_exactly(tmp_path):

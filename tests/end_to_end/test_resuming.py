@@ -55,7 +55,15 @@ def test_resuming_a_finished_run_gives_its_result_again(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [("--epochs", "3"), ("--seed", "0"), ("--target-bytes", "900"), ("--time-budget", "1m"), ("--set", "epochs=3")],
+    [
+        ("--epochs", "3"),
+        ("--seed", "0"),
+        ("--preset", "lenet5-digits"),
+        ("--target-bytes", "900"),
+        ("--time-budget", "1m"),
+        ("--set", "epochs=3"),
+        ("--force",),
+    ],
 )
 def test_resuming_takes_no_other_settings(tmp_path, options):
     result = run_metaq("train", "--resume", tmp_path / "run", *options)

@@ -22,7 +22,8 @@ FALLING, RISING, SETTLED, FREE = 0.3, 0.55, 0.65, 0.72
 
 ENDS_OF_ROUNDS = (0.7, 0.8, 0.9)
 IMAGES = 1_000_000
-"""So many that no margin is seen."""
+MARGIN = 100 * math.sqrt(0.05 * 0.95 / IMAGES) / 3
+"""Points above 95 % that are aimed at."""
 
 
 def record(accuracy=95.0, *, bits=8000.0, file_bytes=1200):
@@ -150,9 +151,9 @@ def test_the_epoch_before_the_rise_sets_the_lowest_point(following):
 
 @pytest.mark.parametrize("end", ENDS_OF_ROUNDS)
 def test_between_rounds_the_goal_rises_where_accuracy_is_missed_and_falls_where_it_is_exceeded(end):
-    goals = [goal_after_round(accuracy, end=end) for accuracy in (94.8, 94.9, 95.0, 95.1, 95.2)]
+    goals = [goal_after_round(accuracy, end=end) for accuracy in (94.8, 94.9, 95.0 + MARGIN, 95.1, 95.2)]
     assert all(later < earlier for earlier, later in itertools.pairwise(goals))
-    assert goals[2] == pytest.approx(8000, rel=0.01)
+    assert goals[2] == pytest.approx(8000)
 
 
 def test_a_goal_changes_by_little_however_far_the_accuracy_is_off():
@@ -213,8 +214,8 @@ def best_first(target, *candidates):
 
 
 def test_for_an_accuracy_the_smallest_that_meets_it_comes_first():
-    met = [(95.1, 700), (96.0, 800), (95.5, 800), (99.9, 900)]
-    missed = [(95.0, 600), (94.9, 900), (94.9, 1000), (94.8, 100), (0.0, 10)]
+    met = [(95.0 + 1.001 * MARGIN, 700), (96.0, 800), (95.5, 800), (99.9, 900)]
+    missed = [(95.0 + 0.999 * MARGIN, 600), (94.9, 900), (94.9, 1000), (94.8, 100), (0.0, 10)]
     expected = [*met, *missed]
     assert best_first({"accuracy": 95.0}, *reversed(expected)) == expected
     assert best_first({"accuracy": 95.0}, *sorted(expected)) == expected

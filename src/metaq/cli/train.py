@@ -68,7 +68,7 @@ def train(
     goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
     if resume is not None:
         given = (preset_name, target_accuracy, target_bytes, time_budget, teacher, teacher_net, net, data, epochs, seed)
-        alone = all(value is None for value in given) and not assignments
+        alone = all(value is None for value in given) and not assignments and not force
         require(alone, f"--resume {resume}: goes on with the settings of that run; give no others but --data-dir.")
     if not tensorboard_available():
         output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
