@@ -18,14 +18,12 @@ from metaq.cells import CellStatistics, bucket_indices, bucket_values
 from metaq.config import RegularizerConfig, require
 from metaq.errors import NonFiniteError
 from metaq.grid import BucketGrid
-from metaq.passes import BucketWatch, GridSet, TensorPairs
+from metaq.latent import LatentWeights
+from metaq.passes import GridSet, TensorPairs
 from metaq.proximal import Multipliers, pull_at
 from metaq.schedule import schedule_of
 from metaq.step_size import StepLearner
 from metaq.weights import group_globally, group_per_tensor, select_parameters
-
-SETTLE_EVERY = 25
-"""Steps between two searches for oscillating weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +103,7 @@ class EntropyRegularizer:
         self._parameters: list[torch.Tensor] = [p for group in self._groups for p in group.parameters.values()]
         self._group_of = [g for g, group in enumerate(self._groups) for _ in group.parameters]
         self.schedule = schedule_of(self.config, weights=sum(group.count for group in self._groups))
-        self._watches: list[_Watched] = []
+        self._latent: LatentWeights | None = None
         self._multipliers: Multipliers | None = None
         self._grids: GridSet | None = None
         self._slopes: NDArray[np.float64] | None = None
@@ -160,8 +158,8 @@ class EntropyRegularizer:
             factors = self._step_factors(pairs)
             grids = grids.rescaled(factors)
             slopes = slopes / factors[:, None]
-        for watched in self._watches:
-            passes.restore(watched.watch, watched.parameters, factors)
+        if self._latent is not None:
+            self._latent.restore(factors)
         self._add_gradients(pairs, grids, slopes)
         self._grids, self._slopes = grids, slopes
 
@@ -174,15 +172,13 @@ class EntropyRegularizer:
             return
         if self._multipliers is not None:
             self._multipliers.after_optimizer()
+        if self._latent is None:
+            return
         refinement = self.schedule.refinement(before, self._progress)
         if refinement:
-            self._let_some_move(refinement)
-        threshold = self.schedule.freeze_threshold(self._progress)
-        for watched in self._watches:
-            watch = watched.watch
-            watch.steps += 1
-            settles = watch.steps % SETTLE_EVERY == 0 and threshold is not None
-            passes.snap(watch, watched.parameters, self._grids, freeze_above=threshold if settles else None)
+            assert self.config.plan is not None
+            self._latent.let_some_move(self.config.plan.moving, seed=refinement)
+        self._latent.snap(self._grids, freeze_above=self.schedule.freeze_threshold(self._progress))
 
     def finish(self) -> None:
         """End of training: leave the quantised weights in the model and detach."""
@@ -190,7 +186,7 @@ class EntropyRegularizer:
         with torch.no_grad():
             self._grids = self._stored_grids()
             self._hold(quantized=True)
-            self._watches, self._multipliers = [], None
+            self._latent = self._multipliers = None
 
     @contextlib.contextmanager
     def latent_weights(self) -> Iterator[None]:
@@ -237,7 +233,7 @@ class EntropyRegularizer:
             bits_per_weight=bits / n,
             distance=math.sqrt(squared_distance / n),
             weights=n,
-            frozen=sum(int(watched.watch.frozen.sum()) for watched in self._watches),
+            frozen=0 if self._latent is None else self._latent.frozen_count,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -253,7 +249,7 @@ class EntropyRegularizer:
             "xi": torch.tensor(self._xi),
             "step_learner": self._step_learner.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "watches": [watched.watch.state_dict() for watched in self._watches],
+            "latent": None if self._latent is None else self._latent.state_dict(),
             "multipliers": None if self._multipliers is None else self._multipliers.state_dict(),
         }
 
@@ -283,10 +279,9 @@ class EntropyRegularizer:
         self._xi = _array(state_dict["xi"])
         self._step_learner.load_state_dict(state_dict["step_learner"])
         self.schedule.load_state_dict(state_dict["schedule"])
-        if state_dict["watches"]:
-            self._watches = self._watch()
-            for watched, saved in zip(self._watches, state_dict["watches"], strict=True):
-                watched.watch.load_state_dict(saved)
+        if state_dict["latent"] is not None:
+            self._latent = LatentWeights(self._parameters, self._group_of)
+            self._latent.load_state_dict(state_dict["latent"])
         if state_dict["multipliers"] is not None:
             assert self._grids is not None
             self._multipliers = Multipliers(self._parameters, self._group_of)
@@ -317,12 +312,10 @@ class EntropyRegularizer:
     def _start(self) -> GridSet:
         grids = self._grids = self._present_grids()
         if self.config.forward == "quantized":
-            self._watches = self._watch()
+            self._latent = LatentWeights(self._parameters, self._group_of)
+            self._latent.begin(grids)
         if self.config.forward == "proximal":
             self._multipliers = Multipliers(self._parameters, self._group_of)
-        for watched in self._watches:
-            pairs = zip(watched.latent, watched.watch.groups, strict=True)
-            watched.watch.begin(torch.cat([bucket_indices(latent, grids[g]).reshape(-1) for latent, g in pairs]))
         return grids
 
     def _constrain(self, grids: GridSet, multipliers: Multipliers) -> GridSet:
@@ -339,25 +332,6 @@ class EntropyRegularizer:
         self._add_plain(self._with_gradient(), strength * config.alpha)
         multipliers.before_optimizer()
         return grids
-
-    def _let_some_move(self, refinement: int) -> None:
-        """Freeze all weights but a random share of them, another in every refinement."""
-        assert self.config.plan is not None
-        generator = torch.Generator().manual_seed(refinement)
-        for watched in self._watches:
-            frozen = watched.watch.frozen
-            drawn = torch.rand(frozen.shape, generator=generator)
-            frozen.copy_(drawn >= self.config.plan.moving)
-
-    def _watch(self) -> list[_Watched]:
-        """Latent weights and bucket histories, tensors of one device and dtype together."""
-        together: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for t, parameter in enumerate(self._parameters):
-            together.setdefault((parameter.device, parameter.dtype), []).append(t)
-        return [
-            _Watched([self._parameters[t] for t in positions], positions, [self._group_of[t] for t in positions])
-            for positions in together.values()
-        ]
 
     def _present_grids(self) -> GridSet:
         """Grids of the groups; before the term sets in, those they would take now."""
@@ -381,11 +355,9 @@ class EntropyRegularizer:
 
     def _weights(self) -> list[torch.Tensor]:
         """Latent weights where they are kept apart, else the model's own."""
-        weights = [parameter.detach() for parameter in self._parameters]
-        for watched in self._watches:
-            for position, latent in zip(watched.positions, watched.latent, strict=True):
-                weights[position] = latent
-        return weights
+        if self._latent is not None:
+            return self._latent.tensors()
+        return [parameter.detach() for parameter in self._parameters]
 
     def _values(self, grids: GridSet) -> Iterator[torch.Tensor]:
         """The quantised weights, float64, tensor by tensor."""
@@ -490,14 +462,3 @@ def entropy_bits(bucket_counts: NDArray[np.float64]) -> float:
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float64]:
     return tensor.double().cpu().numpy().copy()
-
-
-class _Watched:
-    """Parameters of one device and dtype, their latent weights and the history of their buckets."""
-
-    def __init__(self, parameters: list[torch.Tensor], positions: list[int], groups: list[int]) -> None:
-        self.parameters = parameters
-        self.positions = positions
-        self.watch = BucketWatch(parameters, groups)
-        pieces = zip(self.watch.pieces(), parameters, strict=True)
-        self.latent = [piece.view(parameter.shape) for piece, parameter in pieces]

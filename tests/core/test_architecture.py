@@ -19,7 +19,7 @@ ROAD = [
     ("cells",),
     ("dual",),
     ("ecsq",),
-    ("objective", "step_size", "schedule", "proximal"),
+    ("objective", "step_size", "schedule", "latent", "proximal"),
     ("regularizer",),
     ("nets", "data", "structure"),
     ("train", "curvature"),

@@ -264,7 +264,7 @@ def test_a_state_of_another_configuration_is_refused():
     other = EntropyRegularizer(make_model(), RegularizerConfig(strength=1.0), total_steps=5)
     with pytest.raises(ConfigError, match="another configuration"):
         other.load_state_dict(regularizer.state_dict())
-    incomplete = {key: value for key, value in regularizer.state_dict().items() if key != "watches"}
+    incomplete = {key: value for key, value in regularizer.state_dict().items() if key != "latent"}
     with pytest.raises(ConfigError, match="missing"):
         other.load_state_dict(incomplete)
 
