@@ -18,7 +18,7 @@ demo: $(INSTALLED) ## Train, compress and restore a small network in a few minut
 	$(BIN)/metaq demo
 
 test: $(INSTALLED) ## Run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff format --check .
