@@ -23,7 +23,7 @@ from metaq.errors import OutputError
 from metaq.files import write_bytes
 from metaq.grid import BucketGrid
 from metaq.report.plots import save_curves
-from metaq.structure import cheapest_arrangement
+from metaq.structure import arrangement, cheapest_arrangement
 from metaq.train import (
     EpochRecord,
     Loss,
@@ -39,9 +39,6 @@ from metaq.train.records import ScalarLog, write_metrics
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
-NEAR = 2.0
-"""A file of at most so many times the size asked for is measured with its hidden units arranged."""
-
 TRIED_STEPS = 30
 """Steps by which the speed of this machine is measured."""
 
@@ -280,22 +277,21 @@ def _encoded(source: pipeline.Source, grids: Mapping[str, BucketGrid], config: T
 
 
 def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> int:
-    """Size of a file; where a size was asked for and is near, at most what is needed once units are arranged."""
-    size, wanted = len(_encoded(weights, grids, config)), config.goal.bytes
-    if wanted is None or size > NEAR * wanted:
+    """Size of a file; where a size was asked for, at most what is needed once units are arranged."""
+    size = len(_encoded(weights, grids, config))
+    if config.goal.bytes is None:
         return size
-    return len(_encoded(_arranged(weights, grids, config, one_by_one=False), grids, config))
+    arranged = arrangement(build(config.net, weights).eval())
+    return min(size, len(_encoded(pipeline.quantized_state_dict(arranged, grids=grids), grids, config)))
 
 
-def _arranged(
-    weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig, *, one_by_one: bool
-) -> StateDict:
+def _cheapest(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> StateDict:
     """The weights with hidden units in the order and with the signs that need the fewest bytes."""
 
     def cost(tried: nn.Module) -> int:
         return len(_encoded(tried, grids, config))
 
-    arranged = cheapest_arrangement(build(config.net, weights).eval(), cost, one_by_one=one_by_one)
+    arranged = cheapest_arrangement(build(config.net, weights).eval(), cost)
     return pipeline.quantized_state_dict(arranged, grids=grids)
 
 
@@ -304,7 +300,7 @@ def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
     with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
         trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
         kept = trainer.run()
-    weights = _arranged(kept.state_dict, kept.grids, trainer.config, one_by_one=True)
+    weights = _cheapest(kept.state_dict, kept.grids, trainer.config)
     pipeline.save(path, weights, grids=kept.grids, metadata=_metadata(trainer.config))
     summary = replace(
         measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),

@@ -6,7 +6,7 @@ from torch import nn
 
 from metaq import nets
 from metaq.errors import ConfigError
-from metaq.structure import cheapest_arrangement, find_chains, fit_layers, fold, is_folded
+from metaq.structure import arrangement, cheapest_arrangement, find_chains, fit_layers, fold, is_folded
 
 IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -143,10 +143,23 @@ def test_an_arrangement_computes_the_same_and_costs_no_more(name):
     def cost(tried: nn.Module) -> int:
         return nonzeros(tried) + negatives(tried)
 
-    arranged = cheapest_arrangement(model, cost)
-    assert cost(arranged) <= cost(cheapest_arrangement(model, cost, one_by_one=False)) < cost(model)
-    torch.testing.assert_close(arranged(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
-    assert not any(bool(torch.signbit(parameter[parameter == 0]).any()) for parameter in arranged.parameters())
+    at_once, cheapest = arrangement(model), cheapest_arrangement(model, cost)
+    assert cost(cheapest) <= cost(at_once) < cost(model)
+    for arranged in (at_once, cheapest):
+        torch.testing.assert_close(arranged(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
+        assert not any(bool(torch.signbit(parameter[parameter == 0]).any()) for parameter in arranged.parameters())
+
+
+def test_units_come_by_falling_numbers_of_weights_and_mostly_positive():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0, 0], [-1, 1, -1], [1, 1, 0]]))
+        model[2].weight.copy_(torch.tensor([[1.0, 1, 1], [0, 1, 0]]))
+        model[0].bias.copy_(torch.tensor([1.0, 2, 3]))
+    arranged = arrangement(model)
+    assert arranged[0].weight.tolist() == [[1, -1, 1], [1, 1, 0], [1, 0, 0]]
+    assert arranged[0].bias.tolist() == [-2, 3, 1]
+    assert arranged[2].weight.tolist() == [[-1, 1, 1], [-1, 0, 0]]
 
 
 def test_mirroring_finds_the_signs_that_cost_least():

@@ -2,6 +2,6 @@
 
 from metaq.structure.chains import Chain, find_chains
 from metaq.structure.folding import Folded, fit_layers, fold, is_folded
-from metaq.structure.symmetry import cheapest_arrangement
+from metaq.structure.symmetry import arrangement, cheapest_arrangement
 
-__all__ = ["Chain", "Folded", "cheapest_arrangement", "find_chains", "fit_layers", "fold", "is_folded"]
+__all__ = ["Chain", "Folded", "arrangement", "cheapest_arrangement", "find_chains", "fit_layers", "fold", "is_folded"]

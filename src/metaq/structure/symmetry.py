@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,6 +13,23 @@ from metaq.structure.chains import Chain, find_chains
 from metaq.structure.folding import layer_of, silence_unread
 
 Cost = Callable[[nn.Module], int]
+Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From what goes into every unit and what comes out of it, (units, …) each, to a number for every unit."""
+
+
+def _into(into: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return into.sum(dim=1)
+
+
+def _out(_: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    return out.sum(dim=1)
+
+
+def _both(into: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    return into.sum(dim=1) + out.sum(dim=1)
+
+
+MEASURES = (_both, _into, _out)
 
 MOST_UNITS_MIRRORED_ALONE, MOST_WEIGHTS_MIRRORED_ALONE = 64, 10_000
 """Units of a layer, and weights of the model other than zero, up to which units are mirrored one by one.
@@ -21,12 +39,24 @@ With more of them, there is little to gain from each, and every trial costs more
 
 
 @torch.no_grad()
-def cheapest_arrangement(model: nn.Module, cost: Cost, *, one_by_one: bool = True) -> nn.Module:
+def arrangement(model: nn.Module) -> nn.Module:
+    """A copy of `model` that computes the same, its hidden units in one order that mostly costs least: no trials.
+
+    Weights of units that nobody reads become zero. Units come by falling numbers of weights that go in and out, and
+    behind an odd function, as tanh is, with the signs that make the sum of what goes in positive.
+    """
+    changed = copy.deepcopy(model)
+    silence_unread(changed)
+    return _arranged(changed, find_chains(changed), _both, _into, descending=True)
+
+
+@torch.no_grad()
+def cheapest_arrangement(model: nn.Module, cost: Cost) -> nn.Module:
     """A copy of `model` that computes the same from weights that cost less.
 
-    Weights of units that nobody reads become zero. Hidden units are sorted by several keys, whichever costs least;
-    where the way to the next layer is odd, as through tanh, units are mirrored: the signs of what goes in and of what
-    comes out change together. Every weight keeps its value or changes its sign.
+    Weights of units that nobody reads become zero. Hidden units are sorted by several keys, whichever costs least, at
+    first all layers by the same; where the way to the next layer is odd, as through tanh, units are mirrored: the signs
+    of what goes in and of what comes out change together. Every weight keeps its value or changes its sign.
 
     Parameters
     ----------
@@ -34,25 +64,23 @@ def cheapest_arrangement(model: nn.Module, cost: Cost, *, one_by_one: bool = Tru
         Not changed.
     cost
         Bytes of a model's file.
-    one_by_one
-        Whether units are, in the end, also mirrored one by one: many trials, for little.
 
     Returns
     -------
     nn.Module
-        Costs at most what `model` does.
+        Costs at most what `model` and :func:`arrangement` of it do.
     """
     best = copy.deepcopy(model)
-    least = cost(best)
     silent = copy.deepcopy(best)
     silence_unread(silent)
-    best, least = _cheaper(best, least, [silent], cost)
-    chains = find_chains(best)
+    chains = find_chains(silent)
+    best, least = _cheaper(best, cost(best), [silent], cost)
+    best, least = _cheaper(best, least, _arranged_alike(silent, chains), cost)
     for chain in chains:
         best, least = _cheaper(best, least, _sorted(best, chain), cost)
     for chain in (chain for chain in chains if chain.is_odd):
         best, least = _cheaper(best, least, _mirrored(best, chain), cost)
-    for chain in (chain for chain in chains if chain.is_odd and one_by_one):
+    for chain in (chain for chain in chains if chain.is_odd):
         for unit in _worth_mirroring_alone(best, chain):
             best, least = _cheaper(best, least, [_with_signs(best, chain, _minus_one_at(unit, chain))], cost)
     return best
@@ -77,19 +105,38 @@ def _cheaper(
     return best, least
 
 
+def _arranged_alike(model: nn.Module, chains: list[Chain]) -> Iterator[nn.Module]:
+    """All layers by the same key, in every way."""
+    balances = MEASURES if any(chain.is_odd for chain in chains) else MEASURES[:1]
+    for key, balance, descending in itertools.product(MEASURES, balances, (True, False)):
+        yield _arranged(model, chains, key, balance, descending=descending)
+
+
+def _arranged(model: nn.Module, chains: list[Chain], key: Measure, balance: Measure, *, descending: bool) -> nn.Module:
+    for chain in chains:
+        model = _in_order(model, chain, _order(model, chain, key, descending=descending))
+        if chain.is_odd:
+            model = _with_signs(model, chain, _towards_positive(model, chain, balance))
+    return model
+
+
 def _sorted(model: nn.Module, chain: Chain) -> Iterator[nn.Module]:
-    into, out = _signs(model, chain)
-    used, read = into.abs().sum(dim=1), out.abs().sum(dim=1)
-    for key in (used, read, used + read):
-        yield _in_order(model, chain, torch.argsort(key, descending=True, stable=True))
-        yield _in_order(model, chain, torch.argsort(key, stable=True))
+    for key, descending in itertools.product(MEASURES, (True, False)):
+        yield _in_order(model, chain, _order(model, chain, key, descending=descending))
 
 
 def _mirrored(model: nn.Module, chain: Chain) -> Iterator[nn.Module]:
+    for balance in MEASURES:
+        yield _with_signs(model, chain, _towards_positive(model, chain, balance))
+
+
+def _order(model: nn.Module, chain: Chain, key: Measure, *, descending: bool) -> torch.Tensor:
     into, out = _signs(model, chain)
-    for balance in (into.sum(dim=1), out.sum(dim=1), into.sum(dim=1) + out.sum(dim=1)):
-        signs = torch.where(balance < 0, -1.0, 1.0)
-        yield _with_signs(model, chain, signs)
+    return torch.argsort(key(into.abs(), out.abs()), descending=descending, stable=True)
+
+
+def _towards_positive(model: nn.Module, chain: Chain, balance: Measure) -> torch.Tensor:
+    return torch.where(balance(*_signs(model, chain)) < 0, -1.0, 1.0)
 
 
 def _signs(model: nn.Module, chain: Chain) -> tuple[torch.Tensor, torch.Tensor]:
