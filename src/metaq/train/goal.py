@@ -19,15 +19,11 @@ FALL_SOFTNESS = 1.2
 SLOWEST_SPEED = -0.3
 """While the bits are pressed down, they may also rise again so fast."""
 
-MARGIN = 1 / 3
-"""By how many standard errors of the accuracy on the validation images a target is aimed above, since it is to hold on
-images that chose nothing."""
-
 MOST_FALL = math.log(2)
 """Of the logarithm of the bits between two looks at the accuracy, however few epochs there are."""
 
 SMOOTHING = 0.5
-"""Weight of the newest epoch in the running mean of the error."""
+"""Weight of the newest epoch in the running mean of the accuracy."""
 
 BITS_PER_ERROR = 1.0
 """Exponent of the ratio of errors that the bits are changed by between two rounds."""
@@ -62,9 +58,9 @@ class Goal:
         if schedule.phase(progress).kind == "warmup":
             schedule.speed = fastest
             return
-        error = 1 - record.quantized_accuracy / 100
-        before = error if math.isnan(self._smoothed) else self._smoothed
-        self._smoothed = before + SMOOTHING * (error - before)
+        accuracy = record.quantized_accuracy
+        before = accuracy if math.isnan(self._smoothed) else self._smoothed
+        self._smoothed = before + SMOOTHING * (accuracy - before)
         if self._config.bytes is not None:
             assert record.file_bytes is not None
             schedule.goal = self._config.bytes * bits / record.file_bytes
@@ -74,10 +70,11 @@ class Goal:
         if schedule.goal is None and schedule.rises_at(next_progress):
             schedule.set_lowest(bits)
         elif schedule.goal is None:
-            room = math.log(LOOSE_ERROR * allowed / max(self._smoothed, 0.5 / self._images)) / FALL_SOFTNESS
+            error = max(1 - self._smoothed / 100, 0.5 / self._images)
+            room = math.log(LOOSE_ERROR * allowed / error) / FALL_SOFTNESS
             schedule.speed = max(SLOWEST_SPEED, min(fastest, room))
         elif following.round > phase.round:
-            factor = (error / allowed) ** BITS_PER_ERROR
+            factor = ((1 - accuracy / 100) / allowed) ** BITS_PER_ERROR
             schedule.goal = bits * max(LEAST_FACTOR, min(LARGEST_FACTOR, factor))
 
     def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
@@ -90,11 +87,11 @@ class Goal:
         settled = self._schedule.phase(min(progress, 1.0) - 1e-9).kind == "settle"
         accuracy, size = record.quantized_accuracy, record.file_bytes
         if not math.isnan(self._smoothed):
-            accuracy = min(accuracy, 100 * (1 - self._smoothed))
+            accuracy = min(accuracy, self._smoothed)
         if self._config.bytes is not None:
             fits = size <= self._config.bytes
             return (settled, fits, accuracy, -size) if fits else (settled, fits, -size, accuracy)
-        is_met = accuracy >= self._target and 1 - accuracy / 100 <= self._allowed
+        is_met = accuracy >= self._target
         return (settled, is_met, -size, accuracy) if is_met else (settled, is_met, accuracy, -size)
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,8 +105,7 @@ class Goal:
     @property
     def _allowed(self) -> float:
         """Error that is aimed at; at least one image."""
-        error = 1 - self._target / 100
-        return max(error - MARGIN * math.sqrt(error * (1 - error) / self._images), 1 / self._images)
+        return max(1 - self._target / 100, 1 / self._images)
 
     @property
     def _target(self) -> float:
