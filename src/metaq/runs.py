@@ -39,6 +39,7 @@ from metaq.train.records import ScalarLog, write_metrics
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
+
 TRIED_STEPS = 30
 """Steps by which the speed of this machine is measured."""
 
