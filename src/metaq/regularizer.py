@@ -262,7 +262,7 @@ class EntropyRegularizer:
             If the configuration, the number of steps or the groups differ.
         """
         known = set(state_dict) == set(self.state_dict())
-        require(known, "regularizer state: parts are missing; it is damaged or of another version of metaq.")
+        require(known, "regularizer state: parts are missing; it is damaged or of another version; train anew.")
         same = state_dict["config"] == self.config.to_json() and state_dict["total_steps"] == self.total_steps
         require(same, "regularizer state: saved with another configuration; build it with the same one to resume.")
         require(
