@@ -66,17 +66,21 @@ def test_every_flipped_bit_of_a_gzip_file_is_harmless_or_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "starts with 0x;"),
-        (b"<!DOCTYPE html>" * 9, "starts with 0x3c21444f"),
-        (to_idx(IMAGES[0]), "starts with 0x00000802"),
-        (b"\0\0\x09" + to_idx(IMAGES)[3:], "starts with 0x00000903"),
-        (to_idx(IMAGES) + b"\0", "more follow"),
-        (gzip.compress(to_idx(IMAGES) + b"\0"), "more follow"),
-        (gzip.compress(to_idx(IMAGES)) + b"rest", "damaged"),
-        (to_idx(IMAGES[:0]), "holds nothing"),
-        (to_idx(IMAGES[:, :0]), "holds nothing"),
-        (b"\0\0\x08\x03" + struct.pack(">3I", *3 * [2**32 - 1]), "more than the file can hold"),
-        (gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 2**20, 2**10, 2**10)), "more than the file can hold"),
+        pytest.param(b"", "starts with 0x;", id="empty"),
+        pytest.param(b"<!DOCTYPE html>" * 9, "starts with 0x3c21444f", id="web page"),
+        pytest.param(to_idx(IMAGES[0]), "starts with 0x00000802", id="other dimensions"),
+        pytest.param(b"\0\0\x09" + to_idx(IMAGES)[3:], "starts with 0x00000903", id="other dtype"),
+        pytest.param(to_idx(IMAGES) + b"\0", "more follow", id="too long"),
+        pytest.param(gzip.compress(to_idx(IMAGES) + b"\0"), "more follow", id="too long in gzip"),
+        pytest.param(gzip.compress(to_idx(IMAGES)) + b"rest", "damaged", id="more after gzip"),
+        pytest.param(to_idx(IMAGES[:0]), "holds nothing", id="no images"),
+        pytest.param(to_idx(IMAGES[:, :0]), "holds nothing", id="no rows"),
+        pytest.param(b"\0\0\x08\x03" + struct.pack(">3I", *3 * [2**32 - 1]), "more than the file can hold", id="huge"),
+        pytest.param(
+            gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 2**20, 2**10, 2**10)),
+            "more than the file can hold",
+            id="huge in gzip",
+        ),
     ],
 )
 def test_wrong_contents_are_named(data: bytes, words: str) -> None:
