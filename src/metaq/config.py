@@ -165,7 +165,8 @@ class PlanConfig(Config):
     last_speed
         Learning rate at the end of settling over that at its beginning.
     decay_end
-        λ at the end of the first settling over that at its beginning, at most.
+        λ at the end of the first settling over that at its beginning, at most, unless a size that was asked for is
+        exceeded.
     least_strength, most_strength
         Bounds of λ in refinements, over that at the beginning of the first settling.
     """

@@ -139,7 +139,8 @@ class PlannedSchedule:
 
     λ is the multiplier of the constraint on the bits, found by ascent: it grows while there are too many of them and
     falls while there are too few (a proportional and an integral part on logarithms, so that nothing depends on the
-    scale of the loss or the size of the network). As weights settle it decays.
+    scale of the loss or the size of the network). As weights settle it decays, but while the bits exceed a goal
+    that was given it goes on being driven.
 
     Attributes
     ----------
@@ -160,6 +161,8 @@ class PlannedSchedule:
         self._error = math.nan
         self._seen = 0.0
         self._settles_from = math.nan
+        self._goal_is_given = True
+        self._lift = 0.0
 
     def phase(self, progress: float) -> Phase:
         """Where the training stands."""
@@ -171,8 +174,9 @@ class PlannedSchedule:
         return phase.kind in ("settle", "free") or (phase.kind == "press" and phase.share >= self._plan.fall)
 
     def set_lowest(self, bits: float) -> None:
-        """Take `bits` for the lowest point of the path, which sets the goal."""
+        """Take `bits` for the lowest point of the path, which sets a goal that may be exceeded."""
         self.goal = bits / self._plan.undershoot
+        self._goal_is_given = False
 
     def speed_of(self, fall: float, passed: float) -> float:
         """Speed at which the logarithm of the bits falls by `fall` in a share `passed` of all steps; at most 1."""
@@ -194,7 +198,7 @@ class PlannedSchedule:
         self._error = error
         self._log_strength += max(-LARGEST_CHANGE, min(LARGEST_CHANGE, change))
         if not math.isnan(self._settles_from):
-            self._log_strength = self._bounded(self._log_strength, phase)
+            self._log_strength = self._bounded(self._log_strength, phase, is_exceeded=error > 0)
 
     def strength(self, _progress: float) -> float:
         """See :class:`Schedule`."""
@@ -244,6 +248,8 @@ class PlannedSchedule:
         "_error",
         "_seen",
         "_settles_from",
+        "_goal_is_given",
+        "_lift",
     )
 
     @property
@@ -258,11 +264,14 @@ class PlannedSchedule:
             return INTEGRAL / plan.press
         return REFINING_INTEGRAL * plan.refinements / (1 - self._config.warmup - plan.press - plan.settle)
 
-    def _bounded(self, log_strength: float, phase: Phase) -> float:
+    def _bounded(self, log_strength: float, phase: Phase, *, is_exceeded: bool) -> float:
         """Between bounds relative to the strength at which weights first began to settle."""
         plan, relative = self._plan, log_strength - self._settles_from
         if phase.round == 0:
-            return self._settles_from + min(relative, math.log(plan.decay_end) * phase.share)
+            decayed = math.log(plan.decay_end) * phase.share
+            if is_exceeded and self._goal_is_given:
+                self._lift = max(self._lift, relative - decayed)
+            return self._settles_from + min(relative, decayed + self._lift)
         least, most = math.log(plan.least_strength), math.log(plan.most_strength)
         return self._settles_from + max(least, min(most, relative))
 

@@ -91,14 +91,42 @@ def test_without_a_goal_the_path_falls_at_the_given_speed_until_it_is_told_to_st
     assert math.exp(schedule._path) == pytest.approx(1000)
 
 
-def test_the_strength_decays_and_learning_slows_down_as_weights_settle():
-    schedule = planned(target_bits=1000.0)
+def settling(bits_of, **changes) -> tuple[PlannedSchedule, list[float]]:
+    """A schedule and its strengths while weights settle, at `bits_of` the time of settling that is done."""
+    schedule = planned(**changes)
+    if schedule.goal is None:
+        schedule.set_lowest(1000.0 * PLAN.undershoot)
     for step in range(100, 600):
         schedule.observe(1000.0, step / 1000)
-    before = schedule.strength(0.6)
-    for step in range(601, 700):
-        schedule.observe(5000.0, step / 1000)
-    assert schedule.strength(0.7) <= before * PLAN.decay_end * 1.05
+    strengths = [schedule.strength(0.6)]
+    for step in range(600, 700):
+        schedule.observe(bits_of((step - 600) / 100), step / 1000)
+        strengths.append(schedule.strength(0.7))
+    return schedule, strengths
+
+
+@pytest.mark.parametrize(
+    ("bits", "changes"),
+    [(1000.0, {"target_bits": 1000.0}), (5000.0, {})],
+    ids=["a size that is kept", "a size that was not asked for"],
+)
+def test_the_strength_decays_as_weights_settle(bits, changes):
+    _, strengths = settling(lambda _: bits, **changes)
+    assert strengths == sorted(strengths, reverse=True)
+    assert strengths[-1] == pytest.approx(strengths[0] * PLAN.decay_end, rel=0.05)
+
+
+def test_the_strength_is_driven_while_a_size_is_exceeded_and_decays_from_there():
+    _, strengths = settling(lambda done: 1030.0 if 0.3 <= done < 0.6 else 999.0, target_bits=1000.0)
+    exceeded, after = strengths[31:60], strengths[62:]
+    assert exceeded == sorted(exceeded)
+    assert after == sorted(after, reverse=True)
+    assert strengths[30] < after[0] <= exceeded[-1]
+    assert after[-1] / after[0] == pytest.approx(PLAN.decay_end**0.38, rel=0.1)
+
+
+def test_learning_slows_down_as_weights_settle():
+    schedule, _ = settling(lambda _: 1000.0, target_bits=1000.0)
     assert schedule.freeze_threshold(0.59) is None
     assert schedule.freeze_threshold(0.61) > schedule.freeze_threshold(0.69)
     assert schedule.learning_rate_share(0.3) == 1
