@@ -242,6 +242,11 @@ class RegularizerConfig(Config):
     ----------
     objective
         ``"code_length"`` lowers the bits of the file; ``"spread"`` is the thesis's own problem.
+    rate_model
+        What code lengths come from: ``"histogram"``, one a group, of zero order; ``"context"``, for the first step from
+        zero also the model by which the context coder codes each weight (see :mod:`metaq.context_prices`). The latter
+        needs ``objective="code_length"``, ``grouping="tensor"``, ``buckets.rule="relative"`` and another `forward` than
+        ``"proximal"``.
     strength
         Greatest λ: loss units per bit.
     alpha
@@ -287,6 +292,7 @@ class RegularizerConfig(Config):
     """
 
     objective: Literal["code_length", "spread"] = "code_length"
+    rate_model: Literal["histogram", "context"] = "histogram"
     strength: float = 1e-5
     alpha: float = 0.0
     norm: Literal["l2", "l1"] = "l2"
@@ -326,6 +332,14 @@ class RegularizerConfig(Config):
         require(compresses, 'forward="proximal": needs objective="code_length".')
         refits = self.proximal.refit_share > 0
         require(not refits or self.buckets.rule == "relative", 'proximal.refit_share: needs buckets.rule="relative".')
+        if self.rate_model == "context":
+            fits = self.objective == "code_length" and self.grouping == "tensor"
+            fits = fits and self.buckets.rule == "relative" and self.forward != "proximal"
+            require(
+                fits,
+                'rate_model="context": needs objective="code_length", grouping="tensor", buckets.rule="relative" and '
+                'another forward than "proximal".',
+            )
         if self.plan is not None:
             drives = self.objective == "code_length" and self.forward == "quantized"
             require(drives, 'plan: needs objective="code_length" and forward="quantized".')

@@ -16,6 +16,7 @@ from torch import nn
 from metaq import objective, passes
 from metaq.cells import CellStatistics, bucket_indices, bucket_values
 from metaq.config import RegularizerConfig, require
+from metaq.context_prices import REFRESH_STEPS, ContextPrices
 from metaq.errors import NonFiniteError
 from metaq.grid import BucketGrid
 from metaq.latent import LatentWeights
@@ -105,6 +106,7 @@ class EntropyRegularizer:
         self.schedule = schedule_of(self.config, weights=sum(group.count for group in self._groups))
         self._latent: LatentWeights | None = None
         self._multipliers: Multipliers | None = None
+        self._context_prices = ContextPrices(self._names) if self.config.rate_model == "context" else None
         self._grids: GridSet | None = None
         self._slopes: NDArray[np.float64] | None = None
         self._xi = np.full((len(self._groups), self.config.buckets.count), np.nan)
@@ -152,6 +154,9 @@ class EntropyRegularizer:
         slopes = self._slopes
         if self.steps % self.config.refresh_every == 0 or slopes is None:
             slopes = self._code_length_slopes(grids) if self._lowers_bits else self._spread_slopes(grids)
+        prices = self._context_prices
+        if prices is not None and (self.steps % REFRESH_STEPS == 0 or not prices.are_known):
+            prices.refresh(self._weights(), grids)
         pairs = self._with_gradient()
         factors = np.ones(len(grids))
         if self._learns_steps:
@@ -251,6 +256,7 @@ class EntropyRegularizer:
             "schedule": self.schedule.state_dict(),
             "latent": None if self._latent is None else self._latent.state_dict(),
             "multipliers": None if self._multipliers is None else self._multipliers.state_dict(),
+            "context_prices": None if self._context_prices is None else self._context_prices.state_dict(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -286,6 +292,8 @@ class EntropyRegularizer:
             assert self._grids is not None
             self._multipliers = Multipliers(self._parameters, self._group_of)
             self._multipliers.load_state_dict(state_dict["multipliers"], self._grids)
+        if self._context_prices is not None:
+            self._context_prices.load_state_dict(state_dict["context_prices"])
 
     @property
     def _progress(self) -> float:
@@ -422,8 +430,10 @@ class EntropyRegularizer:
     def _add_gradients(self, pairs: TensorPairs, grids: GridSet, slopes: NDArray[np.float64]) -> None:
         config, strength = self.config, self.current_strength()
         hysteresis = config.hysteresis if self._lowers_bits else 0.0
-        halves = objective.half_cell_slopes(slopes, hysteresis, strength * (1 - config.alpha))
-        passes.add_slopes(pairs, grids, halves)
+        share = strength * (1 - config.alpha)
+        passes.add_slopes(pairs, grids, objective.half_cell_slopes(slopes, hysteresis, share))
+        if self._context_prices is not None:
+            self._context_prices.add_slopes(pairs, grids, slopes, hysteresis=hysteresis, strength=share)
         self._add_plain(pairs, strength * config.alpha)
 
     def _add_plain(self, pairs: TensorPairs, strength: float) -> None:

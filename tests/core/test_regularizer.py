@@ -147,8 +147,10 @@ def test_strength_ramps_up_and_decays():
 
 
 @pytest.mark.parametrize("split", [7, 30, 55])
-def test_resuming_from_a_saved_state_gives_the_identical_result(split):
-    config = RegularizerConfig(strength=1e-3, refresh_every=4, freeze=FreezeConfig(start=0.2, first_threshold=0.02))
+@pytest.mark.parametrize("rate_model", ["histogram", "context"])
+def test_resuming_from_a_saved_state_gives_the_identical_result(split, rate_model):
+    freeze = FreezeConfig(start=0.2, first_threshold=0.02)
+    config = RegularizerConfig(strength=1e-3, refresh_every=4, freeze=freeze, rate_model=rate_model)
     whole, regularizer = run(config)
     model = make_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -86,7 +86,7 @@ class TensorPairs:
     """
 
     def __init__(self, weights: list[torch.Tensor], gradients: list[torch.Tensor], groups: list[int]) -> None:
-        self.weights, self.gradients = weights, gradients
+        self.weights, self.gradients, self.groups = weights, gradients, groups
         self.parts = [
             (backend, [weights[t] for t in chosen], [gradients[t] for t in chosen], [groups[t] for t in chosen])
             for backend, chosen in _by_backend(weights, gradients)

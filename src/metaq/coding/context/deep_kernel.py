@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.context.binary import DECODES, EVEN, ONE, choose_or_narrow, clipped
+from metaq.coding.context.binary import DECODES, EVEN, LOWEST_PROBABILITY, ONE, choose_or_narrow, clipped
 from metaq.coding.context.deep_contexts import UNIT, adapt, learn_symbol, set_contexts
 from metaq.coding.context.deep_model import (
     BASE,
@@ -28,6 +28,7 @@ from metaq.coding.context.deep_model import (
     DIGIT_SET,
     EXPERTS,
     FLAG_NODE,
+    FLAG_PROBABILITY,
     HIGHEST,
     INPUTS,
     LENGTH_NODE,
@@ -102,6 +103,8 @@ def code_deep(
             if value < 0 or value > stream.facts[HIGHEST]:
                 return -1
             stream.values[index] = value
+        if len(stream.flags):
+            stream.flags[index] = tally[FLAG_PROBABILITY]
         learn_symbol(index, column, value, stream, model)
         if len(trellis):
             tally[TRELLIS_STATE] = trellis[2 * tally[TRELLIS_STATE] + ((value - stream.facts[CENTRAL]) & 1)]
@@ -120,7 +123,10 @@ def _code_row_flag(index: int, stream: Stream, model: Model, state: NDArray[np.i
             place += 1
         live = 1 if place < index + row_length else 0
     slot = ROW_NODE + (stream.row_hints[index // row_length] if len(stream.row_hints) else UNKNOWN_HINT)
-    live = choose_or_narrow(clipped(model.table[slot] >> COARSE_SHIFT), live, state, data)
+    probability = clipped(model.table[slot] >> COARSE_SHIFT)
+    if len(stream.flags):
+        stream.flags[index : index + row_length] = max(probability // row_length, LOWEST_PROBABILITY)
+    live = choose_or_narrow(probability, live, state, data)
     adapt(slot, live, ROW_COUNT_LIMIT, model)
     return live
 
@@ -202,6 +208,8 @@ def _code(
     total = _ask_contexts(node, chosen, model) + _ask_experts(node, chosen, low, middle, high, model)
     logit = min(max(total >> WEIGHT_BITS, -LOGIT_LIMIT), LOGIT_LIMIT)
     probability = clipped(model.logistic[logit + LOGIT_LIMIT + 1])
+    if node == FLAG_NODE:
+        model.tally[FLAG_PROBABILITY] = probability
     bit = choose_or_narrow(probability, bit, state, data)
     decided = model.decided[chosen]
     model.decided[chosen] = decided + 1

@@ -85,9 +85,10 @@ SCALE_BITS = 8
 INITIAL_SCALES = (2, 2, 2, 2, 2, 4, 5, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048)
 INITIAL_SCALE_COUNT = 3
 
-RECENT, ROW_HITS, BASE, VOTES, MEAN, SIGN, TRELLIS_STATE = range(7)
+RECENT, ROW_HITS, BASE, VOTES, MEAN, SIGN, TRELLIS_STATE, FLAG_PROBABILITY = range(8)
 """Places in a model's tally: flags of the last 32 symbols, the latest lowest; symbols of the row that were not the
-mode; what symbols are told apart from, and the votes for it; the predicted value in sixteenths; sign of the symbol."""
+mode; what symbols are told apart from, and the votes for it; the predicted value in sixteenths; sign of the symbol;
+state of the trellis; probability that the last flag had, in units of 2**-16."""
 
 ROW, MODE, ROW_BASE, PERIOD, HIGHEST, CENTRAL = range(6)
 """Places in the facts of a stream: row length or 0, most common symbol, whether the base changes within rows, period of
@@ -115,6 +116,9 @@ class Stream(NamedTuple):
         Distances from the predicted values in 1/16, at most 4095, of shape (n,).
     columns
         How many symbols of each column were not the mode.
+    flags
+        Probability of a symbol other than the base in units of 2**-16, of shape (n,), or empty if nobody asks. In a row
+        that is told to be empty, its share of the probability that the row is not.
     """
 
     values: NDArray[np.int32]
@@ -126,6 +130,7 @@ class Stream(NamedTuple):
     residuals: NDArray[np.int32]
     errors: NDArray[np.int32]
     columns: NDArray[np.int64]
+    flags: NDArray[np.int64]
 
 
 class Model(NamedTuple):
@@ -189,7 +194,7 @@ def new_model() -> Model:
         places=_zeros(INPUTS),
         classes=_zeros(EXPERTS),
         edges=_zeros(2 * EXPERTS),
-        tally=_zeros(7),
+        tally=_zeros(8),
         logits=workspace(logit_table()),
         logistic=workspace(logistic_table()),
         cumulative=workspace(cumulative_table()),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from metaq.coding.chunks import StreamShape
 from metaq.coding.context import deep_kernel, wide_kernel
-from metaq.coding.context.binary import DECISIONS_PER_BIT, TAIL_BITS, BinaryCode
+from metaq.coding.context.binary import DECISIONS_PER_BIT, ONE, TAIL_BITS, BinaryCode
 from metaq.coding.context.deep_model import Model, Stream, begin_stream, new_model
 from metaq.coding.context.prediction import (
     COEFFICIENT_WIDTH,
@@ -111,6 +111,32 @@ class SmallCoder:
                 streams.append(_code_deep(empty, shape, 0, _Options(), model, memory, code))
         code.check_finished()
         return streams
+
+
+def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[NDArray[np.float64]]:
+    """How likely every symbol is to be another than the central one, as the deep recipe predicts it on its way.
+
+    Parameters
+    ----------
+    streams
+        int32 of shape (n,) each, every symbol below the alphabet size of its shape.
+    shapes
+        As many.
+
+    Returns
+    -------
+    float64 of shape (n,) for each stream
+        In (0, 1). In a row of central symbols alone, the share of a symbol in the probability that the row is another.
+    """
+    code, memory, model = BinaryCode.empty(), _Memory(), new_model()
+    probabilities = []
+    for symbols, shape in zip(streams, shapes, strict=True):
+        mode = _central(shape)
+        stream = _deep_stream(symbols, shape, mode, _Options(), memory, np.zeros(shape.count, dtype=np.int64))
+        _code_symbols(stream, shape, model, code)
+        _remember(symbols, _usable_row(shape), mode, memory)
+        probabilities.append(stream.flags / ONE)
+    return probabilities
 
 
 def _check_shapes(shapes: Sequence[StreamShape]) -> None:
@@ -241,7 +267,14 @@ def _code_deep(
     if _usable_row(shape):
         follows_rows = bool(code.bit(int(options.follows_rows)))
         options = _Options(follows_rows=follows_rows, prediction=_code_prediction(options.prediction, code))
-    stream = _deep_stream(symbols, shape, mode, options, memory)
+    stream = _deep_stream(symbols, shape, mode, options, memory, np.zeros(0, dtype=np.int64))
+    _code_symbols(stream, shape, model, code)
+    values = np.asarray(stream.values, dtype=np.int32)
+    _remember(values, _usable_row(shape), mode, memory)
+    return values
+
+
+def _code_symbols(stream: Stream, shape: StreamShape, model: Model, code: BinaryCode) -> None:
     begin_stream(stream, model)
     index = 0
     while index < shape.count:
@@ -250,12 +283,11 @@ def _code_deep(
         index = int(deep_kernel.code_deep(index, stop, stream, model, code.state, code.data))
         if index < 0:
             raise CodecError(f"small: a symbol is outside the alphabet of {shape.alphabet_size}.")
-    values = np.asarray(stream.values, dtype=np.int32)
-    _remember(values, _usable_row(shape), mode, memory)
-    return values
 
 
-def _deep_stream(symbols: Symbols, shape: StreamShape, mode: int, options: _Options, memory: _Memory) -> Stream:
+def _deep_stream(
+    symbols: Symbols, shape: StreamShape, mode: int, options: _Options, memory: _Memory, flags: Integers
+) -> Stream:
     row_length = _usable_row(shape)
     period = options.prediction.period
     facts = [row_length, mode, int(options.follows_rows), period, shape.alphabet_size - 1, _central(shape)]
@@ -270,6 +302,7 @@ def _deep_stream(symbols: Symbols, shape: StreamShape, mode: int, options: _Opti
         residuals=workspace(np.zeros(shape.count, dtype=np.int32)),
         errors=workspace(np.zeros(shape.count, dtype=np.int32)),
         columns=workspace(np.zeros(row_length, dtype=np.int64)),
+        flags=workspace(flags),
     )
 
 

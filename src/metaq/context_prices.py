@@ -1,0 +1,116 @@
+"""What the context coder would charge for every single weight, beside what the histogram of its tensor says.
+
+A weight of a row and a column full of zeros costs more bits than the same weight among others, and the file that is
+written knows it: :mod:`metaq.coding.context`. Here its own model, on its way through the present bucket indices, tells
+how likely it takes every weight to leave the attractor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq.cells import bucket_indices
+from metaq.coding.chunks import StreamShape
+from metaq.coding.context.small import flag_probabilities
+from metaq.objective import LEAST_FIRST_BITS
+from metaq.passes import GridSet, TensorPairs
+
+REFRESH_STEPS = 25
+"""Steps between two refreshes, each of which takes about as long as encoding all weights."""
+
+
+class ContextPrices:
+    """Bits by which leaving the attractor costs a weight more than its histogram tells, kept between refreshes.
+
+    Parameters
+    ----------
+    names
+        Of all tensors; a file holds them in the order of their names.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._order = sorted(range(len(names)), key=lambda position: names[position].encode())
+        self._surplus: list[torch.Tensor] = []
+
+    def refresh(self, weights: Sequence[torch.Tensor], grids: GridSet) -> None:
+        """Ask the coder's model anew; O(n).
+
+        Parameters
+        ----------
+        weights
+            The latent weights of every group, one tensor a group.
+        grids
+            Theirs, with a central bucket, which is the attractor.
+        """
+        central = grids.count // 2
+        symbols = [_symbols(weights[position], grids, position) for position in self._order]
+        shapes = [
+            StreamShape(count=weight.numel(), alphabet_size=grids.count, row_length=_row_length(weight))
+            for weight in (weights[position] for position in self._order)
+        ]
+        surplus: dict[int, torch.Tensor] = {}
+        for position, probability, stream in zip(
+            self._order, flag_probabilities(symbols, shapes), symbols, strict=True
+        ):
+            weight, seldom = weights[position], 0.5 / stream.size
+            share = np.clip((stream != central).mean(), seldom, 1 - seldom)
+            bits = _price(probability) - _price(share)
+            surplus[position] = torch.from_numpy(bits).to(device=weight.device, dtype=weight.dtype).view_as(weight)
+        self._surplus = [surplus[position] for position in range(len(weights))]
+
+    @property
+    def are_known(self) -> bool:
+        """Whether :meth:`refresh` was called."""
+        return bool(self._surplus)
+
+    def add_slopes(
+        self, pairs: TensorPairs, grids: GridSet, slopes: NDArray[np.float64], *, hysteresis: float, strength: float
+    ) -> None:
+        """Add to the gradients of the weights beside the attractor what their slopes lack.
+
+        Parameters
+        ----------
+        pairs
+            Weights and gradients; the gradients are changed in place.
+        grids
+            Grid of every group.
+        slopes
+            β by cell from :func:`metaq.objective.magnitude_slopes`, float64 of shape (G, C - 1).
+        hysteresis, strength
+            As in :func:`metaq.objective.half_cell_slopes`.
+        """
+        central = grids.count // 2
+        least = LEAST_FIRST_BITS - slopes[:, central] * grids.step_size
+        for weight, gradient, group in zip(pairs.weights, pairs.gradients, pairs.groups, strict=True):
+            step_size = float(grids.step_size[group])
+            place = (weight - float(grids.center[group])) / step_size
+            distance = place.abs()
+            steepness = 1 + hysteresis * (1 - 2 * (distance > 0.5))
+            bits = self._surplus[group].clamp(min=float(least[group]))
+            gradient.add_(bits * steepness * place.sign() * (distance < 1), alpha=strength / step_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors that :meth:`load_state_dict` takes over."""
+        return {"surplus": [bits.clone() for bits in self._surplus]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self._surplus = [bits.clone() for bits in state_dict["surplus"]]
+
+
+def _symbols(weight: torch.Tensor, grids: GridSet, group: int) -> NDArray[np.int32]:
+    return bucket_indices(weight, grids[group]).cpu().numpy().astype(np.int32).reshape(-1)
+
+
+def _row_length(weight: torch.Tensor) -> int:
+    return weight.numel() // len(weight) if weight.ndim > 1 else 0
+
+
+def _price(probability: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Bits that leaving the attractor takes more than staying there."""
+    return np.log2((1 - probability) / np.asarray(probability))
