@@ -1,20 +1,23 @@
-"""What training is asked for beside accuracy, and what its file then weighs: five ways on one budget of epochs.
+"""What training is asked for beside accuracy, and what its file then weighs: six ways on one budget of epochs.
 
     python benchmarks/objectives.py [--net lenet5] [--data mnist] [--epochs 20] [--seeds 0 1] [--threads 1]
-        [--ways WAY ...] [--strengths STRENGTH ...] [--json FILE or -] [--markdown FILE] [--plot FILE.png]
+        [--ways WAY ...] [--strengths STRENGTH ...] [--accuracies PERCENT ...] [--json FILE or -] [--markdown FILE]
+        [--plot FILE.png]
 
 - quantized: the code length, on quantised weights (the default of metaq).
+- context: likewise, with code lengths of the context coder's own model.
 - proximal: the code length by the method of multipliers, on float weights that are pulled onto the grid.
 - spread: Σ c log2 c, the thesis's problem, by FISTA, on quantised weights.
 - decay, l1: sums of squares and of absolute values, on float weights.
 
-The first two train towards the grid that their file has. The others do not lower the bits by themselves: of the grids
+The first three train towards the grid that their file has. The others do not lower the bits by themselves: of the grids
 of BUCKETS buckets over the range of each tensor, that of the lowest entropy is taken which loses at most --tolerance
 points of the accuracy of the float weights, or for spread the grid of its training where that makes a smaller file as
 accurate. Strength λ is loss per bit, per unit of Σ c log2 c, per squared weight or per weight; it rises and falls with
 the same schedule for all. Bytes are those of the complete .metaq file, which is read back for its accuracy. Whatever is
 chosen (epochs, grids) is chosen on the validation images, whose accuracy is also what is reported: the test images are
-for the one who has decided. Seconds are of training alone.
+for the one who has decided. Seconds are of training alone. A second table has the smallest file of every way that is
+at least as accurate as each of --accuracies, the median over seeds.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -69,6 +73,7 @@ class Way:
 
 WAYS = {
     "quantized": Way(changes={}, strengths=(4e-6, 1.3e-5, 4e-5, 1.3e-4), picks_grid=False),
+    "context": Way(changes={"rate_model": "context"}, strengths=(4e-6, 1.3e-5, 4e-5, 1.3e-4), picks_grid=False),
     "proximal": Way(changes={"forward": "proximal"}, strengths=(4e-6, 1.3e-5, 4e-5, 1.3e-4), picks_grid=False),
     "spread": Way(changes={"objective": "spread"}, strengths=(1e-7, 1e-6, 1e-5), picks_grid=True),
     "decay": Way(
@@ -176,6 +181,24 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def smallest_at(rows: Sequence[Row], way: str, accuracy: float) -> float | None:
+    """Bytes of the smallest file of a way that is so accurate, the median over seeds; None if a seed has none."""
+    seeds = {row["seed"] for row in rows}
+    enough = [row for row in rows if row["way"] == way and row["validation_accuracy"] >= accuracy]
+    smallest = [min((row["bytes"] for row in enough if row["seed"] == seed), default=None) for seed in seeds]
+    return None if None in smallest else statistics.median(smallest)
+
+
+def matched(rows: Sequence[Row], accuracies: Sequence[float]) -> str:
+    """The table of the smallest files at each accuracy."""
+    lines = ["| way | " + " | ".join(f"{accuracy:g} %" for accuracy in accuracies) + " |"]
+    lines.append("|---" * (len(accuracies) + 1) + "|")
+    for way in dict.fromkeys(row["way"] for row in rows):
+        sizes = [smallest_at(rows, way, accuracy) for accuracy in accuracies]
+        lines.append(f"| {way} | " + " | ".join("" if size is None else f"{size:,.0f}" for size in sizes) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def plot(rows: Sequence[Row], title: str, path: Path) -> None:
     """Write a PNG: accuracy against bytes, a line for every way and seed."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
@@ -219,6 +242,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="WAY")
     parser.add_argument("--strengths", type=float, nargs="+", help="λ for all ways; by default each has its own")
+    parser.add_argument("--accuracies", type=float, nargs="+", default=[98.0, 98.5, 98.8], help="of the second table")
     parser.add_argument("--tolerance", type=float, default=0.1, help="points that a chosen grid may lose")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write JSON; - prints it alone on stdout")
@@ -236,7 +260,8 @@ def main() -> int:
         return 1
     settings = {name: getattr(options, name) for name in ("net", "data", "epochs", "seeds", "tolerance", "threads")}
     put(json.dumps({**settings, "rows": rows}, indent=1) + "\n", options.json)
-    put(markdown(rows), options.markdown)
+    print(matched(rows, options.accuracies), file=log)
+    put(f"{markdown(rows)}\n{matched(rows, options.accuracies)}", options.markdown)
     if options.plot:
         plot(rows, f"{options.net} on {options.data}, {options.epochs} epochs", options.plot)
     return 0

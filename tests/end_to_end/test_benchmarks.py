@@ -26,6 +26,7 @@ QUICK = {
             "--ways",
             "proximal",
             "spread",
+            "context",
             "l1",
             "--strengths",
             "1e-5",
