@@ -72,16 +72,14 @@ class Way:
 
 
 WAYS = {
-    "quantized": Way(changes={}, strengths=(4e-6, 1.3e-5, 4e-5, 1.3e-4), picks_grid=False),
-    "context": Way(changes={"rate_model": "context"}, strengths=(4e-6, 1.3e-5, 4e-5, 1.3e-4), picks_grid=False),
-    "proximal": Way(changes={"forward": "proximal"}, strengths=(4e-6, 1.3e-5, 4e-5, 1.3e-4), picks_grid=False),
+    "quantized": Way(changes={}, strengths=(4e-6, 1.3e-5, 4e-5), picks_grid=False),
+    "context": Way(changes={"rate_model": "context"}, strengths=(4e-6, 1.3e-5, 4e-5), picks_grid=False),
+    "proximal": Way(changes={"forward": "proximal"}, strengths=(4e-6, 1.3e-5, 4e-5), picks_grid=False),
     "spread": Way(changes={"objective": "spread"}, strengths=(1e-7, 1e-6, 1e-5), picks_grid=True),
     "decay": Way(
-        changes={"forward": "float", "alpha": 1.0, "norm": "l2"}, strengths=(1e-4, 3e-4, 1e-3, 3e-3), picks_grid=True
+        changes={"forward": "float", "alpha": 1.0, "norm": "l2"}, strengths=(3e-4, 1e-3, 3e-3), picks_grid=True
     ),
-    "l1": Way(
-        changes={"forward": "float", "alpha": 1.0, "norm": "l1"}, strengths=(1e-5, 3e-5, 1e-4, 3e-4), picks_grid=True
-    ),
+    "l1": Way(changes={"forward": "float", "alpha": 1.0, "norm": "l1"}, strengths=(3e-5, 1e-4, 3e-4), picks_grid=True),
 }
 
 
