@@ -38,7 +38,7 @@ from matplotlib.figure import Figure
 
 from metaq import data, pipeline, runs, sweeps
 from metaq.checkpoint import StateDict
-from metaq.config import BucketConfig, RegularizerConfig
+from metaq.config import RegularizerConfig
 from metaq.data import DataSplits, ImageDataset
 from metaq.errors import MetaqError
 from metaq.grid import BucketGrid
@@ -70,6 +70,8 @@ class Way:
     picks_grid: bool
 
 
+THESIS = preset("thesis").regularizer
+
 WAYS = {
     "quantized": Way(changes={}, strengths=(4e-6, 1.3e-5, 4e-5), picks_grid=False),
     "context": Way(changes={"rate_model": "context"}, strengths=(4e-6, 1.3e-5, 4e-5), picks_grid=False),
@@ -77,9 +79,9 @@ WAYS = {
     "spread": Way(
         changes={
             "objective": "spread",
-            "alpha": 0.533,
-            "grouping": "global",
-            "buckets": BucketConfig(rule="fixed", count=6, center=-0.11, radius=1.114),
+            "alpha": THESIS.alpha,
+            "grouping": THESIS.grouping,
+            "buckets": THESIS.buckets,
             "forward": "float",
         },
         strengths=(5e-4, 1.5e-3, 5e-3),
@@ -265,8 +267,9 @@ def main() -> int:
         return 1
     settings = {name: getattr(options, name) for name in ("net", "data", "epochs", "seeds", "tolerance", "threads")}
     put(json.dumps({**settings, "rows": rows}, indent=1) + "\n", options.json)
-    print(matched(rows, options.accuracies), file=log)
-    put(f"{markdown(rows)}\n{matched(rows, options.accuracies)}", options.markdown)
+    at_matched_accuracy = matched(rows, options.accuracies)
+    print(at_matched_accuracy, file=log)
+    put(f"{markdown(rows)}\n{at_matched_accuracy}", options.markdown)
     if options.plot:
         plot(rows, f"{options.net} on {options.data}, {options.epochs} epochs", options.plot)
     return 0

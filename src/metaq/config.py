@@ -244,9 +244,9 @@ class RegularizerConfig(Config):
         ``"code_length"`` lowers the bits of the file; ``"spread"`` is the thesis's own problem.
     rate_model
         What code lengths come from: ``"histogram"``, one a group, of zero order; ``"context"``, for the first step from
-        zero also the model by which the context coder codes each weight (see :mod:`metaq.context_prices`). The latter
-        needs ``objective="code_length"``, ``grouping="tensor"``, ``buckets.rule="relative"`` and another `forward` than
-        ``"proximal"``.
+        zero also the model by which the context coder codes each weight, asked every 25 steps whatever `refresh_every`
+        is (see :mod:`metaq.context_prices`). The latter needs ``objective="code_length"``, ``grouping="tensor"``,
+        ``buckets.rule="relative"`` and another `forward` than ``"proximal"``.
     strength
         Greatest λ: loss units per bit.
     alpha
