@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 
 import task
-
 from metaq import EntropyRegularizer, save  # metaq
 
 

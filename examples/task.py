@@ -37,11 +37,9 @@ class Classifier(nn.Module):
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """``logits`` of shape (batch, CLASSES), and ``loss``, their mean cross-entropy."""
         logits = self.output(torch.tanh(self.hidden(inputs)))
-        return (
-            {"logits": logits}
-            if labels is None
-            else {"loss": functional.cross_entropy(logits, labels), "logits": logits}
-        )
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": functional.cross_entropy(logits, labels), "logits": logits}
 
 
 class Rows(Dataset[Row]):
