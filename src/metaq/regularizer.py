@@ -122,13 +122,14 @@ class EntropyRegularizer:
         self._slopes: GroupArray | None = None
         self._step_learners = [StepLearner(len(self._groups), self._device)]
         self._no_factors = self._placed(np.ones(len(self._groups)))
+        self._last_seen = -1
         self._unseen_bits: HostCopy | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self, *optimizers: torch.optim.Optimizer) -> EntropyRegularizer:
         """Work inside every ``optimizer.step()`` from now on; returns the regulariser itself.
 
-        Of several optimisers the first keeps the time: the schedule moves on with its steps.
+        Of several optimisers the last keeps the time: the schedule moves on with its steps.
 
         Raises
         ------
@@ -161,18 +162,24 @@ class EntropyRegularizer:
         return self.steps >= self.config.warmup * self.total_steps
 
     @torch.no_grad()
-    def before_step(self, part: int = 0) -> None:
+    def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
         """Give the model back its latent weights and add the term's gradient to ``.grad``; O(n).
 
-        `part` is the number of the optimiser that is about to step, among those attached.
+        Parameters
+        ----------
+        part
+            Number of the optimiser that is about to step, among those attached.
+        found_inf
+            Above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are.
         """
-        if not self.active or (part > 0 and self._slopes is None):
+        if not self.active:
             return
         grids = self._start() if self._grids is None else self._grids
         if self._multipliers is not None:
             self._grids = self._constrain(grids, self._multipliers)
             return
-        refreshes = part == 0 and (self.steps % self.config.refresh_every == 0 or self._slopes is None)
+        is_new, self._last_seen = self.steps != self._last_seen, self.steps
+        refreshes = is_new and (self.steps % self.config.refresh_every == 0 or self._slopes is None)
         pairs, counted = self._with_gradient(part)
         local_sums = self._rule.sums(*self._counted_weights(), grids) if refreshes else ()
         local_products = [passes.inner_products(counted, len(grids), self._device)] if self._learns_steps else []
@@ -180,12 +187,13 @@ class EntropyRegularizer:
         if refreshes:
             self._refresh(totals[: len(local_sums)], grids)
         prices = self._context_prices
-        if prices is not None and part == 0 and (self.steps % REFRESH_STEPS == 0 or not prices.are_known):
+        if prices is not None and is_new and (self.steps % REFRESH_STEPS == 0 or not prices.are_known):
             prices.refresh(self._weights(), grids)
         factors = self._no_factors
         if self._learns_steps:
             learning_rate = self.schedule.step_learning_rate(self._progress)
-            factors = self._step_learners[part].factors(totals[-1], learning_rate)
+            products = totals[-1] if found_inf is None else totals[-1] + self._nan_where(found_inf)
+            factors = self._step_learners[part].factors(products, learning_rate)
             grids = grids.rescaled(factors)
             self._slopes = self._slopes / factors[:, None]
         if self._latent is not None:
@@ -196,8 +204,8 @@ class EntropyRegularizer:
     @torch.no_grad()
     def after_step(self, part: int = 0) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
-        before = self._progress
-        self.steps += part == 0
+        before, after = self._progress, (self.steps + 1) / self.total_steps
+        self.steps += part == len(self._step_learners) - 1
         if self._grids is None:
             return
         if self._multipliers is not None:
@@ -208,7 +216,7 @@ class EntropyRegularizer:
         if refinement:
             assert self.config.plan is not None
             self._latent.let_some_move(self.config.plan.moving, seed=refinement)
-        freeze_above = self.schedule.freeze_threshold(self._progress)
+        freeze_above = self.schedule.freeze_threshold(after)
         self._latent.snap(self._shards.local(), self._grids, part, freeze_above=freeze_above)
 
     def finish(self) -> None:
@@ -316,7 +324,7 @@ class EntropyRegularizer:
             self._step_learners = [StepLearner(len(self._groups), self._device) for _ in learners]
         for part, learner in enumerate(self._step_learners):
             learner.load_state_dict(learners[str(part)])
-        self.steps = int(state_dict["steps"])
+        self.steps, self._last_seen = int(state_dict["steps"]), -1
         slopes, xi = _array(state_dict["slopes"]), _array(state_dict["xi"])
         self._slopes = None if np.isnan(slopes).all() else self._placed(slopes)
         self._rule.xi = xi
@@ -349,6 +357,12 @@ class EntropyRegularizer:
 
     def _unknown(self, *shape: int) -> NDArray[np.float64]:
         return np.full((len(self._groups), *shape), np.nan)
+
+    def _nan_where(self, found_inf: torch.Tensor) -> GroupArray:
+        """NaN if `found_inf` is above 0, else 0: added to gradients, it makes them count for nothing."""
+        if self._device is None:
+            return np.nan if float(found_inf) > 0 else 0.0
+        return torch.where(found_inf > 0, torch.nan, 0.0).to(self._device)
 
     def _placed(self, array: NDArray[np.float64]) -> GroupArray:
         """`array` where sums are."""
@@ -391,7 +405,7 @@ class EntropyRegularizer:
 
     def _on_step_begin(self, part: int, optimizer: torch.optim.Optimizer, *_: object) -> None:
         _unscale(optimizer)
-        self.before_step(part)
+        self.before_step(part, found_inf=getattr(optimizer, "found_inf", None))
 
     def _on_step_end(self, part: int, *_: object) -> None:
         self.after_step(part)
