@@ -221,3 +221,11 @@ def half_cell_slopes(slopes: GroupArray, hysteresis: float, strength: float) -> 
     halves = [library.where(outward, steep, gentle), library.where(outward, gentle, steep)]
     found: GroupArray = library.stack(halves, -1).reshape(len(slopes), -1)
     return found
+
+
+def entropy_bits(bucket_counts: GroupArray) -> GroupArray:
+    """Zero-order entropy in bits, one table a group; `bucket_counts` has shape (G, C)."""
+    library: Any = torch if isinstance(bucket_counts, torch.Tensor) else np
+    shares = bucket_counts / bucket_counts.sum(-1)[:, None]
+    bits = -(bucket_counts * library.log2(library.where(shares > 0, shares, 1.0))).sum()
+    return bits if isinstance(bits, torch.Tensor) else float(bits)

@@ -199,10 +199,11 @@ def test_exact_multipliers_of_the_spread_objective_are_those_of_the_dual_solver(
         parameter.grad = torch.zeros_like(parameter)
     regularizer.before_step()
     regularizer.report()
-    for group, grid, slopes in zip(regularizer._groups, regularizer._grids, regularizer._slopes, strict=True):
-        statistics = cell_statistics([p.detach() for p in group.parameters.values()], grid)
-        expected = solve_exact(SpreadDual(statistics=statistics))
-        np.testing.assert_allclose(slopes, expected.slopes, atol=1e-6 * group.count)
+    weights = [parameter.detach() for parameter in model.parameters()]
+    groups = [weights] if grouping == "global" else [[tensor] for tensor in weights]
+    for group, grid, slopes in zip(groups, regularizer._grids, regularizer._slopes, strict=True):
+        expected = solve_exact(SpreadDual(statistics=cell_statistics(group, grid)))
+        np.testing.assert_allclose(slopes, expected.slopes, atol=1e-6 * sum(tensor.numel() for tensor in group))
 
 
 def test_weights_that_cannot_fill_the_buckets_are_named_for_the_exact_solver():
