@@ -18,7 +18,7 @@ import torch
 from metaq import container
 from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically, write_bytes
-from metaq.tensors import Dtype, Tensor
+from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 StateDict = dict[str, torch.Tensor]
 
@@ -94,11 +94,18 @@ def to_storage(name: str, tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], n
 
 
 def restore(tensors: list[Tensor]) -> StateDict:
-    """Torch tensors, bit for bit what :meth:`restore` of each gives."""
-    return {tensor.name: _from_storage(tensor) for tensor in tensors}
+    """Torch tensors, bit for bit what :meth:`restore` of each gives; tied ones are the same object."""
+    made: dict[int, torch.Tensor] = {}
+    found = {}
+    for tensor in tensors:
+        holder = tensor.first if isinstance(tensor, TiedTensor) else tensor
+        if id(holder) not in made:
+            made[id(holder)] = _from_storage(holder)
+        found[tensor.name] = made[id(holder)]
+    return found
 
 
-def _from_storage(tensor: Tensor) -> torch.Tensor:
+def _from_storage(tensor: QuantizedTensor | ExactTensor) -> torch.Tensor:
     dtype = getattr(torch, tensor.dtype.name)
     values = np.ascontiguousarray(tensor.restore(), dtype=tensor.dtype.storage)
     if not values.size:

@@ -234,7 +234,37 @@ class ExactTensor:
         return self.values
 
 
-Tensor = QuantizedTensor | ExactTensor
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiedTensor:
+    """Another name for the elements of a tensor: tied weights, which a file holds once.
+
+    Attributes
+    ----------
+    name
+        Key in the state dict.
+    first
+        The tensor whose elements these are.
+    """
+
+    name: str
+    first: QuantizedTensor | ExactTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.first.shape
+
+    @property
+    def dtype(self) -> Dtype:
+        """Element type in the user's model."""
+        return self.first.dtype
+
+    def restore(self) -> NDArray[np.generic]:
+        """The elements, as ``dtype.storage``."""
+        return self.first.restore()
+
+
+Tensor = QuantizedTensor | ExactTensor | TiedTensor
 
 
 def float_bytes(tensor: Tensor) -> int:

@@ -25,13 +25,16 @@ class Entry:
     name, shape, dtype
         As in the model.
     coder
-        Coder of the bucket indices; ``"raw"``, ``"zstd"`` or, in the header, ``"inline"`` for a tensor kept exactly.
+        Coder of the bucket indices; ``"raw"``, ``"zstd"`` or, in the header, ``"inline"`` for a tensor kept exactly;
+        ``"tied"`` for one that has no elements of its own.
     grid
-        Reference values, or None for a tensor kept exactly.
+        Reference values, or None for a tensor kept exactly or tied.
     scan, trellis_bits
         See :class:`metaq.tensors.QuantizedTensor`.
     basis
         Number of the basis whose rows are combined, or None.
+    tied_to
+        Number, in :attr:`Contents.entries`, of the earlier tensor whose elements these are; None unless it is tied.
     coded_bytes
         Size of its chunks. The bytes of a chunk of several tensors are shared out by their numbers of elements.
     offset_bytes
@@ -46,6 +49,7 @@ class Entry:
     scan: Scan = "rows"
     trellis_bits: int = 0
     basis: int | None = None
+    tied_to: int | None = None
     coded_bytes: int = 0
     offset_bytes: int = 0
 
@@ -143,8 +147,12 @@ class Contents:
     def bases_of(self, names: Iterable[str]) -> tuple[int, ...]:
         """Numbers of the bases without which the tensors of these names cannot be restored, ascending."""
         chosen = set(names)
-        found = {entry.basis for entry in self.entries if entry.name in chosen and entry.basis is not None}
-        return tuple(sorted(found))
+        holders = (self.holder_of(entry) for entry in self.entries if entry.name in chosen)
+        return tuple(sorted({entry.basis for entry in holders if entry.basis is not None}))
+
+    def holder_of(self, entry: Entry) -> Entry:
+        """The tensor that holds the elements of `entry`: itself unless it is tied."""
+        return entry if entry.tied_to is None else self.entries[entry.tied_to]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
