@@ -81,15 +81,21 @@ def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]) 
 def dtype_of(name: str, tensor: torch.Tensor) -> Dtype:
     """The file's element type for `tensor`; raises :class:`ConfigError` for types that no file can hold."""
     label = str(tensor.dtype).removeprefix("torch.")
-    if tensor.layout != torch.strided or tensor.is_quantized or label not in Dtype.__members__:
-        raise ConfigError(f"{name}: a {label} tensor of layout {tensor.layout} cannot be stored; convert it first.")
+    if tensor.is_quantized:
+        raise ConfigError(f"{name}: a quantised tensor ({label}) cannot be stored; give its dequantize().")
+    if tensor.layout != torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise ConfigError(f"{name}: a tensor of the layout {layout} cannot be stored; give its to_dense().")
+    if label not in Dtype.__members__:
+        raise ConfigError(f"{name}: a tensor of {label} cannot be stored; convert it to another type first.")
     return Dtype[label]
 
 
 def to_storage(name: str, tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     """Bits of `tensor` as the numpy type of its :class:`~metaq.tensors.Dtype`; shape kept."""
     dtype = dtype_of(name, tensor)
-    plain = tensor.detach().cpu().contiguous()
+    # Conjugate and negative views are only marked as such: their memory holds other bits.
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().view(dtype.storage).reshape(tensor.shape)
 
 

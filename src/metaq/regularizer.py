@@ -24,7 +24,7 @@ from metaq.passes import GridSet, TensorPairs
 from metaq.proximal import Multipliers, pull_at
 from metaq.schedule import schedule_of
 from metaq.step_size import StepLearner
-from metaq.weights import group_globally, group_per_tensor, select_parameters
+from metaq.weights import FilterFn, group_globally, group_per_tensor, select_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,14 @@ class EntropyRegularizer:
     Parameters
     ----------
     model
-        Any module. Its floating parameters chosen by the configuration take part; tied parameters once.
+        Any module. Those of its floating parameters take part that are trained (``requires_grad``) and chosen by the
+        globs of the configuration and by `filter_fn`; tied parameters once.
     config
         See :class:`RegularizerConfig`.
     total_steps
         Optimiser steps of the whole training; the schedule is relative to it.
+    filter_fn
+        From the name of a parameter and the parameter to whether it takes part; by default all do.
 
     Raises
     ------
@@ -92,12 +95,21 @@ class EntropyRegularizer:
     10
     """
 
-    def __init__(self, model: nn.Module, config: RegularizerConfig | None = None, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RegularizerConfig | None = None,
+        *,
+        total_steps: int,
+        filter_fn: FilterFn | None = None,
+    ) -> None:
         self.config = config or RegularizerConfig()
         require(total_steps >= 1, f"total_steps: {total_steps} is below 1.")
         self.total_steps = total_steps
         self.steps = 0
-        parameters = select_parameters(model, include=self.config.include, exclude=self.config.exclude)
+        parameters = select_parameters(
+            model, include=self.config.include, exclude=self.config.exclude, filter_fn=filter_fn
+        )
         grouped = group_per_tensor if self.config.grouping == "tensor" else group_globally
         self._groups = grouped(parameters)
         self._names = [name for group in self._groups for name in group.parameters]
