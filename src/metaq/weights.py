@@ -92,7 +92,7 @@ def choose(
     exclude: Sequence[str],
     filter_fn: FilterFn | None,
 ) -> tuple[dict[str, Chosen], dict[str, str]]:
-    """Tensors that the rules choose, by their first names, and why the others are not chosen.
+    """Tensors that the rules choose, by their first names, and why the others are not chosen, by every name.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def choose(
         raise ConfigError(
             f"{options}: no floating tensor is left to quantise ({_summary(left_out)}); widen the choice."
         )
-    return chosen, why
+    return chosen, {name: why[first] for name, first in alias.items() if first in why}
 
 
 def require_values(name: str, tensor: object) -> None:

@@ -106,6 +106,8 @@ def test_reasons_are_given_for_all_that_is_left_out() -> None:
     }
     chosen = select(model, filter_fn=lambda name, _: name == "encoder.weight")
     assert chosen.reasons["hidden.weight"] == "left out by filter_fn"
+    tied = select(model, exclude=("decoder*",)).reasons
+    assert tied["encoder.weight"] == tied["decoder.weight"] == "excluded by decoder*"
     state = {
         "w": torch.ones(3),
         "n": torch.tensor(3),
