@@ -31,6 +31,7 @@ from metaq.schedule import PlannedSchedule, schedule_of
 from metaq.sharding import local_part
 from metaq.slopes import slope_rule
 from metaq.step_size import StepLearner
+from metaq.weights import FilterFn
 
 
 class EntropyRegularizer:
@@ -44,11 +45,14 @@ class EntropyRegularizer:
     Parameters
     ----------
     model
-        Any module. Its floating parameters chosen by the configuration take part; tied parameters once.
+        Any module. Those of its floating parameters take part that are trained (``requires_grad``) and chosen by the
+        globs of the configuration and by `filter_fn`; tied parameters once.
     config
         See :class:`RegularizerConfig`.
     total_steps
         Optimiser steps of the whole training; the schedule is relative to it.
+    filter_fn
+        From the name of a parameter and the parameter to whether it takes part; by default all do.
 
     Raises
     ------
@@ -70,12 +74,19 @@ class EntropyRegularizer:
     10
     """
 
-    def __init__(self, model: nn.Module, config: RegularizerConfig | None = None, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RegularizerConfig | None = None,
+        *,
+        total_steps: int,
+        filter_fn: FilterFn | None = None,
+    ) -> None:
         self.config = config or RegularizerConfig()
         require(total_steps >= 1, f"total_steps: {total_steps} is below 1.")
         self.total_steps = total_steps
         self.steps = 0
-        self._participants = Participants(model, self.config, total_steps=total_steps)
+        self._participants = Participants(model, self.config, total_steps=total_steps, filter_fn=filter_fn)
         self.schedule = schedule_of(self.config, weights=self._participants.total)
         self._rule = slope_rule(self.config, self._participants.groups)
         self._latent: LatentWeights | None = None
