@@ -1,0 +1,224 @@
+"""A regulariser whose life somebody else's training loop decides on: what the trainers' callbacks have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from metaq import container, pipeline
+from metaq.config import RegularizerConfig, require
+from metaq.container import WriteReport
+from metaq.errors import ConfigError
+from metaq.grid import BucketGrid
+from metaq.regularizer import EntropyRegularizer
+
+
+class TrainingSession:
+    """A regulariser from the first step of a training to its end, however that comes.
+
+    Parameters
+    ----------
+    model
+        The module to train to few bits.
+    config
+        See :class:`~metaq.RegularizerConfig`.
+    total_steps
+        Optimiser steps of the whole training.
+
+    Attributes
+    ----------
+    regularizer
+        The regulariser of `model`.
+    finished
+        Whether the model holds its final, quantised weights.
+    """
+
+    def __init__(self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int) -> None:
+        self.model = model
+        self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps)
+        self.finished = False
+        self._grids: dict[str, BucketGrid] | None = None
+        self._evaluation: contextlib.ExitStack | None = None
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._updating = False
+
+    @classmethod
+    def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> TrainingSession:
+        """One that stands where the session that gave `state` stood; errors as of :meth:`load_state_dict`."""
+        session = cls(model, config, total_steps=_saved_regularizer(state)["total_steps"])
+        session.load_state_dict(state)
+        return session
+
+    def attach(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Work inside every step of `optimizers`, after whatever a closure that they are given does.
+
+        Raises
+        ------
+        ConfigError
+            If there is no optimiser, one calls its closure several times a step, or a parameter that takes part is
+            updated by none.
+        """
+        require(bool(optimizers), "optimizers: there is none, so nothing can be trained to few bits.")
+        for optimizer in optimizers:
+            name = type(optimizer).__name__
+            fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
+            require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
+        # Hooks run in the order of their registration: closures before the regulariser's, the others around it.
+        self._hooks = [optimizer.register_step_pre_hook(_call_closure_first) for optimizer in optimizers]
+        self.regularizer.attach(*optimizers)
+        for optimizer in optimizers:
+            self._hooks.append(optimizer.register_step_pre_hook(lambda *_: self._set_updating(True)))
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._set_updating(False)))
+
+    def detach(self) -> None:
+        """Leave optimisers and model; the model keeps the weights that it trains with."""
+        self.release()
+        self.regularizer.detach()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def interrupt(self) -> None:
+        """Detach; if a step was stopped midway, let the model hold the quantised weights of the step before."""
+        self.detach()
+        has_latent_weights = self.regularizer.config.forward == "quantized" and self.regularizer.active
+        if not self._updating or not has_latent_weights:
+            return
+        with self.regularizer.quantized_weights():
+            kept = [parameter.detach().clone() for parameter in self.model.parameters()]
+        with torch.no_grad():
+            for parameter, weights in zip(self.model.parameters(), kept, strict=True):
+                parameter.copy_(weights)
+        self._updating = False
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the model holds quantised weights only until :meth:`release`."""
+        return self._evaluation is not None
+
+    def hold(self) -> None:
+        """Let the model hold the weights that its file would hold, until :meth:`release`."""
+        if self.finished or self._evaluation is not None:
+            return
+        evaluation = contextlib.ExitStack()
+        evaluation.enter_context(self.regularizer.quantized_weights())
+        self._evaluation = evaluation
+
+    def release(self) -> None:
+        """Give the model back the weights that it trains with."""
+        if self._evaluation is not None:
+            self._evaluation.close()
+            self._evaluation = None
+
+    def finish(self, grids: Mapping[str, BucketGrid] | None = None) -> None:
+        """Leave quantised weights in the model; by `grids` if other weights were loaded into it meanwhile."""
+        if self.finished:
+            return
+        self.detach()
+        if grids is None:
+            self.regularizer.finish()
+        else:
+            self.model.load_state_dict(pipeline.quantized_state_dict(self.model, grids=grids))
+            self._grids = dict(grids)
+        self.finished = True
+
+    def grids(self) -> dict[str, BucketGrid]:
+        """Grid of every tensor that takes part, by name."""
+        return self.regularizer.grids() if self._grids is None else self._grids
+
+    def metrics(self) -> dict[str, float]:
+        """The figures to log, of the weights that the model trains with; O(n)."""
+        was_holding = self.is_holding
+        self.release()
+        report = self.regularizer.report()
+        if was_holding:
+            self.hold()
+        return {
+            "bits_per_weight": report.bits_per_weight,
+            "bits": report.bits,
+            "phi_bits": report.phi_bits,
+            "distance": report.distance,
+            "frozen": float(report.frozen),
+            "strength": self.regularizer.current_strength(),
+        }
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str | int | float] | None = None,
+        coder: str = container.DEFAULT_CODER,
+    ) -> WriteReport:
+        """Write the quantised model as a ``.metaq`` file; see :func:`metaq.save`.
+
+        Raises
+        ------
+        ConfigError
+            If the model has got other weights since its training ended.
+        """
+        if self.finished:
+            self._require_same_weights()
+            return pipeline.save(path, self.model, grids=self.grids(), metadata=metadata, coder=coder)
+        # Before the warm-up ends, grids follow from the weights that the model holds.
+        self.release()
+        grids = self.grids()
+        with self.regularizer.quantized_weights():
+            return pipeline.save(path, self.model, grids=grids, metadata=metadata, coder=coder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the model and the optimisers: tensors, numbers and strings."""
+        return {"finished": self.finished, "regularizer": self.regularizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave.
+
+        Raises
+        ------
+        ConfigError
+            If it is of another model, configuration or number of steps.
+        """
+        saved, total_steps = _saved_regularizer(state)["total_steps"], self.regularizer.total_steps
+        require(
+            saved == total_steps,
+            f"checkpoint: it is of a training of {saved} steps and this one has {total_steps}; strength and freezing "
+            "are planned over all of them: give the trainer the same number of epochs or steps to resume.",
+        )
+        self.regularizer.load_state_dict(state["regularizer"])
+        self.finished = bool(state["finished"])
+
+    def _require_same_weights(self) -> None:
+        present, grids = self.model.state_dict(), self.grids()
+        expected = pipeline.quantized_state_dict({name: present[name] for name in grids}, grids=grids)
+        for name, weights in expected.items():
+            require(
+                torch.equal(present[name].cpu(), weights),
+                f"{name}: is not as training left it; load the checkpoint again through the trainer, or save the model "
+                "with metaq.save and grids of your own.",
+            )
+
+    def _set_updating(self, updating: bool) -> None:
+        self._updating = updating
+
+
+def _saved_regularizer(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    saved = state.get("regularizer")
+    if not isinstance(saved, Mapping) or "finished" not in state or not isinstance(saved.get("total_steps"), int):
+        raise ConfigError("checkpoint: the state of metaq in it is damaged or of another version; train anew.")
+    return saved
+
+
+def _call_closure_first(
+    optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Make gradients before the regulariser adds to them, where an optimiser is given a closure that makes them."""
+    closure: Callable[[], Any] | None = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        loss = closure()
+    return (optimizer,), {**kwargs, "closure": lambda: loss}
