@@ -17,6 +17,7 @@ from metaq.config import require
 from metaq.container import WriteReport
 from metaq.grid import BucketGrid
 from metaq.quantize import Grouping, quantize_array, uniform_grids
+from metaq.sharding import in_one_process, unwrapped, whole
 from metaq.tensors import ExactTensor, QuantizedTensor, Tensor
 from metaq.weights import select_names
 
@@ -133,6 +134,8 @@ def save(
 ) -> WriteReport:
     """Quantise, code and write a model as one self-contained ``.metaq`` file, atomically.
 
+    Where parameters are sharded, every process has to call this, and the first one writes.
+
     Parameters
     ----------
     path
@@ -157,7 +160,9 @@ def save(
     ConfigError, OutputError
         If a tensor cannot be quantised, or the file cannot be written.
     """
-    return container.write(path, to_tensors(source, grids=grids), metadata=metadata, coder=coder)
+    held = source.parameters() if isinstance(source, nn.Module) else source.values()
+    tensors = to_tensors(source, grids=grids)
+    return in_one_process(held, lambda: container.write(path, tensors, metadata=metadata, coder=coder))
 
 
 def load(path: str | os.PathLike[str]) -> StateDict:
@@ -172,8 +177,12 @@ def load(path: str | os.PathLike[str]) -> StateDict:
 
 
 def state_dict_of(source: Source) -> StateDict:
-    """The state dict of a module, or a copy of the mapping itself."""
-    return dict(source.state_dict() if isinstance(source, nn.Module) else source)
+    """The state dict of a module, or a copy of the mapping itself; sharded tensors are gathered from all processes.
+
+    Wrappers of the module, such as ``DistributedDataParallel``, leave no trace in the names.
+    """
+    tensors = unwrapped(source).state_dict() if isinstance(source, nn.Module) else source
+    return {name: whole(tensor) for name, tensor in tensors.items()}
 
 
 def _tied_grids(state_dict: StateDict, grids: Mapping[str, BucketGrid]) -> dict[str, BucketGrid]:
