@@ -43,7 +43,7 @@ class EntropyCallback(pl.Callback):
         Dotted name of the part of the LightningModule that is trained to few bits and saved, such as ``"model"``; all
         of it by default.
     total_steps
-        Optimiser steps of the whole training, of the first optimiser where there are several; by default those the
+        Optimiser steps of the whole training, of the last optimiser where there are several; by default those the
         trainer expects.
     log_every_n_steps
         Log also every so many optimiser steps.
@@ -241,7 +241,7 @@ class EntropyCallback(pl.Callback):
 
 
 def _expected_steps(trainer: pl.Trainer) -> int:
-    """Steps of the first optimiser from the very beginning to the end of the training."""
+    """Steps of the last optimiser from the very beginning to the end of the training."""
     steps = trainer.estimated_stepping_batches
     require(
         0 < steps < math.inf,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,9 @@ from metaq.config import RegularizerConfig, require
 from metaq.container import WriteReport
 from metaq.errors import ConfigError
 from metaq.grid import BucketGrid
+from metaq.optimizers import innermost
 from metaq.regularizer import EntropyRegularizer
+from metaq.sharding import is_sharded, unwrapped, whole
 
 
 class TrainingSession:
@@ -64,14 +66,15 @@ class TrainingSession:
             updated by none.
         """
         require(bool(optimizers), "optimizers: there is none, so nothing can be trained to few bits.")
-        for optimizer in optimizers:
+        inner = [innermost(optimizer) for optimizer in optimizers]
+        for optimizer in inner:
             name = type(optimizer).__name__
             fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
             require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
         # Hooks run in the order of their registration: closures before the regulariser's, the others around it.
-        self._hooks = [optimizer.register_step_pre_hook(_call_closure_first) for optimizer in optimizers]
-        self.regularizer.attach(*optimizers)
-        for optimizer in optimizers:
+        self._hooks = [optimizer.register_step_pre_hook(_call_closure_first) for optimizer in inner]
+        self.regularizer.attach(*inner)
+        for optimizer in inner:
             self._hooks.append(optimizer.register_step_pre_hook(lambda *_: self._set_updating(True)))
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._set_updating(False)))
 
@@ -123,7 +126,11 @@ class TrainingSession:
         if grids is None:
             self.regularizer.finish()
         else:
-            self.model.load_state_dict(pipeline.quantized_state_dict(self.model, grids=grids))
+            parameters = self._parameters()
+            present = {name: whole(parameters[name].detach()) for name in grids}
+            for name, weights in pipeline.quantized_state_dict(present, grids=grids).items():
+                with torch.no_grad():
+                    parameters[name].copy_(_like(parameters[name], weights))
             self._grids = dict(grids)
         self.finished = True
 
@@ -171,8 +178,11 @@ class TrainingSession:
             return pipeline.save(path, self.model, grids=grids, metadata=metadata, coder=coder)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside the model and the optimisers: tensors, numbers and strings."""
-        return {"finished": self.finished, "regularizer": self.regularizer.state_dict()}
+        """What a checkpoint must hold beside the model and the optimisers: whole tensors, numbers and strings.
+
+        Where parameters are sharded, every process has to ask for it.
+        """
+        return {"finished": self.finished, "regularizer": _gathered(self.regularizer.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave.
@@ -188,15 +198,24 @@ class TrainingSession:
             f"checkpoint: it is of a training of {saved} steps and this one has {total_steps}; strength and freezing "
             "are planned over all of them: give the trainer the same number of epochs or steps to resume.",
         )
-        self.regularizer.load_state_dict(state["regularizer"])
+        parameters = self._parameters()
+        weights = {
+            name: {key: _like(parameters[name], value) for key, value in kept.items()}
+            for name, kept in state["regularizer"]["weights"].items()
+            if name in parameters
+        }
+        self.regularizer.load_state_dict({**state["regularizer"], "weights": weights})
         self.finished = bool(state["finished"])
 
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(unwrapped(self.model).named_parameters())
+
     def _require_same_weights(self) -> None:
-        present, grids = self.model.state_dict(), self.grids()
-        expected = pipeline.quantized_state_dict({name: present[name] for name in grids}, grids=grids)
-        for name, weights in expected.items():
+        parameters, grids = self._parameters(), self.grids()
+        present = {name: whole(parameters[name].detach()).cpu() for name in grids}
+        for name, weights in pipeline.quantized_state_dict(present, grids=grids).items():
             require(
-                torch.equal(present[name].cpu(), weights),
+                torch.equal(present[name], weights),
                 f"{name}: is not as training left it; load the checkpoint again through the trainer, or save the model "
                 "with metaq.save and grids of your own.",
             )
@@ -207,9 +226,28 @@ class TrainingSession:
 
 def _saved_regularizer(state: Mapping[str, Any]) -> Mapping[str, Any]:
     saved = state.get("regularizer")
-    if not isinstance(saved, Mapping) or "finished" not in state or not isinstance(saved.get("total_steps"), int):
+    if not isinstance(saved, Mapping) or "finished" not in state or not {"total_steps", "weights"} <= set(saved):
         raise ConfigError("checkpoint: the state of metaq in it is damaged or of another version; train anew.")
     return saved
+
+
+def _gathered(state: Any) -> Any:
+    """`state` with whole tensors in the place of sharded ones."""
+    if isinstance(state, Mapping):
+        return {key: _gathered(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_gathered(value) for value in state]
+    return whole(state) if isinstance(state, torch.Tensor) else state
+
+
+def _like(parameter: torch.Tensor, value: Any) -> Any:
+    """`value`, sharded as `parameter` is if it is a tensor of its shape."""
+    if not is_sharded(parameter) or not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded = cast(Any, parameter)
+    return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements)
 
 
 def _call_closure_first(

@@ -23,6 +23,7 @@ from metaq.files import write_atomically
 from metaq.grid import BucketGrid
 from metaq.regularizer import EntropyRegularizer
 from metaq.session import TrainingSession
+from metaq.sharding import whole
 
 try:
     from transformers import (
@@ -136,7 +137,7 @@ class EntropyTrainerCallback(TrainerCallback):
             "save_only_model out.",
         )
         self._session = TrainingSession(kwargs["model"], self.config, total_steps=state.max_steps)
-        self._session.attach([_innermost(kwargs["optimizer"])])
+        self._session.attach([kwargs["optimizer"]])
         self._resume(self._session, args, state)
         if self._trainer is None and args.report_to and state.is_world_process_zero:
             _LOGGER.warning(
@@ -225,7 +226,7 @@ class EntropyTrainerCallback(TrainerCallback):
         path = _state_path(args, state) if folder is None else Path(folder) / FILE_NAME
         saved = _read(path)
         require(
-            not state.is_world_process_zero or saved["weights"] == _checksum(session.model),
+            saved["weights"] == _checksum(session.model),
             f"{path}: belongs to other weights than those that the trainer resumes with; give the folder that it "
             "resumes from to EntropyTrainerCallback(resume_from_checkpoint=…), too.",
         )
@@ -241,13 +242,6 @@ class EntropyTrainerCallback(TrainerCallback):
         return self._session
 
 
-def _innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimiser whose hooks run, inside those that accelerate puts around it."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    return optimizer
-
-
 def _state_path(args: TrainingArguments, state: TrainerState) -> Path:
     """Where the state of the present step is kept."""
     require(
@@ -259,13 +253,12 @@ def _state_path(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _checksum(model: nn.Module) -> int:
-    """Of all weights that this process holds."""
+    """Of all weights; where they are sharded, every process has to ask for it."""
     found = 0
     for parameter in model.parameters():
-        weights = parameter.detach()
-        local: torch.Tensor = weights.to_local() if hasattr(weights, "to_local") else weights
-        if local.numel():
-            found = zlib.crc32(local.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+        weights = whole(parameter.detach()).cpu().contiguous()
+        if weights.numel():
+            found = zlib.crc32(weights.reshape(-1).view(torch.uint8).numpy().data, found)
     return found
 
 
