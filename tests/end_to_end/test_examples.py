@@ -13,10 +13,13 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 PYTHON = [sys.executable]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 COMMANDS = {
     "plain_loop.py": PYTHON,
     "with_lightning.py": PYTHON,
     "with_transformers.py": PYTHON,
+    "with_ddp.py": TORCHRUN,
+    "with_fsdp2.py": TORCHRUN,
 }
 """What runs each example."""
 

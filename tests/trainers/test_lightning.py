@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
 import runpy
 import signal
 import sys
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -26,6 +28,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
 ]
+
+README = Path(__file__).parents[2] / "README.md"
 
 EPOCHS, BATCHES, BATCH = 4, 6, 16
 STEPS = EPOCHS * BATCHES
@@ -339,6 +343,16 @@ def test_several_optimizers_are_taken_in_manual_optimization(tmp_path):
     assert entropy.regularizer.steps == STEPS
     resumed, _, _ = fit(tmp_path, learner=TwoOptimizers(), ckpt_path=tmp_path / "epoch=1.ckpt")
     assert torch.equal(weights_of(resumed), weights_of(net))
+
+
+def test_the_program_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"```python\n(import lightning.*?)```", README.read_text(), re.DOTALL)
+    (tmp_path / "program.py").write_text(program)
+    learner = Learner()
+    runpy.run_path("program.py", init_globals={"module": learner, "loader": make_loader(), "epochs": 2})
+    restored = load(tmp_path / "model.metaq")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in learner.state_dict().items())
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from metaq import ConfigError, EntropyRegularizer, RegularizerConfig, load
 from metaq.session import TrainingSession
@@ -126,6 +128,36 @@ def test_a_step_that_is_stopped_midway_leaves_quantised_weights(tmp_path):
     optimizer.step()
     assert session.regularizer.steps == STEPS - 1
     assert not torch.equal(weights_of(model), held)
+
+
+@pytest.fixture
+def one_process():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_the_state_of_a_sharded_model_is_whole_and_fits_one_that_is_not_sharded(tmp_path):
+    sharded = fully_shard(make_model())
+    session = TrainingSession(sharded, CONFIG, total_steps=STEPS)
+    optimizer = torch.optim.Adam(sharded.parameters(), lr=1e-2)
+    trained(session, sharded, optimizer, STEPS - 5)
+    torch.save(session.state_dict(), tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    whole = make_model()
+    other = TrainingSession(whole, CONFIG, total_steps=STEPS)
+    other.load_state_dict(loaded)
+    again = TrainingSession(fully_shard(make_model()), CONFIG, total_steps=STEPS)
+    again.load_state_dict(loaded)
+    files = []
+    for number, finished in enumerate((session, other, again)):
+        finished.finish()
+        finished.save(tmp_path / f"{number}.metaq")
+        files.append((tmp_path / f"{number}.metaq").read_bytes())
+    assert files[0] == files[1] == files[2]
+    restored = load(tmp_path / "0.metaq")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in whole.state_dict().items())
 
 
 def test_weights_that_came_after_training_are_not_saved_on_its_grids(tmp_path):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, 
 import metaq.transformers
 from metaq import ConfigError, EntropyRegularizer, FormatError, RegularizerConfig, load
 from metaq.transformers import FILE_NAME, EntropyTrainerCallback
+
+README = Path(__file__).parents[2] / "README.md"
 
 EPOCHS, ROWS, BATCH = 4, 96, 16
 STEPS = EPOCHS * ROWS // BATCH
@@ -302,6 +306,17 @@ def test_a_language_model_with_tied_weights_is_restored_from_its_file(tmp_path):
         tmp_path, RegularizerConfig(strength=1e-3), resume=str(tmp_path / "checkpoint-8"), net=model, **options
     )
     assert torch.equal(weights_of(resumed.model), whole)
+
+
+def test_the_program_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"```python\n(from transformers.*?)```", README.read_text(), re.DOTALL)
+    (tmp_path / "program.py").write_text(program)
+    names = {"model": make_net(), "dataset": Rows(torch.float32)}
+    names["arguments"] = TrainingArguments("out", num_train_epochs=2, use_cpu=True, report_to="none")
+    runpy.run_path("program.py", init_globals=names)
+    restored = load(tmp_path / "model.metaq")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in names["model"].state_dict().items())
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
