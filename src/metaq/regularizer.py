@@ -22,7 +22,14 @@ from metaq.grid import BucketGrid
 from metaq.host_copy import HostCopy
 from metaq.latent import LatentWeights
 from metaq.objective import entropy_bits
-from metaq.optimizers import found_inf, innermost, unscale
+from metaq.optimizers import (
+    StepArguments,
+    found_inf,
+    innermost,
+    require_single_gradient,
+    unscale,
+    with_closure_called,
+)
 from metaq.participants import Participants
 from metaq.passes import GridSet, GroupArray, TensorPairs, on_host
 from metaq.proximal import Multipliers, pull_at
@@ -110,11 +117,14 @@ class EntropyRegularizer:
         Raises
         ------
         ConfigError
-            If attached already, or if a parameter that takes part is not updated by exactly one of the optimisers.
+            If attached already, if a parameter that takes part is not updated by exactly one of the optimisers, or one
+            of them calls its closure several times a step.
         """
         require(not self._hooks, "regularizer: attached to an optimizer already; call detach() first.")
         require(bool(optimizers), "regularizer: no optimizer given; give those that update the model.")
         inner = [innermost(optimizer) for optimizer in optimizers]
+        for optimizer in inner:
+            require_single_gradient(optimizer)
         self._share_out(inner)
         self._hooks = [
             hook
@@ -335,9 +345,13 @@ class EntropyRegularizer:
             self._latent = LatentWeights(*self._places)
             self._latent.load_state_of_tensors(state)
 
-    def _on_step_begin(self, part: int, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _on_step_begin(
+        self, part: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> StepArguments | None:
+        left = with_closure_called(arguments, options)
         unscale(optimizer)
         self.before_step(part, found_inf=found_inf(optimizer))
+        return left
 
     def _on_step_end(self, part: int, *_: object) -> None:
         self.after_step(part)
