@@ -18,7 +18,7 @@ from metaq.pipeline import choose_grids
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
 Net = Annotated[str, typer.Option("--net", help="Network: lenet5, lenet5-caffe, lenet300, or package.module:factory.")]
-Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, or a folder of four IDX files.")]
+Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, cifar10, or a folder of four IDX files.")]
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder that holds the data set; else $METAQ_DATA, else the cache folder."),

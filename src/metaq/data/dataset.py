@@ -72,7 +72,7 @@ class DataSplits:
     Attributes
     ----------
     name
-        Name in the registry, or the name of the folder.
+        Name in the registry, or of a copy that is not the original; or the name of the folder.
     train, validation, test
         The three parts.
     """
