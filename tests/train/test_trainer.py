@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metaq import data
-from metaq.data import DataSplits, ImageDataset
+from metaq.data import CropAndFlip, DataSplits, ImageDataset
 from metaq.errors import DataError, FormatError, MetaqError
 from metaq.train import Trainer, accuracy, checkpointing, preset
 from metaq.train.config import InitConfig
@@ -65,6 +65,19 @@ def test_same_seed_same_run_other_seed_other_run(tmp_path, digits):
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+def test_photographs_are_cropped_and_mirrored_by_the_seed(tmp_path, digits):
+    def seen(**changes):
+        trainer = Trainer(short(augmentation=None, batch_size=320, **changes), digits, tmp_path, Silent())
+        return [next(trainer._batches(epoch))[0] for epoch in (1, 1, 2)]
+
+    first, again, other = seen(crop=CropAndFlip())
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    plain = seen()[0]
+    moved = [not torch.equal(one, two) for one, two in zip(first, plain, strict=True)]
+    assert sum(moved) > 300
 
 
 def test_the_epoch_kept_is_the_most_accurate_of_the_last_ones(tmp_path, digits):

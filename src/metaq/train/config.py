@@ -7,6 +7,7 @@ from typing import Literal
 
 from metaq.config import BucketConfig, Config, FreezeConfig, PlanConfig, RegularizerConfig, near_match, require
 from metaq.data.augmentation import Augmentation
+from metaq.data.cropping import CropAndFlip
 from metaq.errors import ConfigError
 
 
@@ -150,6 +151,8 @@ class TrainConfig(Config):
         Passes over the training images, images per step.
     optimizer, regularizer, augmentation, stop, goal, teacher
         See their classes; `augmentation` None trains on the images as they are. A goal needs ``regularizer.plan``.
+    crop
+        How photographs are cropped and mirrored, before any other augmentation; None leaves them as they are.
     clean_fraction_last, clean_from
         Share of images left as they are in the end; it grows linearly from ``augmentation.clean_fraction`` up to the
         share `clean_from` of the epochs. A network with few bits left is short of capacity, not of images.
@@ -171,6 +174,7 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     regularizer: RegularizerConfig = RegularizerConfig()
     augmentation: Augmentation | None = Augmentation()
+    crop: CropAndFlip | None = None
     clean_fraction_last: float = 0.75
     clean_from: float = 1.0
     init: InitConfig | None = None

@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from metaq import nets
 from metaq.config import require
-from metaq.data import DataSplits, channels_last, to_float
-from metaq.data.augmentation import augment
+from metaq.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.errors import MetaqError
 from metaq.grid import BucketGrid
 from metaq.regularizer import EntropyRegularizer
@@ -195,7 +194,10 @@ class Trainer:
         clean_fraction = self._clean_fraction(epoch)
         for start in range(0, len(order), config.batch_size):
             chosen = order[start : start + config.batch_size]
-            images = to_float(train.images[chosen])
+            images = train.images[chosen]
+            if config.crop is not None:
+                images = crop_and_flip(images, config.crop, generator=generator)
+            images = to_float(images)
             if config.augmentation is not None:
                 images = augment(images, config.augmentation, clean_fraction=clean_fraction, generator=generator)
             yield channels_last(images), train.labels[chosen]
