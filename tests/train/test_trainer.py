@@ -8,9 +8,9 @@ from torch import nn
 
 from metaq import data
 from metaq.data import CropAndFlip, DataSplits, ImageDataset
-from metaq.errors import DataError, FormatError, MetaqError
+from metaq.errors import ConfigError, DataError, FormatError, MetaqError
 from metaq.train import Trainer, accuracy, checkpointing, preset
-from metaq.train.config import InitConfig
+from metaq.train.config import InitConfig, OptimizerConfig
 
 
 class Silent:
@@ -109,6 +109,24 @@ def test_a_diverging_run_is_stopped_with_a_sentence(tmp_path, digits):
     config = short().override(["optimizer.name=sgd", "optimizer.learning_rate=1e30", "augmentation.clean_fraction=1"])
     with pytest.raises(MetaqError, match=r"NaN|nan|inf"):
         Trainer(config, digits, tmp_path, Silent()).run()
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_weights_decay_in_proportion_to_the_learning_rate(name, tmp_path, digits):
+    def norm(decay):
+        optimizer = OptimizerConfig(name=name, learning_rate=1e-3, relative_learning_rate=None, weight_decay=decay)
+        trainer = Trainer(short(epochs=2, optimizer=optimizer), digits, tmp_path, Silent())
+        trainer.run()
+        with trainer.regularizer.latent_weights():
+            return sum(float(p.detach().square().sum()) for p in trainer.model.parameters())
+
+    assert norm(10.0) < 0.9 * norm(0.0)
+
+
+@pytest.mark.parametrize("decay", [-1e-9, float("nan"), float("inf")])
+def test_a_decay_that_is_none_is_refused(decay):
+    with pytest.raises(ConfigError, match="weight_decay"):
+        OptimizerConfig(weight_decay=decay)
 
 
 def test_accuracy_leaves_the_mode_alone_and_refuses_what_is_no_classifier(digits):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,6 +33,9 @@ class OptimizerConfig(Config):
         For ``"sgd"``.
     beta2
         Second-moment decay of ``"adam"``.
+    weight_decay
+        Times the learning rate, by what share of itself a weight shrinks in a step: through the gradient for ``"sgd"``,
+        beside it for ``"adam"``.
     """
 
     name: Literal["adam", "sgd"] = "adam"
@@ -41,6 +45,7 @@ class OptimizerConfig(Config):
     decay_start: float = 0.6
     momentum: float = 0.9
     beta2: float = 0.99
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate: {self.learning_rate} is not positive.")
@@ -50,6 +55,8 @@ class OptimizerConfig(Config):
         require(0 <= self.decay_start <= 1, f"optimizer.decay_start: {self.decay_start} is not in [0, 1].")
         require(0 <= self.momentum < 1, f"optimizer.momentum: {self.momentum} is not in [0, 1).")
         require(0 < self.beta2 < 1, f"optimizer.beta2: {self.beta2} is not in (0, 1).")
+        decay = self.weight_decay
+        require(0 <= decay < math.inf, f"optimizer.weight_decay: {decay} is not a finite number from 0 upwards.")
 
 
 @dataclass(frozen=True, kw_only=True)

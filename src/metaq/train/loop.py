@@ -304,11 +304,11 @@ def _initial_model(config: TrainConfig) -> nn.Module:
 def _make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     options = config.optimizer
     groups = [{"params": [parameter], "name": name} for name, parameter in model.named_parameters()]
+    rate, decay = options.learning_rate, options.weight_decay
     if options.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=options.learning_rate, momentum=options.momentum, nesterov=options.momentum > 0
-        )
-    return torch.optim.Adam(groups, lr=options.learning_rate, betas=(0.9, options.beta2))
+        momentum = options.momentum
+        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, options.beta2), weight_decay=decay)
 
 
 def _mix(seed: int, epoch: int) -> int:
