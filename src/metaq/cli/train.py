@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from metaq import runs
@@ -15,7 +16,7 @@ from metaq.cli.options import DataDir, Force, Json, load_data
 from metaq.config import require
 from metaq.data import DataSplits
 from metaq.runs import TrainingOutcome
-from metaq.train import PRESETS, GoalConfig, TrainConfig, aim, preset
+from metaq.train import PRESETS, GoalConfig, TrainConfig, aim, device_named, preset
 from metaq.train.config import TeacherConfig
 from metaq.train.records import tensorboard_available
 
@@ -59,6 +60,9 @@ def train(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting, as key=value; see config.json of a run.")
     ] = None,
+    device_name: Annotated[
+        str, typer.Option("--device", help="Where to train: cpu, cuda, or cuda:1 for the second of several.")
+    ] = "cpu",
     data_dir: DataDir = None,
     force: Force = False,
     as_json: Json = False,
@@ -69,18 +73,22 @@ def train(
     if resume is not None:
         given = (preset_name, target_accuracy, target_bytes, time_budget, teacher, teacher_net, net, data, epochs, seed)
         alone = all(value is None for value in given) and not assignments and not force
-        require(alone, f"--resume {resume}: goes on with the settings of that run; give no others but --data-dir.")
+        require(
+            alone,
+            f"--resume {resume}: goes on with the settings of that run; give no others but --data-dir and --device.",
+        )
+    device = device_named(device_name)
     if not tensorboard_available():
         output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
     folder = resume or out or Path()
     try:
         if resume:
-            outcome = _resume(folder, data_dir)
+            outcome = _resume(folder, data_dir, device)
         else:
             config = _configure(preset_name or DEFAULT_PRESET, net, data, epochs, seed, _taught(teacher, teacher_net))
             splits = load_data(config.data, data_dir, validation_count=config.validation_count)
-            config = _aimed(config, splits, goal, epochs, time_budget, assignments or [])
-            outcome = _start(config, splits, folder, force=force)
+            config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], device)
+            outcome = _start(config, splits, folder, device, force=force)
     except KeyboardInterrupt:
         output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
         raise typer.Exit(130) from None
@@ -115,6 +123,7 @@ def _aimed(
     epochs: int | None,
     time_budget: str | None,
     assignments: list[str],
+    device: torch.device,
 ) -> TrainConfig:
     """The configuration with its goal, its number of epochs and every other setting."""
     sets_epochs = epochs is not None or any(text.partition("=")[0].strip() == "epochs" for text in assignments)
@@ -124,7 +133,7 @@ def _aimed(
     config = config.override(assignments)
     if time_budget is None:
         return config
-    return replace(config, epochs=runs.epochs_within(config, splits, seconds_of(time_budget)))
+    return replace(config, epochs=runs.epochs_within(config, splits, seconds_of(time_budget), device=device))
 
 
 def seconds_of(duration: str) -> float:
@@ -141,17 +150,20 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
-def _start(config: TrainConfig, splits: DataSplits, folder: Path, *, force: bool) -> TrainingOutcome:
+def _start(
+    config: TrainConfig, splits: DataSplits, folder: Path, device: torch.device, *, force: bool
+) -> TrainingOutcome:
     with output.step_progress() as progress:
         observer = output.TrainingProgress(progress, "training")
-        return runs.train_to_folder(config, splits, folder, observer, force=force)
+        return runs.train_to_folder(config, splits, folder, observer, force=force, device=device)
 
 
-def _resume(folder: Path, data_dir: Path | None) -> TrainingOutcome:
+def _resume(folder: Path, data_dir: Path | None, device: torch.device) -> TrainingOutcome:
     config = runs.saved_config(folder)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
     with output.step_progress() as progress:
-        return runs.resume_in_folder(folder, splits, output.TrainingProgress(progress, "training"))
+        observer = output.TrainingProgress(progress, "training")
+        return runs.resume_in_folder(folder, splits, observer, device=device)
 
 
 def _print(outcome: TrainingOutcome) -> None:

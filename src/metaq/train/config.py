@@ -165,6 +165,9 @@ class TrainConfig(Config):
         share `clean_from` of the epochs. A network with few bits left is short of capacity, not of images.
     init
         Uniform initialisation as in the thesis, or None for the network's own.
+    precision
+        ``"bfloat16"`` computes the forward pass and its gradients in this type where that is safe, which is about twice
+        as fast on processors made for it; weights and optimiser stay as they are, and so does what is measured.
     select_from
         Share of the epochs after which the epoch to keep is chosen: the one of highest validation accuracy of the
         quantised weights, on a tie the one of fewer bits.
@@ -188,6 +191,7 @@ class TrainConfig(Config):
     stop: StopConfig = StopConfig()
     goal: GoalConfig = GoalConfig()
     teacher: TeacherConfig | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     select_from: float = 0.9
     validation_count: int | None = None
     seed: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import time
@@ -24,6 +23,7 @@ from metaq.regularizer import EntropyRegularizer
 from metaq.schedule import PlannedSchedule
 from metaq.train import checkpointing
 from metaq.train.config import TrainConfig
+from metaq.train.devices import CPU
 from metaq.train.evaluate import accuracy
 from metaq.train.goal import Goal
 from metaq.train.records import EpochRecord
@@ -90,6 +90,8 @@ class Trainer:
         Size of a file; measured after every epoch where a goal is given.
     loss
         What is learned.
+    device
+        Where it runs; results differ from device to device by rounding.
 
     Raises
     ------
@@ -106,16 +108,18 @@ class Trainer:
         *,
         file_bytes: FileBytes | None = None,
         loss: Loss = label_loss,
+        device: torch.device = CPU,
     ) -> None:
         self.config = config
-        self.data = data
+        self.device = device
+        self.train, self.validation = data.train.to(device), data.validation.to(device)
         self.folder = folder
         self.observer = observer
         self.file_bytes = file_bytes
         self.loss = loss
-        self.model = _initial_model(config)
-        accuracy(self.model, data.validation.take(torch.arange(1)))
-        self.steps_per_epoch = math.ceil(len(data.train.labels) / config.batch_size)
+        self.model = _initial_model(config).to(device)
+        accuracy(self.model, self.validation.take(torch.arange(1)))
+        self.steps_per_epoch = math.ceil(len(self.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.regularizer = EntropyRegularizer(self.model, config.regularizer, total_steps=self.total_steps)
         self.optimizer = _make_optimizer(config, self.model)
@@ -171,26 +175,31 @@ class Trainer:
     def _run_epoch(self, epoch: int) -> EpochRecord:
         begun = time.perf_counter()
         self.model.train()
-        total_loss = 0.0
-        with torch.random.fork_rng(devices=[]):
+        total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
             torch.manual_seed(_mix(self.config.seed, epoch))
             for images, labels in self._batches(epoch):
                 self._set_learning_rates()
                 self.optimizer.zero_grad()
-                loss = self.loss(self.model(images), labels, images)
+                with self._precision():
+                    loss = self.loss(self.model(images).float(), labels, images)
                 torch.autograd.backward(loss)
                 self.optimizer.step()
-                total_loss += float(loss.detach()) * len(labels)
+                total_loss += loss.detach().double() * len(labels)
                 self.observer.on_step(self.regularizer.steps, self.total_steps)
-        mean_loss = total_loss / len(self.data.train.labels)
+        mean_loss = float(total_loss) / len(self.train)
         if not math.isfinite(mean_loss):
             raise MetaqError(f"epoch {epoch}: the loss is {mean_loss}; lower optimizer.learning_rate.")
         return self._measure(epoch, mean_loss, begun)
 
+    def _precision(self) -> torch.autocast:
+        """Where the forward pass and the loss are computed."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
     def _batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        config, train = self.config, self.data.train
+        config, train = self.config, self.train
         generator = torch.Generator().manual_seed(_mix(config.seed, epoch))
-        order = torch.randperm(len(train.labels), generator=generator)
+        order = torch.randperm(len(train), generator=generator).to(self.device)
         clean_fraction = self._clean_fraction(epoch)
         for start in range(0, len(order), config.batch_size):
             chosen = order[start : start + config.batch_size]
@@ -230,9 +239,9 @@ class Trainer:
     def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
         report = self.regularizer.report()
         with self.regularizer.latent_weights():
-            float_accuracy = accuracy(self.model, self.data.validation)
+            float_accuracy = accuracy(self.model, self.validation)
         with self.regularizer.quantized_weights():
-            quantized_accuracy = accuracy(self.model, self.data.validation)
+            quantized_accuracy = accuracy(self.model, self.validation)
             file_bytes = self._file_bytes()
         return EpochRecord(
             epoch=epoch,
@@ -256,13 +265,13 @@ class Trainer:
         schedule = self.regularizer.schedule
         assert isinstance(schedule, PlannedSchedule)
         require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
-        return Goal(self.config.goal, schedule, images=len(self.data.validation.labels))
+        return Goal(self.config.goal, schedule, images=len(self.validation))
 
     def _file_bytes(self) -> int | None:
         """Size of the file of the weights that the model holds."""
         if self.goal is None or self.file_bytes is None:
             return None
-        return self.file_bytes(self.model.state_dict(), self.regularizer.grids())
+        return self.file_bytes(_on_cpu(self.model), self.regularizer.grids())
 
     def _progress_at(self, epoch: int) -> float:
         """Share of all steps done at the end of an epoch."""
@@ -281,7 +290,7 @@ class Trainer:
         rank = self._rank(record)
         if self.best is None or self._stop_reached() or rank >= self.best.rank:
             with self.regularizer.quantized_weights():
-                state_dict = copy.deepcopy(self.model.state_dict())
+                state_dict = _on_cpu(self.model)
             self.best = Candidate(record=record, state_dict=state_dict, grids=self.regularizer.grids(), rank=rank)
 
     def _rank(self, record: EpochRecord) -> tuple[float, ...]:
@@ -299,6 +308,11 @@ def _initial_model(config: TrainConfig) -> nn.Module:
         generator = torch.Generator().manual_seed(config.seed)
         nets.initialize_uniform(model, center=config.init.center, radius=config.init.radius, generator=generator)
     return model
+
+
+def _on_cpu(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the state dict."""
+    return {name: tensor.detach().to(CPU, copy=True) for name, tensor in model.state_dict().items()}
 
 
 def _make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
