@@ -19,7 +19,7 @@ from metaq import checkpoint, container, nets, pipeline, structure
 from metaq.checkpoint import StateDict
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset, to_float
-from metaq.errors import OutputError
+from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.grid import BucketGrid
 from metaq.report.plots import save_curves
@@ -34,6 +34,7 @@ from metaq.train import (
     accuracy,
     checkpointing,
     label_loss,
+    plain,
 )
 from metaq.train.config import TeacherConfig
 from metaq.train.records import ScalarLog, write_metrics
@@ -97,7 +98,7 @@ class TrainingOutcome:
     folder
         Where everything is.
     weights
-        The quantised weights that were packed, as they were in memory.
+        The weights that were packed, as they were in memory.
     """
 
     summary: Summary
@@ -132,7 +133,7 @@ def train_to_folder(
     device: torch.device = CPU,
 ) -> TrainingOutcome:
     """Train as `config` says, write everything into a new folder, and measure the file on the test images, once."""
-    trainer = _trainer(config, splits, folder, observer, device=device)
+    trainer = _trainer(config, splits, folder, observer, device=device, start=_start_weights(config))
     new_folder(folder, force=force)
     write_bytes(folder / CONFIG_FILE, config.to_json().encode())
     return _finish(trainer, splits)
@@ -147,7 +148,7 @@ def epochs_within(config: TrainConfig, splits: DataSplits, seconds: float, *, de
     )
     at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
     with TemporaryDirectory() as scratch:
-        trainer = _trainer(at_once, few, Path(scratch), _Deaf(), device=device)
+        trainer = _trainer(at_once, few, Path(scratch), _Deaf(), device=device, start=_start_weights(config))
         trainer.run()
     record = trainer.records[-1]
     begun = time.perf_counter()
@@ -174,12 +175,7 @@ def resume_in_folder(
 
 def train_plain(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> nn.Module:
     """The network the same settings give without the entropy term: what accuracy is compared with."""
-    plain = replace(
-        config,
-        regularizer=replace(config.regularizer, strength=0.0, forward="float"),
-        optimizer=replace(config.optimizer, relative_learning_rate=None),
-    )
-    trainer = Trainer(plain, splits, folder, observer)
+    trainer = Trainer(plain(config), splits, folder, observer)
     trainer.run()
     return trainer.model
 
@@ -244,7 +240,13 @@ class _Recorder:
 
 
 def _trainer(
-    config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer, *, device: torch.device
+    config: TrainConfig,
+    splits: DataSplits,
+    folder: Path,
+    observer: Observer,
+    *,
+    device: torch.device,
+    start: StateDict | None = None,
 ) -> Trainer:
     loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher, splits.validation, device)
     return Trainer(
@@ -254,8 +256,21 @@ def _trainer(
         observer,
         file_bytes=lambda weights, grids: _file_bytes(weights, grids, config),
         loss=loss,
+        start=start,
         device=device,
     )
+
+
+def _start_weights(config: TrainConfig) -> StateDict | None:
+    """The weights that a new run starts from, which must fit its network; None for initial ones."""
+    if config.start is None:
+        return None
+    weights = checkpoint.read(config.start)
+    try:
+        nets.load_weights(nets.create(config.net), weights)
+    except ConfigError as error:
+        raise ConfigError(f"--from {config.start}: {error}") from error
+    return weights
 
 
 def _teacher_loss(config: TrainConfig, teacher: TeacherConfig, images: ImageDataset, device: torch.device) -> Loss:
@@ -314,7 +329,9 @@ def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
     with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
         trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
         kept = trainer.run()
-    weights = _cheapest(kept.state_dict, kept.grids, trainer.config)
+    weights = kept.state_dict
+    if not trainer.config.is_plain:
+        weights = _cheapest(weights, kept.grids, trainer.config)
     pipeline.save(path, weights, grids=kept.grids, metadata=_metadata(trainer.config))
     summary = replace(
         measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),

@@ -1,6 +1,6 @@
 """Training with the entropy regulariser."""
 
-from metaq.train.config import PRESETS, GoalConfig, TrainConfig, aim, preset
+from metaq.train.config import PRESETS, GoalConfig, TrainConfig, aim, plain, preset
 from metaq.train.devices import CPU, device_named
 from metaq.train.evaluate import accuracy
 from metaq.train.loop import Candidate, Loss, Observer, Trainer, label_loss
@@ -20,5 +20,6 @@ __all__ = [
     "aim",
     "device_named",
     "label_loss",
+    "plain",
     "preset",
 ]

@@ -165,6 +165,8 @@ class TrainConfig(Config):
         share `clean_from` of the epochs. A network with few bits left is short of capacity, not of images.
     init
         Uniform initialisation as in the thesis, or None for the network's own.
+    start
+        File of trained weights to start from, in any format that metaq reads; not with `init`.
     precision
         ``"bfloat16"`` computes the forward pass and its gradients in this type where that is safe, which is about twice
         as fast on processors made for it; weights and optimiser stay as they are, and so does what is measured.
@@ -188,6 +190,7 @@ class TrainConfig(Config):
     clean_fraction_last: float = 0.75
     clean_from: float = 1.0
     init: InitConfig | None = None
+    start: str | None = None
     stop: StopConfig = StopConfig()
     goal: GoalConfig = GoalConfig()
     teacher: TeacherConfig | None = None
@@ -199,6 +202,7 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs: {self.epochs} is below 1.")
         require(self.batch_size >= 1, f"batch_size: {self.batch_size} is below 1.")
+        require(self.init is None or self.start is None, "start: weights come from a file or from init; give one.")
         planned = self.regularizer.plan is not None
         require(planned or not self.goal.is_given, "goal: needs regularizer.plan; see metaq.train.aim.")
         require(0 <= self.clean_fraction_last <= 1, "clean_fraction_last: must lie between 0 and 1.")
@@ -206,6 +210,11 @@ class TrainConfig(Config):
         require(0 <= self.select_from <= 1, f"select_from: {self.select_from} is not between 0 and 1.")
         require(self.validation_count is None or self.validation_count >= 1, "validation_count: must be at least 1.")
         require(0 <= self.seed < 2**63, f"seed: {self.seed} is not a whole number from 0.")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing draws weights to buckets: they stay floats, in the file too."""
+        return self.regularizer.strength == 0 and self.regularizer.forward == "float"
 
 
 _THESIS = TrainConfig(
@@ -251,9 +260,11 @@ PRESETS = {
 """Configurations by name."""
 
 
+TARGETED_PLAN = PlanConfig(press=0.76, settle=0.16)
+
 TARGETED = TrainConfig(
     optimizer=OptimizerConfig(relative_learning_rate=2.5e-2),
-    regularizer=RegularizerConfig(warmup=0.08, plan=PlanConfig(press=0.76, settle=0.16)),
+    regularizer=RegularizerConfig(warmup=0.08, plan=TARGETED_PLAN),
     clean_fraction_last=0.7,
     clean_from=0.6,
 )
@@ -268,6 +279,8 @@ LEAST_STEPS_OF_LARGE_BATCHES = 40
 def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | None = None) -> TrainConfig:
     """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training images.
 
+    Weights that are trained already need no warm-up.
+
     Parameters
     ----------
     config
@@ -281,6 +294,9 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
     """
     batch_size = LARGE_BATCH if images >= LEAST_STEPS_OF_LARGE_BATCHES * LARGE_BATCH else SMALL_BATCH
     steps_per_epoch = -(-images // batch_size)
+    plan, warmup = TARGETED_PLAN, TARGETED.regularizer.warmup
+    if config.start is not None:
+        plan, warmup = replace(plan, press=plan.press + warmup), 0.0
     return replace(
         config,
         goal=goal,
@@ -290,7 +306,17 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
         clean_fraction_last=TARGETED.clean_fraction_last,
         clean_from=TARGETED.clean_from,
         optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),
-        regularizer=replace(config.regularizer, plan=TARGETED.regularizer.plan, warmup=TARGETED.regularizer.warmup),
+        regularizer=replace(config.regularizer, plan=plan, warmup=warmup),
+    )
+
+
+def plain(config: TrainConfig) -> TrainConfig:
+    """`config` without the entropy term and its goal: the network that a small one is compared with, or starts from."""
+    return replace(
+        config,
+        goal=GoalConfig(),
+        regularizer=replace(config.regularizer, strength=0.0, forward="float", plan=None),
+        optimizer=replace(config.optimizer, relative_learning_rate=None),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from metaq.config import require
 from metaq.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.errors import MetaqError
 from metaq.grid import BucketGrid
-from metaq.regularizer import EntropyRegularizer
+from metaq.regularizer import EntropyRegularizer, RegularizerReport
 from metaq.schedule import PlannedSchedule
 from metaq.train import checkpointing
 from metaq.train.config import TrainConfig
@@ -48,9 +49,9 @@ class Candidate:
     record
         Its metrics.
     state_dict
-        The quantised weights.
+        The weights that its file would restore.
     grids
-        Their grids by tensor name.
+        Their grids by tensor name; of tensors kept exactly none.
     rank
         Larger is better.
     """
@@ -90,6 +91,8 @@ class Trainer:
         Size of a file; measured after every epoch where a goal is given.
     loss
         What is learned.
+    start
+        Trained weights to start from.
     device
         Where it runs; results differ from device to device by rounding.
 
@@ -108,6 +111,7 @@ class Trainer:
         *,
         file_bytes: FileBytes | None = None,
         loss: Loss = label_loss,
+        start: Mapping[str, torch.Tensor] | None = None,
         device: torch.device = CPU,
     ) -> None:
         self.config = config
@@ -117,7 +121,7 @@ class Trainer:
         self.observer = observer
         self.file_bytes = file_bytes
         self.loss = loss
-        self.model = _initial_model(config).to(device)
+        self.model = _initial_model(config, start).to(device)
         accuracy(self.model, self.validation.take(torch.arange(1)))
         self.steps_per_epoch = math.ceil(len(self.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
@@ -236,13 +240,25 @@ class Trainer:
         decayed = max(0.0, progress - optimizer.decay_start) / max(1 - optimizer.decay_start, 1 / self.total_steps)
         return optimizer.last_share + (1 - optimizer.last_share) * (1 + math.cos(math.pi * min(decayed, 1.0))) / 2
 
-    def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
-        report = self.regularizer.report()
-        with self.regularizer.latent_weights():
-            float_accuracy = accuracy(self.model, self.validation)
+    @contextlib.contextmanager
+    def _as_in_file(self) -> Iterator[dict[str, BucketGrid]]:
+        """Let the model hold what its file would restore; gives the grids by tensor name."""
+        if self.config.is_plain:
+            yield {}
+            return
         with self.regularizer.quantized_weights():
+            yield self.regularizer.grids()
+
+    def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
+        with self._as_in_file() as grids:
             quantized_accuracy = accuracy(self.model, self.validation)
-            file_bytes = self._file_bytes()
+            file_bytes = self._file_bytes(grids)
+        if self.config.is_plain:
+            float_accuracy, report = quantized_accuracy, _plain_report(self.model)
+        else:
+            report = self.regularizer.report()
+            with self.regularizer.latent_weights(), self._precision():
+                float_accuracy = accuracy(self.model, self.validation)
         return EpochRecord(
             epoch=epoch,
             loss=mean_loss,
@@ -267,11 +283,11 @@ class Trainer:
         require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
         return Goal(self.config.goal, schedule, images=len(self.validation))
 
-    def _file_bytes(self) -> int | None:
+    def _file_bytes(self, grids: dict[str, BucketGrid]) -> int | None:
         """Size of the file of the weights that the model holds."""
         if self.goal is None or self.file_bytes is None:
             return None
-        return self.file_bytes(_on_cpu(self.model), self.regularizer.grids())
+        return self.file_bytes(_on_cpu(self.model), grids)
 
     def _progress_at(self, epoch: int) -> float:
         """Share of all steps done at the end of an epoch."""
@@ -289,9 +305,8 @@ class Trainer:
         """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
         rank = self._rank(record)
         if self.best is None or self._stop_reached() or rank >= self.best.rank:
-            with self.regularizer.quantized_weights():
-                state_dict = _on_cpu(self.model)
-            self.best = Candidate(record=record, state_dict=state_dict, grids=self.regularizer.grids(), rank=rank)
+            with self._as_in_file() as grids:
+                self.best = Candidate(record=record, state_dict=_on_cpu(self.model), grids=grids, rank=rank)
 
     def _rank(self, record: EpochRecord) -> tuple[float, ...]:
         if self.goal is not None:
@@ -300,13 +315,15 @@ class Trainer:
         return eligible, record.quantized_accuracy, -record.bits
 
 
-def _initial_model(config: TrainConfig) -> nn.Module:
+def _initial_model(config: TrainConfig, start: Mapping[str, torch.Tensor] | None) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = nets.create(config.net)
     if config.init is not None:
         generator = torch.Generator().manual_seed(config.seed)
         nets.initialize_uniform(model, center=config.init.center, radius=config.init.radius, generator=generator)
+    if start is not None:
+        nets.load_weights(model, start)
     return model
 
 
@@ -323,6 +340,15 @@ def _make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         momentum = options.momentum
         return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay)
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, options.beta2), weight_decay=decay)
+
+
+def _plain_report(model: nn.Module) -> RegularizerReport:
+    """Of weights that are not quantised: each takes the bits of its type."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    bits = 8.0 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return RegularizerReport(
+        phi_bits=bits, bits=bits, bits_per_weight=bits / weights, distance=0.0, weights=weights, frozen=0
+    )
 
 
 def _mix(seed: int, epoch: int) -> int:
