@@ -22,7 +22,7 @@ ROAD = [
     ("objective", "step_size", "schedule", "latent", "proximal"),
     ("context_prices",),
     ("regularizer",),
-    ("nets", "data", "structure"),
+    ("nets", "data", "structure", "norms"),
     ("train", "curvature"),
     ("quantize",),
     ("container",),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from metaq import pipeline, runs
 from metaq.data import CropAndFlip, DataSplits, ImageDataset
-from metaq.train import CPU, TrainConfig, Trainer, device_named
+from metaq.train import CPU, TrainConfig, Trainer, accuracy, device_named
 from metaq.train.config import OptimizerConfig
 
 
@@ -78,6 +79,30 @@ def test_bfloat16_is_for_computing_and_not_for_keeping(tmp_path: Path, photograp
         assert {tensor.dtype for tensor in states(trainer).values()} == {torch.float32, torch.int64}
     # In the only step, both compute the loss of the same initial weights.
     assert 0 < abs(losses["bfloat16"] - losses["float32"]) < 0.03
+
+
+def test_the_file_restores_what_was_measured(tmp_path: Path, photographs: DataSplits) -> None:
+    trainer = Trainer(CONFIG, photographs, tmp_path, Silent())
+    before = states(trainer)
+    kept = trainer.run()
+    pipeline.save(tmp_path / "model.metaq", kept.state_dict, grids=kept.grids)
+    restored = pipeline.load(tmp_path / "model.metaq")
+    assert same(restored, kept.state_dict)
+    exact = [name for name in restored if name not in kept.grids]
+    assert all(name.endswith("num_batches_tracked") for name in exact)
+    model = runs.build("resnet20", restored)
+    assert accuracy(model, photographs.validation) == kept.record.quantized_accuracy
+    assert not torch.equal(before["norm.running_mean"], restored["norm.running_mean"])
+
+
+def test_statistics_of_a_run_are_rounded_in_files_alone(tmp_path: Path, photographs: DataSplits) -> None:
+    trainer = Trainer(CONFIG, photographs, tmp_path, Silent())
+    trainer.records.append(trainer._run_epoch(1))
+    before = states(trainer)
+    trainer._consider(trainer.records[0])
+    assert trainer.best is not None
+    assert same(before, states(trainer))
+    assert not torch.equal(before["norm.running_var"], trainer.best.state_dict["norm.running_var"])
 
 
 @pytest.mark.gpu

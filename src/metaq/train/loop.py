@@ -20,6 +20,7 @@ from metaq.config import require
 from metaq.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.errors import MetaqError
 from metaq.grid import BucketGrid
+from metaq.norms import holding, rounded_norms
 from metaq.regularizer import EntropyRegularizer, RegularizerReport
 from metaq.schedule import PlannedSchedule
 from metaq.train import checkpointing
@@ -247,7 +248,10 @@ class Trainer:
             yield {}
             return
         with self.regularizer.quantized_weights():
-            yield self.regularizer.grids()
+            grids = self.regularizer.grids()
+            norms = rounded_norms(self.model.state_dict(), taken=grids)
+            with holding(self.model, norms.values):
+                yield grids | norms.grids
 
     def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
         with self._as_in_file() as grids:
