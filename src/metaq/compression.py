@@ -15,7 +15,8 @@ from metaq.checkpoint import StateDict
 from metaq.config import require
 from metaq.curvature import Batch, Curvature, Loss, categorical_loss, measure
 from metaq.errors import ConfigError
-from metaq.pipeline import Source, alias_of, compressible_names, state_dict_of
+from metaq.norms import TOLERANCE, rounded_norms
+from metaq.pipeline import RUNNING_STATISTICS, Source, alias_of, compressible_names, state_dict_of, to_tensors
 from metaq.quantize.allocation import allocate
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.recalibration import recalibrated
@@ -42,6 +43,9 @@ SIZE_EXPONENT = 3.5
 """About how many percent λ changes for a percent of the file's size."""
 
 SIZE_MARGIN = 0.985
+NORM_SHARE, LEAST_NORM_TOLERANCE = 0.1, 1e-4
+"""By how much statistics of batch normalisation may falsify outputs, over what the weights do; and at least."""
+
 NEIGHBOURS = (0.87, 0.93, 1.05, 1.1, 1.15, 1.2, 1.26, 1.32, 1.4, 1.5)
 """Shares of the λ found that are tried too, where accuracy is the budget."""
 
@@ -137,7 +141,8 @@ def compress(
     accuracy
         Figure of merit on calibration data; needed for ``budget.max_drop``.
     include, exclude
-        Name globs of the tensors to quantise; all others are kept exactly.
+        Name globs of the tensors to quantise. All others are kept exactly, but for running statistics of batch
+        normalisation, which are rounded so that they harm outputs far less than the weights do.
     corrects_biases
         Whether biases make up for the mean error of their layers' outputs, where calibration data are given; not with
         `training_loss`, which sees to it.
@@ -239,12 +244,27 @@ class Compressor:
             multiplier=multiplier,
             distortion=sum(choice.distortion for choice in choices.values()),
         )
-        if not self._norm_batches:
-            return found
-        assert isinstance(self._source, nn.Module)
-        statistics = recalibrated(self._source, self._norm_batches, found.state_dict())
-        exact = [_exact(t.name, statistics[t.name]) if t.name in statistics else t for t in self._exact]
+        statistics = self._statistics(found.state_dict())
+        exact = [statistics.get(tensor.name, tensor) for tensor in self._exact]
         return replace(found, tensors=(*quantized, *exact))
+
+    def _statistics(self, weights: StateDict) -> dict[str, Tensor]:
+        """Running statistics of batch normalisation under quantised `weights`: measured anew if asked for, rounded."""
+        if self._norm_batches:
+            assert isinstance(self._source, nn.Module)
+            weights = weights | recalibrated(self._source, self._norm_batches, weights)
+        free = {name for name in weights if name.rpartition(".")[2] in RUNNING_STATISTICS}
+        tolerance = min(TOLERANCE, max(LEAST_NORM_TOLERANCE, NORM_SHARE * self._relative_error(weights)))
+        norms = rounded_norms(weights, taken=weights.keys() - free, tolerance=tolerance)
+        values = {name: weights[name] for name in free} | norms.values
+        return {tensor.name: tensor for tensor in to_tensors(values, grids=norms.grids)}
+
+    def _relative_error(self, weights: StateDict) -> float:
+        """Root mean square error of the quantised weights over their root mean square."""
+        pairs = [(values_of(weights[name]), values_of(self.state_dict[name])) for name in self._targets]
+        squares = sum(float(np.square(before).sum()) for _, before in pairs)
+        errors = sum(float(np.square(after - before).sum()) for after, before in pairs)
+        return math.sqrt(errors / squares) if squares else 0.0
 
     def _at_once(self, multiplier: float) -> dict[str, Choice]:
         biases = {bias_of(name) for name in self._inputs}
