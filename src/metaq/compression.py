@@ -16,12 +16,13 @@ from metaq.config import require
 from metaq.coverage import Coverage, coverage_of
 from metaq.curvature import Batch, Curvature, Loss, categorical_loss, measure
 from metaq.errors import ConfigError
-from metaq.pipeline import exact_tensor, model_bytes
+from metaq.norms import TOLERANCE, rounded_norms
+from metaq.pipeline import exact_tensor, model_bytes, to_tensors
 from metaq.quantize.allocation import allocate
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.recalibration import recalibrated
 from metaq.recovery import OutputLoss, Recovery
-from metaq.selection import TOO_SMALL, Source, select, state_dict_of
+from metaq.selection import RUNNING_STATISTICS, TOO_SMALL, Source, select, state_dict_of
 from metaq.targets import bias_of, corrected, mean_inputs_of, target_of, values_of
 from metaq.tensors import ExactTensor, QuantizedTensor, Tensor, TiedTensor
 from metaq.weights import ANY, FilterFn
@@ -46,6 +47,9 @@ SIZE_EXPONENT = 3.5
 SIZE_MARGIN = 0.985
 SMALLEST_GRID_BYTES = 4
 """Scalars, and tensors of no more bytes than a grid takes, are stored exactly."""
+
+NORM_SHARE, LEAST_NORM_TOLERANCE = 0.1, 1e-4
+"""By how much statistics of batch normalisation may falsify outputs, over what the weights do; and at least."""
 
 NEIGHBOURS = (0.87, 0.93, 1.05, 1.1, 1.15, 1.2, 1.26, 1.32, 1.4, 1.5)
 """Shares of the λ found that are tried too, where accuracy is the budget."""
@@ -151,8 +155,9 @@ def compress(
     accuracy
         Figure of merit on calibration data; needed for ``budget.max_drop``.
     include, exclude, filter_fn
-        The tensors to quantise, see :func:`metaq.selection.select`; all others are kept exactly. Where neither
-        `include` nor `filter_fn` is given, so are scalars and tensors of no more bytes than a grid takes.
+        The tensors to quantise, see :func:`metaq.selection.select`; where neither `include` nor `filter_fn` is given,
+        scalars and tensors of no more bytes than a grid takes are not. All others are kept exactly, but for running
+        statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights do.
     corrects_biases
         Whether biases make up for the mean error of their layers' outputs, where calibration data are given; not with
         `training_loss`, which sees to it.
@@ -263,12 +268,8 @@ class Compressor:
             distortion=sum(choice.distortion for choice in choices.values()),
             reasons=self._reasons,
         )
-        if not self._norm_batches:
-            return found
-        assert isinstance(self._source, nn.Module)
-        statistics = recalibrated(self._source, self._norm_batches, found.state_dict())
-        anew = {self._alias[name]: exact_tensor(self._alias[name], values) for name, values in statistics.items()}
-        return replace(found, tensors=self._under_all_names({**quantized, **self._exact, **anew}))
+        statistics = self._statistics(found.state_dict())
+        return replace(found, tensors=self._under_all_names({**quantized, **self._exact, **statistics}))
 
     def _under_all_names(self, held: Mapping[str, QuantizedTensor | ExactTensor]) -> tuple[Tensor, ...]:
         """The tensors that are `held`, and those tied to them."""
@@ -276,6 +277,25 @@ class Compressor:
             held[name] if name == first else TiedTensor(name=name, first=held[first])
             for name, first in self._alias.items()
         )
+
+    def _statistics(self, weights: StateDict) -> dict[str, QuantizedTensor | ExactTensor]:
+        """Running statistics of batch normalisation under quantised `weights`: measured anew if asked for, rounded."""
+        if self._norm_batches:
+            assert isinstance(self._source, nn.Module)
+            weights = weights | recalibrated(self._source, self._norm_batches, weights)
+        free = {name for name in self._exact if name.rpartition(".")[2] in RUNNING_STATISTICS}
+        tolerance = min(TOLERANCE, max(LEAST_NORM_TOLERANCE, NORM_SHARE * self._relative_error(weights)))
+        norms = rounded_norms(weights, taken=weights.keys() - free, tolerance=tolerance)
+        values = {name: weights[name] for name in free} | norms.values
+        held = to_tensors(values, grids=norms.grids)
+        return {tensor.name: tensor for tensor in held if not isinstance(tensor, TiedTensor)}
+
+    def _relative_error(self, weights: StateDict) -> float:
+        """Root mean square error of the quantised weights over their root mean square."""
+        pairs = [(values_of(weights[name]), values_of(self.state_dict[name])) for name in self._targets]
+        squares = sum(float(np.square(before).sum()) for _, before in pairs)
+        errors = sum(float(np.square(after - before).sum()) for after, before in pairs)
+        return math.sqrt(errors / squares) if squares else 0.0
 
     def _at_once(self, multiplier: float) -> dict[str, Choice]:
         biases = {bias_of(name) for name in self._inputs}

@@ -24,7 +24,7 @@ ROAD = [
     ("context_prices", "slopes", "participants"),
     ("first_grids", "regularizer_report"),
     ("regularizer",),
-    ("nets", "data", "structure"),
+    ("nets", "data", "structure", "norms"),
     ("train", "curvature"),
     ("quantize",),
     ("container",),
