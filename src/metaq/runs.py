@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,10 +26,13 @@ from metaq.grid import BucketGrid
 from metaq.report.plots import save_curves
 from metaq.structure import arrangement, cheapest_arrangement
 from metaq.train import (
+    ALONE,
     CPU,
+    Candidate,
     EpochRecord,
     Loss,
     Observer,
+    Processes,
     TrainConfig,
     Trainer,
     accuracy,
@@ -131,15 +135,31 @@ def train_to_folder(
     *,
     force: bool = False,
     device: torch.device = CPU,
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
-    """Train as `config` says, write everything into a new folder, and measure the file on the test images, once."""
-    trainer = _trainer(config, splits, folder, observer, device=device, start=_start_weights(config))
-    new_folder(folder, force=force)
-    write_bytes(folder / CONFIG_FILE, config.to_json().encode())
+    """Train as `config` says, write everything into a new folder, and measure the file on the test images, once.
+
+    Of several processes the first writes and measures; all get the outcome.
+    """
+    start = _start_weights(config)
+    trainer = _trainer(config, splits, folder, observer, device=device, start=start, processes=processes)
+
+    def begin() -> None:
+        new_folder(folder, force=force)
+        write_bytes(folder / CONFIG_FILE, config.to_json().encode())
+
+    processes.by_first(begin)
     return _finish(trainer, splits)
 
 
-def epochs_within(config: TrainConfig, splits: DataSplits, seconds: float, *, device: torch.device = CPU) -> int:
+def epochs_within(
+    config: TrainConfig,
+    splits: DataSplits,
+    seconds: float,
+    *,
+    device: torch.device = CPU,
+    processes: Processes = ALONE,
+) -> int:
     """About how many epochs of `config` this machine trains in `seconds`; measured on a few steps, at least 1."""
     steps = -(-len(splits.train.labels) // config.batch_size)
     tried = min(TRIED_STEPS, steps)
@@ -148,14 +168,15 @@ def epochs_within(config: TrainConfig, splits: DataSplits, seconds: float, *, de
     )
     at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
     with TemporaryDirectory() as scratch:
-        trainer = _trainer(at_once, few, Path(scratch), _Deaf(), device=device, start=_start_weights(config))
+        start = _start_weights(config)
+        trainer = _trainer(at_once, few, Path(scratch), _Deaf(), device=device, start=start, processes=processes)
         trainer.run()
     record = trainer.records[-1]
     begun = time.perf_counter()
     accuracy(trainer.model, trainer.validation)
     evaluating = 2 * (time.perf_counter() - begun)
     per_step = max(record.seconds - evaluating, 0.0) / tried
-    return max(1, int(seconds / (per_step * steps + evaluating)))
+    return processes.agreed(max(1, int(seconds / (per_step * steps + evaluating))))
 
 
 def saved_config(folder: Path) -> TrainConfig:
@@ -164,11 +185,16 @@ def saved_config(folder: Path) -> TrainConfig:
 
 
 def resume_in_folder(
-    folder: Path, splits: DataSplits, observer: Observer, *, device: torch.device = CPU
+    folder: Path,
+    splits: DataSplits,
+    observer: Observer,
+    *,
+    device: torch.device = CPU,
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Go on with the run in `folder` from its last finished epoch, to the result it would have had on one device."""
     config, state = checkpointing.load(folder)
-    trainer = _trainer(config, splits, folder, observer, device=device)
+    trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
     trainer.load_state_dict(state)
     return _finish(trainer, splits)
 
@@ -246,6 +272,7 @@ def _trainer(
     observer: Observer,
     *,
     device: torch.device,
+    processes: Processes,
     start: StateDict | None = None,
 ) -> Trainer:
     loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher, splits.validation, device)
@@ -258,6 +285,7 @@ def _trainer(
         loss=loss,
         start=start,
         device=device,
+        processes=processes,
     )
 
 
@@ -325,11 +353,22 @@ def _cheapest(weights: StateDict, grids: Mapping[str, BucketGrid], config: Train
 
 
 def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
-    path = trainer.folder / MODEL_FILE
+    processes = trainer.processes
+    with _recording(trainer) if processes.is_first else nullcontext():
+        kept = trainer.run()
+    return processes.by_first(lambda: _written(trainer, kept, splits))
+
+
+@contextmanager
+def _recording(trainer: Trainer) -> Iterator[None]:
     with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
         trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
-        kept = trainer.run()
-    weights = kept.state_dict
+        yield
+
+
+def _written(trainer: Trainer, kept: Candidate, splits: DataSplits) -> TrainingOutcome:
+    """Write the file of the epoch that was kept, measure it, and write what else a run leaves."""
+    path, weights = trainer.folder / MODEL_FILE, kept.state_dict
     if not trainer.config.is_plain:
         weights = _cheapest(weights, kept.grids, trainer.config)
     pipeline.save(path, weights, grids=kept.grids, metadata=_metadata(trainer.config))

@@ -48,6 +48,17 @@ def note(message: str) -> None:
     STDERR.print(message, markup=False, soft_wrap=True)
 
 
+@contextmanager
+def silent(*, unless: bool) -> Iterator[None]:
+    """Print nothing inside the ``with`` block, if there is somebody else to print it."""
+    before = STDOUT.quiet, STDERR.quiet
+    STDOUT.quiet, STDERR.quiet = before[0] or not unless, before[1] or not unless
+    try:
+        yield
+    finally:
+        STDOUT.quiet, STDERR.quiet = before
+
+
 def print_json(values: Mapping[str, object]) -> None:
     """One object on stdout."""
     STDOUT.out(json.dumps(values), highlight=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import torch
 import typer
@@ -16,7 +16,7 @@ from metaq.cli.options import DataDir, Force, Json, load_data
 from metaq.config import require
 from metaq.data import DataSplits
 from metaq.runs import TrainingOutcome
-from metaq.train import PRESETS, GoalConfig, TrainConfig, aim, device_named, plain, preset
+from metaq.train import PRESETS, GoalConfig, Processes, TrainConfig, aim, device_named, launched, plain, preset
 from metaq.train.config import TeacherConfig
 from metaq.train.records import tensorboard_available
 
@@ -85,25 +85,34 @@ def train(
         )
     require(not (without_term and goal.is_given), "--float: files of floats have one size; give no target.")
     device = device_named(device_name)
-    if not tensorboard_available():
-        output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
     folder = resume or out or Path()
-    try:
-        if resume:
-            outcome = _resume(folder, data_dir, device)
+    with launched(device) as processes, output.silent(unless=processes.is_first):
+        if not tensorboard_available():
+            output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
+        where = Where(device=device, processes=processes)
+        try:
+            if resume:
+                outcome = _resume(folder, data_dir, where)
+            else:
+                config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": _taught(teacher, teacher_net)})
+                config = plain(config) if without_term else config
+                splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+                config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
+                outcome = _start(config, splits, folder, where, force=force)
+        except KeyboardInterrupt:
+            output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
+            raise typer.Exit(130) from None
+        if as_json:
+            output.print_json(runs.outcome_to_dict(outcome))
         else:
-            config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": _taught(teacher, teacher_net)})
-            config = plain(config) if without_term else config
-            splits = load_data(config.data, data_dir, validation_count=config.validation_count)
-            config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], device)
-            outcome = _start(config, splits, folder, device, force=force)
-    except KeyboardInterrupt:
-        output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
-        raise typer.Exit(130) from None
-    if as_json:
-        output.print_json(runs.outcome_to_dict(outcome))
-    else:
-        _print(outcome)
+            _print(outcome)
+
+
+class Where(TypedDict):
+    """Where a training runs."""
+
+    device: torch.device
+    processes: Processes
 
 
 def _configure(preset_name: str, named: dict[str, object]) -> TrainConfig:
@@ -124,7 +133,7 @@ def _aimed(
     epochs: int | None,
     time_budget: str | None,
     assignments: list[str],
-    device: torch.device,
+    where: Where,
 ) -> TrainConfig:
     """The configuration with its goal, its number of epochs and every other setting."""
     sets_epochs = epochs is not None or any(text.partition("=")[0].strip() == "epochs" for text in assignments)
@@ -134,7 +143,7 @@ def _aimed(
     config = config.override(assignments)
     if time_budget is None:
         return config
-    return replace(config, epochs=runs.epochs_within(config, splits, seconds_of(time_budget), device=device))
+    return replace(config, epochs=runs.epochs_within(config, splits, seconds_of(time_budget), **where))
 
 
 def seconds_of(duration: str) -> float:
@@ -151,20 +160,18 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
-def _start(
-    config: TrainConfig, splits: DataSplits, folder: Path, device: torch.device, *, force: bool
-) -> TrainingOutcome:
+def _start(config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool) -> TrainingOutcome:
     with output.step_progress() as progress:
         observer = output.TrainingProgress(progress, "training")
-        return runs.train_to_folder(config, splits, folder, observer, force=force, device=device)
+        return runs.train_to_folder(config, splits, folder, observer, force=force, **where)
 
 
-def _resume(folder: Path, data_dir: Path | None, device: torch.device) -> TrainingOutcome:
+def _resume(folder: Path, data_dir: Path | None, where: Where) -> TrainingOutcome:
     config = runs.saved_config(folder)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
     with output.step_progress() as progress:
         observer = output.TrainingProgress(progress, "training")
-        return runs.resume_in_folder(folder, splits, observer, device=device)
+        return runs.resume_in_folder(folder, splits, observer, **where)
 
 
 def _print(outcome: TrainingOutcome) -> None:

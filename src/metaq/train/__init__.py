@@ -4,9 +4,11 @@ from metaq.train.config import PRESETS, GoalConfig, TrainConfig, aim, plain, pre
 from metaq.train.devices import CPU, device_named
 from metaq.train.evaluate import accuracy
 from metaq.train.loop import Candidate, Loss, Observer, Trainer, label_loss
+from metaq.train.processes import ALONE, Processes, launched
 from metaq.train.records import EpochRecord
 
 __all__ = [
+    "ALONE",
     "CPU",
     "PRESETS",
     "Candidate",
@@ -14,12 +16,14 @@ __all__ = [
     "GoalConfig",
     "Loss",
     "Observer",
+    "Processes",
     "TrainConfig",
     "Trainer",
     "accuracy",
     "aim",
     "device_named",
     "label_loss",
+    "launched",
     "plain",
     "preset",
 ]

@@ -29,6 +29,7 @@ from metaq.train.config import TrainConfig
 from metaq.train.devices import CPU
 from metaq.train.evaluate import accuracy
 from metaq.train.goal import Goal
+from metaq.train.processes import ALONE, Processes
 from metaq.train.records import EpochRecord
 
 
@@ -97,6 +98,8 @@ class Trainer:
         Trained weights to start from.
     device
         Where it runs; results differ from device to device by rounding.
+    processes
+        Those that share out every batch; the first writes the checkpoints.
 
     Raises
     ------
@@ -115,8 +118,10 @@ class Trainer:
         loss: Loss = label_loss,
         start: Mapping[str, torch.Tensor] | None = None,
         device: torch.device = CPU,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
+        self.processes = processes
         self.device = device
         self.train, self.validation = data.train.to(device), data.validation.to(device)
         self.folder = folder
@@ -144,18 +149,22 @@ class Trainer:
         KeyboardInterrupt
             Passed on; the checkpoint of the last finished epoch is on disk.
         """
-        checkpointing.save(self.folder, self.config, self.state_dict())
+        self._save()
         while len(self.records) < self.config.epochs and not self._stop_reached():
             record = self._run_epoch(len(self.records) + 1)
             self.records.append(record)
             if self.goal is not None:
                 self.goal.steer(record, self._progress_at(record.epoch), self._progress_at(record.epoch + 1))
             self._consider(record)
-            checkpointing.save(self.folder, self.config, self.state_dict())
+            self._save()
             self.observer.on_epoch(record)
         if self.best is None:
             raise MetaqError("training: no epoch was run; give epochs >= 1.")
         return self.best
+
+    def _save(self) -> None:
+        if self.processes.is_first:
+            checkpointing.save(self.folder, self.config, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything :meth:`load_state_dict` needs to go on: tensors, numbers and strings."""
@@ -183,20 +192,29 @@ class Trainer:
         self.model.train()
         total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
-            torch.manual_seed(_mix(self.config.seed, epoch))
+            torch.manual_seed(_mix(self.config.seed, epoch) + self.processes.rank)
             for images, labels in self._batches(epoch):
                 self._set_learning_rates()
                 self.optimizer.zero_grad()
-                with self._precision():
-                    loss = self.loss(self.model(images).float(), labels, images)
-                torch.autograd.backward(loss)
+                total_loss += self._backward(images, labels)
+                self.processes.sum_gradients(list(self.model.parameters()))
                 self.optimizer.step()
-                total_loss += loss.detach().double() * len(labels)
                 self.observer.on_step(self.regularizer.steps, self.total_steps)
-        mean_loss = float(total_loss) / len(self.train)
+        mean_loss = self.processes.total(float(total_loss)) / len(self.train)
         if not math.isfinite(mean_loss):
             raise MetaqError(f"epoch {epoch}: the loss is {mean_loss}; lower optimizer.learning_rate.")
+        self.processes.average_buffers(self.model)
         return self._measure(epoch, mean_loss, begun)
+
+    def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Gradients of this process's share of the mean loss of a batch; returns the sum of its losses."""
+        own_images, own = self.processes.share(images), self.processes.share(labels)
+        if not len(own):
+            return torch.zeros((), dtype=torch.float64, device=self.device)
+        with self._precision():
+            loss = self.loss(self.model(own_images).float(), own, own_images)
+        torch.autograd.backward(loss * (len(own) / len(labels)))
+        return loss.detach().double() * len(own)
 
     def _precision(self) -> torch.autocast:
         """Where the forward pass and the loss are computed."""
