@@ -260,6 +260,7 @@ def interruptible():
 
 
 @pytest.mark.filterwarnings("ignore:.*was called without a model. The last model of:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*is set, but there is no last checkpoint available:UserWarning")
 @pytest.mark.usefixtures("interruptible")
 def test_an_interruption_leaves_weights_that_can_be_saved_and_resumed(tmp_path):
     learner = Learner(stop_at=15)
