@@ -30,13 +30,14 @@ def load(
     names
         The tensors to restore; all by default. If the file has several chunks, no others than theirs are read.
     max_bytes
-        Memory that the tensors may take, with the bases that they need.
+        Memory that the tensors may take, with the bases that they need; tied tensors count as if each had its own.
 
     Returns
     -------
     dict
-        Little-endian arrays in the shape of the model's tensors, in order of the names. Types that numpy lacks come as
-        bit patterns: bfloat16 as uint16, the float8 types as uint8; :func:`inspect` tells them apart.
+        Little-endian arrays in the shape of the model's tensors, in order of the names; tied tensors are one array.
+        Types that numpy lacks come as bit patterns: bfloat16 as uint16, the float8 types as uint8; :func:`inspect`
+        tells them apart.
 
     Raises
     ------
@@ -55,7 +56,8 @@ def load(
             f"{path}: header: restoring takes {needed} bytes of memory, more than the limit of {max_bytes}; "
             "raise max_bytes if you trust the file."
         )
-    return dict(stream(path, names=chosen, max_bytes=max_bytes))
+    loaded = dict(stream(path, names=chosen, max_bytes=max_bytes))
+    return {entry.name: loaded[entry.name] for entry in entries}
 
 
 def stream(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+
+from metaq.config import require
+
+StepArguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional arguments of a step, the optimiser first, and the others by name."""
 
 
 def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -27,3 +33,20 @@ def found_inf(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
     """Above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are in this step."""
     found = getattr(optimizer, "found_inf", None)
     return found if isinstance(found, torch.Tensor) else None
+
+
+def require_single_gradient(optimizer: object) -> None:
+    """Refuse what does not make one step from one gradient."""
+    fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
+    name = type(optimizer).__name__
+    require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
+
+
+def with_closure_called(arguments: tuple[Any, ...], options: dict[str, Any]) -> StepArguments | None:
+    """Make the gradients of a step now, if it is given a closure that makes them; the arguments that are left then."""
+    closure: Callable[[], Any] | None = options.get("closure", arguments[1] if len(arguments) > 1 else None)
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        loss = closure()
+    return arguments[:1], {**options, "closure": lambda: loss}

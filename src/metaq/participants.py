@@ -12,7 +12,7 @@ from torch import nn
 from metaq.config import RegularizerConfig, require
 from metaq.passes import GroupArray, TensorPairs
 from metaq.sharding import Shards, unwrapped
-from metaq.weights import group_globally, group_per_tensor, select_parameters
+from metaq.weights import FilterFn, group_globally, group_per_tensor, select_parameters
 
 
 class Participants:
@@ -26,6 +26,8 @@ class Participants:
         Which of its parameters, and how they are grouped.
     total_steps
         All processes have to agree on it.
+    filter_fn
+        Called once for every parameter that the configuration leaves, with its name; tells whether it takes part.
 
     Attributes
     ----------
@@ -48,8 +50,12 @@ class Participants:
         If no parameter is left, one cannot take part, or processes disagree.
     """
 
-    def __init__(self, model: nn.Module, config: RegularizerConfig, *, total_steps: int) -> None:
-        parameters = select_parameters(unwrapped(model), include=config.include, exclude=config.exclude)
+    def __init__(
+        self, model: nn.Module, config: RegularizerConfig, *, total_steps: int, filter_fn: FilterFn | None = None
+    ) -> None:
+        parameters = select_parameters(
+            unwrapped(model), include=config.include, exclude=config.exclude, filter_fn=filter_fn
+        )
         groups = (group_per_tensor if config.grouping == "tensor" else group_globally)(parameters)
         self.groups = [group.name for group in groups]
         self.counts = np.array([group.count for group in groups], dtype=np.float64)

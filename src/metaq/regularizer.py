@@ -22,7 +22,14 @@ from metaq.grid import BucketGrid
 from metaq.host_copy import HostCopy
 from metaq.latent import LatentWeights
 from metaq.objective import entropy_bits
-from metaq.optimizers import found_inf, innermost, unscale
+from metaq.optimizers import (
+    StepArguments,
+    found_inf,
+    innermost,
+    require_single_gradient,
+    unscale,
+    with_closure_called,
+)
 from metaq.participants import Participants
 from metaq.passes import GridSet, GroupArray, TensorPairs, on_host
 from metaq.proximal import Multipliers, pull_at
@@ -31,6 +38,7 @@ from metaq.schedule import PlannedSchedule, schedule_of
 from metaq.sharding import local_part
 from metaq.slopes import slope_rule
 from metaq.step_size import StepLearner
+from metaq.weights import FilterFn
 
 
 class EntropyRegularizer:
@@ -44,11 +52,14 @@ class EntropyRegularizer:
     Parameters
     ----------
     model
-        Any module. Its floating parameters chosen by the configuration take part; tied parameters once.
+        Any module. Those of its floating parameters take part that are trained (``requires_grad``) and chosen by the
+        globs of the configuration and by `filter_fn`; tied parameters once.
     config
         See :class:`RegularizerConfig`.
     total_steps
         Optimiser steps of the whole training; the schedule is relative to it.
+    filter_fn
+        From the name of a parameter and the parameter to whether it takes part; by default all do.
 
     Raises
     ------
@@ -70,12 +81,19 @@ class EntropyRegularizer:
     10
     """
 
-    def __init__(self, model: nn.Module, config: RegularizerConfig | None = None, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RegularizerConfig | None = None,
+        *,
+        total_steps: int,
+        filter_fn: FilterFn | None = None,
+    ) -> None:
         self.config = config or RegularizerConfig()
         require(total_steps >= 1, f"total_steps: {total_steps} is below 1.")
         self.total_steps = total_steps
         self.steps = 0
-        self._participants = Participants(model, self.config, total_steps=total_steps)
+        self._participants = Participants(model, self.config, total_steps=total_steps, filter_fn=filter_fn)
         self.schedule = schedule_of(self.config, weights=self._participants.total)
         self._rule = slope_rule(self.config, self._participants.groups)
         self._latent: LatentWeights | None = None
@@ -99,11 +117,14 @@ class EntropyRegularizer:
         Raises
         ------
         ConfigError
-            If attached already, or if a parameter that takes part is not updated by exactly one of the optimisers.
+            If attached already, if a parameter that takes part is not updated by exactly one of the optimisers, or one
+            of them calls its closure several times a step.
         """
         require(not self._hooks, "regularizer: attached to an optimizer already; call detach() first.")
         require(bool(optimizers), "regularizer: no optimizer given; give those that update the model.")
         inner = [innermost(optimizer) for optimizer in optimizers]
+        for optimizer in inner:
+            require_single_gradient(optimizer)
         self._share_out(inner)
         self._hooks = [
             hook
@@ -324,9 +345,13 @@ class EntropyRegularizer:
             self._latent = LatentWeights(*self._places)
             self._latent.load_state_of_tensors(state)
 
-    def _on_step_begin(self, part: int, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _on_step_begin(
+        self, part: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> StepArguments | None:
+        left = with_closure_called(arguments, options)
         unscale(optimizer)
         self.before_step(part, found_inf=found_inf(optimizer))
+        return left
 
     def _on_step_end(self, part: int, *_: object) -> None:
         self.after_step(part)

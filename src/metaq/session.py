@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -57,24 +57,10 @@ class TrainingSession:
         return session
 
     def attach(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Work inside every step of `optimizers`, after whatever a closure that they are given does.
-
-        Raises
-        ------
-        ConfigError
-            If there is no optimiser, one calls its closure several times a step, or a parameter that takes part is
-            updated by none.
-        """
+        """Work inside every step of `optimizers`; errors are those of :meth:`EntropyRegularizer.attach`."""
         require(bool(optimizers), "optimizers: there is none, so nothing can be trained to few bits.")
-        inner = [innermost(optimizer) for optimizer in optimizers]
-        for optimizer in inner:
-            name = type(optimizer).__name__
-            fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
-            require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
-        # Hooks run in the order of their registration: closures before the regulariser's, the others around it.
-        self._hooks = [optimizer.register_step_pre_hook(_call_closure_first) for optimizer in inner]
-        self.regularizer.attach(*inner)
-        for optimizer in inner:
+        self.regularizer.attach(*optimizers)
+        for optimizer in map(innermost, optimizers):
             self._hooks.append(optimizer.register_step_pre_hook(lambda *_: self._set_updating(True)))
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._set_updating(False)))
 
@@ -248,15 +234,3 @@ def _like(parameter: torch.Tensor, value: Any) -> Any:
 
     sharded = cast(Any, parameter)
     return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements)
-
-
-def _call_closure_first(
-    optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Make gradients before the regulariser adds to them, where an optimiser is given a closure that makes them."""
-    closure: Callable[[], Any] | None = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        loss = closure()
-    return (optimizer,), {**kwargs, "closure": lambda: loss}

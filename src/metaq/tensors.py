@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 from dataclasses import dataclass
 from enum import Enum
-from math import prod
 from typing import Literal
 
 import numpy as np
@@ -49,6 +48,19 @@ class Dtype(Enum):
     def is_quantizable(self) -> builtins.bool:
         """Whether elements of this type can be restored from bucket indices."""
         return self in (Dtype.float32, Dtype.float16, Dtype.bfloat16, Dtype.float64)
+
+    @property
+    def kind(self) -> str:
+        """What the elements are, in a word: ``"float"``, ``"integer"``, ``"boolean"``, ``"complex"``, or the float8
+        type.
+        """
+        if self.is_quantizable:
+            return "float"
+        if self in (Dtype.float8_e4m3fn, Dtype.float8_e5m2):
+            return self.name
+        if self is Dtype.bool:
+            return "boolean"
+        return "complex" if self in (Dtype.complex64, Dtype.complex128) else "integer"
 
     @property
     def storage(self) -> np.dtype[np.generic]:
@@ -234,12 +246,37 @@ class ExactTensor:
         return self.values
 
 
-Tensor = QuantizedTensor | ExactTensor
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiedTensor:
+    """Another name for the elements of a tensor: tied weights, which a file holds once.
+
+    Attributes
+    ----------
+    name
+        Key in the state dict.
+    first
+        The tensor whose elements these are.
+    """
+
+    name: str
+    first: QuantizedTensor | ExactTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.first.shape
+
+    @property
+    def dtype(self) -> Dtype:
+        """Element type in the user's model."""
+        return self.first.dtype
+
+    def restore(self) -> NDArray[np.generic]:
+        """The elements, as ``dtype.storage``."""
+        return self.first.restore()
 
 
-def float_bytes(tensor: Tensor) -> int:
-    """Size in bytes of the tensor as the model holds it."""
-    return prod(tensor.shape) * tensor.dtype.itemsize
+Tensor = QuantizedTensor | ExactTensor | TiedTensor
 
 
 def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:

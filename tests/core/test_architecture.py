@@ -15,6 +15,7 @@ ROAD = [
     ("files", "compiled"),
     ("trellis",),
     ("grid", "tensors", "weights", "hull"),
+    ("coverage",),
     ("passes", "knapsack"),
     ("cells",),
     ("dual",),
@@ -23,13 +24,13 @@ ROAD = [
     ("context_prices", "slopes", "participants"),
     ("first_grids", "regularizer_report"),
     ("regularizer",),
-    ("nets", "data", "structure"),
+    ("nets", "data", "structure", "norms"),
     ("train", "curvature"),
     ("quantize",),
     ("container",),
     ("decode",),
     ("checkpoint",),
-    ("targets", "recovery", "recalibration"),
+    ("targets", "recovery", "recalibration", "selection"),
     ("pipeline",),
     ("compression", "session"),
     ("lightning", "transformers"),
@@ -42,7 +43,19 @@ ROAD = [
 ]
 """Rooms in the order in which data flows; a room imports only from rooms above it or from its own step."""
 
-WITHOUT_TORCH = ("errors", "config", "files", "trellis", "grid", "tensors", "quantize", "coding", "container", "decode")
+WITHOUT_TORCH = (
+    "errors",
+    "config",
+    "files",
+    "trellis",
+    "grid",
+    "tensors",
+    "coverage",
+    "quantize",
+    "coding",
+    "container",
+    "decode",
+)
 PLACE = {room: number for number, rooms in enumerate(ROAD) for room in rooms}
 
 

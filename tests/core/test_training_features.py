@@ -225,6 +225,33 @@ def test_autocast(is_regularized, dtype):
         assert loop.regularizer.report().bits == pytest.approx(plain.regularizer.report().bits, rel=0.1)
 
 
+@with_and_without
+def test_closures_make_gradients_from_the_weights_that_the_model_holds(is_regularized):
+    class Closing(Loop):
+        def forward_backward(self, inputs, labels):
+            self.batch = inputs, labels
+            return loss_of(self.model, inputs, labels)
+
+        def step(self, optimizers):
+            def closure():
+                optimizers[0].zero_grad()
+                loss = loss_of(self.model, *self.batch)
+                loss.backward()
+                return loss
+
+            assert float(optimizers[0].step(closure).detach()) > 0
+
+    Closing(is_regularized).run().require_like(Loop(is_regularized).run())
+
+
+def test_optimisers_that_step_oftener_than_once_by_a_closure_are_refused():
+    model = make_model()
+    with pytest.raises(ConfigError, match="LBFGS"):
+        EntropyRegularizer(model, CONFIG, total_steps=STEPS).attach(torch.optim.LBFGS(model.parameters()))
+    with pytest.raises(ConfigError, match="optimizer list"):
+        EntropyRegularizer(model, CONFIG, total_steps=STEPS).attach([make_optimizer(model)])
+
+
 def halves(model):
     """Two optimisers, each with its own layers."""
     return [make_optimizer(model[:2]), make_optimizer(model[2:])]

@@ -12,9 +12,10 @@ from metaq.coding import CODERS
 from metaq.container.coders import CHUNK_CODERS
 from metaq.container.contents import Metadata
 from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor
+from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 VERSION = "1.0"
+TIED_NAME = "v1.1-tied.metaq"
 NAMES = (*CODERS, *CHUNK_CODERS)
 METADATA: Metadata = {"net": "golden", "seed": 1, "accuracy": 98.5}
 CHUNK_BITS = 8
@@ -68,6 +69,34 @@ def tensors(coder: str) -> list[Tensor]:
     ]
 
 
+def tied_tensors() -> list[Tensor]:
+    """Tensors of the golden file of version 1.1: ties to every kind of tensor, and grids that go on past them."""
+    draw = draws(600)
+    indices = np.where(draw % 8 == 0, 4 + draw // 8 % 7, 7)
+    symmetric = BucketGrid(center=0.0, radius=0.3, count=15)
+    shifted = BucketGrid(center=0.125, radius=2.5, count=31)
+    basis = Basis(indices=draw[:100].reshape(10, 10) % 31, grid=BucketGrid(center=0.0, radius=1.0, count=31))
+    embedding = QuantizedTensor(name="b.weight", indices=indices.reshape(60, 10), grid=symmetric, dtype=Dtype.float32)
+    rotated = QuantizedTensor(
+        name="e.weight", indices=indices.reshape(60, 10), grid=symmetric, dtype=Dtype.float16, basis=basis
+    )
+    small = ExactTensor(name="g.bias", values=(draw[:6] / 1024).astype("<f8"), dtype=Dtype.float64)
+    large = ExactTensor(name="table", values=draw[:50].astype("<i4"), dtype=Dtype.int32)
+    return [
+        embedding,
+        TiedTensor(name="c.weight", first=embedding),
+        QuantizedTensor(name="d.weight", indices=indices[:40], grid=symmetric, dtype=Dtype.float32),
+        rotated,
+        TiedTensor(name="f.weight", first=rotated),
+        QuantizedTensor(name="f.bias", indices=indices[:10], grid=shifted, dtype=Dtype.bfloat16),
+        small,
+        TiedTensor(name="h.bias", first=small),
+        TiedTensor(name="h.weight", first=embedding),
+        large,
+        TiedTensor(name="table too", first=large),
+    ]
+
+
 def golden_name(coder: str) -> str:
     """Name of the golden file for `coder`."""
     return f"v{VERSION}-{coder}.metaq"
@@ -78,12 +107,19 @@ def encoded(coder: str) -> bytes:
     return container.encode(tensors(coder), metadata=METADATA, coder=coder, coders=OTHER, chunk_bits=CHUNK_BITS)
 
 
+def encoded_ties() -> bytes:
+    """The golden file of version 1.1 as it is written today."""
+    return container.encode(tied_tensors(), metadata=METADATA, coder="small", chunk_bits=CHUNK_BITS)
+
+
 def main(folder: Path) -> None:
     """Write every golden file that is not there yet."""
     for coder in NAMES:
         path = folder / golden_name(coder)
         if not path.exists():
             path.write_bytes(encoded(coder))
+    if not (folder / TIED_NAME).exists():
+        (folder / TIED_NAME).write_bytes(encoded_ties())
 
 
 if __name__ == "__main__":

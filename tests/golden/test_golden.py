@@ -12,7 +12,7 @@ import pytest
 from metaq import container, decode
 from metaq.coding import CODERS
 from metaq.container.coders import CHUNK_CODERS
-from metaq.tensors import QuantizedTensor
+from metaq.tensors import QuantizedTensor, TiedTensor
 
 FOLDER = Path(__file__).parent
 NAMES = (*CODERS, *CHUNK_CODERS)
@@ -46,3 +46,26 @@ def test_golden_files_decode(coder: str, recipe: dict[str, Any]) -> None:
 @pytest.mark.parametrize("coder", [name for name in NAMES if name not in LIBRARIES])
 def test_golden_files_are_written_again_byte_for_byte(coder: str, recipe: dict[str, Any]) -> None:
     assert recipe["encoded"](coder) == (FOLDER / recipe["golden_name"](coder)).read_bytes()
+
+
+def test_the_golden_file_with_ties_decodes(recipe: dict[str, Any]) -> None:
+    path = FOLDER / recipe["TIED_NAME"]
+    file, loaded = container.read(path), decode.load(path)
+    assert file.version == (1, 1)
+    expected = sorted(recipe["tied_tensors"](), key=lambda tensor: tensor.name)
+    for wanted, found in zip(expected, file.tensors, strict=True):
+        assert (wanted.name, wanted.dtype, wanted.shape) == (found.name, found.dtype, found.shape)
+        assert type(wanted) is type(found)
+        np.testing.assert_array_equal(wanted.restore(), found.restore())
+        np.testing.assert_array_equal(wanted.restore(), loaded[wanted.name])
+        if isinstance(wanted, TiedTensor):
+            assert isinstance(found, TiedTensor)
+            assert found.first.name == wanted.first.name
+            assert loaded[found.name] is loaded[wanted.first.name]
+    assert [entry.name for entry in file.entries if entry.coder == "tied"] == [
+        "c.weight", "f.weight", "h.bias", "h.weight", "table too"
+    ]  # fmt: skip
+
+
+def test_the_golden_file_with_ties_is_written_again_byte_for_byte(recipe: dict[str, Any]) -> None:
+    assert recipe["encoded_ties"]() == (FOLDER / recipe["TIED_NAME"]).read_bytes()

@@ -17,17 +17,17 @@ from metaq.coding.varint import decode_varint, encode_varint
 from metaq.container import coders
 from metaq.errors import FormatError
 from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor
+from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 MAX_BYTES = 1 << 20
 SPARE_BYTES = 64 << 20
 
 
 def small_file(*, chunk_bits: int = 4) -> bytes:
-    """Tensors of several coders in several chunks, one of them cut, and one in the header."""
+    """Tensors of several coders in several chunks, one of them cut, one in the header, and one tied."""
     grid, wide = BucketGrid(center=0.0, radius=1.5, count=5), BucketGrid(center=0.25, radius=0.7, count=9)
     indices = np.array([[2, 2, 2, 1], [2, 3, 2, 2], [2, 2, 0, 4]])
-    tensors = [
+    tensors: list[Tensor] = [
         QuantizedTensor(name="conv.weight", indices=np.tile(indices, (2, 1)), grid=grid, dtype=Dtype.float32),
         QuantizedTensor(name="fc.bias", indices=indices[0], grid=wide, dtype=Dtype.float16),
         QuantizedTensor(
@@ -37,6 +37,8 @@ def small_file(*, chunk_bits: int = 4) -> bytes:
         ExactTensor(name="mean", values=np.arange(17, dtype="<f4"), dtype=Dtype.float32),
         ExactTensor(name="steps", values=np.array(7, dtype="<i8"), dtype=Dtype.int64),
     ]
+    assert isinstance(tensors[0], QuantizedTensor)
+    tensors.append(TiedTensor(name="tied", first=tensors[0]))
     coder = "fast" if coders.is_chunk_coder("fast") else "huffman"
     return container.encode(
         tensors, metadata={"net": "x"}, coder=coder, coders={"head.weight": "packed"}, chunk_bits=chunk_bits
@@ -147,7 +149,7 @@ def test_flipped_bits_of_the_unpacked_header_are_refused_or_read_alike(chunk_bit
 
 def framed(fields: bytes, payloads: list[bytes]) -> bytes:
     stored = encode_varint(len(fields)) + encode_header_bytes(fields)
-    head = b"\x8fMTQ\x10" + encode_varint(len(stored)) + stored
+    head = b"\x8fMTQ\x11" + encode_varint(len(stored)) + stored
     if len(payloads) > 1:
         head = sealed(head + b"".join(struct.pack("<I", zlib.crc32(payload)) for payload in payloads))
     return sealed(head + b"".join(payloads))

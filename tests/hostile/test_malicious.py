@@ -18,7 +18,7 @@ from metaq.coding.varint import encode_varint
 from metaq.container import coders
 from metaq.errors import FormatError
 from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, QuantizedTensor
+from metaq.tensors import Dtype, QuantizedTensor, TiedTensor
 
 CONSTANT, RANGE, SMALL = 1, 4, 10
 GRID = b"\x01" + b"\5" + b"\x3f"
@@ -26,6 +26,7 @@ GRID = b"\x01" + b"\5" + b"\x3f"
 
 HUGE = 1 << 62
 PLAIN, SAME, EARLIER, COLUMNS, OWN = 1, 2, 3, 4, 64
+TIED = 3 << 2
 
 
 def number(*values: int) -> bytes:
@@ -59,10 +60,11 @@ def file(
     coder: int = CONSTANT,
     chunk_bits: int = 20,
     promised: int | None = None,
+    minor_version: int = 0,
 ) -> bytes:
     raw = number(tensors, metadata, coder) + bytes([chunk_bits]) + fields
     stored = number(len(raw) if promised is None else promised) + encode_header_bytes(raw)
-    head = b"\x8fMTQ\x10" + number(len(stored)) + stored
+    head = b"\x8fMTQ" + bytes([16 + minor_version]) + number(len(stored)) + stored
     if len(payloads) > 1:
         head = sealed(head + b"".join(struct.pack("<I", zlib.crc32(payload)) for payload in payloads))
     return sealed(head + b"".join(payloads))
@@ -164,6 +166,48 @@ def test_malicious_headers_are_refused(data: bytes, message: str) -> None:
     assert any(part in found for part in message.split("|")), found
 
 
+def tied(*stored: bytes, shapes: bytes | None = None) -> bytes:
+    """A file of as many tensors of three elements, the first of which that is not tied has the grid and the chunk."""
+    names = b"".join(name(bytes([letter])) for letter in range(97, 97 + len(stored)))
+    sizes = shape(3) * len(stored) if shapes is None else shapes
+    fields = names + sizes + b"".join(stored) + GRID + number(1)
+    return file(fields, b"\2", tensors=len(stored), minor_version=1)
+
+
+def tie(first: int) -> bytes:
+    return bytes([TIED]) + number(first)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tied(tie(0), b"\1"), "tensor 0 is tied to tensor 0, which is not an earlier one"),
+        (tied(tie(1), b"\1"), "tensor 0 is tied to tensor 1, which is not an earlier one"),
+        (tied(b"\1", tie(1)), "tensor 1 is tied to tensor 1, which is not an earlier one"),
+        (tied(b"\1", tie(HUGE)), "which is not an earlier one"),
+        (tied(b"\1", tie(0), tie(1)), "tensor 2 is tied to tensor 1, which is tied itself"),
+        (tied(b"\1", tie(0), shapes=shape(3) + shape(4)), "another type or shape"),
+        (tied(b"\1", tie(0), shapes=shape(3) + shape(3, 1)), "another type or shape"),
+        (tied(b"\1", tie(0), shapes=shape(3) + shape(3, dtype=1)), "another type or shape"),
+        (tied(b"\1", bytes([4 << 2])), "unknown way 4"),
+        (file(TWO + shape(3) * 2 + b"\1" + tie(0) + GRID + number(1), b"\2", tensors=2), "unknown way 3"),
+    ],
+)
+def test_ties_that_lead_nowhere_are_refused(data: bytes, message: str) -> None:
+    assert message in refusal(data)
+
+
+def test_ties_are_read_and_count_for_the_limit_of_memory() -> None:
+    data = tied(b"\1", tie(0), tie(0))
+    first, second, third = container.decode(data).tensors
+    assert isinstance(second, TiedTensor)
+    assert isinstance(third, TiedTensor)
+    assert second.first is third.first is first
+    names = b"".join(name(bytes([letter])) for letter in range(97, 97 + 26))
+    bomb = names + shape(1 << 28) * 26 + b"\1" + tie(0) * 25 + GRID + number(1)
+    assert "max_bytes" in refusal(file(bomb, b"\2", tensors=26, minor_version=1))
+
+
 def test_more_chunks_than_bytes_are_refused_before_they_are_listed() -> None:
     identifier = next((coder.identifier for coder in coders.CHUNK_CODERS.values()), None)
     assert identifier is not None
@@ -229,18 +273,21 @@ def test_random_bytes_with_a_right_checksum_never_crash(rest: bytes, version: in
 
 
 @settings(max_examples=200)
-@given(fields=st.binary(max_size=80), payload=st.binary(max_size=20), tensors=st.integers(0, 3))
-def test_random_headers_that_unpack_never_crash(fields: bytes, payload: bytes, tensors: int) -> None:
-    read_or_refused(file(fields, payload, tensors=tensors))
+@given(
+    fields=st.binary(max_size=80), payload=st.binary(max_size=20), tensors=st.integers(0, 3), minor=st.integers(0, 2)
+)
+def test_random_headers_that_unpack_never_crash(fields: bytes, payload: bytes, tensors: int, minor: int) -> None:
+    read_or_refused(file(fields, payload, tensors=tensors, minor_version=minor))
 
 
 @settings(max_examples=300)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), length=st.integers(0, 3))
 def test_sound_headers_with_a_few_wrong_bytes_never_crash(position: int, value: int, length: int) -> None:
-    fields = bytearray(TWO + shape(4, 4) + shape(6, dtype=1) + b"\1\2" + GRID + number(1, 1))
+    stored = b"\1\2" + tie(0)
+    fields = bytearray(TWO + name(b"c") + shape(4, 4) + shape(6, dtype=1) + shape(4, 4) + stored + GRID + number(1, 1))
     position %= len(fields)
     fields[position : position + length] = bytes([value])
-    read_or_refused(file(bytes(fields), b"\2", b"\3", tensors=2))
+    read_or_refused(file(bytes(fields), b"\2", b"\3", tensors=3, minor_version=1))
 
 
 @settings(max_examples=200)

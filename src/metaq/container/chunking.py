@@ -54,7 +54,8 @@ def fewest_chunks(entries: Sequence[Entry], chunk_bits: int) -> int:
 
 def has_chunk(entry: Entry) -> bool:
     """Whether any byte outside the header belongs to the tensor."""
-    return entry.count > 0 and entry.coder != layout.EXACT_NAMES[layout.EXACT_INLINE]
+    without = (layout.EXACT_NAMES[layout.EXACT_INLINE], layout.EXACT_NAMES[layout.EXACT_TIED])
+    return entry.count > 0 and entry.coder not in without
 
 
 def stream_shape(entry: Entry) -> StreamShape:

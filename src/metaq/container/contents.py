@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 
 from metaq.coding.chunks import StreamShape
+from metaq.coverage import Coverage, measured
 from metaq.grid import BucketGrid
 from metaq.tensors import Dtype, Scan, Tensor
 
@@ -25,13 +26,16 @@ class Entry:
     name, shape, dtype
         As in the model.
     coder
-        Coder of the bucket indices; ``"raw"``, ``"zstd"`` or, in the header, ``"inline"`` for a tensor kept exactly.
+        Coder of the bucket indices; ``"raw"``, ``"zstd"`` or, in the header, ``"inline"`` for a tensor kept exactly;
+        ``"tied"`` for one that has no elements of its own.
     grid
-        Reference values, or None for a tensor kept exactly.
+        Reference values, or None for a tensor kept exactly or tied.
     scan, trellis_bits
         See :class:`metaq.tensors.QuantizedTensor`.
     basis
         Number of the basis whose rows are combined, or None.
+    tied_to
+        Number, in :attr:`Contents.entries`, of the earlier tensor whose elements these are; None unless it is tied.
     coded_bytes
         Size of its chunks. The bytes of a chunk of several tensors are shared out by their numbers of elements.
     offset_bytes
@@ -46,6 +50,7 @@ class Entry:
     scan: Scan = "rows"
     trellis_bits: int = 0
     basis: int | None = None
+    tied_to: int | None = None
     coded_bytes: int = 0
     offset_bytes: int = 0
 
@@ -143,8 +148,17 @@ class Contents:
     def bases_of(self, names: Iterable[str]) -> tuple[int, ...]:
         """Numbers of the bases without which the tensors of these names cannot be restored, ascending."""
         chosen = set(names)
-        found = {entry.basis for entry in self.entries if entry.name in chosen and entry.basis is not None}
-        return tuple(sorted(found))
+        holders = (self.holder_of(entry) for entry in self.entries if entry.name in chosen)
+        return tuple(sorted({entry.basis for entry in holders if entry.basis is not None}))
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much is quantised; a file does not say why the rest is not."""
+        return coverage_of_entries(self.entries)
+
+    def holder_of(self, entry: Entry) -> Entry:
+        """The tensor that holds the elements of `entry`: itself unless it is tied."""
+        return entry if entry.tied_to is None else self.entries[entry.tied_to]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,6 +203,8 @@ class WriteReport:
         All that is not payload: magic, version, header and checksums.
     tensors
         In the order of the file.
+    coverage
+        How much of the model is quantised, and what is not and why.
     bases
         The matrices whose rows the rows of tensors are combined from.
     """
@@ -196,4 +212,10 @@ class WriteReport:
     file_bytes: int
     header_bytes: int
     tensors: tuple[TensorReport, ...]
+    coverage: Coverage
     bases: tuple[TensorReport, ...] = ()
+
+
+def coverage_of_entries(entries: Iterable[Entry]) -> Coverage:
+    """How much of the tensors is quantised."""
+    return measured((entry, entry.grid is not None) for entry in entries if entry.tied_to is None)

@@ -65,6 +65,12 @@ def header_fields(
     )
 
 
+def version_byte(entries: Sequence[Entry]) -> bytes:
+    """The lowest version that has all that the tensors use."""
+    minor = layout.TIES_MINOR_VERSION if any(entry.tied_to is not None for entry in entries) else 0
+    return bytes([layout.MAJOR_VERSION << 4 | minor])
+
+
 def utf8(text: str) -> bytes:
     """`text` in UTF-8; raises :class:`ConfigError` if that is not possible."""
     try:
@@ -120,6 +126,7 @@ def _storage_bytes(entries: Sequence[Entry], inline: Sequence[bytes], coder: str
             way = layout.EXACT_NAMES.index(entry.coder)
             out.append(layout.EXACT | way << layout.KIND_BITS)
             out += next(left) if way == layout.EXACT_INLINE else b""
+            out += encode_varint(entry.tied_to) if entry.tied_to is not None else b""
             continue
         kind, number = grids.refer_to(entry.grid)
         columns = layout.COLUMNS_FLAG if entry.scan == "columns" else 0

@@ -87,7 +87,7 @@ def _parsed(source: Source) -> Frame:
         )
     raw, header_end = _unpacked_header(source)
     cursor = Cursor(raw, source=source.name, section="unpacked header")
-    found = header.parse(cursor, is_newer=version[1] > layout.MINOR_VERSION)
+    found = header.parse(cursor, minor_version=version[1])
     sums, start = _chunk_checksums(source, header_end, len(found.plans))
     if start + sum(found.chunk_sizes) + layout.CHECKSUM_BYTES != source.size_bytes:
         cursor.refuse(f"the sizes of the chunks do not add up to the {source.size_bytes} bytes of the file")

@@ -50,17 +50,18 @@ class _Storage:
     trellis_bits: int = 0
     basis: int | None = None
     inline: bytes | None = None
+    tied_to: int | None = None
 
 
-def parse(cursor: Cursor, *, is_newer: bool) -> Header:
+def parse(cursor: Cursor, *, minor_version: int) -> Header:
     """Read the fields of a header to their end.
 
     Parameters
     ----------
     cursor
         At the start of the unpacked header; its data end with the header.
-    is_newer
-        Whether a newer minor version wrote the file; what follows the metadata is then passed over.
+    minor_version
+        Of the file. With a newer one than this reader's, what follows the metadata is passed over.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def parse(cursor: Cursor, *, is_newer: bool) -> Header:
         cursor.refuse(f"chunks of 2**{chunk_bits} symbols are too large", advice=NEWER)
     names = _names(cursor, tensor_count)
     described = _dtypes_and_shapes(cursor, tensor_count)
-    stored = _storages(cursor, described, coder)
+    stored = _storages(cursor, described, coder, minor_version)
     sizes = _basis_sizes(cursor, stored, sum(math.prod(shape) for _, shape in described))
     grid_count = 1 + max((item.grid for item in stored if item.grid is not None), default=-1)
     grids = read_grids(cursor, grid_count + len(sizes))
@@ -90,7 +91,7 @@ def parse(cursor: Cursor, *, is_newer: bool) -> Header:
     plans = chunking.plan_chunks(parts, chunk_bits)
     chunk_sizes = [cursor.varint() for _ in plans]
     metadata = _metadata(cursor, metadata_count)
-    if cursor.left and not is_newer:
+    if cursor.left and minor_version <= layout.MINOR_VERSION:
         cursor.refuse(f"{cursor.left} bytes are left over")
     inline = {number: item.inline for number, item in enumerate(stored, len(bases)) if item.inline is not None}
     return Header(entries=entries, bases=bases, inline=inline, plans=plans, chunk_sizes=chunk_sizes, metadata=metadata)
@@ -145,10 +146,11 @@ def _entry(
         scan=storage.scan,
         trellis_bits=storage.trellis_bits,
         basis=storage.basis,
+        tied_to=storage.tied_to,
     )
     if storage.basis is not None:
         _check_basis(cursor, entry, bases[storage.basis])
-    if grid is None and entry.count == 0 and storage.inline is None:
+    if grid is None and entry.count == 0 and storage.inline is None and storage.tied_to is None:
         cursor.refuse(f"{name!r} has no elements but a chunk")
     return entry
 
@@ -231,11 +233,16 @@ def _dtype_and_shape(cursor: Cursor) -> tuple[Dtype, tuple[int, ...]]:
     return dtype, shape
 
 
-def _storages(cursor: Cursor, described: Sequence[tuple[Dtype, tuple[int, ...]]], coder: str) -> list[_Storage]:
-    stored = []
+def _storages(
+    cursor: Cursor, described: Sequence[tuple[Dtype, tuple[int, ...]]], coder: str, minor_version: int
+) -> list[_Storage]:
+    stored: list[_Storage] = []
     last, newest, newest_basis = -1, -1, -1
+    ways = layout.EXACT_TIED if minor_version < layout.TIES_MINOR_VERSION else len(layout.EXACT_NAMES)
     for dtype, shape in described:
-        storage = _storage(cursor, math.prod(shape) * dtype.itemsize, coder, last, newest, newest_basis)
+        storage = _storage(cursor, math.prod(shape) * dtype.itemsize, coder, last, newest, newest_basis, ways)
+        if storage.tied_to is not None:
+            _check_tie(cursor, storage.tied_to, described, stored)
         if storage.grid is not None:
             last, newest = storage.grid, max(storage.grid, newest)
         if storage.basis is not None:
@@ -244,14 +251,29 @@ def _storages(cursor: Cursor, described: Sequence[tuple[Dtype, tuple[int, ...]]]
     return stored
 
 
-def _storage(cursor: Cursor, size_bytes: int, coder: str, last: int, newest: int, newest_basis: int) -> _Storage:
+def _check_tie(
+    cursor: Cursor, first: int, described: Sequence[tuple[Dtype, tuple[int, ...]]], stored: Sequence[_Storage]
+) -> None:
+    """Refuse a tie of the tensor after those `stored` to a tensor that does not hold such elements."""
+    number = len(stored)
+    if first >= number:
+        cursor.refuse(f"tensor {number} is tied to tensor {first}, which is not an earlier one")
+    if stored[first].tied_to is not None:
+        cursor.refuse(f"tensor {number} is tied to tensor {first}, which is tied itself")
+    if described[first] != described[number]:
+        cursor.refuse(f"tensor {number} is tied to tensor {first}, which is of another type or shape")
+
+
+def _storage(
+    cursor: Cursor, size_bytes: int, coder: str, last: int, newest: int, newest_basis: int, ways: int
+) -> _Storage:
     """The next storage; `last`, `newest` and `newest_basis` are the numbers, or -1, of the grid used last, of the last
-    new grid and of the last new basis.
+    new grid and of the last new basis; `ways` is how many ways to keep a tensor exactly the version has.
     """
     byte = cursor.byte()
     kind = byte & ((1 << layout.KIND_BITS) - 1)
     if kind == layout.EXACT:
-        return _exact_storage(cursor, byte >> layout.KIND_BITS, size_bytes)
+        return _exact_storage(cursor, byte >> layout.KIND_BITS, size_bytes, ways)
     own = _coder(cursor) if byte & layout.OWN_CODER_FLAG else coder
     if kind == layout.NEW_GRID:
         grid = newest + 1
@@ -275,9 +297,11 @@ def _storage(cursor: Cursor, size_bytes: int, coder: str, last: int, newest: int
     )
 
 
-def _exact_storage(cursor: Cursor, way: int, size_bytes: int) -> _Storage:
-    if way >= len(layout.EXACT_NAMES):
+def _exact_storage(cursor: Cursor, way: int, size_bytes: int, ways: int) -> _Storage:
+    if way >= ways:
         cursor.refuse(f"a tensor is stored in the unknown way {way}", advice=NEWER)
+    if way == layout.EXACT_TIED:
+        return _Storage(coder=layout.EXACT_NAMES[way], tied_to=cursor.varint())
     if way != layout.EXACT_INLINE:
         return _Storage(coder=layout.EXACT_NAMES[way])
     if size_bytes > layout.INLINE_BYTES:

@@ -16,8 +16,11 @@ MAGIC = b"\x8fMTQ"
 """First bytes of every file; the first one is neither ASCII nor the start of UTF-8."""
 
 MAJOR_VERSION = 1
-MINOR_VERSION = 0
-VERSION_BYTE = MAJOR_VERSION << 4 | MINOR_VERSION
+MINOR_VERSION = 1
+"""The newest one. A file has the lowest minor version that suffices for what it uses."""
+
+TIES_MINOR_VERSION = 1
+"""The first minor version with tied tensors."""
 
 PREAMBLE_BYTES = len(MAGIC) + 1
 CHECKSUM_BYTES = 4
@@ -45,8 +48,8 @@ TRELLISES = PARITY_CHECKS.keys() & set(TRELLIS_CODES)
 OWN_CODER_FLAG = 1 << 6
 BASIS_FLAG = 1 << 7
 
-EXACT_RAW, EXACT_ZSTD, EXACT_INLINE = 0, 1, 2
-EXACT_NAMES = ("raw", "zstd", "inline")
+EXACT_RAW, EXACT_ZSTD, EXACT_INLINE, EXACT_TIED = 0, 1, 2, 3
+EXACT_NAMES = ("raw", "zstd", "inline", "tied")
 INLINE_BYTES = 64
 """Exact tensors up to this size stand in the header: a chunk of their own would cost its size and a checksum."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import zlib
@@ -21,7 +22,7 @@ from metaq.container.restoring import BasisRestoration, BasisRows, CombinedResto
 from metaq.container.source import BytesSource, FileSource, Source
 from metaq.errors import CodecError, ConfigError, FormatError
 from metaq.grid import BucketGrid
-from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor
+from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 DEFAULT_MAX_BYTES = 16 << 30
 """Memory that restoring a file may take unless the caller says otherwise."""
@@ -87,12 +88,14 @@ def describe(path: str | os.PathLike[str]) -> Contents:
 def stream(
     path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES, names: Iterable[str] | None = None
 ) -> Iterator[tuple[Entry, Tensor]]:
-    """Tensors of a ``.metaq`` file one by one, restored, in order of their names.
+    """Tensors of a ``.metaq`` file one by one, restored, in order of their names but for tied ones.
 
     Quantised tensors come as the values they stand for, in an :class:`ExactTensor`: pieces of large tensors are
     decoded and restored into place one after the other, so that memory is that of one tensor as restored and 64 MiB,
     beside what the caller keeps, and 8 bytes an element of the bases that are needed. (Coders that take whole tensors
-    need 8 bytes a weight more.) Only the chunks of these tensors and bases are read and checked, if there are several.
+    need 8 bytes a weight more.) A tied tensor follows the one whose elements it shares and is the same array, so that
+    none is kept or decoded twice. Only the chunks of these tensors and bases are read and checked, where there are
+    several.
 
     Parameters
     ----------
@@ -117,29 +120,44 @@ def stream(
         largest = max((contents.entries[number].restored_bytes for number in wanted), default=0)
         bases = contents.bases_of(contents.entries[number].name for number in wanted)
         _require_memory(source, largest + sum(contents.bases[number].restored_bytes for number in bases), max_bytes)
-        yield from _restored(source, frame, [*bases, *(len(contents.bases) + number for number in wanted)])
+        sharing: dict[str, list[Entry]] = {}
+        holders = set()
+        for number in wanted:
+            entry = contents.entries[number]
+            holders.add(number if entry.tied_to is None else entry.tied_to)
+            sharing.setdefault(contents.holder_of(entry).name, []).append(entry)
+        parts = [*bases, *(len(contents.bases) + number for number in sorted(holders))]
+        for holder, tensor in _restored(source, frame, parts):
+            for entry in sharing[holder.name]:
+                yield entry, dataclasses.replace(tensor, name=entry.name)
+            # The caller may be done with it.
+            del tensor
 
 
 def _read_all(source: Source, max_bytes: int) -> File:
     frame = open_checked_frame(source)
     contents = frame.contents
     _require_memory(source, sum(entry.memory_bytes for entry in contents.parts), max_bytes)
-    tensors = {number: _exact(source, contents.parts[number], raw) for number, raw in frame.inline.items()}
+    exact = {number: _exact(source, contents.parts[number], raw) for number, raw in frame.inline.items()}
     indices: dict[int, NDArray[np.int64]] = {}
     for chunk, streams in _decoded(source, contents, contents.chunks):
         for piece, symbols in zip(chunk.pieces, streams, strict=True):
             entry = contents.parts[piece.tensor]
             if entry.grid is None:
-                tensors[piece.tensor] = ExactTensor(name=entry.name, values=symbols, dtype=entry.dtype)
+                exact[piece.tensor] = ExactTensor(name=entry.name, values=symbols, dtype=entry.dtype)
                 continue
             if piece.tensor not in indices:
                 indices[piece.tensor] = np.zeros(entry.shape, dtype=np.int64)
             place(indices[piece.tensor], entry.scan == "columns", piece.start, symbols)
     bases = [_basis(entry, indices[number]) for number, entry in enumerate(contents.bases)]
     sums = [largest_column_sum(basis.size, basis.numerators) for basis in bases]
-    for entry in contents.entries:
+    held: dict[int, QuantizedTensor | ExactTensor] = {}
+    for number, entry in enumerate(contents.entries):
+        part = len(bases) + number
         if entry.basis is not None:
             _require_combinations_fit(source.name, entry, bases[entry.basis].grid, sums[entry.basis])
+        if entry.tied_to is None:
+            held[number] = exact[part] if part in exact else _quantized(entry, indices.get(part), bases)
     return File(
         version=contents.version,
         entries=contents.entries,
@@ -149,8 +167,8 @@ def _read_all(source: Source, max_bytes: int) -> File:
         file_bytes=contents.file_bytes,
         header_bytes=contents.header_bytes,
         tensors=tuple(
-            tensors[number] if number in tensors else _quantized(entry, indices.get(number), bases)
-            for number, entry in enumerate(contents.entries, len(bases))
+            held[number] if entry.tied_to is None else TiedTensor(name=entry.name, first=held[entry.tied_to])
+            for number, entry in enumerate(contents.entries)
         ),
     )
 
@@ -204,7 +222,7 @@ def _require_memory(source: Source, needed: int, max_bytes: int) -> None:
         )
 
 
-def _restored(source: Source, frame: Frame, wanted: Sequence[int]) -> Iterator[tuple[Entry, Tensor]]:
+def _restored(source: Source, frame: Frame, wanted: Sequence[int]) -> Iterator[tuple[Entry, ExactTensor]]:
     """Those tensors of the `wanted` parts, in order and with their bases, each as soon as its last piece is there."""
     contents, chosen = frame.contents, set(wanted)
     chunks = [chunk for chunk in contents.chunks if any(piece.tensor in chosen for piece in chunk.pieces)]
@@ -223,7 +241,7 @@ def _assembled(
     wanted: Sequence[int],
     missing: dict[int, int],
     decoded: Iterator[tuple[Chunk, Streams]],
-) -> Iterator[tuple[Entry, Tensor]]:
+) -> Iterator[tuple[Entry, ExactTensor]]:
     """As :func:`_restored`; `missing` are the pieces that each part waits for."""
     contents = frame.contents
     held: dict[int, list[NDArray[np.generic]]] = {}

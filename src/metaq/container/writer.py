@@ -21,12 +21,12 @@ from metaq.coding.header_bytes import encode_header_bytes
 from metaq.coding.varint import encode_varint
 from metaq.container import chunking, layout
 from metaq.container.coders import checked_name, encode_chunk, is_chunk_coder
-from metaq.container.contents import Entry, Metadata, Piece, TensorReport, WriteReport
-from metaq.container.fields import header_fields, utf8
+from metaq.container.contents import Entry, Metadata, Piece, TensorReport, WriteReport, coverage_of_entries
+from metaq.container.fields import header_fields, utf8, version_byte
 from metaq.container.header import basis_entry, with_places
 from metaq.errors import CodecError, ConfigError
 from metaq.files import write_bytes
-from metaq.tensors import Basis, ExactTensor, QuantizedTensor, Tensor
+from metaq.tensors import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 Result = TypeVar("Result")
 
@@ -39,7 +39,7 @@ AUTO_MAX_SYMBOLS = 1 << 16
 @dataclass(frozen=True, kw_only=True)
 class _Item:
     """A tensor or a basis to be written: its entry, and symbols in the order of the scan, or the bytes of a tensor kept
-    exactly.
+    exactly; neither for a tied one.
     """
 
     entry: Entry
@@ -69,7 +69,8 @@ def write(
     path
         The file; an older one is replaced.
     tensors
-        Tensors with different names, in any order.
+        Tensors with different names, in any order. Of those that are tied together, the first in the order of the file
+        holds the elements, whichever of them it is here.
     metadata
         Small free facts to keep in the file.
     coder
@@ -84,7 +85,7 @@ def write(
     Returns
     -------
     WriteReport
-        Bytes of the file and where they went.
+        Bytes of the file and where they went, and how much of the model is quantised.
 
     Raises
     ------
@@ -123,9 +124,17 @@ def _build(
     _check(ordered)
     for name in set(coders) - {tensor.name for tensor in ordered}:
         raise ConfigError(f"coders: there is no tensor {name!r}; give names of tensors that are written.")
-    bases, numbers = _numbered_bases(ordered)
+    held, ties = _untied(ordered)
+    for name in set(coders) & ties.keys():
+        raise ConfigError(f"coders: {name!r} is tied to {ordered[ties[name]].name!r}; give that one the coder.")
+    bases, numbers = _numbered_bases([tensor for tensor in held if tensor.name not in ties])
     _check_elements(ordered, bases)
-    items = [_item(tensor, coders.get(tensor.name, coder), numbers.get(tensor.name)) for tensor in ordered]
+    items = [
+        _tied_item(tensor, ties[tensor.name])
+        if tensor.name in ties
+        else _item(tensor, coders.get(tensor.name, coder), numbers.get(tensor.name))
+        for tensor in held
+    ]
     if coder != AUTO:
         return _file(items, bases, metadata, coder, chunk_bits)
     return _smallest_file(items, bases, metadata, chunk_bits)
@@ -176,12 +185,26 @@ def _check(ordered: Sequence[Tensor]) -> None:
         )
 
 
+def _untied(ordered: Sequence[Tensor]) -> tuple[list[QuantizedTensor | ExactTensor], dict[str, int]]:
+    """The tensors as if none was tied, and by name the number of the first one with the same elements."""
+    held = []
+    ties = {}
+    firsts: dict[int, int] = {}
+    for number, tensor in enumerate(ordered):
+        holder = tensor.first if isinstance(tensor, TiedTensor) else tensor
+        first = firsts.setdefault(id(holder), number)
+        if first != number:
+            ties[tensor.name] = first
+        held.append(replace(holder, name=tensor.name))
+    return held, ties
+
+
 def _check_elements(ordered: Sequence[Tensor], bases: Sequence[Basis]) -> None:
     if sum(prod(tensor.shape) for tensor in ordered) + sum(basis.size**2 for basis in bases) > layout.MAX_ELEMENTS:
         raise ConfigError(f"tensors: more than {layout.MAX_ELEMENTS} elements; split the model into several files.")
 
 
-def _numbered_bases(ordered: Sequence[Tensor]) -> tuple[list[Basis], dict[str, int]]:
+def _numbered_bases(ordered: Sequence[QuantizedTensor | ExactTensor]) -> tuple[list[Basis], dict[str, int]]:
     """The different bases in the order in which tensors first need them, and their numbers by name of the tensor."""
     bases: list[Basis] = []
     sums: list[float] = []
@@ -234,8 +257,14 @@ def _check_combinations(tensor: QuantizedTensor, basis: Basis, column_sum: float
         )
 
 
-def _item(tensor: Tensor, coder: str, basis: int | None) -> _Item:
+def _item(tensor: QuantizedTensor | ExactTensor, coder: str, basis: int | None) -> _Item:
     return _exact_item(tensor) if isinstance(tensor, ExactTensor) else _quantized_item(tensor, coder, basis)
+
+
+def _tied_item(tensor: QuantizedTensor | ExactTensor, first: int) -> _Item:
+    coder = layout.EXACT_NAMES[layout.EXACT_TIED]
+    entry = Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=coder, grid=None, tied_to=first)
+    return _Item(entry=entry, symbols=np.zeros(0, dtype=np.int64))
 
 
 def _basis_item(number: int, basis: Basis, coder: str) -> _Item:
@@ -290,13 +319,13 @@ def _file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, co
         coded = list(pool.map(lambda plan: _payload(parts, *plan), plans))
     payloads = [payload for payload, _ in coded]
     sizes = [len(payload) for payload in payloads]
-    inline = [item.raw for item in items if item.entry.grid is None and not chunking.has_chunk(item.entry)]
+    inline = [item.raw for item in items if item.entry.coder == layout.EXACT_NAMES[layout.EXACT_INLINE]]
     hidden, visible = entries[: len(bases)], entries[len(bases) :]
     fields = header_fields(visible, inline, sizes, metadata, coder=coder, chunk_bits=chunk_bits, bases=hidden)
     if len(fields) > layout.MAX_HEADER_BYTES:
         raise ConfigError(f"metadata and names take more than {layout.MAX_HEADER_BYTES} bytes; shorten them.")
     stored = encode_varint(len(fields)) + encode_header_bytes(fields)
-    head = layout.MAGIC + bytes([layout.VERSION_BYTE]) + encode_varint(len(stored)) + stored
+    head = layout.MAGIC + version_byte(visible) + encode_varint(len(stored)) + stored
     if len(payloads) > 1:
         head += b"".join(_checksum(payload) for payload in payloads)
         head += _checksum(head)
@@ -308,6 +337,7 @@ def _file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, co
         file_bytes=len(body) + layout.CHECKSUM_BYTES,
         header_bytes=len(head) + layout.CHECKSUM_BYTES,
         tensors=reports[len(bases) :],
+        coverage=coverage_of_entries(visible),
         bases=reports[: len(bases)],
     )
     return _Built(data=body + _checksum(body), report=report)

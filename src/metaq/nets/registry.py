@@ -8,13 +8,15 @@ from torch import nn
 
 from metaq.config import near_match
 from metaq.errors import ConfigError
-from metaq.nets import lenet5, lenet5_caffe, lenet300
+from metaq.nets import lenet5, lenet5_caffe, lenet300, resnet20, vgg11
 from metaq.nets.factory import create_from_factory
 
 _FACTORIES: dict[str, Callable[[], nn.Module]] = {
     lenet5.NAME: lenet5.LeNet5,
     lenet5_caffe.NAME: lenet5_caffe.LeNet5Caffe,
     lenet300.NAME: lenet300.LeNet300,
+    resnet20.NAME: resnet20.ResNet20,
+    vgg11.NAME: vgg11.VGG11,
 }
 
 
@@ -24,7 +26,7 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()
-    ['lenet300', 'lenet5', 'lenet5-caffe']
+    ['lenet300', 'lenet5', 'lenet5-caffe', 'resnet20', 'vgg11']
     """
     return sorted(_FACTORIES)
 

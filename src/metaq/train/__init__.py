@@ -1,11 +1,13 @@
 """Training with the entropy regulariser."""
 
-from metaq.train.config import PRESETS, GoalConfig, TrainConfig, aim, preset
+from metaq.train.config import PRESETS, GoalConfig, TrainConfig, aim, plain, preset
+from metaq.train.devices import CPU, device_named
 from metaq.train.evaluate import accuracy
 from metaq.train.loop import Candidate, Loss, Observer, Trainer, label_loss
 from metaq.train.records import EpochRecord
 
 __all__ = [
+    "CPU",
     "PRESETS",
     "Candidate",
     "EpochRecord",
@@ -16,6 +18,8 @@ __all__ = [
     "Trainer",
     "accuracy",
     "aim",
+    "device_named",
     "label_loss",
+    "plain",
     "preset",
 ]
