@@ -170,8 +170,14 @@ class EntropyCallback(pl.Callback):
         self._present().finish()
 
     @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over a checkpoint after which there was nothing left to train."""
+        self._open_loaded(pl_module)
+
+    @override
     def on_exception(self, *_: Any, **__: Any) -> None:
         """Leave whole weights in the module and detach; the state stays, so that a checkpoint can be written."""
+        self._loaded = None
         if self._session is not None:
             self._session.interrupt()
 
@@ -206,15 +212,20 @@ class EntropyCallback(pl.Callback):
         self._end_evaluation()
 
     def _start_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
-            if self._loaded is None:
-                # The module has its final weights, or others that were given to it.
-                return
-            loaded, self._loaded = self._loaded, None
-            self._session = TrainingSession.of_state(self._part_of(pl_module), self.config, loaded)
-        # There is none while Lightning checks its sanity before the training.
-        if self.evaluate_quantized and self._session is not None:
+        is_fitting = trainer.state.fn == TrainerFn.FITTING
+        # Outside a fit and without a checkpoint, the module has its final weights, or others that were given to it; and
+        # there is no session yet while Lightning checks its sanity before the training.
+        opened = not is_fitting and self._open_loaded(pl_module)
+        if self.evaluate_quantized and self._session is not None and (is_fitting or opened):
             self._session.hold()
+
+    def _open_loaded(self, pl_module: pl.LightningModule) -> bool:
+        """Stand where the checkpoint stood that was read last; whether one was."""
+        if self._loaded is None:
+            return False
+        loaded, self._loaded = self._loaded, None
+        self._session = TrainingSession.of_state(self._part_of(pl_module), self.config, loaded)
+        return True
 
     def _end_evaluation(self) -> None:
         if self._session is not None:

@@ -266,8 +266,9 @@ def _read(path: Path) -> dict[str, Any]:
     """What :meth:`EntropyTrainerCallback.on_save` wrote."""
     if not path.is_file():
         raise FormatError(
-            f"{path}: no such file; the checkpoint was written without EntropyTrainerCallback, or is not in the "
-            "trainer's output_dir: then give its folder to EntropyTrainerCallback(resume_from_checkpoint=…)."
+            f"{path}: no such file; the checkpoint was written without EntropyTrainerCallback, or not to its end, or "
+            "is not in the trainer's output_dir: then give its folder to EntropyTrainerCallback("
+            "resume_from_checkpoint=…)."
         )
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -115,7 +115,7 @@ def weights_of(module):
 
 
 def make_trainer(folder, *callbacks, epochs=EPOCHS, **options):
-    defaults = {"logger": False, "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks)}
+    defaults = {"logger": False, "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks)}
     return pl.Trainer(
         **{**defaults, **options},
         accelerator="cpu",
@@ -132,9 +132,9 @@ def every_epoch(folder):
     return ModelCheckpoint(dirpath=folder, filename="{epoch}", save_top_k=-1)
 
 
-def fit(folder, config=CONFIG, *, learner=None, callbacks=(), ckpt_path=None, validation=None, **options):
+def fit(folder, config=CONFIG, *, learner=None, entropy=None, callbacks=(), ckpt_path=None, validation=None, **options):
     learner = learner or Learner()
-    entropy = EntropyCallback(config, submodule="net")
+    entropy = entropy or EntropyCallback(config, submodule="net")
     trainer = make_trainer(folder, entropy, *callbacks, **options)
     trainer.fit(learner, ResumableLoader(), validation, ckpt_path=ckpt_path)
     return learner, entropy, trainer
@@ -239,16 +239,14 @@ def test_the_model_of_a_checkpoint_is_tested_and_saved_as_it_was_then(tmp_path):
     fit(tmp_path, callbacks=[every_epoch(tmp_path)])
     learner, entropy, trainer = fit(tmp_path)
     last = weights_of(learner)
-    trainer.test(learner, make_loader(), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False, weights_only=True)
+    trainer.test(learner, make_loader(), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False)
     entropy.save(tmp_path / "then.metaq")
     assert not torch.equal(learner.evaluated[-1], last)
     learner.net.load_state_dict(load(tmp_path / "then.metaq"))
     assert torch.equal(weights_of(learner.net), learner.evaluated[-1])
 
     apart = EntropyCallback(CONFIG, submodule="net")
-    make_trainer(tmp_path, apart).validate(
-        Learner(), make_loader(), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False, weights_only=True
-    )
+    make_trainer(tmp_path, apart).validate(Learner(), make_loader(), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False)
     apart.save(tmp_path / "apart.metaq")
     assert (tmp_path / "apart.metaq").read_bytes() == (tmp_path / "then.metaq").read_bytes()
 
@@ -261,14 +259,13 @@ def interruptible():
     signal.signal(signal.SIGINT, handler)
 
 
+@pytest.mark.filterwarnings("ignore:.*was called without a model. The last model of:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*is set, but there is no last checkpoint available:UserWarning")
 @pytest.mark.usefixtures("interruptible")
 def test_an_interruption_leaves_weights_that_can_be_saved_and_resumed(tmp_path):
     learner = Learner(stop_at=15)
     entropy = EntropyCallback(CONFIG, submodule="net")
-    on_exception = ModelCheckpoint(
-        dirpath=tmp_path, filename="{step}", every_n_train_steps=1000, save_on_exception=True
-    )
-    trainer = make_trainer(tmp_path, entropy, on_exception)
+    trainer = make_trainer(tmp_path, entropy, OnExceptionCheckpoint(tmp_path))
     with pytest.raises(SystemExit):
         trainer.fit(learner, ResumableLoader())
     assert entropy.regularizer.steps == 15
@@ -277,8 +274,7 @@ def test_an_interruption_leaves_weights_that_can_be_saved_and_resumed(tmp_path):
     assert load(tmp_path / "model.metaq")
     trainer.optimizers[0].step()
     assert entropy.regularizer.steps == 15
-    (path,) = tmp_path.glob("*.ckpt")
-    _, resumed, _ = fit(tmp_path, ckpt_path=path)
+    _, resumed, _ = fit(tmp_path, ckpt_path=tmp_path / "on_exception.ckpt")
     assert resumed.regularizer.steps > 20
     assert resumed.regularizer.report().distance < 1e-6
 
@@ -294,6 +290,18 @@ def test_a_callback_can_be_used_again(tmp_path):
     trainer.fit(second, make_loader())
     assert entropy.regularizer.total_steps == entropy.regularizer.steps == 3 * BATCHES
     assert trainer.global_step == 5 * BATCHES
+
+
+def test_a_training_that_had_ended_can_be_opened_again(tmp_path):
+    learner, entropy, trainer = fit(tmp_path)
+    entropy.save(tmp_path / "model.metaq")
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    again, opened, _ = fit(tmp_path, ckpt_path=tmp_path / "end.ckpt")
+    assert torch.equal(weights_of(again), weights_of(learner))
+    opened.save(tmp_path / "again.metaq")
+    assert (tmp_path / "again.metaq").read_bytes() == (tmp_path / "model.metaq").read_bytes()
+    anew, _, _ = fit(tmp_path, learner=Learner(), entropy=opened)
+    assert torch.equal(weights_of(anew), weights_of(learner))
 
 
 def test_checkpoints_that_cannot_be_resumed_from_are_refused(tmp_path):
