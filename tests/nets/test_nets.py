@@ -17,6 +17,12 @@ from metaq.errors import ConfigError
 REFERENCE = os.environ.get("METAQ_REFERENCE")
 
 
+@pytest.mark.parametrize("name", nets.names())
+def test_reference_networks_take_inputs_of_the_shape_that_is_told(name):
+    assert nets.create(name)(torch.rand(2, *nets.input_shape(name))).shape == (2, 10)
+    assert nets.input_shape("package.module:factory") is None
+
+
 @pytest.mark.parametrize(("name", "weights"), [("lenet5", 44_426), ("lenet5-caffe", 431_080), ("lenet300", 266_610)])
 def test_networks_have_the_published_size(name: str, weights: int) -> None:
     model = nets.create(name)
