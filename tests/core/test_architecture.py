@@ -31,7 +31,7 @@ ROAD = [
     ("targets", "recovery", "recalibration"),
     ("pipeline",),
     ("compression",),
-    ("classifiers",),
+    ("classifiers", "onnx"),
     ("report",),
     ("runs", "inspection"),
     ("sweeps", "frontier", "thesis", "demonstration"),
