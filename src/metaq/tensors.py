@@ -196,15 +196,19 @@ class QuantizedTensor:
     def values(self) -> NDArray[np.float64]:
         """Quantised weights in float64, shape of the tensor."""
         if self.basis is not None:
-            return self.basis.combine(self._numerators().reshape(-1, self.basis.size), self.grid).reshape(self.shape)
+            return self.basis.combine(self.numerators().reshape(-1, self.basis.size), self.grid).reshape(self.shape)
         if not self.trellis_bits:
             return self.grid.values_of(self.indices)
-        values = self.grid.center + self.grid.radius * self._numerators().astype(np.float64) / self.grid.count
+        values = self.grid.center + self.grid.radius * self.numerators().astype(np.float64) / self.grid.count
         if self.scan == "rows":
             return values.reshape(self.shape)
         return np.ascontiguousarray(values.reshape(self.matrix_shape[::-1]).T).reshape(self.shape)
 
-    def _numerators(self) -> NDArray[np.int64]:
+    def numerators(self) -> NDArray[np.int64]:
+        """What `values` has in units of radius / count, less the centre: int64 of shape (n,) in the order of the scan.
+
+        With a basis, the coefficients of its rows in that unit.
+        """
         rows, columns = self.matrix_shape
         row_length = max(columns if self.scan == "rows" else rows, 1)
         return continued_numerators(

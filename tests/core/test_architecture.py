@@ -34,7 +34,7 @@ ROAD = [
     ("pipeline",),
     ("compression", "session"),
     ("lightning", "transformers"),
-    ("classifiers",),
+    ("classifiers", "onnx"),
     ("report",),
     ("runs", "inspection"),
     ("sweeps", "frontier", "thesis", "demonstration"),

@@ -17,6 +17,12 @@ from metaq.errors import ConfigError
 REFERENCE = os.environ.get("METAQ_REFERENCE")
 
 
+@pytest.mark.parametrize("name", nets.names())
+def test_reference_networks_take_inputs_of_the_shape_that_is_told(name):
+    assert nets.create(name)(torch.rand(2, *nets.input_shape(name))).shape == (2, 10)
+    assert nets.input_shape("package.module:factory") is None
+
+
 DIGITS, PHOTOGRAPHS = (1, 28, 28), (3, 32, 32)
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from metaq.nets import standardize
 
 NAME = "vgg11"
+INPUT_SHAPE = (3, 32, 32)
 
 WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 POOLED = (0, 1, 3, 5, 7)
