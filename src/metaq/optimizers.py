@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -50,3 +52,44 @@ def with_closure_called(arguments: tuple[Any, ...], options: dict[str, Any]) -> 
     with torch.enable_grad():
         loss = closure()
     return arguments[:1], {**options, "closure": lambda: loss}
+
+
+class OutermostStep:
+    """Tells the steps that a loop asks for from those that they ask for themselves.
+
+    An optimiser whose ``step`` calls that of its base class has the hooks of both called.
+    """
+
+    def __init__(self) -> None:
+        self._caller: FrameType | None = None
+        self._inner = 0
+
+    def begins(self, caller: FrameType) -> bool:
+        """Whether a step that begins is not inside another; `caller` is the frame that calls the hook."""
+        if self._caller is not None and _is_running(self._caller, caller):
+            self._inner += 1
+            return False
+        # A step that ended by an exception has told of no end.
+        self._caller, self._inner = caller, 0
+        return True
+
+    def ends(self) -> bool:
+        """Whether the step that ends is not inside another."""
+        if self._inner > 0:
+            self._inner -= 1
+            return False
+        self._caller = None
+        return True
+
+
+def hook_caller() -> FrameType:
+    """The frame that calls the hook that calls this."""
+    return sys._getframe(2)
+
+
+def _is_running(frame: FrameType, inside: FrameType) -> bool:
+    """Whether `frame` is one of those that have called `inside`, themselves or by way of others."""
+    outer: FrameType | None = inside
+    while outer is not None and outer is not frame:
+        outer = outer.f_back
+    return outer is frame

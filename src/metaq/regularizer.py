@@ -23,8 +23,10 @@ from metaq.host_copy import HostCopy
 from metaq.latent import LatentWeights
 from metaq.objective import entropy_bits
 from metaq.optimizers import (
+    OutermostStep,
     StepArguments,
     found_inf,
+    hook_caller,
     innermost,
     require_single_gradient,
     unscale,
@@ -107,6 +109,7 @@ class EntropyRegularizer:
         self._no_factors = self._participants.placed(np.ones(len(self._participants.groups)))
         self._last_seen = -1
         self._unseen_bits: HostCopy | None = None
+        self._outermost: list[OutermostStep] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self, *optimizers: torch.optim.Optimizer) -> EntropyRegularizer:
@@ -126,6 +129,7 @@ class EntropyRegularizer:
         for optimizer in inner:
             require_single_gradient(optimizer)
         self._share_out(inner)
+        self._outermost = [OutermostStep() for _ in inner]
         self._hooks = [
             hook
             for part, optimizer in enumerate(inner)
@@ -348,13 +352,16 @@ class EntropyRegularizer:
     def _on_step_begin(
         self, part: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> StepArguments | None:
+        if not self._outermost[part].begins(hook_caller()):
+            return None
         left = with_closure_called(arguments, options)
         unscale(optimizer)
         self.before_step(part, found_inf=found_inf(optimizer))
         return left
 
     def _on_step_end(self, part: int, *_: object) -> None:
-        self.after_step(part)
+        if self._outermost[part].ends():
+            self.after_step(part)
 
     def _start(self) -> GridSet:
         grids = self._grids = self._present_grids()

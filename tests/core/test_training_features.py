@@ -244,6 +244,43 @@ def test_closures_make_gradients_from_the_weights_that_the_model_holds(is_regula
     Closing(is_regularized).run().require_like(Loop(is_regularized).run())
 
 
+class Derived(torch.optim.Adam):
+    """Its step is that of its base class; it can be told to fail in the middle."""
+
+    fails = False
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        if self.fails:
+            raise KeyboardInterrupt
+        return loss
+
+
+@with_and_without
+def test_an_optimiser_that_calls_the_step_of_its_base_class_steps_once(is_regularized):
+    make_optimizer(make_model())
+
+    class WithDerived(Loop):
+        def optimizers(self):
+            return [Derived(self.model.parameters(), lr=1e-2)]
+
+    WithDerived(is_regularized).run().require_like(Loop(is_regularized).run())
+
+
+def test_a_step_that_fails_is_not_taken_for_the_one_around_the_next():
+    loop = Loop(True)
+    optimizer = Derived(loop.model.parameters(), lr=1e-2)
+    regularizer = EntropyRegularizer(loop.model, CONFIG, total_steps=STEPS).attach(optimizer)
+    loop.forward_backward(*batch(0))
+    optimizer.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    optimizer.fails = False
+    for _ in range(3):
+        optimizer.step()
+    assert regularizer.steps == 3
+
+
 def test_optimisers_that_step_oftener_than_once_by_a_closure_are_refused():
     model = make_model()
     with pytest.raises(ConfigError, match="LBFGS"):
