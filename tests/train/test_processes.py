@@ -12,13 +12,20 @@ from metaq import load
 from metaq.errors import MetaqError, OutputError
 from metaq.train import ALONE, launched
 
-SETTINGS = ["--preset", "lenet5-digits", "--epochs", "2", "--set", "batch_size=200", "--json"]
+SETTINGS = ["--net", "small:make", "--epochs", "2", "--set", "batch_size=201", "--json"]
+NETWORK = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(1, 4, 7, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+"""
 
 
-def train(*options, processes):
+def train(folder, *options, processes):
+    """Run the command in a folder that holds the network's module."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, "-m", "metaq", "train", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
 
 
@@ -26,8 +33,9 @@ def train(*options, processes):
 def runs(tmp_path_factory):
     """The folder of a run by one process and of the same by two, and what they printed."""
     folder = tmp_path_factory.mktemp("runs")
+    (folder / "small.py").write_text(NETWORK)
     return {
-        count: (folder / str(count), train("--out", str(folder / str(count)), *SETTINGS, processes=count))
+        count: (folder / str(count), train(folder, "--out", str(folder / str(count)), *SETTINGS, processes=count))
         for count in (1, 2)
     }
 
@@ -49,9 +57,9 @@ def test_two_processes_train_as_one_does(runs):
 
 def test_one_process_goes_on_with_what_two_began(runs):
     folder, _ = runs[2]
-    again = train("--resume", str(folder), "--json", processes=2)
+    again = train(folder.parent, "--resume", str(folder), "--json", processes=2)
     assert again.returncode == 0, again.stderr
-    alone = train("--resume", str(folder), "--json", processes=1)
+    alone = train(folder.parent, "--resume", str(folder), "--json", processes=1)
     assert alone.returncode == 0, alone.stderr
     assert json.loads(again.stdout)["bytes"] == json.loads(alone.stdout)["bytes"]
 
@@ -59,7 +67,7 @@ def test_one_process_goes_on_with_what_two_began(runs):
 def test_what_the_first_process_refuses_all_refuse(runs):
     folder, _ = runs[2]
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    done = train("--out", str(folder), *SETTINGS, processes=2)
+    done = train(folder.parent, "--out", str(folder), *SETTINGS, processes=2)
     assert done.returncode == 1
     assert "holds a run already" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
