@@ -17,13 +17,16 @@ from metaq.config import require
 from metaq.container import WriteReport
 from metaq.grid import BucketGrid
 from metaq.quantize import Grouping, quantize_array, uniform_grids
-from metaq.tensors import ExactTensor, QuantizedTensor, Tensor
+from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor
 from metaq.weights import select_names
 
 Source = nn.Module | Mapping[str, torch.Tensor]
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
 """Last parts of the names under which batch normalisation keeps its running statistics."""
+
+QUANTIZED_DTYPES = tuple(dtype for dtype in Dtype if dtype.is_quantizable and not dtype.is_float8)
+"""Types that are quantised in a state dict; the scale of those of eight bits is kept elsewhere."""
 
 
 def choose_grids(
@@ -88,7 +91,7 @@ def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
     return [
         name
         for name, tensor in state_dict.items()
-        if tensor.numel() > 0 and checkpoint.dtype_of(name, tensor).is_quantizable
+        if tensor.numel() > 0 and checkpoint.dtype_of(name, tensor) in QUANTIZED_DTYPES
     ]
 
 

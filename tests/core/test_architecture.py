@@ -12,7 +12,7 @@ SOURCE = Path(metaq.__file__).parent
 ROAD = [
     ("errors",),
     ("config",),
-    ("files", "compiled"),
+    ("files", "compiled", "carried", "narrow_floats"),
     ("trellis",),
     ("grid", "tensors", "weights", "hull"),
     ("passes", "knapsack"),
@@ -40,7 +40,20 @@ ROAD = [
 ]
 """Rooms in the order in which data flows; a room imports only from rooms above it or from its own step."""
 
-WITHOUT_TORCH = ("errors", "config", "files", "trellis", "grid", "tensors", "quantize", "coding", "container", "decode")
+WITHOUT_TORCH = (
+    "errors",
+    "config",
+    "files",
+    "carried",
+    "narrow_floats",
+    "trellis",
+    "grid",
+    "tensors",
+    "quantize",
+    "coding",
+    "container",
+    "decode",
+)
 PLACE = {room: number for number, rooms in enumerate(ROAD) for room in rooms}
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from metaq import BucketGrid, ConfigError, FormatError, OutputError, checkpoint, choose_grids, load, pipeline, save
-from metaq.tensors import bfloat16_bits
+from metaq.narrow_floats import bfloat16_bits
 
 TYPES = [
     torch.float32,

@@ -65,7 +65,7 @@ def rotated_squares(second_moment: Floats, basis: Basis) -> Floats:
 
 
 def pays(rows: int, before: Floats, after: Floats, step_size: float) -> bool:
-    """Whether a basis saves more than it costs for `rows` rows, given the mean squares of columns without and with it."""
+    """Whether a basis saves more than it costs for `rows` rows, by the mean squares of columns without and with it."""
     return rows * len(before) * saved_bits(before, after, step_size) > 2 * BASIS_BITS * len(before) ** 2
 
 
