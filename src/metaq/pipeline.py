@@ -171,7 +171,7 @@ def load(path: str | os.PathLike[str]) -> StateDict:
     FormatError
         If the file is missing, damaged, foreign, or of a newer format.
     """
-    return checkpoint.restore(list(container.read(path).tensors))
+    return checkpoint.weights_of(container.read(path))
 
 
 def state_dict_of(source: Source) -> StateDict:

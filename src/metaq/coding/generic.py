@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import zlib
 from abc import abstractmethod
@@ -96,7 +97,11 @@ class ZstdCoder(GenericCoder):
     def compress_blocks(self, blocks: Iterable[bytes], size_bytes: int) -> bytes:
         """As :meth:`compress`, but at a level of less time and memory, for `size_bytes` bytes that come in blocks."""
         stream = self._compressor(LARGE_LEVEL, size_bytes).compressobj(size=size_bytes)
-        return b"".join([*map(stream.compress, blocks), stream.flush()])
+        packed = io.BytesIO()
+        for block in blocks:
+            packed.write(stream.compress(block))
+        packed.write(stream.flush())
+        return packed.getvalue()
 
     def _compressor(self, level: int, size_bytes: int) -> zstandard.ZstdCompressor:
         import zstandard
