@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from metaq.container import chunking, layout
+from metaq.container import chunking
 from metaq.container.contents import Entry, Metadata
 from metaq.container.header import with_places
 from metaq.container.writer import check_elements, check_tensors, head_bytes, packed_checksum
@@ -50,7 +50,7 @@ class Parts:
     inline: tuple[bytes, ...]
     metadata: Metadata
     coder: str
-    chunk_bits: int = layout.DEFAULT_CHUNK_BITS
+    chunk_bits: int
 
     def plans(self) -> list[chunking.Plan]:
         """What every chunk holds, in the order of the file."""

@@ -95,7 +95,7 @@ class Tries:
         fitting = self._fitting()
         for other in self._tries:
             if not fitting or other.number != max(fitting, key=_size).number:
-                self._work.attempt(other.number).remove()
+                self._work.remove_attempt(other.number)
 
     def best(self) -> Try:
         """The largest file that fits.

@@ -19,7 +19,7 @@ from metaq.pipeline import RUNNING_STATISTICS
 from metaq.tensors import Basis
 from metaq.weights import select_names
 
-NOT_FINITE = "holds NaN or infinity"
+NOT_FINITE = "holds NaN, infinity or numbers near it"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,6 +30,7 @@ from metaq.tensors import Basis
 
 Symbols = NDArray[np.int32]
 
+CHUNK_BITS = layout.DEFAULT_CHUNK_BITS
 IN_FLIGHT = 8
 """Most chunks that are coded at once, of some 32 MiB each with what the coder needs."""
 
@@ -117,6 +118,7 @@ class _Coding:
                 elif expected.coder == layout.EXACT_NAMES[layout.EXACT_INLINE]:
                     entries.append(expected)
                     inline.append(self._reader.raw(tensor, 0, tensor.size_bytes))
+                    self._progress.advance(tensor.size_bytes)
                 else:
                     entries.append(self._keep(len(self._bases) + number, tensor, expected))
             pool.finish()
@@ -142,6 +144,7 @@ class _Coding:
             inline=inline,
             metadata=self._job.metadata,
             coder=self._job.coder,
+            chunk_bits=CHUNK_BITS,
         )
 
     def _missing(self, part: int) -> list[tuple[int, Piece]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.container.layout import LARGEST
 from metaq.folders.stored import StoredTensor, is_matrix
 from metaq.folders.survey import Facts, Survey
 from metaq.quantize.allocation import MIN_TRELLIS_ELEMENTS, TRELLIS_BITS
@@ -63,15 +64,13 @@ class Choice:
     trellis_bits: int
     axes: int | None = None
 
-    def fineness(self, largest: float, most: float = math.inf) -> Fineness:
-        """For weights of at most the magnitude `largest`, whose levels must stand for at most `most`."""
-        reach = math.ceil(min(largest / self.step_size, MAX_MAGNITUDE)) + 1
-        bound = math.floor(min(most / self.step_size, MAX_MAGNITUDE))
+    def fineness(self, largest: float) -> Fineness:
+        """For weights of at most the magnitude `largest`."""
         return Fineness(
             step_size=self.step_size,
             weight=self.step_size**2 * self.importance / (2 * self.multiplier),
             trellis_bits=self.trellis_bits,
-            limit=max(min(reach, bound), 1),
+            limit=math.ceil(min(largest / self.step_size, MAX_MAGNITUDE - 1)) + 1,
         )
 
 
@@ -130,7 +129,7 @@ class Rule:
         trellis_bits = TRELLIS_BITS if is_matrix(tensor) and tensor.count >= MIN_TRELLIS_ELEMENTS else 0
         slope = TRELLIS_SLOPE if trellis_bits else SCALAR_SLOPE
         # A step beyond the range of the weights leaves one level as well as that range does.
-        widest = 2 * self._survey.facts[tensor.name].largest or 1.0
+        widest = min(2 * self._survey.facts[tensor.name].largest or 1.0, LARGEST[tensor.dtype] / 2)
         return Choice(
             importance=importance,
             multiplier=loss_per_bit,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -90,10 +90,13 @@ class MatrixSource:
         self._inverse = None if axes is None else axes.inverse
         self._columns = row_length(tensor)
         samples = sampled_rows(reader, tensor, LEARNED_WEIGHTS)
-        self._center = 0.0 if axes is not None else central_value(np.concatenate([rows for _, rows in samples]))
+        self._center = (
+            0.0 if axes is not None else _center(np.concatenate([rows for _, rows in samples]), tensor, choice)
+        )
         self._margins = self._measured()
-        most = np.inf if axes is not None else LARGEST[tensor.dtype] - abs(self._center)
-        self._fineness = choice.fineness(self._margins.largest, most)
+        self._fineness = choice.fineness(self._margins.largest)
+        if axes is None:
+            self._fineness = _fitting(self._center, self._fineness, tensor)
         self.trellis_bits = choice.trellis_bits
         self.grid = symmetric_grid(self._center, self._fineness)
         self._above: tuple[int, Floats] | None = None
@@ -143,9 +146,8 @@ class FlatSource:
         self._reader = reader
         self._tensor = tensor
         samples = [rows for _, rows in sampled_rows(reader, tensor, LEARNED_WEIGHTS)]
-        self._center = central_value(np.concatenate([rows.reshape(-1) for rows in samples])[None])
-        largest, most = facts.largest + abs(self._center), LARGEST[tensor.dtype] - abs(self._center)
-        self._fineness = choice.fineness(largest, most)
+        self._center = _center(np.concatenate(samples), tensor, choice)
+        self._fineness = _fitting(self._center, choice.fineness(facts.largest + abs(self._center)), tensor)
         self.grid = symmetric_grid(self._center, self._fineness)
         blocks = [rows - self._center for rows in samples]
         step = self._fineness.step_size
@@ -177,6 +179,21 @@ class GridSource:
                 f"{self._tensor.name}: holds NaN or infinity, which no grid has; repair the weights first."
             )
         return self.grid.assign(values).astype(np.int32)
+
+
+def _center(sample: Floats, tensor: StoredTensor, choice: Choice) -> float:
+    """The central value of a tensor, by some rows of it; 0 where the grid would leave the type beside it."""
+    center = central_value(sample)
+    return center if abs(center) + choice.step_size <= LARGEST[tensor.dtype] else 0.0
+
+
+def _fitting(center: float, fineness: Fineness, tensor: StoredTensor) -> Fineness:
+    """`fineness` with as many levels as have finite values in the type."""
+    bound = int(min((LARGEST[tensor.dtype] - abs(center)) / fineness.step_size, fineness.limit))
+    fineness = replace(fineness, limit=max(bound, 1))
+    # The last bit of the outermost value may still be one too many.
+    fits = fineness.limit == 1 or grid_fits(symmetric_grid(center, fineness), tensor.dtype)
+    return fineness if fits else replace(fineness, limit=fineness.limit - 1)
 
 
 def symmetric_grid(center: float, fineness: Fineness) -> BucketGrid:

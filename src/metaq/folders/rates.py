@@ -23,7 +23,8 @@ EXCESS = {"small": 1.02, "fast": 1.045}
 """What coders take beyond the code lengths that are learned from a sample, about, by their names."""
 
 TOLERANCE = 2e-3
-MAX_STEPS = 30
+MAX_STEPS = 12
+WIDENING = 16.0
 
 
 class RateModel:
@@ -68,23 +69,35 @@ class RateModel:
     def multiplier_for(self, size_bytes: float) -> float:
         """The λ for which the estimate is about `size_bytes`, between ``FINEST`` and ``COARSEST``.
 
-        Bytes fall with λ; the logarithms are interpolated between the closest that are known.
+        Bytes fall with λ; logarithms of both are interpolated.
         """
-        low, high = math.log(FINEST), math.log(COARSEST)
-        guess = math.log(DEFAULT_MULTIPLIER)
-        weights = sum(tensor.count for tensor in self._tensors)
-        for _ in range(MAX_STEPS):
-            found = self.size_bytes(math.exp(guess))
-            if abs(found - size_bytes) <= TOLERANCE * size_bytes or high - low < 1e-3:
+        low, high = self._bracket(size_bytes)
+        for number in range(MAX_STEPS):
+            sizes = [math.log(max(self.size_bytes(end), 1)) for end in (low, high)]
+            if sizes[0] <= sizes[1]:
                 break
-            if found > size_bytes:
-                low = guess
-            else:
-                high = guess
-            # A bit less a weight is a quarter of the squared error, and so four times the λ.
-            closer = guess + 8 * (found - size_bytes) / weights * math.log(4)
-            guess = closer if low < closer < high else (low + high) / 2
-        return math.exp(guess)
+            share = (sizes[0] - math.log(size_bytes)) / (sizes[0] - sizes[1])
+            # Interpolation alone creeps where the curve bends; every third step halves the range.
+            share = 0.5 if number % 3 == 2 else min(max(share, 0.0), 1.0)
+            guess = math.exp((1 - share) * math.log(low) + share * math.log(high))
+            found = self.size_bytes(guess)
+            if abs(found - size_bytes) <= TOLERANCE * size_bytes:
+                return guess
+            low, high = (guess, high) if found > size_bytes else (low, guess)
+        return high
+
+    def _bracket(self, size_bytes: float) -> tuple[float, float]:
+        """Two λ, one for more bytes and one for fewer; both the same at the end of the range."""
+        low = high = DEFAULT_MULTIPLIER
+        while self.size_bytes(low) < size_bytes:
+            if low <= FINEST:
+                return FINEST, FINEST
+            low, high = max(low / WIDENING, FINEST), low
+        while self.size_bytes(high) > size_bytes:
+            if high >= COARSEST:
+                return COARSEST, COARSEST
+            low, high = high, min(high * WIDENING, COARSEST)
+        return low, high
 
     def _bits(self, tensor: StoredTensor, choice: Choice) -> float:
         """Bits a weight."""

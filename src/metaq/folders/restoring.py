@@ -8,10 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
-
-import numpy as np
-from numpy.typing import NDArray
 
 from metaq import carried, container
 from metaq.container import Contents, Entry
@@ -52,6 +48,7 @@ def restore_folder(
     *,
     force: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    only_files: bool = False,
     progress: Progress | None = None,
 ) -> RestoredFolder:
     """Restore a folder: it is there in full, or not at all.
@@ -68,6 +65,8 @@ def restore_folder(
         Whether one that is there is replaced. It must hold nothing but files that are written again, or weights.
     max_shard_bytes
         Most bytes of the tensors of a weight file, unless a single one has more.
+    only_files
+        Whether the weights are left out.
     progress
         Shows how far it is.
 
@@ -85,13 +84,16 @@ def restore_folder(
         raise FormatError(f"{source}: was not made of a folder; restore it as a .safetensors or .pth file.")
     files, tensors = _split(contents)
     _check_files(source, files)
+    tensors = [] if only_files else tensors
     if out.exists() or out.is_symlink():
         _check_replaceable(out, [carried.path_of(entry.name) for entry in files], force=force)
-    _check_space(out, contents)
+    _check_space(out, sum(entry.restored_bytes for entry in (*files, *tensors)))
     temporary: Path | None = None
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-        _write(source, temporary, tensors, max_shard_bytes, progress or NoProgress())
+        _write_files(source, temporary, files)
+        if tensors:
+            _write_weights(source, temporary, tensors, max_shard_bytes, progress or NoProgress())
         temporary.chmod(0o777 & ~umask())
         _put_in_place(temporary, out)
     except BaseException as error:
@@ -156,8 +158,7 @@ def _check_replaceable(out: Path, files: Sequence[str], *, force: bool) -> None:
             raise ConfigError(f"{out}: holds {name}, which would be lost; take it away or choose another output.")
 
 
-def _check_space(out: Path, contents: Contents) -> None:
-    needed = sum(entry.restored_bytes for entry in contents.entries)
+def _check_space(out: Path, needed: int) -> None:
     try:
         free = shutil.disk_usage(out.parent).free
     except OSError as error:
@@ -166,28 +167,27 @@ def _check_space(out: Path, contents: Contents) -> None:
         raise OutputError(f"{out}: needs {needed:,} bytes where {free:,} are free; free some or choose another place.")
 
 
-def _write(source: Path, folder: Path, tensors: Sequence[Entry], max_shard_bytes: int, progress: Progress) -> None:
-    names = {entry.name for entry in tensors}
+def _write_weights(
+    source: Path, folder: Path, tensors: Sequence[Entry], max_shard_bytes: int, progress: Progress
+) -> None:
     progress.stage("restoring", sum(entry.restored_bytes for entry in tensors))
     with SafetensorsFolder(folder, tensors, max_shard_bytes=max_shard_bytes) as weights:
-        for entry, tensor in container.stream(source):
-            values = tensor.restore()
-            if entry.name in names:
-                weights.write(entry.name, values)
-                progress.advance(entry.restored_bytes)
-            else:
-                _write_file(folder / carried.path_of(entry.name), cast(NDArray[np.uint8], values))
+        for entry, tensor in container.stream(source, names=[entry.name for entry in tensors]):
+            weights.write(entry.name, tensor.restore())
+            progress.advance(entry.restored_bytes)
             # Nothing may hold a tensor while the next one is restored.
-            del tensor, values
+            del tensor
         weights.finish()
 
 
-def _write_file(path: Path, content: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as stream:
-        stream.write(content.data)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _write_files(source: Path, folder: Path, files: Sequence[Entry]) -> None:
+    for entry, tensor in container.stream(source, names=[entry.name for entry in files]):
+        path = folder / carried.path_of(entry.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as stream:
+            stream.write(tensor.restore().tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:

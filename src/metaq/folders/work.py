@@ -7,6 +7,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,24 +65,26 @@ class WorkFolder:
         self.discarded = False
         self._out = out
         self._job = job
+        self._open = ExitStack()
 
     def __enter__(self) -> WorkFolder:
-        try:
-            self.path.mkdir(exist_ok=True)
-            self._lock = (self.path / LOCK).open("wb")
-            self._take_lock()
-            if self._is_of_another_job():
-                self.discarded = True
-                self._clear()
-        except OSError as error:
-            raise unwritable(self._out, error) from error
-        self.write(JOB, self._job)
+        with ExitStack() as opened:
+            try:
+                self.path.mkdir(exist_ok=True)
+                _lock(opened.enter_context((self.path / LOCK).open("wb")), self._out)
+                if self._is_of_another_job():
+                    self.discarded = True
+                    self._clear()
+            except OSError as error:
+                raise unwritable(self._out, error) from error
+            self.write(JOB, self._job)
+            self._open = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.close()
+        self._open.close()
 
     def read(self, name: str) -> Any:
         """What was written under `name`, or None."""
@@ -111,11 +114,20 @@ class WorkFolder:
 
     def attempt(self, number: int) -> Attempt:
         """An attempt at the file, with what was done of it."""
-        return Attempt(self._out, self.path / f"attempt-{number}")
+        attempt = Attempt(self._out, self._attempt_path(number))
+        self._open.callback(attempt.close)
+        return attempt
+
+    def remove_attempt(self, number: int) -> None:
+        """Take an attempt away."""
+        shutil.rmtree(self._attempt_path(number), ignore_errors=True)
 
     def remove(self) -> None:
         """Take the folder away, as the output is there."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _attempt_path(self, number: int) -> Path:
+        return self.path / f"attempt-{number}"
 
     def _is_of_another_job(self) -> bool:
         others = any(found.name != LOCK for found in self.path.iterdir())
@@ -128,13 +140,15 @@ class WorkFolder:
             elif found.name != LOCK:
                 found.unlink()
 
-    def _take_lock(self) -> None:
-        if sys.platform == "win32":
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{self._out}: another run is at work on it; wait for that one.") from error
+
+def _lock(stream: IO[bytes], out: Path) -> None:
+    """Take a lock that ends with the process, where the system has such."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"{out}: another run is at work on it; wait for that one.") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +165,6 @@ class Attempt:
 
     def __init__(self, out: Path, path: Path) -> None:
         self._out = out
-        self._path = path
         self._tensors: dict[str, Record] = {}
         self._chunks: dict[int, _Place] = {}
         self._end = 0
@@ -208,11 +221,6 @@ class Attempt:
         """Close the files."""
         self._payloads.close()
         self._journal.close()
-
-    def remove(self) -> None:
-        """Take the attempt away."""
-        self.close()
-        shutil.rmtree(self._path, ignore_errors=True)
 
     def _append(self, record: Record) -> None:
         try:
