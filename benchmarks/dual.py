@@ -252,11 +252,12 @@ def pass_calls(tensors: list[torch.Tensor]) -> dict[str, Callable[[], object]]:
     slopes = np.ones((len(tensors), 510))
     counts = np.zeros((len(tensors), 256), np.int64)
     units = np.zeros_like(counts)
+    on_torch, torch_slopes = grids.on(torch.device("cpu")), torch.from_numpy(slopes)
     return {
         "cell_sums_numba": lambda: compiled_passes.add_cell_sums(tensors, groups, grids, counts, units),
-        "cell_sums_torch": lambda: torch_passes.add_cell_sums(tensors, groups, grids, counts, units),
+        "cell_sums_torch": lambda: torch_passes.cell_totals(tensors, groups, on_torch),
         "add_slopes_numba": lambda: compiled_passes.add_slopes(tensors, gradients, groups, grids, slopes),
-        "add_slopes_torch": lambda: torch_passes.add_slopes(tensors, gradients, groups, grids, slopes),
+        "add_slopes_torch": lambda: torch_passes.add_slopes(tensors, gradients, groups, on_torch, torch_slopes),
     }
 
 

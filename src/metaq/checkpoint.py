@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pickle
 import struct
@@ -25,6 +27,9 @@ StateDict = dict[str, torch.Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts commonly keep the state dict inside a checkpoint."""
+
+MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
+"""The library refuses longer ones."""
 
 WRITABLE_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -63,17 +68,19 @@ def is_metaq(path: str | os.PathLike[str]) -> bool:
 def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]) -> int:
     """Write a state dict atomically as ``.safetensors``, ``.pth`` or ``.pt``; returns the size in bytes.
 
+    Tied tensors stay tied in ``.pth`` and ``.pt`` files, and are written one by one as ``.safetensors``.
+
     Raises
     ------
     ConfigError
-        For another suffix.
+        For another suffix, or a tensor that the file cannot hold.
     OutputError
         If the file cannot be written.
     """
     suffix = Path(path).suffix
     if suffix == ".safetensors":
-        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
-        return write_bytes(path, safetensors.torch.save(contiguous))
+        separate = {name: _for_safetensors(path, name, tensor) for name, tensor in state_dict.items()}
+        return write_bytes(path, safetensors.torch.save(separate))
     if suffix in (".pth", ".pt"):
         return write_atomically(path, lambda stream: torch.save(dict(state_dict), stream))
     raise ConfigError(f"{path}: end the name in one of {', '.join(WRITABLE_SUFFIXES)}.")
@@ -82,16 +89,22 @@ def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]) 
 def dtype_of(name: str, tensor: torch.Tensor) -> Dtype:
     """The file's element type for `tensor`; raises :class:`ConfigError` for types that no file can hold."""
     label = str(tensor.dtype).removeprefix("torch.")
-    if tensor.layout != torch.strided or tensor.is_quantized or label not in Dtype.__members__:
-        raise ConfigError(f"{name}: a {label} tensor of layout {tensor.layout} cannot be stored; convert it first.")
+    if tensor.is_quantized:
+        raise ConfigError(f"{name}: a quantised tensor ({label}) cannot be stored; give its dequantize().")
+    if tensor.layout != torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise ConfigError(f"{name}: a tensor of the layout {layout} cannot be stored; give its to_dense().")
+    if label not in Dtype.__members__:
+        raise ConfigError(
+            f"{name}: a tensor of {label} cannot be stored; convert it, or give its bits: view(torch.uint8)."
+        )
     return Dtype[label]
 
 
 def to_storage(name: str, tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     """Bits of `tensor` as the numpy type of its :class:`~metaq.tensors.Dtype`; shape kept."""
     dtype = dtype_of(name, tensor)
-    plain = tensor.detach().cpu().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().view(dtype.storage).reshape(tensor.shape)
+    return _plain(tensor).reshape(-1).view(torch.uint8).numpy().view(dtype.storage).reshape(tensor.shape)
 
 
 def weights_of(file: container.File) -> StateDict:
@@ -119,6 +132,17 @@ def _from_storage(tensor: QuantizedTensor | ExactTensor) -> torch.Tensor:
     return torch.from_numpy(values.reshape(-1).view(np.uint8).copy()).view(dtype).reshape(tensor.shape)
 
 
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    # Conjugate and negative views are only marked as such: their memory holds other bits.
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+
+
+def _for_safetensors(path: str | os.PathLike[str], name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if dtype_of(name, tensor) is Dtype.complex128:
+        raise ConfigError(f"{path}: {name}: safetensors files cannot hold complex128; end the name in .pth.")
+    return _plain(tensor).clone()
+
+
 def _read_head(source: Path) -> bytes:
     try:
         with source.open("rb") as stream:
@@ -137,10 +161,29 @@ def _is_safetensors(source: Path, head: bytes) -> bool:
 
 
 def _read_safetensors(source: Path) -> StateDict:
+    _refuse_repeated_names(source)
     try:
         return safetensors.torch.load_file(source)
     except (safetensors.SafetensorError, ValueError, OSError, struct.error) as error:
         raise FormatError(f"{source}: is not a readable safetensors file ({error}); copy or make it again.") from error
+
+
+def _refuse_repeated_names(source: Path) -> None:
+    """The library takes the last of several entries of a name; other damage to the header it finds itself."""
+
+    def distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, value in pairs:
+            if name in found:
+                raise FormatError(f"{source}: the name {name!r} occurs twice in its header; make the file again.")
+            found[name] = value
+        return found
+
+    with source.open("rb") as stream:
+        (size_bytes,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
+        if size_bytes <= MAX_SAFETENSORS_HEADER_BYTES:
+            with contextlib.suppress(ValueError, RecursionError):
+                json.loads(stream.read(size_bytes), object_pairs_hook=distinct)
 
 
 def _read_torch(source: Path) -> StateDict:

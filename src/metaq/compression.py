@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,16 +13,19 @@ from torch import nn
 from metaq import checkpoint, container
 from metaq.checkpoint import StateDict
 from metaq.config import require
+from metaq.coverage import Coverage, coverage_of
 from metaq.curvature import Batch, Curvature, Loss, categorical_loss, measure
 from metaq.errors import ConfigError
-from metaq.pipeline import Source, alias_of, compressible_names, state_dict_of
+from metaq.norms import TOLERANCE, rounded_norms
+from metaq.pipeline import exact_tensor, model_bytes, to_tensors
 from metaq.quantize.allocation import allocate
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.recalibration import recalibrated
 from metaq.recovery import OutputLoss, Recovery
+from metaq.selection import RUNNING_STATISTICS, TOO_SMALL, Source, select, state_dict_of
 from metaq.targets import bias_of, corrected, mean_inputs_of, target_of, values_of
-from metaq.tensors import ExactTensor, Tensor
-from metaq.weights import select_names
+from metaq.tensors import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.weights import ANY, FilterFn
 
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
@@ -42,6 +45,12 @@ SIZE_EXPONENT = 3.5
 """About how many percent λ changes for a percent of the file's size."""
 
 SIZE_MARGIN = 0.985
+SMALLEST_GRID_BYTES = 4
+"""Scalars, and tensors of no more bytes than a grid takes, are stored exactly."""
+
+NORM_SHARE, LEAST_NORM_TOLERANCE = 0.1, 1e-4
+"""By how much statistics of batch normalisation may falsify outputs, over what the weights do; and at least."""
+
 NEIGHBOURS = (0.87, 0.93, 1.05, 1.1, 1.15, 1.2, 1.26, 1.32, 1.4, 1.5)
 """Shares of the λ found that are tried too, where accuracy is the budget."""
 
@@ -91,6 +100,8 @@ class Compressed:
         the weights that had made up for others.
     accuracy, float_accuracy
         Of the quantised and of the original weights on the calibration data, if they were measured.
+    reasons
+        Why tensors are stored exactly, by name.
     """
 
     tensors: tuple[Tensor, ...]
@@ -98,6 +109,12 @@ class Compressed:
     distortion: float
     accuracy: float | None = None
     float_accuracy: float | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much of the model is quantised, and what is not and why."""
+        return coverage_of(self.tensors).explained(self.reasons)
 
     def state_dict(self) -> StateDict:
         """The quantised weights, as they will be restored from a file."""
@@ -112,8 +129,9 @@ def compress(
     loss: Loss = categorical_loss,
     training_loss: OutputLoss | None = None,
     accuracy: Accuracy | None = None,
-    include: Sequence[str] = ("*",),
+    include: Sequence[str] = ANY,
     exclude: Sequence[str] = (),
+    filter_fn: FilterFn | None = None,
     corrects_biases: bool = False,
     recalibrates_norms: bool = False,
     coder: str = container.DEFAULT_CODER,
@@ -136,8 +154,10 @@ def compress(
         it, tensors are quantised one after the other, and those still to come make up for the loss.
     accuracy
         Figure of merit on calibration data; needed for ``budget.max_drop``.
-    include, exclude
-        Name globs of the tensors to quantise; all others are kept exactly.
+    include, exclude, filter_fn
+        The tensors to quantise, see :func:`metaq.selection.select`; where neither `include` nor `filter_fn` is given,
+        scalars and tensors of no more bytes than a grid takes are not. All others are kept exactly, but for running
+        statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights do.
     corrects_biases
         Whether biases make up for the mean error of their layers' outputs, where calibration data are given; not with
         `training_loss`, which sees to it.
@@ -169,6 +189,7 @@ def compress(
         recovery=recovery,
         include=include,
         exclude=exclude,
+        filter_fn=filter_fn,
         corrects_biases=corrects_biases,
         norm_batches=given if recalibrates_norms else (),
     )
@@ -203,8 +224,9 @@ class Compressor:
         *,
         curvature: Mapping[str, Curvature] | None = None,
         recovery: Recovery | None = None,
-        include: Sequence[str] = ("*",),
+        include: Sequence[str] = ANY,
         exclude: Sequence[str] = (),
+        filter_fn: FilterFn | None = None,
         corrects_biases: bool = False,
         norm_batches: Sequence[Batch] = (),
     ) -> None:
@@ -213,18 +235,24 @@ class Compressor:
         self._recovery = recovery
         self._norm_batches = norm_batches
         self.state_dict = state_dict_of(source)
-        names = select_names(compressible_names(source), include=include, exclude=exclude)
-        self._alias = alias_of(self.state_dict, names)
+        selection = select(source, include=include, exclude=exclude, filter_fn=filter_fn)
+        self._alias = selection.alias
+        small = {name for name in selection.names if selection.is_default and _is_small(self.state_dict[name])}
         self._targets = {
-            name: target_of(name, self.state_dict[name], curvature) for name in names if self._alias[name] == name
+            name: target_of(name, self.state_dict[name], curvature) for name in selection.names if name not in small
         }
+        require(bool(self._targets), f"include: every floating tensor is {TOO_SMALL}; name those to quantise.")
         self._inputs = mean_inputs_of(self._targets, curvature or {}) if corrects_biases else {}
-        self._exact = [_exact(name, tensor) for name, tensor in self.state_dict.items() if name not in self._alias]
+        self._exact = {
+            first: exact_tensor(first, self.state_dict[first])
+            for first in set(self._alias.values()) - self._targets.keys()
+        }
+        self._reasons = selection.reasons_without(self._targets)
 
     @property
     def float_bytes(self) -> int:
-        """Size of all tensors as the model holds them."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict.values())
+        """Size of all tensors as the model holds them, tied ones once."""
+        return model_bytes(self.state_dict)
 
     def at(self, multiplier: float) -> Compressed:
         """Quantise for λ = `multiplier`."""
@@ -233,18 +261,41 @@ class Compressor:
         return self._compressed(multiplier, self._one_after_another(multiplier, self._recovery))
 
     def _compressed(self, multiplier: float, choices: Mapping[str, Choice]) -> Compressed:
-        quantized = [replace(choices[first].tensor, name=name) for name, first in self._alias.items()]
+        quantized = {name: choice.tensor for name, choice in choices.items()}
         found = Compressed(
-            tensors=(*quantized, *self._exact),
+            tensors=self._under_all_names({**quantized, **self._exact}),
             multiplier=multiplier,
             distortion=sum(choice.distortion for choice in choices.values()),
+            reasons=self._reasons,
         )
-        if not self._norm_batches:
-            return found
-        assert isinstance(self._source, nn.Module)
-        statistics = recalibrated(self._source, self._norm_batches, found.state_dict())
-        exact = [_exact(t.name, statistics[t.name]) if t.name in statistics else t for t in self._exact]
-        return replace(found, tensors=(*quantized, *exact))
+        statistics = self._statistics(found.state_dict())
+        return replace(found, tensors=self._under_all_names({**quantized, **self._exact, **statistics}))
+
+    def _under_all_names(self, held: Mapping[str, QuantizedTensor | ExactTensor]) -> tuple[Tensor, ...]:
+        """The tensors that are `held`, and those tied to them."""
+        return tuple(
+            held[name] if name == first else TiedTensor(name=name, first=held[first])
+            for name, first in self._alias.items()
+        )
+
+    def _statistics(self, weights: StateDict) -> dict[str, QuantizedTensor | ExactTensor]:
+        """Running statistics of batch normalisation under quantised `weights`: measured anew if asked for, rounded."""
+        if self._norm_batches:
+            assert isinstance(self._source, nn.Module)
+            weights = weights | recalibrated(self._source, self._norm_batches, weights)
+        free = {name for name in self._exact if name.rpartition(".")[2] in RUNNING_STATISTICS}
+        tolerance = min(TOLERANCE, max(LEAST_NORM_TOLERANCE, NORM_SHARE * self._relative_error(weights)))
+        norms = rounded_norms(weights, taken=weights.keys() - free, tolerance=tolerance)
+        values = {name: weights[name] for name in free} | norms.values
+        held = to_tensors(values, grids=norms.grids)
+        return {tensor.name: tensor for tensor in held if not isinstance(tensor, TiedTensor)}
+
+    def _relative_error(self, weights: StateDict) -> float:
+        """Root mean square error of the quantised weights over their root mean square."""
+        pairs = [(values_of(weights[name]), values_of(self.state_dict[name])) for name in self._targets]
+        squares = sum(float(np.square(before).sum()) for _, before in pairs)
+        errors = sum(float(np.square(after - before).sum()) for after, before in pairs)
+        return math.sqrt(errors / squares) if squares else 0.0
 
     def _at_once(self, multiplier: float) -> dict[str, Choice]:
         biases = {bias_of(name) for name in self._inputs}
@@ -380,5 +431,5 @@ class Compressor:
         return float(max(SCALAR_SLOPE * START_STEP**2 * slopes[middle] / 2, 1e-300))
 
 
-def _exact(name: str, tensor: torch.Tensor) -> ExactTensor:
-    return ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=checkpoint.dtype_of(name, tensor))
+def _is_small(tensor: torch.Tensor) -> bool:
+    return tensor.numel() == 1 or tensor.numel() * tensor.element_size() <= SMALLEST_GRID_BYTES

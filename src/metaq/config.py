@@ -14,12 +14,16 @@ from metaq.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
+MOST_NAMES = 40
+"""Names in an error message."""
+
 
 def near_match(word: str, known: Iterable[str]) -> str:
-    """A half-sentence for error messages: the known word nearest to `word`, or all of them."""
+    """A half-sentence for error messages: the known word nearest to `word`, or all of them, or the first of many."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(names)}."
+    more = ", …" if len(names) > MOST_NAMES else ""
+    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(names[:MOST_NAMES])}{more}."
 
 
 def require(condition: bool, message: str) -> None:

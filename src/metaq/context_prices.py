@@ -18,7 +18,7 @@ from metaq.cells import bucket_indices
 from metaq.coding.chunks import StreamShape
 from metaq.coding.context.small import flag_probabilities
 from metaq.objective import LEAST_FIRST_BITS
-from metaq.passes import GridSet, TensorPairs
+from metaq.passes import GridSet, GroupArray, TensorPairs
 
 REFRESH_STEPS = 25
 """Steps between two refreshes, each of which takes about as long as encoding all weights."""
@@ -27,15 +27,23 @@ REFRESH_STEPS = 25
 class ContextPrices:
     """Bits by which leaving the attractor costs a weight more than its histogram tells, kept between refreshes.
 
+    Attributes
+    ----------
+    are_known
+        Whether :meth:`refresh` was called.
+
     Parameters
     ----------
     names
         Of all tensors; a file holds them in the order of their names.
+    tensors
+        The weights, for their shapes and devices.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> None:
         self._order = sorted(range(len(names)), key=lambda position: names[position].encode())
-        self._surplus: list[torch.Tensor] = []
+        self._surplus = [torch.zeros_like(tensor) for tensor in tensors]
+        self.are_known = False
 
     def refresh(self, weights: Sequence[torch.Tensor], grids: GridSet) -> None:
         """Ask the coder's model anew; O(n).
@@ -62,14 +70,10 @@ class ContextPrices:
             bits = _price(probability) - _price(share)
             surplus[position] = torch.from_numpy(bits).to(device=weight.device, dtype=weight.dtype).view_as(weight)
         self._surplus = [surplus[position] for position in range(len(weights))]
-
-    @property
-    def are_known(self) -> bool:
-        """Whether :meth:`refresh` was called."""
-        return bool(self._surplus)
+        self.are_known = True
 
     def add_slopes(
-        self, pairs: TensorPairs, grids: GridSet, slopes: NDArray[np.float64], *, hysteresis: float, strength: float
+        self, pairs: TensorPairs, grids: GridSet, slopes: GroupArray, *, hysteresis: float, strength: float
     ) -> None:
         """Add to the gradients of the weights beside the attractor what their slopes lack.
 
@@ -96,10 +100,11 @@ class ContextPrices:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors that :meth:`load_state_dict` takes over."""
-        return {"surplus": [bits.clone() for bits in self._surplus]}
+        return {"are_known": self.are_known, "surplus": [bits.clone() for bits in self._surplus]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
+        self.are_known = bool(state_dict["are_known"])
         self._surplus = [bits.clone() for bits in state_dict["surplus"]]
 
 

@@ -10,6 +10,8 @@ all other parameters F is its diagonal.
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -19,8 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from metaq.config import require
+from metaq.errors import ConfigError
+from metaq.weights import QUANTIZABLE
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 Loss = Callable[[object, torch.Generator], tuple[torch.Tensor, int]]
@@ -96,7 +101,7 @@ def measure(
     loss: Loss = categorical_loss,
     seed: int = 0,
 ) -> dict[str, Curvature]:
-    """Curvature of every trainable parameter by name; the model's weights, gradients and mode are as before.
+    """Curvature of every floating parameter by name, frozen ones included; the model is left as it was.
 
     Parameters
     ----------
@@ -114,10 +119,13 @@ def measure(
     ConfigError
         If there is no batch or the output does not suit the loss.
     """
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.dtype in QUANTIZABLE}
+    frozen = [parameter for parameter in parameters.values() if not parameter.requires_grad]
     taps = {name: _Tap(module) for name, module in _layers(model).items()}
     squares: dict[str, torch.Tensor] = {}
     was_training = model.training
+    for parameter in frozen:
+        parameter.requires_grad_(True)
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     samples = 0
@@ -133,6 +141,8 @@ def measure(
     finally:
         for tap in taps.values():
             tap.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         model.train(was_training)
     require(samples > 0, "curvature: there is no calibration data; give at least one batch.")
     nothing = torch.zeros(1, dtype=torch.float64)
@@ -145,6 +155,23 @@ def measure(
             found[name] = tap.of_weight(samples)
             found |= {bias: tap.of_bias(samples) for bias in tap.bias_of(name)}
     return found
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of the model, in evaluation mode.
+
+    Raises
+    ------
+    ConfigError
+        If a module holds tensors that it has computed, as the older ``torch.nn.utils.weight_norm`` does.
+    """
+    try:
+        return copy.deepcopy(model).eval()
+    except RuntimeError as error:
+        raise ConfigError(
+            "the model cannot be copied: a module holds tensors that it has computed, as the older "
+            "torch.nn.utils.weight_norm and spectral_norm do; take those of torch.nn.utils.parametrizations."
+        ) from error
 
 
 def call(model: nn.Module, batch: Batch) -> object:
@@ -185,9 +212,8 @@ class _Tap:
         return self._positions > 0
 
     def bias_of(self, name: str) -> list[str]:
-        """Name of the trainable bias beside the weight `name`, if there is one."""
-        has_bias = self._layer.bias is not None and self._layer.bias.requires_grad
-        return [name.removesuffix("weight") + "bias"] if has_bias else []
+        """Name of the bias beside the weight `name`, if there is one."""
+        return [name.removesuffix("weight") + "bias"] if self._layer.bias is not None else []
 
     def of_weight(self, samples: int) -> Curvature:
         """Curvature of the weight."""
@@ -217,7 +243,7 @@ class _Tap:
         return Curvature(diagonal=np.diag(moment).copy(), inputs=moment, outputs=np.ones((1, 1)))
 
     def _see(self, _: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        patches = _patches(self._layer, arguments[0].detach())
+        patches = _patches(self._layer, _wide(arguments[0].detach()))
         flat = patches.flatten(0, 1)
         self._inputs += (flat.T @ flat).double().cpu()
         self._totals += flat.sum(dim=0).double().cpu()
@@ -226,7 +252,7 @@ class _Tap:
             output.register_hook(lambda gradient: self._see_gradient(patches, gradient))  # type: ignore[no-untyped-call]
 
     def _see_gradient(self, patches: torch.Tensor, gradient: torch.Tensor) -> None:
-        by_sample = _by_sample(self._layer, gradient.detach())
+        by_sample = _by_sample(self._layer, _wide(gradient.detach()))
         self._bias += _second_moment(by_sample.sum(dim=1), coupled=self._bias_is_coupled)
         if patches.shape[1] == 1:
             self._over_rows += _second_moment(by_sample[:, 0], coupled=self._is_coupled)
@@ -244,6 +270,11 @@ class _Tap:
 def _second_moment(vectors: torch.Tensor, *, coupled: bool) -> torch.Tensor:
     """Sum over `vectors`, shape (any, n), of their outer squares, (n, n), or of their squares alone, (n,); float64."""
     return (vectors.T @ vectors if coupled else (vectors**2).sum(dim=0)).double().cpu()
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in a type that holds sums of products of its elements: half precision overflows soon."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _patches(layer: nn.Linear | nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
@@ -268,12 +299,21 @@ def _by_sample(layer: nn.Linear | nn.Conv2d, gradient: torch.Tensor) -> torch.Te
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Layers whose weight is a matrix that inputs are multiplied with, by the name of the weight."""
+    """Layers whose weight is a matrix that inputs are multiplied with, by the name of the weight.
+
+    A weight that is computed from other parameters is none itself, and of one that several layers share each sees a
+    part; what is asked of them here must not compute anything.
+    """
+    owned = {module: dict(module.named_parameters(recurse=False)) for module in model.modules()}
+    owners = Counter(id(parameter) for own in owned.values() for parameter in own.values())
     found = {}
     for name, module in model.named_modules():
         is_plain = isinstance(module, nn.Linear) or (
             isinstance(module, nn.Conv2d) and module.groups == 1 and isinstance(module.padding, tuple)
         )
-        if is_plain and module.weight.requires_grad:
+        if not is_plain or parametrize.is_parametrized(module):
+            continue
+        own = owned[module]
+        if "weight" in own and all(owners[id(parameter)] == 1 for parameter in own.values()):
             found[f"{name}.weight" if name else "weight"] = module
     return found

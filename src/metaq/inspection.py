@@ -14,10 +14,12 @@ from metaq import checkpoint, container, nets, pipeline, runs
 from metaq.carried import is_carried, path_of
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
+from metaq.coverage import Coverage
 from metaq.errors import ConfigError
 from metaq.report.plots import save_buckets
 from metaq.structure import fold
-from metaq.tensors import QuantizedTensor, Tensor
+from metaq.tensors import QuantizedTensor, Tensor, TiedTensor
+from metaq.weights import alias_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class TensorRow:
         Zero-order entropy of the bucket indices in bits, or None.
     mode_share
         Share of the weights in the most common bucket, or None.
+    tied_to
+        The tensor whose elements these are, or None.
     is_file
         Whether it is no tensor but a file that is carried along; `name` is its path, `shape` its size in bytes.
     """
@@ -54,6 +58,7 @@ class TensorRow:
     buckets_used: int | None = None
     entropy_bits: float | None = None
     mode_share: float | None = None
+    tied_to: str | None = None
     is_file: bool = False
 
 
@@ -73,6 +78,8 @@ class Inspection:
         The weights.
     quantized
         Bucket indices of the quantised tensors by name.
+    coverage
+        How much is quantised; None of a file that is not ``.metaq``.
     folded
         Units of every layer, and those :func:`metaq.structure.fold` leaves; None where the network is not known.
     """
@@ -82,12 +89,14 @@ class Inspection:
     metadata: dict[str, str | int | float]
     state_dict: dict[str, torch.Tensor]
     quantized: dict[str, QuantizedTensor]
+    coverage: Coverage | None
     folded: dict[str, tuple[int, int]] | None
 
     def to_dict(self) -> dict[str, object]:
         """Plain dictionary, ready for JSON."""
         rows = [dataclasses.asdict(row) for row in self.rows]
-        return {**self.sizes, "metadata": self.metadata, "folded": self.folded, "tensors": rows}
+        covered = {} if self.coverage is None else self.coverage.to_dict()
+        return {**self.sizes, **covered, "metadata": self.metadata, "folded": self.folded, "tensors": rows}
 
 
 def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspection:
@@ -117,10 +126,11 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
         ]
         quantized = {tensor.name: tensor for tensor in file.tensors if isinstance(tensor, QuantizedTensor)}
         metadata = dict(file.metadata)
+        coverage = file.coverage
     else:
         state_dict = checkpoint.read(source)
         rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
-        quantized, metadata = {}, {}
+        quantized, metadata, coverage = {}, {}, None
     sizes = pipeline.sizes(state_dict, file_bytes=source.stat().st_size)
     return Inspection(
         rows=rows,
@@ -128,13 +138,15 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
         metadata=metadata,
         state_dict=state_dict,
         quantized=quantized,
+        coverage=coverage,
         folded=_folded(state_dict, net, metadata.get("net")),
     )
 
 
 def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
-    """Write a PNG with the weights of every floating tensor, a bar a bucket where it is quantised."""
-    names = pipeline.quantizable_names(found.state_dict)
+    """Write a PNG with the weights of every floating tensor, tied ones once; a bar a bucket where it is quantised."""
+    floating = pipeline.quantizable_names(found.state_dict)
+    names = list(dict.fromkeys(alias_of(found.state_dict, floating).values()))
     require(bool(names), "--plot: the file holds no floating tensor to draw.")
     arrays = {name: found.state_dict[name].double().numpy() for name in names}
     save_buckets(path, arrays, found.quantized)
@@ -166,7 +178,13 @@ def _carried_row(entry: container.Entry) -> TensorRow:
 
 def _coded_row(tensor: Tensor, entry: container.Entry) -> TensorRow:
     if not isinstance(tensor, QuantizedTensor):
-        return TensorRow(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype.name, stored_bytes=entry.coded_bytes)
+        return TensorRow(
+            name=tensor.name,
+            shape=tensor.shape,
+            dtype=tensor.dtype.name,
+            stored_bytes=entry.coded_bytes,
+            tied_to=tensor.first.name if isinstance(tensor, TiedTensor) else None,
+        )
     counts = np.unique(tensor.indices, return_counts=True)[1]
     return TensorRow(
         name=tensor.name,

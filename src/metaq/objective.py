@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from metaq.cells import CellStatistics
-from metaq.compiled import compiled
 from metaq.dual import SpreadDual, solve_exact, solve_fista
 from metaq.dual.batch import exact_of_groups, fista_of_groups
 from metaq.dual.problem import C_MIN
 from metaq.errors import SolverError
 from metaq.hull import cell_slopes
+from metaq.passes import GroupArray
 
 CHORD_SHARE = 0.7
 """Share of the mean rise since the attractor that a slope keeps at least."""
@@ -164,9 +166,7 @@ def _slopes(xi: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([cell_slopes(places, row) for row in xi])
 
 
-def magnitude_slopes(
-    bucket_counts: NDArray[np.float64], *, attractor: int, step_size: NDArray[np.float64] | float
-) -> NDArray[np.float64]:
+def magnitude_slopes(bucket_counts: GroupArray, *, attractor: int, step_size: GroupArray | float) -> GroupArray:
     """Slopes of interpolated code lengths that never trap a weight away from the attractor.
 
     The plain slope of :func:`code_length` is zero or points outward wherever the histogram is sparse, and weights get
@@ -177,7 +177,7 @@ def magnitude_slopes(
     Parameters
     ----------
     bucket_counts
-        Weights in each bucket, float64 of shape (..., C), every sum above zero.
+        Weights in each bucket, float64 of shape (..., C), every sum above zero; an array, or a tensor on any device.
     attractor
         Index of the bucket that weights are drawn to.
     step_size
@@ -188,37 +188,44 @@ def magnitude_slopes(
     float64 of shape (..., C - 1)
         Bits per unit of weight on every cell; negative below the attractor, positive above it.
     """
-    total = bucket_counts.sum(axis=-1, keepdims=True)
+    library: Any = torch if isinstance(bucket_counts, torch.Tensor) else np
+    total = bucket_counts.sum(-1)[..., None]
     above, below = bucket_counts.shape[-1] - 1 - attractor, attractor
-    magnitudes = np.zeros((*bucket_counts.shape[:-1], max(above, below) + 1))
+    magnitudes = library.zeros_like(bucket_counts[..., : max(above, below) + 1])
     magnitudes[..., : above + 1] += bucket_counts[..., attractor:]
-    magnitudes[..., 1 : below + 1] += bucket_counts[..., :attractor][..., ::-1]
+    magnitudes[..., 1 : below + 1] += library.flip(bucket_counts[..., :attractor], (-1,))
     smoothed = magnitudes + PSEUDO_COUNT
     smoothed[..., 1:-1] += SMOOTHING * magnitudes[..., 2:]
     smoothed[..., 2:] += SMOOTHING * magnitudes[..., 1:-1]
-    price = np.log2(total / smoothed)
+    price = library.log2(total / smoothed)
     price[..., 1:] += SIGN_BITS
-    increments = np.diff(price)
-    mean_rise = (price[..., 1:] - price[..., :1]) / np.arange(1, price.shape[-1])
-    rise = np.maximum(np.maximum(increments, CHORD_SHARE * mean_rise), LEAST_STEP_BITS)
-    rise[..., 0] = np.maximum(increments[..., 0], LEAST_FIRST_BITS)
-    slopes = np.concatenate([-rise[..., :below][..., ::-1], rise[..., :above]], axis=-1)
-    slopes /= np.asarray(step_size)[..., None]
-    return slopes
+    increments = price[..., 1:] - price[..., :-1]
+    distances = library.cumsum(library.ones_like(increments), -1)
+    mean_rise = (price[..., 1:] - price[..., :1]) / distances
+    rise = library.maximum(increments, CHORD_SHARE * mean_rise).clip(min=LEAST_STEP_BITS)
+    rise[..., 0] = increments[..., 0].clip(min=LEAST_FIRST_BITS)
+    slopes = library.concatenate([-library.flip(rise[..., :below], (-1,)), rise[..., :above]], -1)
+    slopes /= step_size if isinstance(step_size, float) else step_size[..., None]
+    found: GroupArray = slopes
+    return found
 
 
-@compiled
-def half_cell_slopes(slopes: NDArray[np.float64], hysteresis: float, strength: float) -> NDArray[np.float64]:
+def half_cell_slopes(slopes: GroupArray, hysteresis: float, strength: float) -> GroupArray:
     """`strength` times β on both halves of every cell: float64 of shape (G, 2 (C - 1)); `slopes` of shape (G, C - 1).
 
     On the half nearer the attractor it is ``1 + hysteresis`` times as steep, on the other ``1 - hysteresis`` times.
     """
-    halves = np.empty((slopes.shape[0], 2 * slopes.shape[1]))
-    for group in range(slopes.shape[0]):
-        for cell in range(slopes.shape[1]):
-            slope = slopes[group, cell]
-            steep, gentle = strength * ((1 + hysteresis) * slope), strength * ((1 - hysteresis) * slope)
-            outward = slope > 0
-            halves[group, 2 * cell] = steep if outward else gentle
-            halves[group, 2 * cell + 1] = gentle if outward else steep
-    return halves
+    library: Any = torch if isinstance(slopes, torch.Tensor) else np
+    steep, gentle = strength * ((1 + hysteresis) * slopes), strength * ((1 - hysteresis) * slopes)
+    outward = slopes > 0
+    halves = [library.where(outward, steep, gentle), library.where(outward, gentle, steep)]
+    found: GroupArray = library.stack(halves, -1).reshape(len(slopes), -1)
+    return found
+
+
+def entropy_bits(bucket_counts: GroupArray) -> GroupArray:
+    """Zero-order entropy in bits, one table a group; `bucket_counts` has shape (G, C)."""
+    library: Any = torch if isinstance(bucket_counts, torch.Tensor) else np
+    shares = bucket_counts / bucket_counts.sum(-1)[:, None]
+    bits = -(bucket_counts * library.log2(library.where(shares > 0, shares, 1.0))).sum()
+    return bits if isinstance(bits, torch.Tensor) else float(bits)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from metaq import checkpoint, container
 from metaq.checkpoint import StateDict
@@ -17,16 +17,12 @@ from metaq.config import require
 from metaq.container import WriteReport
 from metaq.grid import BucketGrid
 from metaq.quantize import Grouping, quantize_array, uniform_grids
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor
-from metaq.weights import select_names
-
-Source = nn.Module | Mapping[str, torch.Tensor]
-
-RUNNING_STATISTICS = ("running_mean", "running_var")
-"""Last parts of the names under which batch normalisation keeps its running statistics."""
-
-QUANTIZED_DTYPES = tuple(dtype for dtype in Dtype if dtype.is_quantizable and not dtype.is_float8)
-"""Types that are quantised in a state dict; the scale of those of eight bits is kept elsewhere."""
+from metaq.selection import Source as Source
+from metaq.selection import parameters_of, pays, reasons_without_grids, select
+from metaq.selection import state_dict_of as state_dict_of
+from metaq.sharding import in_one_process
+from metaq.tensors import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.weights import ANY, FilterFn, alias_of
 
 
 def choose_grids(
@@ -36,12 +32,16 @@ def choose_grids(
     center: float | None = None,
     radius: float | None = None,
     grouping: Grouping = "tensor",
-    include: Sequence[str] = ("*",),
+    include: Sequence[str] = ANY,
     exclude: Sequence[str] = (),
+    filter_fn: FilterFn | None = None,
 ) -> dict[str, BucketGrid]:
-    """Uniform grids for post-training quantisation of every floating tensor that the name globs choose.
+    """Uniform grids for post-training quantisation of the floating tensors that the rules choose, tied ones once.
 
-    Buffers are not quantised: those of a module, and in a state dict the running statistics of batch normalisation.
+    Buffers are not quantised: those of a module, and in a state dict the running statistics of batch normalisation and
+    the vectors of spectral normalisation. Where neither `include` nor `filter_fn` is given, nor are tensors that do not
+    pay: scalars, and those whose grid and bucket indices take no fewer bytes than their elements
+    (:func:`metaq.selection.pays`).
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ def choose_grids(
         Range of the buckets; by default that of the weights.
     grouping
         ``"tensor"``: every tensor has its own range where none is given; ``"global"``: one for all.
-    include, exclude
-        Name globs.
+    include, exclude, filter_fn
+        See :func:`metaq.selection.select`.
 
     Raises
     ------
@@ -62,28 +62,21 @@ def choose_grids(
         If no tensor is chosen, a weight is NaN or infinite, or a value does not make a grid.
     """
     state_dict = state_dict_of(source)
-    names = select_names(compressible_names(source), include=include, exclude=exclude)
-    arrays = {name: state_dict[name].detach().double().cpu().numpy() for name in names}
-    return uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
-
-
-def compressible_names(source: Source) -> list[str]:
-    """Names of the tensors that are quantised unless excluded: floating, not empty, and no buffers.
-
-    A state dict does not tell its buffers; there the running statistics of batch normalisation are left out.
-    """
-    buffers = {name for name, _ in source.named_buffers()} if isinstance(source, nn.Module) else set()
-    return [
-        name
-        for name in quantizable_names(state_dict_of(source))
-        if name not in buffers and name.rpartition(".")[2] not in RUNNING_STATISTICS
-    ]
-
-
-def alias_of(state_dict: Mapping[str, torch.Tensor], names: Sequence[str]) -> dict[str, str]:
-    """For each of `names` the first of them that is the same memory: itself unless tensors are tied."""
-    first: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
-    return {name: first.setdefault(_memory(state_dict[name]), name) for name in names}
+    selection = select(source, include=include, exclude=exclude, filter_fn=filter_fn)
+    arrays = {name: state_dict[name].detach().double().cpu().numpy() for name in selection.names}
+    grids = uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
+    if not selection.is_default:
+        return grids
+    return {
+        name: grid
+        for name, grid in grids.items()
+        if pays(
+            arrays[name],
+            grid,
+            element_bytes=state_dict[name].element_size(),
+            shares_grid=grouping == "global" and len(grids) > 1,
+        )
+    }
 
 
 def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
@@ -91,34 +84,35 @@ def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
     return [
         name
         for name, tensor in state_dict.items()
-        if tensor.numel() > 0 and checkpoint.dtype_of(name, tensor) in QUANTIZED_DTYPES
+        if tensor.numel() > 0 and checkpoint.dtype_of(name, tensor).kind == "float"
     ]
 
 
 def to_tensors(source: Source, *, grids: Mapping[str, BucketGrid]) -> list[Tensor]:
-    """Bucket indices for every tensor that has a grid, exact bits for the others.
+    """Bucket indices for every tensor that has a grid, exact bits for the others; tied tensors once.
 
-    Tied tensors of a module share the grid of the name it is listed under.
+    Tied tensors have the grid of any of their names.
 
     Raises
     ------
     ConfigError
-        If a grid names no tensor, or one that cannot be quantised.
+        If a grid names no tensor, or one that cannot be quantised, or names of a tied tensor have different grids.
     """
     state_dict = state_dict_of(source)
     for name in grids:
         require(name in state_dict, f"{name}: a grid is given for it but there is no such tensor.")
-    dtypes = {name: checkpoint.dtype_of(name, tensor) for name, tensor in state_dict.items()}
-    tied = _tied_grids(state_dict, grids)
-    tensors: list[Tensor] = []
-    for name, tensor in state_dict.items():
-        dtype = dtypes[name]
-        if name in tied:
-            values = tensor.detach().double().cpu().numpy()
-            tensors.append(quantize_array(name, values, tied[name], dtype))
-        else:
-            tensors.append(ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=dtype))
-    return tensors
+    alias = alias_of(state_dict, state_dict)
+    by_first = _grids_by_first(alias, grids)
+    held: dict[str, QuantizedTensor | ExactTensor] = {}
+    for name in dict.fromkeys(alias.values()):
+        tensor = state_dict[name]
+        held[name] = _quantized(name, tensor, by_first[name]) if name in by_first else exact_tensor(name, tensor)
+    return [held[name] if name in held else TiedTensor(name=name, first=held[alias[name]]) for name in state_dict]
+
+
+def exact_tensor(name: str, tensor: torch.Tensor) -> ExactTensor:
+    """`tensor` bit for bit; raises :class:`ConfigError` for types that no file can hold."""
+    return ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=checkpoint.dtype_of(name, tensor))
 
 
 def quantized_state_dict(source: Source, *, grids: Mapping[str, BucketGrid]) -> StateDict:
@@ -135,6 +129,8 @@ def save(
     coder: str = container.DEFAULT_CODER,
 ) -> WriteReport:
     """Quantise, code and write a model as one self-contained ``.metaq`` file, atomically.
+
+    Where parameters are sharded, every process has to call this, and the first one writes.
 
     Parameters
     ----------
@@ -153,14 +149,18 @@ def save(
     Returns
     -------
     WriteReport
-        Bytes of the file and where they went.
+        Bytes of the file and where they went, and how much of the model is quantised.
 
     Raises
     ------
     ConfigError, OutputError
         If a tensor cannot be quantised, or the file cannot be written.
     """
-    return container.write(path, to_tensors(source, grids=grids), metadata=metadata, coder=coder)
+    tensors = to_tensors(source, grids=grids)
+    report = in_one_process(
+        parameters_of(source), lambda: container.write(path, tensors, metadata=metadata, coder=coder)
+    )
+    return replace(report, coverage=report.coverage.explained(reasons_without_grids(source, grids)))
 
 
 def load(path: str | os.PathLike[str]) -> StateDict:
@@ -174,19 +174,21 @@ def load(path: str | os.PathLike[str]) -> StateDict:
     return checkpoint.weights_of(container.read(path))
 
 
-def state_dict_of(source: Source) -> StateDict:
-    """The state dict of a module, or a copy of the mapping itself."""
-    return dict(source.state_dict() if isinstance(source, nn.Module) else source)
+def _grids_by_first(alias: Mapping[str, str], grids: Mapping[str, BucketGrid]) -> dict[str, BucketGrid]:
+    """Grids by the first name of every tensor."""
+    found: dict[str, BucketGrid] = {}
+    for name, grid in grids.items():
+        first = alias[name]
+        require(
+            found.setdefault(first, grid) == grid,
+            f"{name}: has another grid than {first}, to which it is tied; give one of them.",
+        )
+    return found
 
 
-def _tied_grids(state_dict: StateDict, grids: Mapping[str, BucketGrid]) -> dict[str, BucketGrid]:
-    by_memory = {_memory(state_dict[name]): grid for name, grid in grids.items()}
-    tied = {name: by_memory[_memory(t)] for name, t in state_dict.items() if t.numel() and _memory(t) in by_memory}
-    return {**tied, **grids}
-
-
-def _memory(tensor: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+def _quantized(name: str, tensor: torch.Tensor, grid: BucketGrid) -> QuantizedTensor:
+    values = tensor.detach().double().cpu().numpy()
+    return quantize_array(name, values, grid, checkpoint.dtype_of(name, tensor))
 
 
 def entropy_bits(tensors: Sequence[Tensor]) -> float:
@@ -198,10 +200,16 @@ def entropy_bits(tensors: Sequence[Tensor]) -> float:
     return sum(zero_order_entropy_bits(np.concatenate(indices)) for indices in by_grid.values())
 
 
+def model_bytes(state_dict: Mapping[str, torch.Tensor]) -> int:
+    """Size in bytes of the tensors as the model holds them, tied ones once."""
+    firsts = (state_dict[name] for name in set(alias_of(state_dict, state_dict).values()))
+    return sum(tensor.numel() * tensor.element_size() for tensor in firsts)
+
+
 def sizes(state_dict: Mapping[str, torch.Tensor], *, file_bytes: int) -> dict[str, float | int]:
-    """Bytes of the file beside those of the tensors: ``bytes``, ``float_bytes``, ``ratio``, ``weights``, …"""
-    float_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
-    weights = sum(tensor.numel() for tensor in state_dict.values())
+    """Bytes of the file beside those of the tensors, tied ones once: ``bytes``, ``float_bytes``, ``ratio``, …"""
+    float_bytes = model_bytes(state_dict)
+    weights = sum(state_dict[name].numel() for name in set(alias_of(state_dict, state_dict).values()))
     return {
         "bytes": file_bytes,
         "float_bytes": float_bytes,

@@ -109,9 +109,11 @@ class Multipliers:
         Tensors that take part.
     groups
         Number of the group of each.
+    bucket_count
+        Number of buckets C.
     """
 
-    def __init__(self, parameters: Sequence[torch.Tensor], groups: Sequence[int]) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], groups: Sequence[int], *, bucket_count: int) -> None:
         self._parameters = list(parameters)
         self._groups = list(groups)
         self._group_count = max(groups) + 1
@@ -119,6 +121,7 @@ class Multipliers:
         self._moved = [torch.zeros_like(u) for u in self._multipliers]
         self._gradients = [torch.zeros_like(u) for u in self._multipliers]
         self._anchors: list[torch.Tensor] = []
+        self._bucket_count = bucket_count
         self._code_lengths: list[NDArray[np.float64] | None] = [None] * self._group_count
         self._steps = 0
         self._pull = 0.0
@@ -191,13 +194,15 @@ class Multipliers:
             torch._foreach_lerp_(self._parameters, self._anchors, self._pull / (1 + self._pull))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything :meth:`load_state_dict` needs."""
+        """Everything :meth:`load_state_dict` needs; its structure does not depend on how far training is."""
+        unknown = np.full(self._bucket_count, np.nan)
         return {
             "multipliers": self._multipliers,
             "moved": self._moved,
             "gradients": self._gradients,
-            "indices": self._indices,
-            "code_lengths": [None if lengths is None else torch.tensor(lengths) for lengths in self._code_lengths],
+            "has_indices": self._indices is not None,
+            "indices": self._indices or [torch.zeros_like(p, dtype=torch.int32) for p in self._parameters],
+            "code_lengths": torch.tensor(np.stack([unknown if c is None else c for c in self._code_lengths])),
             "steps": self._steps,
             "pull": self._pull,
         }
@@ -210,11 +215,10 @@ class Multipliers:
             ("gradients", self._gradients),
         ):
             torch._foreach_copy_(tensors, list(state_dict[name]))
-        self._code_lengths = [
-            None if lengths is None else lengths.cpu().numpy() for lengths in state_dict["code_lengths"]
-        ]
+        lengths = state_dict["code_lengths"].cpu().numpy()
+        self._code_lengths = [None if np.isnan(row).any() else row for row in lengths]
         self._steps, self._pull = int(state_dict["steps"]), float(state_dict["pull"])
-        if state_dict["indices"] is not None:
+        if state_dict["has_indices"]:
             places = zip(state_dict["indices"], self._parameters, strict=True)
             self._indices = [indices.to(parameter.device) for indices, parameter in places]
             self._set_anchors(grids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaq.checkpoint import StateDict
-from metaq.curvature import Batch, call
+from metaq.curvature import Batch, call, copied
 
 
 def recalibrated(model: nn.Module, batches: Iterable[Batch], weights: StateDict) -> StateDict:
@@ -19,7 +18,7 @@ def recalibrated(model: nn.Module, batches: Iterable[Batch], weights: StateDict)
     Everything but batch normalisation is in evaluation mode; normalisations without running statistics, and those that
     no batch reaches, are left out. `model` is not changed.
     """
-    measured = copy.deepcopy(model).eval()
+    measured = copied(model)
     measured.load_state_dict(weights)
     norms = {name: module for name, module in measured.named_modules() if isinstance(module, _BatchNorm)}
     tracking = {name: norm for name, norm in norms.items() if norm.track_running_stats}

@@ -8,7 +8,6 @@ gradient of the loss itself takes the place of a model of it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -17,8 +16,9 @@ from torch import nn
 
 from metaq.checkpoint import StateDict
 from metaq.config import require
-from metaq.curvature import Batch, call
+from metaq.curvature import Batch, call, copied
 from metaq.quantize.rdo import COUPLED_DAMPING, Floats, Importance, damped, matrix_shape
+from metaq.weights import QUANTIZABLE
 
 OutputLoss = Callable[[object, int], torch.Tensor]
 """From the model's output for a batch, and the number of the batch, to the mean loss of its samples."""
@@ -46,12 +46,15 @@ class Recovery:
     Raises
     ------
     ConfigError
-        If there is no batch.
+        If there is no batch, or the model cannot be copied.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch], loss: OutputLoss) -> None:
         require(len(batches) > 0, "training_loss: there is no calibration data; give at least one batch.")
-        self._model = copy.deepcopy(model).eval()
+        self._model = copied(model)
+        for parameter in self._model.parameters():
+            if parameter.dtype in QUANTIZABLE:
+                parameter.requires_grad_(True)
         self._batches = batches
         self._loss = loss
 

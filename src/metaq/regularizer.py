@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,45 +14,33 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metaq import objective, passes
-from metaq.cells import CellStatistics, bucket_indices, bucket_values
+from metaq.cells import bucket_indices, bucket_values
 from metaq.config import RegularizerConfig, require
 from metaq.context_prices import REFRESH_STEPS, ContextPrices
-from metaq.errors import NonFiniteError
+from metaq.first_grids import first_grids
 from metaq.grid import BucketGrid
+from metaq.host_copy import HostCopy
 from metaq.latent import LatentWeights
-from metaq.passes import GridSet, TensorPairs
+from metaq.objective import entropy_bits
+from metaq.optimizers import (
+    OutermostStep,
+    StepArguments,
+    found_inf,
+    hook_caller,
+    innermost,
+    require_single_gradient,
+    unscale,
+    with_closure_called,
+)
+from metaq.participants import Participants
+from metaq.passes import GridSet, GroupArray, TensorPairs, on_host
 from metaq.proximal import Multipliers, pull_at
-from metaq.schedule import schedule_of
+from metaq.regularizer_report import RegularizerReport, report_of
+from metaq.schedule import PlannedSchedule, schedule_of
+from metaq.sharding import local_part
+from metaq.slopes import slope_rule
 from metaq.step_size import StepLearner
-from metaq.weights import group_globally, group_per_tensor, select_parameters
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegularizerReport:
-    """Where the weights stand.
-
-    Attributes
-    ----------
-    phi_bits
-        φ of the latent weights, summed over groups, in bits.
-    bits
-        Zero-order entropy of the bucket indices, one table a group, in bits.
-    bits_per_weight
-        `bits` over `weights`.
-    distance
-        Root mean square distance of the latent weights from their reference values, in units of weight.
-    weights
-        Number of weights that take part.
-    frozen
-        Weights fixed because they oscillated.
-    """
-
-    phi_bits: float
-    bits: float
-    bits_per_weight: float
-    distance: float
-    weights: int
-    frozen: int
+from metaq.weights import FilterFn
 
 
 class EntropyRegularizer:
@@ -66,11 +54,14 @@ class EntropyRegularizer:
     Parameters
     ----------
     model
-        Any module. Its floating parameters chosen by the configuration take part; tied parameters once.
+        Any module. Those of its floating parameters take part that are trained (``requires_grad``) and chosen by the
+        globs of the configuration and by `filter_fn`; tied parameters once.
     config
         See :class:`RegularizerConfig`.
     total_steps
         Optimiser steps of the whole training; the schedule is relative to it.
+    filter_fn
+        From the name of a parameter and the parameter to whether it takes part; by default all do.
 
     Raises
     ------
@@ -92,42 +83,60 @@ class EntropyRegularizer:
     10
     """
 
-    def __init__(self, model: nn.Module, config: RegularizerConfig | None = None, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RegularizerConfig | None = None,
+        *,
+        total_steps: int,
+        filter_fn: FilterFn | None = None,
+    ) -> None:
         self.config = config or RegularizerConfig()
         require(total_steps >= 1, f"total_steps: {total_steps} is below 1.")
         self.total_steps = total_steps
         self.steps = 0
-        parameters = select_parameters(model, include=self.config.include, exclude=self.config.exclude)
-        grouped = group_per_tensor if self.config.grouping == "tensor" else group_globally
-        self._groups = grouped(parameters)
-        self._names = [name for group in self._groups for name in group.parameters]
-        self._parameters: list[torch.Tensor] = [p for group in self._groups for p in group.parameters.values()]
-        self._group_of = [g for g, group in enumerate(self._groups) for _ in group.parameters]
-        self.schedule = schedule_of(self.config, weights=sum(group.count for group in self._groups))
+        self._participants = Participants(model, self.config, total_steps=total_steps, filter_fn=filter_fn)
+        self.schedule = schedule_of(self.config, weights=self._participants.total)
+        self._rule = slope_rule(self.config, self._participants.groups)
         self._latent: LatentWeights | None = None
         self._multipliers: Multipliers | None = None
-        self._context_prices = ContextPrices(self._names) if self.config.rate_model == "context" else None
+        asks_coder = self.config.rate_model == "context"
+        names, held = self._participants.names, self._participants.local()
+        self._context_prices = ContextPrices(names, held) if asks_coder else None
         self._grids: GridSet | None = None
-        self._slopes: NDArray[np.float64] | None = None
-        self._xi = np.full((len(self._groups), self.config.buckets.count), np.nan)
-        self._step_learner = StepLearner(len(self._groups))
+        self._slopes: GroupArray | None = None
+        self._step_learners = [self._new_step_learner()]
+        self._no_factors = self._participants.placed(np.ones(len(self._participants.groups)))
+        self._last_seen = -1
+        self._unseen_bits: HostCopy | None = None
+        self._outermost: list[OutermostStep] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> EntropyRegularizer:
+    def attach(self, *optimizers: torch.optim.Optimizer) -> EntropyRegularizer:
         """Work inside every ``optimizer.step()`` from now on; returns the regulariser itself.
+
+        Of several optimisers the last keeps the time: the schedule moves on with its steps.
 
         Raises
         ------
         ConfigError
-            If attached already, or if a parameter that takes part is not among the optimiser's.
+            If attached already, if a parameter that takes part is not updated by exactly one of the optimisers, or one
+            of them calls its closure several times a step.
         """
         require(not self._hooks, "regularizer: attached to an optimizer already; call detach() first.")
-        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for name, parameter in zip(self._names, self._parameters, strict=True):
-            require(id(parameter) in owned, f"{name}: the optimizer does not update it; add it to `exclude`.")
+        require(bool(optimizers), "regularizer: no optimizer given; give those that update the model.")
+        inner = [innermost(optimizer) for optimizer in optimizers]
+        for optimizer in inner:
+            require_single_gradient(optimizer)
+        self._share_out(inner)
+        self._outermost = [OutermostStep() for _ in inner]
         self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self.before_step()),
-            optimizer.register_step_post_hook(lambda *_: self.after_step()),
+            hook
+            for part, optimizer in enumerate(inner)
+            for hook in (
+                optimizer.register_step_pre_hook(partial(self._on_step_begin, part)),
+                optimizer.register_step_post_hook(partial(self._on_step_end, part)),
+            )
         ]
         return self
 
@@ -143,36 +152,51 @@ class EntropyRegularizer:
         return self.steps >= self.config.warmup * self.total_steps
 
     @torch.no_grad()
-    def before_step(self) -> None:
-        """Give the model back its latent weights and add the term's gradient to ``.grad``; O(n)."""
+    def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
+        """Give the model back its latent weights and add the term's gradient to ``.grad``; O(n).
+
+        Parameters
+        ----------
+        part
+            Number of the optimiser that is about to step, among those attached.
+        found_inf
+            Above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are.
+        """
         if not self.active:
             return
         grids = self._start() if self._grids is None else self._grids
         if self._multipliers is not None:
             self._grids = self._constrain(grids, self._multipliers)
             return
-        slopes = self._slopes
-        if self.steps % self.config.refresh_every == 0 or slopes is None:
-            slopes = self._code_length_slopes(grids) if self._lowers_bits else self._spread_slopes(grids)
+        is_new, self._last_seen = self.steps != self._last_seen, self.steps
+        refreshes = self._slopes is None or (is_new and self.steps % self.config.refresh_every == 0)
+        everyone = self._participants
+        pairs, counted = everyone.with_gradient(part)
+        local_sums = self._rule.sums(*everyone.counted(self._weights()), grids) if refreshes else ()
+        local_products = [passes.inner_products(counted, len(grids), everyone.device)] if self._learns_steps else []
+        totals = everyone.shards.total(*local_sums, *local_products)
+        if refreshes:
+            self._refresh(totals[: len(local_sums)], grids)
         prices = self._context_prices
-        if prices is not None and (self.steps % REFRESH_STEPS == 0 or not prices.are_known):
+        if prices is not None and is_new and (self.steps % REFRESH_STEPS == 0 or not prices.are_known):
             prices.refresh(self._weights(), grids)
-        pairs = self._with_gradient()
-        factors = np.ones(len(grids))
+        factors = self._no_factors
         if self._learns_steps:
-            factors = self._step_factors(pairs)
+            learning_rate = self.schedule.step_learning_rate(self._progress)
+            products = totals[-1] if found_inf is None else totals[-1] + self._nan_where(found_inf)
+            factors = self._step_learners[part].factors(products, learning_rate)
             grids = grids.rescaled(factors)
-            slopes = slopes / factors[:, None]
+            self._slopes = self._slopes / factors[:, None]
         if self._latent is not None:
-            self._latent.restore(factors)
-        self._add_gradients(pairs, grids, slopes)
-        self._grids, self._slopes = grids, slopes
+            self._latent.restore(everyone.local(), factors, part)
+        self._add_gradients(pairs, grids, self._slopes)
+        self._grids = grids
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, part: int = 0) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
-        before = self._progress
-        self.steps += 1
+        before, after = self._progress, (self.steps + 1) / self.total_steps
+        self.steps += part == len(self._step_learners) - 1
         if self._grids is None:
             return
         if self._multipliers is not None:
@@ -183,7 +207,8 @@ class EntropyRegularizer:
         if refinement:
             assert self.config.plan is not None
             self._latent.let_some_move(self.config.plan.moving, seed=refinement)
-        self._latent.snap(self._grids, freeze_above=self.schedule.freeze_threshold(self._progress))
+        freeze_above = self.schedule.freeze_threshold(after)
+        self._latent.snap(self._participants.local(), self._grids, part, freeze_above=freeze_above)
 
     def finish(self) -> None:
         """End of training: leave the quantised weights in the model and detach."""
@@ -211,7 +236,8 @@ class EntropyRegularizer:
         Unless buckets are fixed, step sizes are rounded to float16, as in :meth:`quantized_weights` and :meth:`finish`.
         """
         stored = list(self._stored_grids())
-        return {name: stored[group] for name, group in zip(self._names, self._group_of, strict=True)}
+        everyone = self._participants
+        return {name: stored[group] for name, group in zip(everyone.names, everyone.group_of, strict=True)}
 
     def current_strength(self) -> float:
         """λ at the present step."""
@@ -220,42 +246,34 @@ class EntropyRegularizer:
     @torch.no_grad()
     def report(self) -> RegularizerReport:
         """φ, bits, bits per weight and distance to the grid of the present weights; O(n)."""
-        grids, weights = self._present_grids(), self._weights()
-        phi_bits = squared_distance = 0.0
-        cell_counts, fractions = passes.cell_sums(weights, self._group_of, grids)
-        for g, grid in enumerate(grids):
-            statistics = CellStatistics(counts=cell_counts[g], fractions=fractions[g], grid=grid)
-            phi_bits += self._evaluate(statistics, None if np.isnan(self._xi[g]).any() else self._xi[g]).value_bits
-        counts = np.zeros((len(grids), grids.count))
-        for tensor, values, group in zip(weights, self._values(grids), self._group_of, strict=True):
-            counts += passes.bucket_counts([values], [group], grids)
-            squared_distance += float((tensor.double() - values).square().sum())
-        bits = entropy_bits(counts)
-        n = sum(group.count for group in self._groups)
-        return RegularizerReport(
-            phi_bits=phi_bits,
-            bits=bits,
-            bits_per_weight=bits / n,
-            distance=math.sqrt(squared_distance / n),
-            weights=n,
-            frozen=0 if self._latent is None else self._latent.frozen_count,
-        )
+        grids, latent = self._host_grids(), self._latent
+        frozen = 0 if latent is None else latent.frozen_count(self._participants.shards.counted)
+        return report_of(self._participants, self._rule, grids, self._weights(), self._values(grids), frozen=frozen)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on to the identical result; holds tensors, numbers, strings only."""
+        """Everything needed to go on to the identical result; holds tensors, numbers, strings only.
+
+        Its structure depends on the model and the configuration alone, and what is kept of a sharded parameter is
+        sharded like it, as ``torch.distributed.checkpoint`` wants it.
+        """
+        grids = self._grids or GridSet(center=self._unknown(), radius=self._unknown(), count=self.config.buckets.count)
+        slopes = self._unknown(self.config.buckets.count - 1) if self._slopes is None else self._slopes
+        multipliers = self._multipliers or self._new_multipliers()
         return {
             "config": self.config.to_json(),
             "total_steps": self.total_steps,
             "steps": self.steps,
-            "groups": [group.name for group in self._groups],
-            "radius": None if self._grids is None else torch.tensor(self._grids.radius),
-            "center": None if self._grids is None else torch.tensor(self._grids.center),
-            "slopes": None if self._slopes is None else torch.tensor(self._slopes),
-            "xi": torch.tensor(self._xi),
-            "step_learner": self._step_learner.state_dict(),
+            "groups": self._participants.groups,
+            "has_grids": self._grids is not None,
+            "radius": _tensor(grids.radius),
+            "center": _tensor(grids.center),
+            "slopes": _tensor(slopes),
+            "xi": _tensor(self._rule.xi),
+            "step_learners": {str(part): learner.state_dict() for part, learner in enumerate(self._step_learners)},
             "schedule": self.schedule.state_dict(),
-            "latent": None if self._latent is None else self._latent.state_dict(),
-            "multipliers": None if self._multipliers is None else self._multipliers.state_dict(),
+            "unseen_bits": math.nan if self._unseen_bits is None else self._unseen_bits.value(),
+            "weights": self._weights_state(),
+            "multipliers": None if multipliers is None else multipliers.state_dict(),
             "context_prices": None if self._context_prices is None else self._context_prices.state_dict(),
         }
 
@@ -265,35 +283,42 @@ class EntropyRegularizer:
         Raises
         ------
         ConfigError
-            If the configuration, the number of steps or the groups differ.
+            If the configuration, the number of steps, of optimisers or the groups differ.
         """
         known = set(state_dict) == set(self.state_dict())
         require(known, "regularizer state: parts are missing; it is damaged or of another version; train anew.")
         same = state_dict["config"] == self.config.to_json() and state_dict["total_steps"] == self.total_steps
         require(same, "regularizer state: saved with another configuration; build it with the same one to resume.")
         require(
-            state_dict["groups"] == [group.name for group in self._groups],
+            state_dict["groups"] == self._participants.groups,
             "regularizer state: its tensor groups are not those of this model.",
         )
-        self.steps = int(state_dict["steps"])
-        self._grids = self._slopes = None
-        if state_dict["radius"] is not None:
-            center, radius = _array(state_dict["center"]), _array(state_dict["radius"])
-            self._grids = GridSet(center=center, radius=radius, count=self.config.buckets.count)
-        if state_dict["slopes"] is not None:
-            self._slopes = _array(state_dict["slopes"])
-        self._xi = _array(state_dict["xi"])
-        self._step_learner.load_state_dict(state_dict["step_learner"])
+        learners = state_dict["step_learners"]
+        if len(learners) != len(self._step_learners):
+            require(not self._hooks, f"regularizer state: saved with {len(learners)} optimizers; attach as many.")
+            self._step_learners = [self._new_step_learner() for _ in learners]
+        for part, learner in enumerate(self._step_learners):
+            learner.load_state_dict(learners[str(part)])
+        self.steps, self._last_seen = int(state_dict["steps"]), -1
+        slopes, xi = _array(state_dict["slopes"]), _array(state_dict["xi"])
+        self._slopes = None if np.isnan(slopes).all() else self._participants.placed(slopes)
+        self._rule.xi = xi
         self.schedule.load_state_dict(state_dict["schedule"])
-        if state_dict["latent"] is not None:
-            self._latent = LatentWeights(self._parameters, self._group_of)
-            self._latent.load_state_dict(state_dict["latent"])
-        if state_dict["multipliers"] is not None:
-            assert self._grids is not None
-            self._multipliers = Multipliers(self._parameters, self._group_of)
-            self._multipliers.load_state_dict(state_dict["multipliers"], self._grids)
+        bits = float(state_dict["unseen_bits"])
+        self._unseen_bits = None if math.isnan(bits) else HostCopy(torch.tensor(bits, dtype=torch.float64))
+        self._grids = self._latent = self._multipliers = None
         if self._context_prices is not None:
             self._context_prices.load_state_dict(state_dict["context_prices"])
+        if not state_dict["has_grids"]:
+            return
+        center, radius = (self._participants.placed(_array(state_dict[name])) for name in ("center", "radius"))
+        self._grids = GridSet(center=center, radius=radius, count=self.config.buckets.count)
+        self._latent, self._multipliers = self._new_latent(), self._new_multipliers()
+        if self._latent is not None:
+            states = [state_dict["weights"][name] for name in self._participants.names]
+            self._latent.load_state_of_tensors([_local_state(state) for state in states])
+        if self._multipliers is not None:
+            self._multipliers.load_state_dict(state_dict["multipliers"], self._grids)
 
     @property
     def _progress(self) -> float:
@@ -305,26 +330,77 @@ class EntropyRegularizer:
         config = self.config
         return config.forward == "quantized" and config.buckets.rule == "relative" and config.step_learning_rate > 0
 
-    @property
-    def _lowers_bits(self) -> bool:
-        return self.config.objective == "code_length"
+    def _unknown(self, *shape: int) -> NDArray[np.float64]:
+        return np.full((len(self._participants.groups), *shape), np.nan)
 
-    def _step_factors(self, pairs: TensorPairs) -> NDArray[np.float64]:
-        """What to multiply the step sizes with, of shape (G,): along the loss gradient of their logarithms.
+    def _nan_where(self, found_inf: torch.Tensor) -> GroupArray:
+        """NaN if `found_inf` is above 0, else 0: added to gradients, it makes them count for nothing."""
+        if self._participants.device is None:
+            return np.nan if float(found_inf) > 0 else 0.0
+        return torch.where(found_inf > 0, torch.nan, 0.0).to(self._participants.device)
 
-        That is Σ gradient · value.
-        """
-        products = passes.inner_products(pairs, len(self._groups))
-        return self._step_learner.factors(products, self.schedule.step_learning_rate(self._progress))
+    def _share_out(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        require(self.config.forward != "proximal" or len(optimizers) == 1, 'forward="proximal": needs one optimizer.')
+        state = None if self._latent is None else self._latent.state_of_tensors()
+        self._participants.share_out(optimizers)
+        learners = self._step_learners + [self._new_step_learner() for _ in optimizers]
+        self._step_learners = learners[: len(optimizers)]
+        if state is not None:
+            self._latent = LatentWeights(*self._places)
+            self._latent.load_state_of_tensors(state)
+
+    def _on_step_begin(
+        self, part: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> StepArguments | None:
+        if not self._outermost[part].begins(hook_caller()):
+            return None
+        left = with_closure_called(arguments, options)
+        unscale(optimizer)
+        self.before_step(part, found_inf=found_inf(optimizer))
+        return left
+
+    def _on_step_end(self, part: int, *_: object) -> None:
+        if self._outermost[part].ends():
+            self.after_step(part)
 
     def _start(self) -> GridSet:
         grids = self._grids = self._present_grids()
-        if self.config.forward == "quantized":
-            self._latent = LatentWeights(self._parameters, self._group_of)
+        self._latent, self._multipliers = self._new_latent(), self._new_multipliers()
+        if self._latent is not None:
             self._latent.begin(grids)
-        if self.config.forward == "proximal":
-            self._multipliers = Multipliers(self._parameters, self._group_of)
         return grids
+
+    def _new_latent(self) -> LatentWeights | None:
+        if self.config.forward != "quantized":
+            return None
+        return LatentWeights(*self._places)
+
+    @property
+    def _places(self) -> tuple[list[torch.Tensor], list[int], list[int]]:
+        """Weights, groups and optimisers."""
+        return self._participants.local(), self._participants.group_of, self._participants.part_of
+
+    def _new_multipliers(self) -> Multipliers | None:
+        if self.config.forward != "proximal":
+            return None
+        everyone = self._participants
+        return Multipliers(everyone.parameters, everyone.group_of, bucket_count=self.config.buckets.count)
+
+    def _new_step_learner(self) -> StepLearner:
+        return StepLearner(len(self._participants.groups), self._participants.device)
+
+    def _weights_state(self) -> dict[str, dict[str, Any]]:
+        """What is kept of every single weight, by name of the tensor."""
+        latent = self._latent or self._new_latent()
+        if latent is None:
+            return {}
+        return {
+            name: {
+                key: self._participants.shards.like_parameter(t, value) if isinstance(value, torch.Tensor) else value
+                for key, value in state.items()
+            }
+            for t, (name, state) in enumerate(zip(self._participants.names, latent.state_of_tensors(), strict=True))
+        }
 
     def _constrain(self, grids: GridSet, multipliers: Multipliers) -> GridSet:
         """Before a step on float weights: at a refresh new targets for the pull; the grids for which they are."""
@@ -337,99 +413,61 @@ class EntropyRegularizer:
                 pull=pull_at(config.proximal, share),
                 refit_share=config.proximal.refit_share,
             )
-        self._add_plain(self._with_gradient(), strength * config.alpha)
+        self._add_plain(self._participants.with_gradient(0)[0], strength * config.alpha)
         multipliers.before_optimizer()
         return grids
 
+    def _refresh(self, sums: Sequence[GroupArray], grids: GridSet) -> None:
+        """New slopes; what the schedule wants to know reaches it at once, or from a device at the next refresh."""
+        if self._participants.device is None:
+            passes.require_finite(*sums)
+        if isinstance(self.schedule, PlannedSchedule):
+            self._show_bits(sums[0])
+        self._slopes = self._rule.slopes(sums, grids)
+
+    def _show_bits(self, counts: GroupArray) -> None:
+        if self._participants.device is None:
+            self.schedule.observe(entropy_bits(counts), self._progress)
+            return
+        if self._unseen_bits is not None:
+            self.schedule.observe(self._unseen_bits.value(), self._progress)
+        self._unseen_bits = HostCopy(entropy_bits(counts))
+
     def _present_grids(self) -> GridSet:
         """Grids of the groups; before the term sets in, those they would take now."""
-        if self._grids is not None:
-            return self._grids
-        buckets, group_count = self.config.buckets, len(self._groups)
-        if buckets.rule == "fixed":
-            grid = BucketGrid(center=buckets.center, radius=buckets.radius, count=buckets.count)
-            return GridSet.of([grid] * group_count)
-        weights = self._weights()
-        squares = passes.inner_products(TensorPairs(weights, weights, self._group_of), group_count)
-        for group, sum_of_squares in zip(self._groups, squares, strict=True):
-            if not math.isfinite(sum_of_squares):
-                raise NonFiniteError(
-                    f"{group.name}: training has diverged to NaN or infinity; lower the learning rate or the strength."
-                )
-        root_mean_squares = np.sqrt(squares / [group.count for group in self._groups])
-        step_sizes = buckets.step_scale * np.where(root_mean_squares > 0, root_mean_squares, 1.0)
-        unit = BucketGrid(center=0.0, radius=1.0, count=buckets.count)
-        return GridSet.of([unit] * group_count).rescaled(step_sizes * buckets.count / 2)
+        return self._grids or first_grids(self.config.buckets, self._participants, self._weights())
+
+    def _host_grids(self) -> GridSet:
+        """The present grids on the host.
+
+        Raises
+        ------
+        NonFiniteError
+            If a weight has become NaN or infinite.
+        """
+        grids = self._present_grids().on_host()
+        passes.require_finite(grids.radius)
+        return grids
+
+    def _stored_grids(self) -> GridSet:
+        """The present grids as a file holds them."""
+        grids = self._host_grids()
+        return grids.rounded() if self.config.buckets.rule == "relative" else grids
 
     def _weights(self) -> list[torch.Tensor]:
-        """Latent weights where they are kept apart, else the model's own."""
-        if self._latent is not None:
-            return self._latent.tensors()
-        return [parameter.detach() for parameter in self._parameters]
+        """Latent weights where they are kept apart, else the model's own; the parts that this process holds."""
+        return self._latent.tensors() if self._latent is not None else self._participants.local()
 
     def _values(self, grids: GridSet) -> Iterator[torch.Tensor]:
         """The quantised weights, float64, tensor by tensor."""
         if self._multipliers is not None:
             return self._multipliers.values(grids)
-        pairs = zip(self._weights(), self._group_of, strict=True)
+        pairs = zip(self._weights(), self._participants.group_of, strict=True)
         return (bucket_values(bucket_indices(weights, grids[g]), grids[g]) for weights, g in pairs)
 
-    def _with_gradient(self) -> TensorPairs:
-        """The weights that the model holds and the gradients of all parameters that have one."""
-        weights, gradients, groups = [], [], []
-        for parameter, group in zip(self._parameters, self._group_of, strict=True):
-            if parameter.grad is not None:
-                weights.append(parameter)
-                gradients.append(parameter.grad)
-                groups.append(group)
-        return TensorPairs(weights, gradients, groups)
-
-    def _evaluate(self, statistics: CellStatistics, start: NDArray[np.float64] | None) -> objective.ObjectiveResult:
-        if self._lowers_bits:
-            return objective.code_length(statistics)
-        if self.config.spread_solver == "exact":
-            return objective.exact_spread(statistics, start=start)
-        return objective.spread(
-            statistics,
-            start=start,
-            iterations=self.config.fista_iterations,
-            zeta_per_weight=self.config.fista_zeta_per_weight,
-        )
-
-    def _code_length_slopes(self, grids: GridSet) -> NDArray[np.float64]:
-        counts = passes.bucket_counts(self._weights(), self._group_of, grids)
-        self.schedule.observe(entropy_bits(counts), self._progress)
-        if self.config.buckets.rule == "relative":
-            return objective.magnitude_slopes(counts, attractor=grids.count // 2, step_size=grids.step_size)
-        rows = zip(counts, grids.step_size, strict=True)
-        return np.stack(
-            [objective.magnitude_slopes(row, attractor=int(row.argmax()), step_size=step) for row, step in rows]
-        )
-
-    def _spread_slopes(self, grids: GridSet) -> NDArray[np.float64]:
-        cell_counts, fractions = passes.cell_sums(self._weights(), self._group_of, grids)
-        if self.config.spread_solver == "exact":
-            slopes, self._xi = objective.exact_spread_slopes(
-                cell_counts,
-                fractions,
-                starts=self._xi,
-                step_sizes=grids.step_size,
-                names=[group.name for group in self._groups],
-            )
-        else:
-            slopes, self._xi = objective.spread_slopes(
-                cell_counts,
-                fractions,
-                starts=self._xi,
-                step_sizes=grids.step_size,
-                iterations=self.config.fista_iterations,
-                zeta_per_weight=self.config.fista_zeta_per_weight,
-            )
-        return slopes
-
-    def _add_gradients(self, pairs: TensorPairs, grids: GridSet, slopes: NDArray[np.float64]) -> None:
+    def _add_gradients(self, pairs: TensorPairs, grids: GridSet, slopes: GroupArray) -> None:
         config, strength = self.config, self.current_strength()
-        hysteresis = config.hysteresis if self._lowers_bits else 0.0
+        hysteresis = config.hysteresis if config.objective == "code_length" else 0.0
         share = strength * (1 - config.alpha)
         passes.add_slopes(pairs, grids, objective.half_cell_slopes(slopes, hysteresis, share))
         if self._context_prices is not None:
@@ -445,29 +483,28 @@ class EntropyRegularizer:
 
     @contextlib.contextmanager
     def _holding(self, *, quantized: bool) -> Iterator[None]:
-        held = [parameter.detach().clone() for parameter in self._parameters]
+        held = [tensor.clone() for tensor in self._participants.local()]
         with torch.no_grad():
             self._hold(quantized=quantized)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._parameters, held)
-
-    def _stored_grids(self) -> GridSet:
-        """The present grids as a file holds them."""
-        return self._present_grids().rounded() if self.config.buckets.rule == "relative" else self._present_grids()
+                torch._foreach_copy_(self._participants.local(), held)
 
     def _hold(self, *, quantized: bool) -> None:
         held = self._values(self._stored_grids()) if quantized else self._weights()
-        for parameter, tensor in zip(self._parameters, held, strict=True):
-            parameter.copy_(tensor)
+        for tensor, values in zip(self._participants.local(), held, strict=True):
+            tensor.copy_(values)
 
 
-def entropy_bits(bucket_counts: NDArray[np.float64]) -> float:
-    """Zero-order entropy in bits, one table a group; `bucket_counts` has shape (G, C)."""
-    shares = bucket_counts / bucket_counts.sum(axis=1, keepdims=True)
-    return -float(np.sum(bucket_counts * np.log2(np.where(shares > 0, shares, 1.0))))
+def _local_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: local_part(value) if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+
+
+def _tensor(array: GroupArray) -> torch.Tensor:
+    """A copy on the host."""
+    return torch.tensor(on_host(array))
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float64]:

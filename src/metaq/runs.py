@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,20 +20,25 @@ from metaq import checkpoint, container, nets, pipeline, structure
 from metaq.checkpoint import StateDict
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset, to_float
-from metaq.errors import OutputError
+from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.grid import BucketGrid
 from metaq.report.plots import save_curves
 from metaq.structure import arrangement, cheapest_arrangement
 from metaq.train import (
+    ALONE,
+    CPU,
+    Candidate,
     EpochRecord,
     Loss,
     Observer,
+    Processes,
     TrainConfig,
     Trainer,
     accuracy,
     checkpointing,
     label_loss,
+    plain,
 )
 from metaq.train.config import TeacherConfig
 from metaq.train.records import ScalarLog, write_metrics
@@ -96,7 +102,7 @@ class TrainingOutcome:
     folder
         Where everything is.
     weights
-        The quantised weights that were packed, as they were in memory.
+        The weights that were packed, as they were in memory.
     """
 
     summary: Summary
@@ -122,16 +128,38 @@ def new_folder(path: str | os.PathLike[str], *, force: bool) -> Path:
 
 
 def train_to_folder(
-    config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer, *, force: bool = False
+    config: TrainConfig,
+    splits: DataSplits,
+    folder: Path,
+    observer: Observer,
+    *,
+    force: bool = False,
+    device: torch.device = CPU,
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
-    """Train as `config` says, write everything into a new folder, and measure the file on the test images, once."""
-    trainer = _trainer(config, splits, folder, observer)
-    new_folder(folder, force=force)
-    write_bytes(folder / CONFIG_FILE, config.to_json().encode())
+    """Train as `config` says, write everything into a new folder, and measure the file on the test images, once.
+
+    Of several processes the first writes and measures; all get the outcome.
+    """
+    start = _start_weights(config)
+    trainer = _trainer(config, splits, folder, observer, device=device, start=start, processes=processes)
+
+    def begin() -> None:
+        new_folder(folder, force=force)
+        write_bytes(folder / CONFIG_FILE, config.to_json().encode())
+
+    processes.by_first(begin)
     return _finish(trainer, splits)
 
 
-def epochs_within(config: TrainConfig, splits: DataSplits, seconds: float) -> int:
+def epochs_within(
+    config: TrainConfig,
+    splits: DataSplits,
+    seconds: float,
+    *,
+    device: torch.device = CPU,
+    processes: Processes = ALONE,
+) -> int:
     """About how many epochs of `config` this machine trains in `seconds`; measured on a few steps, at least 1."""
     steps = -(-len(splits.train.labels) // config.batch_size)
     tried = min(TRIED_STEPS, steps)
@@ -140,14 +168,15 @@ def epochs_within(config: TrainConfig, splits: DataSplits, seconds: float) -> in
     )
     at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
     with TemporaryDirectory() as scratch:
-        trainer = _trainer(at_once, few, Path(scratch), _Deaf())
+        start = _start_weights(config)
+        trainer = _trainer(at_once, few, Path(scratch), _Deaf(), device=device, start=start, processes=processes)
         trainer.run()
     record = trainer.records[-1]
     begun = time.perf_counter()
-    accuracy(trainer.model, splits.validation)
+    accuracy(trainer.model, trainer.validation)
     evaluating = 2 * (time.perf_counter() - begun)
     per_step = max(record.seconds - evaluating, 0.0) / tried
-    return max(1, int(seconds / (per_step * steps + evaluating)))
+    return processes.agreed(max(1, int(seconds / (per_step * steps + evaluating))))
 
 
 def saved_config(folder: Path) -> TrainConfig:
@@ -155,22 +184,24 @@ def saved_config(folder: Path) -> TrainConfig:
     return checkpointing.load(folder)[0]
 
 
-def resume_in_folder(folder: Path, splits: DataSplits, observer: Observer) -> TrainingOutcome:
-    """Go on with the run in `folder` from its last finished epoch, to the result it would have had."""
+def resume_in_folder(
+    folder: Path,
+    splits: DataSplits,
+    observer: Observer,
+    *,
+    device: torch.device = CPU,
+    processes: Processes = ALONE,
+) -> TrainingOutcome:
+    """Go on with the run in `folder` from its last finished epoch, to the result it would have had on one device."""
     config, state = checkpointing.load(folder)
-    trainer = _trainer(config, splits, folder, observer)
+    trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
     trainer.load_state_dict(state)
     return _finish(trainer, splits)
 
 
 def train_plain(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> nn.Module:
     """The network the same settings give without the entropy term: what accuracy is compared with."""
-    plain = replace(
-        config,
-        regularizer=replace(config.regularizer, strength=0.0, forward="float"),
-        optimizer=replace(config.optimizer, relative_learning_rate=None),
-    )
-    trainer = Trainer(plain, splits, folder, observer)
+    trainer = Trainer(plain(config), splits, folder, observer)
     trainer.run()
     return trainer.model
 
@@ -234,8 +265,17 @@ class _Recorder:
         self._observer.on_epoch(record)
 
 
-def _trainer(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> Trainer:
-    loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher, splits.validation)
+def _trainer(
+    config: TrainConfig,
+    splits: DataSplits,
+    folder: Path,
+    observer: Observer,
+    *,
+    device: torch.device,
+    processes: Processes,
+    start: StateDict | None = None,
+) -> Trainer:
+    loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher, splits.validation, device)
     return Trainer(
         config,
         splits,
@@ -243,18 +283,34 @@ def _trainer(config: TrainConfig, splits: DataSplits, folder: Path, observer: Ob
         observer,
         file_bytes=lambda weights, grids: _file_bytes(weights, grids, config),
         loss=loss,
+        start=start,
+        device=device,
+        processes=processes,
     )
 
 
-def _teacher_loss(config: TrainConfig, teacher: TeacherConfig, images: ImageDataset) -> Loss:
+def _start_weights(config: TrainConfig) -> StateDict | None:
+    """The weights that a new run starts from, which must fit its network; None for initial ones."""
+    if config.start is None:
+        return None
+    weights = checkpoint.read(config.start)
+    try:
+        nets.load_weights(nets.create(config.net), weights)
+    except ConfigError as error:
+        raise ConfigError(f"--from {config.start}: {error}") from error
+    return weights
+
+
+def _teacher_loss(config: TrainConfig, teacher: TeacherConfig, images: ImageDataset, device: torch.device) -> Loss:
     """Cross-entropy with the labels mixed with the probabilities of a trained network, which must take `images`."""
     model = build(teacher.net or config.net, checkpoint.read(teacher.file)).eval()
     own, known = (_outputs(network, images) for network in (nets.create(config.net), model))
     require(own == known, f"--teacher {teacher.file}: has {known} outputs and the network {own}; check --teacher-net.")
+    model.to(device)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            known = model(images).softmax(dim=1)
+            known = model(images).float().softmax(dim=1)
         own = functional.cross_entropy(logits, labels)
         return (1 - teacher.share) * own + teacher.share * functional.cross_entropy(logits, known)
 
@@ -297,11 +353,24 @@ def _cheapest(weights: StateDict, grids: Mapping[str, BucketGrid], config: Train
 
 
 def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
-    path = trainer.folder / MODEL_FILE
+    processes = trainer.processes
+    with _recording(trainer) if processes.is_first else nullcontext():
+        kept = trainer.run()
+    return processes.by_first(lambda: _written(trainer, kept, splits))
+
+
+@contextmanager
+def _recording(trainer: Trainer) -> Iterator[None]:
     with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
         trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
-        kept = trainer.run()
-    weights = _cheapest(kept.state_dict, kept.grids, trainer.config)
+        yield
+
+
+def _written(trainer: Trainer, kept: Candidate, splits: DataSplits) -> TrainingOutcome:
+    """Write the file of the epoch that was kept, measure it, and write what else a run leaves."""
+    path, weights = trainer.folder / MODEL_FILE, kept.state_dict
+    if not trainer.config.is_plain:
+        weights = _cheapest(weights, kept.grids, trainer.config)
     pipeline.save(path, weights, grids=kept.grids, metadata=_metadata(trainer.config))
     summary = replace(
         measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),

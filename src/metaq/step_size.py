@@ -2,65 +2,68 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from metaq.compiled import compiled
+from metaq.passes import GroupArray
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
+
+LARGEST_GRADIENT = 1e150
+"""Its square is within the range of float64."""
 
 
 class StepLearner:
     """Adam on the logarithms of the step sizes of G groups.
 
     The logarithm keeps a step size positive and makes the learning rate a relative one, whatever the scale of the
-    tensor.
+    tensor. Everything is on the device of the gradients.
     """
 
-    def __init__(self, group_count: int) -> None:
+    def __init__(self, group_count: int, device: torch.device | None = None) -> None:
         self.steps = 0
-        self.first = np.zeros(group_count)
-        self.second = np.zeros(group_count)
+        self.first: GroupArray = np.zeros(group_count) if device is None else _zeros(group_count, device)
+        self.second: GroupArray = np.zeros(group_count) if device is None else _zeros(group_count, device)
 
-    def factors(self, gradients: NDArray[np.float64], learning_rate: float) -> NDArray[np.float64]:
-        """What to multiply the step sizes with, of shape (G,); 1 where there has been no gradient.
+    def factors(self, gradients: GroupArray, learning_rate: float) -> GroupArray:
+        """What to multiply the step sizes with, of shape (G,); 1 where no gradient is finite and has been other than 0.
 
-        `gradients`, of shape (G,), are those of the loss by the logarithms.
+        `gradients`, of shape (G,), are those of the loss by the logarithms. One that is not finite counts for nothing.
         """
         self.steps += 1
         first_share, second_share = 1 - FIRST_DECAY**self.steps, 1 - SECOND_DECAY**self.steps
-        return _adam(self.first, self.second, gradients, learning_rate, first_share, second_share)
+        library: Any = torch if isinstance(gradients, torch.Tensor) else np
+        usable = abs(gradients) < LARGEST_GRADIENT
+        known = library.where(usable, gradients, 0.0)
+        self.first = library.where(usable, FIRST_DECAY * self.first + (1 - FIRST_DECAY) * known, self.first)
+        second = SECOND_DECAY * self.second + (1 - SECOND_DECAY) * known**2
+        self.second = library.where(usable, second, self.second)
+        moves = usable & (self.second > 0)
+        deviation = library.sqrt(library.where(moves, self.second, 1.0) / second_share)
+        steps = library.where(moves, learning_rate * (self.first / first_share) / deviation, 0.0)
+        factors: GroupArray = library.exp(-steps)
+        return factors
 
     def state_dict(self) -> dict[str, Any]:
         """Everything :meth:`load_state_dict` needs."""
-        return {"steps": self.steps, "first": torch.tensor(self.first), "second": torch.tensor(self.second)}
+        first, second = (torch.as_tensor(array).clone() for array in (self.first, self.second))
+        return {"steps": self.steps, "first": first, "second": second}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self.steps = int(state_dict["steps"])
-        self.first[:] = state_dict["first"].cpu().numpy()
-        self.second[:] = state_dict["second"].cpu().numpy()
+        self.first, self.second = _like(self.first, state_dict["first"]), _like(self.second, state_dict["second"])
 
 
-@compiled
-def _adam(
-    first: NDArray[np.float64],
-    second: NDArray[np.float64],
-    gradients: NDArray[np.float64],
-    learning_rate: float,
-    first_share: float,
-    second_share: float,
-) -> NDArray[np.float64]:
-    factors = np.ones(first.size)
-    for group in range(first.size):
-        first[group] = FIRST_DECAY * first[group] + (1 - FIRST_DECAY) * gradients[group]
-        second[group] = SECOND_DECAY * second[group] + (1 - SECOND_DECAY) * gradients[group] ** 2
-        if 0 < second[group] < np.inf:
-            mean = first[group] / first_share
-            factors[group] = math.exp(-learning_rate * mean / math.sqrt(second[group] / second_share))
-    return factors
+def _zeros(count: int, device: torch.device) -> torch.Tensor:
+    return torch.zeros(count, dtype=torch.float64, device=device)
+
+
+def _like(array: GroupArray, values: torch.Tensor) -> GroupArray:
+    """`values` where `array` is."""
+    if isinstance(array, torch.Tensor):
+        return values.to(array.device, copy=True)
+    return values.cpu().numpy().copy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 from dataclasses import dataclass
 from enum import Enum
-from math import prod
 from typing import Literal
 
 import numpy as np
@@ -55,6 +54,19 @@ class Dtype(Enum):
     def is_float8(self) -> builtins.bool:
         """Whether it is one of the two floating types of eight bits."""
         return self in (Dtype.float8_e4m3fn, Dtype.float8_e5m2)
+
+    @property
+    def kind(self) -> str:
+        """What the elements are, in a word: ``"float"``, ``"integer"``, ``"boolean"``, ``"complex"``, or the float8
+        type.
+        """
+        if self.is_float8:
+            return self.name
+        if self.is_quantizable:
+            return "float"
+        if self is Dtype.bool:
+            return "boolean"
+        return "complex" if self in (Dtype.complex64, Dtype.complex128) else "integer"
 
     @property
     def storage(self) -> np.dtype[np.generic]:
@@ -190,15 +202,19 @@ class QuantizedTensor:
     def values(self) -> NDArray[np.float64]:
         """Quantised weights in float64, shape of the tensor."""
         if self.basis is not None:
-            return self.basis.combine(self._numerators().reshape(-1, self.basis.size), self.grid).reshape(self.shape)
+            return self.basis.combine(self.numerators().reshape(-1, self.basis.size), self.grid).reshape(self.shape)
         if not self.trellis_bits:
             return self.grid.values_of(self.indices)
-        values = self.grid.center + self.grid.radius * self._numerators().astype(np.float64) / self.grid.count
+        values = self.grid.center + self.grid.radius * self.numerators().astype(np.float64) / self.grid.count
         if self.scan == "rows":
             return values.reshape(self.shape)
         return np.ascontiguousarray(values.reshape(self.matrix_shape[::-1]).T).reshape(self.shape)
 
-    def _numerators(self) -> NDArray[np.int64]:
+    def numerators(self) -> NDArray[np.int64]:
+        """What `values` has in units of radius / count, less the centre: int64 of shape (n,) in the order of the scan.
+
+        With a basis, the coefficients of its rows in that unit.
+        """
         rows, columns = self.matrix_shape
         row_length = max(columns if self.scan == "rows" else rows, 1)
         return continued_numerators(
@@ -269,11 +285,6 @@ class TiedTensor:
 
 
 Tensor = QuantizedTensor | ExactTensor | TiedTensor
-
-
-def float_bytes(tensor: Tensor) -> int:
-    """Size in bytes of the tensor as the model holds it."""
-    return prod(tensor.shape) * tensor.dtype.itemsize
 
 
 def stored(values: NDArray[np.float64], dtype: Dtype) -> NDArray[np.generic]:

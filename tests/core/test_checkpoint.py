@@ -1,10 +1,24 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import torch
 
-from metaq import BucketGrid, ConfigError, FormatError, OutputError, checkpoint, choose_grids, load, pipeline, save
+from metaq import (
+    BucketGrid,
+    Budget,
+    ConfigError,
+    FormatError,
+    OutputError,
+    checkpoint,
+    choose_grids,
+    compress,
+    load,
+    pipeline,
+    save,
+)
 from metaq.narrow_floats import bfloat16_bits
 
 TYPES = [
@@ -110,11 +124,91 @@ def test_grids_that_fit_no_tensor_and_types_that_no_file_holds(tmp_path):
             {"w": torch.ones(2, dtype=torch.int64)},
             grids={"w": BucketGrid(center=0, radius=1, count=2)},
         )
-    with pytest.raises(ConfigError, match="sparse"):
-        save(tmp_path / "x.metaq", {"w": torch.eye(3).to_sparse()}, grids={})
     with pytest.raises(ConfigError, match=r"\.safetensors"):
         checkpoint.write(tmp_path / "x.onnx", {"w": torch.ones(2)})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Sparse CSR tensor support is in beta state:UserWarning",
+    "ignore:ComplexHalf support is experimental:UserWarning",
+    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning",
+)
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda: torch.eye(3).to_sparse(), r"layout sparse_coo cannot be stored; give its to_dense\(\)"),
+        (lambda: torch.eye(3).to_sparse_csr(), r"layout sparse_csr cannot be stored; give its to_dense\(\)"),
+        (
+            lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+            r"quantised tensor \(qint8\) .*dequantize\(\)",
+        ),
+        (
+            lambda: torch.zeros(3, dtype=torch.uint8).view(torch.float8_e8m0fnu),
+            r"float8_e8m0fnu .*view\(torch\.uint8\)",
+        ),
+        (lambda: torch.zeros(3, dtype=torch.complex32), r"complex32 cannot be stored"),
+        (lambda: torch.ones(3, device="meta"), "is on the meta device"),
+        (lambda: [1.0], "is not a tensor but list"),
+    ],
+)
+def test_tensors_that_no_file_holds_are_refused_by_name(tmp_path, make, advice):
+    state = {"w": torch.linspace(-1, 1, 100), "layer.odd": make()}
+    for attempt in (
+        lambda: save(tmp_path / "x.metaq", state, grids={}),
+        lambda: choose_grids(state, count=9),
+        lambda: compress(state, Budget(target_ratio=2)),
+    ):
+        with pytest.raises(ConfigError, match=rf"layer\.odd: .*{advice}"):
+            attempt()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_marked_views_and_odd_layouts_are_stored_as_what_they_mean(tmp_path):
+    complex_ = torch.randn(4, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    state = {
+        "conjugate": complex_.conj(),
+        "negative": complex_.clone().conj().imag,
+        "expanded": torch.ones(1, 3).expand(5, 3),
+        "channels last": torch.arange(48.0).reshape(2, 2, 3, 4).to(memory_format=torch.channels_last),
+        "strided": torch.arange(20.0)[::3],
+    }
+    save(tmp_path / "x.metaq", state, grids={})
+    restored = load(tmp_path / "x.metaq")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in state.items())
+    assert all(tensor.is_contiguous() for tensor in restored.values())
+    for suffix in (".safetensors", ".pth"):
+        checkpoint.write(tmp_path / f"x{suffix}", state)
+        back = checkpoint.read(tmp_path / f"x{suffix}")
+        assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_what_safetensors_files_cannot_hold_is_said(tmp_path):
+    state = {"w": torch.ones(3), "z": torch.ones(2, dtype=torch.complex128)}
+    with pytest.raises(ConfigError, match=r"x\.safetensors: z: .*complex128; end the name in \.pth"):
+        checkpoint.write(tmp_path / "x.safetensors", state)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=r"s: .*to_dense"):
+        checkpoint.write(tmp_path / "x.safetensors", {"s": torch.eye(3).to_sparse()})
+
+
+def with_header(text):
+    return struct.pack("<Q", len(text)) + text.encode() + struct.pack("<4f", 1, 2, 3, 4)
+
+
+def test_a_name_that_occurs_twice_in_a_safetensors_file_is_refused(tmp_path):
+    entry = '"a": {"dtype": "F32", "shape": [%d], "data_offsets": [%d, %d]}'
+    path = tmp_path / "twice.safetensors"
+    for second in ((4, 0, 16), (2, 8, 16)):
+        path.write_bytes(with_header("{" + entry % (4, 0, 16) + ", " + entry % second + "}"))
+        with pytest.raises(FormatError, match="the name 'a' occurs twice in its header"):
+            checkpoint.read(path)
+    path.write_bytes(with_header("{" + entry % (4, 0, 16) + "}"))
+    assert checkpoint.read(path)["a"].tolist() == [1, 2, 3, 4]
+    for damaged in ("{" * 20_000, "[" * 20_000, "{}}", "null"):
+        path.write_bytes(with_header(damaged))
+        with pytest.raises(FormatError, match="not a readable safetensors file"):
+            checkpoint.read(path)
 
 
 def test_a_missing_folder_is_an_output_error(tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from metaq.config import FreezeConfig, RegularizerConfig
-from metaq.data import Augmentation
+from metaq.data import Augmentation, CropAndFlip
 from metaq.errors import ConfigError
 from metaq.train.config import PRESETS, InitConfig, TrainConfig, preset
 
@@ -25,6 +25,7 @@ def test_overrides_reach_every_depth_and_type():
             "validation_count=none",
             "augmentation.scale=0.2",
             "init.radius=0.5",
+            "crop.flips=false",
         ]
     )
     assert config.epochs == 3
@@ -35,6 +36,7 @@ def test_overrides_reach_every_depth_and_type():
     assert config.regularizer.objective == "spread"
     assert config.validation_count is None
     assert config.augmentation == Augmentation(scale=0.2)
+    assert config.crop == CropAndFlip(flips=False)
     assert config.init == InitConfig(radius=0.5)
     assert config.override(["augmentation=none"]).augmentation is None
 

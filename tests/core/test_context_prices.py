@@ -69,7 +69,7 @@ def test_the_surplus_is_added_beside_the_attractor_alone_and_never_below_the_lea
     weight[0, :4] = torch.tensor([0.25, -0.75, 1.25, 0.0])
     weight[0, 11] = 0.25
     gradient = torch.zeros_like(weight)
-    prices, grids = ContextPrices(["only"]), GridSet.of([GRID])
+    prices, grids = ContextPrices(["only"], [weight]), GridSet.of([GRID])
     prices.refresh([weight], grids)
     slopes = np.full((1, ALPHABET - 1), 3.0) * np.sign(np.arange(ALPHABET - 1) - CENTRAL + 0.5)
     prices.add_slopes(TensorPairs([weight], [gradient], [0]), grids, slopes, hysteresis=0.5, strength=0.1)
@@ -87,10 +87,11 @@ def test_tensors_are_asked_in_the_order_of_a_file() -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = {name: torch.randn(30, 8, generator=generator) for name in ("b", "a", "c")}
     grids = GridSet.of([GRID] * 3)
-    given, in_order = ContextPrices(list(tensors)), ContextPrices(sorted(tensors))
+    in_order = {name: tensors[name] for name in sorted(tensors)}
+    given, sorted_prices = (ContextPrices(list(named), list(named.values())) for named in (tensors, in_order))
     given.refresh(list(tensors.values()), grids)
-    in_order.refresh([tensors[name] for name in sorted(tensors)], grids)
-    by_name = dict(zip(sorted(tensors), in_order.state_dict()["surplus"], strict=True))
+    sorted_prices.refresh(list(in_order.values()), grids)
+    by_name = dict(zip(in_order, sorted_prices.state_dict()["surplus"], strict=True))
     for name, surplus in zip(tensors, given.state_dict()["surplus"], strict=True):
         assert torch.equal(surplus, by_name[name])
 

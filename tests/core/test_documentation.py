@@ -17,7 +17,8 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_programs_of_the_documentation_run(program, tmp_path):
+def test_programs_of_the_documentation_run(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "program.py"
     path.write_text(program)
     runpy.run_path(str(path))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from metaq import BucketGrid
@@ -17,7 +18,7 @@ def made() -> tuple[list[torch.Tensor], LatentWeights]:
         torch.tensor([1.4], dtype=torch.float64),
         torch.tensor([-0.9, 0.1, 0.7]),
     ]
-    latent = LatentWeights(parameters, [0, 1, 0])
+    latent = LatentWeights(parameters, [0, 1, 0], [0, 0, 0])
     latent.begin(GRIDS)
     return parameters, latent
 
@@ -25,11 +26,11 @@ def made() -> tuple[list[torch.Tensor], LatentWeights]:
 def test_tensors_of_several_dtypes_keep_their_order_shapes_and_grids():
     parameters, latent = made()
     before = [parameter.clone() for parameter in parameters]
-    latent.snap(GRIDS, freeze_above=None)
+    latent.snap(parameters, GRIDS, 0, freeze_above=None)
     assert [parameter.tolist() for parameter in parameters] == [[[1.0, 0.0]], [2.0], [-1.0, 0.0, 1.0]]
     for kept, expected in zip(latent.tensors(), before, strict=True):
         torch.testing.assert_close(kept, expected, rtol=0, atol=0)
-    latent.restore(np.array([2.0, 3.0]))
+    latent.restore(parameters, np.array([2.0, 3.0]), 0)
     for parameter, expected, factor in zip(parameters, before, (2.0, 3.0, 2.0), strict=True):
         torch.testing.assert_close(parameter, factor * expected)
 
@@ -37,8 +38,19 @@ def test_tensors_of_several_dtypes_keep_their_order_shapes_and_grids():
 def test_a_state_is_taken_over():
     parameters, latent = made()
     latent.let_some_move(0.5, seed=1)
-    copy = LatentWeights([torch.zeros_like(parameter) for parameter in parameters], [0, 1, 0])
-    copy.load_state_dict(latent.state_dict())
-    assert copy.frozen_count == latent.frozen_count > 0
+    copy = LatentWeights([torch.zeros_like(parameter) for parameter in parameters], [0, 1, 0], [0, 1, 1])
+    copy.load_state_of_tensors(latent.state_of_tensors())
+    assert copy.frozen_count([0, 1, 2]) == latent.frozen_count([0, 1, 2]) > 0
+    assert copy.frozen_count([0]) + copy.frozen_count([1, 2]) == copy.frozen_count([0, 1, 2])
     for taken, given in zip(copy.tensors(), latent.tensors(), strict=True):
         assert torch.equal(taken, given)
+
+
+def test_one_optimiser_leaves_the_tensors_of_another_alone():
+    parameters = [torch.tensor([0.6]), torch.tensor([-0.9])]
+    latent = LatentWeights(parameters, [0, 0], [0, 1])
+    latent.begin(GRIDS)
+    latent.snap(parameters, GRIDS, 1, freeze_above=None)
+    assert [parameter.tolist() for parameter in parameters] == [[pytest.approx(0.6)], [-1.0]]
+    latent.restore(parameters, np.array([2.0, 1.0]), 1)
+    assert [tensor.tolist() for tensor in latent.tensors()] == [[pytest.approx(0.6)], [pytest.approx(-1.8)]]

@@ -141,7 +141,7 @@ def test_the_proximal_step_minimises_what_it_is_the_step_of(seed, pull):
     rng = np.random.default_rng(seed)
     parameter = torch.from_numpy(rng.normal(0, 1, 6))
     grids = GridSet.of([GRID])
-    multipliers = Multipliers([parameter], [0])
+    multipliers = Multipliers([parameter], [0], bucket_count=3)
     moved(multipliers, parameter, rng.normal(0, 1, 6))
     for _ in range(2):
         multipliers.compress(grids, strength=0.1, pull=pull, refit_share=0.0)
@@ -156,7 +156,7 @@ def test_the_proximal_step_minimises_what_it_is_the_step_of(seed, pull):
 
 def test_multipliers_take_up_what_the_weights_are_short_of():
     parameter = torch.tensor([0.8, -0.2], dtype=torch.float64)
-    multipliers, grids = Multipliers([parameter], [0]), GridSet.of([GRID])
+    multipliers, grids = Multipliers([parameter], [0], bucket_count=3), GridSet.of([GRID])
     moved(multipliers, parameter, [1e-9, 1e-9])
     multipliers.compress(grids, strength=0.0, pull=0.5, refit_share=0.0)
     (u,) = multipliers.state_dict()["multipliers"]
@@ -167,7 +167,7 @@ def test_multipliers_take_up_what_the_weights_are_short_of():
 def test_the_price_is_weighed_in_units_of_the_loss_whatever_the_learning_rate():
     def buckets(learning_rate, pull):
         parameter = 1.4 * torch.linspace(-1, 1, 30, dtype=torch.float64) ** 3
-        multipliers, grids = Multipliers([parameter], [0]), GridSet.of([GRID])
+        multipliers, grids = Multipliers([parameter], [0], bucket_count=3), GridSet.of([GRID])
         parameter.grad = torch.full_like(parameter, 1e-6)
         multipliers.before_optimizer()
         parameter -= learning_rate * parameter.grad

@@ -86,7 +86,13 @@ def test_integers_and_empty_tensors_are_stored_exactly(tmp_path):
     torch.save(state_dict, tmp_path / "mixed.pth")
     told = run_metaq("compress", tmp_path / "mixed.pth", "-o", tmp_path / "mixed.metaq", "--json")
     assert told.status == 0, told.err
-    assert told.json["stored_exactly"] == ["count", "mask", "nothing"]
+    assert [part["name"] for part in told.json["not_quantized"]] == ["count", "scalar", "mask", "nothing"]
+    assert [part["reason"] for part in told.json["not_quantized"]] == [
+        "integer",
+        "too small to pay",
+        "boolean",
+        "empty",
+    ]
     run_metaq("decompress", tmp_path / "mixed.metaq", "-o", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     for name in ("count", "mask", "nothing"):

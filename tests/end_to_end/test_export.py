@@ -228,7 +228,7 @@ def test_files_that_cannot_be_read_or_written_are_refused(tmp_path, checkpoint, 
         assert refused(run_metaq("export", tmp_path / source, *options, "-o", tmp_path / "out.pth"), source)
     for out in ("missing/out.safetensors", "missing/out.pth"):
         assert refused(run_metaq("export", checkpoint, *options, "-o", tmp_path / out), out)
-    for out in ("out.metaq", "out", "out.onnx"):
+    for out in ("out.metaq", "out", "out.onnxx"):
         assert refused(run_metaq("export", checkpoint, *options, "-o", tmp_path / out), out, ".safetensors")
     assert {path.name for path in tmp_path.iterdir()} == there
 

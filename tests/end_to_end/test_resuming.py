@@ -70,6 +70,11 @@ def test_resuming_takes_no_other_settings(tmp_path, options):
     assert refused(result, "--resume", "settings of that run")
 
 
+def test_an_unknown_device_is_refused_before_anything_is_made(tmp_path):
+    assert refused(run_metaq("train", *SETTINGS, "--device", "gpu", "--out", tmp_path / "run"), "'gpu'", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_early_stop_on_targets(tmp_path):
     run = tmp_path / "run"
     targets = ("--set", "stop.bits=200000", "--set", "stop.accuracy=1")

@@ -17,11 +17,29 @@ from metaq.errors import ConfigError
 REFERENCE = os.environ.get("METAQ_REFERENCE")
 
 
-@pytest.mark.parametrize(("name", "weights"), [("lenet5", 44_426), ("lenet5-caffe", 431_080), ("lenet300", 266_610)])
-def test_networks_have_the_published_size(name: str, weights: int) -> None:
+@pytest.mark.parametrize("name", nets.names())
+def test_reference_networks_take_inputs_of_the_shape_that_is_told(name):
+    assert nets.create(name)(torch.rand(2, *nets.input_shape(name))).shape == (2, 10)
+    assert nets.input_shape("package.module:factory") is None
+
+
+DIGITS, PHOTOGRAPHS = (1, 28, 28), (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "images"),
+    [
+        ("lenet5", 44_426, DIGITS),
+        ("lenet5-caffe", 431_080, DIGITS),
+        ("lenet300", 266_610, DIGITS),
+        ("resnet20", 269_722, PHOTOGRAPHS),
+        ("vgg11", 9_228_362, PHOTOGRAPHS),
+    ],
+)
+def test_networks_have_the_published_size(name: str, weights: int, images: tuple[int, ...]) -> None:
     model = nets.create(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == weights
-    assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+    assert model(torch.zeros(3, *images)).shape == (3, 10)
     assert name in nets.names()
 
 
@@ -46,6 +64,72 @@ def test_lenet5_is_the_network_of_the_thesis() -> None:
     assert torch.equal(model(images), plain(images))
 
 
+def random_norms(model: nn.Module) -> nn.Module:
+    """The model in evaluation, its batch normalisation as after some training."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.data.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+def photographs(count: int) -> Tensor:
+    return torch.rand(count, *PHOTOGRAPHS, generator=torch.Generator().manual_seed(0))
+
+
+def standardized(images: Tensor) -> Tensor:
+    mean, deviation = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
+    return (images - mean[:, None, None]) / deviation[:, None, None]
+
+
+@torch.no_grad()
+def test_resnet20_is_the_network_of_the_paper() -> None:
+    model = random_norms(nets.create("resnet20"))
+    parts = dict(model.named_modules())
+
+    def layer(features: Tensor, name: str, number: str = "") -> Tensor:
+        return parts[f"{name}norm{number}"](parts[f"{name}conv{number}"](features))
+
+    features = layer(standardized(photographs(2)), "").relu()
+    for number, channels in enumerate((16, 16, 16, 32, 32, 32, 64, 64, 64)):
+        shortcut = features
+        if channels > features.shape[1]:
+            # Option A: every other pixel, and channels of zeros on both sides.
+            shortcut = torch.zeros(2, channels, features.shape[2] // 2, features.shape[3] // 2)
+            shortcut[:, channels // 4 : 3 * channels // 4] = features[:, :, ::2, ::2]
+        changed = layer(features, f"blocks.{number}.", "1").relu()
+        features = (layer(changed, f"blocks.{number}.", "2") + shortcut).relu()
+    assert features.shape == (2, 64, 8, 8)
+    torch.testing.assert_close(model(photographs(2)), parts["linear"](features.mean(dim=(2, 3))))
+    assert sum(isinstance(part, nn.Conv2d) for part in parts.values()) == 19
+
+
+@torch.no_grad()
+def test_vgg11_is_eight_convolutions_and_five_poolings() -> None:
+    model = random_norms(nets.create("vgg11"))
+    parts = dict(model.named_modules())
+    features = standardized(photographs(2))
+    for number in range(8):
+        features = parts[f"blocks.{number}.norm"](parts[f"blocks.{number}.conv"](features)).relu()
+        if number in (0, 1, 3, 5, 7):
+            features = nn.functional.max_pool2d(features, 2)
+    assert features.shape == (2, 512, 1, 1)
+    torch.testing.assert_close(model(photographs(2)), parts["linear"](features.flatten(1)))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11"])
+def test_convolutions_before_batch_normalisation_have_no_bias_and_constants_are_not_saved(name: str) -> None:
+    names = nets.create(name).state_dict().keys()
+    assert not any("conv" in one and one.endswith("bias") for one in names)
+    assert not any("standardize" in one for one in names)
+
+
+def test_standardized_images_keep_their_dtype() -> None:
+    model = nets.create("resnet20").double()
+    assert model(photographs(2).double()).dtype == torch.float64
+
+
 @pytest.mark.skipif(not REFERENCE, reason="METAQ_REFERENCE, a folder with the thesis's checkpoints, is not set")
 def test_the_checkpoint_of_the_thesis_fits() -> None:
     path = Path(REFERENCE or "") / "lenet5_metaq_r1114_1.pth"
@@ -57,7 +141,7 @@ def test_the_checkpoint_of_the_thesis_fits() -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("lenet6", "did you mean 'lenet5'"), ("resnet", "package.module:factory"), ("", "choose one of")],
+    [("lenet6", "did you mean 'lenet5'"), ("alexnet", "package.module:factory"), ("", "choose one of")],
 )
 def test_an_unknown_name_is_answered_with_near_ones(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

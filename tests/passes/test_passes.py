@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaq import passes
-from metaq.cells import bucket_values, cell_positions
+from metaq.cells import bucket_counts, bucket_values, cell_positions, cell_statistics
 from metaq.errors import ConfigError, NonFiniteError
 from metaq.grid import BucketGrid
 from metaq.passes import BucketWatch, GridSet, compiled_passes, torch_passes
 
-BACKENDS = (compiled_passes, torch_passes)
+BACKENDS = ("compiled", "torch")
 DTYPES = (torch.float32, torch.float64)
 seeds = st.integers(0, 2**32 - 1)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -34,16 +34,48 @@ def case(seed, dtype, *, count=None, sizes=None):
 
 
 def sums_of(backend, tensors, groups, grids):
-    counts = np.zeros((len(grids), grids.count), np.int64)
-    units = np.zeros_like(counts)
-    assert backend.add_cell_sums(tensors, groups, grids, counts, units)
+    """Counts and sums of units by cell."""
+    if backend == "torch":
+        counts, units, strange = torch_passes.cell_totals(tensors, groups, on_device(grids))
+        assert int(strange) == 0
+        return counts.numpy(), units.numpy()
+    counts, units = (np.zeros((len(grids), grids.count), np.int64) for _ in range(2))
+    assert compiled_passes.add_cell_sums(tensors, groups, grids, counts, units)
     return counts, units
 
 
 def counts_of(backend, tensors, groups, grids):
+    if backend == "torch":
+        counts, strange = torch_passes.bucket_totals(tensors, groups, on_device(grids))
+        assert int(strange) == 0
+        return counts.numpy()
     counts = np.zeros((len(grids), grids.count), np.int64)
-    assert backend.add_bucket_counts(tensors, groups, grids, counts)
+    assert compiled_passes.add_bucket_counts(tensors, groups, grids, counts)
     return counts
+
+
+def products_of(backend, tensors, others, groups):
+    if backend == "torch":
+        return torch_passes.inner_products(tensors, others, groups, 3, torch.device("cpu")).numpy()
+    products = np.zeros(3)
+    compiled_passes.add_inner_products(tensors, others, groups, products)
+    return products
+
+
+def on_device(grids):
+    """The grids as tensors, as they are on a device."""
+    return grids.on(torch.device("cpu"))
+
+
+def arguments(backend, grids, array=None):
+    """The grids, or numbers by group, as a backend wants them."""
+    if array is not None:
+        return torch.from_numpy(array) if backend == "torch" else array
+    return on_device(grids) if backend == "torch" else grids
+
+
+def module_of(backend):
+    return torch_passes if backend == "torch" else compiled_passes
 
 
 @every_dtype
@@ -90,7 +122,8 @@ def test_both_backends_add_the_same_slopes(dtype, seed):
     added = []
     for backend in BACKENDS:
         gradients = [gradient.clone() for gradient in before]
-        backend.add_slopes(tensors, gradients, groups, GridSet.of(grids), slopes)
+        given_grids, given_slopes = (arguments(backend, GridSet.of(grids), array) for array in (None, slopes))
+        module_of(backend).add_slopes(tensors, gradients, groups, given_grids, given_slopes)
         added.append(gradients)
     for one, other, start, tensor, group in zip(*added, before, tensors, groups, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -112,7 +145,7 @@ def test_both_backends_snap_and_freeze_alike(dtype):
         for step in range(60):
             for parameter in parameters:
                 parameter += 0.2 * torch.randn(parameter.shape, dtype=dtype, generator=generator)
-            backend.snap(watch, parameters, grid_set, 0.15 if step % 20 == 19 else None)
+            module_of(backend).snap(watch, parameters, arguments(backend, grid_set), 0.15 if step % 20 == 19 else None)
         outcomes.append((watch, parameters))
     (one, parameters), (other, other_parameters) = outcomes
     for name in BucketWatch.STATE:
@@ -131,7 +164,7 @@ def test_both_backends_restore_alike(dtype):
     for backend in BACKENDS:
         watch = BucketWatch(tensors, groups)
         parameters = [torch.zeros_like(tensor) for tensor in tensors]
-        backend.restore(watch, parameters, factors)
+        module_of(backend).restore(watch, parameters, arguments(backend, None, factors))
         for parameter, latent, tensor, group in zip(parameters, watch.pieces(), tensors, groups, strict=True):
             assert torch.equal(parameter, tensor * factors[group])
             assert torch.equal(latent, parameter)
@@ -152,8 +185,7 @@ def test_snapping_takes_the_bucket_of_the_grid_and_keeps_the_latent_weights():
 def test_inner_products_are_summed_by_group(backend):
     tensors, groups, _ = case(3, torch.float32, sizes=[300_000, 5, 70])
     others = [torch.randn(t.shape, generator=torch.Generator().manual_seed(1)) for t in tensors]
-    products = np.zeros(3)
-    backend.add_inner_products(tensors, others, groups, products)
+    products = products_of(backend, tensors, others, groups)
     expected = np.zeros(3)
     for a, b, g in zip(tensors, others, groups, strict=True):
         expected[g] += float(a.double() @ b.double())
@@ -163,12 +195,12 @@ def test_inner_products_are_summed_by_group(backend):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_counts_and_sums_do_not_depend_on_threads(threads):
     tensors, groups, grids = case(1, torch.float32, count=33, sizes=[1_500_000, 3, 40_000])
-    reference = sums_of(torch_passes, tensors, groups, GridSet.of(grids))
+    reference = sums_of("torch", tensors, groups, GridSet.of(grids))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        counts, units = sums_of(compiled_passes, tensors, groups, GridSet.of(grids))
-        in_buckets = counts_of(compiled_passes, tensors, groups, GridSet.of(grids))
+        counts, units = sums_of("compiled", tensors, groups, GridSet.of(grids))
+        in_buckets = counts_of("compiled", tensors, groups, GridSet.of(grids))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(counts, reference[0])
@@ -213,10 +245,13 @@ def test_non_contiguous_and_mixed_tensors_go_together():
 def test_weights_that_are_not_finite_are_refused(bad, dtype):
     weights = torch.zeros(5000, dtype=dtype)
     weights[4321] = bad
-    grid = GridSet.of([BucketGrid(center=0.0, radius=2.0, count=21)])
-    for sums in (passes.cell_sums, passes.bucket_counts):
+    grid = BucketGrid(center=0.0, radius=2.0, count=21)
+    for sums in (cell_statistics, bucket_counts):
         with pytest.raises(NonFiniteError, match="weights"):
-            sums([weights], [0], grid)
+            sums([weights], grid)
+    for grids in (GridSet.of([grid]), on_device(GridSet.of([grid]))):
+        assert all(np.isnan(np.asarray(part)).all() for part in passes.cell_sums([weights], [0], grids))
+        assert np.isnan(np.asarray(passes.bucket_counts([weights], [0], grids))).all()
 
 
 def test_weights_that_are_not_finite_do_no_harm_to_other_gradients():
@@ -230,8 +265,8 @@ def test_weights_that_are_not_finite_do_no_harm_to_other_gradients():
 def test_few_and_many_buckets(count):
     tensors, groups, grids = case(4, torch.float32, count=count, sizes=[1000, 1, 0])
     grid_set = GridSet.of(grids)
-    counts, units = sums_of(compiled_passes, tensors, groups, grid_set)
-    others = sums_of(torch_passes, tensors, groups, grid_set)
+    counts, units = sums_of("compiled", tensors, groups, grid_set)
+    others = sums_of("torch", tensors, groups, grid_set)
     np.testing.assert_array_equal(counts, others[0])
     np.testing.assert_array_equal(units, others[1])
 
@@ -256,6 +291,48 @@ def test_radii_beyond_float32_are_refused(factor):
     grids = GridSet.of([BucketGrid(center=0.0, radius=1.0, count=5)] * 2)
     with pytest.raises(NonFiniteError, match="step size"):
         grids.rescaled(np.array([1.0, factor]))
+
+
+@every_dtype
+@given(seed=seeds)
+@settings(max_examples=30, deadline=None)
+def test_sums_on_a_device_are_those_on_the_host(dtype, seed):
+    tensors, groups, grids = case(seed, dtype)
+    host, device = GridSet.of(grids), on_device(GridSet.of(grids))
+    for mine, other in zip(
+        passes.cell_sums(tensors, groups, host), passes.cell_sums(tensors, groups, device), strict=True
+    ):
+        np.testing.assert_array_equal(mine, other.numpy())
+    counts = passes.bucket_counts(tensors, groups, device)
+    np.testing.assert_array_equal(passes.bucket_counts(tensors, groups, host), counts.numpy())
+
+
+def test_a_device_that_holds_no_part_of_any_tensor_counts_nothing():
+    grids = on_device(GridSet.of([BucketGrid(center=0.0, radius=1.0, count=5)] * 2))
+    for tensors, groups in (([], []), ([torch.zeros(0, 4), torch.zeros(0)], [0, 1])):
+        assert all(not part.any() for part in passes.cell_sums(tensors, groups, grids))
+        assert not passes.bucket_counts(tensors, groups, grids).any()
+        assert not passes.inner_products(passes.TensorPairs(tensors, tensors, groups), 2, torch.device("cpu")).any()
+
+
+def test_large_tensors_are_cut_along_their_rows_and_keep_their_layout():
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.randn(700, 4, 16, 16, generator=generator).to(memory_format=torch.channels_last),
+        torch.randn(3, 300_000, generator=generator).double().t(),
+    ]
+    grids = on_device(GridSet.of([BucketGrid(center=0.0, radius=2.0, count=9)] * 2))
+    slopes = torch.arange(32.0, dtype=torch.float64).reshape(2, 16)
+    for group, tensor in enumerate(tensors):
+        gradient, plain = torch.zeros_like(tensor), torch.zeros(tensor.shape, dtype=tensor.dtype)
+        assert gradient.stride() == tensor.stride()
+        torch_passes.add_slopes([tensor], [gradient], [group], grids, slopes)
+        compiled_passes.add_slopes([tensor.contiguous()], [plain], [group], grids.on_host(), slopes.numpy())
+        assert torch.equal(gradient, plain)
+        watch, held = BucketWatch([tensor], [group]), tensor.clone(memory_format=torch.preserve_format)
+        torch_passes.snap(watch, [held], grids, None)
+        indices = torch.from_numpy(grids[group].assign(tensor.numpy()))
+        assert torch.equal(held, bucket_values(indices, grids[group]).to(tensor.dtype))
 
 
 @pytest.mark.gpu

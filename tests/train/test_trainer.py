@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from metaq import data
-from metaq.data import DataSplits, ImageDataset
-from metaq.errors import DataError, FormatError, MetaqError
+from metaq.data import CropAndFlip, DataSplits, ImageDataset
+from metaq.errors import ConfigError, DataError, FormatError, MetaqError
 from metaq.train import Trainer, accuracy, checkpointing, preset
-from metaq.train.config import InitConfig
+from metaq.train.config import InitConfig, OptimizerConfig
 
 
 class Silent:
@@ -67,6 +67,19 @@ def test_same_seed_same_run_other_seed_other_run(tmp_path, digits):
     assert not torch.equal(weights(1), weights(2))
 
 
+def test_photographs_are_cropped_and_mirrored_by_the_seed(tmp_path, digits):
+    def seen(**changes):
+        trainer = Trainer(short(augmentation=None, batch_size=320, **changes), digits, tmp_path, Silent())
+        return [next(trainer._batches(epoch))[0] for epoch in (1, 1, 2)]
+
+    first, again, other = seen(crop=CropAndFlip())
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    plain = seen()[0]
+    moved = [not torch.equal(one, two) for one, two in zip(first, plain, strict=True)]
+    assert sum(moved) > 300
+
+
 def test_the_epoch_kept_is_the_most_accurate_of_the_last_ones(tmp_path, digits):
     trainer = Trainer(short(epochs=6, select_from=0.5), digits, tmp_path, Silent())
     kept = trainer.run()
@@ -96,6 +109,24 @@ def test_a_diverging_run_is_stopped_with_a_sentence(tmp_path, digits):
     config = short().override(["optimizer.name=sgd", "optimizer.learning_rate=1e30", "augmentation.clean_fraction=1"])
     with pytest.raises(MetaqError, match=r"NaN|nan|inf"):
         Trainer(config, digits, tmp_path, Silent()).run()
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_weights_decay_in_proportion_to_the_learning_rate(name, tmp_path, digits):
+    def norm(decay):
+        optimizer = OptimizerConfig(name=name, learning_rate=1e-3, relative_learning_rate=None, weight_decay=decay)
+        trainer = Trainer(short(epochs=2, optimizer=optimizer), digits, tmp_path, Silent())
+        trainer.run()
+        with trainer.regularizer.latent_weights():
+            return sum(float(p.detach().square().sum()) for p in trainer.model.parameters())
+
+    assert norm(10.0) < 0.9 * norm(0.0)
+
+
+@pytest.mark.parametrize("decay", [-1e-9, float("nan"), float("inf")])
+def test_a_decay_that_is_none_is_refused(decay):
+    with pytest.raises(ConfigError, match="weight_decay"):
+        OptimizerConfig(weight_decay=decay)
 
 
 def test_accuracy_leaves_the_mode_alone_and_refuses_what_is_no_classifier(digits):

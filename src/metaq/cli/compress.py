@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,8 @@ from metaq.compression import compress as compress_to
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.files import refuse_overwrite
+from metaq.selection import select
+from metaq.weights import ANY
 
 DEFAULT_BUCKETS = 255
 DEFAULT_CALIBRATION = 20_000
@@ -111,13 +114,14 @@ def compress(
         report = _on_uniform_grids(
             out, state_dict, buckets or DEFAULT_BUCKETS, center, radius, grouping, include, exclude, coder
         )
+        coverage = report.coverage
     else:
         require(
             buckets is None and center is None and radius is None,
             "--buckets, --center, --radius: a budget chooses the grids; leave them out.",
         )
         budget = Budget(max_drop=max_drop, target_bytes=target_bytes, target_ratio=target_ratio)
-        chosen, left_out = include or ("*",), exclude or ()
+        chosen, left_out = include or ANY, exclude or ()
         require(not (recover and bias_correction), "--bias-correction: recovery sees to biases; add --no-recover.")
         require(
             max_drop is None or data is not None, "--max-drop: accuracy is measured on images; name them by --data."
@@ -140,17 +144,18 @@ def compress(
                 coder=coder,
             )
         report = container.write(out, found.tensors, coder=coder)
+        coverage = found.coverage
         accuracies = _accuracies(found)
-    exact = sorted(tensor.name for tensor in report.tensors if tensor.ideal_bits is None)
     numbers = {**pipeline.sizes(state_dict, file_bytes=report.file_bytes), **accuracies}
     if as_json:
         seconds = time.perf_counter() - begun
-        output.print_json({**numbers, "seconds": seconds, "file": str(out), "stored_exactly": exact})
+        output.print_json({**numbers, "seconds": seconds, "file": str(out), **coverage.to_dict()})
+        output.warn_of_left_out(coverage)
         return
-    rows = [*output.size_rows(numbers), *((name.replace("_", " "), f"{v:.3f} %") for name, v in accuracies.items())]
+    measured = [(name.replace("_", " "), f"{value:.3f} %") for name, value in accuracies.items()]
+    rows = [*output.size_rows(numbers), *output.coverage_rows(coverage), *measured]
     output.print_table(str(out), ["", "value"], rows)
-    if exact:
-        output.note(f"stored exactly, not quantised: {', '.join(exact)}")
+    output.print_left_out(coverage)
 
 
 def _refuse_calibration_options(
@@ -176,7 +181,9 @@ def _on_uniform_grids(
     grids = grids_for(
         state_dict, buckets, center=center, radius=radius, grouping=grouping, include=include, exclude=exclude
     )
-    return pipeline.save(out, state_dict, grids=grids, coder=coder)
+    report = pipeline.save(out, state_dict, grids=grids, coder=coder)
+    selection = select(state_dict, include=include or ANY, exclude=exclude or ())
+    return replace(report, coverage=report.coverage.explained(selection.reasons_without(grids)))
 
 
 def _accuracies(found: Compressed) -> dict[str, float]:

@@ -53,20 +53,18 @@ def compress(
     numbers = _sizes(report)
     if as_json:
         seconds = time.perf_counter() - begun
-        lists = {
-            "carried": list(report.carried),
-            "left_out": report.left_out,
-            "stored_exactly": sorted(report.kept_exactly),
-            "reasons": report.kept_exactly,
-        }
-        output.print_json({**numbers, "seconds": seconds, "file": str(out), "multiplier": report.multiplier, **lists})
+        files = {"carried": list(report.carried), "left_out": report.left_out}
+        told = {**numbers, "seconds": seconds, "file": str(out), "multiplier": report.multiplier, **files}
+        output.print_json({**told, **report.coverage.to_dict()})
+        output.warn_of_left_out(report.coverage)
         return
     carried_row = ("of that, carried files", f"{report.carried_bytes:,} bytes")
     rows = output.size_rows(numbers)
-    output.print_table(str(out), ["", "value"], [rows[0], carried_row, *rows[1:]])
+    covered = output.coverage_rows(report.coverage)
+    output.print_table(str(out), ["", "value"], [rows[0], carried_row, *rows[1:], *covered])
     _note("carried along", dict.fromkeys(report.carried, ""))
     _note("left out", report.left_out)
-    _note("stored exactly, not quantised", report.kept_exactly)
+    output.print_left_out(report.coverage)
 
 
 def decompress(source: Path, out: Path, *, force: bool, as_json: bool) -> None:

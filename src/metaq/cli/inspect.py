@@ -35,18 +35,24 @@ def inspect(
         inspection.save_plot(plot, found)
     if as_json:
         output.print_json(found.to_dict())
+        if found.coverage is not None:
+            output.warn_of_left_out(found.coverage)
         return
     columns = ["tensor", "shape", "dtype", "used", "step", "coder", "bytes", "bits", "mode"]
     title = f"{source}  (used: buckets in use; bits: their entropy; mode: share of the most common)"
     output.print_table(title, columns, [_cells(row) for row in found.rows])
     folded = [] if found.folded is None else output.folded_rows(found.folded)
-    output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *folded])
+    covered = [] if found.coverage is None else output.coverage_rows(found.coverage)
+    output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *covered, *folded])
+    if found.coverage is not None:
+        output.print_left_out(found.coverage)
 
 
 def _cells(row: inspection.TensorRow) -> list[str]:
     shape = "×".join(map(str, row.shape)) or "scalar"
     if row.step_size is None:
-        return [row.name, shape, row.dtype, "-", "-", row.coder or "-", f"{row.stored_bytes:,}", "-", "-"]
+        coder = "-" if row.tied_to is None else f"tied to {row.tied_to}"
+        return [row.name, shape, row.dtype, "-", "-", coder, f"{row.stored_bytes:,}", "-", "-"]
     return [
         row.name,
         shape,

@@ -21,11 +21,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from metaq.coverage import Coverage
 from metaq.runs import Summary
 from metaq.train import EpochRecord
 
 STDOUT = Console(highlight=False)
 STDERR = Console(stderr=True, highlight=False)
+
+MOST_ROWS = 20
+"""Tensors listed one by one."""
 
 
 class _Display(TypedDict):
@@ -42,6 +46,17 @@ def error(message: str) -> None:
 def note(message: str) -> None:
     """Progress in words on stderr."""
     STDERR.print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def silent(*, unless: bool) -> Iterator[None]:
+    """Print nothing inside the ``with`` block, if there is somebody else to print it."""
+    before = STDOUT.quiet, STDERR.quiet
+    STDOUT.quiet, STDERR.quiet = before[0] or not unless, before[1] or not unless
+    try:
+        yield
+    finally:
+        STDOUT.quiet, STDERR.quiet = before
 
 
 def print_json(values: Mapping[str, object]) -> None:
@@ -78,6 +93,31 @@ def size_rows(sizes: Mapping[str, float | int]) -> list[tuple[str, str]]:
         ("weights", f"{sizes['weights']:,}"),
         ("bits per weight", f"{sizes['bits_per_weight']:.3f}"),
     ]
+
+
+def coverage_rows(coverage: Coverage) -> list[tuple[str, str]]:
+    """How much is quantised, as rows of a two-column table."""
+    return [
+        ("quantised", f"{coverage.quantized_bytes:,} of {coverage.tensor_bytes:,} bytes, {coverage.share:.1%}"),
+    ]
+
+
+def print_left_out(coverage: Coverage) -> None:
+    """What is not quantised and why on stdout, and on stderr a warning if that is much."""
+    if coverage.left_out:
+        rows = [(part.name, f"{part.size_bytes:,}", part.reason) for part in coverage.left_out[:MOST_ROWS]]
+        rest = coverage.left_out[MOST_ROWS:]
+        if rest:
+            rows.append((f"and {len(rest):,} more", f"{sum(part.size_bytes for part in rest):,}", ""))
+        print_table("stored exactly, not quantised", ["tensor", "bytes", "why"], rows)
+    warn_of_left_out(coverage)
+
+
+def warn_of_left_out(coverage: Coverage) -> None:
+    """A warning on stderr if much is not quantised."""
+    warning = coverage.warning()
+    if warning is not None:
+        note(f"warning: {warning}")
 
 
 def folded_rows(units: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:

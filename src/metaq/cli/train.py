@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
+import torch
 import typer
 
 from metaq import runs
@@ -15,7 +16,7 @@ from metaq.cli.options import DataDir, Force, Json, load_data
 from metaq.config import require
 from metaq.data import DataSplits
 from metaq.runs import TrainingOutcome
-from metaq.train import PRESETS, GoalConfig, TrainConfig, aim, preset
+from metaq.train import PRESETS, GoalConfig, Processes, TrainConfig, aim, device_named, launched, plain, preset
 from metaq.train.config import TeacherConfig
 from metaq.train.records import tensorboard_available
 
@@ -52,6 +53,11 @@ def train(
         Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
     ] = None,
     teacher_net: Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="File of trained weights to start from.")] = None,
+    without_term: Annotated[
+        bool,
+        typer.Option("--float", help="Train as usual, without the entropy term: what to compare with, or start from."),
+    ] = False,
     net: Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Another data set than the preset's.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Another number of epochs.")] = None,
@@ -59,6 +65,9 @@ def train(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting, as key=value; see config.json of a run.")
     ] = None,
+    device_name: Annotated[
+        str, typer.Option("--device", help="Where to train: cpu, cuda, or cuda:1 for the second of several.")
+    ] = "cpu",
     data_dir: DataDir = None,
     force: Force = False,
     as_json: Json = False,
@@ -66,41 +75,50 @@ def train(
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
     require((out is None) != (resume is None), "train: give either --out FOLDER or --resume FOLDER.")
     goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
+    named = {"net": net, "data": data, "epochs": epochs, "seed": seed, "start": None if start is None else str(start)}
     if resume is not None:
-        given = (preset_name, target_accuracy, target_bytes, time_budget, teacher, teacher_net, net, data, epochs, seed)
-        alone = all(value is None for value in given) and not assignments and not force
-        require(alone, f"--resume {resume}: goes on with the settings of that run; give no others but --data-dir.")
-    if not tensorboard_available():
-        output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
+        given = (preset_name, target_accuracy, target_bytes, time_budget, teacher, teacher_net, *named.values())
+        alone = all(value is None for value in given) and not (assignments or force or without_term)
+        require(
+            alone,
+            f"--resume {resume}: goes on with the settings of that run; give no others but --data-dir and --device.",
+        )
+    require(not (without_term and goal.is_given), "--float: files of floats have one size; give no target.")
+    device = device_named(device_name)
     folder = resume or out or Path()
-    try:
-        if resume:
-            outcome = _resume(folder, data_dir)
+    with launched(device) as processes, output.silent(unless=processes.is_first):
+        if not tensorboard_available():
+            output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
+        where = Where(device=device, processes=processes)
+        try:
+            if resume:
+                outcome = _resume(folder, data_dir, where)
+            else:
+                config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": _taught(teacher, teacher_net)})
+                config = plain(config) if without_term else config
+                splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+                config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
+                outcome = _start(config, splits, folder, where, force=force)
+        except KeyboardInterrupt:
+            output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
+            raise typer.Exit(130) from None
+        if as_json:
+            output.print_json(runs.outcome_to_dict(outcome))
         else:
-            config = _configure(preset_name or DEFAULT_PRESET, net, data, epochs, seed, _taught(teacher, teacher_net))
-            splits = load_data(config.data, data_dir, validation_count=config.validation_count)
-            config = _aimed(config, splits, goal, epochs, time_budget, assignments or [])
-            outcome = _start(config, splits, folder, force=force)
-    except KeyboardInterrupt:
-        output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
-        raise typer.Exit(130) from None
-    if as_json:
-        output.print_json(runs.outcome_to_dict(outcome))
-    else:
-        _print(outcome)
+            _print(outcome)
 
 
-def _configure(
-    preset_name: str,
-    net: str | None,
-    data: str | None,
-    epochs: int | None,
-    seed: int | None,
-    teacher: TeacherConfig | None,
-) -> TrainConfig:
-    given = {"net": net, "data": data, "epochs": epochs, "seed": seed, "teacher": teacher}
-    named = {key: value for key, value in given.items() if value is not None}
-    return replace(preset(preset_name), **named)  # type: ignore[arg-type]
+class Where(TypedDict):
+    """Where a training runs."""
+
+    device: torch.device
+    processes: Processes
+
+
+def _configure(preset_name: str, named: dict[str, object]) -> TrainConfig:
+    """The preset with whatever was named of its settings."""
+    given = {key: value for key, value in named.items() if value is not None}
+    return replace(preset(preset_name), **given)  # type: ignore[arg-type]
 
 
 def _taught(file: Path | None, net: str | None) -> TeacherConfig | None:
@@ -115,6 +133,7 @@ def _aimed(
     epochs: int | None,
     time_budget: str | None,
     assignments: list[str],
+    where: Where,
 ) -> TrainConfig:
     """The configuration with its goal, its number of epochs and every other setting."""
     sets_epochs = epochs is not None or any(text.partition("=")[0].strip() == "epochs" for text in assignments)
@@ -124,7 +143,7 @@ def _aimed(
     config = config.override(assignments)
     if time_budget is None:
         return config
-    return replace(config, epochs=runs.epochs_within(config, splits, seconds_of(time_budget)))
+    return replace(config, epochs=runs.epochs_within(config, splits, seconds_of(time_budget), **where))
 
 
 def seconds_of(duration: str) -> float:
@@ -141,17 +160,18 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
-def _start(config: TrainConfig, splits: DataSplits, folder: Path, *, force: bool) -> TrainingOutcome:
+def _start(config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool) -> TrainingOutcome:
     with output.step_progress() as progress:
         observer = output.TrainingProgress(progress, "training")
-        return runs.train_to_folder(config, splits, folder, observer, force=force)
+        return runs.train_to_folder(config, splits, folder, observer, force=force, **where)
 
 
-def _resume(folder: Path, data_dir: Path | None) -> TrainingOutcome:
+def _resume(folder: Path, data_dir: Path | None, where: Where) -> TrainingOutcome:
     config = runs.saved_config(folder)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
     with output.step_progress() as progress:
-        return runs.resume_in_folder(folder, splits, output.TrainingProgress(progress, "training"))
+        observer = output.TrainingProgress(progress, "training")
+        return runs.resume_in_folder(folder, splits, observer, **where)
 
 
 def _print(outcome: TrainingOutcome) -> None:

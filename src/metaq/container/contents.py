@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+from metaq.carried import is_carried
 from metaq.coding.chunks import StreamShape
+from metaq.coverage import Coverage, measured
 from metaq.grid import BucketGrid
 from metaq.tensors import Dtype, Scan, Tensor
 
@@ -150,6 +152,11 @@ class Contents:
         holders = (self.holder_of(entry) for entry in self.entries if entry.name in chosen)
         return tuple(sorted({entry.basis for entry in holders if entry.basis is not None}))
 
+    @property
+    def coverage(self) -> Coverage:
+        """How much is quantised; a file does not say why the rest is not."""
+        return coverage_of_entries(entry for entry in self.entries if not is_carried(entry.name, self.metadata))
+
     def holder_of(self, entry: Entry) -> Entry:
         """The tensor that holds the elements of `entry`: itself unless it is tied."""
         return entry if entry.tied_to is None else self.entries[entry.tied_to]
@@ -197,6 +204,8 @@ class WriteReport:
         All that is not payload: magic, version, header and checksums.
     tensors
         In the order of the file.
+    coverage
+        How much of the model is quantised, and what is not and why.
     bases
         The matrices whose rows the rows of tensors are combined from.
     """
@@ -204,4 +213,10 @@ class WriteReport:
     file_bytes: int
     header_bytes: int
     tensors: tuple[TensorReport, ...]
+    coverage: Coverage
     bases: tuple[TensorReport, ...] = ()
+
+
+def coverage_of_entries(entries: Iterable[Entry]) -> Coverage:
+    """How much of the tensors is quantised."""
+    return measured((entry, entry.grid is not None) for entry in entries if entry.tied_to is None)

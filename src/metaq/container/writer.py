@@ -21,7 +21,7 @@ from metaq.coding.header_bytes import encode_header_bytes
 from metaq.coding.varint import encode_varint
 from metaq.container import chunking, layout
 from metaq.container.coders import checked_name, encode_chunk, is_chunk_coder
-from metaq.container.contents import Entry, Metadata, Piece, TensorReport, WriteReport
+from metaq.container.contents import Entry, Metadata, Piece, TensorReport, WriteReport, coverage_of_entries
 from metaq.container.exact import exact_payload
 from metaq.container.fields import header_fields, utf8, version_byte
 from metaq.container.header import basis_entry, with_places
@@ -86,7 +86,7 @@ def write(
     Returns
     -------
     WriteReport
-        Bytes of the file and where they went.
+        Bytes of the file and where they went, and how much of the model is quantised.
 
     Raises
     ------
@@ -330,6 +330,7 @@ def _file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, co
         file_bytes=len(body) + layout.CHECKSUM_BYTES,
         header_bytes=len(head) + layout.CHECKSUM_BYTES,
         tensors=reports[len(bases) :],
+        coverage=coverage_of_entries(visible),
         bases=reports[: len(bases)],
     )
     return _Built(data=body + packed_checksum(zlib.crc32(body)), report=report)

@@ -1,16 +1,19 @@
 """Image data sets, loaded whole into memory as uint8 tensors, and their augmentation."""
 
 from metaq.data.augmentation import Augmentation, augment
+from metaq.data.cropping import CropAndFlip, crop_and_flip
 from metaq.data.dataset import DataSplits, ImageDataset, ProgressCallback, channels_last, to_float
 from metaq.data.registry import load, names
 
 __all__ = [
     "Augmentation",
+    "CropAndFlip",
     "DataSplits",
     "ImageDataset",
     "ProgressCallback",
     "augment",
     "channels_last",
+    "crop_and_flip",
     "load",
     "names",
     "to_float",

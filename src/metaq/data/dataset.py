@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -64,6 +64,10 @@ class ImageDataset:
         """A copy that holds only the images at `indices` (int64, any length), in that order."""
         return ImageDataset(images=self.images[indices], labels=self.labels[indices], classes=self.classes)
 
+    def to(self, device: torch.device) -> ImageDataset:
+        """The same images on `device`; no copy if they are there."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DataSplits:
@@ -72,7 +76,7 @@ class DataSplits:
     Attributes
     ----------
     name
-        Name in the registry, or the name of the folder.
+        Name in the registry, or of a copy that is not the original; or the name of the folder.
     train, validation, test
         The three parts.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from metaq.data.idx_folder import (
     refuse_missing,
     splits_from_arrays,
 )
+from metaq.data.places import DATA_VARIABLE, cache_folder, variable_folder
 from metaq.errors import DataError
 
 NAME = "mnist"
@@ -39,7 +39,6 @@ SHA256 = {
 }
 """Checksums of the uncompressed files."""
 
-DATA_VARIABLE = "METAQ_DATA"
 _MAX_DOWNLOAD_BYTES = 32 << 20
 
 
@@ -63,20 +62,14 @@ def load_mnist(options: LoadOptions) -> DataSplits:
     return splits_from_arrays(NAME, arrays, paths, options)
 
 
-def cache_folder() -> Path:
-    """Folder for downloads: ``metaq`` in XDG_CACHE_HOME, or in ``~/.cache`` where that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "metaq"
-
-
 def _find_or_download(options: LoadOptions) -> dict[str, Path]:
     if options.data_dir is not None:
         folder, paths = _best_match(options.data_dir)
         refuse_missing(folder, paths)
         return paths
-    variable = os.environ.get(DATA_VARIABLE)
-    if variable:
-        folder, paths = _best_match(Path(variable).expanduser())
+    variable = variable_folder()
+    if variable is not None:
+        folder, paths = _best_match(variable)
         # A folder with some of the files was meant to be used; downloading in its stead would hide the mistake.
         if paths:
             refuse_missing(folder, paths)

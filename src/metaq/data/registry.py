@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from metaq.config import near_match
-from metaq.data import digits, mnist
+from metaq.data import cifar10, digits, mnist
 from metaq.data.dataset import DataSplits, LoadOptions, ProgressCallback
 from metaq.data.idx_folder import load_folder
 from metaq.errors import ConfigError
 
 _LOADERS: dict[str, Callable[[LoadOptions], DataSplits]] = {
+    cifar10.NAME: cifar10.load_cifar10,
     digits.NAME: digits.load_digits,
     mnist.NAME: mnist.load_mnist,
 }
@@ -24,7 +25,7 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()
-    ['digits', 'mnist']
+    ['cifar10', 'digits', 'mnist']
     """
     return sorted(_LOADERS)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from metaq.config import require
 from metaq.container.layout import grid_fits
@@ -15,15 +17,21 @@ from metaq.folders.quantizing import GridSource, SymbolSource, quantized
 from metaq.folders.stored import Reader, StoredTensor
 from metaq.folders.survey import Survey
 from metaq.grid import BucketGrid
-from metaq.pipeline import RUNNING_STATISTICS
+from metaq.selection import NO_GRID, TOO_SMALL, kind_of_buffer
 from metaq.tensors import Basis
-from metaq.weights import select_names
+from metaq.weights import choose
 
 NOT_FINITE = "holds NaN, infinity or numbers near it"
+SCALE = "scale of weights of eight bits"
+SCALES = re.compile(r"(.*[._])?scale(_inv)?")
+"""Last parts of the names under which the scales of weights of eight bits are kept."""
+
+FEWEST = 16
+"""A tensor of fewer elements is not worth a grid."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Selection:
+class FolderSelection:
     """Tensors by what becomes of them.
 
     Attributes
@@ -44,7 +52,7 @@ def select(
     include: Sequence[str],
     exclude: Sequence[str],
     grids: Mapping[str, BucketGrid] | None,
-) -> Selection:
+) -> FolderSelection:
     """Tell which tensors are quantised.
 
     Raises
@@ -52,15 +60,20 @@ def select(
     ConfigError
         If a glob matches nothing, nothing is left, or a grid is given for a tensor that cannot have it.
     """
-    reasons = {tensor.name: reason for tensor in tensors if (reason := _reason(tensor)) is not None}
-    possible = [tensor.name for tensor in tensors if tensor.name not in reasons]
     if grids is not None:
-        _check_grids(tensors, possible, grids)
-        chosen = {name for name in possible if name in grids}
-    else:
-        chosen = set(select_names(possible, include=include, exclude=exclude))
-    reasons |= {name: "was not chosen" for name in possible if name not in chosen}
-    return Selection(quantized=tuple(tensor for tensor in tensors if tensor.name in chosen), reasons=reasons)
+        _check_grids(tensors, grids)
+        reasons = {tensor.name: NO_GRID for tensor in tensors if tensor.name not in grids}
+        return FolderSelection(quantized=tuple(tensor for tensor in tensors if tensor.name in grids), reasons=reasons)
+    # The rules look at names alone; a tensor without memory stands for each of them.
+    names = {tensor.name: torch.empty(0, device="meta") for tensor in tensors}
+    has_float8 = any(tensor.dtype.is_float8 for tensor in tensors)
+    reasons = {
+        tensor.name: reason
+        for tensor in tensors
+        if (reason := _reason(tensor, names, has_float8=has_float8)) is not None
+    }
+    chosen, reasons = choose(names, reasons, include=include, exclude=exclude, filter_fn=None)
+    return FolderSelection(quantized=tuple(tensor for tensor in tensors if tensor.name in chosen), reasons=reasons)
 
 
 class RateQuantizer:
@@ -139,22 +152,22 @@ class GridQuantizer:
         return GridSource(self._reader, tensor, self._grids[tensor.name])
 
 
-def _reason(tensor: StoredTensor) -> str | None:
-    """Why a tensor cannot be quantised, or None."""
+def _reason(tensor: StoredTensor, names: Container[str], *, has_float8: bool) -> str | None:
+    """Why a tensor is not quantised whatever the rules say, or None."""
     if tensor.count == 0:
-        return "is empty"
+        return "empty"
     if not tensor.dtype.is_quantizable:
-        return f"is of type {tensor.dtype.name}"
-    if tensor.name.rpartition(".")[2] in RUNNING_STATISTICS:
-        return "is a running statistic"
-    return None
+        return tensor.dtype.kind
+    if has_float8 and SCALES.fullmatch(tensor.name):
+        return SCALE
+    return TOO_SMALL if tensor.count < FEWEST else kind_of_buffer(tensor.name, names)
 
 
-def _check_grids(tensors: Sequence[StoredTensor], possible: Sequence[str], grids: Mapping[str, BucketGrid]) -> None:
+def _check_grids(tensors: Sequence[StoredTensor], grids: Mapping[str, BucketGrid]) -> None:
     require(bool(grids), "grids: there is none; give those of a regulariser, or none at all for a budget.")
     by_name = {tensor.name: tensor for tensor in tensors}
     for name, grid in grids.items():
-        if name not in possible:
+        if name not in by_name or not by_name[name].dtype.is_quantizable or not by_name[name].count:
             raise ConfigError(f"{name}: a grid is given for it, but there is no floating tensor of this name.")
         if not grid_fits(grid, by_name[name].dtype):
             raise ConfigError(f"{name}: its grid reaches beyond the largest {by_name[name].dtype.name}.")

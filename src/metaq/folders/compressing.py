@@ -18,8 +18,9 @@ from metaq.container.exact import THOROUGH_BYTES, exact_payload
 from metaq.container.fields import utf8
 from metaq.container.layout import CHECKSUM_BYTES
 from metaq.container.writer import DEFAULT_CODER
+from metaq.coverage import Coverage, measured
 from metaq.folders.budget import Tries
-from metaq.folders.choosing import NOT_FINITE, GridQuantizer, RateQuantizer, Selection, select
+from metaq.folders.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
 from metaq.folders.coding import Job, code
 from metaq.folders.planning import DEFAULT_MULTIPLIER, Rule
 from metaq.folders.progress import NoProgress, Progress
@@ -54,8 +55,8 @@ class FolderReport:
         Paths of the carried files.
     left_out
         Paths of the other files of the folder, each with the reason.
-    kept_exactly
-        Names of the tensors that were not quantised, each with the reason.
+    coverage
+        How much of the tensors is quantised, and what is not and why.
     multiplier
         λ, relative to the mean square of the weights; None where the grids were given.
     has_discarded
@@ -68,7 +69,7 @@ class FolderReport:
     weights: int
     carried: tuple[str, ...]
     left_out: dict[str, str]
-    kept_exactly: dict[str, str]
+    coverage: Coverage
     multiplier: float | None
     has_discarded: bool
 
@@ -146,7 +147,7 @@ class _Run:
     def __init__(
         self,
         folder: ModelFolder,
-        selection: Selection,
+        selection: FolderSelection,
         reader: Reader,
         work: WorkFolder,
         coder: str,
@@ -219,6 +220,7 @@ class _Run:
         file_bytes = assemble(out, parts.head(chunks), chunks, attempt.payload)
         attempt.close()
         names = {tensor.name for tensor in self._folder.carried.files}
+        tensors = [entry for entry in parts.entries if entry.name not in names]
         return FolderReport(
             file_bytes=file_bytes,
             carried_bytes=sum(entry.coded_bytes for entry in parts.placed(chunks) if entry.name in names),
@@ -226,7 +228,7 @@ class _Run:
             weights=sum(tensor.count for tensor in self._folder.tensors),
             carried=tuple(carried.path_of(tensor.name) for tensor in self._folder.carried.files),
             left_out=self._folder.carried.left_out,
-            kept_exactly=self._reasons,
+            coverage=measured((entry, entry.grid is not None) for entry in tensors).explained(self._reasons),
             multiplier=multiplier,
             has_discarded=self._work.discarded,
         )

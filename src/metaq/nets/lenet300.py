@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NAME = "lenet300"
+INPUT_SHAPE = (1, 28, 28)
 
 
 class LeNet300(nn.Module):

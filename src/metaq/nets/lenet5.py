@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NAME = "lenet5"
+INPUT_SHAPE = (1, 28, 28)
 
 
 class LeNet5(nn.Module):

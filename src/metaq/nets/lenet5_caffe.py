@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NAME = "lenet5-caffe"
+INPUT_SHAPE = (1, 28, 28)
 
 
 class LeNet5Caffe(nn.Module):

@@ -8,14 +8,17 @@ from torch import nn
 
 from metaq.config import near_match
 from metaq.errors import ConfigError
-from metaq.nets import lenet5, lenet5_caffe, lenet300
+from metaq.nets import lenet5, lenet5_caffe, lenet300, resnet20, vgg11
 from metaq.nets.factory import create_from_factory
 
-_FACTORIES: dict[str, Callable[[], nn.Module]] = {
-    lenet5.NAME: lenet5.LeNet5,
-    lenet5_caffe.NAME: lenet5_caffe.LeNet5Caffe,
-    lenet300.NAME: lenet300.LeNet300,
+_NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    lenet5.NAME: (lenet5.LeNet5, lenet5.INPUT_SHAPE),
+    lenet5_caffe.NAME: (lenet5_caffe.LeNet5Caffe, lenet5_caffe.INPUT_SHAPE),
+    lenet300.NAME: (lenet300.LeNet300, lenet300.INPUT_SHAPE),
+    resnet20.NAME: (resnet20.ResNet20, resnet20.INPUT_SHAPE),
+    vgg11.NAME: (vgg11.VGG11, vgg11.INPUT_SHAPE),
 }
+"""Factory and shape of one input by name."""
 
 
 def names() -> list[str]:
@@ -24,9 +27,9 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()
-    ['lenet300', 'lenet5', 'lenet5-caffe']
+    ['lenet300', 'lenet5', 'lenet5-caffe', 'resnet20', 'vgg11']
     """
-    return sorted(_FACTORIES)
+    return sorted(_NETWORKS)
 
 
 def create(name: str) -> nn.Module:
@@ -48,11 +51,22 @@ def create(name: str) -> nn.Module:
     >>> sum(weights.numel() for weights in create("lenet5").parameters())
     44426
     """
-    if name in _FACTORIES:
-        return _FACTORIES[name]()
+    if name in _NETWORKS:
+        return _NETWORKS[name][0]()
     if ":" in name:
         return create_from_factory(name)
     raise ConfigError(
-        f"network: {name!r} is not known; {near_match(name, _FACTORIES)} A network of your own is written "
+        f"network: {name!r} is not known; {near_match(name, _NETWORKS)} A network of your own is written "
         "package.module:factory."
     )
+
+
+def input_shape(name: str) -> tuple[int, ...] | None:
+    """Shape of one input of a network in :func:`names`, without the batch; None for a network of one's own.
+
+    Examples
+    --------
+    >>> input_shape("lenet5")
+    (1, 28, 28)
+    """
+    return _NETWORKS[name][1] if name in _NETWORKS else None

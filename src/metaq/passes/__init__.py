@@ -3,21 +3,35 @@
 Every function takes lists of tensors, the number of the group each belongs to, and the grids of all groups, and goes
 through all tensors in one call. There are two backends with one behaviour, chosen for every device and dtype by what
 ``benchmarks/dual.py`` measured: Numba loops for contiguous float32 and float64 tensors on a CPU, PyTorch operations for
-everything else.
+everything else. Where the grids are on a device, everything stays there.
 """
 
-from metaq.passes.dispatch import TensorPairs, add_slopes, bucket_counts, cell_sums, inner_products, restore, snap
-from metaq.passes.grids import GridSet
+from metaq.passes.dispatch import (
+    TensorPairs,
+    add_slopes,
+    begin,
+    bucket_counts,
+    cell_sums,
+    inner_products,
+    require_finite,
+    restore,
+    snap,
+)
+from metaq.passes.grids import GridSet, GroupArray, on_host
 from metaq.passes.watch import BucketWatch
 
 __all__ = [
     "BucketWatch",
     "GridSet",
+    "GroupArray",
     "TensorPairs",
     "add_slopes",
+    "begin",
     "bucket_counts",
     "cell_sums",
     "inner_products",
+    "on_host",
+    "require_finite",
     "restore",
     "snap",
 ]

@@ -1,27 +1,27 @@
-"""One call for all tensors, whichever backends they need."""
+"""One call for all tensors, whichever backends they need.
+
+Where the grids are on the host, results are too; where they are on another device, so are all tensors and results, and
+nothing waits for the host.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from metaq.errors import NonFiniteError
 from metaq.passes import compiled_passes, torch_passes
 from metaq.passes.fixed_point import UNIT_BITS
-from metaq.passes.grids import GridSet
+from metaq.passes.grids import GridSet, GroupArray, on_host
 from metaq.passes.watch import BucketWatch
 
 COMPILED_KINDS = {(torch.float32, True, True), (torch.float64, True, True)}
 """Dtype, on a CPU, contiguous."""
 
 
-def cell_sums(
-    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def cell_sums(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[GroupArray, GroupArray]:
     """Weights in every cell, and the sum of their distances from its left end in steps.
 
     Weights outside the range count as lying on the end value; one on the last value is in the last cell, at its end.
@@ -29,7 +29,7 @@ def cell_sums(
     Parameters
     ----------
     tensors
-        Floating tensors of any shape, dtype and device.
+        Floating tensors of any shape and dtype, on any device if the grids are on the host.
     groups
         Number of the group of every tensor, below ``len(grids)``.
     grids
@@ -38,40 +38,60 @@ def cell_sums(
     Returns
     -------
     counts, fractions
-        float64 of shape (G, C - 1); every distance is rounded to a multiple of 2^-32 steps.
+        float64 of shape (G, C - 1); every distance is rounded to a multiple of 2^-32 steps. All NaN if a weight is NaN
+        or infinite: see :func:`require_finite`.
+    """
+    device = _device_of(grids)
+    if device is not None:
+        counts, units, strange = torch_passes.cell_totals(tensors, groups, grids)
+        scale = torch.where(strange == 0, 1.0, torch.nan).double()
+        return _joined(counts * scale, units * (scale * 2.0**-UNIT_BITS))
+    totals, sums = (np.zeros((len(grids), grids.count), np.int64) for _ in range(2))
+    is_finite = True
+    for is_compiled, chosen in _by_backend(tensors):
+        part, of_part = [tensors[t] for t in chosen], [groups[t] for t in chosen]
+        if is_compiled:
+            is_finite &= compiled_passes.add_cell_sums(part, of_part, grids, totals, sums)
+            continue
+        counts, units, strange = torch_passes.cell_totals(part, of_part, grids.on(part[0].device))
+        totals += counts.cpu().numpy()
+        sums += units.cpu().numpy()
+        is_finite &= int(strange) == 0
+    unit = 1.0 if is_finite else np.nan
+    return _joined(totals * unit, sums * (unit * 2.0**-UNIT_BITS))
+
+
+def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> GroupArray:
+    """Weights in every bucket by the rule of :meth:`metaq.grid.BucketGrid.assign`: float64 of shape (G, C).
+
+    Arguments are those of :func:`cell_sums`; all NaN if a weight is NaN or infinite.
+    """
+    if _device_of(grids) is not None:
+        counts, strange = torch_passes.bucket_totals(tensors, groups, grids)
+        return counts * torch.where(strange == 0, 1.0, torch.nan).double()
+    totals = np.zeros((len(grids), grids.count), np.int64)
+    is_finite = True
+    for is_compiled, chosen in _by_backend(tensors):
+        part, of_part = [tensors[t] for t in chosen], [groups[t] for t in chosen]
+        if is_compiled:
+            is_finite &= compiled_passes.add_bucket_counts(part, of_part, grids, totals)
+            continue
+        counts, strange = torch_passes.bucket_totals(part, of_part, grids.on(part[0].device))
+        totals += counts.cpu().numpy()
+        is_finite &= int(strange) == 0
+    return totals * (1.0 if is_finite else np.nan)
+
+
+def require_finite(*sums: GroupArray) -> None:
+    """Refuse sums over weights of which one is not finite; waits for the device if it has to.
 
     Raises
     ------
     NonFiniteError
-        If a weight is NaN or infinite.
+        If there is NaN or infinity among `sums`.
     """
-    counts = np.zeros((len(grids), grids.count), np.int64)
-    units = np.zeros((len(grids), grids.count), np.int64)
-    finite = True
-    for backend, chosen in _by_backend(tensors):
-        part = [tensors[t] for t in chosen]
-        finite &= backend.add_cell_sums(part, [groups[t] for t in chosen], grids, counts, units)
-    _require_finite(finite)
-    on_last = counts[:, -1:]
-    inner = counts[:, :-1].astype(np.float64)
-    fractions = np.ldexp(units[:, :-1].astype(np.float64), -UNIT_BITS)
-    inner[:, -1:] += on_last
-    fractions[:, -1:] += on_last
-    return inner, fractions
-
-
-def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> NDArray[np.float64]:
-    """Weights in every bucket by the rule of :meth:`metaq.grid.BucketGrid.assign`: float64 of shape (G, C).
-
-    Arguments and errors are those of :func:`cell_sums`.
-    """
-    counts = np.zeros((len(grids), grids.count), np.int64)
-    finite = True
-    for backend, chosen in _by_backend(tensors):
-        part = [tensors[t] for t in chosen]
-        finite &= backend.add_bucket_counts(part, [groups[t] for t in chosen], grids, counts)
-    _require_finite(finite)
-    return counts.astype(np.float64)
+    if not all(bool(np.isfinite(on_host(array)).all()) for array in sums):
+        raise NonFiniteError("weights: training has diverged to NaN or infinity; lower the learning rate.")
 
 
 class TensorPairs:
@@ -88,20 +108,26 @@ class TensorPairs:
     def __init__(self, weights: list[torch.Tensor], gradients: list[torch.Tensor], groups: list[int]) -> None:
         self.weights, self.gradients, self.groups = weights, gradients, groups
         self.parts = [
-            (backend, [weights[t] for t in chosen], [gradients[t] for t in chosen], [groups[t] for t in chosen])
-            for backend, chosen in _by_backend(weights, gradients)
+            (is_compiled, [weights[t] for t in chosen], [gradients[t] for t in chosen], [groups[t] for t in chosen])
+            for is_compiled, chosen in _by_backend(weights, gradients)
         ]
 
 
-def inner_products(pairs: TensorPairs, group_count: int) -> NDArray[np.float64]:
-    """Σ weight · gradient over all pairs of a group: float64 of shape (G,)."""
+def inner_products(pairs: TensorPairs, group_count: int, device: torch.device | None = None) -> GroupArray:
+    """Σ weight · gradient over all pairs of a group: float64 of shape (G,), on the host if `device` is None."""
+    if device is not None:
+        return torch_passes.inner_products(pairs.weights, pairs.gradients, pairs.groups, group_count, device)
     products = np.zeros(group_count)
-    for backend, weights, gradients, groups in pairs.parts:
-        backend.add_inner_products(weights, gradients, groups, products)
+    for is_compiled, weights, gradients, groups in pairs.parts:
+        if is_compiled:
+            compiled_passes.add_inner_products(weights, gradients, groups, products)
+        else:
+            found = torch_passes.inner_products(weights, gradients, groups, group_count, weights[0].device)
+            products += found.cpu().numpy()
     return products
 
 
-def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: NDArray[np.float64]) -> None:
+def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: GroupArray) -> None:
     """Add to every gradient the slope of the half cell that its weight lies in.
 
     Parameters
@@ -114,17 +140,28 @@ def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: NDArray[np.float64]) 
         Slope on the lower and the upper half of every cell in turn, float64 of shape (G, 2 (C - 1)); a weight in the
         middle of a cell is in its upper half.
     """
-    for backend, weights, gradients, groups in pairs.parts:
-        backend.add_slopes(weights, gradients, groups, grids, slopes)
+    for is_compiled, weights, gradients, groups in pairs.parts:
+        if is_compiled and _device_of(grids) is None:
+            compiled_passes.add_slopes(weights, gradients, groups, grids, on_host(slopes))
+        else:
+            device = weights[0].device
+            torch_passes.add_slopes(weights, gradients, groups, grids.on(device), _on(slopes, device))
 
 
-def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDArray[np.float64]) -> None:
+def begin(watch: BucketWatch, grids: GridSet) -> None:
+    """Take the buckets that the latent weights of `watch` are in for those they have always been in."""
+    torch_passes.begin(watch, grids.on(watch.latent.device))
+
+
+def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: GroupArray) -> None:
     """Multiply the latent weights of `watch` by the factor of their group and copy them to `parameters`.
 
     `factors` is of shape (G,).
     """
-    backend = compiled_passes if _are_compiled([watch.latent], parameters) else torch_passes
-    backend.restore(watch, parameters, factors)
+    if isinstance(factors, np.ndarray) and _are_compiled([watch.latent], parameters):
+        compiled_passes.restore(watch, parameters, factors)
+    else:
+        torch_passes.restore(watch, parameters, _on(factors, watch.latent.device))
 
 
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, *, freeze_above: float | None) -> None:
@@ -133,18 +170,32 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
     Frozen weights stay where they are. With `freeze_above`, weights whose bucket changes more often than this per step
     are moved to the bucket they average to and frozen.
     """
-    backend = compiled_passes if _are_compiled([watch.latent], parameters) else torch_passes
-    backend.snap(watch, parameters, grids, freeze_above)
+    if _device_of(grids) is None and _are_compiled([watch.latent], parameters):
+        compiled_passes.snap(watch, parameters, grids, freeze_above)
+    else:
+        torch_passes.snap(watch, parameters, grids.on(watch.latent.device), freeze_above)
 
 
-def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[ModuleType, list[int]]]:
-    """Positions of the tensors that one backend can take in one call; tensors at one position go together."""
+def _joined(counts: GroupArray, fractions: GroupArray) -> tuple[GroupArray, GroupArray]:
+    """Sums by cell, of shape (G, C - 1): weights on the last value are at the end of the last cell."""
+    on_last = counts[:, -1]
+    counts, fractions = counts[:, :-1], fractions[:, :-1]
+    counts[:, -1] += on_last
+    fractions[:, -1] += on_last
+    return counts, fractions
+
+
+def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[bool, list[int]]]:
+    """Whether they are for the compiled passes, and positions of tensors that one call can take.
+
+    Tensors at one position go together.
+    """
     if _are_compiled(*lists):
-        return [(compiled_passes, list(range(len(lists[0]))))]
-    chosen: dict[tuple[ModuleType, torch.dtype, torch.device | None], list[int]] = {}
+        return [(True, list(range(len(lists[0]))))]
+    chosen: dict[tuple[bool, torch.dtype, torch.device | None], list[int]] = {}
     for position, together in enumerate(zip(*lists, strict=True)):
         dtype, device = together[0].dtype, together[0].device
-        key = (compiled_passes, dtype, None) if _are_compiled(together) else (torch_passes, dtype, device)
+        key = (True, dtype, None) if _are_compiled(together) else (False, dtype, device)
         chosen.setdefault(key, []).append(position)
     return [(key[0], positions) for key, positions in chosen.items()]
 
@@ -155,6 +206,10 @@ def _are_compiled(*lists: Sequence[torch.Tensor]) -> bool:
     return len(kinds) == 1 and kinds <= COMPILED_KINDS
 
 
-def _require_finite(finite: bool) -> None:
-    if not finite:
-        raise NonFiniteError("weights: training has diverged to NaN or infinity; lower the learning rate.")
+def _device_of(grids: GridSet) -> torch.device | None:
+    """The device that nothing may leave, or None where the grids are on the host."""
+    return grids.radius.device if isinstance(grids.radius, torch.Tensor) else None
+
+
+def _on(array: GroupArray, device: torch.device) -> torch.Tensor:
+    return torch.as_tensor(array, device=device)

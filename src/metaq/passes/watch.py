@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -51,21 +51,11 @@ class BucketWatch:
         """The tensors named in :attr:`STATE` as NumPy arrays of the same memory; only on a CPU."""
         return tuple(getattr(self, name).numpy() for name in self.STATE)
 
-    def begin(self, indices: torch.Tensor) -> None:
-        """Take `indices` (shape (n,)) for the buckets the weights have always been in."""
-        self.previous.copy_(indices)
-        self.average.copy_(indices)
-
     def pieces(self) -> list[torch.Tensor]:
         """The latent weights of every tensor, flat views of :attr:`latent`."""
         return list(torch.split(self.latent, self.sizes))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything :meth:`load_state_dict` needs."""
-        return {"steps": self.steps, **{name: getattr(self, name) for name in self.STATE}}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        self.steps = int(state_dict["steps"])
-        for name in self.STATE:
-            getattr(self, name).copy_(state_dict[name])
+    def state_of_tensors(self) -> list[dict[str, torch.Tensor]]:
+        """What is remembered of every tensor, by the names of :attr:`STATE`; flat views, not copies."""
+        split = {name: torch.split(getattr(self, name), self.sizes) for name in self.STATE}
+        return [{name: pieces[t] for name, pieces in split.items()} for t in range(len(self.sizes))]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from metaq.data import ImageDataset, to_float
+from metaq.data import ImageDataset, channels_last, to_float
 from metaq.errors import DataError
 
-BATCH = 2000
-"""Images evaluated at a time."""
+BATCH = 250
+"""Images evaluated at a time: few enough for the cache of a processor to hold what a network makes of them."""
 
 
 def accuracy(model: nn.Module, dataset: ImageDataset) -> float:
@@ -31,7 +31,7 @@ def is_right(model: nn.Module, dataset: ImageDataset) -> torch.Tensor:
     right = []
     try:
         for start in range(0, len(dataset.labels), BATCH):
-            scores = model(to_float(dataset.images[start : start + BATCH]))
+            scores = model(channels_last(to_float(dataset.images[start : start + BATCH])))
             labels = dataset.labels[start : start + BATCH]
             if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != len(labels):
                 raise DataError("the network does not give one row of class scores per image; check --net and --data.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,16 +17,19 @@ from torch.nn import functional
 
 from metaq import nets
 from metaq.config import require
-from metaq.data import DataSplits, channels_last, to_float
-from metaq.data.augmentation import augment
+from metaq.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.errors import MetaqError
 from metaq.grid import BucketGrid
+from metaq.norms import holding, rounded_norms
 from metaq.regularizer import EntropyRegularizer
+from metaq.regularizer_report import RegularizerReport
 from metaq.schedule import PlannedSchedule
 from metaq.train import checkpointing
 from metaq.train.config import TrainConfig
+from metaq.train.devices import CPU
 from metaq.train.evaluate import accuracy
 from metaq.train.goal import Goal
+from metaq.train.processes import ALONE, Processes
 from metaq.train.records import EpochRecord
 
 
@@ -49,9 +52,9 @@ class Candidate:
     record
         Its metrics.
     state_dict
-        The quantised weights.
+        The weights that its file would restore.
     grids
-        Their grids by tensor name.
+        Their grids by tensor name; of tensors kept exactly none.
     rank
         Larger is better.
     """
@@ -91,6 +94,12 @@ class Trainer:
         Size of a file; measured after every epoch where a goal is given.
     loss
         What is learned.
+    start
+        Trained weights to start from.
+    device
+        Where it runs; results differ from device to device by rounding.
+    processes
+        Those that share out every batch; the first writes the checkpoints.
 
     Raises
     ------
@@ -107,16 +116,21 @@ class Trainer:
         *,
         file_bytes: FileBytes | None = None,
         loss: Loss = label_loss,
+        start: Mapping[str, torch.Tensor] | None = None,
+        device: torch.device = CPU,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
-        self.data = data
+        self.processes = processes
+        self.device = device
+        self.train, self.validation = data.train.to(device), data.validation.to(device)
         self.folder = folder
         self.observer = observer
         self.file_bytes = file_bytes
         self.loss = loss
-        self.model = _initial_model(config)
-        accuracy(self.model, data.validation.take(torch.arange(1)))
-        self.steps_per_epoch = math.ceil(len(data.train.labels) / config.batch_size)
+        self.model = _initial_model(config, start).to(device)
+        accuracy(self.model, self.validation.take(torch.arange(1)))
+        self.steps_per_epoch = math.ceil(len(self.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.regularizer = EntropyRegularizer(self.model, config.regularizer, total_steps=self.total_steps)
         self.optimizer = _make_optimizer(config, self.model)
@@ -135,18 +149,22 @@ class Trainer:
         KeyboardInterrupt
             Passed on; the checkpoint of the last finished epoch is on disk.
         """
-        checkpointing.save(self.folder, self.config, self.state_dict())
+        self._save()
         while len(self.records) < self.config.epochs and not self._stop_reached():
             record = self._run_epoch(len(self.records) + 1)
             self.records.append(record)
             if self.goal is not None:
                 self.goal.steer(record, self._progress_at(record.epoch), self._progress_at(record.epoch + 1))
             self._consider(record)
-            checkpointing.save(self.folder, self.config, self.state_dict())
+            self._save()
             self.observer.on_epoch(record)
         if self.best is None:
             raise MetaqError("training: no epoch was run; give epochs >= 1.")
         return self.best
+
+    def _save(self) -> None:
+        if self.processes.is_first:
+            checkpointing.save(self.folder, self.config, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything :meth:`load_state_dict` needs to go on: tensors, numbers and strings."""
@@ -172,30 +190,47 @@ class Trainer:
     def _run_epoch(self, epoch: int) -> EpochRecord:
         begun = time.perf_counter()
         self.model.train()
-        total_loss = 0.0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self.config.seed, epoch))
+        total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
+            torch.manual_seed(_mix(self.config.seed, epoch) + self.processes.rank)
             for images, labels in self._batches(epoch):
                 self._set_learning_rates()
                 self.optimizer.zero_grad()
-                loss = self.loss(self.model(images), labels, images)
-                torch.autograd.backward(loss)
+                total_loss += self._backward(images, labels)
+                self.processes.sum_gradients(list(self.model.parameters()))
                 self.optimizer.step()
-                total_loss += float(loss.detach()) * len(labels)
                 self.observer.on_step(self.regularizer.steps, self.total_steps)
-        mean_loss = total_loss / len(self.data.train.labels)
+        mean_loss = self.processes.total(float(total_loss)) / len(self.train)
         if not math.isfinite(mean_loss):
             raise MetaqError(f"epoch {epoch}: the loss is {mean_loss}; lower optimizer.learning_rate.")
+        self.processes.average_buffers(self.model)
         return self._measure(epoch, mean_loss, begun)
 
+    def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Gradients of this process's share of the mean loss of a batch; returns the sum of its losses."""
+        own_images, own = self.processes.share(images), self.processes.share(labels)
+        if not len(own):
+            return torch.zeros((), dtype=torch.float64, device=self.device)
+        with self._precision():
+            loss = self.loss(self.model(own_images).float(), own, own_images)
+        torch.autograd.backward(loss * (len(own) / len(labels)))
+        return loss.detach().double() * len(own)
+
+    def _precision(self) -> torch.autocast:
+        """Where the forward pass and the loss are computed."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
     def _batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        config, train = self.config, self.data.train
+        config, train = self.config, self.train
         generator = torch.Generator().manual_seed(_mix(config.seed, epoch))
-        order = torch.randperm(len(train.labels), generator=generator)
+        order = torch.randperm(len(train), generator=generator).to(self.device)
         clean_fraction = self._clean_fraction(epoch)
         for start in range(0, len(order), config.batch_size):
             chosen = order[start : start + config.batch_size]
-            images = to_float(train.images[chosen])
+            images = train.images[chosen]
+            if config.crop is not None:
+                images = crop_and_flip(images, config.crop, generator=generator)
+            images = to_float(images)
             if config.augmentation is not None:
                 images = augment(images, config.augmentation, clean_fraction=clean_fraction, generator=generator)
             yield channels_last(images), train.labels[chosen]
@@ -225,13 +260,28 @@ class Trainer:
         decayed = max(0.0, progress - optimizer.decay_start) / max(1 - optimizer.decay_start, 1 / self.total_steps)
         return optimizer.last_share + (1 - optimizer.last_share) * (1 + math.cos(math.pi * min(decayed, 1.0))) / 2
 
-    def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
-        report = self.regularizer.report()
-        with self.regularizer.latent_weights():
-            float_accuracy = accuracy(self.model, self.data.validation)
+    @contextlib.contextmanager
+    def _as_in_file(self) -> Iterator[dict[str, BucketGrid]]:
+        """Let the model hold what its file would restore; gives the grids by tensor name."""
+        if self.config.is_plain:
+            yield {}
+            return
         with self.regularizer.quantized_weights():
-            quantized_accuracy = accuracy(self.model, self.data.validation)
-            file_bytes = self._file_bytes()
+            grids = self.regularizer.grids()
+            norms = rounded_norms(self.model.state_dict(), taken=grids)
+            with holding(self.model, norms.values):
+                yield grids | norms.grids
+
+    def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
+        with self._as_in_file() as grids:
+            quantized_accuracy = accuracy(self.model, self.validation)
+            file_bytes = self._file_bytes(grids)
+        if self.config.is_plain:
+            float_accuracy, report = quantized_accuracy, _plain_report(self.model)
+        else:
+            report = self.regularizer.report()
+            with self.regularizer.latent_weights(), self._precision():
+                float_accuracy = accuracy(self.model, self.validation)
         return EpochRecord(
             epoch=epoch,
             loss=mean_loss,
@@ -254,13 +304,13 @@ class Trainer:
         schedule = self.regularizer.schedule
         assert isinstance(schedule, PlannedSchedule)
         require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
-        return Goal(self.config.goal, schedule, images=len(self.data.validation.labels))
+        return Goal(self.config.goal, schedule, images=len(self.validation))
 
-    def _file_bytes(self) -> int | None:
+    def _file_bytes(self, grids: dict[str, BucketGrid]) -> int | None:
         """Size of the file of the weights that the model holds."""
         if self.goal is None or self.file_bytes is None:
             return None
-        return self.file_bytes(self.model.state_dict(), self.regularizer.grids())
+        return self.file_bytes(_on_cpu(self.model), grids)
 
     def _progress_at(self, epoch: int) -> float:
         """Share of all steps done at the end of an epoch."""
@@ -278,9 +328,8 @@ class Trainer:
         """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
         rank = self._rank(record)
         if self.best is None or self._stop_reached() or rank >= self.best.rank:
-            with self.regularizer.quantized_weights():
-                state_dict = copy.deepcopy(self.model.state_dict())
-            self.best = Candidate(record=record, state_dict=state_dict, grids=self.regularizer.grids(), rank=rank)
+            with self._as_in_file() as grids:
+                self.best = Candidate(record=record, state_dict=_on_cpu(self.model), grids=grids, rank=rank)
 
     def _rank(self, record: EpochRecord) -> tuple[float, ...]:
         if self.goal is not None:
@@ -289,24 +338,40 @@ class Trainer:
         return eligible, record.quantized_accuracy, -record.bits
 
 
-def _initial_model(config: TrainConfig) -> nn.Module:
+def _initial_model(config: TrainConfig, start: Mapping[str, torch.Tensor] | None) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = nets.create(config.net)
     if config.init is not None:
         generator = torch.Generator().manual_seed(config.seed)
         nets.initialize_uniform(model, center=config.init.center, radius=config.init.radius, generator=generator)
+    if start is not None:
+        nets.load_weights(model, start)
     return model
+
+
+def _on_cpu(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the state dict."""
+    return {name: tensor.detach().to(CPU, copy=True) for name, tensor in model.state_dict().items()}
 
 
 def _make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     options = config.optimizer
     groups = [{"params": [parameter], "name": name} for name, parameter in model.named_parameters()]
+    rate, decay = options.learning_rate, options.weight_decay
     if options.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=options.learning_rate, momentum=options.momentum, nesterov=options.momentum > 0
-        )
-    return torch.optim.Adam(groups, lr=options.learning_rate, betas=(0.9, options.beta2))
+        momentum = options.momentum
+        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, options.beta2), weight_decay=decay)
+
+
+def _plain_report(model: nn.Module) -> RegularizerReport:
+    """Of weights that are not quantised: each takes the bits of its type."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    bits = 8.0 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return RegularizerReport(
+        phi_bits=bits, bits=bits, bits_per_weight=bits / weights, distance=0.0, weights=weights, frozen=0
+    )
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -1,0 +1,91 @@
+"""The task of all examples: a small network learns what a larger one computes, from the same batches in the same order.
+
+Everything is float64 and seeded, so that whatever the training loop, the curves can be compared to the last digit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
+
+from metaq import FreezeConfig, RegularizerConfig
+
+EPOCHS = 6
+BATCH_SIZE = 32
+EXAMPLES = 1024
+FEATURES, HIDDEN, CLASSES = 16, 32, 4
+LEARNING_RATE = 1e-2
+STEPS = EPOCHS * EXAMPLES // BATCH_SIZE
+CONFIG = RegularizerConfig(strength=1.5e-3, ramp=0.6, decay_end=1.0, refresh_every=4, freeze=FreezeConfig(start=0.8))
+
+Row = dict[str, torch.Tensor]
+
+
+class Classifier(nn.Module):
+    """One hidden layer, 676 weights; tells its loss where it is told the labels."""
+
+    def __init__(self, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(FEATURES, hidden, dtype=torch.float64)
+        self.output = nn.Linear(hidden, CLASSES, dtype=torch.float64)
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """``logits`` of shape (batch, CLASSES), and ``loss``, their mean cross-entropy."""
+        logits = self.output(torch.tanh(self.hidden(inputs)))
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class Rows(Dataset[Row]):
+    """Inputs of shape (FEATURES,) and the label that a fixed random network of 64 hidden units gives them."""
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(1)
+            self.inputs = torch.randn(EXAMPLES, FEATURES, dtype=torch.float64)
+            self.labels = Classifier(hidden=64)(self.inputs)["logits"].argmax(dim=1)
+
+    def __len__(self) -> int:
+        return EXAMPLES
+
+    def __getitem__(self, index: int) -> Row:
+        return {"inputs": self.inputs[index], "labels": self.labels[index]}
+
+
+def make_model(seed: int = 0) -> Classifier:
+    """The network as it is before training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier()
+
+
+def make_loader(*, rank: int = 0, world_size: int = 1) -> DataLoader[Row]:
+    """The batches of an epoch, always in the same order; several processes share out every one of them evenly."""
+    rows = Rows()
+    sampler = (
+        SequentialSampler(rows)
+        if world_size == 1
+        else DistributedSampler(rows, num_replicas=world_size, rank=rank, shuffle=False)
+    )
+    return DataLoader(rows, batch_size=BATCH_SIZE // world_size, sampler=sampler)
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam at a constant learning rate."""
+    return torch.optim.Adam(parameters, lr=LEARNING_RATE)
+
+
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of `logits`, of shape (batch, CLASSES), whose largest is at the label, in percent."""
+    return 100 * float((logits.argmax(dim=1) == labels).double().mean())
+
+
+def print_curve(bits_per_weight: Sequence[float], **facts: float) -> None:
+    """One line of JSON on stdout: bits per weight after every epoch, and other facts."""
+    print(json.dumps({"bits_per_weight": list(bits_per_weight), **facts}), flush=True)

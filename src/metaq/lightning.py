@@ -1,0 +1,262 @@
+"""A callback for Lightning: the regulariser in ``Trainer(callbacks=[EntropyCallback()])``."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from typing_extensions import override
+
+from metaq import container
+from metaq.config import RegularizerConfig, near_match, require
+from metaq.container import WriteReport
+from metaq.errors import ConfigError
+from metaq.grid import BucketGrid
+from metaq.regularizer import EntropyRegularizer
+from metaq.session import TrainingSession
+
+try:
+    import lightning.pytorch as pl
+    from lightning.pytorch.trainer.states import TrainerFn
+except ImportError as error:
+    raise ConfigError("metaq.lightning: needs Lightning; pip install 'metaq-torch[lightning]'.") from error
+
+
+class EntropyCallback(pl.Callback):
+    """Trains the weights of a LightningModule to few bits.
+
+    The regulariser is built when a fit starts and works inside the steps of all optimisers, after gradient clipping.
+    Validation, tests and predictions see the weights that the file would hold. After every epoch ``bits_per_weight``,
+    ``bits``, ``phi_bits``, ``distance``, ``frozen`` and ``strength`` are logged, and can be monitored. Checkpoints hold
+    the regulariser's state: ``fit(ckpt_path=…)`` goes on to the identical result, and after
+    ``trainer.test(ckpt_path=…)`` :meth:`save` writes the model of that checkpoint. When a fit ends, the module holds
+    its final, quantised weights; after an exception those it had, and the regulariser is detached.
+
+    Parameters
+    ----------
+    config
+        See :class:`~metaq.RegularizerConfig`; its name globs are relative to `submodule`.
+    submodule
+        Dotted name of the part of the LightningModule that is trained to few bits and saved, such as ``"model"``; all
+        of it by default.
+    total_steps
+        Optimiser steps of the whole training, of the last optimiser where there are several; by default those the
+        trainer expects.
+    log_every_n_steps
+        Log also every so many optimiser steps.
+    evaluate_quantized
+        Whether validation, tests and predictions see the weights that the file would hold, or those of the training.
+    """
+
+    def __init__(
+        self,
+        config: RegularizerConfig | None = None,
+        *,
+        submodule: str = "",
+        total_steps: int | None = None,
+        log_every_n_steps: int | None = None,
+        evaluate_quantized: bool = True,
+    ) -> None:
+        require(total_steps is None or total_steps >= 1, f"total_steps: {total_steps} is below 1.")
+        every = log_every_n_steps
+        require(every is None or every >= 1, f"log_every_n_steps: {every} is below 1.")
+        self.config = config or RegularizerConfig()
+        self.submodule = submodule
+        self.total_steps = total_steps
+        self.log_every_n_steps = log_every_n_steps
+        self.evaluate_quantized = evaluate_quantized
+        self._session: TrainingSession | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._logged_step = 0
+
+    @property
+    def regularizer(self) -> EntropyRegularizer:
+        """That of the present or last training.
+
+        Raises
+        ------
+        ConfigError
+            If there was none yet.
+        """
+        return self._present().regularizer
+
+    def grids(self) -> dict[str, BucketGrid]:
+        """Grid of every tensor that takes part, by its name in `submodule`."""
+        return self._present().grids()
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str | int | float] | None = None,
+        coder: str = container.DEFAULT_CODER,
+    ) -> WriteReport:
+        """Write the quantised model, or `submodule`, as a ``.metaq`` file; arguments are those of :func:`metaq.save`.
+
+        Raises
+        ------
+        ConfigError
+            If nothing was trained or loaded yet, or the module has got other weights since.
+        """
+        return self._present().save(path, metadata=metadata, coder=coder)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning puts into its checkpoints."""
+        if self._session is not None:
+            return self._session.state_dict()
+        return self._loaded or {}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of a checkpoint, as soon as there is a module."""
+        self._loaded = dict(state_dict)
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget what was trained before, unless it is the module now used."""
+        if stage == "fit" or (self._session is not None and self._session.model is not self._part_of(pl_module)):
+            self._forget()
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Build the regulariser: the module is on its device, has its optimisers, and a checkpoint has been read.
+
+        Not before, since to ask earlier for the number of steps keeps Lightning from resuming amid an epoch.
+        """
+        loaded, self._loaded = self._loaded, None
+        path = trainer.ckpt_path
+        require(
+            path is None or loaded is not None,
+            f"{path}: holds no state of EntropyCallback, so the training cannot be resumed from it; load its weights "
+            "into the module instead and start a new one.",
+        )
+        done = 0 if loaded is not None else trainer.global_step // len(trainer.optimizers)
+        total_steps = self.total_steps or _expected_steps(trainer) - done
+        self._session = TrainingSession(self._part_of(pl_module), self.config, total_steps=total_steps)
+        self._session.attach(trainer.optimizers)
+        if loaded is not None:
+            self._session.load_state_dict(loaded)
+        require(
+            not self._session.finished,
+            f"{path}: was written after its training had ended and holds no latent weights to go on with; resume from "
+            "an earlier checkpoint, or load its weights into the module and start a new training.",
+        )
+        self._logged_step = self._session.regularizer.steps
+
+    @override
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        """Log every few steps, if asked to."""
+        session, every = self._present(), self.log_every_n_steps
+        step = session.regularizer.steps
+        if every is None or step % every != 0 or step == self._logged_step:
+            return
+        self._logged_step = step
+        metrics = session.metrics()
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log; every process has the figures of all, which their mean leaves as they are."""
+        pl_module.log_dict(self._present().metrics(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    @override
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Leave the final weights in the module."""
+        self._present().finish()
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over a checkpoint after which there was nothing left to train."""
+        self._open_loaded(pl_module)
+
+    @override
+    def on_exception(self, *_: Any, **__: Any) -> None:
+        """Leave whole weights in the module and detach; the state stays, so that a checkpoint can be written."""
+        self._loaded = None
+        if self._session is not None:
+            self._session.interrupt()
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show quantised weights."""
+        self._start_evaluation(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, *_: Any, **__: Any) -> None:
+        """Go back to those of the training."""
+        self._end_evaluation()
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show quantised weights."""
+        self._start_evaluation(trainer, pl_module)
+
+    @override
+    def on_test_end(self, *_: Any, **__: Any) -> None:
+        """Go back to those of the training."""
+        self._end_evaluation()
+
+    @override
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show quantised weights."""
+        self._start_evaluation(trainer, pl_module)
+
+    @override
+    def on_predict_end(self, *_: Any, **__: Any) -> None:
+        """Go back to those of the training."""
+        self._end_evaluation()
+
+    def _start_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        is_fitting = trainer.state.fn == TrainerFn.FITTING
+        # Outside a fit and without a checkpoint, the module has its final weights, or others that were given to it; and
+        # there is no session yet while Lightning checks its sanity before the training.
+        opened = not is_fitting and self._open_loaded(pl_module)
+        if self.evaluate_quantized and self._session is not None and (is_fitting or opened):
+            self._session.hold()
+
+    def _open_loaded(self, pl_module: pl.LightningModule) -> bool:
+        """Stand where the checkpoint stood that was read last; whether one was."""
+        if self._loaded is None:
+            return False
+        loaded, self._loaded = self._loaded, None
+        self._session = TrainingSession.of_state(self._part_of(pl_module), self.config, loaded)
+        return True
+
+    def _end_evaluation(self) -> None:
+        if self._session is not None:
+            self._session.release()
+
+    def _forget(self) -> None:
+        if self._session is not None:
+            self._session.detach()
+            self._session = None
+
+    def _part_of(self, pl_module: pl.LightningModule) -> nn.Module:
+        try:
+            return pl_module.get_submodule(self.submodule)
+        except AttributeError as error:
+            names = [name for name, _ in pl_module.named_modules() if name]
+            raise ConfigError(
+                f"submodule: the module has no part {self.submodule!r}; {near_match(self.submodule, names)}"
+            ) from error
+
+    def _present(self) -> TrainingSession:
+        if self._session is None:
+            raise ConfigError("EntropyCallback: nothing was trained or loaded yet; give it to a Trainer and fit first.")
+        return self._session
+
+
+def _expected_steps(trainer: pl.Trainer) -> int:
+    """Steps of the last optimiser from the very beginning to the end of the training."""
+    steps = trainer.estimated_stepping_batches
+    require(
+        0 < steps < math.inf,
+        "total_steps: the trainer does not know how many steps it will make; give total_steps to EntropyCallback, or "
+        "max_steps to the trainer.",
+    )
+    return int(steps)

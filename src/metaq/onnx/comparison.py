@@ -1,0 +1,135 @@
+"""An ONNX file beside PyTorch: the same inputs through both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+
+from metaq.curvature import Batch, call
+from metaq.errors import OutputError
+from metaq.onnx.reasons import reason
+
+BATCH_SIZES = (1, 3)
+"""Sizes of the first dimension that are tried too, where it is free."""
+
+LOGS_ONLY_FATAL = 4
+
+
+def largest_difference(
+    file: bytes, model: nn.Module, inputs: Batch, *, is_batch_free: bool, generator: torch.Generator
+) -> float:
+    """Largest difference between the outputs of onnxruntime and of `model`, over the largest output of each kind.
+
+    Parameters
+    ----------
+    file
+        An ONNX file.
+    model
+        In evaluation mode, on the CPU.
+    inputs
+        Examples. They are compared themselves, and so are inputs like them: floating ones drawn uniformly from the
+        range of the examples, others from their elements.
+    is_batch_free
+        Whether other sizes of the first dimension are tried.
+    generator
+        Source of the inputs.
+
+    Returns
+    -------
+    float
+        The relative difference; infinite where integers or the shape differ or something is not a number. Outputs that
+        are all 0 count absolutely.
+
+    Raises
+    ------
+    OutputError
+        If onnxruntime cannot run the file.
+    """
+    session = _Session(file)
+    found = 0.0
+    for batch in _batches(inputs, is_batch_free=is_batch_free, generator=generator):
+        with torch.no_grad():
+            expected = _tensors(call(model, batch))
+        outputs = session.run(_tensors(batch))
+        found = max([found, *(_difference(*pair) for pair in zip(expected, outputs, strict=True))])
+    return found
+
+
+class _Session:
+    """A file in onnxruntime."""
+
+    def __init__(self, file: bytes) -> None:
+        # Imported late: a file can be made without it.
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = LOGS_ONLY_FATAL
+        options.intra_op_num_threads = torch.get_num_threads()
+        with _refusal_explained():
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Outputs in order."""
+        with _refusal_explained():
+            names = [value.name for value in self._session.get_inputs()]
+            feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+            return [torch.from_numpy(output) for output in self._session.run(None, feed)]
+
+
+@contextmanager
+def _refusal_explained() -> Iterator[None]:
+    # What it raises has no common base.
+    try:
+        yield
+    except Exception as error:
+        raise OutputError(
+            f"onnxruntime cannot run the network ({reason(error)}); if it lacks an element type on a CPU, export "
+            "model.float(), which keeps the values of half-precision weights."
+        ) from error
+
+
+def _batches(inputs: Batch, *, is_batch_free: bool, generator: torch.Generator) -> Iterator[Batch]:
+    yield inputs
+    yield inputs_like(inputs, None, generator)
+    if is_batch_free:
+        for size in BATCH_SIZES:
+            yield inputs_like(inputs, size, generator)
+
+
+def inputs_like(inputs: Batch, size: int | None, generator: torch.Generator) -> Batch:
+    """Random inputs of the same kind; with `size` in their first dimensions, if they have any, where it is given."""
+
+    def drawn(example: torch.Tensor) -> torch.Tensor:
+        shape = example.shape if size is None or not example.dim() else (size, *example.shape[1:])
+        count = math.prod(shape)
+        if not example.is_floating_point():
+            places = torch.randint(max(example.numel(), 1), (count,), generator=generator)
+            return example.reshape(-1)[places].reshape(shape)
+        low, high = (float(example.min()), float(example.max())) if example.numel() else (0.0, 0.0)
+        low, high = (low, high) if low < high else (low - 1, low + 1)
+        return (low + (high - low) * torch.rand(shape, generator=generator)).to(example.dtype)
+
+    batch: Batch = _pytree.tree_map(drawn, inputs)
+    return batch
+
+
+def _tensors(values: object) -> list[torch.Tensor]:
+    """All tensors in nested outputs or inputs, in order."""
+    return [value for value in _pytree.tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+
+def _difference(wanted: torch.Tensor, found: torch.Tensor) -> float:
+    if wanted.shape != found.shape or wanted.dtype != found.dtype:
+        return math.inf
+    if not wanted.numel():
+        return 0.0
+    if not wanted.is_floating_point():
+        return 0.0 if torch.equal(wanted, found) else math.inf
+    scale = float(wanted.double().abs().max()) or 1.0
+    difference = float((wanted.double() - found.double()).abs().max())
+    return difference / scale if math.isfinite(difference) else math.inf

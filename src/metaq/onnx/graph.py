@@ -1,0 +1,267 @@
+"""Changes to a finished ONNX graph: integers for weights, names for dimensions, and nothing that it can do without."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from metaq.onnx.integers import Integers, IntegerWeight
+
+TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
+FLOATS = {
+    torch.float16: TensorProto.FLOAT16,
+    torch.bfloat16: TensorProto.BFLOAT16,
+    torch.float32: TensorProto.FLOAT,
+    torch.float64: TensorProto.DOUBLE,
+}
+Part = NodeProto | TensorProto | ValueInfoProto
+PartT = TypeVar("PartT", bound=Part)
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+GATHERED_WIDTHS = (8, 16)
+"""Bits of the types that ``Gather`` takes."""
+
+
+@dataclass(kw_only=True)
+class Names:
+    """Names that a graph uses already."""
+
+    taken: set[str]
+
+    def new(self, wanted: str) -> str:
+        """`wanted`, with underscores after it if it is taken."""
+        while wanted in self.taken:
+            wanted += "_"
+        self.taken.add(wanted)
+        return wanted
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What computes a weight.
+
+    Attributes
+    ----------
+    initializers
+        Integers, scales and other constants.
+    before
+        Nodes that do not depend on the integers of the weight.
+    steps
+        Operator, further inputs and attributes of what is done to these integers one after the other.
+    stored
+        Name of the integers.
+    is_gatherable
+        Whether rows can be picked out of them.
+    """
+
+    stored: str
+    is_gatherable: bool
+    initializers: list[TensorProto] = field(default_factory=list)
+    before: list[NodeProto] = field(default_factory=list)
+    steps: list[tuple[str, list[str], dict[str, Any]]] = field(default_factory=list)
+
+    def nodes(self, start: str, end: str, names: Names, *, first: int = 0, last: int | None = None) -> list[NodeProto]:
+        """Nodes for some of the steps, from the value called `start` to the one called `end`."""
+        made = []
+        steps = self.steps[first:last]
+        for number, (operator, others, attributes) in enumerate(steps, 1):
+            following = end if number == len(steps) else names.new(f"{end}_{operator}")
+            node_name = names.new(f"node_{following}")
+            made.append(helper.make_node(operator, [start, *others], [following], name=node_name, **attributes))
+            start = following
+        return made
+
+
+def strip(model: ModelProto) -> None:
+    """Take out what no runtime needs: where in whose source code a node came from, and shapes that can be inferred."""
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
+    graph.doc_string = ""
+    for part in [*graph.node, *graph.initializer, *graph.input, *graph.output]:
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def name_batch(model: ModelProto) -> bool:
+    """Call free first dimensions of inputs ``batch``, there and in outputs; whether those of all inputs are free."""
+    graph = model.graph
+    firsts = [value.type.tensor_type.shape.dim[0] for value in graph.input if value.type.tensor_type.shape.dim]
+    free = list(dict.fromkeys(first.dim_param for first in firsts if first.dim_param))
+    renamed = {old: f"batch_{number}" if number else "batch" for number, old in enumerate(free)}
+    for value in [*graph.input, *graph.output]:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                # Others may be multiples of it.
+                dimension.dim_param = re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), dimension.dim_param)
+    return bool(firsts) and all(first.dim_param for first in firsts)
+
+
+def names_of(model: ModelProto) -> Names:
+    """All names of values and nodes of the graph and of those within its nodes."""
+    taken: set[str] = set()
+    for graph in _graphs(model.graph):
+        taken.update(part.name for part in [*graph.input, *graph.initializer, *graph.output, *graph.node])
+        taken.update(name for node in graph.node for name in node.output)
+    return Names(taken=taken)
+
+
+def weight_parts(name: str, weight: IntegerWeight, names: Names) -> Parts:
+    """What computes the weight called `name`."""
+    gatherable = weight.integers.width in GATHERED_WIDTHS
+    parts = Parts(stored=names.new(f"{name}_quantized"), is_gatherable=gatherable)
+    parts.steps.append(("DequantizeLinear", _dequantizing(parts, name, parts.stored, weight.integers, names), {}))
+    if weight.basis is not None:
+        basis = names.new(f"{name}_basis")
+        stored = names.new(f"{basis}_quantized")
+        inputs = [stored, *_dequantizing(parts, basis, stored, weight.basis, names)]
+        parts.before.append(helper.make_node("DequantizeLinear", inputs, [basis], name=names.new(f"node_{basis}")))
+        parts.steps.append(("MatMul", [basis], {}))
+    for operator, suffix, constant in (("Mul", "factor", weight.factor), ("Add", "offset", weight.offset)):
+        if constant is not None:
+            parts.steps.append((operator, [_constant(parts, names.new(f"{name}_{suffix}"), constant)], {}))
+    parts.steps.extend(("Cast", [], {"to": FLOATS[dtype]}) for dtype in weight.casts)
+    return parts
+
+
+def saved_bytes(name: str, weight: IntegerWeight) -> int:
+    """By how much a file becomes smaller with the weight called `name` in integers; negative if it grows."""
+    return _saved_bytes(name, weight, weight_parts(name, weight, Names(taken=set())))
+
+
+def replace_weights(model: ModelProto, weights: Mapping[str, IntegerWeight]) -> dict[str, int]:
+    """Compute initialisers and inputs from integers; the bytes that each name that was found has saved."""
+    names = names_of(model)
+    graph = model.graph
+    there = {value.name for value in [*graph.input, *graph.initializer]}
+    found = {name: weight for name, weight in weights.items() if name in there}
+    for values in (graph.input, graph.initializer):
+        _refill(values, [value for value in values if value.name not in found])
+    saved: dict[str, int] = {}
+    begin: list[NodeProto] = []
+    instead: dict[str, list[NodeProto]] = {}
+    for name, weight in found.items():
+        parts = weight_parts(name, weight if _is_left_in_peace(graph, name) else weight.with_scale_apart(), names)
+        graph.initializer.extend(parts.initializers)
+        first, lookups = _computing(graph, name, parts, names)
+        begin += first
+        instead |= lookups
+        saved[name] = _saved_bytes(name, weight, parts)
+    nodes = [made for node in graph.node for made in instead.get(node.output[0], [node])]
+    _refill(graph.node, [*begin, *nodes])
+    return saved
+
+
+def _saved_bytes(name: str, weight: IntegerWeight, parts: Parts) -> int:
+    levels = weight.integers.levels
+    dtype = weight.casts[-1] if weight.casts else torch.float32
+    header = TensorProto(name=name, dims=levels.shape, data_type=FLOATS[dtype])
+    nodes = [*parts.before, *parts.nodes(parts.stored, name, Names(taken=set()))]
+    return levels.size * dtype.itemsize + _size_bytes([header]) - _size_bytes([*parts.initializers, *nodes])
+
+
+def _size_bytes(parts: Iterable[Part]) -> int:
+    """What parts of a graph take in a file, with the tag and the length in front of each."""
+    return sum(size + 1 + (size.bit_length() + 6) // 7 for size in (part.ByteSize() for part in parts))
+
+
+def _computing(
+    graph: GraphProto, name: str, parts: Parts, names: Names
+) -> tuple[list[NodeProto], dict[str, list[NodeProto]]]:
+    """What to compute at the beginning for a weight, and instead of nodes that look up its rows, by their output.
+
+    Rows are looked up among integers where that is possible, so that only they are computed.
+    """
+    may_look_up = parts.is_gatherable or len(parts.steps) > 1
+    lookups = [node for node in graph.node if may_look_up and _looks_up(node, name)]
+    uses = sum(list(node.input).count(name) for inner in _graphs(graph) for node in inner.node)
+    uses += sum(output.name == name for output in graph.output)
+    start, done = parts.stored, 0
+    begin = list(parts.before)
+    if lookups and not parts.is_gatherable:
+        start, done = names.new(f"{name}_dequantized"), 1
+        begin += parts.nodes(parts.stored, start, names, last=1)
+    if uses > len(lookups):
+        begin += parts.nodes(start, name, names, first=done)
+    instead = {}
+    for node in lookups:
+        gather, output = _copy(node), node.output[0]
+        rows = names.new(f"{output}_rows")
+        gather.input[0], gather.output[0] = start, rows
+        instead[output] = [gather, *parts.nodes(rows, output, names, first=done)]
+    return begin, instead
+
+
+def _looks_up(node: NodeProto, name: str) -> bool:
+    """Whether a node picks rows of the value called `name`."""
+    return node.op_type == "Gather" and node.input[0] == name and _number(node, "axis") == 0
+
+
+def _is_left_in_peace(graph: GraphProto, name: str) -> bool:
+    """Whether onnxruntime computes what reads the weight called `name` as the graph says, right after dequantising it.
+
+    It turns the product of a matrix with what ``DequantizeLinear`` gives into one that rounds the other factor to eight
+    bits; and up to 1.24 it moves ``DequantizeLinear`` behind operators like ``Slice``, wrongly for signed integers. It
+    does neither where a multiplication stands in between.
+    """
+    readers = [node for inner in _graphs(graph) for node in inner.node if name in node.input]
+    return all(
+        node.op_type in CONVOLUTIONS or (node.op_type == "Gemm" and _number(node, "transB") and name != node.input[0])
+        for node in readers
+    )
+
+
+def _number(node: NodeProto, attribute: str) -> int:
+    """An attribute that is 0 if it is not given."""
+    return next((int(each.i) for each in node.attribute if each.name == attribute), 0)
+
+
+def _copy(part: PartT) -> PartT:
+    copied = type(part)()
+    copied.CopyFrom(part)
+    return copied
+
+
+def _refill(field: Any, parts: Iterable[PartT]) -> None:
+    """Replace what a repeated field of a message holds; copies, since clearing it may free what it held."""
+    copies = [_copy(part) for part in parts]
+    del field[:]
+    field.extend(copies)
+
+
+def _graphs(graph: GraphProto) -> list[GraphProto]:
+    """A graph and those within its nodes."""
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return [graph, *(found for each in inner for found in _graphs(each))]
+
+
+def _dequantizing(parts: Parts, name: str, stored: str, integers: Integers, names: Names) -> list[str]:
+    """Add the integers, called `stored`; returns the further inputs of their ``DequantizeLinear``."""
+    parts.initializers.append(_integers(stored, integers.stored, integers.width))
+    inputs = [_constant(parts, names.new(f"{name}_scale"), integers.scale)]
+    if integers.zero_point:
+        inputs.append(names.new(f"{name}_zero_point"))
+        parts.initializers.append(_integers(inputs[-1], np.array(integers.zero_point), integers.width))
+    return inputs
+
+
+def _constant(parts: Parts, name: str, value: np.float32) -> str:
+    parts.initializers.append(numpy_helper.from_array(np.array(value), name))
+    return name
+
+
+def _integers(name: str, stored: NDArray[np.int64], width: int) -> TensorProto:
+    """An initialiser of a signed type of `width` bits; two of four bits share a byte, the first in its lower half."""
+    if width == 4:
+        halves = np.append(stored.reshape(-1), np.zeros(stored.size % 2, np.int64)) & 0xF
+        raw = (halves[0::2] | halves[1::2] << 4).astype(np.uint8)
+    else:
+        raw = stored.astype(f"<i{width // 8}")
+    return helper.make_tensor(name, TYPES[width], stored.shape, raw.tobytes(), raw=True)

@@ -1,0 +1,96 @@
+"""From a PyTorch module to an ONNX graph that leaves some weights open."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from typing import Any
+
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from metaq.curvature import Batch
+from metaq.errors import ConfigError
+from metaq.onnx.reasons import reason
+
+OPSET = 21
+"""The first with integers of 4 and of 16 bits."""
+
+
+def trace(model: nn.Module, inputs: Batch, *, open_names: Collection[str], is_batch_free: bool) -> ModelProto:
+    """The graph of `model`, with the weights of `open_names` as inputs after its own.
+
+    As inputs, they come through the optimisation of the graph as they are: neither transposed, nor fused, nor renamed.
+    If the batch is free, the first dimensions of the inputs are left open as far as the network allows it.
+
+    Raises
+    ------
+    ConfigError
+        If the network cannot be traced, or uses an operator that ONNX lacks.
+    """
+    arguments, keywords = _arguments(inputs)
+    shapes = _open_shapes([*arguments, *keywords.values()] if is_batch_free else [])
+    with torch.no_grad(), _quiet():
+        try:
+            exported = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
+        except Exception as error:
+            raise ConfigError(
+                f"network {type(model).__name__}: cannot be traced ({reason(error)}); what forward does must not "
+                "depend on the values of tensors."
+            ) from error
+        try:
+            program = torch.onnx.export(exported, dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
+            assert program is not None
+            _open(program.model.graph, open_names)
+            program.optimize()
+            graph: ModelProto = program.model_proto
+        except Exception as error:
+            raise ConfigError(
+                f"network {type(model).__name__}: cannot be written as ONNX ({reason(error)}); replace what ONNX has "
+                "no operator for."
+            ) from error
+    return graph
+
+
+def _arguments(inputs: Batch) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+    if isinstance(inputs, torch.Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, tuple):
+        return inputs, {}
+    return (), dict(inputs)
+
+
+def _open_shapes(tensors: Iterable[torch.Tensor]) -> Any:
+    """Shapes in which the first dimensions are left open, for PyTorch to find where in the arguments they belong."""
+    collection: Any = torch.export.ShapesCollection
+    shapes = collection()
+    for tensor in tensors:
+        if tensor.dim():
+            shapes[tensor] = {0: torch.export.Dim.AUTO}
+    return shapes
+
+
+def _open(graph: Any, names: Collection[str]) -> None:
+    """Turn initialisers into inputs."""
+    for name in [name for name in graph.initializers if name in names]:
+        value = graph.initializers.pop(name)
+        value.const_value = None
+        graph.inputs.append(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own deprecations, its talk of packages that are not there, and graphs that it gave up."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

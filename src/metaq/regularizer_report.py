@@ -1,0 +1,100 @@
+"""Where the weights of a training stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from metaq import passes
+from metaq.cells import CellStatistics
+from metaq.objective import entropy_bits
+from metaq.participants import Participants
+from metaq.passes import GridSet
+from metaq.slopes import SlopeRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizerReport:
+    """Where the weights stand.
+
+    Attributes
+    ----------
+    phi_bits
+        φ of the latent weights, summed over groups, in bits.
+    bits
+        Zero-order entropy of the bucket indices, one table a group, in bits.
+    bits_per_weight
+        `bits` over `weights`.
+    distance
+        Root mean square distance of the latent weights from their reference values, in units of weight.
+    weights
+        Number of weights that take part.
+    frozen
+        Weights fixed because they oscillated.
+    """
+
+    phi_bits: float
+    bits: float
+    bits_per_weight: float
+    distance: float
+    weights: int
+    frozen: int
+
+
+def report_of(
+    participants: Participants,
+    rule: SlopeRule,
+    grids: GridSet,
+    weights: Sequence[torch.Tensor],
+    values: Iterable[torch.Tensor],
+    *,
+    frozen: int,
+) -> RegularizerReport:
+    """Sum up over all weights of all processes; O(n).
+
+    Parameters
+    ----------
+    participants
+        The tensors.
+    rule
+        Tells φ.
+    grids
+        On the host.
+    weights, values
+        Latent and quantised weights, one tensor each, the latter in float64.
+    frozen
+        Of the weights that this process counts.
+
+    Raises
+    ------
+    NonFiniteError
+        If a weight has become NaN or infinite.
+    """
+    total = participants.shards.total
+    sums = total(*passes.cell_sums(*participants.counted(weights), grids))
+    passes.require_finite(*sums)
+    rows = zip(*sums, grids, strict=True)
+    phi_bits = sum(
+        rule.value(CellStatistics(counts=counts, fractions=fractions, grid=grid), g).value_bits
+        for g, (counts, fractions, grid) in enumerate(rows)
+    )
+    bucket_counts, others = np.zeros((len(grids), grids.count)), np.array([0.0, float(frozen)])
+    counted = set(participants.shards.counted)
+    for t, (tensor, quantized) in enumerate(zip(weights, values, strict=True)):
+        if t in counted:
+            bucket_counts += passes.bucket_counts([quantized], [participants.group_of[t]], grids)
+            others[0] += float((tensor.double() - quantized).square().sum())
+    bucket_counts, others = total(bucket_counts, others)
+    bits = float(entropy_bits(bucket_counts))
+    return RegularizerReport(
+        phi_bits=phi_bits,
+        bits=bits,
+        bits_per_weight=bits / participants.total,
+        distance=math.sqrt(others[0] / participants.total),
+        weights=participants.total,
+        frozen=int(others[1]),
+    )

@@ -1,0 +1,236 @@
+"""A regulariser whose life somebody else's training loop decides on: what the trainers' callbacks have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from metaq import container, pipeline
+from metaq.config import RegularizerConfig, require
+from metaq.container import WriteReport
+from metaq.errors import ConfigError
+from metaq.grid import BucketGrid
+from metaq.optimizers import innermost
+from metaq.regularizer import EntropyRegularizer
+from metaq.sharding import is_sharded, unwrapped, whole
+
+
+class TrainingSession:
+    """A regulariser from the first step of a training to its end, however that comes.
+
+    Parameters
+    ----------
+    model
+        The module to train to few bits.
+    config
+        See :class:`~metaq.RegularizerConfig`.
+    total_steps
+        Optimiser steps of the whole training.
+
+    Attributes
+    ----------
+    regularizer
+        The regulariser of `model`.
+    finished
+        Whether the model holds its final, quantised weights.
+    """
+
+    def __init__(self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int) -> None:
+        self.model = model
+        self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps)
+        self.finished = False
+        self._grids: dict[str, BucketGrid] | None = None
+        self._evaluation: contextlib.ExitStack | None = None
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._updating = False
+
+    @classmethod
+    def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> TrainingSession:
+        """One that stands where the session that gave `state` stood; errors as of :meth:`load_state_dict`."""
+        session = cls(model, config, total_steps=_saved_regularizer(state)["total_steps"])
+        session.load_state_dict(state)
+        return session
+
+    def attach(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Work inside every step of `optimizers`; errors are those of :meth:`EntropyRegularizer.attach`."""
+        require(bool(optimizers), "optimizers: there is none, so nothing can be trained to few bits.")
+        self.regularizer.attach(*optimizers)
+        for optimizer in map(innermost, optimizers):
+            self._hooks.append(optimizer.register_step_pre_hook(lambda *_: self._set_updating(True)))
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._set_updating(False)))
+
+    def detach(self) -> None:
+        """Leave optimisers and model; the model keeps the weights that it trains with."""
+        self.release()
+        self.regularizer.detach()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def interrupt(self) -> None:
+        """Detach; if a step was stopped midway, let the model hold the quantised weights of the step before."""
+        self.detach()
+        has_latent_weights = self.regularizer.config.forward == "quantized" and self.regularizer.active
+        if not self._updating or not has_latent_weights:
+            return
+        with self.regularizer.quantized_weights():
+            kept = [parameter.detach().clone() for parameter in self.model.parameters()]
+        with torch.no_grad():
+            for parameter, weights in zip(self.model.parameters(), kept, strict=True):
+                parameter.copy_(weights)
+        self._updating = False
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the model holds quantised weights only until :meth:`release`."""
+        return self._evaluation is not None
+
+    def hold(self) -> None:
+        """Let the model hold the weights that its file would hold, until :meth:`release`."""
+        if self.finished or self._evaluation is not None:
+            return
+        evaluation = contextlib.ExitStack()
+        evaluation.enter_context(self.regularizer.quantized_weights())
+        self._evaluation = evaluation
+
+    def release(self) -> None:
+        """Give the model back the weights that it trains with."""
+        if self._evaluation is not None:
+            self._evaluation.close()
+            self._evaluation = None
+
+    def finish(self, grids: Mapping[str, BucketGrid] | None = None) -> None:
+        """Leave quantised weights in the model; by `grids` if other weights were loaded into it meanwhile."""
+        if self.finished:
+            return
+        self.detach()
+        if grids is None:
+            self.regularizer.finish()
+        else:
+            parameters = self._parameters()
+            present = {name: whole(parameters[name].detach()) for name in grids}
+            for name, weights in pipeline.quantized_state_dict(present, grids=grids).items():
+                with torch.no_grad():
+                    parameters[name].copy_(_like(parameters[name], weights))
+            self._grids = dict(grids)
+        self.finished = True
+
+    def grids(self) -> dict[str, BucketGrid]:
+        """Grid of every tensor that takes part, by name."""
+        return self.regularizer.grids() if self._grids is None else self._grids
+
+    def metrics(self) -> dict[str, float]:
+        """The figures to log, of the weights that the model trains with; O(n)."""
+        was_holding = self.is_holding
+        self.release()
+        report = self.regularizer.report()
+        if was_holding:
+            self.hold()
+        return {
+            "bits_per_weight": report.bits_per_weight,
+            "bits": report.bits,
+            "phi_bits": report.phi_bits,
+            "distance": report.distance,
+            "frozen": float(report.frozen),
+            "strength": self.regularizer.current_strength(),
+        }
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str | int | float] | None = None,
+        coder: str = container.DEFAULT_CODER,
+    ) -> WriteReport:
+        """Write the quantised model as a ``.metaq`` file; see :func:`metaq.save`.
+
+        Raises
+        ------
+        ConfigError
+            If the model has got other weights since its training ended.
+        """
+        if self.finished:
+            self._require_same_weights()
+            return pipeline.save(path, self.model, grids=self.grids(), metadata=metadata, coder=coder)
+        # Before the warm-up ends, grids follow from the weights that the model holds.
+        self.release()
+        grids = self.grids()
+        with self.regularizer.quantized_weights():
+            return pipeline.save(path, self.model, grids=grids, metadata=metadata, coder=coder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the model and the optimisers: whole tensors, numbers and strings.
+
+        Where parameters are sharded, every process has to ask for it.
+        """
+        return {"finished": self.finished, "regularizer": _gathered(self.regularizer.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave.
+
+        Raises
+        ------
+        ConfigError
+            If it is of another model, configuration or number of steps.
+        """
+        saved, total_steps = _saved_regularizer(state)["total_steps"], self.regularizer.total_steps
+        require(
+            saved == total_steps,
+            f"checkpoint: it is of a training of {saved} steps and this one has {total_steps}; strength and freezing "
+            "are planned over all of them: give the trainer the same number of epochs or steps to resume.",
+        )
+        parameters = self._parameters()
+        weights = {
+            name: {key: _like(parameters[name], value) for key, value in kept.items()}
+            for name, kept in state["regularizer"]["weights"].items()
+            if name in parameters
+        }
+        self.regularizer.load_state_dict({**state["regularizer"], "weights": weights})
+        self.finished = bool(state["finished"])
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(unwrapped(self.model).named_parameters())
+
+    def _require_same_weights(self) -> None:
+        parameters, grids = self._parameters(), self.grids()
+        present = {name: whole(parameters[name].detach()).cpu() for name in grids}
+        for name, weights in pipeline.quantized_state_dict(present, grids=grids).items():
+            require(
+                torch.equal(present[name], weights),
+                f"{name}: is not as training left it; load the checkpoint again through the trainer, or save the model "
+                "with metaq.save and grids of your own.",
+            )
+
+    def _set_updating(self, updating: bool) -> None:
+        self._updating = updating
+
+
+def _saved_regularizer(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    saved = state.get("regularizer")
+    if not isinstance(saved, Mapping) or "finished" not in state or not {"total_steps", "weights"} <= set(saved):
+        raise ConfigError("checkpoint: the state of metaq in it is damaged or of another version; train anew.")
+    return saved
+
+
+def _gathered(state: Any) -> Any:
+    """`state` with whole tensors in the place of sharded ones."""
+    if isinstance(state, Mapping):
+        return {key: _gathered(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_gathered(value) for value in state]
+    return whole(state) if isinstance(state, torch.Tensor) else state
+
+
+def _like(parameter: torch.Tensor, value: Any) -> Any:
+    """`value`, sharded as `parameter` is if it is a tensor of its shape."""
+    if not is_sharded(parameter) or not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded = cast(Any, parameter)
+    return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements)

@@ -1,0 +1,135 @@
+"""The processes of one training: each takes its share of every batch, the first one writes.
+
+All processes hold the same weights, so that each finds by itself what the others find too. Only gradients, losses and
+the running statistics of normalisation are exchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from metaq.errors import ConfigError, MetaqError
+
+Value = TypeVar("Value")
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables by which ``torchrun`` tells a process of the others."""
+
+
+class Processes:
+    """What a process does together with the others; alone, nothing.
+
+    Parameters
+    ----------
+    rank, count
+        Number of this process, from 0, and of all.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank = rank
+        self.count = count
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, batch: torch.Tensor) -> torch.Tensor:
+        """This process's part of a batch, every `count`-th row; may be empty."""
+        return batch[self.rank :: self.count]
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Let every gradient be the sum over all processes; one that a process lacks counts as zero there."""
+        if self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        together: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+        for parameter in parameters:
+            gradient = cast(torch.Tensor, parameter.grad)
+            together.setdefault((gradient.device, gradient.dtype), []).append(gradient)
+        for gradients in together.values():
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            dist.all_reduce(flat)
+            pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
+            torch._foreach_copy_(gradients, [p.view(g.shape) for p, g in zip(pieces, gradients, strict=True)])
+
+    def total(self, number: float) -> float:
+        """The sum over all processes."""
+        if self.count == 1:
+            return number
+        value = torch.tensor([number], dtype=torch.float64, device=self._device)
+        dist.all_reduce(value)
+        return float(value)
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Let floating buffers, such as running means, be the means over all processes."""
+        if self.count == 1:
+            return
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= self.count
+
+    def by_first(self, job: Callable[[], Value]) -> Value:
+        """Let the first process alone do a job; all get its result, or its error."""
+        outcome: tuple[Value | None, MetaqError | None] = None, None
+        if self.is_first:
+            try:
+                outcome = job(), None
+            except MetaqError as error:
+                outcome = None, error
+        result, refusal = self.agreed(outcome)
+        if refusal is not None:
+            raise refusal
+        return cast(Value, result)
+
+    def agreed(self, value: Value) -> Value:
+        """What the first process has, in all of them: for what may differ, such as times."""
+        if self.count == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0, device=self._device)
+        return held[0]
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def launched(device: torch.device) -> Iterator[Processes]:
+    """The processes that ``torchrun`` has started this one with; one alone if it has not.
+
+    On GPUs every process has its own.
+
+    Raises
+    ------
+    ConfigError
+        If the processes cannot find each other.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count == "1" or not all(name in os.environ for name in LAUNCHED):
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"torchrun: the processes cannot find each other ({error}); check its options.") from error
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,279 @@
+"""A callback for the Trainer of Transformers: the regulariser in ``Trainer(callbacks=[EntropyTrainerCallback()])``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import pickle
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from metaq import container
+from metaq.config import RegularizerConfig, require
+from metaq.container import WriteReport
+from metaq.errors import ConfigError, FormatError
+from metaq.files import write_atomically
+from metaq.grid import BucketGrid
+from metaq.regularizer import EntropyRegularizer
+from metaq.session import TrainingSession
+from metaq.sharding import whole
+
+try:
+    from transformers import (
+        DefaultFlowCallback,
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+except ImportError as error:
+    raise ConfigError("metaq.transformers: needs Transformers; pip install 'metaq-torch[transformers]'.") from error
+
+FILE_NAME = "metaq_regularizer.pt"
+"""File in a checkpoint's folder that holds the regulariser's state."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class EntropyTrainerCallback(TrainerCallback):
+    """Trains the weights of a model to few bits.
+
+    The regulariser is built when training begins and works inside the optimiser's steps, after gradient clipping.
+    ``bits_per_weight``, ``bits``, ``phi_bits``, ``distance``, ``frozen`` and ``strength`` are logged with every
+    training loss. Evaluation during training sees the weights that the file would hold. Every checkpoint's folder gets
+    the regulariser's state, and ``train(resume_from_checkpoint=…)`` goes on to the identical result. When training
+    ends, the model holds its final, quantised weights: with ``load_best_model_at_end``, those of the best checkpoint.
+
+    Give it to the trainer by :meth:`attach`. By ``Trainer(callbacks=[…])`` it works, too, but there it comes after the
+    callbacks that write to TensorBoard and the like: then its figures are only in ``trainer.state.log_history`` and in
+    the callbacks that are added later, and of several evaluation sets only the first sees the weights of the file.
+
+    Parameters
+    ----------
+    config
+        See :class:`~metaq.RegularizerConfig`.
+    resume_from_checkpoint
+        Folder of the checkpoint that the trainer is told to resume from, if it is not in its `output_dir`.
+    """
+
+    def __init__(
+        self,
+        config: RegularizerConfig | None = None,
+        *,
+        resume_from_checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.config = config or RegularizerConfig()
+        self.resume_from_checkpoint = resume_from_checkpoint
+        self._session: TrainingSession | None = None
+        self._trainer: Trainer | None = None
+        self._evaluations_left = 0
+
+    def attach(self, trainer: Trainer) -> EntropyTrainerCallback:
+        """Become a callback of `trainer` that comes before its loggers; returns the callback itself."""
+        callbacks = trainer.callback_handler.callbacks
+        if self in callbacks:
+            callbacks.remove(self)
+        flow = [place for place, callback in enumerate(callbacks) if isinstance(callback, DefaultFlowCallback)]
+        # After the one that decides when to evaluate.
+        callbacks.insert(flow[-1] + 1 if flow else 0, self)
+        self._trainer = trainer
+        return self
+
+    @property
+    def regularizer(self) -> EntropyRegularizer:
+        """That of the present or last training.
+
+        Raises
+        ------
+        ConfigError
+            If there was none yet.
+        """
+        return self._present().regularizer
+
+    def grids(self) -> dict[str, BucketGrid]:
+        """Grid of every tensor that takes part, by name: those of the weights that the model holds."""
+        return self._present().grids()
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str | int | float] | None = None,
+        coder: str = container.DEFAULT_CODER,
+    ) -> WriteReport:
+        """Write the quantised model as a ``.metaq`` file; arguments and errors as of :func:`metaq.save`.
+
+        Raises
+        ------
+        ConfigError
+            If nothing was trained yet, or the model has got other weights since.
+        """
+        return self._present().save(path, metadata=metadata, coder=coder)
+
+    def finish(self) -> None:
+        """Leave the final weights in the model and detach; the end of training does so, an interruption does not."""
+        self._present().finish()
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Build the regulariser: the model is on its device and has its optimiser."""
+        if self._session is not None:
+            self._session.detach()
+        needs_state = args.load_best_model_at_end and self.config.forward == "proximal"
+        require(
+            not (needs_state and args.save_only_model),
+            'forward="proximal": to load the best model in the end, checkpoints must hold more than the model; leave '
+            "save_only_model out.",
+        )
+        self._session = TrainingSession(kwargs["model"], self.config, total_steps=state.max_steps)
+        self._session.attach([kwargs["optimizer"]])
+        self._resume(self._session, args, state)
+        if self._trainer is None and args.report_to and state.is_world_process_zero:
+            _LOGGER.warning(
+                "The metrics of metaq will not reach %s; use EntropyTrainerCallback(…).attach(trainer).",
+                ", ".join(args.report_to),
+            )
+        if args.eval_on_start:
+            self._start_evaluation()
+
+    @override
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Go back to the weights of the training."""
+        self._present().release()
+
+    @override
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Show quantised weights if the trainer is about to evaluate."""
+        if control.should_evaluate:
+            self._start_evaluation()
+
+    @override
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show quantised weights if the trainer is about to evaluate."""
+        if control.should_evaluate:
+            self._start_evaluation()
+
+    @override
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        """Go back to the weights of the training after the last evaluation set."""
+        self._evaluations_left -= 1
+        if self._session is not None and self._evaluations_left <= 0:
+            self._session.release()
+
+    @override
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add the metrics to what is logged of the training."""
+        if "loss" in kwargs["logs"] and self._session is not None and not self._session.finished:
+            metrics = self._session.metrics()
+            kwargs["logs"].update(metrics)
+            state.log_history[-1].update(metrics)
+
+    @override
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Put the state into the checkpoint's folder."""
+        session = self._present()
+        saved = {
+            "weights": _checksum(session.model),
+            "grids": {name: dataclasses.asdict(grid) for name, grid in session.grids().items()},
+            "session": None if args.save_only_model else session.state_dict(),
+        }
+        if state.is_world_process_zero:
+            write_atomically(_state_path(args, state), lambda stream: torch.save(saved, stream))
+
+    @override
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the final weights in the model."""
+        session = self._present()
+        if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+            session.finish()
+            return
+        saved = _read(Path(state.best_model_checkpoint) / FILE_NAME)
+        if saved["session"] is not None:
+            session.load_state_dict(saved["session"])
+            session.finish()
+        else:
+            session.finish({name: BucketGrid(**grid) for name, grid in saved["grids"].items()})
+
+    def _start_evaluation(self) -> None:
+        datasets = None if self._trainer is None else self._trainer.eval_dataset
+        self._evaluations_left = len(datasets) if isinstance(datasets, dict) else 1
+        self._present().hold()
+
+    def _resume(self, session: TrainingSession, args: TrainingArguments, state: TrainerState) -> None:
+        folder = self.resume_from_checkpoint
+        if state.global_step == 0:
+            require(
+                folder is None,
+                f"resume_from_checkpoint: {folder} was given to EntropyTrainerCallback, but the trainer starts anew; "
+                "give it to trainer.train, too, or to neither.",
+            )
+            return
+        path = _state_path(args, state) if folder is None else Path(folder) / FILE_NAME
+        saved = _read(path)
+        require(
+            saved["weights"] == _checksum(session.model),
+            f"{path}: belongs to other weights than those that the trainer resumes with; give the folder that it "
+            "resumes from to EntropyTrainerCallback(resume_from_checkpoint=…), too.",
+        )
+        require(
+            saved["session"] is not None,
+            f"{path}: was written with save_only_model and holds nothing to resume from; start a new training.",
+        )
+        session.load_state_dict(saved["session"])
+
+    def _present(self) -> TrainingSession:
+        if self._session is None:
+            raise ConfigError("EntropyTrainerCallback: nothing was trained yet; give it to a Trainer and train first.")
+        return self._session
+
+
+def _state_path(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where the state of the present step is kept."""
+    require(
+        not state.is_hyper_param_search,
+        "hyperparameter_search: its checkpoints cannot hold the regulariser's state; give the trainer "
+        'save_strategy="no".',
+    )
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / FILE_NAME
+
+
+def _checksum(model: nn.Module) -> int:
+    """Of all weights; where they are sharded, every process has to ask for it."""
+    found = 0
+    for parameter in model.parameters():
+        weights = whole(parameter.detach()).cpu().contiguous()
+        if weights.numel():
+            found = zlib.crc32(weights.reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What :meth:`EntropyTrainerCallback.on_save` wrote."""
+    if not path.is_file():
+        raise FormatError(
+            f"{path}: no such file; the checkpoint was written without EntropyTrainerCallback, or not to its end, or "
+            "is not in the trainer's output_dir: then give its folder to EntropyTrainerCallback("
+            "resume_from_checkpoint=…)."
+        )
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise FormatError(f"{path}: is damaged ({type(error).__name__}); resume from another checkpoint.") from error
+    if not isinstance(saved, dict) or {"weights", "grids", "session"} != set(saved):
+        raise FormatError(f"{path}: is of another version of metaq, or damaged; resume from another checkpoint.")
+    return saved

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import metaq.lightning
+from metaq import ConfigError, EntropyRegularizer, RegularizerConfig, load
+from metaq.lightning import EntropyCallback
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+
+README = Path(__file__).parents[2] / "README.md"
+
+EPOCHS, BATCHES, BATCH = 4, 6, 16
+STEPS = EPOCHS * BATCHES
+CONFIG = RegularizerConfig(strength=1e-2, refresh_every=4)
+
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def make_loader():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(BATCHES * BATCH, 6, generator=generator)
+    labels = torch.randint(0, 3, (BATCHES * BATCH,), generator=generator)
+    return DataLoader(TensorDataset(inputs, labels), batch_size=BATCH)
+
+
+class ResumableLoader:
+    """The batches of an epoch, from amid it where Lightning resumes there."""
+
+    def __init__(self):
+        self.batches, self.first, self.done = list(make_loader()), 0, 0
+
+    def __len__(self):
+        return BATCHES
+
+    def __iter__(self):
+        self.done, self.first = self.first, 0
+        for batch in self.batches[self.done :]:
+            self.done += 1
+            yield batch
+
+    def state_dict(self):
+        return {"done": self.done}
+
+    def load_state_dict(self, state):
+        self.first = state["done"]
+
+
+class Learner(pl.LightningModule):
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.net = make_net()
+        self.stop_at = stop_at
+        self.evaluated = []
+
+    def training_step(self, batch, _index):
+        if self.trainer.global_step == self.stop_at:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, _index):
+        if not self.trainer.sanity_checking:
+            self.evaluated.append(weights_of(self.net))
+        self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.net.parameters(), lr=1e-2)
+
+
+class TwoOptimizers(Learner):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, _index):
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(self.net[0].parameters(), lr=1e-2), torch.optim.SGD(self.net[2].parameters(), lr=0.1)]
+
+
+def weights_of(module):
+    return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]).clone()
+
+
+def make_trainer(folder, *callbacks, epochs=EPOCHS, **options):
+    defaults = {"logger": False, "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks)}
+    return pl.Trainer(
+        **{**defaults, **options},
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def every_epoch(folder):
+    return ModelCheckpoint(dirpath=folder, filename="{epoch}", save_top_k=-1)
+
+
+def fit(folder, config=CONFIG, *, learner=None, entropy=None, callbacks=(), ckpt_path=None, validation=None, **options):
+    learner = learner or Learner()
+    entropy = entropy or EntropyCallback(config, submodule="net")
+    trainer = make_trainer(folder, entropy, *callbacks, **options)
+    trainer.fit(learner, ResumableLoader(), validation, ckpt_path=ckpt_path)
+    return learner, entropy, trainer
+
+
+def plain_loop(config=CONFIG, *, accumulate=1, clip=None, autocast=False):
+    net = make_net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    regularizer = EntropyRegularizer(net, config, total_steps=STEPS // accumulate).attach(optimizer)
+    reports = []
+    for _ in range(EPOCHS):
+        for index, (inputs, labels) in enumerate(make_loader()):
+            with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
+                loss = nn.functional.cross_entropy(net(inputs), labels) / accumulate
+            loss.backward()
+            if (index + 1) % accumulate == 0:
+                if clip is not None:
+                    nn.utils.clip_grad_norm_(net.parameters(), clip)
+                optimizer.step()
+                optimizer.zero_grad()
+        reports.append(regularizer.report())
+    regularizer.finish()
+    return net, reports
+
+
+@pytest.mark.parametrize(
+    ("options", "as_plain"),
+    [
+        ({}, {}),
+        ({"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}, {"accumulate": 2, "clip": 0.1}),
+        ({"precision": "bf16-mixed"}, {"autocast": True}),
+    ],
+)
+def test_the_result_is_that_of_a_plain_loop(tmp_path, options, as_plain):
+    net, reports = plain_loop(**as_plain)
+    learner, entropy, _ = fit(tmp_path, **options)
+    assert torch.equal(weights_of(learner.net), weights_of(net))
+    assert entropy.regularizer.steps == STEPS // as_plain.get("accumulate", 1)
+    assert reports[-1].bits < 0.9 * reports[0].bits
+    entropy.save(tmp_path / "model.metaq")
+    restored = load(tmp_path / "model.metaq")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in net.state_dict().items())
+    assert set(entropy.grids()) == set(restored)
+
+
+@pytest.mark.parametrize("forward", ["quantized", "float", "proximal"])
+def test_a_resumed_fit_ends_as_one_that_went_through(tmp_path, forward):
+    config = RegularizerConfig(strength=1e-2, refresh_every=4, forward=forward)
+    whole, entropy, _ = fit(tmp_path, config, callbacks=[every_epoch(tmp_path)])
+    for epoch in (0, 2):
+        resumed, again, trainer = fit(tmp_path, config, ckpt_path=tmp_path / f"epoch={epoch}.ckpt")
+        assert trainer.global_step == STEPS
+        assert torch.equal(weights_of(resumed), weights_of(whole))
+        assert again.regularizer.report() == entropy.regularizer.report()
+
+
+def test_a_fit_resumed_amid_an_epoch_ends_as_one_that_went_through(tmp_path):
+    checkpoints = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    whole, _, _ = fit(tmp_path, callbacks=[checkpoints], accumulate_grad_batches=2)
+    resumed, _, _ = fit(tmp_path, ckpt_path=tmp_path / "step=5.ckpt", accumulate_grad_batches=2)
+    assert torch.equal(weights_of(resumed), weights_of(whole))
+
+
+@pytest.mark.parametrize("forward", ["quantized", "float"])
+def test_validation_sees_the_weights_of_the_file_and_changes_nothing(tmp_path, forward):
+    config = RegularizerConfig(strength=1e-2, refresh_every=4, forward=forward)
+    unseen, _, _ = fit(tmp_path, config)
+    learner, entropy, trainer = fit(tmp_path, config, validation=make_loader())
+    assert torch.equal(weights_of(learner), weights_of(unseen))
+    assert torch.equal(learner.evaluated[-1], weights_of(learner))
+    assert all(len(weights[:48].unique()) < 30 for weights in learner.evaluated)
+    trainer.test(learner, make_loader(), verbose=False)
+    assert torch.equal(learner.evaluated[-1], weights_of(learner))
+    assert entropy.regularizer.report().distance < 1e-6
+
+
+def test_the_weights_of_the_training_can_be_validated_instead(tmp_path):
+    learner = Learner()
+    entropy = EntropyCallback(RegularizerConfig(forward="float"), submodule="net", evaluate_quantized=False)
+    make_trainer(tmp_path, entropy, epochs=1).fit(learner, make_loader(), make_loader())
+    assert all(len(weights[:48].unique()) == 48 for weights in learner.evaluated)
+
+
+def test_metrics_are_logged_and_can_be_monitored(tmp_path):
+    best = ModelCheckpoint(dirpath=tmp_path, monitor="bits_per_weight", filename="best")
+    entropy = EntropyCallback(CONFIG, submodule="net", log_every_n_steps=4)
+    logger = CSVLogger(tmp_path, name="log", version=0)
+    trainer = make_trainer(tmp_path, entropy, best, logger=logger, log_every_n_steps=1000)
+    trainer.fit(Learner(), make_loader())
+    _, reports = plain_loop()
+    with (tmp_path / "log" / "version_0" / "metrics.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["bits_per_weight"]]
+    ends = [float(row["bits_per_weight"]) for row in rows if row["epoch"]]
+    assert ends == pytest.approx([report.bits_per_weight for report in reports], rel=1e-6)
+    assert [int(row["step"]) for row in rows if not row["epoch"]] == list(range(4, STEPS + 1, 4))
+    for name in ("bits", "phi_bits", "distance", "frozen", "strength"):
+        assert all(row[name] for row in rows)
+    assert float(best.best_model_score) == pytest.approx(min(ends))
+
+
+def test_the_model_of_a_checkpoint_is_tested_and_saved_as_it_was_then(tmp_path):
+    fit(tmp_path, callbacks=[every_epoch(tmp_path)])
+    learner, entropy, trainer = fit(tmp_path)
+    last = weights_of(learner)
+    trainer.test(learner, make_loader(), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False)
+    entropy.save(tmp_path / "then.metaq")
+    assert not torch.equal(learner.evaluated[-1], last)
+    learner.net.load_state_dict(load(tmp_path / "then.metaq"))
+    assert torch.equal(weights_of(learner.net), learner.evaluated[-1])
+
+    apart = EntropyCallback(CONFIG, submodule="net")
+    make_trainer(tmp_path, apart).validate(Learner(), make_loader(), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False)
+    apart.save(tmp_path / "apart.metaq")
+    assert (tmp_path / "apart.metaq").read_bytes() == (tmp_path / "then.metaq").read_bytes()
+
+
+@pytest.fixture
+def interruptible():
+    """Lightning ignores further interrupts from the first one on."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.filterwarnings("ignore:.*was called without a model. The last model of:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*is set, but there is no last checkpoint available:UserWarning")
+@pytest.mark.usefixtures("interruptible")
+def test_an_interruption_leaves_weights_that_can_be_saved_and_resumed(tmp_path):
+    learner = Learner(stop_at=15)
+    entropy = EntropyCallback(CONFIG, submodule="net")
+    trainer = make_trainer(tmp_path, entropy, OnExceptionCheckpoint(tmp_path))
+    with pytest.raises(SystemExit):
+        trainer.fit(learner, ResumableLoader())
+    assert entropy.regularizer.steps == 15
+    assert len(weights_of(learner)[:48].unique()) < 30
+    entropy.save(tmp_path / "model.metaq")
+    assert load(tmp_path / "model.metaq")
+    trainer.optimizers[0].step()
+    assert entropy.regularizer.steps == 15
+    _, resumed, _ = fit(tmp_path, ckpt_path=tmp_path / "on_exception.ckpt")
+    assert resumed.regularizer.steps > 20
+    assert resumed.regularizer.report().distance < 1e-6
+
+
+def test_a_callback_can_be_used_again(tmp_path):
+    first, entropy, _ = fit(tmp_path)
+    second = Learner()
+    make_trainer(tmp_path, entropy).fit(second, make_loader())
+    assert torch.equal(weights_of(first), weights_of(second))
+    trainer = make_trainer(tmp_path, entropy, epochs=2)
+    trainer.fit(second, make_loader())
+    trainer.fit_loop.max_epochs = 5
+    trainer.fit(second, make_loader())
+    assert entropy.regularizer.total_steps == entropy.regularizer.steps == 3 * BATCHES
+    assert trainer.global_step == 5 * BATCHES
+
+
+def test_a_training_that_had_ended_can_be_opened_again(tmp_path):
+    learner, entropy, trainer = fit(tmp_path)
+    entropy.save(tmp_path / "model.metaq")
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    again, opened, _ = fit(tmp_path, ckpt_path=tmp_path / "end.ckpt")
+    assert torch.equal(weights_of(again), weights_of(learner))
+    opened.save(tmp_path / "again.metaq")
+    assert (tmp_path / "again.metaq").read_bytes() == (tmp_path / "model.metaq").read_bytes()
+    anew, _, _ = fit(tmp_path, learner=Learner(), entropy=opened)
+    assert torch.equal(weights_of(anew), weights_of(learner))
+
+
+def test_checkpoints_that_cannot_be_resumed_from_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.fit(Learner(), make_loader())
+    trainer.save_checkpoint(tmp_path / "without.ckpt")
+    with pytest.raises(ConfigError, match=r"without\.ckpt: holds no state of EntropyCallback"):
+        fit(tmp_path, ckpt_path=tmp_path / "without.ckpt", epochs=8)
+    entropy = EntropyCallback(CONFIG, submodule="net", total_steps=2 * STEPS)
+    trainer = make_trainer(tmp_path, entropy)
+    trainer.fit(Learner(), make_loader())
+    trainer.save_checkpoint(tmp_path / "finished.ckpt")
+    with pytest.raises(ConfigError, match=r"finished\.ckpt: was written after its training had ended"):
+        fit(tmp_path, ckpt_path=tmp_path / "finished.ckpt", epochs=2 * EPOCHS)
+    fit(tmp_path, callbacks=[every_epoch(tmp_path)])
+    with pytest.raises(ConfigError, match="a training of 24 steps and this one has 30"):
+        fit(tmp_path, ckpt_path=tmp_path / "epoch=1.ckpt", epochs=5)
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="total_steps: the trainer does not know"):
+        fit(tmp_path, epochs=-1)
+    with pytest.raises(ConfigError, match="no part 'nets'; did you mean 'net'"):
+        make_trainer(tmp_path, EntropyCallback(submodule="nets")).fit(Learner(), make_loader())
+    with pytest.raises(ConfigError, match="nothing was trained or loaded yet"):
+        EntropyCallback().save(tmp_path / "model.metaq")
+    with pytest.raises(ConfigError, match="log_every_n_steps"):
+        EntropyCallback(log_every_n_steps=0)
+    with pytest.raises(ConfigError, match="total_steps"):
+        EntropyCallback(total_steps=0)
+
+
+def test_several_optimizers_are_taken_in_manual_optimization(tmp_path):
+    net = make_net()
+    optimizers = [torch.optim.Adam(net[0].parameters(), lr=1e-2), torch.optim.SGD(net[2].parameters(), lr=0.1)]
+    regularizer = EntropyRegularizer(net, CONFIG, total_steps=STEPS).attach(*optimizers)
+    for _ in range(EPOCHS):
+        for inputs, labels in make_loader():
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            nn.functional.cross_entropy(net(inputs), labels).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    regularizer.finish()
+    learner, entropy, _ = fit(tmp_path, learner=TwoOptimizers(), callbacks=[every_epoch(tmp_path)])
+    assert torch.equal(weights_of(learner), weights_of(net))
+    assert entropy.regularizer.steps == STEPS
+    resumed, _, _ = fit(tmp_path, learner=TwoOptimizers(), ckpt_path=tmp_path / "epoch=1.ckpt")
+    assert torch.equal(weights_of(resumed), weights_of(net))
+
+
+def test_the_program_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"```python\n(import lightning.*?)```", README.read_text(), re.DOTALL)
+    (tmp_path / "program.py").write_text(program)
+    learner = Learner()
+    runpy.run_path("program.py", init_globals={"module": learner, "loader": make_loader(), "epochs": 2})
+    restored = load(tmp_path / "model.metaq")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in learner.state_dict().items())
+
+
+def test_without_the_package_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    with pytest.raises(ConfigError, match=r"pip install 'metaq-torch\[lightning\]'"):
+        runpy.run_path(metaq.lightning.__file__)
