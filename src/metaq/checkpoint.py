@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from metaq import container
+from metaq.carried import is_carried
 from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically, write_bytes
 from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
@@ -47,7 +48,7 @@ def read(path: str | os.PathLike[str]) -> StateDict:
     source = Path(path)
     head = _read_head(source)
     if is_metaq(source):
-        return restore(list(container.read(source).tensors))
+        return weights_of(container.read(source))
     if _is_safetensors(source, head):
         return _read_safetensors(source)
     return _read_torch(source)
@@ -104,6 +105,11 @@ def to_storage(name: str, tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], n
     """Bits of `tensor` as the numpy type of its :class:`~metaq.tensors.Dtype`; shape kept."""
     dtype = dtype_of(name, tensor)
     return _plain(tensor).reshape(-1).view(torch.uint8).numpy().view(dtype.storage).reshape(tensor.shape)
+
+
+def weights_of(file: container.File) -> StateDict:
+    """Torch tensors of a ``.metaq`` file, without the files that it carries along."""
+    return restore([tensor for tensor in file.tensors if not is_carried(tensor.name, file.metadata)])
 
 
 def restore(tensors: list[Tensor]) -> StateDict:

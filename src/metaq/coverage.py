@@ -128,6 +128,4 @@ def _reason(part: Described) -> str:
     """What the type and the shape tell."""
     if 0 in part.shape:
         return "empty"
-    if part.dtype.is_quantizable:
-        return EXACTLY
-    return part.dtype.kind
+    return EXACTLY if part.dtype.kind == "float" else part.dtype.kind

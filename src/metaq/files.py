@@ -42,7 +42,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
             stream.flush()
             os.fsync(stream.fileno())
             size_bytes = stream.tell()
-        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).chmod(0o666 & ~umask())
         Path(temporary).replace(target)
     except BaseException as error:
         if temporary is not None:
@@ -68,7 +68,8 @@ def refuse_overwrite(path: str | os.PathLike[str], *, force: bool) -> None:
         raise ConfigError(f"{path}: exists already; give --force to replace it, or another output.")
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

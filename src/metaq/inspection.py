@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from metaq import checkpoint, container, nets, pipeline, runs
+from metaq.carried import is_carried, path_of
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
 from metaq.coverage import Coverage
@@ -43,6 +44,8 @@ class TensorRow:
         Share of the weights in the most common bucket, or None.
     tied_to
         The tensor whose elements these are, or None.
+    is_file
+        Whether it is no tensor but a file that is carried along; `name` is its path, `shape` its size in bytes.
     """
 
     name: str
@@ -56,6 +59,7 @@ class TensorRow:
     entropy_bits: float | None = None
     mode_share: float | None = None
     tied_to: str | None = None
+    is_file: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,8 +119,11 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
     source = Path(path)
     if checkpoint.is_metaq(source):
         file = container.read(source)
-        state_dict = checkpoint.restore(list(file.tensors))
-        rows = [_coded_row(tensor, entry) for tensor, entry in zip(file.tensors, file.entries, strict=True)]
+        state_dict = checkpoint.weights_of(file)
+        rows = [
+            _carried_row(entry) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry)
+            for tensor, entry in zip(file.tensors, file.entries, strict=True)
+        ]
         quantized = {tensor.name: tensor for tensor in file.tensors if isinstance(tensor, QuantizedTensor)}
         metadata = dict(file.metadata)
         coverage = file.coverage
@@ -161,6 +168,12 @@ def _plain_row(name: str, tensor: torch.Tensor) -> TensorRow:
     dtype = str(tensor.dtype).removeprefix("torch.")
     stored_bytes = tensor.numel() * tensor.element_size()
     return TensorRow(name=name, shape=tuple(tensor.shape), dtype=dtype, stored_bytes=stored_bytes)
+
+
+def _carried_row(entry: container.Entry) -> TensorRow:
+    return TensorRow(
+        name=path_of(entry.name), shape=entry.shape, dtype="file", stored_bytes=entry.coded_bytes, is_file=True
+    )
 
 
 def _coded_row(tensor: Tensor, entry: container.Entry) -> TensorRow:

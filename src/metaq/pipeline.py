@@ -84,7 +84,7 @@ def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
     return [
         name
         for name, tensor in state_dict.items()
-        if tensor.numel() > 0 and checkpoint.dtype_of(name, tensor).is_quantizable
+        if tensor.numel() > 0 and checkpoint.dtype_of(name, tensor).kind == "float"
     ]
 
 
@@ -171,7 +171,7 @@ def load(path: str | os.PathLike[str]) -> StateDict:
     FormatError
         If the file is missing, damaged, foreign, or of a newer format.
     """
-    return checkpoint.restore(list(container.read(path).tensors))
+    return checkpoint.weights_of(container.read(path))
 
 
 def _grids_by_first(alias: Mapping[str, str], grids: Mapping[str, BucketGrid]) -> dict[str, BucketGrid]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,7 +166,7 @@ def _reasons(source: Source, state_dict: StateDict) -> dict[str, str]:
     for name, tensor in state_dict.items():
         # Refuses what no file can hold.
         checkpoint.dtype_of(name, tensor)
-        reason = why_not_quantizable(tensor) or _kind_of_buffer(name, state_dict)
+        reason = why_not_quantizable(tensor) or kind_of_buffer(name, state_dict)
         if reason is None and name in buffers:
             reason = "buffer"
         if reason is not None:
@@ -174,13 +174,13 @@ def _reasons(source: Source, state_dict: StateDict) -> dict[str, str]:
     return reasons
 
 
-def _kind_of_buffer(name: str, state_dict: StateDict) -> str | None:
-    """What a tensor is by its name, if that tells that it is no weight."""
+def kind_of_buffer(name: str, names: Container[str]) -> str | None:
+    """What a tensor of a model with these `names` is by its name, if that tells that it is no weight."""
     if name.rpartition(".")[2] in RUNNING_STATISTICS:
         return "running statistics of batch normalisation"
     if name.endswith(SINGULAR_VECTORS):
         stem = name.removesuffix(name[-2:])
         # The second is the older way, torch.nn.utils.spectral_norm.
-        if ".parametrizations." in f".{name}" or f"{stem}_orig" in state_dict:
+        if ".parametrizations." in f".{name}" or f"{stem}_orig" in names:
             return "vectors of spectral normalisation"
     return None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from metaq.errors import ConfigError
 from metaq.grid import BucketGrid
+from metaq.narrow_floats import bfloat16_bits, bfloat16_values, float8_bits, float8_values
 from metaq.trellis import continued_numerators
 
 Scan = Literal["rows", "columns"]
@@ -47,17 +48,22 @@ class Dtype(Enum):
     @property
     def is_quantizable(self) -> builtins.bool:
         """Whether elements of this type can be restored from bucket indices."""
-        return self in (Dtype.float32, Dtype.float16, Dtype.bfloat16, Dtype.float64)
+        return self in (Dtype.float32, Dtype.float16, Dtype.bfloat16, Dtype.float64) or self.is_float8
+
+    @property
+    def is_float8(self) -> builtins.bool:
+        """Whether it is one of the two floating types of eight bits."""
+        return self in (Dtype.float8_e4m3fn, Dtype.float8_e5m2)
 
     @property
     def kind(self) -> str:
         """What the elements are, in a word: ``"float"``, ``"integer"``, ``"boolean"``, ``"complex"``, or the float8
         type.
         """
+        if self.is_float8:
+            return self.name
         if self.is_quantizable:
             return "float"
-        if self in (Dtype.float8_e4m3fn, Dtype.float8_e5m2):
-            return self.name
         if self is Dtype.bool:
             return "boolean"
         return "complex" if self in (Dtype.complex64, Dtype.complex128) else "integer"
@@ -216,10 +222,8 @@ class QuantizedTensor:
         )[0]
 
     def restore(self) -> NDArray[np.generic]:
-        """Quantised weights, as ``dtype.storage`` (bfloat16 as uint16 bit patterns)."""
-        if self.dtype is Dtype.bfloat16:
-            return bfloat16_bits(self.values().astype(np.float32))
-        return self.values().astype(self.dtype.storage)
+        """Quantised weights, as ``dtype.storage`` (types that numpy lacks as bit patterns)."""
+        return stored(self.values(), self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -283,8 +287,23 @@ class TiedTensor:
 Tensor = QuantizedTensor | ExactTensor | TiedTensor
 
 
-def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round finite float32 `values` to bfloat16, ties to even, and return the bit patterns."""
-    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4").astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return rounded.astype("<u2")
+def stored(values: NDArray[np.float64], dtype: Dtype) -> NDArray[np.generic]:
+    """`values`, finite in the type, rounded to it, ties to even, as ``dtype.storage``; bfloat16 by way of float32."""
+    if dtype is Dtype.bfloat16:
+        return bfloat16_bits(values.astype(np.float32))
+    if dtype is Dtype.float8_e4m3fn:
+        return float8_bits(values, "float8_e4m3fn")
+    if dtype is Dtype.float8_e5m2:
+        return float8_bits(values, "float8_e5m2")
+    return values.astype(dtype.storage)
+
+
+def values_of(elements: NDArray[np.generic], dtype: Dtype) -> NDArray[np.float64]:
+    """Values in float64 of the `elements` of a type that can be quantised, given as ``dtype.storage``."""
+    if dtype is Dtype.bfloat16:
+        return bfloat16_values(elements.view("<u2")).astype(np.float64)
+    if dtype is Dtype.float8_e4m3fn:
+        return float8_values(elements.view("u1"), "float8_e4m3fn")
+    if dtype is Dtype.float8_e5m2:
+        return float8_values(elements.view("u1"), "float8_e5m2")
+    return elements.astype(np.float64)

@@ -16,6 +16,7 @@ from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, Ti
 
 VERSION = "1.0"
 TIED_NAME = "v1.1-tied.metaq"
+FLOAT8_NAME = "v1.1-float8.metaq"
 NAMES = (*CODERS, *CHUNK_CODERS)
 METADATA: Metadata = {"net": "golden", "seed": 1, "accuracy": 98.5}
 CHUNK_BITS = 8
@@ -97,6 +98,21 @@ def tied_tensors() -> list[Tensor]:
     ]
 
 
+def float8_tensors() -> list[Tensor]:
+    """Tensors of the golden file with quantised types of eight bits: plain, with a trellis, and combined of a basis."""
+    draw = draws(600)
+    indices = np.where(draw % 8 == 0, 4 + draw // 8 % 7, 7)
+    grid = BucketGrid(center=0.0, radius=30.0, count=15)
+    basis = Basis(indices=draw[:100].reshape(10, 10) % 31, grid=BucketGrid(center=0.0, radius=1.0, count=31))
+    matrix = indices.reshape(60, 10)
+    return [
+        QuantizedTensor(name="a.weight", indices=matrix, grid=grid, dtype=Dtype.float8_e4m3fn),
+        QuantizedTensor(name="b.weight", indices=matrix, grid=grid, dtype=Dtype.float8_e5m2, trellis_bits=3),
+        QuantizedTensor(name="c.weight", indices=matrix, grid=grid, dtype=Dtype.float8_e4m3fn, basis=basis),
+        ExactTensor(name="d.weight", values=(draw[:90] % 120).astype("u1"), dtype=Dtype.float8_e5m2),
+    ]
+
+
 def golden_name(coder: str) -> str:
     """Name of the golden file for `coder`."""
     return f"v{VERSION}-{coder}.metaq"
@@ -112,6 +128,11 @@ def encoded_ties() -> bytes:
     return container.encode(tied_tensors(), metadata=METADATA, coder="small", chunk_bits=CHUNK_BITS)
 
 
+def encoded_float8() -> bytes:
+    """The golden file with types of eight bits as it is written today."""
+    return container.encode(float8_tensors(), metadata=METADATA, coder="small", chunk_bits=CHUNK_BITS)
+
+
 def main(folder: Path) -> None:
     """Write every golden file that is not there yet."""
     for coder in NAMES:
@@ -120,6 +141,8 @@ def main(folder: Path) -> None:
             path.write_bytes(encoded(coder))
     if not (folder / TIED_NAME).exists():
         (folder / TIED_NAME).write_bytes(encoded_ties())
+    if not (folder / FLOAT8_NAME).exists():
+        (folder / FLOAT8_NAME).write_bytes(encoded_float8())
 
 
 if __name__ == "__main__":

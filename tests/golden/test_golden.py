@@ -69,3 +69,18 @@ def test_the_golden_file_with_ties_decodes(recipe: dict[str, Any]) -> None:
 
 def test_the_golden_file_with_ties_is_written_again_byte_for_byte(recipe: dict[str, Any]) -> None:
     assert recipe["encoded_ties"]() == (FOLDER / recipe["TIED_NAME"]).read_bytes()
+
+
+def test_the_golden_file_with_types_of_eight_bits_decodes(recipe: dict[str, Any]) -> None:
+    path = FOLDER / recipe["FLOAT8_NAME"]
+    file, loaded = container.read(path), decode.load(path)
+    assert file.version == (1, 1)
+    for wanted, found in zip(recipe["float8_tensors"](), file.tensors, strict=True):
+        assert (wanted.name, wanted.dtype, wanted.shape) == (found.name, found.dtype, found.shape)
+        np.testing.assert_array_equal(wanted.restore(), found.restore())
+        np.testing.assert_array_equal(wanted.restore(), loaded[wanted.name])
+        assert loaded[wanted.name].dtype == np.uint8
+
+
+def test_the_golden_file_with_types_of_eight_bits_is_written_again_byte_for_byte(recipe: dict[str, Any]) -> None:
+    assert recipe["encoded_float8"]() == (FOLDER / recipe["FLOAT8_NAME"]).read_bytes()

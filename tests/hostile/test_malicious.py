@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,30 @@ TWO = name(b"a") + name(b"b")
 def test_malicious_headers_are_refused(data: bytes, message: str) -> None:
     found = refusal(data)
     assert any(part in found for part in message.split("|")), found
+
+
+FLOAT8 = 15
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (file(one(shape(3, dtype=FLOAT8)), b"\2"), "version 1.0 does not know"),
+        (file(one(shape(3, dtype=FLOAT8), grids=b"\x09\x05\x64\x00"), b"\2", minor_version=1), "does not fit float8"),
+    ],
+)
+def test_types_of_eight_bits_are_quantised_since_version_1_1_and_within_their_range(data: bytes, message: str) -> None:
+    assert message in refusal(data)
+
+
+def test_types_of_eight_bits_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.metaq"
+    path.write_bytes(file(one(shape(3, dtype=FLOAT8)), b"\4", minor_version=1))
+    (restored,) = (tensor.restore() for _, tensor in container.stream(path))
+    # 0.8 of a radius of 2**-15 is less than half the smallest number of the type.
+    assert restored.tolist() == [0, 0, 0]
+    (found,) = container.read(path).tensors
+    assert found.restore().tolist() == [0, 0, 0]
 
 
 def tied(*stored: bytes, shapes: bytes | None = None) -> bytes:

@@ -12,7 +12,7 @@ import typer
 from metaq import checkpoint, container, pipeline
 from metaq.checkpoint import StateDict
 from metaq.classifiers import compress_classifier
-from metaq.cli import output
+from metaq.cli import folders, output
 from metaq.cli.options import (
     Center,
     DataDir,
@@ -46,7 +46,9 @@ def register(app: typer.Typer) -> None:
 
 
 def compress(
-    source: Annotated[Path, typer.Argument(help="Checkpoint: .pth, .pt, .safetensors or .metaq.")],
+    source: Annotated[
+        Path, typer.Argument(help="Checkpoint: .pth, .pt, .safetensors or .metaq; or a folder of save_pretrained.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .metaq file to write.")],
     max_drop: Annotated[
         float | None, typer.Option("--max-drop", help="Points of accuracy on the training images that may be lost.")
@@ -85,9 +87,25 @@ def compress(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Quantise the weights of a checkpoint, to a budget or on uniform grids, and write them as one small file."""
+    """Quantise the weights of a checkpoint, to a budget or on uniform grids, and write them as one small file.
+
+    A model folder is streamed tensor by tensor with its small files, to a budget or a fineness that suits most models;
+    after an interruption the same command goes on.
+    """
     begun = time.perf_counter()
     refuse_overwrite(out, force=force)
+    if source.is_dir():
+        calibrates = data is not None or max_drop is not None or calibration is not None or not recover
+        require(
+            not (calibrates or bias_correction or recalibrate_norms),
+            "--data, --max-drop, …: folders are compressed without data; leave out all that says how to calibrate.",
+        )
+        require(
+            buckets is None and center is None and radius is None and grouping == "tensor",
+            "--buckets, --center, --radius, --grouping: grids of folders are chosen; give a budget or nothing.",
+        )
+        folders.compress(source, out, target_bytes, target_ratio, include, exclude, coder, as_json=as_json)
+        return
     state_dict = checkpoint.read(source)
     accuracies: dict[str, float] = {}
     if max_drop is None and target_bytes is None and target_ratio is None:

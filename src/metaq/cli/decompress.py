@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from metaq import checkpoint, pipeline
-from metaq.cli import output
+from metaq.cli import folders, output
 from metaq.cli.options import Force, Json
 from metaq.files import refuse_overwrite
 
@@ -21,12 +21,18 @@ def register(app: typer.Typer) -> None:
 
 def decompress(
     source: Annotated[Path, typer.Argument(help="The .metaq file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors, .pth or .pt file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="The .safetensors, .pth or .pt file to write; or a folder, if it was one."),
+    ],
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Restore the quantised weights, bit for bit, as an ordinary checkpoint."""
+    """Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder."""
     begun = time.perf_counter()
+    if out.suffix not in checkpoint.WRITABLE_SUFFIXES and folders.holds_folder(source):
+        folders.decompress(source, out, force=force, as_json=as_json)
+        return
     refuse_overwrite(out, force=force)
     state_dict = pipeline.load(source)
     checkpoint.write(out, state_dict)

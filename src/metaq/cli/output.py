@@ -170,6 +170,25 @@ class DownloadProgress:
         self._progress.update(self._tasks[filename], completed=bytes_done, total=bytes_total)
 
 
+class StageProgress:
+    """A bar for the stage that a job is in, by bytes, with the time left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def stage(self, label: str, total_bytes: int) -> None:
+        """Begin a stage of `total_bytes` bytes."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(label, total=total_bytes)
+
+    def advance(self, size_bytes: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.advance(self._task, size_bytes)
+
+
 def _display() -> _Display:
     """Where bars are drawn: on a terminal, and nowhere else."""
     return {"console": STDERR, "transient": True, "disable": not STDERR.is_terminal}
@@ -181,6 +200,16 @@ def step_progress() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), **_display()) as progress:
         yield progress
+
+
+@contextmanager
+def stage_progress(*, is_silent: bool = False) -> Iterator[StageProgress]:
+    """A progress display on stderr for the stages of a job."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TextColumn("left"))
+    display = _display()
+    display["disable"] = display["disable"] or is_silent
+    with Progress(*columns, TimeRemainingColumn(), **display) as progress:
+        yield StageProgress(progress)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+from metaq.carried import is_carried
 from metaq.coding.chunks import StreamShape
 from metaq.coverage import Coverage, measured
 from metaq.grid import BucketGrid
@@ -154,7 +155,7 @@ class Contents:
     @property
     def coverage(self) -> Coverage:
         """How much is quantised; a file does not say why the rest is not."""
-        return coverage_of_entries(self.entries)
+        return coverage_of_entries(entry for entry in self.entries if not is_carried(entry.name, self.metadata))
 
     def holder_of(self, entry: Entry) -> Entry:
         """The tensor that holds the elements of `entry`: itself unless it is tied."""

@@ -67,7 +67,9 @@ def header_fields(
 
 def version_byte(entries: Sequence[Entry]) -> bytes:
     """The lowest version that has all that the tensors use."""
-    minor = layout.TIES_MINOR_VERSION if any(entry.tied_to is not None for entry in entries) else 0
+    has_ties = any(entry.tied_to is not None for entry in entries)
+    has_float8 = any(entry.grid is not None and entry.dtype.is_float8 for entry in entries)
+    minor = max(has_ties * layout.TIES_MINOR_VERSION, has_float8 * layout.FLOAT8_MINOR_VERSION)
     return bytes([layout.MAJOR_VERSION << 4 | minor])
 
 

@@ -241,6 +241,8 @@ def _storages(
     ways = layout.EXACT_TIED if minor_version < layout.TIES_MINOR_VERSION else len(layout.EXACT_NAMES)
     for dtype, shape in described:
         storage = _storage(cursor, math.prod(shape) * dtype.itemsize, coder, last, newest, newest_basis, ways)
+        if storage.grid is not None and dtype.is_float8 and minor_version < layout.FLOAT8_MINOR_VERSION:
+            cursor.refuse(f"a tensor of {dtype.name} is quantised, which version 1.{minor_version} does not know")
         if storage.tied_to is not None:
             _check_tie(cursor, storage.tied_to, described, stored)
         if storage.grid is not None:

@@ -22,6 +22,9 @@ MINOR_VERSION = 1
 TIES_MINOR_VERSION = 1
 """The first minor version with tied tensors."""
 
+FLOAT8_MINOR_VERSION = 1
+"""The first minor version in which types of eight bits may be quantised."""
+
 PREAMBLE_BYTES = len(MAGIC) + 1
 CHECKSUM_BYTES = 4
 MIN_FILE_BYTES = PREAMBLE_BYTES + 2 + CHECKSUM_BYTES
@@ -89,6 +92,8 @@ LARGEST = {
     Dtype.bfloat16: float.fromhex("0x1.fep127"),
     Dtype.float32: float.fromhex("0x1.fffffep127"),
     Dtype.float64: float.fromhex("0x1.fffffffffffffp1023"),
+    Dtype.float8_e4m3fn: 448.0,
+    Dtype.float8_e5m2: 57344.0,
 }
 """Largest finite value by quantisable type."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from metaq.container import layout
 from metaq.container.contents import Entry
 from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, bfloat16_bits, combined, combined_unit
+from metaq.tensors import combined, combined_unit, stored
 from metaq.trellis import continued_numerators
 
 BLOCK = 1 << 16
@@ -91,7 +91,7 @@ class Restoration:
         # The formula of QuantizedTensor.values, in the same order, so that both give the same bits.
         grid = self._grid
         values: NDArray[np.float64] = grid.center + grid.radius * numerators / grid.count
-        place(self.values, self._entry.scan == "columns", self._position, _stored(values, self._entry.dtype))
+        place(self.values, self._entry.scan == "columns", self._position, stored(values, self._entry.dtype))
 
 
 class CombinedRestoration(Restoration):
@@ -119,7 +119,7 @@ class CombinedRestoration(Restoration):
         rows = self._filled // self._coefficients.shape[1]
         unit = combined_unit(self._grid, self._basis.grid)
         values = combined(self._coefficients[:rows], self._basis.numerators, unit)
-        self.values[self._rows_done : self._rows_done + rows] = _stored(values, self._entry.dtype)
+        self.values[self._rows_done : self._rows_done + rows] = stored(values, self._entry.dtype)
         self._rows_done += rows
         self._filled = 0
 
@@ -154,9 +154,3 @@ def place(target: NDArray[np.generic], is_by_columns: bool, start: int, values: 
     rest = values[whole * rows :]
     if rest.size:
         columns[column + whole, : rest.size] = rest
-
-
-def _stored(values: NDArray[np.float64], dtype: Dtype) -> NDArray[np.generic]:
-    if dtype is Dtype.bfloat16:
-        return bfloat16_bits(values.astype(np.float32))
-    return values.astype(dtype.storage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -22,6 +22,7 @@ from metaq.coding.varint import encode_varint
 from metaq.container import chunking, layout
 from metaq.container.coders import checked_name, encode_chunk, is_chunk_coder
 from metaq.container.contents import Entry, Metadata, Piece, TensorReport, WriteReport, coverage_of_entries
+from metaq.container.exact import exact_payload
 from metaq.container.fields import header_fields, utf8, version_byte
 from metaq.container.header import basis_entry, with_places
 from metaq.errors import CodecError, ConfigError
@@ -121,14 +122,14 @@ def _build(
     for name in {coder, *coders.values()} - {AUTO}:
         checked_name(name)
     ordered = sorted(tensors, key=lambda tensor: utf8(tensor.name))
-    _check(ordered)
+    check_tensors(ordered)
     for name in set(coders) - {tensor.name for tensor in ordered}:
         raise ConfigError(f"coders: there is no tensor {name!r}; give names of tensors that are written.")
     held, ties = _untied(ordered)
     for name in set(coders) & ties.keys():
         raise ConfigError(f"coders: {name!r} is tied to {ordered[ties[name]].name!r}; give that one the coder.")
     bases, numbers = _numbered_bases([tensor for tensor in held if tensor.name not in ties])
-    _check_elements(ordered, bases)
+    check_elements([*(tensor.shape for tensor in ordered), *(basis.indices.shape for basis in bases)])
     items = [
         _tied_item(tensor, ties[tensor.name])
         if tensor.name in ties
@@ -159,7 +160,7 @@ def _with_best_coder(item: _Item, usual: str) -> _Item:
     if item.entry.coder != AUTO or (usual and not 0 < item.symbols.size <= AUTO_MAX_SYMBOLS):
         return _with_coder(item, usual)
     shape = chunking.stream_shape(item.entry)
-    best, _ = _named(
+    best, _ = named_errors(
         item.entry.name,
         lambda: encode_smallest(item.symbols, shape.alphabet_size, row_length=shape.row_length),
     )
@@ -171,7 +172,10 @@ def _with_coder(item: _Item, coder: str) -> _Item:
     return replace(item, entry=replace(item.entry, coder=coder)) if item.entry.coder == AUTO else item
 
 
-def _check(ordered: Sequence[Tensor]) -> None:
+def check_tensors(ordered: Sequence[Tensor | Entry]) -> None:
+    """Raise :class:`ConfigError` where tensors in the order of their names are too many, or have names or dimensions
+    that a file cannot hold.
+    """
     for tensor, following in pairwise(ordered):
         if tensor.name == following.name:
             raise ConfigError(f"{tensor.name}: two tensors have this name; give each its own.")
@@ -199,8 +203,9 @@ def _untied(ordered: Sequence[Tensor]) -> tuple[list[QuantizedTensor | ExactTens
     return held, ties
 
 
-def _check_elements(ordered: Sequence[Tensor], bases: Sequence[Basis]) -> None:
-    if sum(prod(tensor.shape) for tensor in ordered) + sum(basis.size**2 for basis in bases) > layout.MAX_ELEMENTS:
+def check_elements(shapes: Iterable[tuple[int, ...]]) -> None:
+    """Raise :class:`ConfigError` where tensors and bases of these shapes have too many elements for a file."""
+    if sum(map(prod, shapes)) > layout.MAX_ELEMENTS:
         raise ConfigError(f"tensors: more than {layout.MAX_ELEMENTS} elements; split the model into several files.")
 
 
@@ -299,14 +304,8 @@ def _exact_item(tensor: ExactTensor) -> _Item:
             f"{tensor.name}: {tensor.values.dtype} values cannot stand for {tensor.dtype.name}; "
             f"give them as {tensor.dtype.storage.name}."
         )
-    raw = tensor.values.astype(tensor.dtype.storage).tobytes()
-    coder = layout.EXACT_NAMES[layout.EXACT_INLINE]
-    if len(raw) > layout.INLINE_BYTES:
-        # Imported late, so that reading a file does not need zstandard.
-        from metaq.coding.generic import ZstdCoder
-
-        packed = ZstdCoder().compress(raw)
-        coder, raw = ("zstd", packed) if len(packed) < len(raw) else ("raw", raw)
+    elements = tensor.values.astype(tensor.dtype.storage).tobytes()
+    coder, raw = exact_payload(len(elements), lambda start, stop: elements[start:stop])
     entry = Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=coder, grid=None)
     return _Item(entry=entry, symbols=np.zeros(0, dtype=np.int64), raw=raw)
 
@@ -321,14 +320,8 @@ def _file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, co
     sizes = [len(payload) for payload in payloads]
     inline = [item.raw for item in items if item.entry.coder == layout.EXACT_NAMES[layout.EXACT_INLINE]]
     hidden, visible = entries[: len(bases)], entries[len(bases) :]
-    fields = header_fields(visible, inline, sizes, metadata, coder=coder, chunk_bits=chunk_bits, bases=hidden)
-    if len(fields) > layout.MAX_HEADER_BYTES:
-        raise ConfigError(f"metadata and names take more than {layout.MAX_HEADER_BYTES} bytes; shorten them.")
-    stored = encode_varint(len(fields)) + encode_header_bytes(fields)
-    head = layout.MAGIC + version_byte(visible) + encode_varint(len(stored)) + stored
-    if len(payloads) > 1:
-        head += b"".join(_checksum(payload) for payload in payloads)
-        head += _checksum(head)
+    sums = [zlib.crc32(payload) for payload in payloads]
+    head = head_bytes(visible, inline, sizes, sums, metadata, coder=coder, chunk_bits=chunk_bits, bases=hidden)
     body = b"".join([head, *payloads])
     tables = {plan[1][0].tensor: table_bytes for plan, (_, table_bytes) in zip(plans, coded, strict=True)}
     placed = with_places(entries, plans, sizes, len(head))
@@ -340,11 +333,46 @@ def _file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, co
         coverage=coverage_of_entries(visible),
         bases=reports[: len(bases)],
     )
-    return _Built(data=body + _checksum(body), report=report)
+    return _Built(data=body + packed_checksum(zlib.crc32(body)), report=report)
 
 
-def _checksum(data: bytes) -> bytes:
-    return struct.pack("<I", zlib.crc32(data))
+def head_bytes(
+    entries: Sequence[Entry],
+    inline: Sequence[bytes],
+    chunk_sizes: Sequence[int],
+    chunk_checksums: Sequence[int],
+    metadata: Metadata,
+    *,
+    coder: str,
+    chunk_bits: int,
+    bases: Sequence[Entry],
+) -> bytes:
+    """All of a file before its chunks; for the other arguments see :func:`metaq.container.fields.header_fields`.
+
+    Parameters
+    ----------
+    chunk_checksums
+        CRC-32 of the chunks, in the order of the plan.
+
+    Raises
+    ------
+    ConfigError
+        If names and metadata are too long, or the format cannot hold the metadata.
+    """
+    fields = header_fields(entries, inline, chunk_sizes, metadata, coder=coder, chunk_bits=chunk_bits, bases=bases)
+    if len(fields) > layout.MAX_HEADER_BYTES:
+        raise ConfigError(f"metadata and names take more than {layout.MAX_HEADER_BYTES} bytes; shorten them.")
+    stored = encode_varint(len(fields)) + encode_header_bytes(fields)
+    head = layout.MAGIC + version_byte(entries) + encode_varint(len(stored)) + stored
+    if len(chunk_sizes) > 1:
+        head += b"".join(map(packed_checksum, chunk_checksums))
+        head += packed_checksum(zlib.crc32(head))
+    return head
+
+
+def packed_checksum(value: int) -> bytes:
+    """A CRC-32 as it stands in a file."""
+    return struct.pack("<I", value)
 
 
 def _report(entry: Entry, symbols: NDArray[np.int64], table_bytes: int) -> TensorReport:
@@ -363,10 +391,11 @@ def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> tup
     if first.entry.grid is None:
         return first.raw, 0
     streams = [parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces]
-    return _named(first.entry.name, lambda: encode_chunk(coder, streams, [piece.shape for piece in pieces]))
+    return named_errors(first.entry.name, lambda: encode_chunk(coder, streams, [piece.shape for piece in pieces]))
 
 
-def _named(name: str, code: Callable[[], Result]) -> Result:
+def named_errors(name: str, code: Callable[[], Result]) -> Result:
+    """What `code` gives; an error of the coder names the tensor."""
     try:
         return code()
     except CodecError as error:

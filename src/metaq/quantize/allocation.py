@@ -50,7 +50,7 @@ def allocate(targets: Mapping[str, Target], *, multiplier: float) -> dict[str, C
     """Quantise all `targets` for λ = `multiplier` (loss per bit), by name."""
     bases = _bases(targets, multiplier)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        choices = pool.map(lambda name: _quantize(targets[name], multiplier, bases.get(name)), targets)
+        choices = pool.map(lambda name: allocate_one(targets[name], multiplier, bases.get(name)), targets)
         return dict(zip(targets, choices, strict=True))
 
 
@@ -80,7 +80,8 @@ def suits_trellis(target: Target) -> bool:
     return target.values.size >= MIN_TRELLIS_ELEMENTS and row_length >= MIN_TRELLIS_ROW
 
 
-def _quantize(target: Target, multiplier: float, basis: Basis | None) -> Choice:
+def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) -> Choice:
+    """Quantise a tensor for λ = `multiplier`, as coefficients of the rows of `basis` if that is given."""
     trellis_bits = TRELLIS_BITS if suits_trellis(target) else 0
     suited = step_for(target.importance, multiplier, trellis_bits=trellis_bits)
     factors = STEP_FACTORS if target.values.size <= SEARCHED_ELEMENTS else (1.0,)

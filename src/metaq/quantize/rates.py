@@ -21,11 +21,34 @@ def scale_classes(weights: NDArray[np.float64], step_size: float) -> NDArray[np.
     averaged with the mean of the neighbours to the left and above; two classes an octave.
     """
     sizes = np.abs(weights) / step_size
-    whole = max(float(sizes.mean()), 1e-12)
-    by_margins = np.outer(sizes.mean(axis=1), sizes.mean(axis=0)) / whole
-    near = np.full_like(sizes, whole)
+    return magnitude_classes(sizes, sizes.mean(axis=1), sizes.mean(axis=0), max(float(sizes.mean()), 1e-12))
+
+
+def magnitude_classes(
+    sizes: NDArray[np.float64],
+    row_means: NDArray[np.float64],
+    column_means: NDArray[np.float64],
+    mean: float,
+    above: NDArray[np.float64] | None = None,
+) -> NDArray[np.uint8]:
+    """As :func:`scale_classes` for some rows of a matrix.
+
+    Parameters
+    ----------
+    sizes
+        Magnitudes in steps, float64 of shape (n, columns).
+    row_means, column_means, mean
+        Of the magnitudes of these rows (n,), of the columns of the whole matrix (columns,), and of all; `mean` is
+        positive.
+    above
+        Magnitudes of the row before, float64 of shape (columns,), if there is one.
+    """
+    by_margins = np.outer(row_means, column_means) / mean
+    near = np.full_like(sizes, mean)
     near[:, 1:] = sizes[:, :-1]
     near[1:] = (near[1:] + sizes[:-1]) / 2
+    if above is not None and len(near):
+        near[0] = (near[0] + above) / 2
     expected = by_margins**0.8 * ((near + by_margins) / 2) ** 0.2
     classes = 2 * np.log2(np.maximum(expected / SMALLEST_SCALE, 1))
     return np.minimum(np.round(classes), CLASSES - 1).astype(np.uint8)

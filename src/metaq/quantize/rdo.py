@@ -156,7 +156,7 @@ def quantize(
         If given, the rows are quantised as coefficients of its rows; not with `inputs`.
     """
     matrix = values.astype(np.float64).reshape(matrix_shape(values.shape))
-    step = _rounded(step_size, STEP_MANTISSA)
+    step = rounded_step(step_size)
     coefficients = matrix if basis is None else rotate(matrix, basis)
     search = _Search(
         targets=(coefficients - center) / step,
@@ -340,6 +340,11 @@ def predecessors(trellis_bits: int) -> NDArray[np.int32]:
 def _grid_for(levels: NDArray[np.int32], *, center: float, step: float) -> BucketGrid:
     count = 2 * max(int(np.abs(levels).max()), 1) + 1
     return BucketGrid(center=center, radius=step * count / 2, count=count)
+
+
+def rounded_step(step_size: float) -> float:
+    """`step_size` to five binary digits, so that a file tells it in few bytes."""
+    return _rounded(step_size, STEP_MANTISSA)
 
 
 def _rounded(value: float, mantissa: int) -> float:

@@ -33,16 +33,40 @@ MIN_GAIN_BITS = 0.02
 def find_basis(matrix: Floats, step_size: float) -> Basis | None:
     """A basis of its own for `matrix`, float64 (rows, columns), if that saves bits at `step_size`; else None."""
     rows, columns = matrix.shape
-    if not MIN_COLUMNS <= columns <= MAX_COLUMNS or rows < MIN_ROWS_PER_COLUMN * columns:
+    if not is_tall(rows, columns):
         return None
     second_moment = matrix.T @ matrix / rows
-    _, vectors = np.linalg.eigh(second_moment)
-    levels = np.round(vectors[:, ::-1].T / BASIS_STEP).astype(np.int64)
-    basis = _basis_of(levels)
-    if np.linalg.cond(basis.values()) > 2:
+    basis = principal_basis(second_moment)
+    if basis is None:
         return None
-    saved = rows * columns * gain_bits(matrix, basis, step_size)
-    return basis if saved > 2 * BASIS_BITS * columns**2 else None
+    after = rotated_squares(second_moment, basis)
+    return basis if pays(rows, np.diag(second_moment), after, step_size) else None
+
+
+def is_tall(rows: int, columns: int) -> bool:
+    """Whether a matrix has so many rows of so few columns that a basis of its own may pay."""
+    return MIN_COLUMNS <= columns <= MAX_COLUMNS and rows >= MIN_ROWS_PER_COLUMN * columns
+
+
+def principal_basis(second_moment: Floats) -> Basis | None:
+    """Principal axes, quantised, of rows with this second moment, float64 (columns, columns); None where rounding them
+    spoils them.
+    """
+    _, vectors = np.linalg.eigh(second_moment)
+    basis = _basis_of(np.round(vectors[:, ::-1].T / BASIS_STEP).astype(np.int64))
+    return basis if np.linalg.cond(basis.values()) <= 2 else None
+
+
+def rotated_squares(second_moment: Floats, basis: Basis) -> Floats:
+    """Mean squares of the columns, float64 (columns,), of rows with this second moment when expressed in the basis."""
+    inverse = np.linalg.inv(basis.values())
+    squares: Floats = np.einsum("ij,ij->j", inverse, second_moment @ inverse)
+    return squares
+
+
+def pays(rows: int, before: Floats, after: Floats, step_size: float) -> bool:
+    """Whether a basis saves more than it costs for `rows` rows, by the mean squares of columns without and with it."""
+    return rows * len(before) * saved_bits(before, after, step_size) > 2 * BASIS_BITS * len(before) ** 2
 
 
 def best_shared(matrix: Floats, bases: Sequence[Basis], step_size: float) -> Basis | None:
@@ -61,10 +85,13 @@ def rotate(matrix: Floats, basis: Basis) -> Floats:
 
 def gain_bits(matrix: Floats, basis: Basis, step_size: float) -> float:
     """Estimated bits per weight that the basis saves, without its own."""
+    return saved_bits(np.square(matrix).mean(axis=0), np.square(rotate(matrix, basis)).mean(axis=0), step_size)
+
+
+def saved_bits(before: Floats, after: Floats, step_size: float) -> float:
+    """Estimated bits per weight saved where the mean squares of the columns change from `before` to `after`."""
     noise = NOISE * step_size**2
-    before = np.log2(1 + np.square(matrix).mean(axis=0) / noise)
-    after = np.log2(1 + np.square(rotate(matrix, basis)).mean(axis=0) / noise)
-    return float((before - after).mean() / 2)
+    return float((np.log2(1 + before / noise) - np.log2(1 + after / noise)).mean() / 2)
 
 
 def _basis_of(levels: NDArray[np.int64]) -> Basis:

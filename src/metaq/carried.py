@@ -1,0 +1,64 @@
+"""Files that travel inside a ``.metaq`` file beside its tensors: what they are called there, and which names are safe.
+
+A carried file is an exact uint8 tensor named ``file:`` and its path; the metadata ``folder`` says that names are meant
+like that. docs/format.md has the convention.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+PREFIX = "file:"
+METADATA_KEY = "folder"
+CONVENTION = 1
+"""Value of the metadata `METADATA_KEY`."""
+
+MAX_PATH_CHARACTERS = 240
+MAX_PARTS = 8
+
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that some systems take for devices."""
+
+UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*]')
+
+
+def is_folder(metadata: Mapping[str, object]) -> bool:
+    """Whether a file with this metadata was made of a folder, so that ``file:`` names carried files."""
+    return METADATA_KEY in metadata
+
+
+def is_carried(name: str, metadata: Mapping[str, object]) -> bool:
+    """Whether the tensor `name` of a file with this metadata is a carried file."""
+    return is_folder(metadata) and name.startswith(PREFIX)
+
+
+def tensor_name(path: str) -> str:
+    """Name under which the file `path`, relative and with slashes, is kept."""
+    return PREFIX + path
+
+
+def path_of(name: str) -> str:
+    """Invert :func:`tensor_name`."""
+    return name.removeprefix(PREFIX)
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether `path` stays in the folder it is put in, and is a plain name on every system.
+
+    Relative, with slashes, of at most ``MAX_PARTS`` parts; no part is empty, hidden, ``..``, the name of a device, ends
+    in a dot or a space, or has a character that some system gives a meaning.
+
+    Examples
+    --------
+    >>> [is_safe_path(path) for path in ("config.json", "1_Pooling/config.json", "../x", "/x", "a//b", ".git/config")]
+    [True, True, False, False, False, False]
+    """
+    parts = path.split("/")
+    return len(path) <= MAX_PATH_CHARACTERS and len(parts) <= MAX_PARTS and all(map(_is_safe_part, parts))
+
+
+def _is_safe_part(part: str) -> bool:
+    if not part or part.startswith(".") or part.endswith((".", " ")):
+        return False
+    return UNSAFE.search(part) is None and RESERVED.fullmatch(part) is None

@@ -1,0 +1,47 @@
+"""How tensors that are kept exactly are stored: in the header, packed, or as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from metaq.container import layout
+
+THOROUGH_BYTES = 1 << 24
+"""Up to this size a tensor is packed at the highest level, which beyond it takes minutes and a gigabyte of memory."""
+
+BLOCK_BYTES = 1 << 20
+
+Read = Callable[[int, int], bytes]
+"""From a first byte and the byte after the last to the bytes between them."""
+
+
+def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
+    """Name of the way in which elements are stored, see :attr:`metaq.container.Entry.coder`, and their bytes.
+
+    Memory is that of the result and, up to ``THOROUGH_BYTES``, of the elements.
+
+    Parameters
+    ----------
+    size_bytes
+        Of all elements.
+    read
+        Gives elements, little-endian in C order.
+    """
+    if size_bytes <= layout.INLINE_BYTES:
+        return layout.EXACT_NAMES[layout.EXACT_INLINE], read(0, size_bytes)
+    # Imported late, so that reading a file does not need zstandard.
+    from metaq.coding.generic import ZstdCoder
+
+    if size_bytes <= THOROUGH_BYTES:
+        packed = ZstdCoder().compress(read(0, size_bytes))
+    else:
+        packed = ZstdCoder().compress_blocks(_blocks(size_bytes, read), size_bytes)
+    if len(packed) < size_bytes:
+        return layout.EXACT_NAMES[layout.EXACT_ZSTD], packed
+    del packed
+    return layout.EXACT_NAMES[layout.EXACT_RAW], read(0, size_bytes)
+
+
+def _blocks(size_bytes: int, read: Read) -> Iterator[bytes]:
+    for start in range(0, size_bytes, BLOCK_BYTES):
+        yield read(start, min(start + BLOCK_BYTES, size_bytes))

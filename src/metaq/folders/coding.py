@@ -1,0 +1,237 @@
+"""One attempt at a file: every tensor quantised or packed, every chunk coded and kept, in the order of the file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from os import cpu_count
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.coding.chunks import StreamShape
+from metaq.container import layout
+from metaq.container.assembling import Parts
+from metaq.container.coders import encode_chunk
+from metaq.container.contents import Entry, Metadata, Piece
+from metaq.container.exact import exact_payload
+from metaq.container.header import basis_entry
+from metaq.container.writer import named_errors
+from metaq.folders.progress import Progress
+from metaq.folders.quantizing import SymbolSource
+from metaq.folders.stored import Reader, StoredTensor
+from metaq.folders.work import Attempt, Record
+from metaq.grid import BucketGrid
+from metaq.tensors import Basis
+
+Symbols = NDArray[np.int32]
+
+CHUNK_BITS = layout.DEFAULT_CHUNK_BITS
+IN_FLIGHT = 8
+"""Most chunks that are coded at once, of some 32 MiB each with what the coder needs."""
+
+PLACEHOLDER = BucketGrid(center=0.0, radius=1.5, count=3)
+"""Stands for a grid that is not known yet: which chunk a tensor is in does not depend on it."""
+
+
+class Quantizer(Protocol):
+    """Knows how every tensor is kept."""
+
+    def basis_of(self, tensor: StoredTensor) -> int | None:
+        """Number of the basis of a quantised tensor among those of the file, or None."""
+
+    def is_exact(self, tensor: StoredTensor) -> bool:
+        """Whether a tensor is kept exactly."""
+
+    def source(self, tensor: StoredTensor) -> SymbolSource:
+        """Bucket indices of a tensor that is quantised."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """What is coded.
+
+    Attributes
+    ----------
+    tensors
+        All tensors of the file, carried files included, in order of their names as UTF-8.
+    bases
+        In the order in which tensors first need them.
+    metadata, coder
+        Of the file.
+    """
+
+    tensors: Sequence[StoredTensor]
+    bases: Sequence[Basis]
+    metadata: Metadata
+    coder: str
+
+
+def code(job: Job, quantizer: Quantizer, reader: Reader, attempt: Attempt, progress: Progress) -> Parts:
+    """Code what the attempt has not yet; its chunks and the result make the file.
+
+    Raises
+    ------
+    CodecError
+        If a coder cannot hold a tensor.
+    FormatError
+        If a tensor cannot be read.
+    OutputError
+        If the disk is full.
+    """
+    return _Coding(job, quantizer, reader, attempt, progress).run()
+
+
+class _Coding:
+    def __init__(self, job: Job, quantizer: Quantizer, reader: Reader, attempt: Attempt, progress: Progress) -> None:
+        self._job = job
+        self._quantizer = quantizer
+        self._reader = reader
+        self._attempt = attempt
+        self._progress = progress
+        self._bases = [basis_entry(n, basis.size, basis.grid, job.coder) for n, basis in enumerate(job.bases)]
+        self._expected = [self._provisional(tensor) for tensor in job.tensors]
+        self._plans = self._parts(self._expected, ()).plans()
+        self._pieces: dict[int, list[tuple[int, Piece]]] = {}
+        for number, (_, pieces) in enumerate(self._plans):
+            for piece in pieces:
+                self._pieces.setdefault(piece.tensor, []).append((number, piece))
+
+    def run(self) -> Parts:
+        """Code everything."""
+        entries: list[Entry] = []
+        inline: list[bytes] = []
+        with _ChunkPool(self._plans, self._job, self._attempt) as pool:
+            for number, basis in enumerate(self._job.bases):
+                symbols = basis.indices.reshape(-1).astype(np.int32)
+                for chunk, piece in self._missing(number):
+                    shape = replace(piece.shape, alphabet_size=basis.grid.count)
+                    pool.add(chunk, f"basis {number}", shape, symbols[piece.start : piece.start + shape.count])
+            for number, tensor in enumerate(self._job.tensors):
+                expected = self._expected[number]
+                if expected.grid is not None:
+                    entries.append(self._quantize(len(self._bases) + number, tensor, expected, pool))
+                elif expected.coder == layout.EXACT_NAMES[layout.EXACT_INLINE]:
+                    entries.append(expected)
+                    inline.append(self._reader.raw(tensor, 0, tensor.size_bytes))
+                    self._progress.advance(tensor.size_bytes)
+                else:
+                    entries.append(self._keep(len(self._bases) + number, tensor, expected))
+            pool.finish()
+        return self._parts(entries, tuple(inline))
+
+    def _provisional(self, tensor: StoredTensor) -> Entry:
+        """The entry of a tensor as far as it is known before anything is read."""
+        is_exact = self._quantizer.is_exact(tensor)
+        way = layout.EXACT_INLINE if tensor.size_bytes <= layout.INLINE_BYTES else layout.EXACT_RAW
+        return Entry(
+            name=tensor.name,
+            shape=tensor.shape,
+            dtype=tensor.dtype,
+            coder=layout.EXACT_NAMES[way] if is_exact else self._job.coder,
+            grid=None if is_exact else PLACEHOLDER,
+            basis=None if is_exact else self._quantizer.basis_of(tensor),
+        )
+
+    def _parts(self, entries: Sequence[Entry], inline: tuple[bytes, ...]) -> Parts:
+        return Parts(
+            bases=tuple(self._bases),
+            entries=tuple(entries),
+            inline=inline,
+            metadata=self._job.metadata,
+            coder=self._job.coder,
+            chunk_bits=CHUNK_BITS,
+        )
+
+    def _missing(self, part: int) -> list[tuple[int, Piece]]:
+        """Pieces of a part whose chunks are not done, with the numbers of these."""
+        return [(chunk, piece) for chunk, piece in self._pieces.get(part, []) if chunk not in self._attempt.chunks]
+
+    def _quantize(self, part: int, tensor: StoredTensor, expected: Entry, pool: _ChunkPool) -> Entry:
+        missing = self._missing(part)
+        record = self._attempt.tensors.get(tensor.name)
+        self._progress.advance(tensor.dtype.itemsize * (tensor.count - sum(piece.shape.count for _, piece in missing)))
+        if record is None or missing:
+            source = self._quantizer.source(tensor)
+            record = _record_of(source)
+            if tensor.name not in self._attempt.tensors:
+                self._attempt.add_tensor(tensor.name, record)
+            for chunk, piece in missing:
+                shape = replace(piece.shape, alphabet_size=source.grid.count, trellis_bits=source.trellis_bits)
+                pool.add(chunk, tensor.name, shape, source.symbols(piece.start, piece.start + shape.count))
+                self._progress.advance(tensor.dtype.itemsize * shape.count)
+        return replace(expected, grid=_grid_of(record), trellis_bits=record["trellis_bits"])
+
+    def _keep(self, part: int, tensor: StoredTensor, expected: Entry) -> Entry:
+        ((chunk, _),) = self._pieces[part]
+        record = self._attempt.tensors.get(tensor.name)
+        if record is None or chunk not in self._attempt.chunks:
+            coder, payload = exact_payload(tensor.size_bytes, lambda start, stop: self._reader.raw(tensor, start, stop))
+            record = {"coder": coder}
+            self._attempt.add_tensor(tensor.name, record)
+            self._attempt.add_chunk(chunk, payload)
+        self._progress.advance(tensor.size_bytes)
+        return replace(expected, coder=record["coder"])
+
+
+class _ChunkPool:
+    """Codes chunks on all cores as soon as all their pieces are there; a context manager."""
+
+    def __init__(self, plans: Sequence[tuple[str, tuple[Piece, ...]]], job: Job, attempt: Attempt) -> None:
+        self._coder = job.coder
+        self._attempt = attempt
+        self._left = [len(pieces) for _, pieces in plans]
+        self._held: dict[int, list[tuple[str, StreamShape, Symbols]]] = {}
+        self._waiting: deque[tuple[int, Future[tuple[bytes, int]]]] = deque()
+        self._pool = ThreadPoolExecutor(max_workers=cpu_count())
+
+    def __enter__(self) -> _ChunkPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, chunk: int, name: str, shape: StreamShape, symbols: Symbols) -> None:
+        """Take a piece; the pieces of a chunk come in their order."""
+        held = self._held.setdefault(chunk, [])
+        held.append((name, shape, symbols))
+        if len(held) < self._left[chunk]:
+            return
+        if len(self._waiting) >= min(2 * (cpu_count() or 1), IN_FLIGHT):
+            self._take()
+        self._waiting.append((chunk, self._pool.submit(_coded, self._coder, self._held.pop(chunk))))
+
+    def finish(self) -> None:
+        """Wait for all chunks."""
+        while self._waiting:
+            self._take()
+
+    def _take(self) -> None:
+        chunk, future = self._waiting.popleft()
+        self._attempt.add_chunk(chunk, future.result()[0])
+
+
+def _coded(coder: str, pieces: Sequence[tuple[str, StreamShape, Symbols]]) -> tuple[bytes, int]:
+    streams, shapes = [symbols for _, _, symbols in pieces], [shape for _, shape, _ in pieces]
+    return named_errors(pieces[0][0], lambda: encode_chunk(coder, streams, shapes))
+
+
+def _record_of(source: SymbolSource) -> Record:
+    grid = source.grid
+    return {
+        "center": grid.center.hex(),
+        "radius": grid.radius.hex(),
+        "count": grid.count,
+        "trellis_bits": source.trellis_bits,
+    }
+
+
+def _grid_of(record: Record) -> BucketGrid:
+    center, radius = float.fromhex(record["center"]), float.fromhex(record["radius"])
+    return BucketGrid(center=center, radius=radius, count=record["count"])

@@ -1,0 +1,202 @@
+"""Bucket indices of one stored tensor after the other, in pieces of the file's chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.container.layout import LARGEST, grid_fits
+from metaq.errors import ConfigError
+from metaq.folders.planning import Choice
+from metaq.folders.sampling import sampled_rows
+from metaq.folders.stored import Reader, StoredTensor, is_matrix, row_length
+from metaq.folders.survey import Axes, Facts, blocks_of
+from metaq.grid import BucketGrid
+from metaq.quantize.allocation import SEARCHED_ELEMENTS, Target, allocate_one
+from metaq.quantize.blocks import Fineness, Margins, MarginSums, as_rows, learn, levels_of, own_classes
+from metaq.quantize.rdo import Importance, central_value, matrix_shape
+
+Floats = NDArray[np.float64]
+Symbols = NDArray[np.int32]
+
+LEARNED_WEIGHTS = 1 << 19
+"""Weights from which the code lengths of a tensor are learned."""
+
+
+class SymbolSource(Protocol):
+    """A quantised tensor that gives its bucket indices piece by piece, in the order of the tensor."""
+
+    @property
+    def grid(self) -> BucketGrid:
+        """Its reference values."""
+
+    @property
+    def trellis_bits(self) -> int:
+        """See :class:`metaq.tensors.QuantizedTensor`."""
+
+    def symbols(self, start: int, stop: int) -> Symbols:
+        """Bucket indices `start` to `stop`, int32 of shape (n,); pieces are asked for in order."""
+
+
+def quantized(reader: Reader, tensor: StoredTensor, choice: Choice, facts: Facts, axes: Axes | None) -> SymbolSource:
+    """The tensor as it is quantised by `choice`; `axes` are those that the choice names."""
+    if tensor.count <= SEARCHED_ELEMENTS:
+        found = WholeSource.of(reader, tensor, choice, axes)
+        if axes is not None or grid_fits(found.grid, tensor.dtype):
+            return found
+    if is_matrix(tensor):
+        return MatrixSource(reader, tensor, choice, axes)
+    return FlatSource(reader, tensor, choice, facts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WholeSource:
+    """A tensor that is quantised at once; several steps are tried."""
+
+    indices: Symbols
+    grid: BucketGrid
+    trellis_bits: int
+
+    @classmethod
+    def of(cls, reader: Reader, tensor: StoredTensor, choice: Choice, axes: Axes | None) -> WholeSource:
+        """Quantise `tensor`."""
+        values = reader.values(tensor, 0, tensor.count).reshape(tensor.shape)
+        matrix = values.reshape(matrix_shape(tensor.shape))
+        target = Target(
+            name=tensor.name,
+            values=values,
+            dtype=tensor.dtype,
+            importance=Importance(elements=np.full(matrix.shape, choice.importance)),
+            center=central_value(matrix),
+        )
+        found = allocate_one(target, choice.multiplier, None if axes is None else axes.basis).tensor
+        indices = found.scanned().astype(np.int32)
+        return cls(indices=indices, grid=found.grid, trellis_bits=found.trellis_bits)
+
+    def symbols(self, start: int, stop: int) -> Symbols:
+        """See :meth:`SymbolSource.symbols`."""
+        return self.indices[start:stop]
+
+
+class MatrixSource:
+    """A large matrix, quantised some rows at a time; see :func:`quantized`."""
+
+    def __init__(self, reader: Reader, tensor: StoredTensor, choice: Choice, axes: Axes | None) -> None:
+        self._reader = reader
+        self._tensor = tensor
+        self._inverse = None if axes is None else axes.inverse
+        self._columns = row_length(tensor)
+        samples = sampled_rows(reader, tensor, LEARNED_WEIGHTS)
+        self._center = (
+            0.0 if axes is not None else _center(np.concatenate([rows for _, rows in samples]), tensor, choice)
+        )
+        self._margins = self._measured()
+        self._fineness = choice.fineness(self._margins.largest)
+        if axes is None:
+            self._fineness = _fitting(self._center, self._fineness, tensor)
+        self.trellis_bits = choice.trellis_bits
+        self.grid = symmetric_grid(self._center, self._fineness)
+        self._above: tuple[int, Floats] | None = None
+        blocks = [(first, self._coordinates(rows)) for first, rows in samples]
+        step = self._fineness.step_size
+        self._costs = learn(
+            [(block, self._margins.classes(block, first, step)) for first, block in blocks], self._fineness
+        ).costs
+
+    def symbols(self, start: int, stop: int) -> Symbols:
+        """See :meth:`SymbolSource.symbols`; pieces are whole rows."""
+        first = start // self._columns
+        block = self._block(start, stop)
+        above = None if first == 0 else self._row_before(first)
+        classes = self._margins.classes(block, first, self._fineness.step_size, above)
+        levels = levels_of(block, classes, self._costs, self._fineness)
+        self._above = (first + len(block), block[-1].copy())
+        return (levels + (self.grid.count - 1) // 2).reshape(-1)
+
+    def _row_before(self, row: int) -> Floats:
+        """The row before number `row`: kept from the last piece, or read again where a run goes on."""
+        if self._above is not None and self._above[0] == row:
+            return self._above[1]
+        before: Floats = self._block((row - 1) * self._columns, row * self._columns)[0]
+        return before
+
+    def _measured(self) -> Margins:
+        sums = MarginSums(self._tensor.shape[0], self._columns)
+        for start, stop in blocks_of(self._tensor, self._columns):
+            sums.add(start // self._columns, self._block(start, stop))
+        return sums.finished()
+
+    def _block(self, start: int, stop: int) -> Floats:
+        return self._coordinates(self._reader.values(self._tensor, start, stop).reshape(-1, self._columns))
+
+    def _coordinates(self, rows: Floats) -> Floats:
+        """Rows in the unit of the grid: coefficients of the basis, or weights less the centre."""
+        return rows @ self._inverse if self._inverse is not None else rows - self._center
+
+
+class FlatSource:
+    """A large tensor without rows worth the name; every piece is quantised by itself."""
+
+    trellis_bits = 0
+
+    def __init__(self, reader: Reader, tensor: StoredTensor, choice: Choice, facts: Facts) -> None:
+        self._reader = reader
+        self._tensor = tensor
+        samples = [rows for _, rows in sampled_rows(reader, tensor, LEARNED_WEIGHTS)]
+        self._center = _center(np.concatenate(samples), tensor, choice)
+        self._fineness = _fitting(self._center, choice.fineness(facts.largest + abs(self._center)), tensor)
+        self.grid = symmetric_grid(self._center, self._fineness)
+        blocks = [rows - self._center for rows in samples]
+        step = self._fineness.step_size
+        self._costs = learn([(block, own_classes(block, step)) for block in blocks], self._fineness).costs
+
+    def symbols(self, start: int, stop: int) -> Symbols:
+        """See :meth:`SymbolSource.symbols`."""
+        block = as_rows(self._reader.values(self._tensor, start, stop) - self._center)
+        classes = own_classes(block, self._fineness.step_size)
+        levels = levels_of(block, classes, self._costs, self._fineness).reshape(-1)[: stop - start]
+        return levels + (self.grid.count - 1) // 2
+
+
+class GridSource:
+    """A tensor on a grid that is given."""
+
+    trellis_bits = 0
+
+    def __init__(self, reader: Reader, tensor: StoredTensor, grid: BucketGrid) -> None:
+        self._reader = reader
+        self._tensor = tensor
+        self.grid = grid
+
+    def symbols(self, start: int, stop: int) -> Symbols:
+        """See :meth:`SymbolSource.symbols`."""
+        values = self._reader.values(self._tensor, start, stop)
+        if not np.isfinite(values).all():
+            raise ConfigError(
+                f"{self._tensor.name}: holds NaN or infinity, which no grid has; repair the weights first."
+            )
+        return self.grid.assign(values).astype(np.int32)
+
+
+def _center(sample: Floats, tensor: StoredTensor, choice: Choice) -> float:
+    """The central value of a tensor, by some rows of it; 0 where the grid would leave the type beside it."""
+    center = central_value(sample)
+    return center if abs(center) + choice.step_size <= LARGEST[tensor.dtype] else 0.0
+
+
+def _fitting(center: float, fineness: Fineness, tensor: StoredTensor) -> Fineness:
+    """`fineness` with as many levels as have finite values in the type."""
+    bound = int(min((LARGEST[tensor.dtype] - abs(center)) / fineness.step_size, fineness.limit))
+    fineness = replace(fineness, limit=max(bound, 1))
+    # The last bit of the outermost value may still be one too many.
+    fits = fineness.limit == 1 or grid_fits(symmetric_grid(center, fineness), tensor.dtype)
+    return fineness if fits else replace(fineness, limit=fineness.limit - 1)
+
+
+def symmetric_grid(center: float, fineness: Fineness) -> BucketGrid:
+    """Grid of all levels up to the limit."""
+    count = 2 * fineness.limit + 1
+    return BucketGrid(center=center, radius=fineness.step_size * count / 2, count=count)

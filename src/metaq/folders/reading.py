@@ -1,0 +1,150 @@
+"""A model folder: its tensors, in one safetensors file or in shards, and the files that go with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaq.carried import PREFIX, is_safe_path
+from metaq.container.fields import utf8
+from metaq.errors import FormatError
+from metaq.folders.carrying import Carried, carried_files
+from metaq.folders.safetensors_header import read_header
+from metaq.folders.stored import StoredTensor
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_INDEX_BYTES = 1 << 28
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelFolder:
+    """What is in a folder.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    tensors
+        In order of their names as UTF-8.
+    carried
+        The other files.
+    fingerprint
+        What tells that the folder is still the same: of every weight file its name, size, time of change and a checksum
+        of its header; of every carried file its name and checksum.
+    """
+
+    path: Path
+    tensors: tuple[StoredTensor, ...]
+    carried: Carried
+    fingerprint: list[list[object]]
+
+    @property
+    def float_bytes(self) -> int:
+        """Size of all tensors."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """Read and check everything about a folder but the elements of its tensors.
+
+    Raises
+    ------
+    FormatError
+        If there are no safetensors weights; if a shard is missing, damaged, or not in the index; if the index is not
+        valid or names tensors that its shards do not have; if a name is in two shards.
+    """
+    shards, placed = _shards(path)
+    tensors: dict[str, StoredTensor] = {}
+    fingerprint: list[list[object]] = []
+    for shard in shards:
+        found, checksum = read_header(shard)
+        for tensor in found:
+            _check_name(shard, tensor.name)
+            if tensor.name in tensors:
+                raise FormatError(
+                    f"{path}: the tensor {tensor.name!r} is in {tensors[tensor.name].file.name} and in {shard.name}; "
+                    "save the model again."
+                )
+            tensors[tensor.name] = tensor
+        stat = shard.stat()
+        fingerprint.append([shard.name, stat.st_size, stat.st_mtime_ns, checksum])
+    _check_index(path, placed, tensors)
+    if not tensors:
+        raise FormatError(f"{path}: its weight files hold no tensor; save the model again.")
+    carried = carried_files(path, frozenset([*(shard.name for shard in shards), INDEX] if placed else [WEIGHTS]))
+    fingerprint += [[name, checksum] for name, checksum in carried.checksums.items()]
+    ordered = sorted(tensors.values(), key=lambda tensor: utf8(tensor.name))
+    return ModelFolder(path=path, tensors=tuple(ordered), carried=carried, fingerprint=fingerprint)
+
+
+def _shards(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The weight files, and by name of the tensor the one that the index says it is in; empty without an index."""
+    if (path / WEIGHTS).is_file():
+        return [path / WEIGHTS], {}
+    if not (path / INDEX).is_file():
+        raise FormatError(f"{path}: has no {WEIGHTS} and no {INDEX}; {_advice(path)}")
+    placed = _weight_map(path / INDEX)
+    names = sorted(set(placed.values()))
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        raise FormatError(
+            f"{path}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing[:5])}; get them first."
+        )
+    unknown = sorted(found.name for found in path.iterdir() if SHARD.fullmatch(found.name) and found.name not in names)
+    if unknown:
+        raise FormatError(f"{path}: the index does not name {', '.join(unknown[:5])}; take it away, or save again.")
+    return [path / name for name in names], placed
+
+
+def _advice(path: Path) -> str:
+    pickled = sorted(found.name for found in path.glob("*.bin")) + sorted(found.name for found in path.glob("*.pt*"))
+    if pickled:
+        return (
+            f"it has {pickled[0]}, which is not safetensors: load the model and save it with save_pretrained, or give "
+            "metaq that file itself."
+        )
+    if any(path.glob("adapter_model.safetensors")):
+        return "it is an adapter; merge it into its model and save that."
+    return "give a folder that save_pretrained made."
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        if index.stat().st_size > MAX_INDEX_BYTES:
+            raise FormatError(f"{index}: is larger than {MAX_INDEX_BYTES:,} bytes; save the model again.")
+        found = json.loads(index.read_bytes())
+    except OSError as error:
+        raise FormatError(f"{index}: cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{index}: is not valid JSON ({error}); get it again.") from error
+    weight_map = found.get("weight_map") if isinstance(found, Mapping) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{index}: has no weight_map; get it again.")
+    for name, shard in weight_map.items():
+        is_plain = isinstance(shard, str) and "/" not in shard and is_safe_path(shard)
+        if not is_plain or not shard.endswith(".safetensors"):
+            raise FormatError(f"{index}: {name!r} is said to be in {shard!r}, which is no shard in this folder.")
+    return weight_map
+
+
+def _check_name(shard: Path, name: str) -> None:
+    if name.startswith(PREFIX):
+        raise FormatError(f"{shard}: the name {name!r} begins with {PREFIX!r}, which is kept for files; rename it.")
+    try:
+        utf8(name)
+    except ValueError as error:
+        raise FormatError(f"{shard}: {error}") from error
+
+
+def _check_index(path: Path, placed: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> None:
+    for name, shard in placed.items():
+        if name not in tensors or tensors[name].file.name != shard:
+            raise FormatError(f"{path / INDEX}: says that {name!r} is in {shard}, but it is not; get both again.")
+    unknown = [name for name in tensors if placed and name not in placed]
+    if unknown:
+        raise FormatError(f"{path / INDEX}: does not name {unknown[0]!r}, which is in a shard; get it again.")

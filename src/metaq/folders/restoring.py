@@ -1,0 +1,206 @@
+"""A ``.metaq`` file made of a folder as that folder again: checked names, streamed tensors, all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaq import carried, container
+from metaq.container import Contents, Entry
+from metaq.errors import ConfigError, FormatError, OutputError
+from metaq.files import umask
+from metaq.folders.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
+from metaq.folders.progress import NoProgress, Progress
+from metaq.folders.reading import INDEX, SHARD, WEIGHTS
+from metaq.folders.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder
+from metaq.tensors import Dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoredFolder:
+    """What was restored.
+
+    Attributes
+    ----------
+    files
+        Paths in the folder.
+    float_bytes, weights
+        Size of the tensors, and their number of elements.
+    """
+
+    files: tuple[str, ...]
+    float_bytes: int
+    weights: int
+
+
+def holds_folder(path: Path) -> bool:
+    """Whether a ``.metaq`` file was made of a folder; raises :class:`FormatError` if it is none at all."""
+    return carried.is_folder(container.describe(path).metadata)
+
+
+def restore_folder(
+    source: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    only_files: bool = False,
+    progress: Progress | None = None,
+) -> RestoredFolder:
+    """Restore a folder: it is there in full, or not at all.
+
+    Memory is that of :func:`metaq.container.stream`.
+
+    Parameters
+    ----------
+    source
+        A ``.metaq`` file that was made of a folder.
+    out
+        The folder to make.
+    force
+        Whether one that is there is replaced. It must hold nothing but files that are written again, or weights.
+    max_shard_bytes
+        Most bytes of the tensors of a weight file, unless a single one has more.
+    only_files
+        Whether the weights are left out.
+    progress
+        Shows how far it is.
+
+    Raises
+    ------
+    ConfigError
+        If `out` is there and must not be replaced.
+    FormatError
+        If the file is damaged or foreign, was not made of a folder, or has files that no folder could have given it.
+    OutputError
+        If the folder cannot be written.
+    """
+    contents = container.describe(source)
+    if not carried.is_folder(contents.metadata):
+        raise FormatError(f"{source}: was not made of a folder; restore it as a .safetensors or .pth file.")
+    files, tensors = _split(contents)
+    _check_files(source, files)
+    tensors = [] if only_files else tensors
+    if out.exists() or out.is_symlink():
+        _check_replaceable(out, [carried.path_of(entry.name) for entry in files], force=force)
+    _check_space(out, sum(entry.restored_bytes for entry in (*files, *tensors)))
+    temporary: Path | None = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        _write_files(source, temporary, files)
+        if tensors:
+            _write_weights(source, temporary, tensors, max_shard_bytes, progress or NoProgress())
+        temporary.chmod(0o777 & ~umask())
+        _put_in_place(temporary, out)
+    except BaseException as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise OutputError(
+                f"{out}: cannot be written ({reason}); free some space or choose another place."
+            ) from error
+        raise
+    return RestoredFolder(
+        files=tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())),
+        float_bytes=sum(entry.restored_bytes for entry in tensors),
+        weights=sum(entry.count for entry in tensors),
+    )
+
+
+def _split(contents: Contents) -> tuple[list[Entry], list[Entry]]:
+    """Carried files, and tensors."""
+    files: list[Entry] = []
+    tensors: list[Entry] = []
+    for entry in contents.entries:
+        (files if carried.is_carried(entry.name, contents.metadata) else tensors).append(entry)
+    return files, tensors
+
+
+def _check_files(source: Path, files: Sequence[Entry]) -> None:
+    """Refuse what :func:`metaq.folders.carrying.carried_files` would never have carried."""
+    taken: set[str] = set()
+    for entry in files:
+        path = carried.path_of(entry.name)
+        if not carried.is_safe_path(path) or path in (WEIGHTS, INDEX) or SHARD.fullmatch(path) or holds_weights(path):
+            raise _refused(source, entry, "has a name that is not safe here")
+        if entry.dtype is not Dtype.uint8 or len(entry.shape) != 1 or entry.grid is not None:
+            raise _refused(source, entry, "is no run of bytes")
+        # Some systems do not tell upper from lower case.
+        parts = path.lower().split("/")
+        above = {"/".join(parts[:depth]) + "/" for depth in range(1, len(parts))}
+        own = "/".join(parts)
+        if own in taken or own + "/" in taken or any(folder.removesuffix("/") in taken for folder in above):
+            raise _refused(source, entry, "has the name of another")
+        taken |= {own, *above}
+    sizes = [entry.restored_bytes for entry in files]
+    if len(files) > MAX_FILES or sum(sizes) > MAX_ALL_BYTES or max(sizes, default=0) > MAX_FILE_BYTES:
+        raise FormatError(f"{source}: carries more files, or larger ones, than any folder gives; it is not restored.")
+
+
+def _refused(source: Path, entry: Entry, reason: str) -> FormatError:
+    return FormatError(f"{source}: the carried file {carried.path_of(entry.name)!r} {reason}; nothing was restored.")
+
+
+def _check_replaceable(out: Path, files: Sequence[str], *, force: bool) -> None:
+    if not force:
+        raise ConfigError(f"{out}: exists already; give --force to replace it, or another output.")
+    if not out.is_dir() or out.is_symlink():
+        raise ConfigError(f"{out}: is no folder; choose another output.")
+    written = {*files, WEIGHTS, INDEX}
+    for path in out.rglob("*"):
+        name = path.relative_to(out).as_posix()
+        if (path.is_file() or path.is_symlink()) and name not in written and not SHARD.fullmatch(name):
+            raise ConfigError(f"{out}: holds {name}, which would be lost; take it away or choose another output.")
+
+
+def _check_space(out: Path, needed: int) -> None:
+    try:
+        free = shutil.disk_usage(out.parent).free
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); choose another place.") from error
+    if needed > free:
+        raise OutputError(f"{out}: needs {needed:,} bytes where {free:,} are free; free some or choose another place.")
+
+
+def _write_weights(
+    source: Path, folder: Path, tensors: Sequence[Entry], max_shard_bytes: int, progress: Progress
+) -> None:
+    progress.stage("restoring", sum(entry.restored_bytes for entry in tensors))
+    with SafetensorsFolder(folder, tensors, max_shard_bytes=max_shard_bytes) as weights:
+        for entry, tensor in container.stream(source, names=[entry.name for entry in tensors]):
+            weights.write(entry.name, tensor.restore())
+            progress.advance(entry.restored_bytes)
+            # Nothing may hold a tensor while the next one is restored.
+            del tensor
+        weights.finish()
+
+
+def _write_files(source: Path, folder: Path, files: Sequence[Entry]) -> None:
+    for entry, tensor in container.stream(source, names=[entry.name for entry in files]):
+        path = folder / carried.path_of(entry.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as stream:
+            stream.write(tensor.restore().tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    if not out.exists():
+        temporary.rename(out)
+        return
+    # The old folder is out of the way for a moment, and back if the new one cannot take its place.
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    out.rename(old / out.name)
+    try:
+        temporary.rename(out)
+    except OSError:
+        (old / out.name).rename(out)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)

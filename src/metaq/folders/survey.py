@@ -1,0 +1,178 @@
+"""The first pass over a folder: how large the weights of every tensor are, and which bases may pay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.folders.progress import Progress
+from metaq.folders.stored import Reader, StoredTensor
+from metaq.folders.work import WorkFolder
+from metaq.grid import BucketGrid
+from metaq.quantize.rotation import is_tall, principal_basis, rotated_squares
+from metaq.tensors import Basis
+
+Floats = NDArray[np.float64]
+
+BLOCK = 1 << 20
+"""Weights that are read at once."""
+
+MOMENT_ROWS_PER_COLUMN = 32
+"""Rows that a second moment is taken of, for every column."""
+
+SURVEY = "survey.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of the weights of a tensor.
+
+    Attributes
+    ----------
+    mean_square
+        Mean of their squares.
+    largest
+        Their largest magnitude.
+    is_finite
+        Whether none is NaN or infinite, and no square of one is too large for float64.
+    """
+
+    mean_square: float
+    largest: float
+    is_finite: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Axes:
+    """Principal axes of a tall matrix.
+
+    Attributes
+    ----------
+    name
+        The matrix.
+    basis
+        The axes, quantised.
+    before, after
+        Mean squares of the columns without and with it, float64 of shape (columns,).
+    """
+
+    name: str
+    basis: Basis
+    before: Floats
+    after: Floats
+
+    @cached_property
+    def inverse(self) -> Floats:
+        """What a matrix is multiplied by to express its rows in the basis, float64 (columns, columns)."""
+        return np.asarray(np.linalg.inv(self.basis.values()), dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Survey:
+    """What the first pass found, by name of the tensor, and axes in the order of the tensors."""
+
+    facts: dict[str, Facts]
+    axes: tuple[Axes, ...]
+
+
+def survey(reader: Reader, tensors: Sequence[StoredTensor], work: WorkFolder, progress: Progress) -> Survey:
+    """Pass over floating `tensors` once, or take over what an earlier run found."""
+    kept = work.read(SURVEY)
+    if kept is not None:
+        return _from_record(kept, work)
+    progress.stage("looking at weights", sum(tensor.size_bytes for tensor in tensors))
+    facts: dict[str, Facts] = {}
+    axes: list[Axes] = []
+    for tensor in tensors:
+        facts[tensor.name], moment = _look_at(reader, tensor, progress)
+        basis = None if moment is None or not facts[tensor.name].is_finite else principal_basis(moment)
+        if basis is not None and moment is not None:
+            after = rotated_squares(moment, basis)
+            axes.append(Axes(name=tensor.name, basis=basis, before=np.diag(moment).copy(), after=after))
+    found = Survey(facts=facts, axes=tuple(axes))
+    _keep(found, work)
+    return found
+
+
+def blocks_of(tensor: StoredTensor, row_length: int = 1) -> Iterator[tuple[int, int]]:
+    """First and last element of the blocks that a tensor is read in, each of whole rows."""
+    step = max(BLOCK // row_length, 1) * row_length
+    for start in range(0, tensor.count, step):
+        yield start, min(start + step, tensor.count)
+
+
+def _look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[Facts, Floats | None]:
+    """Facts of a tensor, and the second moment of its rows if they may have a basis."""
+    rows, columns = (tensor.shape[0], tensor.shape[1]) if len(tensor.shape) == 2 else (1, 0)
+    has_axes = is_tall(rows, columns)
+    blocks = list(blocks_of(tensor, columns if has_axes else 1))
+    # Every so many blocks are enough for the moment.
+    every = max(rows // (MOMENT_ROWS_PER_COLUMN * columns), 1) if has_axes else 1
+    moment = np.zeros((columns, columns)) if has_axes else None
+    squares, largest, moment_rows = 0.0, 0.0, 0
+    for number, (start, stop) in enumerate(blocks):
+        values = reader.values(tensor, start, stop)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares += float(values @ values)
+        largest = max(largest, float(np.abs(values).max()))
+        if not math.isfinite(squares):
+            # NaN compares as false, so that the largest would miss it.
+            progress.advance(tensor.size_bytes - start * tensor.dtype.itemsize)
+            return Facts(mean_square=0.0, largest=0.0, is_finite=False), None
+        if moment is not None and number % every == 0:
+            matrix = values.reshape(-1, columns)
+            moment += matrix.T @ matrix
+            moment_rows += len(matrix)
+        progress.advance((stop - start) * tensor.dtype.itemsize)
+    facts = Facts(mean_square=squares / tensor.count, largest=largest, is_finite=True)
+    return facts, None if moment is None else moment / moment_rows
+
+
+def _keep(found: Survey, work: WorkFolder) -> None:
+    for number, axes in enumerate(found.axes):
+        work.write_array(_array_name(number), axes.basis.indices)
+    work.write(
+        SURVEY,
+        {
+            "facts": {
+                name: [facts.mean_square.hex(), facts.largest.hex(), facts.is_finite]
+                for name, facts in found.facts.items()
+            },
+            "axes": [
+                {
+                    "name": axes.name,
+                    "radius": axes.basis.grid.radius,
+                    "count": axes.basis.grid.count,
+                    "before": axes.before.tolist(),
+                    "after": axes.after.tolist(),
+                }
+                for axes in found.axes
+            ],
+        },
+    )
+
+
+def _from_record(kept: Any, work: WorkFolder) -> Survey:
+    facts = {
+        name: Facts(mean_square=float.fromhex(square), largest=float.fromhex(largest), is_finite=is_finite)
+        for name, (square, largest, is_finite) in kept["facts"].items()
+    }
+    axes = []
+    for number, record in enumerate(kept["axes"]):
+        indices = work.read_array(_array_name(number))
+        assert indices is not None
+        grid = BucketGrid(center=0.0, radius=record["radius"], count=record["count"])
+        basis = Basis(indices=indices, grid=grid)
+        before, after = np.array(record["before"]), np.array(record["after"])
+        axes.append(Axes(name=record["name"], basis=basis, before=before, after=after))
+    return Survey(facts=facts, axes=tuple(axes))
+
+
+def _array_name(number: int) -> str:
+    return f"basis-{number}.npy"

@@ -1,0 +1,283 @@
+"""The work folder beside an output: what a killed run leaves, so that the same command goes on from there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.container.assembling import StoredChunk
+from metaq.errors import ConfigError, OutputError
+from metaq.files import write_bytes
+
+if sys.platform != "win32":
+    import fcntl
+
+JOB = "job.json"
+LOCK = "lock"
+BLOCK_BYTES = 1 << 20
+
+Record = dict[str, Any]
+
+
+def work_path(out: Path) -> Path:
+    """Where the work folder of the output `out` is."""
+    return out.with_name(f".{out.name}.partial")
+
+
+class WorkFolder:
+    """The work folder of one output, open for one run at a time; a context manager that leaves it as it is.
+
+    Parameters
+    ----------
+    out
+        The output.
+    job
+        All that the output depends on, ready for JSON; what is found of another job is thrown away.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    discarded
+        Whether something of another job was thrown away.
+
+    Raises
+    ------
+    ConfigError
+        If another run is at work on the same output.
+    OutputError
+        If the folder cannot be made.
+    """
+
+    def __init__(self, out: Path, job: Record) -> None:
+        self.path = work_path(out)
+        self.discarded = False
+        self._out = out
+        self._job = job
+        self._open = ExitStack()
+
+    def __enter__(self) -> WorkFolder:
+        with ExitStack() as opened:
+            try:
+                self.path.mkdir(exist_ok=True)
+                _lock(opened.enter_context((self.path / LOCK).open("wb")), self._out)
+                if self._is_of_another_job():
+                    self.discarded = True
+                    self._clear()
+            except OSError as error:
+                raise unwritable(self._out, error) from error
+            self.write(JOB, self._job)
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def read(self, name: str) -> Any:
+        """What was written under `name`, or None."""
+        try:
+            return json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def write(self, name: str, value: object) -> None:
+        """Keep something that JSON can hold."""
+        write_bytes(self.path / name, json.dumps(value).encode())
+
+    def read_array(self, name: str) -> NDArray[np.int64] | None:
+        """An array that was written under `name`, or None."""
+        try:
+            found: NDArray[np.int64] = np.load(self.path / name, allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def write_array(self, name: str, values: NDArray[np.int64]) -> None:
+        """Keep an array."""
+        try:
+            np.save(self.path / name, values)
+        except OSError as error:
+            raise unwritable(self._out, error) from error
+
+    def attempt(self, number: int) -> Attempt:
+        """An attempt at the file, with what was done of it."""
+        attempt = Attempt(self._out, self._attempt_path(number))
+        self._open.callback(attempt.close)
+        return attempt
+
+    def remove_attempt(self, number: int) -> None:
+        """Take an attempt away."""
+        shutil.rmtree(self._attempt_path(number), ignore_errors=True)
+
+    def remove(self) -> None:
+        """Take the folder away, as the output is there."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _attempt_path(self, number: int) -> Path:
+        return self.path / f"attempt-{number}"
+
+    def _is_of_another_job(self) -> bool:
+        others = any(found.name != LOCK for found in self.path.iterdir())
+        return others and self.read(JOB) != json.loads(json.dumps(self._job))
+
+    def _clear(self) -> None:
+        for found in self.path.iterdir():
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            elif found.name != LOCK:
+                found.unlink()
+
+
+def _lock(stream: IO[bytes], out: Path) -> None:
+    """Take a lock that ends with the process, where the system has such."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"{out}: another run is at work on it; wait for that one.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    offset_bytes: int
+    chunk: StoredChunk
+
+
+class Attempt:
+    """Chunks of one attempt at the file, in the order in which they became ready, and what was decided about tensors.
+
+    A line of the journal counts only if it is whole, and a chunk only if its payload has the checksum of its line.
+    """
+
+    def __init__(self, out: Path, path: Path) -> None:
+        self._out = out
+        self._tensors: dict[str, Record] = {}
+        self._chunks: dict[int, _Place] = {}
+        self._end = 0
+        try:
+            path.mkdir(exist_ok=True)
+            self._payloads = _opened(path / "payloads")
+            self._journal = _opened(path / "journal")
+            self._resume()
+        except OSError as error:
+            raise unwritable(out, error) from error
+
+    @property
+    def tensors(self) -> Mapping[str, Record]:
+        """What was decided, by name of the tensor."""
+        return self._tensors
+
+    @property
+    def chunks(self) -> Mapping[int, StoredChunk]:
+        """The chunks that are done, by their numbers."""
+        return {number: place.chunk for number, place in self._chunks.items()}
+
+    def add_tensor(self, name: str, record: Record) -> None:
+        """Keep what was decided about a tensor."""
+        self._append({"tensor": name, **record})
+        self._tensors[name] = record
+
+    def add_chunk(self, number: int, payload: bytes) -> None:
+        """Keep a chunk.
+
+        Raises
+        ------
+        OutputError
+            If the disk is full.
+        """
+        chunk = StoredChunk(size_bytes=len(payload), checksum=zlib.crc32(payload))
+        try:
+            self._payloads.seek(self._end)
+            self._payloads.write(payload)
+            self._payloads.flush()
+        except OSError as error:
+            raise unwritable(self._out, error) from error
+        self._append({"chunk": number, "size": chunk.size_bytes, "checksum": chunk.checksum})
+        self._chunks[number] = _Place(offset_bytes=self._end, chunk=chunk)
+        self._end += chunk.size_bytes
+
+    def payload(self, number: int) -> Iterator[bytes]:
+        """The payload of a chunk in pieces."""
+        place = self._chunks[number]
+        for start in range(0, place.chunk.size_bytes, BLOCK_BYTES):
+            self._payloads.seek(place.offset_bytes + start)
+            yield self._payloads.read(min(BLOCK_BYTES, place.chunk.size_bytes - start))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._payloads.close()
+        self._journal.close()
+
+    def _append(self, record: Record) -> None:
+        try:
+            self._journal.write(json.dumps(record).encode() + b"\n")
+            self._journal.flush()
+        except OSError as error:
+            raise unwritable(self._out, error) from error
+
+    def _resume(self) -> None:
+        """Take over the records up to the first that is not whole, and cut off what is after it."""
+        position = 0
+        for line in self._journal:
+            if not self._take(line):
+                break
+            position += len(line)
+        self._journal.seek(position)
+        self._journal.truncate()
+        self._payloads.truncate(self._end)
+
+    def _take(self, line: bytes) -> bool:
+        """Take over a record; whether it is whole."""
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            return False
+        if not isinstance(record, dict):
+            return False
+        if "tensor" in record:
+            self._tensors[record.pop("tensor")] = record
+            return True
+        chunk = StoredChunk(size_bytes=record["size"], checksum=record["checksum"])
+        if self._checksum(chunk.size_bytes) != chunk.checksum:
+            return False
+        self._chunks[record["chunk"]] = _Place(offset_bytes=self._end, chunk=chunk)
+        self._end += chunk.size_bytes
+        return True
+
+    def _checksum(self, size_bytes: int) -> int | None:
+        """CRC-32 of the next payload, or None if the file has no such number of bytes left."""
+        self._payloads.seek(self._end)
+        value, left = 0, size_bytes
+        while left:
+            block = self._payloads.read(min(BLOCK_BYTES, left))
+            if not block:
+                return None
+            value, left = zlib.crc32(block, value), left - len(block)
+        return value
+
+
+def unwritable(out: Path, error: OSError) -> OutputError:
+    """What to say of an output that cannot be written."""
+    return OutputError(
+        f"{out}: cannot be written ({error.strerror or error}); free some space or choose another place. What is done "
+        f"so far is kept in {work_path(out).name}, and the same command goes on from there."
+    )
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file for reading and writing, made if it is not there."""
+    return path.open("r+b" if path.exists() else "w+b")
