@@ -134,7 +134,7 @@ from metaq.folders.reading import open_folder
 add_chunk = Attempt.add_chunk
 def add(self, number, payload):
     add_chunk(self, number, payload)
-    self._journal.write(b'{"chunk": 99, "si')
+    self._journal.write(b'0000abcd {"chunk": 99, "si')
     self._journal.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 Attempt.add_chunk = add
@@ -169,12 +169,12 @@ def interrupted(folder, out, monkeypatch, *, after: int = 2) -> None:
             compress(folder, out)
 
 
-@pytest.mark.parametrize("name", ["payloads", "journal"])
-@pytest.mark.parametrize("place", [0.1, 0.9])
+@pytest.mark.parametrize("name", ["attempt-0/payloads", "attempt-0/journal", "survey.json", "basis-0.npy", "job.json"])
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9])
 def test_damaged_remains_do_not_get_into_the_file(made_folder, tmp_path, monkeypatch, whole, name, place):
     out = tmp_path / "model.metaq"
     interrupted(made_folder, out, monkeypatch)
-    path = work_path(out) / "attempt-0" / name
+    path = work_path(out) / name
     data = bytearray(path.read_bytes())
     data[int(place * len(data))] ^= 8
     path.write_bytes(bytes(data))

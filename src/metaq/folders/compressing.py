@@ -163,14 +163,14 @@ class _Run:
 
     def on_grids(self, out: Path, grids: Mapping[str, BucketGrid]) -> FolderReport:
         """Quantise on given grids."""
-        attempt = self._work.attempt(0)
+        attempt = self._work.attempt(0, "grids")
         parts = self._coded(GridQuantizer(self._reader, grids), attempt)
         return self._written(out, parts, attempt, None)
 
     def at(self, out: Path, multiplier: float) -> FolderReport:
         """Quantise for λ = `multiplier`."""
         found, rule, _ = self._looked_at()
-        attempt = self._work.attempt(0)
+        attempt = self._work.attempt(0, multiplier.hex())
         parts = self._coded(self._quantizer(found, rule, multiplier), attempt)
         return self._written(out, parts, attempt, multiplier)
 
@@ -180,13 +180,13 @@ class _Run:
         exact = [tensor for tensor in self._all_tensors() if tensor.name not in {each.name for each in self._chosen}]
         tries = Tries(self._work, RateModel(self._chosen, found, rule, samples, coder=self._coder), limit)
         while (current := tries.next(lambda: expected_bytes(self._reader, exact))) is not None:
-            attempt = self._work.attempt(current.number)
+            attempt = self._work.attempt(current.number, current.multiplier.hex())
             parts = self._coded(self._quantizer(found, rule, current.multiplier), attempt)
             file_bytes = _file_bytes(parts, _chunks(parts, attempt))
             attempt.close()
             tries.finish(current, file_bytes, file_bytes - _quantized_bytes(parts, _chunks(parts, attempt)))
         best = tries.best()
-        attempt = self._work.attempt(best.number)
+        attempt = self._work.attempt(best.number, best.multiplier.hex())
         parts = self._coded(self._quantizer(found, rule, best.multiplier), attempt)
         return self._written(out, parts, attempt, best.multiplier)
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,9 +82,9 @@ class Survey:
 
 def survey(reader: Reader, tensors: Sequence[StoredTensor], work: WorkFolder, progress: Progress) -> Survey:
     """Pass over floating `tensors` once, or take over what an earlier run found."""
-    kept = work.read(SURVEY)
-    if kept is not None:
-        return _from_record(kept, work)
+    known = _known(work)
+    if known is not None:
+        return known
     progress.stage("looking at weights", sum(tensor.size_bytes for tensor in tensors))
     facts: dict[str, Facts] = {}
     axes: list[Axes] = []
@@ -158,7 +157,11 @@ def _keep(found: Survey, work: WorkFolder) -> None:
     )
 
 
-def _from_record(kept: Any, work: WorkFolder) -> Survey:
+def _known(work: WorkFolder) -> Survey | None:
+    """What an earlier run found, if all of it is there."""
+    kept = work.read(SURVEY)
+    if kept is None:
+        return None
     facts = {
         name: Facts(mean_square=float.fromhex(square), largest=float.fromhex(largest), is_finite=is_finite)
         for name, (square, largest, is_finite) in kept["facts"].items()
@@ -166,7 +169,8 @@ def _from_record(kept: Any, work: WorkFolder) -> Survey:
     axes = []
     for number, record in enumerate(kept["axes"]):
         indices = work.read_array(_array_name(number))
-        assert indices is not None
+        if indices is None:
+            return None
         grid = BucketGrid(center=0.0, radius=record["radius"], count=record["count"])
         basis = Basis(indices=indices, grid=grid)
         before, after = np.array(record["before"]), np.array(record["after"])

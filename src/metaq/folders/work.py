@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.container.assembling import StoredChunk
+from metaq.container.layout import CHECKSUM_BYTES
+from metaq.container.writer import packed_checksum
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 
@@ -76,7 +79,8 @@ class WorkFolder:
                     self.discarded = True
                     self._clear()
             except OSError as error:
-                raise unwritable(self._out, error) from error
+                reason = error.strerror or str(error)
+                raise OutputError(f"{self._out}: cannot be written ({reason}); choose another place.") from error
             self.write(JOB, self._job)
             self._open = opened.pop_all()
         return self
@@ -87,34 +91,38 @@ class WorkFolder:
         self._open.close()
 
     def read(self, name: str) -> Any:
-        """What was written under `name`, or None."""
+        """What was written under `name`, or None if that is not there or has changed."""
         try:
-            return json.loads((self.path / name).read_bytes())
-        except (OSError, ValueError):
+            record = _record((self.path / name).read_bytes())
+        except OSError:
             return None
+        return None if record is None else record["value"]
 
     def write(self, name: str, value: object) -> None:
         """Keep something that JSON can hold."""
-        write_bytes(self.path / name, json.dumps(value).encode())
+        write_bytes(self.path / name, _line({"value": value}))
 
     def read_array(self, name: str) -> NDArray[np.int64] | None:
-        """An array that was written under `name`, or None."""
+        """An array that was written under `name`, or None if that is not there or has changed."""
         try:
-            found: NDArray[np.int64] = np.load(self.path / name, allow_pickle=False)
-        except (OSError, ValueError):
+            data = (self.path / name).read_bytes()
+        except OSError:
             return None
+        checksum, content = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]
+        if checksum != packed_checksum(zlib.crc32(content)):
+            return None
+        found: NDArray[np.int64] = np.load(io.BytesIO(content), allow_pickle=False)
         return found
 
     def write_array(self, name: str, values: NDArray[np.int64]) -> None:
         """Keep an array."""
-        try:
-            np.save(self.path / name, values)
-        except OSError as error:
-            raise unwritable(self._out, error) from error
+        content = io.BytesIO()
+        np.save(content, values)
+        write_bytes(self.path / name, packed_checksum(zlib.crc32(content.getvalue())) + content.getvalue())
 
-    def attempt(self, number: int) -> Attempt:
-        """An attempt at the file, with what was done of it."""
-        attempt = Attempt(self._out, self._attempt_path(number))
+    def attempt(self, number: int, key: str) -> Attempt:
+        """An attempt at the file, with what was done of it; `key` tells what else it depends on than the job."""
+        attempt = Attempt(self._out, self._attempt_path(number), key)
         self._open.callback(attempt.close)
         return attempt
 
@@ -160,10 +168,10 @@ class _Place:
 class Attempt:
     """Chunks of one attempt at the file, in the order in which they became ready, and what was decided about tensors.
 
-    A line of the journal counts only if it is whole, and a chunk only if its payload has the checksum of its line.
+    A line of the journal counts only if it has its own checksum, and a chunk only if its payload has that of its line.
     """
 
-    def __init__(self, out: Path, path: Path) -> None:
+    def __init__(self, out: Path, path: Path, key: str) -> None:
         self._out = out
         self._tensors: dict[str, Record] = {}
         self._chunks: dict[int, _Place] = {}
@@ -172,7 +180,7 @@ class Attempt:
             path.mkdir(exist_ok=True)
             self._payloads = _opened(path / "payloads")
             self._journal = _opened(path / "journal")
-            self._resume()
+            self._resume(key)
         except OSError as error:
             raise unwritable(out, error) from error
 
@@ -224,29 +232,31 @@ class Attempt:
 
     def _append(self, record: Record) -> None:
         try:
-            self._journal.write(json.dumps(record).encode() + b"\n")
+            self._journal.write(_line(record))
             self._journal.flush()
         except OSError as error:
             raise unwritable(self._out, error) from error
 
-    def _resume(self) -> None:
+    def _resume(self, key: str) -> None:
         """Take over the records up to the first that is not whole, and cut off what is after it."""
+        head = _line({"key": key})
         position = 0
-        for line in self._journal:
-            if not self._take(line):
-                break
-            position += len(line)
+        if self._journal.readline() == head:
+            position = len(head)
+            for line in self._journal:
+                if not self._take(line):
+                    break
+                position += len(line)
         self._journal.seek(position)
         self._journal.truncate()
         self._payloads.truncate(self._end)
+        if not position:
+            self._journal.write(head)
 
     def _take(self, line: bytes) -> bool:
         """Take over a record; whether it is whole."""
-        try:
-            record = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
-            return False
-        if not isinstance(record, dict):
+        record = _record(line)
+        if record is None:
             return False
         if "tensor" in record:
             self._tensors[record.pop("tensor")] = record
@@ -276,6 +286,21 @@ def unwritable(out: Path, error: OSError) -> OutputError:
         f"{out}: cannot be written ({error.strerror or error}); free some space or choose another place. What is done "
         f"so far is kept in {work_path(out).name}, and the same command goes on from there."
     )
+
+
+def _line(record: Record) -> bytes:
+    """A record as a line of a journal."""
+    text = json.dumps(record).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _record(line: bytes) -> Record | None:
+    """Invert :func:`_line`; None for a line that was not written to its end or has changed."""
+    text = line[9:-1]
+    if not line.endswith(b"\n") or line[:9] != b"%08x " % zlib.crc32(text):
+        return None
+    found: Record = json.loads(text)
+    return found
 
 
 def _opened(path: Path) -> IO[bytes]:
