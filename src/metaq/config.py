@@ -14,7 +14,7 @@ from metaq.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
-MOST_NAMES = 40
+MOST_NAMES = 12
 """Names in an error message."""
 
 
