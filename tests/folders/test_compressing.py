@@ -283,6 +283,13 @@ def test_impossible_options(made_folder, tmp_path, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_models_that_no_file_can_hold_are_refused_at_once(made_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("metaq.container.layout.MAX_ELEMENTS", 100_000)
+    with pytest.raises(ConfigError, match="split the model"):
+        compress(made_folder, tmp_path / "m.metaq")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_coder_of_whole_tensors(made_folder, tmp_path):
     with pytest.raises(ConfigError, match="small or fast"):
         compress_folder(open_folder(made_folder), tmp_path / "m.metaq", coder="auto")

@@ -25,6 +25,7 @@ from metaq.container.contents import Entry, Metadata, Piece, TensorReport, Write
 from metaq.container.exact import exact_payload
 from metaq.container.fields import header_fields, utf8, version_byte
 from metaq.container.header import basis_entry, with_places
+from metaq.coverage import Described
 from metaq.errors import CodecError, ConfigError
 from metaq.files import write_bytes
 from metaq.tensors import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor
@@ -172,7 +173,7 @@ def _with_coder(item: _Item, coder: str) -> _Item:
     return replace(item, entry=replace(item.entry, coder=coder)) if item.entry.coder == AUTO else item
 
 
-def check_tensors(ordered: Sequence[Tensor | Entry]) -> None:
+def check_tensors(ordered: Sequence[Described]) -> None:
     """Raise :class:`ConfigError` where tensors in the order of their names are too many, or have names or dimensions
     that a file cannot hold.
     """

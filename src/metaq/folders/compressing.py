@@ -17,7 +17,7 @@ from metaq.container.coders import CHUNK_CODERS
 from metaq.container.exact import THOROUGH_BYTES, exact_payload
 from metaq.container.fields import utf8
 from metaq.container.layout import CHECKSUM_BYTES
-from metaq.container.writer import DEFAULT_CODER
+from metaq.container.writer import DEFAULT_CODER, check_elements, check_tensors
 from metaq.coverage import Coverage, measured
 from metaq.folders.budget import Tries
 from metaq.folders.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
@@ -122,6 +122,8 @@ def compress_folder(
     limit = _limit(folder, target_bytes, target_ratio)
     require(coder in CHUNK_CODERS, f"coder: {coder} does not work on folders; choose {' or '.join(CHUNK_CODERS)}.")
     require(grids is None or limit is None, "grids: they decide about the size; give no budget.")
+    check_tensors([*folder.carried.files, *folder.tensors])
+    check_elements(tensor.shape for tensor in folder.tensors)
     selection = select(folder.tensors, include=include, exclude=exclude, grids=grids)
     job: Record = {
         "recipe": RECIPE,
