@@ -262,6 +262,7 @@ def test_a_budget_is_resumed(made_folder, tmp_path, monkeypatch):
 def test_a_budget_that_cannot_be_met_leaves_nothing(made_folder, tmp_path):
     with pytest.raises(ConfigError, match="no file of 200 bytes"):
         compress(made_folder, tmp_path / "m.metaq", target_bytes=200)
+    assert list(tmp_path.iterdir()) == []
     assert not (tmp_path / "m.metaq").exists()
 
 

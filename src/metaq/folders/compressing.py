@@ -19,6 +19,7 @@ from metaq.container.fields import utf8
 from metaq.container.layout import CHECKSUM_BYTES
 from metaq.container.writer import DEFAULT_CODER, check_elements, check_tensors
 from metaq.coverage import Coverage, measured
+from metaq.errors import ConfigError
 from metaq.folders.budget import Tries
 from metaq.folders.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
 from metaq.folders.coding import Job, code
@@ -135,10 +136,15 @@ def compress_folder(
     }
     with Reader() as reader, WorkFolder(out, job) as work:
         run = _Run(folder, selection, reader, work, coder, progress or NoProgress())
-        if grids is not None:
-            report = run.on_grids(out, grids)
-        else:
-            report = run.to_limit(out, limit) if limit is not None else run.at(out, DEFAULT_MULTIPLIER)
+        try:
+            if grids is not None:
+                report = run.on_grids(out, grids)
+            else:
+                report = run.to_limit(out, limit) if limit is not None else run.at(out, DEFAULT_MULTIPLIER)
+        except ConfigError:
+            # What cannot be done is not gone on with.
+            work.remove()
+            raise
         work.remove()
     return report
 
