@@ -88,11 +88,12 @@ class Participants:
         """
         weights, gradients, counted = self.local(), self.shards.local_gradients(), set(self.shards.counted)
         found = [(t, g) for t, g in enumerate(gradients) if g is not None and self.part_of[t] == part]
+        here = [pair for pair in found if pair[0] in counted]
         pairs = [
             TensorPairs([weights[t] for t, _ in chosen], [g for _, g in chosen], [self.group_of[t] for t, _ in chosen])
-            for chosen in (found, [pair for pair in found if pair[0] in counted])
+            for chosen in ([found] if len(here) == len(found) else [found, here])
         ]
-        return pairs[0], pairs[1]
+        return pairs[0], pairs[-1]
 
     def share_out(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Note which optimiser updates which parameter.

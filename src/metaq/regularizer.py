@@ -483,7 +483,7 @@ class EntropyRegularizer:
 
     @contextlib.contextmanager
     def _holding(self, *, quantized: bool) -> Iterator[None]:
-        held = [tensor.clone() for tensor in self._participants.local()]
+        held = [tensor.detach().clone() for tensor in self._participants.local()]
         with torch.no_grad():
             self._hold(quantized=quantized)
         try:

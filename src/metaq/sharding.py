@@ -90,11 +90,15 @@ class Shards:
         return self._mesh is not None
 
     def local(self) -> list[torch.Tensor]:
-        """The parts of the parameters that this process holds; whole ones where they are not sharded."""
+        """The parts of the parameters that this process holds; the parameters themselves where they are not sharded."""
+        if self._mesh is None:
+            return self._parameters
         return [local_part(parameter.detach()) for parameter in self._parameters]
 
     def local_gradients(self) -> list[torch.Tensor | None]:
         """Their gradients, in parts like those of :meth:`local`, to be changed in place."""
+        if self._mesh is None:
+            return [parameter.grad for parameter in self._parameters]
         return [None if p.grad is None else _local_gradient(p) for p in self._parameters]
 
     def total(self, *sums: GroupArray) -> tuple[GroupArray, ...]:

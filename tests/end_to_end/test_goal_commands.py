@@ -237,7 +237,7 @@ def test_what_is_no_number_and_unit_is_no_duration(duration):
 def test_a_time_budget_sets_the_number_of_epochs(tmp_path, monkeypatch, goal):
     asked = []
 
-    def five_seconds_an_epoch(config, splits, seconds):
+    def five_seconds_an_epoch(config, splits, seconds, **_where):
         asked.append((config.goal.is_given, len(splits.train), seconds))
         return int(seconds / 5)
 

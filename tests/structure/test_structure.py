@@ -11,6 +11,11 @@ from metaq.structure import arrangement, cheapest_arrangement, find_chains, fit_
 IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
+def images_for(name):
+    """Images of the size that a reference network takes."""
+    return torch.rand(16, *nets.input_shape(name), generator=torch.Generator().manual_seed(0))
+
+
 def sparse(model: nn.Module, *, share: float, seed: int = 0) -> nn.Module:
     """Most weights zero, whole rows and columns too, the others multiples of a quarter."""
     generator = torch.Generator().manual_seed(seed)
@@ -59,7 +64,8 @@ def test_a_folded_network_computes_the_same(name, share):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
     assert folded.parameters < sum(parameter.numel() for parameter in model.parameters())
     assert any(after < units for units, after in folded.units.values())
-    torch.testing.assert_close(folded.model(IMAGES.double()), model(IMAGES.double()), rtol=1e-6, atol=1e-6)
+    images = images_for(name).double()
+    torch.testing.assert_close(folded.model(images), model(images), rtol=1e-6, atol=1e-6)
 
 
 def test_a_network_without_any_weight_still_gives_its_constant():
@@ -146,7 +152,7 @@ def test_an_arrangement_computes_the_same_and_costs_no_more(name):
     at_once, cheapest = arrangement(model), cheapest_arrangement(model, cost)
     assert cost(cheapest) <= cost(at_once) < cost(model)
     for arranged in (at_once, cheapest):
-        torch.testing.assert_close(arranged(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(arranged(images_for(name)), model(images_for(name)), rtol=1e-6, atol=1e-6)
         assert not any(bool(torch.signbit(parameter[parameter == 0]).any()) for parameter in arranged.parameters())
 
 
