@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
     "checkpoint.py": ([], {"bytes", "mean_cosine", "spearman", "compress", "decompress"}),
+    "cifar10.py": (["--quick", "--out", "{folder}/runs"], {"net", "data", "schedule", "float", "small", "drop"}),
     "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),

@@ -217,6 +217,16 @@ class TrainConfig(Config):
         return self.regularizer.strength == 0 and self.regularizer.forward == "float"
 
 
+def plain(config: TrainConfig) -> TrainConfig:
+    """`config` without the entropy term and its goal: the network that a small one is compared with, or starts from."""
+    return replace(
+        config,
+        goal=GoalConfig(),
+        regularizer=replace(config.regularizer, strength=0.0, forward="float", plan=None),
+        optimizer=replace(config.optimizer, relative_learning_rate=None),
+    )
+
+
 _THESIS = TrainConfig(
     net="lenet5",
     data="mnist",
@@ -249,11 +259,35 @@ _DIGITS = TrainConfig(
     regularizer=RegularizerConfig(strength=2.5e-5),
 )
 
+_PHOTOGRAPHS = TrainConfig(
+    net="resnet20",
+    data="cifar10",
+    epochs=200,
+    batch_size=128,
+    regularizer=RegularizerConfig(strength=3e-7, exclude=("*norm*",)),
+    augmentation=None,
+    crop=CropAndFlip(),
+)
+"""Batch normalisation takes no part: where a scale jumps from bucket to bucket, a whole channel is disturbed."""
+
+_FLOAT_PHOTOGRAPHS = plain(
+    replace(
+        _PHOTOGRAPHS,
+        optimizer=OptimizerConfig(
+            name="sgd", learning_rate=0.1, weight_decay=5e-4, decay_start=0.0, last_share=1e-3, momentum=0.9
+        ),
+    )
+)
+
 PRESETS = {
     "lenet5-mnist": TrainConfig(data="mnist", epochs=100, regularizer=RegularizerConfig(strength=1.3e-5)),
     "lenet5-digits": _DIGITS,
     "lenet300-mnist": TrainConfig(net="lenet300", data="mnist", epochs=60),
     "lenet300-digits": replace(_DIGITS, net="lenet300"),
+    "resnet20-cifar10": _PHOTOGRAPHS,
+    "resnet20-cifar10-float": _FLOAT_PHOTOGRAPHS,
+    "vgg11-cifar10": replace(_PHOTOGRAPHS, net="vgg11", regularizer=replace(_PHOTOGRAPHS.regularizer, strength=1e-8)),
+    "vgg11-cifar10-float": replace(_FLOAT_PHOTOGRAPHS, net="vgg11"),
     "thesis": _THESIS,
     "thesis-digits": replace(_THESIS, data="digits"),
 }
@@ -307,16 +341,6 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
         clean_from=TARGETED.clean_from,
         optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),
         regularizer=replace(config.regularizer, plan=plan, warmup=warmup),
-    )
-
-
-def plain(config: TrainConfig) -> TrainConfig:
-    """`config` without the entropy term and its goal: the network that a small one is compared with, or starts from."""
-    return replace(
-        config,
-        goal=GoalConfig(),
-        regularizer=replace(config.regularizer, strength=0.0, forward="float", plan=None),
-        optimizer=replace(config.optimizer, relative_learning_rate=None),
     )
 
 
