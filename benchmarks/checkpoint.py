@@ -15,13 +15,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import re
-import resource
 import shlex
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,16 +25,7 @@ from typing import Any, TextIO
 import torch
 
 from embeddings import Batch, CannotRunError, agreement, batches_of, lines, pooled
-
-PROGRAM = """
-import atexit, sys
-from pathlib import Path
-report, status = Path(sys.argv.pop(1)), Path("/proc/self/status")
-atexit.register(lambda: report.write_bytes(status.read_bytes() if status.exists() else b""))
-from metaq.cli import main
-main()
-"""
-"""The command line, which leaves what the system knows of its memory: the usage of children counts their parent's."""
+from support.commands import CommandError, describe_use, run_metaq, used
 
 MIB = 1 << 20
 QUICK_BATCHES = 4
@@ -74,24 +61,6 @@ def embeddings(folder: Path, batches: Sequence[Batch]) -> torch.Tensor:
     return torch.cat(found)
 
 
-def run_metaq(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a command prints as JSON, with its seconds and, where the system tells, its peak memory."""
-    with tempfile.TemporaryDirectory() as place:
-        status = Path(place) / "status"
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        begun = time.perf_counter()
-        command = [sys.executable, "-c", PROGRAM, str(status), *arguments, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - begun
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            raise CannotRunError(f"metaq {shlex.join(arguments)}: {done.stderr.strip()}")
-        peaks = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
-    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    peak_mib = int(peaks[0]) / 1024 if peaks else None
-    return {**json.loads(done.stdout), "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak_mib}
-
-
 def measured(folder: Path, batches: Sequence[Batch], options: Sequence[str]) -> dict[str, Any]:
     """All figures of one folder."""
     with tempfile.TemporaryDirectory() as place:
@@ -107,8 +76,8 @@ def measured(folder: Path, batches: Sequence[Batch], options: Sequence[str]) -> 
         "percent_of_float": 100 * packed["bytes"] / packed["float_bytes"],
         "sentences": sum(len(batch["input_ids"]) for batch in batches),
         **alike,
-        "compress": {name: packed[name] for name in ("seconds", "cpu_seconds", "peak_mib")},
-        "decompress": {name: unpacked[name] for name in ("seconds", "cpu_seconds", "peak_mib")},
+        "compress": used(packed),
+        "decompress": used(unpacked),
     }
 
 
@@ -121,9 +90,7 @@ def describe(found: dict[str, Any], log: TextIO) -> None:
         file=log,
     )
     for command in ("compress", "decompress"):
-        used = found[command]
-        peak = "unknown" if used["peak_mib"] is None else f"{used['peak_mib']:.0f} MiB"
-        print(f"{command}: {used['seconds']:.0f} s, {used['cpu_seconds']:.0f} s of cores, peak memory {peak}", file=log)
+        print(describe_use(command, found[command]), file=log)
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
@@ -160,7 +127,7 @@ def main() -> int:
             folder = options.model or Path(place)
             batches = stand_in(folder, options.seed) if options.model is None else tokenised(folder, options.sentences)
             found = measured(folder, batches, shlex.split(options.options))
-    except CannotRunError as error:
+    except (CannotRunError, CommandError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     describe(found, log)

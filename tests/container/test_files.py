@@ -289,3 +289,25 @@ def test_a_missing_file_is_a_format_error(tmp_path: Path) -> None:
             reader(tmp_path / "missing.metaq")
         with pytest.raises(FormatError, match="cannot be read"):
             reader(tmp_path)
+
+
+def test_streamed_tensors_may_be_written_to_unless_that_is_not_needed(tmp_path):
+    quantized = QuantizedTensor(
+        name="q", indices=np.arange(30) % 5, grid=BucketGrid(center=0.0, radius=1.0, count=5), dtype=Dtype.float32
+    )
+    generator = np.random.default_rng(0)
+    held = [
+        ExactTensor(name=name, values=values.astype("u1"), dtype=Dtype.uint8)
+        for name, values in {
+            "inline": np.arange(9),
+            "raw": generator.integers(0, 256, 500),
+            "zstd": np.zeros(500),
+        }.items()
+    ]
+    container.write(tmp_path / "m.metaq", [*held, quantized])
+    for is_writable in (True, False):
+        found = dict(container.stream(tmp_path / "m.metaq", is_writable=is_writable))
+        assert [entry.coder for entry in found] == ["inline", "small", "raw", "zstd"]
+        writable = {entry.name: tensor.restore().flags.writeable for entry, tensor in found.items()}
+        assert writable == {"inline": is_writable, "q": True, "raw": is_writable, "zstd": is_writable}
+    assert all(tensor.restore().flags.writeable for tensor in container.read(tmp_path / "m.metaq").tensors[:1])

@@ -89,7 +89,7 @@ def test_a_restored_folder_needs_one_that_was_compressed(tmp_path, checkpoint):
         (("--coder", "auto"), "small or fast"),
         (("--coder", "huffman"), "small or fast"),
         (("--target-bytes", "9", "--target-ratio", "2"), "target_ratio"),
-        (("--target-bytes", "200"), "200 bytes"),
+        (("--target-bytes", "60"), "60 bytes"),
         (("--include", "nobody*"), "nobody*"),
     ],
 )

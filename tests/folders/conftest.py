@@ -54,7 +54,7 @@ LARGE = 1 << 13
 CHUNK_BITS = 14
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def small_is_large() -> Iterator[None]:
     """Blocks and chunks that small tensors fill."""
     with pytest.MonkeyPatch.context() as patched:

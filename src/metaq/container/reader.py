@@ -86,7 +86,11 @@ def describe(path: str | os.PathLike[str]) -> Contents:
 
 
 def stream(
-    path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES, names: Iterable[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    names: Iterable[str] | None = None,
+    is_writable: bool = True,
 ) -> Iterator[tuple[Entry, Tensor]]:
     """Tensors of a ``.metaq`` file one by one, restored, in order of their names but for tied ones.
 
@@ -105,6 +109,8 @@ def stream(
         Memory that a single tensor may take, with all bases that are needed.
     names
         The tensors to restore; all by default.
+    is_writable
+        Whether the caller may write to all arrays. If not, tensors kept exactly are not held twice for a moment.
 
     Raises
     ------
@@ -128,6 +134,7 @@ def stream(
             sharing.setdefault(contents.holder_of(entry).name, []).append(entry)
         parts = [*bases, *(len(contents.bases) + number for number in sorted(holders))]
         for holder, tensor in _restored(source, frame, parts):
+            tensor = _writable(tensor) if is_writable else tensor
             for entry in sharing[holder.name]:
                 yield entry, dataclasses.replace(tensor, name=entry.name)
             # The caller may be done with it.
@@ -138,13 +145,15 @@ def _read_all(source: Source, max_bytes: int) -> File:
     frame = open_checked_frame(source)
     contents = frame.contents
     _require_memory(source, sum(entry.memory_bytes for entry in contents.parts), max_bytes)
-    exact = {number: _exact(source, contents.parts[number], raw) for number, raw in frame.inline.items()}
+    inline = {number: _exact(source, contents.parts[number], raw) for number, raw in frame.inline.items()}
+    exact = {number: _writable(tensor) for number, tensor in inline.items()}
     indices: dict[int, NDArray[np.int64]] = {}
     for chunk, streams in _decoded(source, contents, contents.chunks):
         for piece, symbols in zip(chunk.pieces, streams, strict=True):
             entry = contents.parts[piece.tensor]
             if entry.grid is None:
-                exact[piece.tensor] = ExactTensor(name=entry.name, values=symbols, dtype=entry.dtype)
+                found = ExactTensor(name=entry.name, values=symbols, dtype=entry.dtype)
+                exact[piece.tensor] = _writable(found)
                 continue
             if piece.tensor not in indices:
                 indices[piece.tensor] = np.zeros(entry.shape, dtype=np.int64)
@@ -295,17 +304,22 @@ def _decoded(
             for chunk in chunks:
                 cost = chunk.size_bytes + SYMBOL_BYTES * sum(piece.shape.count for piece in chunk.pieces)
                 while waiting and (held + cost > IN_FLIGHT_BYTES or len(waiting) > 2 * (cores or 1)):
-                    first, freed, future = waiting.popleft()
-                    held -= freed
-                    yield first, future.result()
+                    held -= waiting[0][1]
+                    yield _finished(waiting)
                 payload = source.take(chunk.offset_bytes, chunk.size_bytes)
                 waiting.append((chunk, cost, pool.submit(_decoded_chunk, source.name, contents, chunk, payload)))
                 held += cost
+                del payload
             while waiting:
-                first, _, future = waiting.popleft()
-                yield first, future.result()
+                yield _finished(waiting)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _finished(waiting: deque[tuple[Chunk, int, Future[Streams]]]) -> tuple[Chunk, Streams]:
+    """The first of the waiting chunks, held by nobody but the caller."""
+    chunk, _, future = waiting.popleft()
+    return chunk, future.result()
 
 
 def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes) -> Streams:
@@ -356,5 +370,9 @@ def _array(raw: bytes, entry: Entry) -> NDArray[np.generic]:
         raise CodecError(f"{len(raw)} bytes were found where {entry.restored_bytes} are needed.")
     if entry.dtype is Dtype.bool and raw.strip(b"\0\1"):
         raise CodecError("a truth value is neither 0 nor 1.")
-    # A copy, so that the caller may write to the tensor and the file's bytes can be freed.
-    return np.frombuffer(raw, dtype=entry.dtype.storage).reshape(entry.shape).copy()
+    return np.frombuffer(raw, dtype=entry.dtype.storage).reshape(entry.shape)
+
+
+def _writable(tensor: ExactTensor) -> ExactTensor:
+    """The tensor with elements of its own, which the caller may write to."""
+    return tensor if tensor.values.flags.writeable else dataclasses.replace(tensor, values=tensor.values.copy())

@@ -172,7 +172,7 @@ def _write_weights(
 ) -> None:
     progress.stage("restoring", sum(entry.restored_bytes for entry in tensors))
     with SafetensorsFolder(folder, tensors, max_shard_bytes=max_shard_bytes) as weights:
-        for entry, tensor in container.stream(source, names=[entry.name for entry in tensors]):
+        for entry, tensor in container.stream(source, names=[entry.name for entry in tensors], is_writable=False):
             weights.write(entry.name, tensor.restore())
             progress.advance(entry.restored_bytes)
             # Nothing may hold a tensor while the next one is restored.
