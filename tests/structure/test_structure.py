@@ -10,10 +10,8 @@ from metaq.structure import arrangement, cheapest_arrangement, find_chains, fit_
 
 IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
-
-def images_for(name):
-    """Images of the size that a reference network takes."""
-    return torch.rand(16, *nets.input_shape(name), generator=torch.Generator().manual_seed(0))
+CHAINED = ("lenet300", "lenet5", "lenet5-caffe")
+"""Reference networks whose layers follow each other with nothing but activations and pooling between them."""
 
 
 def sparse(model: nn.Module, *, share: float, seed: int = 0) -> nn.Module:
@@ -52,7 +50,7 @@ def test_chains_of_the_reference_networks(name, pairs):
     assert all(chain.is_odd == (name == "lenet5") for chain in chains[:1])
 
 
-@pytest.mark.parametrize("name", nets.names())
+@pytest.mark.parametrize("name", CHAINED)
 @pytest.mark.parametrize("share", [0.02, 0.2, 1.0])
 def test_a_folded_network_computes_the_same(name, share):
     model = sparse(nets.create(name), share=share).double()
@@ -64,8 +62,16 @@ def test_a_folded_network_computes_the_same(name, share):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
     assert folded.parameters < sum(parameter.numel() for parameter in model.parameters())
     assert any(after < units for units, after in folded.units.values())
-    images = images_for(name).double()
-    torch.testing.assert_close(folded.model(images), model(images), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(folded.model(IMAGES.double()), model(IMAGES.double()), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(nets.names()) - set(CHAINED)))
+def test_a_network_with_normalisation_between_its_layers_is_left_as_it_is(name):
+    model = sparse(nets.create(name), share=0.1).eval()
+    images = torch.rand(4, *nets.input_shape(name), generator=torch.Generator().manual_seed(0))
+    folded = fold(model)
+    assert folded.units == {}
+    assert torch.equal(folded.model(images), model(images))
 
 
 def test_a_network_without_any_weight_still_gives_its_constant():
@@ -139,7 +145,7 @@ def test_padding_keeps_constant_channels_but_not_unread_ones():
     torch.testing.assert_close(folded.model(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", nets.names())
+@pytest.mark.parametrize("name", CHAINED)
 def test_an_arrangement_computes_the_same_and_costs_no_more(name):
     model = sparse(nets.create(name), share=0.05)
     with torch.no_grad():
@@ -152,7 +158,7 @@ def test_an_arrangement_computes_the_same_and_costs_no_more(name):
     at_once, cheapest = arrangement(model), cheapest_arrangement(model, cost)
     assert cost(cheapest) <= cost(at_once) < cost(model)
     for arranged in (at_once, cheapest):
-        torch.testing.assert_close(arranged(images_for(name)), model(images_for(name)), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(arranged(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
         assert not any(bool(torch.signbit(parameter[parameter == 0]).any()) for parameter in arranged.parameters())
 
 
