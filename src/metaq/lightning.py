@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from typing_extensions import override
 
-from metaq import container
 from metaq.config import RegularizerConfig, near_match, require
-from metaq.container import WriteReport
 from metaq.errors import ConfigError
-from metaq.grid import BucketGrid
-from metaq.regularizer import EntropyRegularizer
-from metaq.session import TrainingSession
+from metaq.session import SessionHolder, TrainingSession
 
 try:
     import lightning.pytorch as pl
@@ -25,7 +19,7 @@ except ImportError as error:
     raise ConfigError("metaq.lightning: needs Lightning; pip install 'metaq-torch[lightning]'.") from error
 
 
-class EntropyCallback(pl.Callback):
+class EntropyCallback(SessionHolder, pl.Callback):
     """Trains the weights of a LightningModule to few bits.
 
     The regulariser is built when a fit starts and works inside the steps of all optimisers, after gradient clipping.
@@ -71,37 +65,6 @@ class EntropyCallback(pl.Callback):
         self._session: TrainingSession | None = None
         self._loaded: dict[str, Any] | None = None
         self._logged_step = 0
-
-    @property
-    def regularizer(self) -> EntropyRegularizer:
-        """That of the present or last training.
-
-        Raises
-        ------
-        ConfigError
-            If there was none yet.
-        """
-        return self._present().regularizer
-
-    def grids(self) -> dict[str, BucketGrid]:
-        """Grid of every tensor that takes part, by its name in `submodule`."""
-        return self._present().grids()
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        metadata: Mapping[str, str | int | float] | None = None,
-        coder: str = container.DEFAULT_CODER,
-    ) -> WriteReport:
-        """Write the quantised model, or `submodule`, as a ``.metaq`` file; arguments are those of :func:`metaq.save`.
-
-        Raises
-        ------
-        ConfigError
-            If nothing was trained or loaded yet, or the module has got other weights since.
-        """
-        return self._present().save(path, metadata=metadata, coder=coder)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -244,11 +207,6 @@ class EntropyCallback(pl.Callback):
             raise ConfigError(
                 f"submodule: the module has no part {self.submodule!r}; {near_match(self.submodule, names)}"
             ) from error
-
-    def _present(self) -> TrainingSession:
-        if self._session is None:
-            raise ConfigError("EntropyCallback: nothing was trained or loaded yet; give it to a Trainer and fit first.")
-        return self._session
 
 
 def _expected_steps(trainer: pl.Trainer) -> int:

@@ -210,6 +210,50 @@ class TrainingSession:
         self._updating = updating
 
 
+class SessionHolder:
+    """What both callbacks offer of the present or last training."""
+
+    _session: TrainingSession | None = None
+
+    @property
+    def regularizer(self) -> EntropyRegularizer:
+        """That of the present or last training.
+
+        Raises
+        ------
+        ConfigError
+            If there was none yet.
+        """
+        return self._present().regularizer
+
+    def grids(self) -> dict[str, BucketGrid]:
+        """Grid of every tensor that takes part, by its name in what is trained: those of the weights that it holds."""
+        return self._present().grids()
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str | int | float] | None = None,
+        coder: str = container.DEFAULT_CODER,
+    ) -> WriteReport:
+        """Write what was trained as a ``.metaq`` file; arguments and errors are those of :func:`metaq.save`.
+
+        Raises
+        ------
+        ConfigError
+            If nothing was trained or loaded yet, or the model has got other weights since.
+        """
+        return self._present().save(path, metadata=metadata, coder=coder)
+
+    def _present(self) -> TrainingSession:
+        if self._session is None:
+            raise ConfigError(
+                f"{type(self).__name__}: nothing was trained or loaded yet; give it to a Trainer and train first."
+            )
+        return self._session
+
+
 def _saved_regularizer(state: Mapping[str, Any]) -> Mapping[str, Any]:
     saved = state.get("regularizer")
     if not isinstance(saved, Mapping) or "finished" not in state or not {"total_steps", "weights"} <= set(saved):

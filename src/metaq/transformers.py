@@ -7,7 +7,6 @@ import logging
 import os
 import pickle
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,11 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from metaq import container
 from metaq.config import RegularizerConfig, require
-from metaq.container import WriteReport
 from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically
 from metaq.grid import BucketGrid
-from metaq.regularizer import EntropyRegularizer
-from metaq.session import TrainingSession
+from metaq.session import SessionHolder, TrainingSession
 from metaq.sharding import whole
 
 try:
@@ -44,7 +40,7 @@ FILE_NAME = "metaq_regularizer.pt"
 _LOGGER = logging.getLogger(__name__)
 
 
-class EntropyTrainerCallback(TrainerCallback):
+class EntropyTrainerCallback(SessionHolder, TrainerCallback):
     """Trains the weights of a model to few bits.
 
     The regulariser is built when training begins and works inside the optimiser's steps, after gradient clipping.
@@ -87,37 +83,6 @@ class EntropyTrainerCallback(TrainerCallback):
         callbacks.insert(flow[-1] + 1 if flow else 0, self)
         self._trainer = trainer
         return self
-
-    @property
-    def regularizer(self) -> EntropyRegularizer:
-        """That of the present or last training.
-
-        Raises
-        ------
-        ConfigError
-            If there was none yet.
-        """
-        return self._present().regularizer
-
-    def grids(self) -> dict[str, BucketGrid]:
-        """Grid of every tensor that takes part, by name: those of the weights that the model holds."""
-        return self._present().grids()
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        metadata: Mapping[str, str | int | float] | None = None,
-        coder: str = container.DEFAULT_CODER,
-    ) -> WriteReport:
-        """Write the quantised model as a ``.metaq`` file; arguments and errors as of :func:`metaq.save`.
-
-        Raises
-        ------
-        ConfigError
-            If nothing was trained yet, or the model has got other weights since.
-        """
-        return self._present().save(path, metadata=metadata, coder=coder)
 
     def finish(self) -> None:
         """Leave the final weights in the model and detach; the end of training does so, an interruption does not."""
@@ -235,11 +200,6 @@ class EntropyTrainerCallback(TrainerCallback):
             f"{path}: was written with save_only_model and holds nothing to resume from; start a new training.",
         )
         session.load_state_dict(saved["session"])
-
-    def _present(self) -> TrainingSession:
-        if self._session is None:
-            raise ConfigError("EntropyTrainerCallback: nothing was trained yet; give it to a Trainer and train first.")
-        return self._session
 
 
 def _state_path(args: TrainingArguments, state: TrainerState) -> Path:

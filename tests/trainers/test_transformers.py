@@ -270,7 +270,7 @@ class Interrupt(TrainerCallback):
 def test_after_an_interruption_training_can_be_finished_or_begun_anew(tmp_path):
     trainer = make_trainer(tmp_path, callbacks=[Interrupt()])
     entropy = EntropyTrainerCallback(CONFIG).attach(trainer)
-    with pytest.raises(ConfigError, match="nothing was trained yet"):
+    with pytest.raises(ConfigError, match="nothing was trained or loaded yet"):
         entropy.save(tmp_path / "model.metaq")
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
