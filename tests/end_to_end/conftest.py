@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metaq import nets
-from metaq.cli import main
+from metaq.cli import main, output
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ def start_metaq(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables are printed without folding."""
     monkeypatch.setenv("COLUMNS", "140")
+    # A console that was made before has the width that there was then.
+    monkeypatch.setattr(output.STDOUT, "width", 140)
 
 
 def refused(result: Result, *named: str) -> bool:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import SimpleQueue
 from types import FrameType
-from typing import NoReturn
 
 import optuna
 import torch
@@ -29,6 +28,8 @@ from metaq.frontier.trials import is_complete, run_trials
 from metaq.train import EpochRecord, TrainConfig
 
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 15
+"""How long a worker that is told to stop may take before it is told again."""
 
 
 def execute(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Frontier:
@@ -116,16 +117,25 @@ def _run_workers(study: optuna.Study, plan: SweepPlan, observer: SweepObserver) 
             time.sleep(POLL_SECONDS)
             _tell(study, told, observer)
     finally:
-        for worker in workers:
-            if worker.is_alive() and not is_complete(study, plan):
-                worker.terminate()
-        for worker in workers:
-            worker.join()
+        _end(workers, at_once=not is_complete(study, plan))
     _tell(study, told, observer)
     if not failures.empty():
         raise MetaqError(failures.get())
     for worker in _failed(workers):
         raise MetaqError(f"sweep: a worker ended with status {worker.exitcode}; the same command goes on.")
+
+
+def _end(workers: list[SpawnProcess], *, at_once: bool) -> None:
+    """Wait until all have ended; `at_once` stops them.
+
+    They are told again if they do not listen.
+    """
+    while living := [worker for worker in workers if worker.is_alive()]:
+        for worker in living:
+            if at_once:
+                worker.terminate()
+        for worker in living:
+            worker.join(PATIENCE_SECONDS)
 
 
 def _failed(workers: list[SpawnProcess]) -> list[SpawnProcess]:
@@ -141,14 +151,15 @@ def _tell(study: optuna.Study, told: set[int], observer: SweepObserver) -> None:
 
 def _work(plan: SweepPlan, threads: int, failures: SimpleQueue[str]) -> None:
     """Body of a worker process."""
-    # Ctrl-C reaches the whole group of processes; the first one passes it on as SIGTERM, once.
+    # Ctrl-C reaches the whole group of processes; the first one passes it on as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _interrupt)
+    ending = _Ending()
+    signal.signal(signal.SIGTERM, ending.ask)
     torch.set_num_threads(threads)
     try:
         splits = data.load(plan.config.data, data_dir=plan.data_dir, validation_count=plan.config.validation_count)
         with _opened(plan, splits) as (study, config):
-            run_trials(study, plan, config, splits, _Deaf())
+            run_trials(study, plan, config, splits, ending)
     except MetaqError as error:
         failures.put(str(error))
         raise SystemExit(1) from None
@@ -156,15 +167,26 @@ def _work(plan: SweepPlan, threads: int, failures: SimpleQueue[str]) -> None:
         os._exit(128 + signal.SIGTERM)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+class _Ending:
+    """Follows a training to end it between two steps, once it is asked to.
 
+    A handler that raises at once may do so while an object is being deleted, where exceptions are lost; so only who
+    asks twice gets that.
+    """
 
-class _Deaf:
-    """Follows nothing."""
+    def __init__(self) -> None:
+        self._is_asked = False
 
-    def on_step(self, step: int, total_steps: int) -> None:
-        """Nothing to do."""
+    def ask(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self._is_asked:
+            raise KeyboardInterrupt
+        self._is_asked = True
+
+    def on_step(self, _step: int, _total_steps: int) -> None:
+        """End."""
+        if self._is_asked:
+            raise KeyboardInterrupt
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Nothing to do."""
@@ -172,5 +194,7 @@ class _Deaf:
     def on_trial(self, number: int, trial: Trial | None) -> None:
         """Nothing to do."""
 
-    def on_wait(self, running: int) -> None:
-        """Nothing to do."""
+    def on_wait(self, _running: int) -> None:
+        """End."""
+        if self._is_asked:
+            raise KeyboardInterrupt
