@@ -287,7 +287,9 @@ PRESETS = {
     "resnet20-cifar10": _PHOTOGRAPHS,
     "resnet20-cifar10-float": _FLOAT_PHOTOGRAPHS,
     "vgg11-cifar10": replace(_PHOTOGRAPHS, net="vgg11", regularizer=replace(_PHOTOGRAPHS.regularizer, strength=1e-8)),
-    "vgg11-cifar10-float": replace(_FLOAT_PHOTOGRAPHS, net="vgg11"),
+    "vgg11-cifar10-float": replace(
+        _FLOAT_PHOTOGRAPHS, net="vgg11", optimizer=replace(_FLOAT_PHOTOGRAPHS.optimizer, learning_rate=0.02)
+    ),
     "thesis": _THESIS,
     "thesis-digits": replace(_THESIS, data="digits"),
 }
