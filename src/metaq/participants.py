@@ -39,6 +39,8 @@ class Participants:
         Names of the groups.
     counts
         Weights in every group, float64 of shape (G,), those of all processes.
+    part_count
+        Number of optimisers.
     shards
         How the tensors are spread over processes.
     device
@@ -63,6 +65,7 @@ class Participants:
         self.parameters: list[torch.Tensor] = [p for group in groups for p in group.parameters.values()]
         self.group_of = [g for g, group in enumerate(groups) for _ in group.parameters]
         self.part_of = [0] * len(self.parameters)
+        self.part_count = 1
         self.shards = Shards(self.parameters)
         _refuse_shards(config, self.shards)
         self._require_agreement(model, config, total_steps)
@@ -112,6 +115,14 @@ class Participants:
             require(count > 0, f"{name}: the optimizer does not update it; add it to `exclude`.")
             require(count == 1, f"{name}: {count} optimizers update it; leave it to one of them.")
         self.part_of = [owners[id(parameter)][0] for parameter in self.parameters]
+        self.part_count = len(optimizers)
+
+    def parts_of_groups(self) -> list[set[int]]:
+        """Numbers of the optimisers that update the tensors of every group."""
+        parts: list[set[int]] = [set() for _ in self.groups]
+        for group, part in zip(self.group_of, self.part_of, strict=True):
+            parts[group].add(part)
+        return parts
 
     def placed(self, array: NDArray[np.float64]) -> GroupArray:
         """Numbers by group where sums are."""

@@ -105,7 +105,8 @@ class EntropyRegularizer:
         self._context_prices = ContextPrices(names, held) if asks_coder else None
         self._grids: GridSet | None = None
         self._slopes: GroupArray | None = None
-        self._step_learners = [self._new_step_learner()]
+        self._step_learner = StepLearner(len(self._participants.groups), self._participants.device)
+        self._groups_of_parts = self._chosen_groups()
         self._no_factors = self._participants.placed(np.ones(len(self._participants.groups)))
         self._last_seen = -1
         self._unseen_bits: HostCopy | None = None
@@ -184,7 +185,7 @@ class EntropyRegularizer:
         if self._learns_steps:
             learning_rate = self.schedule.step_learning_rate(self._progress)
             products = totals[-1] if found_inf is None else totals[-1] + self._nan_where(found_inf)
-            factors = self._step_learners[part].factors(products, learning_rate)
+            factors = self._step_learner.factors(products, learning_rate, self._groups_of_parts[part])
             grids = grids.rescaled(factors)
             self._slopes = self._slopes / factors[:, None]
         if self._latent is not None:
@@ -196,7 +197,7 @@ class EntropyRegularizer:
     def after_step(self, part: int = 0) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
         before, after = self._progress, (self.steps + 1) / self.total_steps
-        self.steps += part == len(self._step_learners) - 1
+        self.steps += part == self._participants.part_count - 1
         if self._grids is None:
             return
         if self._multipliers is not None:
@@ -269,7 +270,7 @@ class EntropyRegularizer:
             "center": _tensor(grids.center),
             "slopes": _tensor(slopes),
             "xi": _tensor(self._rule.xi),
-            "step_learners": {str(part): learner.state_dict() for part, learner in enumerate(self._step_learners)},
+            "step_learner": self._step_learner.state_dict(),
             "schedule": self.schedule.state_dict(),
             "unseen_bits": math.nan if self._unseen_bits is None else self._unseen_bits.value(),
             "weights": self._weights_state(),
@@ -283,7 +284,7 @@ class EntropyRegularizer:
         Raises
         ------
         ConfigError
-            If the configuration, the number of steps, of optimisers or the groups differ.
+            If the configuration, the number of steps or the groups differ.
         """
         known = set(state_dict) == set(self.state_dict())
         require(known, "regularizer state: parts are missing; it is damaged or of another version; train anew.")
@@ -293,12 +294,7 @@ class EntropyRegularizer:
             state_dict["groups"] == self._participants.groups,
             "regularizer state: its tensor groups are not those of this model.",
         )
-        learners = state_dict["step_learners"]
-        if len(learners) != len(self._step_learners):
-            require(not self._hooks, f"regularizer state: saved with {len(learners)} optimizers; attach as many.")
-            self._step_learners = [self._new_step_learner() for _ in learners]
-        for part, learner in enumerate(self._step_learners):
-            learner.load_state_dict(learners[str(part)])
+        self._step_learner.load_state_dict(state_dict["step_learner"])
         self.steps, self._last_seen = int(state_dict["steps"]), -1
         slopes, xi = _array(state_dict["slopes"]), _array(state_dict["xi"])
         self._slopes = None if np.isnan(slopes).all() else self._participants.placed(slopes)
@@ -341,13 +337,24 @@ class EntropyRegularizer:
 
     def _share_out(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         require(self.config.forward != "proximal" or len(optimizers) == 1, 'forward="proximal": needs one optimizer.')
-        state = None if self._latent is None else self._latent.state_of_tensors()
         self._participants.share_out(optimizers)
-        learners = self._step_learners + [self._new_step_learner() for _ in optimizers]
-        self._step_learners = learners[: len(optimizers)]
-        if state is not None:
+        together = all(len(parts) == 1 for parts in self._participants.parts_of_groups())
+        require(
+            together or not self._learns_steps,
+            'grouping="global": all tensors have one step size, which several optimizers cannot learn; give one, or '
+            "step_learning_rate=0.",
+        )
+        self._groups_of_parts = self._chosen_groups()
+        if self._latent is not None:
+            state = self._latent.state_of_tensors()
             self._latent = LatentWeights(*self._places)
             self._latent.load_state_of_tensors(state)
+
+    def _chosen_groups(self) -> list[GroupArray]:
+        """Groups of every optimiser: bool of shape (G,) each."""
+        parts = self._participants.parts_of_groups()
+        masks = (np.array([part in of_group for of_group in parts]) for part in range(self._participants.part_count))
+        return [self._participants.placed(mask) for mask in masks]
 
     def _on_step_begin(
         self, part: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
@@ -385,9 +392,6 @@ class EntropyRegularizer:
             return None
         everyone = self._participants
         return Multipliers(everyone.parameters, everyone.group_of, bucket_count=self.config.buckets.count)
-
-    def _new_step_learner(self) -> StepLearner:
-        return StepLearner(len(self._participants.groups), self._participants.device)
 
     def _weights_state(self) -> dict[str, dict[str, Any]]:
         """What is kept of every single weight, by name of the tensor."""

@@ -24,42 +24,49 @@ class StepLearner:
     """
 
     def __init__(self, group_count: int, device: torch.device | None = None) -> None:
-        self.steps = 0
-        self.first: GroupArray = np.zeros(group_count) if device is None else _zeros(group_count, device)
-        self.second: GroupArray = np.zeros(group_count) if device is None else _zeros(group_count, device)
+        self.steps, self.first, self.second = (_zeros(group_count, device) for _ in range(3))
 
-    def factors(self, gradients: GroupArray, learning_rate: float) -> GroupArray:
+    def factors(self, gradients: GroupArray, learning_rate: float, chosen: GroupArray) -> GroupArray:
         """What to multiply the step sizes with, of shape (G,); 1 where no gradient is finite and has been other than 0.
 
-        `gradients`, of shape (G,), are those of the loss by the logarithms. One that is not finite counts for nothing.
+        Parameters
+        ----------
+        gradients
+            Those of the loss by the logarithms, of shape (G,). One that is not finite counts for nothing.
+        learning_rate
+            Of the logarithms.
+        chosen
+            Groups whose step this is, bool of shape (G,); nothing changes for the others.
         """
-        self.steps += 1
-        first_share, second_share = 1 - FIRST_DECAY**self.steps, 1 - SECOND_DECAY**self.steps
         library: Any = torch if isinstance(gradients, torch.Tensor) else np
-        usable = abs(gradients) < LARGEST_GRADIENT
+        usable = chosen & (abs(gradients) < LARGEST_GRADIENT)
         known = library.where(usable, gradients, 0.0)
+        self.steps = self.steps + usable
         self.first = library.where(usable, FIRST_DECAY * self.first + (1 - FIRST_DECAY) * known, self.first)
         second = SECOND_DECAY * self.second + (1 - SECOND_DECAY) * known**2
         self.second = library.where(usable, second, self.second)
         moves = usable & (self.second > 0)
-        deviation = library.sqrt(library.where(moves, self.second, 1.0) / second_share)
-        steps = library.where(moves, learning_rate * (self.first / first_share) / deviation, 0.0)
+        mean = self.first / library.where(moves, 1 - FIRST_DECAY**self.steps, 1.0)
+        mean_square = self.second / library.where(moves, 1 - SECOND_DECAY**self.steps, 1.0)
+        steps = library.where(moves, learning_rate * mean / library.sqrt(library.where(moves, mean_square, 1.0)), 0.0)
         factors: GroupArray = library.exp(-steps)
         return factors
 
     def state_dict(self) -> dict[str, Any]:
         """Everything :meth:`load_state_dict` needs."""
-        first, second = (torch.as_tensor(array).clone() for array in (self.first, self.second))
-        return {"steps": self.steps, "first": first, "second": second}
+        return {name: torch.as_tensor(getattr(self, name)).clone() for name in _STATE}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self.steps = int(state_dict["steps"])
-        self.first, self.second = _like(self.first, state_dict["first"]), _like(self.second, state_dict["second"])
+        for name in _STATE:
+            setattr(self, name, _like(getattr(self, name), state_dict[name]))
 
 
-def _zeros(count: int, device: torch.device) -> torch.Tensor:
-    return torch.zeros(count, dtype=torch.float64, device=device)
+_STATE = ("steps", "first", "second")
+
+
+def _zeros(count: int, device: torch.device | None) -> GroupArray:
+    return np.zeros(count) if device is None else torch.zeros(count, dtype=torch.float64, device=device)
 
 
 def _like(array: GroupArray, values: torch.Tensor) -> GroupArray:
