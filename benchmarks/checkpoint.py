@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shlex
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import torch
 
 from embeddings import Batch, CannotRunError, agreement, batches_of, lines, pooled
 from support.commands import CommandError, describe_use, run_metaq, used
+from support.results import write_json
 
 MIB = 1 << 20
 QUICK_BATCHES = 4
@@ -131,10 +131,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     describe(found, log)
-    if options.json == "-":
-        print(json.dumps(found))
-    elif options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1))
+    write_json(found, options.json)
     if options.plot:
         plot(found, options.plot)
     return 0

@@ -33,6 +33,7 @@ from metaq import data, nets
 from metaq.data.cifar10 import CLASSES, RECORD_BYTES, TEST_BATCH, TRAIN_BATCHES
 from metaq.runs import MODEL_FILE, SUMMARY_FILE
 from metaq.train import checkpointing
+from support.results import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +84,9 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         data_dir = _random_images(Path(scratch)) if options.quick else options.data_dir
         found = measure(options, schedule, data_dir)
-    if options.json == "-":
-        print(json.dumps(found))
-        return
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
-    show(found)
+    write_json(found, options.json)
+    if options.json != "-":
+        show(found)
 
 
 def measure(options: argparse.Namespace, schedule: Schedule, data_dir: Path | None) -> dict[str, Any]:

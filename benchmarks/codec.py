@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import lzma
 import statistics
 import time
@@ -38,6 +37,7 @@ from metaq.container.coders import CHUNK_CODERS
 from metaq.grid import BucketGrid
 from support import nncodec_streams
 from support.codec_plot import plot
+from support.results import write_json
 from support.scaling import Parts, scaling_rows, show_scaling
 
 PIECE = 1 << 20
@@ -316,10 +316,7 @@ def main() -> None:
         if options.json != "-" and rows:
             show_scaling(title, rows)
     report = {**results, "scaling": scalings}
-    if options.json == "-":
-        print(json.dumps(report))
-    elif options.json:
-        Path(options.json).write_text(json.dumps(report, indent=1))
+    write_json(report, options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ row says one thread.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -37,6 +36,7 @@ from metaq.grid import BucketGrid
 from metaq.hull import lower_hull
 from metaq.objective import magnitude_slopes, spread_slopes
 from metaq.passes import GridSet, compiled_passes, torch_passes
+from support.results import write_json
 
 WEIGHTS, MANY_WEIGHTS = 44_000, 25_000_000
 LENET_WEIGHTS, LENET_BUCKETS, FISTA_STEPS = 44_426, 256, 15
@@ -497,11 +497,7 @@ def main() -> None:
     options = parser.parse_args()
     result = run(options)
     print_summary(result, sys.stderr if options.json == "-" else sys.stdout)
-    text = json.dumps(result, indent=2) + "\n"
-    if options.json == "-":
-        sys.stdout.write(text)
-    elif options.json:
-        Path(options.json).write_text(text)
+    write_json(result, options.json)
     if options.plot and not options.quick:
         plot(result, options.plot)
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import math
 import sys
 import tempfile
@@ -47,6 +46,7 @@ from metaq.curvature import measure, random_projection_loss
 from support import nncodec_streams
 from support.embeddings_plot import plot
 from support.nncodec_streams import squared_error
+from support.results import write_json
 
 Batch = dict[str, torch.Tensor]
 State = Mapping[str, torch.Tensor]
@@ -371,10 +371,7 @@ def main() -> int:
         return 1
     for row in (*result["without_data"], *result["with_data"]):
         print(describe(row), file=log, flush=True)
-    if options.json == "-":
-        print(json.dumps(result))
-    elif options.json:
-        Path(options.json).write_text(json.dumps(result, indent=1))
+    write_json(result, options.json)
     if options.plot:
         plot(result, options.plot)
     return 0

@@ -11,7 +11,6 @@ three. Without a GPU, or with --quick, small networks on the CPU stand in, to se
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -25,8 +24,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from metaq import EntropyRegularizer, RegularizerConfig
+from metaq import ConfigError, EntropyRegularizer, RegularizerConfig
+from metaq.train import device_named
 from support.large_models import LanguageModel, resnet
+from support.results import write_json
 
 Result = dict[str, Any]
 STEPS = 1 << 20
@@ -252,16 +253,14 @@ def main() -> int:
     options = parser.parse_args()
     log = sys.stderr if options.json == "-" else sys.stdout
     torch.manual_seed(options.seed)
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("error: there is no CUDA device; leave --device out.", file=sys.stderr)
+    try:
+        device = device_named(options.device)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     is_small = options.quick or device.type != "cuda"
     result = measure(device, is_small=is_small, rounds=2 if is_small else options.rounds, log=log)
-    if options.json == "-":
-        print(json.dumps(result))
-    elif options.json:
-        Path(options.json).write_text(json.dumps(result, indent=1))
+    write_json(result, options.json)
     if options.plot:
         plot(result, options.plot)
     return 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import platform
 import statistics
 import sys
@@ -33,6 +32,7 @@ from scipy import stats
 from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig, data, nets
 from metaq.hull import lower_hull
 from metaq.knapsack import solve_cutting_plane, solve_hull, solve_reference
+from support.results import write_json
 
 C, SMALL_C, N = 256, 5, 44_000
 CHUNK = 1_000_000
@@ -438,11 +438,7 @@ def main() -> None:
         "training": measure_training(seed=options.seed, quick=options.quick),
     }
     print(table(result), file=sys.stderr if options.json == "-" else sys.stdout)
-    text = json.dumps(result, indent=2) + "\n"
-    if options.json == "-":
-        sys.stdout.write(text)
-    elif options.json:
-        Path(options.json).write_text(text)
+    write_json(result, options.json)
     if options.plot:
         plot(options.plot, result)
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -44,6 +43,7 @@ from metaq.errors import MetaqError
 from metaq.grid import BucketGrid
 from metaq.quantize.sweep import SweepRow
 from metaq.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
+from support.results import write_json, write_text
 
 BUCKETS = (*range(3, 32, 2), *range(35, 64, 4), *range(71, 128, 8), 159, 191, 255)
 """Odd, so that zero is a reference value."""
@@ -232,14 +232,6 @@ def run(base: TrainConfig, splits: DataSplits, options: argparse.Namespace, log:
     return rows
 
 
-def put(text: str, place: str | None) -> None:
-    """Write into a file, or for - on standard output."""
-    if place == "-":
-        sys.stdout.write(text)
-    elif place:
-        Path(place).write_text(text)
-
-
 def main() -> int:
     """Train, print, write JSON, the table and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -266,10 +258,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     settings = {name: getattr(options, name) for name in ("net", "data", "epochs", "seeds", "tolerance", "threads")}
-    put(json.dumps({**settings, "rows": rows}, indent=1) + "\n", options.json)
+    write_json({**settings, "rows": rows}, options.json)
     at_matched_accuracy = matched(rows, options.accuracies)
     print(at_matched_accuracy, file=log)
-    put(f"{markdown(rows)}\n{at_matched_accuracy}", options.markdown)
+    write_text(f"{markdown(rows)}\n{at_matched_accuracy}", options.markdown)
     if options.plot:
         plot(rows, f"{options.net} on {options.data}, {options.epochs} epochs", options.plot)
     return 0

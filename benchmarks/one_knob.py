@@ -22,6 +22,7 @@ from typing import Any
 
 from metaq.runs import SUMMARY_FILE
 from metaq.train import checkpointing
+from support.results import write_json
 
 MEASURES = ("bytes", "ratio", "accuracy", "validation_accuracy", "seconds")
 
@@ -87,12 +88,9 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         rows = list(pool.map(lambda seed: train(options, seed), range(options.seeds)))
     found = {"net": options.net, "data": options.data, "runs": rows, "medians": medians(rows)}
-    if options.json == "-":
-        print(json.dumps(found))
-        return
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
-    show(found)
+    write_json(found, options.json)
+    if options.json != "-":
+        show(found)
 
 
 if __name__ == "__main__":

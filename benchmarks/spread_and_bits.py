@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from metaq.cells import cell_positions, cell_statistics
 from metaq.dual import SpreadDual, solve_exact
 from metaq.grid import BucketGrid
 from metaq.objective import code_length
+from support.results import write_json
 
 WEIGHTS, BUCKETS, MOVES = 44_000, 64, 50
 GRID = BucketGrid(center=0.0, radius=1.0, count=BUCKETS)
@@ -114,11 +114,7 @@ def main() -> None:
             f" {row['after_spread']:13.3f} {row['after_code_length']:18.3f}",
             file=out,
         )
-    text = json.dumps({"seed": options.seed, "rows": rows}, indent=2) + "\n"
-    if options.json == "-":
-        sys.stdout.write(text)
-    elif options.json:
-        Path(options.json).write_text(text)
+    write_json({"seed": options.seed, "rows": rows}, options.json)
     if options.plot:
         plot(rows, options.plot)
 

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from support.commands import CommandError, describe_use, run_metaq, used
+from support.results import write_json
 
 MIB = 1 << 20
 FLOAT_BYTES = 4
@@ -120,10 +121,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     describe(found, log)
-    if options.json == "-":
-        print(json.dumps(found))
-    elif options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1))
+    write_json(found, options.json)
     if options.plot:
         plot(found, options.plot)
     return 0
