@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -24,7 +23,6 @@ from metaq.folders.compressing import FolderReport, compress_folder
 from metaq.folders.progress import Progress
 from metaq.folders.reading import open_folder
 from metaq.folders.restoring import restore_folder
-from metaq.folders.work import work_path
 from metaq.grid import BucketGrid
 
 CONFIG = "config.json"
@@ -83,27 +81,24 @@ def save_pretrained(
     out = Path(path)
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first.")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
-            model.save_pretrained(place)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(place)
-            folder = open_folder(Path(place))
-            names = {tensor.name for tensor in folder.tensors}
-            return compress_folder(
-                folder,
-                out,
-                target_bytes=target_bytes,
-                target_ratio=target_ratio,
-                include=include,
-                exclude=exclude,
-                grids=None if grids is None else _saved_grids(model, grids, names),
-                coder=coder,
-                progress=progress,
-            )
-    finally:
-        # The saved model is gone, so that nobody could go on from there.
-        shutil.rmtree(work_path(out), ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
+        model.save_pretrained(place)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(place)
+        folder = open_folder(Path(place))
+        names = {tensor.name for tensor in folder.tensors}
+        return compress_folder(
+            folder,
+            out,
+            target_bytes=target_bytes,
+            target_ratio=target_ratio,
+            include=include,
+            exclude=exclude,
+            grids=None if grids is None else _saved_grids(model, grids, names),
+            coder=coder,
+            progress=progress,
+            is_resumable=False,
+        )
 
 
 def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Any:

@@ -9,7 +9,9 @@ import torch
 
 from metaq import container, hf, pipeline
 from metaq.errors import ConfigError, FormatError
+from metaq.folders.progress import NoProgress
 from metaq.folders.restoring import restore_folder
+from metaq.folders.work import WorkFolder
 from metaq.grid import BucketGrid
 from metaq.tensors import Dtype, ExactTensor, QuantizedTensor
 
@@ -195,3 +197,24 @@ def test_a_restored_folder_is_what_transformers_loads(tmp_path):
     restore_folder(tmp_path / "m.metaq", tmp_path / "folder", max_shard_bytes=10_000)
     back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "folder")
     torch.testing.assert_close(logits(back), logits(hf.from_pretrained(tmp_path / "m.metaq")), rtol=0, atol=0)
+
+
+def test_the_work_of_another_run_on_the_same_output_is_left_alone(tmp_path):
+    out = tmp_path / "model.metaq"
+    with WorkFolder(out, {}) as work:
+        work.write("something", 7)
+        with pytest.raises(ConfigError, match="another run"):
+            hf.save_pretrained(bert(), out)
+        assert work.read("something") == 7
+
+
+def test_an_interrupted_call_leaves_nothing(tmp_path):
+    class Interrupt(NoProgress):
+        def stage(self, label, total_bytes):
+            del total_bytes
+            if label == "compressing":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hf.save_pretrained(bert(), tmp_path / "model.metaq", progress=Interrupt())
+    assert list(tmp_path.iterdir()) == []

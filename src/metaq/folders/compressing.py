@@ -86,6 +86,7 @@ def compress_folder(
     grids: Mapping[str, BucketGrid] | None = None,
     coder: str = DEFAULT_CODER,
     progress: Progress | None = None,
+    is_resumable: bool = True,
 ) -> FolderReport:
     """Quantise the tensors of a folder one after the other and write them, with its small files, as one file.
 
@@ -110,6 +111,8 @@ def compress_folder(
         ``"small"`` or ``"fast"``.
     progress
         Shows how far it is.
+    is_resumable
+        Whether the folder will still be there for the same call to go on; otherwise an interrupted call leaves nothing.
 
     Raises
     ------
@@ -141,9 +144,10 @@ def compress_folder(
                 report = run.on_grids(out, grids)
             else:
                 report = run.to_limit(out, limit) if limit is not None else run.at(out, DEFAULT_MULTIPLIER)
-        except ConfigError:
+        except BaseException as error:
             # What cannot be done is not gone on with.
-            work.remove()
+            if isinstance(error, ConfigError) or not is_resumable:
+                work.remove()
             raise
         work.remove()
     return report
