@@ -129,6 +129,13 @@ def test_a_state_dict_that_does_not_fit_the_network(checkpoint):
     assert refused(run_metaq("evaluate", checkpoint, "--net", "lenet300"), "conv1.weight")
 
 
+def test_a_network_for_photographs_does_not_take_digits(tmp_path):
+    out = tmp_path / "r"
+    result = run_metaq("train", "--net", "resnet20", "--data", "digits", "--epochs", "1", "--out", out)
+    assert refused(result, "images of shape (1, 28, 28)", "3 channels")
+    assert not out.exists()
+
+
 def test_unknown_names_get_the_near_match(tmp_path, checkpoint):
     assert refused(run_metaq("train", "--preset", "lenet5-minst", "--out", tmp_path / "r"), "lenet5-mnist")
     assert refused(run_metaq("evaluate", checkpoint, "--net", "lenet-5"), "lenet5")

@@ -125,6 +125,13 @@ def test_convolutions_before_batch_normalisation_have_no_bias_and_constants_are_
     assert not any("standardize" in one for one in names)
 
 
+@pytest.mark.parametrize("name", ["resnet20", "vgg11"])
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3072), (3, 32, 32)])
+def test_networks_for_photographs_refuse_other_images(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError, match="3 channels"):
+        nets.create(name)(torch.zeros(shape))
+
+
 def test_standardized_images_keep_their_dtype() -> None:
     model = nets.create("resnet20").double()
     assert model(photographs(2).double()).dtype == torch.float64

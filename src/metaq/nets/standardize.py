@@ -32,7 +32,16 @@ class Standardize(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images` of shape (N, channels, height, width), standardised."""
+        """`images` of shape (N, channels, height, width), standardised.
+
+        Raises
+        ------
+        RuntimeError
+            If they have another shape, which broadcasting would let pass.
+        """
+        channels = len(self.mean)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise RuntimeError(f"images of {channels} channels are needed, of shape (N, {channels}, height, width)")
         return (images - self.mean) / self.standard_deviation
 
 
