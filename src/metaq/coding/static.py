@@ -118,11 +118,11 @@ def _model(table: FrequencyTable) -> object:
 
 
 def _shortest_tail(data: bytes, settled_bytes: int, lower: int, width: int) -> bytes:
-    """Replace what the coder flushed by the number of fewest bytes in ``[lower, lower + width)``."""
-    for kept in range(STATE_BYTES + 1):
+    """Replace what the coder flushed by the number of fewest bytes in ``[lower, lower + width)``, and below 2**64."""
+    for kept in range(STATE_BYTES):
         unit = 1 << (8 * (STATE_BYTES - kept))
         tail = -(-lower // unit) * unit
-        # A tail that overflows would carry into the settled bytes: then the library's own flush is kept.
+        # A tail that overflows would carry into the settled bytes.
         if tail - lower < width and tail < 1 << (8 * STATE_BYTES):
             return data[:settled_bytes] + tail.to_bytes(STATE_BYTES, "big")[:kept]
-    return data
+    return data[:settled_bytes] + lower.to_bytes(STATE_BYTES, "big")
