@@ -112,12 +112,13 @@ def test_a_deflate_bomb_is_stopped_at_the_promised_size() -> None:
         tracemalloc.stop()
 
 
-def test_a_zstd_frame_that_names_its_size_is_refused() -> None:
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        3, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=True
-    )
-    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(bytes(1 << 20))
-    with pytest.raises(CodecError, match="names its own size"):
+@pytest.mark.parametrize(
+    "promised", [{"write_content_size": True}, {"write_content_size": False, "write_checksum": True}]
+)
+def test_a_zstd_frame_that_promises_a_size_or_a_checksum_is_refused(promised: dict[str, bool]) -> None:
+    parameters = zstandard.ZstdCompressionParameters(format=zstandard.FORMAT_ZSTD1_MAGICLESS, **promised)
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(bytes(10))
+    with pytest.raises(CodecError, match="names its own size or has a checksum"):
         CODERS["zstd"].decode(b"\0" + frame, count=10, alphabet_size=255)
 
 

@@ -84,6 +84,10 @@ class GzipCoder(GenericCoder):
         return raw
 
 
+ZSTD_FLAGS_REFUSED = 0b1110_0100
+"""Flags of a frame that has a content size, is a single segment, or has a checksum (RFC 8878, section 3.1.1.1.1)."""
+
+
 class ZstdCoder(GenericCoder):
     """One Zstandard frame without magic number, content size and checksum, at level 22 where not said otherwise."""
 
@@ -120,11 +124,10 @@ class ZstdCoder(GenericCoder):
         """See :meth:`GenericCoder.decompress`."""
         import zstandard
 
+        # A frame that names its own size would be given that much memory, whatever limit is passed below.
+        if data and data[0] & ZSTD_FLAGS_REFUSED:
+            raise CodecError("zstd: the frame names its own size or has a checksum, which this format does not allow.")
         try:
-            frame = zstandard.get_frame_parameters(data, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
-            # A frame that names its own size would be given that much memory, whatever limit is passed below.
-            if frame.content_size != zstandard.CONTENTSIZE_UNKNOWN:
-                raise CodecError("zstd: the frame names its own size, which this format does not allow.")
             decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
             return decompressor.decompress(data, max_output_size=size_bytes, allow_extra_data=False)
         except zstandard.ZstdError as error:
