@@ -1,0 +1,77 @@
+import { MetaqError } from "./errors.js";
+import { valueOfNumerator } from "./grids.js";
+import { numeratorsOf } from "./trellis.js";
+
+/**
+ * @typedef {object} Basis
+ * @property {Float64Array} numerators of its rows, one after the other
+ * @property {number} size
+ * @property {import("./grids.js").Grid} grid
+ */
+
+/**
+ * Elements of a quantised tensor.
+ * @param {import("./header.js").Entry} entry
+ * @param {Int32Array} symbols bucket indices in the order of the scan
+ * @param {Basis} [basis]
+ * @returns {Uint8Array} little-endian, in C order
+ */
+export function restoredBytes(entry, symbols, basis) {
+  const numerators = numeratorsOf(symbols, entry.grid.count, entry.trellisBits, trellisRowLength(entry));
+  if (basis) return combinedBytes(entry, numerators, basis);
+  const { type, grid } = entry;
+  const bytes = new Uint8Array(entry.elements * type.size);
+  const view = new DataView(bytes.buffer);
+  const placeOf = entry.byColumns ? placeByColumns(entry) : (i) => i;
+  for (let i = 0; i < numerators.length; i += 1)
+    type.write(view, placeOf(i) * type.size, valueOfNumerator(grid, numerators[i]));
+  return bytes;
+}
+
+/** The integers that rows of a basis are made of. @param {Int32Array} symbols @returns {Float64Array} */
+export function basisNumerators(symbols, grid) {
+  return Float64Array.from(numeratorsOf(symbols, grid.count, 0, 1));
+}
+
+function combinedBytes({ name, type, elements, grid }, numerators, basis) {
+  const unit = (grid.radius * basis.grid.radius) / (grid.count * basis.grid.count);
+  const bytes = new Uint8Array(elements * type.size);
+  const view = new DataView(bytes.buffer);
+  const sums = new Float64Array(basis.size);
+  for (let start = 0; start < elements; start += basis.size) {
+    sumRows(numerators, start, basis, sums);
+    for (let j = 0; j < basis.size; j += 1) {
+      const value = sums[j] * unit;
+      if (!(Math.abs(value) <= type.largest))
+        throw new MetaqError(`${name} has values that are too large for ${type.name}.`);
+      type.write(view, (start + j) * type.size, value);
+    }
+  }
+  return bytes;
+}
+
+function sumRows(numerators, start, { numerators: rows, size }, sums) {
+  sums.fill(0);
+  for (let k = 0; k < size; k += 1) {
+    const factor = numerators[start + k];
+    if (factor === 0) continue;
+    for (let j = 0; j < size; j += 1) sums[j] += factor * rows[k * size + j];
+  }
+  // A sum of zeros may be -0; this makes it 0.
+  for (let j = 0; j < size; j += 1) sums[j] += 0;
+}
+
+function rowsOf({ shape }) {
+  return shape.length > 1 ? shape[0] : 1;
+}
+
+function trellisRowLength(entry) {
+  const rows = rowsOf(entry);
+  return Math.max(entry.byColumns ? rows : entry.elements / Math.max(rows, 1), 1);
+}
+
+function placeByColumns(entry) {
+  const rows = rowsOf(entry);
+  const columns = entry.elements / rows;
+  return (i) => (i % rows) * columns + Math.floor(i / rows);
+}
