@@ -213,6 +213,11 @@ def holds(coder: str, tensor: QuantizedTensor) -> bool:
     return True
 
 
+def test_the_tests_in_javascript_pass() -> None:
+    done = subprocess.run(["node", "--test", str(WEB / "test")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("coder", CODER_NAMES)
 def test_files_of_every_coder_come_out_to_the_bit(coder: str, tmp_path: Path) -> None:
     generator = np.random.default_rng(CODER_NAMES.index(coder))

@@ -115,7 +115,7 @@ function readCodeLengths(bits, count) {
   const code = new PrefixCode(ofLengths);
   if (!code.isComplete) throw damaged("a code of code lengths is incomplete");
   const lengths = new Uint8Array(count);
-  for (let i = 0; i < count; ) {
+  for (let i = 0; i < count;) {
     const symbol = code.decode(bits);
     if (symbol < 16) {
       lengths[i++] = symbol;

@@ -31,7 +31,7 @@ export function copyMatch(output, position, distance, length) {
     return;
   }
   // What was copied repeats what is before it, so that every further copy may be twice as long as the last.
-  for (let filled = position; filled < end; ) {
+  for (let filled = position; filled < end;) {
     const count = Math.min(filled - start, end - filled);
     output.copyWithin(filled, start, start + count);
     filled += count;

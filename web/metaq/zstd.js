@@ -20,7 +20,7 @@ export function decodeZstdFrame(bytes, size) {
   const header = readFrameHeader(bytes);
   const decoder = new BlockDecoder(allocateOutput(size, "zstd"), header.windowBytes);
   let next = header.end;
-  for (let last = false; !last; ) {
+  for (let last = false; !last;) {
     const block = readBlockHeader(bytes, next, decoder.largestBlockBytes);
     decoder.decode(block.type, bytes.subarray(block.start, block.end), block.size);
     next = block.end;
@@ -55,9 +55,7 @@ function readFrameHeader(bytes) {
 function windowBytes(byte) {
   const size = 2 ** (10 + (byte >> 3)) * (1 + (byte & 7) / 8);
   if (size > LARGEST_WINDOW_BYTES) {
-    throw new MetaqError(
-      `zstd: the frame has a window of ${size} bytes; at most ${LARGEST_WINDOW_BYTES} are allowed.`,
-    );
+    throw new MetaqError(`zstd: the frame has a window of ${size} bytes; at most ${LARGEST_WINDOW_BYTES} are allowed.`);
   }
   return size;
 }

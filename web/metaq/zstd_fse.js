@@ -53,7 +53,7 @@ function readProbability(bits, left) {
 
 /** After a probability of zero: how many more follow, three at most said by one pair of bits. */
 function readZeros(bits, probabilities, lastSymbol) {
-  for (let more = 3; more === 3; ) {
+  for (let more = 3; more === 3;) {
     more = bits.take(2);
     if (probabilities.length + more > lastSymbol + 1) throw damaged("a table has too many symbols");
     for (let i = 0; i < more; i += 1) probabilities.push(0);

@@ -11,10 +11,7 @@ const SHORT_LITERALS = 32;
 const LAST_USABLE_OFFSET_CODE = 27;
 
 const LITERAL_LENGTH_BITS = [...repeat(16, 0), 1, 1, 1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
-const MATCH_LENGTH_BITS = [
-  ...repeat(32, 0),
-  ...[1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
-];
+const MATCH_LENGTH_BITS = [...repeat(32, 0), ...[1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]];
 const LITERAL_LENGTH_BASES = startsOfRanges(0, LITERAL_LENGTH_BITS);
 const MATCH_LENGTH_BASES = startsOfRanges(3, MATCH_LENGTH_BITS);
 

@@ -12,7 +12,7 @@ const TEXT = new TextEncoder().encode("a weight, a bias, a weight, a weight and 
 function structured(size, values, seed) {
   const draw = generator(seed);
   const bytes = new Uint8Array(size);
-  for (let i = 0; i < size; ) {
+  for (let i = 0; i < size;) {
     const repeats = i > 300 && draw() % 20 === 0;
     const count = Math.min(1 + (draw() % (repeats ? 300 : 60)), size - i);
     const distance = 1 + (draw() % Math.max(i, 1));
@@ -51,11 +51,14 @@ const LENGTH_WORDS = { 0: "00", 1: "01", 2: "10", zeros: "11" };
 /** A last block with codes of its own, where "a" and the end of the block have code words of one bit. */
 function dynamicBlock({ literals = { 97: 1, 256: 1 }, distances = [0], body = "01" }) {
   const writer = new BitWriter().field(1, 1).field(2, 2);
-  writer.field(0, 5).field(distances.length - 1, 5).field(18 - 4, 4);
+  writer
+    .field(0, 5)
+    .field(distances.length - 1, 5)
+    .field(18 - 4, 4);
   // In their order in the format, the symbols 18, 0, 2 and 1 have code words of two bits.
   for (const length of [0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 2]) writer.field(length, 3);
   const lengths = [...Array.from({ length: 257 }, (_, symbol) => literals[symbol] ?? 0), ...distances];
-  for (let i = 0; i < lengths.length; ) {
+  for (let i = 0; i < lengths.length;) {
     const zeros = lengths.slice(i, i + 138).findIndex((length) => length > 0);
     const run = zeros < 0 ? Math.min(lengths.length - i, 138) : zeros;
     if (run >= 11) writer.word(LENGTH_WORDS.zeros).field(run - 11, 7);

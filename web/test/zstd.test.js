@@ -99,7 +99,12 @@ test("what this format does not allow of a frame's header is refused", () => {
   const body = last(RAW, ALPHABET);
   const decode = (header) => decodeZstdFrame(Uint8Array.from([...header, ...body]), 10);
   const refused = (header, reason) => assertRefused(() => decode(header), reason);
-  for (const header of [[0b10000, 0], [1, 0, 0], [3, 17 << 3, 0, 0, 0, 0]]) assert.equal(decode(header).length, 10);
+  for (const header of [
+    [0b10000, 0],
+    [1, 0, 0],
+    [3, 17 << 3, 0, 0, 0, 0],
+  ])
+    assert.equal(decode(header).length, 10);
   refused([0x20, 10], /names its own size/);
   refused([0x40, 0, 10, 0], /names its own size/);
   refused([0xc0, 0, 10, 0, 0, 0, 0, 0, 0, 0], /names its own size/);
