@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.installed-docs
 # one_knob and cifar10 train for hours; they are run by hand.
 BENCHMARKS := $(filter-out one_knob cifar10,$(basename $(notdir $(wildcard benchmarks/*.py))))
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint docs web bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +27,13 @@ lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The variable keeps the theme from advertising its successor; warnings of the build itself end it.
+docs: $(DOCS_INSTALLED) ## Build the documentation as a site in site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+web: ## Serve the page that reads handwriting, on this machine alone
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory web 8000
+
 bench: $(INSTALLED) ## Run every benchmark of minutes; JSON and pictures go to benchmarks/results
 	@mkdir -p benchmarks/results
 	@set -e; for name in $(BENCHMARKS); do \
@@ -35,7 +43,7 @@ bench: $(INSTALLED) ## Run every benchmark of minutes; JSON and pictures go to b
 	done
 
 clean: ## Remove the virtual environment, caches and build outputs
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site web/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PyTorch goes first and alone, so that a wheel already at hand (PIP_FIND_LINKS, a mirror) is taken as pinned. The stamp
@@ -44,4 +52,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt $(TORCH)
 	$(PIP) install -c constraints.txt -e '.[test,lint,tensorboard]'
+	touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(PIP) install -c constraints.txt -e '.[docs]'
 	touch $@
