@@ -17,7 +17,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(INSTALLED) ## Train, compress and restore a small network in a few minutes
-	$(BIN)/metaq demo
+	$(BIN)/metaq demo --out runs/demo --force
 
 test: $(INSTALLED) ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile

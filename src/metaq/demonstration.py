@@ -1,17 +1,22 @@
-"""The whole road once, on data that need no download: train, quantise, pack, restore, evaluate."""
+"""The whole road once, on data that need no download: train, quantise, pack, restore, evaluate, report."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from metaq import data, pipeline, runs
+from metaq import data, pipeline, reporting, runs
+from metaq.files import write_bytes
+from metaq.report.page import is_report
 from metaq.train import Observer, accuracy, preset
 
 PRESET = "lenet5-digits"
+REPORT_NAME = "metaq demo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +39,11 @@ class DemonstrationResult:
 
     def to_dict(self) -> dict[str, object]:
         """Plain dictionary, ready for JSON."""
-        extra = {"float_accuracy": self.float_accuracy, "bit_equal": self.bit_equal}
-        return {**runs.outcome_to_dict(self.outcome), **extra}
+        return {**runs.outcome_to_dict(self.outcome), **self.compared()}
+
+    def compared(self) -> dict[str, float | bool]:
+        """What the run alone does not know."""
+        return {"float_accuracy": self.float_accuracy, "bit_equal": self.bit_equal}
 
 
 def run(folder: Path, *, seed: int, plain_observer: Observer, observer: Observer) -> DemonstrationResult:
@@ -46,9 +54,29 @@ def run(folder: Path, *, seed: int, plain_observer: Observer, observer: Observer
         plain = runs.train_plain(config, splits, Path(scratch), plain_observer)
     outcome = runs.train_to_folder(config, splits, folder, observer)
     restored = pipeline.load(folder / runs.MODEL_FILE)
-    return DemonstrationResult(
+    result = DemonstrationResult(
         outcome=outcome,
         float_accuracy=accuracy(plain, splits.test),
         bit_equal=restored.keys() == outcome.weights.keys()
         and all(torch.equal(restored[name], tensor) for name, tensor in outcome.weights.items()),
     )
+    summary = folder / runs.SUMMARY_FILE
+    facts = {**json.loads(summary.read_text(encoding="utf-8")), **result.compared()}
+    write_bytes(summary, (json.dumps(facts) + "\n").encode())
+    return result
+
+
+def write_report(folder: Path, page: Path) -> Path:
+    """Write the report on the run in `folder`; where it is.
+
+    An older report of that name is replaced; beside any other file the page gets a number.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    places = chain([page], (page.with_stem(f"{page.stem}-{number}") for number in count(2)))
+    place = next(each for each in places if not each.exists() or (each.is_file() and is_report(each)))
+    reporting.write(place, [reporting.gather(folder, name=REPORT_NAME)])
+    return place

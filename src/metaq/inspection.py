@@ -82,6 +82,8 @@ class Inspection:
         How much is quantised; None of a file that is not ``.metaq``.
     folded
         Units of every layer, and those :func:`metaq.structure.fold` leaves; None where the network is not known.
+    file
+        The ``.metaq`` file as read, its tensors in the order of the rows; None of another file.
     """
 
     rows: list[TensorRow]
@@ -91,6 +93,7 @@ class Inspection:
     quantized: dict[str, QuantizedTensor]
     coverage: Coverage | None
     folded: dict[str, tuple[int, int]] | None
+    file: container.File | None
 
     def to_dict(self) -> dict[str, object]:
         """Plain dictionary, ready for JSON."""
@@ -117,8 +120,8 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
         If the file is missing, damaged or foreign.
     """
     source = Path(path)
-    if checkpoint.is_metaq(source):
-        file = container.read(source)
+    file = container.read(source) if checkpoint.is_metaq(source) else None
+    if file is not None:
         state_dict = checkpoint.weights_of(file)
         rows = [
             _carried_row(entry) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry)
@@ -140,6 +143,7 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
         quantized=quantized,
         coverage=coverage,
         folded=_folded(state_dict, net, metadata.get("net")),
+        file=file,
     )
 
 

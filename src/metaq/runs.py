@@ -23,6 +23,7 @@ from metaq.data import DataSplits, ImageDataset, to_float
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.grid import BucketGrid
+from metaq.report import environment
 from metaq.report.plots import save_curves
 from metaq.structure import arrangement, cheapest_arrangement
 from metaq.train import (
@@ -45,11 +46,14 @@ from metaq.train.records import ScalarLog, write_metrics
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
+REPORT_FILE = "report.html"
 
 TRIED_STEPS = 30
 """Steps by which the speed of this machine is measured."""
 
-RUN_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE, CURVES_FILE, SUMMARY_FILE, checkpointing.FILE_NAME)
+OTHER_FILES = environment.FILE_NAME, checkpointing.FILE_NAME
+RUN_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE, CURVES_FILE, SUMMARY_FILE, *OTHER_FILES)
+"""What a run leaves by itself; a report is made of it later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,7 @@ def new_folder(path: str | os.PathLike[str], *, force: bool) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        old = [folder / name for name in RUN_FILES if (folder / name).exists()]
+        old = [folder / name for name in (*RUN_FILES, REPORT_FILE) if (folder / name).exists()]
         require(force or not old, f"{folder}: holds a run already; give --force to replace it, or --resume to go on.")
         for file in [*old, *(folder / SCALARS_FOLDER).glob("events.*")]:
             file.unlink()
@@ -147,6 +151,7 @@ def train_to_folder(
     def begin() -> None:
         new_folder(folder, force=force)
         write_bytes(folder / CONFIG_FILE, config.to_json().encode())
+        write_bytes(folder / environment.FILE_NAME, environment.to_json(device=device).encode())
 
     processes.by_first(begin)
     return _finish(trainer, splits)

@@ -37,6 +37,7 @@ ROAD = [
     ("classifiers", "onnx"),
     ("report",),
     ("runs", "inspection"),
+    ("reporting",),
     ("sweeps", "frontier", "thesis", "demonstration"),
     ("cli",),
     ("__main__",),

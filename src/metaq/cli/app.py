@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from metaq.cli import compress, decompress, demo, evaluate, export, inspect, output, quantize, reproduce, sweep, train
+from metaq.cli import (
+    compress,
+    decompress,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    output,
+    quantize,
+    report,
+    reproduce,
+    sweep,
+    train,
+)
 from metaq.errors import MetaqError
 
 USAGE_ERROR = 2
@@ -20,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for command in (train, quantize, compress, decompress, export, evaluate, inspect, demo, reproduce, sweep):
+for command in (train, quantize, compress, decompress, export, evaluate, inspect, report, demo, reproduce, sweep):
     command.register(app)
 
 

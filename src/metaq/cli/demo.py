@@ -12,6 +12,10 @@ import typer
 from metaq import demonstration, runs
 from metaq.cli import output
 from metaq.cli.options import Force, Json
+from metaq.errors import OutputError
+
+REPORT_FILE = Path("metaq-demo-report.html")
+"""In the current folder, where the run itself is not kept."""
 
 
 def register(app: typer.Typer) -> None:
@@ -20,12 +24,12 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", help="Keep the run in this folder.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Keep the run, and its report, in this folder.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of both trainings.")] = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """The whole road on embedded digits: train, quantise, pack, restore, evaluate."""
+    """The whole road on embedded digits: train, quantise, pack, restore, evaluate, report."""
     place: AbstractContextManager[str | Path] = tempfile.TemporaryDirectory() if out is None else nullcontext(out)
     with place as folder, output.step_progress() as progress:
         result = demonstration.run(
@@ -34,8 +38,9 @@ def demo(
             plain_observer=output.QuietProgress(progress, "float network"),
             observer=output.TrainingProgress(progress, "few bits"),
         )
+        page = _report(Path(folder), REPORT_FILE if out is None else out / runs.REPORT_FILE)
     if as_json:
-        output.print_json(result.to_dict())
+        output.print_json({**result.to_dict(), "report": None if page is None else str(page)})
         return
     summary = result.outcome.summary
     rows = [
@@ -47,3 +52,14 @@ def demo(
         ("restored tensors bit-equal to the quantised", "yes" if result.bit_equal else "NO"),
     ]
     output.print_table("LeNet-5 on digits, 400 test images", ["", "value"], rows)
+    if page is not None:
+        output.STDOUT.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
+
+
+def _report(folder: Path, page: Path) -> Path | None:
+    """Write the report; without a place for it the demonstration has succeeded all the same."""
+    try:
+        return demonstration.write_report(folder, page)
+    except OutputError as error:
+        output.note(f"no report: {error}")
+        return None

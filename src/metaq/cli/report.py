@@ -1,0 +1,76 @@
+"""``metaq report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaq import reporting, runs
+from metaq.cli import output
+from metaq.cli.options import Force, Json
+from metaq.config import require
+from metaq.files import refuse_overwrite
+from metaq.report.subject import Subject
+
+COMPARISON_FILE = Path("comparison.html")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("report", epilog="Example: metaq report runs/demo -o report.html")(report)
+
+
+def report(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="Folder of a run, or a file of weights.")],
+    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="Another, to compare the two.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="The page. Default: RUN/report.html, FILE.report.html, or comparison.html here for two.",
+        ),
+    ] = None,
+    net: Annotated[
+        str | None, typer.Option("--net", help="Network, for its first layer; default: the one the file names.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page about a run or a file: figures, curves, tensors, and where the bytes went."""
+    sources = [source] if other is None else [source, other]
+    page = out or default_page(sources)
+    require(not page.is_dir(), f"-o {page}: is a folder; give the name of a file in it.")
+    require(all(page.resolve() != each.resolve() for each in sources), f"-o {page}: is what the report is about.")
+    refuse_overwrite(page, force=force)
+    subjects = [reporting.gather(each, net=net) for each in sources]
+    page_bytes = reporting.write(page, subjects)
+    if as_json:
+        output.print_json(
+            {"file": str(page), "file_bytes": page_bytes, "subjects": [subject.to_dict() for subject in subjects]}
+        )
+        return
+    for subject in subjects:
+        output.print_table(subject.title, ["", "value"], _rows(subject))
+    output.STDOUT.print(f"wrote {page}, {page_bytes:,} bytes", markup=False, soft_wrap=True)
+
+
+def default_page(sources: list[Path]) -> Path:
+    """Where the page goes if nothing is said: with the run, beside the file, or for two in the current folder."""
+    if len(sources) > 1:
+        return COMPARISON_FILE
+    (source,) = sources
+    return source / runs.REPORT_FILE if source.is_dir() else source.with_name(f"{source.name}.{runs.REPORT_FILE}")
+
+
+def _rows(subject: Subject) -> list[tuple[str, str]]:
+    rows = [] if subject.sizes is None else output.size_rows(subject.sizes)
+    for what, accuracy in (("accuracy", subject.after), ("accuracy before", subject.before)):
+        if accuracy is not None:
+            rows.append((f"{what}: {accuracy.what}", f"{accuracy.percent:.2f} %"))
+    if subject.seconds is not None:
+        rows.append(("seconds", f"{subject.seconds:.1f}"))
+    rows += [(f"missing: {part}", reason) for part, reason in subject.missing.items()]
+    return rows

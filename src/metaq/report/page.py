@@ -1,0 +1,227 @@
+"""The report as one HTML page that needs nothing besides: style, program and pictures are inside, the network is out.
+
+Names, metadata and settings come from files and may be anything: the templates escape them, and a policy lets no style
+and no program run but those of this package.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from metaq.errors import ConfigError
+from metaq.report import filters, histograms
+from metaq.report.curves import Chart, Curve, chart
+from metaq.report.subject import Filters, Histogram, Subject, TensorFacts
+from metaq.report.svg import printable, shown
+from metaq.report.treemap import treemaps
+
+TEMPLATES = "templates"
+MOST_ROWS = 2000
+"""Tensors, and epochs, listed one by one."""
+
+MARK, MARK_WITHIN_BYTES = '<meta name="generator" content="metaq report">', 2000
+
+MOST_HISTOGRAMS_COMPARED = 12
+
+BYTES = "Size, bytes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnFilters:
+    """One picture of the first layer.
+
+    Attributes
+    ----------
+    caption, alternative
+        What it shows, and the same with figures for those who do not see it.
+    address, width, height
+        The picture as a data URI, and the size to show it at.
+    """
+
+    caption: str
+    alternative: str
+    address: str
+    width: int
+    height: int
+
+
+def render(subjects: Sequence[Subject]) -> str:
+    """The page of one subject, or of two beside each other.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or more than two.
+    """
+    if not 1 <= len(subjects) <= 2:
+        raise ConfigError(f"report: takes one or two runs or files, not {len(subjects)}.")
+    style, program = (_resource(name) for name in ("page.css", "page.js"))
+    labels = ["A", "B"] if len(subjects) == 2 else [""]
+    template = _environment().get_template("comparison.html.j2" if len(subjects) == 2 else "page.html.j2")
+    return template.render(
+        subjects=list(zip(labels, subjects, strict=True)),
+        style=Markup(style),
+        program=Markup(program),
+        mark=Markup(MARK),
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(program)}; "
+        "base-uri 'none'; form-action 'none'",
+        charts=_charts(labels, subjects),
+        differences=_differences(subjects),
+        pairs=_pairs(subjects),
+        histogram_pairs=_histogram_pairs(subjects),
+        most_rows=MOST_ROWS,
+        most_histograms=MOST_HISTOGRAMS_COMPARED,
+    )
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page of :func:`render`, by its beginning."""
+    with path.open("rb") as stream:
+        return MARK.encode() in stream.read(MARK_WITHIN_BYTES)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("metaq.report", TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "shown": shown,
+        "whole": lambda value: f"{value:,.0f}",
+        "percent": lambda share: f"{share:.1%}".replace("%", " %"),
+        "shape": lambda shape: "×".join(map(str, shape)) or "scalar",
+        "duration": _duration,
+        "settings": _settings,
+        "figure": lambda value: "–" if value is None else f"{value:.4g}",
+    }
+    environment.globals |= {"treemaps": treemaps, "bars": histograms.draw, "pictures": _pictures}
+    return environment
+
+
+def _resource(name: str) -> str:
+    return (files("metaq.report") / TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    return "\n".join(map(printable, json.dumps(config, indent=2, ensure_ascii=False).split("\n")))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
+    """Curves of all subjects; of two, quantised weights alone."""
+    is_alone = len(subjects) == 1
+
+    def curves(field: str, label: str = "", *, is_second: bool = False) -> list[Curve]:
+        return [
+            Curve(
+                label=label or f"{mark} {shown(subject.name)}".strip(),
+                points=[
+                    (record.epoch, float(value))
+                    for record in subject.records
+                    if (value := getattr(record, field)) is not None
+                ],
+                kept_epoch=subject.kept_epoch,
+                is_second=is_second or mark == "B",
+            )
+            for mark, subject in zip(labels, subjects, strict=True)
+            if subject.records
+        ]
+
+    quantized = "quantised weights" if is_alone else ""
+    accuracy = curves("quantized_accuracy", quantized)
+    size = curves("estimated_bytes", "entropy of the bucket indices" if is_alone else "")
+    if is_alone:
+        accuracy += curves("float_accuracy", "latent (float) weights", is_second=True)
+        measured = curves("file_bytes", "file", is_second=True)
+        size += [curve for curve in measured if curve.points]
+    drawn = [
+        chart("Validation accuracy, %", accuracy, unit="%"),
+        chart(BYTES, size, unit="bytes", is_logarithmic=True),
+        chart("Training loss, nats", curves("loss", "loss" if is_alone else ""), is_logarithmic=True),
+        chart("Price of a bit, λ", curves("strength", "λ" if is_alone else "")),
+        chart("Distance of latent weights from the grid", curves("distance", "root mean square" if is_alone else "")),
+    ]
+    return [each for each in drawn if each is not None]
+
+
+def _pictures(found: Filters) -> list[DrawnFilters]:
+    """Before and after in the same colours."""
+    both = {"before, latent weights": found.before, "after, restored from the file": found.after}
+    given = {caption: tiles for caption, tiles in both.items() if tiles is not None and tiles.size}
+    largest = max((float(abs(tiles).max()) for tiles in given.values()), default=0.0)
+    drawn = []
+    for caption, tiles in given.items():
+        units, channels, height, width = tiles.shape
+        live = int(tiles.any(axis=(1, 2, 3)).sum())
+        address, shown_width, shown_height = filters.data_uri(tiles, largest=largest)
+        each = f"{channels} × {height} × {width}" if channels > 1 else f"{height} × {width}"
+        alternative = (
+            f"{shown(found.layer)} {caption}: {units} pictures of {each} weights, {live} of them with weights other "
+            f"than zero; the largest is {float(abs(tiles).max()):.3g}."
+        )
+        drawn.append(
+            DrawnFilters(
+                caption=caption, alternative=alternative, address=address, width=shown_width, height=shown_height
+            )
+        )
+    return drawn
+
+
+def _pairs(subjects: Sequence[Subject]) -> list[tuple[str, TensorFacts | None, TensorFacts | None]]:
+    """Tensors of two subjects by name."""
+    if len(subjects) < 2:
+        return []
+    first, second = ({tensor.name: tensor for tensor in subject.tensors} for subject in subjects)
+    return [(name, first.get(name), second.get(name)) for name in {**first, **second}]
+
+
+def _differences(subjects: Sequence[Subject]) -> list[tuple[str, str, str]]:
+    """Settings and facts of the environment that are not the same in two runs; of a file none is known."""
+    if len(subjects) < 2 or any(subject.config is None for subject in subjects):
+        return []
+    first, second = (_flat(subject.config or {}) | _flat(subject.environment) for subject in subjects)
+    return [
+        (name, first.get(name, "–"), second.get(name, "–"))
+        for name in {**first, **second}
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings by their dotted names."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
+    return found
+
+
+def _histogram_pairs(subjects: Sequence[Subject]) -> list[tuple[str, Histogram | None, Histogram | None]]:
+    """Histograms of two subjects by name."""
+    if len(subjects) < 2:
+        return []
+    first, second = ({each.name: replace(each, latent=None) for each in subject.histograms} for subject in subjects)
+    return [(name, first.get(name), second.get(name)) for name in {**first, **second}]

@@ -1,0 +1,113 @@
+"""Bytes as areas: a squarified treemap (Bruls, Huizing and van Wijk 2000) as SVG in percent, so that text keeps its
+size on every screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from metaq.report.subject import Share
+from metaq.report.svg import shown, tag
+
+SMALLEST_TILE = 0.0015
+"""Share of all bytes below which parts are drawn together."""
+
+CHARACTER_WIDTH, LINE_HEIGHT, PADDING = 7.2, 17, 7
+"""Of the text in tiles, in pixels; characters are taken for wide ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A treemap for one kind of screen.
+
+    Attributes
+    ----------
+    class_
+        Chooses the screen in the style sheet.
+    width, height
+        The least width and the height it is shown with, in pixels.
+    """
+
+    class_: str
+    width: int
+    height: int
+
+
+FORMS = (Form(class_="treemap wide", width=640, height=320), Form(class_="treemap tall", width=280, height=420))
+
+Box = tuple[float, float, float, float]
+"""x, y, width, height."""
+
+
+def treemaps(shares: Sequence[Share], *, file_bytes: int) -> list[Markup]:
+    """The same treemap for wide and for narrow screens."""
+    tiles = _tiles(shares, file_bytes)
+    largest = tiles[0] if tiles else None
+    label = f"Treemap of {file_bytes:,} bytes in {len(shares)} parts"
+    label += f"; the largest is {shown(largest.label)} with {largest.bytes:,} bytes." if largest else "."
+    return [_drawn(tiles, form, f"{label} The table after it says the same.") for form in FORMS]
+
+
+def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
+    """Boxes that fill `box`, with areas in proportion to positive `sizes` in falling order."""
+    boxes: list[Box] = []
+    left, (x, y, width, height) = list(sizes), box
+    while left:
+        unit, short = width * height / sum(left), min(width, height)
+        row = 1
+        while row < len(left) and _worst(left[: row + 1], unit, short) <= _worst(left[:row], unit, short):
+            row += 1
+        thickness = sum(left[:row]) * unit / short
+        offset = 0.0
+        for size in left[:row]:
+            length = size * unit / thickness
+            beside = (x, y + offset, thickness, length)
+            boxes.append(beside if width >= height else (x + offset, y, length, thickness))
+            offset += length
+        if width >= height:
+            x, width = x + thickness, width - thickness
+        else:
+            y, height = y + thickness, height - thickness
+        left = left[row:]
+    return boxes
+
+
+def _worst(sizes: Sequence[float], unit: float, short: float) -> float:
+    """The worst aspect ratio of a row along the short side."""
+    total = sum(sizes) * unit
+    return max(max(short**2 * size * unit / total**2, total**2 / (short**2 * size * unit)) for size in sizes)
+
+
+def _tiles(shares: Sequence[Share], file_bytes: int) -> list[Share]:
+    """Parts that are drawn, largest first; the smallest of them together."""
+    least = SMALLEST_TILE * file_bytes
+    shown = [share for share in shares if share.bytes >= least and share.bytes > 0]
+    small = [share for share in shares if 0 < share.bytes < least]
+    if small:
+        label = f"{len(small)} small parts"
+        shown.append(Share(label=label, bytes=sum(share.bytes for share in small), is_tensor=True))
+    return sorted(shown, key=lambda share: -share.bytes)
+
+
+def _drawn(tiles: Sequence[Share], form: Form, label: str) -> Markup:
+    boxes = squarify([float(tile.bytes) for tile in tiles], (0.0, 0.0, float(form.width), float(form.height)))
+    drawn = [_tile(tile, box, form) for tile, box in zip(tiles, boxes, strict=True)]
+    return tag("svg", *drawn, class_=form.class_, role="img", aria_label=label, focusable="false")
+
+
+def _tile(tile: Share, box: Box, form: Form) -> Markup:
+    x, y, width, height = box
+    places = {"x": x / form.width, "y": y / form.height, "width": width / form.width, "height": height / form.height}
+    percents = {name: f"{100 * value:.3f}%" for name, value in places.items()}
+    label, size = shown(tile.label), f"{tile.bytes:,}"
+    fits = max(len(label), len(size)) * CHARACTER_WIDTH + 2 * PADDING <= width
+    lines = [label, size][: max(int((height - PADDING) // LINE_HEIGHT), 0)] if fits else []
+    texts = [
+        tag("text", text, x=PADDING, y=PADDING + LINE_HEIGHT * number + 11, class_="size" if text == size else "name")
+        for number, text in enumerate(lines)
+    ]
+    rectangle = tag("rect", width="100%", height="100%", class_="tile" if tile.is_tensor else "tile rest")
+    return tag("svg", tag("title", f"{label}: {size} bytes"), rectangle, *texts, **percents)

@@ -1,0 +1,115 @@
+"""Weights of the first layer as pictures: as the file restores them, and before they were quantised."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from metaq import nets, runs
+from metaq.errors import MetaqError
+from metaq.inspection import Inspection
+from metaq.report import filters
+from metaq.report.subject import Filters
+from metaq.reporting.draft import Draft, Json
+from metaq.reporting.model_file import Latent
+
+
+def latent_weights(state: Json) -> dict[str, NDArray[np.float64]]:
+    """Latent weights of a training's state by name; nothing where there are none, or the state has another form."""
+    weights = _at(state, "regularizer", "weights")
+    found = {}
+    for name, kept in (weights if isinstance(weights, dict) else {}).items():
+        tensor = _at(kept, "latent")
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            found[str(name)] = tensor.detach().double().numpy()
+    return found
+
+
+def add_filters(draft: Draft, found: Inspection, net: str | None, state: Json, latent: Latent) -> None:
+    """Pictures of the first layer's units; what a file merely names must not make code run or fail."""
+    named = net or found.metadata.get("net")
+    if named is None or (net is None and named not in nets.names()):
+        draft.missing["filters"] = "The network is not known, so neither is its first layer; --net names it."
+        return
+    try:
+        model = runs.build(str(named), found.state_dict)
+    except MetaqError as error:
+        draft.missing["filters"] = f"These are not the weights of {named}, which the file names: {error}"
+        return
+    layer = next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)), None)
+    name = f"{layer}.weight"
+    after = _pictures(found.state_dict[name].double().numpy()) if name in found.state_dict else None
+    if layer is None or after is None:
+        draft.missing["filters"] = "The first layer reads no pictures of few channels, so that there are none to show."
+        return
+    before = _matched(name, found, state, latent)
+    if before is None:
+        draft.notes["filters"] = f"{_reason(draft, state)} Only what the file restores is shown."
+    is_live = np.abs(after).sum(axis=(1, 2, 3)) > 0
+    shown = np.flatnonzero(is_live)[: filters.MOST_UNITS] if len(after) > filters.MOST_UNITS else np.arange(len(after))
+    draft.parts["filters"] = Filters(
+        layer=layer,
+        after=after[shown],
+        before=None if before is None else before[shown],
+        units=len(after),
+        live_units=int(is_live.sum()),
+        reads="kernels" if found.state_dict[name].dim() == 4 else "rows",
+    )
+
+
+def _reason(draft: Draft, state: Json) -> str:
+    if "latent" in draft.missing:
+        return draft.missing["latent"]
+    return "The run keeps no latent weights that are those of this file." if state else "A file has no latent weights."
+
+
+def _pictures(weight: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Weights as (units, channels, height, width), or None where a unit reads no picture."""
+    if not weight.size:
+        return None
+    if weight.ndim == 4:
+        return weight if weight.shape[1] <= filters.MOST_CHANNELS else None
+    units, inputs = weight.shape
+    for channels in (1, 3):
+        side = math.isqrt(inputs // channels)
+        if side > 1 and channels * side * side == inputs:
+            return weight.reshape(units, channels, side, side)
+    return None
+
+
+def _matched(name: str, found: Inspection, state: Json, latent: Latent) -> NDArray[np.float64] | None:
+    """Latent weights of a layer in the order and with the signs that the file gives its units.
+
+    Units of a file may be reordered and mirrored. Which is which is told by the quantised weights of the epoch that was
+    kept; units that nobody reads, whose weights became zero, are those that are left.
+    """
+    kept, weights = _at(state, "best", "state_dict", name), latent.get(name)
+    after = found.state_dict[name].double().numpy()
+    if not isinstance(kept, torch.Tensor) or weights is None or not kept.shape == after.shape == weights.shape:
+        return None
+    rows = kept.double().numpy().reshape(len(after), -1)
+    order: list[int | None] = []
+    signs = np.ones(len(after))
+    free = list(range(len(after)))
+    for unit, row in enumerate(after.reshape(len(after), -1)):
+        same = next((each for each in free if row.any() and np.array_equal(rows[each], row)), None)
+        mirrored = next((each for each in free if row.any() and np.array_equal(-rows[each], row)), None)
+        place = mirrored if same is None else same
+        if place is None and row.any():
+            return None
+        if place is not None:
+            signs[unit] = -1.0 if same is None else 1.0
+            free.remove(place)
+        order.append(place)
+    chosen = [free.pop(0) if place is None else place for place in order]
+    return _pictures((weights.reshape(len(after), -1)[chosen] * signs[:, None]).reshape(after.shape))
+
+
+def _at(values: object, *keys: str) -> object:
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values

@@ -1,0 +1,102 @@
+"""From a run's folder or a file of weights to the subject of a report, and from there to the page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from metaq import inspection, runs
+from metaq.config import require
+from metaq.errors import FormatError
+from metaq.files import write_bytes
+from metaq.report import environment, page
+from metaq.report.subject import Subject
+from metaq.reporting.draft import Draft, Json
+from metaq.reporting.first_layer import add_filters, latent_weights
+from metaq.reporting.model_file import add_file, add_histograms
+from metaq.reporting.run_folder import add_accuracies, add_records, add_time, checkpoint_state, object_in
+
+
+def gather(source: str | os.PathLike[str], *, net: str | None = None, name: str | None = None) -> Subject:
+    """Everything a report shows of a run's folder or of a file of weights.
+
+    Parameters
+    ----------
+    source
+        Folder of a run, complete or not, or a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file.
+    net
+        Network the weights belong to; by default the one that the file names, if it is a reference network.
+    name
+        What to call it; by default the name of the folder or file.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no run, or `net` is unknown or not the network of these weights.
+    FormatError
+        If a file is missing, damaged or foreign. What is damaged in a run's folder leaves a sentence.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        return _of_file(path, net, name or path.name)
+    is_run = any((path / each).exists() for each in runs.RUN_FILES)
+    require(is_run, f"{path}: holds no run of metaq train; give the folder of one, or a file of weights.")
+    return _of_run(path, net, name or path.resolve().name)
+
+
+def write(path: str | os.PathLike[str], subjects: Sequence[Subject]) -> int:
+    """Write the page of one subject, or one that compares two, atomically; returns its size in bytes."""
+    # Names may hold halves of surrogate pairs, which UTF-8 has no bytes for.
+    return write_bytes(path, page.render(subjects).encode(errors="backslashreplace"))
+
+
+def _of_file(path: Path, net: str | None, name: str) -> Subject:
+    draft = Draft()
+    metadata = _add_weights(draft, path, net, {})
+    named, data = net or metadata.get("net"), metadata.get("data")
+    command = f"metaq evaluate {path.name} --net {named or 'NET'} --data {data or 'DATA'}"
+    draft.missing |= {
+        "accuracy": f"A file does not say how accurate it is; “{command}” measures it.",
+        "seconds": "A file does not say how long its training took; the report on a run's folder does.",
+        "curves": "There are no curves: a file has no metrics of its training. Give the run's folder.",
+        "environment": "A file does not say by which command it was made. Give the run's folder.",
+    }
+    return draft.finish(name=name, title=_title(named, data, name))
+
+
+def _of_run(folder: Path, net: str | None, name: str) -> Subject:
+    draft = Draft()
+    config = object_in(folder, runs.CONFIG_FILE, draft, "config")
+    made_with = object_in(folder, environment.FILE_NAME, draft, "environment")
+    summary = object_in(folder, runs.SUMMARY_FILE, draft, "accuracy")
+    draft.parts["config"] = config or None
+    draft.parts["environment"] = {key: value for key, value in made_with.items() if isinstance(value, str | int)}
+    records = add_records(folder, draft)
+    state = checkpoint_state(folder, draft)
+    metadata: Mapping[str, object] = {}
+    try:
+        metadata = _add_weights(draft, folder / runs.MODEL_FILE, net, state)
+    except FormatError as error:
+        is_there = (folder / runs.MODEL_FILE).exists()
+        advice = f"{runs.MODEL_FILE} is missing: the training has not ended; metaq train --resume goes on with it."
+        reason = str(error).replace(f"{folder}{os.sep}", "") if is_there else advice
+        draft.missing |= dict.fromkeys(("file", "bytes", "tensors", "weights", "filters"), reason)
+    add_accuracies(draft, summary, records)
+    add_time(draft, summary, records)
+    facts = {**metadata, **config}
+    return draft.finish(name=name, title=_title(net or facts.get("net"), facts.get("data"), name))
+
+
+def _add_weights(draft: Draft, path: Path, net: str | None, state: Json) -> dict[str, str | int | float]:
+    """All that the file of weights tells; its metadata."""
+    found = inspection.inspect(path, net=net)
+    latent = latent_weights(state)
+    add_file(draft, path, found)
+    add_histograms(draft, found, latent)
+    add_filters(draft, found, net, state, latent)
+    return found.metadata
+
+
+def _title(net: object, data: object, name: str) -> str:
+    return f"{net} on {data}" if net and data else str(net or name)

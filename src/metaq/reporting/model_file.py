@@ -1,0 +1,137 @@
+"""What a file of weights holds: its tensors, where its bytes went, and how its weights are distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq.container.source import FileSource
+from metaq.inspection import Inspection, TensorRow
+from metaq.report import histograms
+from metaq.report.allocation import Allocation, Method, allocate
+from metaq.report.subject import Histogram, Kind, Share, TensorFacts
+from metaq.reporting.draft import Draft
+from metaq.weights import alias_of
+
+MOST_HISTOGRAMS = 24
+
+SHARING: dict[Method, str] = {
+    "alone": "A chunk that holds one tensor is its own.",
+    "measured": "A chunk of several tensors is one code. It was coded again with one tensor more each time, and every "
+    "tensor has the bytes by which the code grew: measured, but in this order.",
+    "estimated": "A chunk of several tensors is one code, here too long to be coded again: its bytes are shared out by "
+    "the entropy of the bucket indices, an estimate.",
+}
+
+Latent = Mapping[str, NDArray[np.float64]]
+
+
+def add_file(draft: Draft, path: Path, found: Inspection) -> None:
+    """Sizes, tensors and bytes of a file."""
+    draft.parts |= {"sizes": found.sizes, "metadata": found.metadata, "folded": found.folded}
+    if not found.rows:
+        draft.missing["tensors"] = "The file holds no tensors."
+    if found.file is None:
+        draft.missing["bytes"] = "Only a .metaq file says where each of its bytes went."
+        draft.parts["tensors"] = [_facts(row, found, None) for row in found.rows]
+        return
+    with FileSource(path) as source:
+        allocation = allocate(found.file, source.take)
+    bases = len(found.file.bases)
+    sizes = allocation.parts[bases:]
+    draft.parts["tensors"] = [_facts(row, found, size) for row, size in zip(found.rows, sizes, strict=True)]
+    draft.parts["shares"] = _shares(found.rows, allocation, bases)
+    draft.parts["sharing"] = " ".join(text for method, text in SHARING.items() if method in allocation.methods)
+
+
+def add_histograms(draft: Draft, found: Inspection, latent: Latent) -> None:
+    """Distributions of the largest floating tensors, tied ones once."""
+    names = [
+        name
+        for name in dict.fromkeys(alias_of(found.state_dict, found.state_dict).values())
+        if found.state_dict[name].is_floating_point() and found.state_dict[name].numel() > 0
+    ]
+    largest = sorted(names, key=lambda name: (-found.state_dict[name].numel(), name))
+    drawn = [_histogram(name, found, latent.get(name)) for name in largest[:MOST_HISTOGRAMS]]
+    draft.parts["histograms"] = [each for each in drawn if each is not None]
+    draft.parts["histograms_left_out"] = len(largest) - len(draft.parts["histograms"])
+    if not draft.parts["histograms"]:
+        draft.missing["weights"] = "The file holds no floating tensor with finite elements to draw."
+
+
+def _shares(rows: Sequence[TensorRow], allocation: Allocation, bases: int) -> list[Share]:
+    found = [
+        Share(label="header", bytes=allocation.header, is_tensor=False),
+        Share(label="checksums", bytes=allocation.checksums, is_tensor=False),
+        Share(label="magic and version", bytes=allocation.magic, is_tensor=False),
+    ]
+    names = [f"basis {number}" for number in range(bases)] + [row.name for row in rows]
+    # Tied tensors have no bytes of their own, and those that stand in the header are counted there.
+    has_own = [True] * bases + [row.tied_to is None and row.coder != "inline" for row in rows]
+    found += [
+        Share(label=name, bytes=size, is_tensor=True)
+        for name, size, is_listed in zip(names, allocation.parts, has_own, strict=True)
+        if is_listed
+    ]
+    return sorted(found, key=lambda share: (-share.bytes, share.label))
+
+
+def _facts(row: TensorRow, found: Inspection, size: int | None) -> TensorFacts:
+    if row.is_file:
+        elements = row.shape[0] if row.shape else 0
+        return TensorFacts(
+            name=row.name,
+            shape=row.shape,
+            dtype=row.dtype,
+            kind="carried file",
+            coder=row.coder,
+            elements=elements,
+            zeros=None,
+            bytes=size,
+        )
+    is_live = _values(found.state_dict[row.name]) != 0
+    kind: Kind = "quantised" if row.step_size is not None else "exact"
+    return TensorFacts(
+        name=row.name,
+        shape=row.shape,
+        dtype=row.dtype,
+        kind="tied" if row.tied_to is not None else kind,
+        coder=row.coder,
+        elements=is_live.size,
+        zeros=is_live.size - int(is_live.sum()),
+        bytes=size,
+        buckets=row.buckets,
+        buckets_used=row.buckets_used,
+        step_size=row.step_size,
+        entropy_bits=row.entropy_bits,
+        live_rows=_live_along(0, is_live),
+        live_columns=_live_along(1, is_live),
+        tied_to=row.tied_to,
+    )
+
+
+def _live_along(dimension: int, is_live: NDArray[np.bool_]) -> tuple[int, int] | None:
+    """How many indices of a dimension have a live element, and how many there are."""
+    if is_live.ndim <= dimension:
+        return None
+    others = tuple(each for each in range(is_live.ndim) if each != dimension)
+    return int(is_live.any(axis=others).sum()), is_live.shape[dimension]
+
+
+def _values(tensor: torch.Tensor) -> NDArray[np.generic]:
+    """Elements that numpy can compare, whatever their type."""
+    known: NDArray[np.generic] = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+    return known
+
+
+def _histogram(name: str, found: Inspection, latent: NDArray[np.float64] | None) -> Histogram | None:
+    tensor = found.quantized.get(name)
+    flat = None if latent is None else latent.reshape(-1)
+    # A trellis or a basis gives values between those of the grid.
+    if tensor is not None and not tensor.trellis_bits and tensor.basis is None:
+        return histograms.of_buckets(tensor, flat)
+    return histograms.of_values(name, found.state_dict[name].double().numpy().reshape(-1), flat)
