@@ -40,7 +40,7 @@ RECOVERED_WIDENING = 2.5
 RECOVERED_BISECTIONS = 3
 """With recovery every λ takes gradients of the loss; fewer are tried."""
 
-RECOVERED_TRIES = 5
+RECOVERED_TRIES = 8
 SIZE_EXPONENT = 3.5
 """About how many percent λ changes for a percent of the file's size."""
 
@@ -348,6 +348,7 @@ class Compressor:
         if self._recovery is None:
             return small
         multiplier, most = small.multiplier, 0
+        too_fine, coarse_enough = 0.0, math.inf
         for _ in range(RECOVERED_TRIES):
             found = self.at(multiplier)
             reached = size(found)
@@ -355,7 +356,14 @@ class Compressor:
                 small, most = found, reached
             if SIZE_MARGIN * limit <= reached <= limit:
                 break
+            if reached > limit:
+                too_fine = max(too_fine, multiplier)
+            else:
+                coarse_enough = min(coarse_enough, multiplier)
             multiplier *= (reached / (math.sqrt(SIZE_MARGIN) * limit)) ** SIZE_EXPONENT
+            # Where the size jumps, or hardly changes, its power of λ misleads.
+            if not too_fine < multiplier < coarse_enough:
+                multiplier = math.sqrt(too_fine * coarse_enough)
         return small
 
     def to_accuracy(self, lowest: float, accuracy: Accuracy, *, coder: str = container.DEFAULT_CODER) -> Compressed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -185,6 +186,26 @@ def test_recovery_helps_at_the_same_size() -> None:
     )
     assert len(container.encode(recovered.tensors)) <= 250
     assert error(recovered) < error(plain)
+
+
+@pytest.mark.parametrize("limit", [250, 300, 500])
+def test_where_the_size_jumps_over_the_budget_the_finest_file_beyond_is_found(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    model, data = network(), inputs(400)
+    recovery = Recovery(model, [data], squared_error_to(model(data).detach()))
+    plain = compression.Compressor(model)
+    recovering = compression.Compressor(model, recovery=recovery)
+    jump = 2.0 * plain.to_bytes(limit).multiplier
+
+    def with_a_jump(_: compression.Compressor, multiplier: float) -> compression.Compressed:
+        shifted = multiplier / 4 if multiplier < jump else 20 * multiplier
+        return dataclasses.replace(plain._compressed(shifted, plain._at_once(shifted)), multiplier=multiplier)
+
+    monkeypatch.setattr(compression.Compressor, "at", with_a_jump)
+    found = recovering.to_bytes(limit)
+    assert len(container.encode(found.tensors)) <= limit
+    assert jump <= found.multiplier < 1.1 * jump
 
 
 def test_statistics_of_batch_normalisation_are_measured_anew() -> None:

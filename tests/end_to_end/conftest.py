@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
-from metaq import nets
+from metaq import data, nets
+from metaq.checkpoint import StateDict
 from metaq.cli import main, output
+from metaq.data import to_float
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,16 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "lenet5.pth"
     torch.save(nets.create("lenet5").state_dict(), path)
     return path
+
+
+def trained(name: str) -> StateDict:
+    """Weights after a few steps on digits."""
+    torch.manual_seed(0)
+    model, train = nets.create(name), data.load("digits").train
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    batches = zip(train.images.split(64), train.labels.split(64), strict=True)
+    for images, labels in [*batches] * 3:
+        optimizer.zero_grad()
+        functional.cross_entropy(model(to_float(images)), labels).backward()
+        optimizer.step()
+    return model.state_dict()

@@ -8,7 +8,7 @@ import torch
 
 from metaq import BucketGrid, load
 
-from .conftest import run_metaq
+from .conftest import run_metaq, trained
 
 SHORT = ("--preset", "lenet5-digits", "--epochs", "3", "--set", "regularizer.warmup=0.3")
 
@@ -78,8 +78,9 @@ def test_evaluate_and_inspect_take_every_kind_of_file(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("options", [(), ("--no-recover", "--bias-correction")])
-def test_compress_to_a_budget_with_calibration(tmp_path, checkpoint, options):
-    packed = tmp_path / "model.metaq"
+def test_compress_to_a_budget_with_calibration(tmp_path, options):
+    checkpoint, packed = tmp_path / "lenet5.pth", tmp_path / "model.metaq"
+    torch.save(trained("lenet5"), checkpoint)
     budget = ("--target-bytes", 5000, "--data", "digits", "--calibration", 500)
     told = run_metaq("compress", checkpoint, "-o", packed, *budget, *options, "--json")
     assert told.status == 0, told.err

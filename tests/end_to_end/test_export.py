@@ -5,13 +5,12 @@ import sys
 import pytest
 import safetensors.torch
 import torch
-from torch.nn import functional
 
 from metaq import BucketGrid, data, nets, pipeline, runs
 from metaq import checkpoint as checkpoints
 from metaq.data import to_float
 
-from .conftest import refused, run_metaq
+from .conftest import refused, run_metaq, trained
 
 UNITS = {
     "lenet5": {"conv1": (6, 4), "conv2": (16, 13), "fc1": (120, 90), "fc2": (84, 70)},
@@ -23,19 +22,6 @@ NEXT = {
     "lenet5": {"conv1": "conv2", "conv2": "fc1", "fc1": "fc2", "fc2": "fc3"},
     "lenet300": {"fc1": "fc2", "fc2": "fc3"},
 }
-
-
-def trained(name):
-    """Weights after a few steps."""
-    torch.manual_seed(0)
-    model, train = nets.create(name), data.load("digits").train
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    batches = zip(train.images.split(64), train.labels.split(64), strict=True)
-    for images, labels in [*batches] * 3:
-        optimizer.zero_grad()
-        functional.cross_entropy(model(to_float(images)), labels).backward()
-        optimizer.step()
-    return model.state_dict()
 
 
 @pytest.fixture(scope="module", params=sorted(UNITS))
