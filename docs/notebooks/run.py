@@ -8,6 +8,7 @@ Without names all notebooks beside this script run, one after the other, on one 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import sys
@@ -21,6 +22,9 @@ from nbformat import NotebookNode
 KERNEL = "this-interpreter"
 MOST_SECONDS = 14_400
 """For the start and for a single cell: it stops a notebook that hangs, not one on a busy machine."""
+
+README_TAG = "readme"
+"""Of a cell whose picture README shows: it is kept under the notebook's name in ``docs/pictures``, if that is there."""
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -55,6 +59,10 @@ def run(path: Path) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     nbformat.write(normalised(notebook), path)
+    picture = readme_picture(notebook)
+    pictures = path.parents[1] / "pictures"
+    if picture is not None and pictures.is_dir():
+        pictures.joinpath(f"{path.stem}.png").write_bytes(picture)
 
 
 def normalised(notebook: NotebookNode) -> NotebookNode:
@@ -67,6 +75,15 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
                 output.data.pop("text/plain", None)
                 output.metadata = {}
     return notebook
+
+
+def readme_picture(notebook: NotebookNode) -> bytes | None:
+    """The PNG that README shows of this notebook, if any."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if README_TAG in cell.metadata.get("tags", []) and "image/png" in output.get("data", {}):
+                return base64.b64decode(output.data["image/png"])
+    return None
 
 
 def main() -> None:

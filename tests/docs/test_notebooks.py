@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -123,3 +124,9 @@ def test_a_notebook_runs_and_gives_what_is_stored(name, tmp_path):
         assert kinds(new) == kinds(old), joined(old["source"]) + "\n" + json.dumps(new["outputs"])[:2000]
         if EXACT in old["metadata"].get("tags", []):
             assert printed(new) == printed(old)
+
+
+def test_the_picture_of_the_readme_is_that_of_the_notebook() -> None:
+    tagged = [cell for cell in code_cells(stored("frontier")) if "readme" in cell["metadata"].get("tags", [])]
+    (picture,) = [output["data"]["image/png"] for cell in tagged for output in cell["outputs"]]
+    assert base64.b64decode(joined(picture)) == (ROOT / "docs" / "pictures" / "frontier.png").read_bytes()
