@@ -10,7 +10,7 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
 
-VOID = {"meta", "img", "link", "br", "input", "hr", "base"}
+VOID = {"meta", "img", "link", "br", "wbr", "input", "hr", "base"}
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 

@@ -142,8 +142,9 @@ def test_accuracies_on_other_images_are_not_subtracted():
 def test_names_and_settings_from_files_stay_text(name, count):
     harmless = parsed(page.render([complete()] * count))
     hostile = check(page.render([complete(name, hostile=name)] * count))
-    shape = [(element.name, sorted(element.attributes)) for element in harmless.all() if element.name != "text"]
-    assert [(e.name, sorted(e.attributes)) for e in hostile.all() if e.name != "text"] == shape
+    # Only these two depend on how long a name is, and where it has dots.
+    one, other = ([each for each in root.all() if each.name not in ("text", "wbr")] for root in (harmless, hostile))
+    assert [(e.name, sorted(e.attributes)) for e in other] == [(e.name, sorted(e.attributes)) for e in one]
     assert "\x00" not in hostile.text
     assert "\u202e" not in hostile.text
     values = [value for element in hostile.all() for value in element.attributes.values() if value]

@@ -46,6 +46,20 @@ def test_tiles_too_small_to_see_are_drawn_together_and_none_is_lost():
         assert titles == ["large: 9,000 bytes", "50 small parts: 100 bytes"]
 
 
+def test_many_parts_are_drawn_by_their_numbered_blocks():
+    shares = [Share(label=f"layer.{n}.{part}", bytes=50, is_tensor=True) for n in range(20) for part in ("a.0.w", "b")]
+    shares += [Share(label="notes.2.txt", bytes=50, is_tensor=False), Share(label="header", bytes=50, is_tensor=False)]
+    for map_ in treemaps(shares, file_bytes=2100):
+        titles = {title.text for title in parsed(map_).all("title")}
+        blocks = {f"layer.{n}.a.0.w: 50 bytes" for n in range(20)} | {f"layer.{n}.b: 50 bytes" for n in range(20)}
+        assert titles == blocks | {"notes.2.txt: 50 bytes", "header: 50 bytes"}
+    shares += [Share(label=f"layer.{n}.c", bytes=25, is_tensor=True) for n in range(20)]
+    for map_ in treemaps(shares, file_bytes=2600):
+        titles = [title.text for title in parsed(map_).all("title")]
+        assert titles[:20] == [f"layer.{n}.*: 75 bytes" for n in range(20)]
+        assert len(titles) == 42
+
+
 @pytest.mark.parametrize("is_logarithmic", [False, True])
 @given(ends=st.tuples(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6)))
 def test_axes_hold_all_values_and_have_a_few_ticks(is_logarithmic, ends):

@@ -22,7 +22,7 @@ from metaq.errors import ConfigError
 from metaq.report import filters, histograms
 from metaq.report.curves import Chart, Curve, chart
 from metaq.report.subject import Filters, Histogram, Subject, TensorFacts
-from metaq.report.svg import printable, shown
+from metaq.report.svg import breakable, printable, shown
 from metaq.report.treemap import treemaps
 
 TEMPLATES = "templates"
@@ -100,6 +100,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "shown": shown,
+        "breakable": breakable,
         "whole": lambda value: f"{value:,.0f}",
         "percent": lambda share: f"{share:.1%}".replace("%", " %"),
         "shape": lambda shape: "×".join(map(str, shape)) or "scalar",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,17 @@ def shown(text: object) -> str:
     """A name or a sentence as it can be shown: printable, and without its middle if it is very long."""
     plain, half = printable(str(text)), MOST_NAME_CHARACTERS
     return plain if len(plain) <= 2 * half else f"{plain[:half]} … {plain[-half:]}"
+
+
+def breakable(text: object) -> Markup:
+    """A dotted name as :func:`shown`, that may be continued on the next line after any of its parts.
+
+    Examples
+    --------
+    >>> print(breakable("fc1.bias"))
+    fc1.<wbr>bias
+    """
+    return Markup("<wbr>").join(re.split(r"(?<=[._/])(?![._/]|$)", shown(text)))
 
 
 def tag(name: str, /, *children: str, **attributes: object) -> Markup:

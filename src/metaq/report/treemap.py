@@ -15,6 +15,9 @@ from metaq.report.svg import shown, tag
 SMALLEST_TILE = 0.0015
 """Share of all bytes below which parts are drawn together."""
 
+MOST_TILES = 30
+"""Above it, parts of one numbered block are drawn together: more would be too small to be named."""
+
 CHARACTER_WIDTH, LINE_HEIGHT, PADDING = 7.2, 17, 7
 """Of the text in tiles, in pixels; characters are taken for wide ones."""
 
@@ -36,14 +39,18 @@ class Form:
     height: int
 
 
-FORMS = (Form(class_="treemap wide", width=640, height=320), Form(class_="treemap tall", width=280, height=420))
+FORMS = (
+    Form(class_="treemap widest", width=980, height=360),
+    Form(class_="treemap wide", width=640, height=320),
+    Form(class_="treemap tall", width=280, height=420),
+)
 
 Box = tuple[float, float, float, float]
 """x, y, width, height."""
 
 
 def treemaps(shares: Sequence[Share], *, file_bytes: int) -> list[Markup]:
-    """The same treemap for wide and for narrow screens."""
+    """The same treemap for screens of several widths."""
     tiles = _tiles(shares, file_bytes)
     largest = tiles[0] if tiles else None
     label = f"Treemap of {file_bytes:,} bytes in {len(shares)} parts"
@@ -82,14 +89,32 @@ def _worst(sizes: Sequence[float], unit: float, short: float) -> float:
 
 
 def _tiles(shares: Sequence[Share], file_bytes: int) -> list[Share]:
-    """Parts that are drawn, largest first; the smallest of them together."""
+    """Parts that are drawn, largest first; many of them by blocks, the smallest together."""
     least = SMALLEST_TILE * file_bytes
+    if sum(share.bytes >= least for share in shares) > MOST_TILES:
+        shares = _by_block(shares)
     shown = [share for share in shares if share.bytes >= least and share.bytes > 0]
     small = [share for share in shares if 0 < share.bytes < least]
     if small:
         label = f"{len(small)} small parts"
         shown.append(Share(label=label, bytes=sum(share.bytes for share in small), is_tensor=True))
     return sorted(shown, key=lambda share: -share.bytes)
+
+
+def _by_block(shares: Sequence[Share]) -> list[Share]:
+    """All parts of a block as one, ``encoder.layer.0.*``, by the last number in their dotted names."""
+    blocks: dict[str, list[Share]] = {}
+    for share in shares:
+        parts = share.label.split(".")
+        numbers = [place for place, part in enumerate(parts[:-1]) if part.isdecimal()]
+        block = ".".join(parts[: numbers[-1] + 1]) if numbers and share.is_tensor else share.label
+        blocks.setdefault(block, []).append(share)
+    return [
+        members[0]
+        if len(members) == 1
+        else Share(label=f"{block}.*", bytes=sum(each.bytes for each in members), is_tensor=True)
+        for block, members in blocks.items()
+    ]
 
 
 def _drawn(tiles: Sequence[Share], form: Form, label: str) -> Markup:
