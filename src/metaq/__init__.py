@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaq.compression import Budget as Budget
-    from metaq.compression import Compressed as Compressed
     from metaq.compression import compress as compress
+    from metaq.compressor import Compressed as Compressed
     from metaq.config import BucketConfig as BucketConfig
     from metaq.config import FreezeConfig as FreezeConfig
     from metaq.config import RegularizerConfig as RegularizerConfig
@@ -35,7 +35,7 @@ _HOME = {
     "BucketGrid": "metaq.grid",
     "Budget": "metaq.compression",
     "CodecError": "metaq.errors",
-    "Compressed": "metaq.compression",
+    "Compressed": "metaq.compressor",
     "ConfigError": "metaq.errors",
     "DataError": "metaq.errors",
     "EntropyRegularizer": "metaq.regularizer",

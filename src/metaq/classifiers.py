@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from metaq import container, nets
 from metaq.checkpoint import StateDict
-from metaq.compression import Budget, Compressed, compress
+from metaq.compression import Budget, compress
+from metaq.compressor import Compressed
 from metaq.config import require
 from metaq.data import DataSplits, to_float
 from metaq.recovery import OutputLoss

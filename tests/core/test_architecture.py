@@ -32,6 +32,7 @@ ROAD = [
     ("checkpoint",),
     ("targets", "recovery", "recalibration", "selection"),
     ("pipeline",),
+    ("compressor",),
     ("compression", "folders", "session"),
     ("hf", "lightning", "transformers"),
     ("classifiers", "onnx"),

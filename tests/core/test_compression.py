@@ -13,6 +13,7 @@ from torch import nn
 
 from metaq import classifiers, compression, container, curvature
 from metaq.classifiers import drop_bound
+from metaq.compressor import Compressed, Compressor
 from metaq.errors import ConfigError
 from metaq.recovery import Recovery
 from metaq.tensors import ExactTensor
@@ -116,7 +117,7 @@ def test_calibration_helps() -> None:
     data[:, :3] *= 8
     reference = model(data).detach()
 
-    def error(found: compression.Compressed) -> float:
+    def error(found: Compressed) -> float:
         other = network()
         other.load_state_dict(found.state_dict())
         return float((other(data) - reference).square().mean().detach())
@@ -159,7 +160,7 @@ def test_a_step_of_recovery_never_raises_the_loss_and_leaves_the_rest() -> None:
     model, data = network(), inputs(300)
     reference = model(data).detach()
     found = curvature.measure(model, [data], loss=curvature.random_projection_loss)
-    importance = compression.Compressor(model, curvature=found)._targets["2.weight"].importance
+    importance = Compressor(model, curvature=found)._targets["2.weight"].importance
     recovery = Recovery(model, [data], squared_error_to(reference))
     worse = {**model.state_dict(), "0.weight": (4 * model[0].weight).round() / 4}
     better = recovery.improved(worse, {"2.weight": importance})
@@ -173,7 +174,7 @@ def test_recovery_helps_at_the_same_size() -> None:
     model, data = network(), inputs(400)
     reference = model(data).detach()
 
-    def error(found: compression.Compressed) -> float:
+    def error(found: Compressed) -> float:
         other = network()
         other.load_state_dict(found.state_dict())
         return float((other(data) - reference).square().mean().detach())
@@ -194,15 +195,15 @@ def test_where_the_size_jumps_over_the_budget_the_finest_file_beyond_is_found(
 ) -> None:
     model, data = network(), inputs(400)
     recovery = Recovery(model, [data], squared_error_to(model(data).detach()))
-    plain = compression.Compressor(model)
-    recovering = compression.Compressor(model, recovery=recovery)
+    plain = Compressor(model)
+    recovering = Compressor(model, recovery=recovery)
     jump = 2.0 * plain.to_bytes(limit).multiplier
 
-    def with_a_jump(_: compression.Compressor, multiplier: float) -> compression.Compressed:
+    def with_a_jump(_: Compressor, multiplier: float) -> Compressed:
         shifted = multiplier / 4 if multiplier < jump else 20 * multiplier
         return dataclasses.replace(plain._compressed(shifted, plain._at_once(shifted)), multiplier=multiplier)
 
-    monkeypatch.setattr(compression.Compressor, "at", with_a_jump)
+    monkeypatch.setattr(Compressor, "at", with_a_jump)
     found = recovering.to_bytes(limit)
     assert len(container.encode(found.tensors)) <= limit
     assert jump <= found.multiplier < 1.2 * jump

@@ -21,7 +21,7 @@ from metaq import (
     quantized_state_dict,
     save,
 )
-from metaq.compression import Compressor
+from metaq.compressor import Compressor
 from metaq.errors import ConfigError
 from metaq.recovery import Recovery
 

@@ -21,7 +21,7 @@ from metaq import (
     load,
     save,
 )
-from metaq.compression import Compressor
+from metaq.compressor import Compressor
 from metaq.selection import select
 from metaq.weights import alias_of, select_parameters
 

@@ -26,8 +26,9 @@ from metaq.cli.options import (
     grids_for,
     load_data,
 )
-from metaq.compression import Budget, Compressed
+from metaq.compression import Budget
 from metaq.compression import compress as compress_to
+from metaq.compressor import Compressed
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.files import refuse_overwrite
