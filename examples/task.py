@@ -5,10 +5,12 @@ Everything is float64 and seeded, so that whatever the training loop, the curves
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
@@ -89,3 +91,12 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def print_curve(bits_per_weight: Sequence[float], **facts: float) -> None:
     """One line of JSON on stdout: bits per weight after every epoch, and other facts."""
     print(json.dumps({"bits_per_weight": list(bits_per_weight), **facts}), flush=True)
+
+
+def leave_group() -> None:
+    """End the work with other processes, after the last use of the model.
+
+    Sharded models are freed first: a gloo thread that still holds their tensors while the interpreter ends aborts it.
+    """
+    gc.collect()
+    dist.destroy_process_group()

@@ -35,8 +35,8 @@ def main(path: str) -> None:
     save(path, model, grids=regularizer.grids())  # metaq
     if dist.get_rank() == 0:
         task.print_curve(curve)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    task.leave_group()

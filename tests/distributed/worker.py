@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 worker.py FOLDER
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -244,6 +245,7 @@ def main(folder: Path) -> None:
             found = check(folder)
             (folder / f"{name}.{dist.get_rank()}.json").write_text(json.dumps(found))
             dist.barrier()
+    gc.collect()
     dist.destroy_process_group()
 
 
