@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # its defaults would keep a group that began before
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
@@ -96,7 +97,8 @@ def print_curve(bits_per_weight: Sequence[float], **facts: float) -> None:
 def leave_group() -> None:
     """End the work with other processes, after the last use of the model.
 
-    Sharded models are freed first: a gloo thread that still holds their tensors while the interpreter ends aborts it.
+    A thread of gloo that has not put the last collective away when the interpreter ends aborts the process. The thread
+    ends with its group, but caches of sharded tensors keep that; collecting the model gives the thread time.
     """
     gc.collect()
     dist.destroy_process_group()

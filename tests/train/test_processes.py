@@ -21,12 +21,16 @@ def make():
 """
 
 
-def train(folder, *options, processes):
-    """Run the command in a folder that holds the network's module."""
+def run(folder, *program, processes):
+    """Run a program of Python that may import modules of a folder."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "metaq", "train", *options]
+    command = [sys.executable, *launcher, *program]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
+
+
+def train(folder, *options, processes):
+    return run(folder, "-m", "metaq", "train", *options, processes=processes)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,27 @@ def test_what_the_first_process_refuses_all_refuse(runs):
     assert done.returncode == 1
     assert "holds a run already" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+LEAVING = """
+import weakref
+import torch
+import torch.distributed as dist
+from metaq.train import launched
+
+with launched(torch.device("cpu")) as processes:
+    group = weakref.ref(dist.group.WORLD)
+    torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
+    processes.total(1.0)
+assert group() is None
+"""
+
+
+def test_nothing_keeps_the_group_after_its_end(tmp_path):
+    """The threads of a group that is kept may abort the process when the interpreter ends."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    done = run(tmp_path, str(tmp_path / "leaving.py"), processes=2)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_process_alone_does_everything_itself(monkeypatch):

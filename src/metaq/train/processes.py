@@ -6,6 +6,7 @@ the running statistics of normalisation are exchanged.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -125,6 +126,7 @@ def launched(device: torch.device) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    _import_before_the_group_begins()
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -133,3 +135,12 @@ def launched(device: torch.device) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def _import_before_the_group_begins() -> None:
+    """Import functions that have the group of all processes as a default argument.
+
+    Imported later, as optimisers do, they would keep the group after its end, and a thread of gloo that still works
+    when the interpreter ends aborts the process.
+    """
+    importlib.import_module("torch.distributed.nn.functional")
