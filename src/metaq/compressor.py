@@ -94,7 +94,7 @@ class Compressed:
 
 
 class Compressor:
-    """Quantises one model for any λ; see :func:`compress` for the arguments.
+    """Quantises one model for any λ; see :func:`metaq.compression.compress` for the arguments.
 
     Attributes
     ----------
@@ -241,9 +241,9 @@ class Compressor:
             if SIZE_MARGIN * limit <= reached <= limit:
                 break
             if reached > limit:
-                too_fine = max(too_fine, multiplier)
+                too_fine = multiplier
             else:
-                coarse_enough = min(coarse_enough, multiplier)
+                coarse_enough = multiplier
             multiplier *= (reached / (math.sqrt(SIZE_MARGIN) * limit)) ** SIZE_EXPONENT
             # Where the size jumps, or hardly changes, its power of λ misleads.
             if not too_fine < multiplier < coarse_enough:

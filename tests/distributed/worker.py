@@ -245,6 +245,7 @@ def main(folder: Path) -> None:
             found = check(folder)
             (folder / f"{name}.{dist.get_rank()}.json").write_text(json.dumps(found))
             dist.barrier()
+    # gloo needs the time, as in examples/task.py.
     gc.collect()
     dist.destroy_process_group()
 

@@ -144,6 +144,7 @@ def test_names_and_settings_from_files_stay_text(name, count):
     hostile = check(page.render([complete(name, hostile=name)] * count))
     # Only these two depend on how long a name is, and where it has dots.
     one, other = ([each for each in root.all() if each.name not in ("text", "wbr")] for root in (harmless, hostile))
+    assert not [each for each in hostile.all("wbr") if each.attributes]
     assert [(e.name, sorted(e.attributes)) for e in other] == [(e.name, sorted(e.attributes)) for e in one]
     assert "\x00" not in hostile.text
     assert "\u202e" not in hostile.text
