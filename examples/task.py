@@ -5,8 +5,8 @@ Everything is float64 and seeded, so that whatever the training loop, the curves
 
 from __future__ import annotations
 
-import gc
 import json
+import time
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -23,6 +23,7 @@ BATCH_SIZE = 32
 EXAMPLES = 1024
 FEATURES, HIDDEN, CLASSES = 16, 32, 4
 LEARNING_RATE = 1e-2
+PAUSE = 0.5
 STEPS = EPOCHS * EXAMPLES // BATCH_SIZE
 CONFIG = RegularizerConfig(strength=1.5e-3, ramp=0.6, decay_end=1.0, refresh_every=4, freeze=FreezeConfig(start=0.8))
 
@@ -95,10 +96,10 @@ def print_curve(bits_per_weight: Sequence[float], **facts: float) -> None:
 
 
 def leave_group() -> None:
-    """End the work with other processes, after the last use of the model.
+    """End the work with other processes.
 
     A thread of gloo that has not put the last collective away when the interpreter ends aborts the process. The thread
-    ends with its group, but caches of sharded tensors keep that; collecting the model gives the thread time.
+    ends with its group, but caches of sharded tensors keep the group; then the pause lets it finish.
     """
-    gc.collect()
     dist.destroy_process_group()
+    time.sleep(PAUSE)
