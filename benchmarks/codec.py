@@ -34,7 +34,7 @@ from metaq import checkpoint
 from metaq.coding import CODERS, zero_order_entropy_bits
 from metaq.coding.chunks import StreamShape
 from metaq.container.coders import CHUNK_CODERS
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 from support import nncodec_streams
 from support.codec_plot import plot
 from support.results import write_json

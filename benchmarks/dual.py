@@ -32,10 +32,10 @@ from metaq.dual import (
     solve_proximal_bundle,
 )
 from metaq.dual.primal import hinge_sums
-from metaq.grid import BucketGrid
 from metaq.hull import lower_hull
 from metaq.objective import magnitude_slopes, spread_slopes
 from metaq.passes import GridSet, compiled_passes, torch_passes
+from metaq.tensors.grid import BucketGrid
 from support.results import write_json
 
 WEIGHTS, MANY_WEIGHTS = 44_000, 25_000_000

@@ -40,8 +40,8 @@ from metaq.checkpoint import StateDict
 from metaq.config import RegularizerConfig
 from metaq.data import DataSplits, ImageDataset
 from metaq.errors import MetaqError
-from metaq.grid import BucketGrid
 from metaq.quantize.sweep import SweepRow
+from metaq.tensors.grid import BucketGrid
 from metaq.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
 from support.results import write_json, write_text
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from metaq.cells import cell_positions, cell_statistics
 from metaq.dual import SpreadDual, solve_exact
-from metaq.grid import BucketGrid
 from metaq.objective import code_length
+from metaq.tensors.grid import BucketGrid
 from support.results import write_json
 
 WEIGHTS, BUCKETS, MOVES = 44_000, 64, 50

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from metaq.errors import MetaqError as MetaqError
     from metaq.errors import OutputError as OutputError
     from metaq.errors import SolverError as SolverError
-    from metaq.grid import BucketGrid as BucketGrid
     from metaq.pipeline import choose_grids as choose_grids
     from metaq.pipeline import load as load
     from metaq.pipeline import quantized_state_dict as quantized_state_dict
     from metaq.pipeline import save as save
     from metaq.regularizer import EntropyRegularizer as EntropyRegularizer
+    from metaq.tensors.grid import BucketGrid as BucketGrid
 
 _HOME = {
     "BucketConfig": "metaq.config",
-    "BucketGrid": "metaq.grid",
+    "BucketGrid": "metaq.tensors.grid",
     "Budget": "metaq.compression",
     "CodecError": "metaq.errors",
     "Compressed": "metaq.compressor",

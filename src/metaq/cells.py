@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from metaq import passes
 from metaq.config import require
-from metaq.grid import BucketGrid
 from metaq.passes import GridSet
+from metaq.tensors.grid import BucketGrid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +94,7 @@ def _floating(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
-    """Bucket index of every weight by the rule of :meth:`metaq.grid.BucketGrid.assign`; int64, shape of `weights`.
+    """Bucket index of every weight by the rule of `BucketGrid.assign`; int64, shape of `weights`.
 
     NaN takes the first bucket; :func:`bucket_counts` refuses it.
     """
@@ -103,7 +103,7 @@ def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
 
 
 def bucket_values(indices: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
-    """Reference values of `indices` by the formula of :meth:`metaq.grid.BucketGrid.values_of`; float64."""
+    """Reference values of `indices` by the formula of :meth:`metaq.tensors.grid.BucketGrid.values_of`; float64."""
     numerators = (2 * indices + (1 - grid.count)).double()
     return numerators.mul_(grid.radius).div_(grid.count).add_(grid.center)
 

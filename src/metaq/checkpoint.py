@@ -21,7 +21,7 @@ from metaq import container
 from metaq.carried import is_carried
 from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically, write_bytes
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 StateDict = dict[str, torch.Tensor]
 
@@ -102,7 +102,7 @@ def dtype_of(name: str, tensor: torch.Tensor) -> Dtype:
 
 
 def to_storage(name: str, tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    """Bits of `tensor` as the numpy type of its :class:`~metaq.tensors.Dtype`; shape kept."""
+    """Bits of `tensor` as the numpy type of its :class:`~metaq.tensors.quantized.Dtype`; shape kept."""
     dtype = dtype_of(name, tensor)
     return _plain(tensor).reshape(-1).view(torch.uint8).numpy().view(dtype.storage).reshape(tensor.shape)
 

@@ -13,7 +13,6 @@ from torch import nn
 from metaq import checkpoint, container
 from metaq.checkpoint import StateDict
 from metaq.config import require
-from metaq.coverage import Coverage, coverage_of
 from metaq.curvature import Batch, Curvature
 from metaq.errors import ConfigError
 from metaq.norms import TOLERANCE, rounded_norms
@@ -24,7 +23,8 @@ from metaq.recalibration import recalibrated
 from metaq.recovery import Recovery
 from metaq.selection import RUNNING_STATISTICS, TOO_SMALL, Source, select, state_dict_of
 from metaq.targets import bias_of, corrected, mean_inputs_of, target_of, values_of
-from metaq.tensors import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.coverage import Coverage, coverage_of
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
 from metaq.weights import ANY, FilterFn
 
 Accuracy = Callable[[StateDict], float]

@@ -21,8 +21,8 @@ from metaq.cells import CellStatistics, bucket_indices, bucket_values, cell_stat
 from metaq.config import require
 from metaq.dual.problem import C_MIN
 from metaq.errors import NonFiniteError
-from metaq.grid import BucketGrid
 from metaq.hull import lower_hull
+from metaq.tensors.grid import BucketGrid
 
 MOST_C_MIN = 1 / math.e
 """Above it, weights that move to an empty bucket could raise the objective when its count is no longer the floor."""

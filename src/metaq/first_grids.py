@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from metaq import passes
 from metaq.config import BucketConfig
 from metaq.errors import NonFiniteError
-from metaq.grid import BucketGrid
 from metaq.participants import Participants
 from metaq.passes import GridSet, GroupArray, TensorPairs
+from metaq.tensors.grid import BucketGrid
 
 
 def first_grids(buckets: BucketConfig, participants: Participants, weights: Sequence[torch.Tensor]) -> GridSet:

@@ -23,7 +23,7 @@ from metaq.folders.compressing import FolderReport, compress_folder
 from metaq.folders.progress import Progress
 from metaq.folders.reading import open_folder
 from metaq.folders.restoring import restore_folder
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 CONFIG = "config.json"
 LOADING_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError)

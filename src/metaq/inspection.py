@@ -14,11 +14,11 @@ from metaq import checkpoint, container, nets, pipeline, runs
 from metaq.carried import is_carried, path_of
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
-from metaq.coverage import Coverage
 from metaq.errors import ConfigError
 from metaq.report.plots import save_buckets
 from metaq.structure import fold
-from metaq.tensors import QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.coverage import Coverage
+from metaq.tensors.quantized import QuantizedTensor, Tensor, TiedTensor
 from metaq.weights import alias_of
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metaq.config import require
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 TOLERANCE = 0.01
 """Root mean square error of the outputs of a layer, over their root mean square."""

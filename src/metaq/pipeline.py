@@ -15,13 +15,13 @@ from metaq.checkpoint import StateDict
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
 from metaq.container import WriteReport
-from metaq.grid import BucketGrid
 from metaq.quantize import Grouping, quantize_array, uniform_grids
 from metaq.selection import Source as Source
 from metaq.selection import parameters_of, pays, reasons_without_grids, select
 from metaq.selection import state_dict_of as state_dict_of
 from metaq.sharding import in_one_process
-from metaq.tensors import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
 from metaq.weights import ANY, FilterFn, alias_of
 
 

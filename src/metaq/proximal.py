@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from metaq.cells import bucket_indices, bucket_values
 from metaq.config import ProximalConfig
 from metaq.ecsq import solve_ecsq
-from metaq.grid import BucketGrid
 from metaq.passes import GridSet
+from metaq.tensors.grid import BucketGrid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

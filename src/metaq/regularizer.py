@@ -18,7 +18,6 @@ from metaq.cells import bucket_indices, bucket_values
 from metaq.config import RegularizerConfig, require
 from metaq.context_prices import REFRESH_STEPS, ContextPrices
 from metaq.first_grids import first_grids
-from metaq.grid import BucketGrid
 from metaq.host_copy import HostCopy
 from metaq.latent import LatentWeights
 from metaq.objective import entropy_bits
@@ -40,6 +39,7 @@ from metaq.schedule import PlannedSchedule, schedule_of
 from metaq.sharding import local_part
 from metaq.slopes import slope_rule
 from metaq.step_size import StepLearner
+from metaq.tensors.grid import BucketGrid
 from metaq.weights import FilterFn
 
 

@@ -22,10 +22,10 @@ from metaq.config import require
 from metaq.data import DataSplits, ImageDataset, to_float
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
-from metaq.grid import BucketGrid
 from metaq.report import environment
 from metaq.report.plots import save_curves
 from metaq.structure import arrangement, cheapest_arrangement
+from metaq.tensors.grid import BucketGrid
 from metaq.train import (
     ALONE,
     CPU,

@@ -14,8 +14,8 @@ from metaq import checkpoint
 from metaq.checkpoint import StateDict
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.container.grids import grids_bytes
-from metaq.grid import BucketGrid
 from metaq.sharding import is_sharded, unwrapped, whole
+from metaq.tensors.grid import BucketGrid
 from metaq.weights import ANY, FilterFn, alias_of, choose, require_values, why_not_quantizable
 
 Source = nn.Module | Mapping[str, torch.Tensor]

@@ -9,9 +9,9 @@ import torch
 
 from metaq import checkpoint, container, pipeline, runs
 from metaq.data import ImageDataset
-from metaq.grid import BucketGrid
 from metaq.quantize.sweep import SweepRow, best_rows, choose_smallest
-from metaq.tensors import Tensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Tensor
 from metaq.train import accuracy
 
 MOST_ROWS = 10

@@ -19,7 +19,7 @@ from metaq.coding.huffman import code_lengths
 from metaq.container.coders import CHUNK_CODERS, encode_chunk
 from metaq.container.layout import row_length
 from metaq.data import ImageDataset
-from metaq.tensors import QuantizedTensor
+from metaq.tensors.quantized import QuantizedTensor
 from metaq.train import accuracy
 
 CENTER, RADIUS, BUCKETS = -0.11, 1.114, 140

@@ -16,7 +16,7 @@ from metaq.coding.chunks import StreamShape
 from metaq.coding.context import fast, fast_kernel
 from metaq.coding.context.fast import FastCoder
 from metaq.errors import CodecError
-from metaq.trellis import transitions
+from metaq.tensors.trellis import transitions
 
 Symbols = NDArray[np.int32]
 CODER = FastCoder()

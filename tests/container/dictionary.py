@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from metaq.container.contents import Entry, Metadata
 from metaq.container.fields import header_fields
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype
 
 Shapes = dict[str, tuple[int, ...]]
 

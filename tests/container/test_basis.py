@@ -15,8 +15,8 @@ from metaq import container, decode
 from metaq.container.chunking import plan_chunks
 from metaq.container.contents import Entry
 from metaq.errors import CodecError, ConfigError, FormatError
-from metaq.grid import BucketGrid
-from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, combined
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, combined
 
 GRID = BucketGrid(center=0.0, radius=1.5, count=15)
 FINE = BucketGrid(center=0.0, radius=0.8, count=101)

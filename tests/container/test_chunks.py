@@ -19,8 +19,8 @@ from metaq.container.chunking import plan_chunks
 from metaq.container.contents import Entry
 from metaq.container.restoring import place
 from metaq.errors import CodecError, ConfigError, FormatError
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Scan
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Scan
 
 GRID = BucketGrid(center=0.125, radius=1.5, count=15)
 

@@ -19,8 +19,8 @@ from metaq import container, decode
 from metaq.coding import CODERS, zero_order_entropy_bits
 from metaq.container.coders import CHUNK_CODERS
 from metaq.errors import CodecError, ConfigError, FormatError, OutputError
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor
 
 GRID = BucketGrid(center=0.0, radius=1.5, count=255)
 LENET5 = {

@@ -12,8 +12,8 @@ import pytest
 from metaq import container, decode
 from metaq.container.coders import CHUNK_CODERS
 from metaq.errors import ConfigError, FormatError
-from metaq.grid import BucketGrid
-from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 GRID = BucketGrid(center=0.0, radius=1.5, count=15)
 

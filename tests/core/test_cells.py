@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from metaq.cells import bucket_counts, cell_positions, cell_statistics
 from metaq.errors import ConfigError
-from metaq.grid import BucketGrid
 from metaq.objective import code_length, spread
+from metaq.tensors.grid import BucketGrid
 
 GRID = BucketGrid(center=0.5, radius=2.0, count=9)
 

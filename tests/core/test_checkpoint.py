@@ -19,7 +19,7 @@ from metaq import (
     pipeline,
     save,
 )
-from metaq.narrow_floats import bfloat16_bits
+from metaq.tensors.narrow_floats import bfloat16_bits
 
 TYPES = [
     torch.float32,

@@ -16,7 +16,7 @@ from metaq.classifiers import drop_bound
 from metaq.compressor import Compressed, Compressor
 from metaq.errors import ConfigError
 from metaq.recovery import Recovery
-from metaq.tensors import ExactTensor
+from metaq.tensors.quantized import ExactTensor
 
 
 def network() -> nn.Module:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from metaq.ecsq import fine_histogram, proximal_step, solve_ecsq, solve_ecsq_histogram
 from metaq.errors import ConfigError
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 GRID = BucketGrid(center=0.1, radius=1.0, count=9)
 seeds = st.integers(0, 2**32 - 1)

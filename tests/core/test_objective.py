@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaq.cells import cell_positions, cell_statistics
-from metaq.grid import BucketGrid
 from metaq.objective import code_length, magnitude_slopes, spread
+from metaq.tensors.grid import BucketGrid
 
 seeds = st.integers(0, 2**32 - 1)
 

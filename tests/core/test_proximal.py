@@ -16,10 +16,10 @@ from torch import nn
 from metaq.config import BucketConfig, PlanConfig, ProximalConfig, RegularizerConfig
 from metaq.ecsq import solve_ecsq
 from metaq.errors import ConfigError, NonFiniteError
-from metaq.grid import BucketGrid
 from metaq.passes import GridSet
 from metaq.proximal import Multipliers, compression_step, pull_at
 from metaq.regularizer import EntropyRegularizer
+from metaq.tensors.grid import BucketGrid
 
 STEPS = 120
 GRID = BucketGrid(center=0.0, radius=1.5, count=3)

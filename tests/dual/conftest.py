@@ -8,7 +8,7 @@ import torch
 
 from metaq.cells import cell_statistics
 from metaq.dual import SpreadDual
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "concentrated": lambda rng, n: rng.normal(0, 0.05, n),

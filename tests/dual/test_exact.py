@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from metaq.cells import cell_statistics
 from metaq.dual import SpreadDual, solve_exact
 from metaq.dual.primal import hinge_sums
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 cvxpy = pytest.importorskip("cvxpy")
 seeds = st.integers(0, 2**32 - 1)

@@ -19,8 +19,8 @@ from metaq.folders.reading import open_folder
 from metaq.folders.restoring import restore_folder
 from metaq.folders.stored import Reader
 from metaq.folders.work import Attempt, WorkFolder, work_path
-from metaq.grid import BucketGrid
-from metaq.tensors import QuantizedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import QuantizedTensor
 
 from .conftest import CHUNK_BITS, LARGE, tensors
 

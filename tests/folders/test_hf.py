@@ -12,8 +12,8 @@ from metaq.errors import ConfigError, FormatError
 from metaq.folders.progress import NoProgress
 from metaq.folders.restoring import restore_folder
 from metaq.folders.work import WorkFolder
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor
 
 transformers = pytest.importorskip("transformers")
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from metaq.errors import FormatError
 from metaq.folders.reading import open_folder
-from metaq.tensors import Dtype
+from metaq.tensors.quantized import Dtype
 
 from .conftest import INDEX, tensors
 

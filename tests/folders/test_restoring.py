@@ -16,7 +16,7 @@ from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.folders.compressing import compress_folder
 from metaq.folders.reading import open_folder
 from metaq.folders.restoring import holds_folder, restore_folder
-from metaq.tensors import Dtype, ExactTensor, Tensor
+from metaq.tensors.quantized import Dtype, ExactTensor, Tensor
 
 from .conftest import INDEX, tensors
 

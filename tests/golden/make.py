@@ -11,8 +11,8 @@ from metaq import container
 from metaq.coding import CODERS
 from metaq.container.coders import CHUNK_CODERS
 from metaq.container.contents import Metadata
-from metaq.grid import BucketGrid
-from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 VERSION = "1.0"
 TIED_NAME = "v1.1-tied.metaq"

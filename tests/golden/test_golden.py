@@ -12,7 +12,7 @@ import pytest
 from metaq import container, decode
 from metaq.coding import CODERS
 from metaq.container.coders import CHUNK_CODERS
-from metaq.tensors import QuantizedTensor, TiedTensor
+from metaq.tensors.quantized import QuantizedTensor, TiedTensor
 
 FOLDER = Path(__file__).parent
 NAMES = (*CODERS, *CHUNK_CODERS)

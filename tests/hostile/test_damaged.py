@@ -16,8 +16,8 @@ from metaq.coding.header_bytes import decode_header_bytes, encode_header_bytes
 from metaq.coding.varint import decode_varint, encode_varint
 from metaq.container import coders
 from metaq.errors import FormatError
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 MAX_BYTES = 1 << 20
 SPARE_BYTES = 64 << 20

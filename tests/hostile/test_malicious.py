@@ -18,8 +18,8 @@ from metaq.coding.header_bytes import MAX_EXPANSION, encode_header_bytes
 from metaq.coding.varint import encode_varint
 from metaq.container import coders
 from metaq.errors import FormatError
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, QuantizedTensor, TiedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, QuantizedTensor, TiedTensor
 
 CONSTANT, RANGE, SMALL = 1, 4, 10
 GRID = b"\x01" + b"\5" + b"\x3f"

@@ -13,9 +13,9 @@ from torch.nn import functional
 import metaq.onnx
 from metaq import checkpoint, pipeline
 from metaq.errors import ConfigError, OutputError
-from metaq.grid import BucketGrid
 from metaq.structure import fold
-from metaq.tensors import Basis, Dtype, QuantizedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor
 
 CLOSE = 1e-5
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaq.grid import BucketGrid
 from metaq.onnx.integers import IntegerWeight, integer_weight
-from metaq.tensors import Basis, Dtype, QuantizedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor
 
 LEARNED_STEP = float(np.float16(0.0371))
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from metaq import passes
 from metaq.cells import bucket_counts, bucket_values, cell_positions, cell_statistics
 from metaq.errors import ConfigError, NonFiniteError
-from metaq.grid import BucketGrid
 from metaq.passes import BucketWatch, GridSet, compiled_passes, torch_passes
+from metaq.tensors.grid import BucketGrid
 
 BACKENDS = ("compiled", "torch")
 DTYPES = (torch.float32, torch.float64)

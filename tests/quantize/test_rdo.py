@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from metaq.quantize import allocation, rates, rdo, rotation, search
-from metaq.tensors import Dtype
-from metaq.trellis import PARITY_CHECKS, continued_numerators, transitions
+from metaq.tensors.quantized import Dtype
+from metaq.tensors.trellis import PARITY_CHECKS, continued_numerators, transitions
 
 COSTS = rates.initial_costs()
 

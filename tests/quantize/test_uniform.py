@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from metaq.errors import ConfigError
 from metaq.quantize import quantize_array, uniform_grids
 from metaq.quantize.sweep import SweepRow, best_rows, choose_smallest, parse_range
-from metaq.tensors import Dtype
+from metaq.tensors.quantized import Dtype
 
 WEIGHTS = {"a": np.array([-1.0, 0.0, 3.0]), "b": np.array([[10.0, 20.0]])}
 

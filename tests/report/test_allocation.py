@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from metaq import container
-from metaq.grid import BucketGrid
 from metaq.report import allocation
 from metaq.report.allocation import allocate, whole_shares
-from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, TiedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, TiedTensor
 
 GRID = BucketGrid(center=0.0, radius=1.5, count=15)
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaq.grid import BucketGrid
 from metaq.report import filters, histograms
 from metaq.report.curves import Curve, chart
 from metaq.report.subject import Share
 from metaq.report.svg import Axis, axis_over
 from metaq.report.treemap import squarify, treemaps
-from metaq.tensors import Dtype, QuantizedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, QuantizedTensor
 
 from .page_checks import parsed
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaq.grid import BucketGrid
 from metaq.quantize import quantize_array
 from metaq.report.plots import save_buckets, save_curves
-from metaq.tensors import Dtype
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype
 from metaq.train import EpochRecord
 
 

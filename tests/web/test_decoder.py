@@ -22,8 +22,8 @@ from metaq.coding.header_bytes import decode_header_bytes, encode_header_bytes
 from metaq.coding.varint import encode_varint
 from metaq.container.coders import CHUNK_CODERS
 from metaq.errors import CodecError, FormatError
-from metaq.grid import BucketGrid
-from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"

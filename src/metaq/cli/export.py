@@ -19,7 +19,7 @@ from metaq.cli.options import Force, Json
 from metaq.config import require
 from metaq.files import refuse_overwrite
 from metaq.structure import Folded
-from metaq.tensors import Tensor
+from metaq.tensors.quantized import Tensor
 
 DEFAULT_NET = "lenet5"
 ONNX_SUFFIX = ".onnx"

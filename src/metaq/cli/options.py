@@ -12,8 +12,8 @@ from metaq.checkpoint import StateDict
 from metaq.cli import output
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset
-from metaq.grid import BucketGrid
 from metaq.pipeline import choose_grids
+from metaq.tensors.grid import BucketGrid
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]

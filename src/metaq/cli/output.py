@@ -21,8 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from metaq.coverage import Coverage
 from metaq.runs import Summary
+from metaq.tensors.coverage import Coverage
 from metaq.train import EpochRecord
 
 STDOUT = Console(highlight=False)

@@ -9,9 +9,9 @@ from math import prod
 
 from metaq.carried import is_carried
 from metaq.coding.chunks import StreamShape
-from metaq.coverage import Coverage, measured
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, Scan, Tensor
+from metaq.tensors.coverage import Coverage, measured
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, Scan, Tensor
 
 Metadata = Mapping[str, str | int | float]
 
@@ -32,7 +32,7 @@ class Entry:
     grid
         Reference values, or None for a tensor kept exactly or tied.
     scan, trellis_bits
-        See :class:`metaq.tensors.QuantizedTensor`.
+        See :class:`metaq.tensors.quantized.QuantizedTensor`.
     basis
         Number of the basis whose rows are combined, or None.
     tied_to

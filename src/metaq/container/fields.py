@@ -12,7 +12,7 @@ from metaq.container.coders import identifier_of
 from metaq.container.contents import Entry, Metadata
 from metaq.container.grids import grids_bytes
 from metaq.errors import ConfigError
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 INTEGER_BITS = 62
 

@@ -10,7 +10,7 @@ from metaq.coding.varint import encode_varint
 from metaq.container import layout
 from metaq.container.cursor import NEWER, Cursor
 from metaq.errors import ConfigError
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 FORM_BITS = 4
 

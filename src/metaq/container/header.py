@@ -12,8 +12,8 @@ from metaq.container.coders import name_of
 from metaq.container.contents import Entry, Metadata
 from metaq.container.cursor import NEWER, Cursor
 from metaq.container.grids import read_grids
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, Scan, is_combination_exact
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, Scan, is_combination_exact
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, Scan, combined_unit
-from metaq.trellis import PARITY_CHECKS
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, Scan, combined_unit
+from metaq.tensors.trellis import PARITY_CHECKS
 
 MAGIC = b"\x8fMTQ"
 """First bytes of every file; the first one is neither ASCII nor the start of UTF-8."""

@@ -21,8 +21,8 @@ from metaq.container.layout import combinations_fit, largest_column_sum
 from metaq.container.restoring import BasisRestoration, BasisRows, CombinedRestoration, Restoration, place
 from metaq.container.source import BytesSource, FileSource, Source
 from metaq.errors import CodecError, ConfigError, FormatError
-from metaq.grid import BucketGrid
-from metaq.tensors import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 DEFAULT_MAX_BYTES = 16 << 30
 """Memory that restoring a file may take unless the caller says otherwise."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from metaq.container import layout
 from metaq.container.contents import Entry
-from metaq.grid import BucketGrid
-from metaq.tensors import combined, combined_unit, stored
-from metaq.trellis import continued_numerators
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import combined, combined_unit, stored
+from metaq.tensors.trellis import continued_numerators
 
 BLOCK = 1 << 16
 """Elements that are restored at once."""

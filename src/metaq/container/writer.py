@@ -25,10 +25,10 @@ from metaq.container.contents import Entry, Metadata, Piece, TensorReport, Write
 from metaq.container.exact import exact_payload
 from metaq.container.fields import header_fields, utf8, version_byte
 from metaq.container.header import basis_entry, with_places
-from metaq.coverage import Described
 from metaq.errors import CodecError, ConfigError
 from metaq.files import write_bytes
-from metaq.tensors import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.coverage import Described
+from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 Result = TypeVar("Result")
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from metaq.carried import is_safe_path, tensor_name
 from metaq.errors import FormatError
 from metaq.folders.stored import StoredTensor
-from metaq.tensors import Dtype
+from metaq.tensors.quantized import Dtype
 
 MAX_FILE_BYTES = 64 << 20
 MAX_ALL_BYTES = 256 << 20

@@ -25,8 +25,8 @@ from metaq.folders.progress import Progress
 from metaq.folders.quantizing import SymbolSource
 from metaq.folders.stored import Reader, StoredTensor
 from metaq.folders.work import Attempt, Record
-from metaq.grid import BucketGrid
-from metaq.tensors import Basis
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis
 
 Symbols = NDArray[np.int32]
 

@@ -18,7 +18,6 @@ from metaq.container.exact import THOROUGH_BYTES, exact_payload
 from metaq.container.fields import utf8
 from metaq.container.layout import CHECKSUM_BYTES
 from metaq.container.writer import DEFAULT_CODER, check_elements, check_tensors
-from metaq.coverage import Coverage, measured
 from metaq.errors import ConfigError
 from metaq.folders.budget import Tries
 from metaq.folders.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
@@ -31,7 +30,8 @@ from metaq.folders.sampling import quota, sampled_rows
 from metaq.folders.stored import Reader, StoredTensor
 from metaq.folders.survey import Survey, survey
 from metaq.folders.work import Attempt, Record, WorkFolder
-from metaq.grid import BucketGrid
+from metaq.tensors.coverage import Coverage, measured
+from metaq.tensors.grid import BucketGrid
 
 HEADER_BYTES = 8
 """About what a tensor takes in the header."""

@@ -22,7 +22,7 @@ from metaq.quantize.allocation import MIN_TRELLIS_ELEMENTS, TRELLIS_BITS
 from metaq.quantize.blocks import Fineness
 from metaq.quantize.rdo import MAX_MAGNITUDE, SCALAR_SLOPE, TRELLIS_SLOPE, rounded_step
 from metaq.quantize.rotation import MIN_GAIN_BITS, pays, saved_bits
-from metaq.tensors import Dtype
+from metaq.tensors.quantized import Dtype
 
 Floats = NDArray[np.float64]
 

@@ -14,10 +14,10 @@ from metaq.folders.planning import Choice
 from metaq.folders.sampling import sampled_rows
 from metaq.folders.stored import Reader, StoredTensor, is_matrix, row_length
 from metaq.folders.survey import Axes, Facts, blocks_of
-from metaq.grid import BucketGrid
 from metaq.quantize.allocation import SEARCHED_ELEMENTS, Target, allocate_one
 from metaq.quantize.blocks import Fineness, Margins, MarginSums, as_rows, learn, levels_of, own_classes
 from metaq.quantize.rdo import Importance, central_value, matrix_shape
+from metaq.tensors.grid import BucketGrid
 
 Floats = NDArray[np.float64]
 Symbols = NDArray[np.int32]
@@ -35,7 +35,7 @@ class SymbolSource(Protocol):
 
     @property
     def trellis_bits(self) -> int:
-        """See :class:`metaq.tensors.QuantizedTensor`."""
+        """See :class:`metaq.tensors.quantized.QuantizedTensor`."""
 
     def symbols(self, start: int, stop: int) -> Symbols:
         """Bucket indices `start` to `stop`, int32 of shape (n,); pieces are asked for in order."""

@@ -17,7 +17,7 @@ from metaq.folders.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, hol
 from metaq.folders.progress import NoProgress, Progress
 from metaq.folders.reading import INDEX, SHARD, WEIGHTS
 from metaq.folders.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder
-from metaq.tensors import Dtype
+from metaq.tensors.quantized import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metaq.errors import FormatError
 from metaq.folders.stored import StoredTensor
-from metaq.tensors import Dtype
+from metaq.tensors.quantized import Dtype
 
 DTYPES = {
     "F64": Dtype.float64,

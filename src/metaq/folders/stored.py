@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metaq.errors import FormatError
 from metaq.quantize.allocation import MIN_TRELLIS_ROW
-from metaq.tensors import Dtype, values_of
+from metaq.tensors.quantized import Dtype, values_of
 
 MAX_TRELLIS_ROW = 1 << 18
 """The search along a row takes 144 bytes a weight."""

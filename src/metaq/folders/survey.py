@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from metaq.folders.progress import Progress
 from metaq.folders.stored import Reader, StoredTensor
 from metaq.folders.work import WorkFolder
-from metaq.grid import BucketGrid
 from metaq.quantize.rotation import is_tall, principal_basis, rotated_squares
-from metaq.tensors import Basis
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis
 
 Floats = NDArray[np.float64]
 

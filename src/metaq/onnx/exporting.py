@@ -21,7 +21,7 @@ from metaq.files import write_bytes
 from metaq.onnx.comparison import BATCH_SIZES, inputs_like, largest_difference
 from metaq.onnx.integers import IntegerWeight, integer_weight
 from metaq.onnx.reasons import reason
-from metaq.tensors import QuantizedTensor, Tensor
+from metaq.tensors.quantized import QuantizedTensor, Tensor
 
 if TYPE_CHECKING:
     from onnx import ModelProto

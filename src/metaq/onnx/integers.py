@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.tensors import QuantizedTensor, combined_unit
+from metaq.tensors.quantized import QuantizedTensor, combined_unit
 
 WIDTHS = (4, 8, 16)
 """Bits of the integer types that are tried; two bits are left out since onnxruntime 1.32 gets them wrong."""

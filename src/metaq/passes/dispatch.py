@@ -62,7 +62,7 @@ def cell_sums(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: Gri
 
 
 def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> GroupArray:
-    """Weights in every bucket by the rule of :meth:`metaq.grid.BucketGrid.assign`: float64 of shape (G, C).
+    """Weights in every bucket by the rule of :meth:`metaq.tensors.grid.BucketGrid.assign`: float64 of shape (G, C).
 
     Arguments are those of :func:`cell_sums`; all NaN if a weight is NaN or infinite.
     """

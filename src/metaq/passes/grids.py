@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metaq.config import require
 from metaq.errors import NonFiniteError
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 GroupArray = Any
 """Numbers by group, float64: a NumPy array on the host, a tensor on another device.

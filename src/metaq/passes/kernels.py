@@ -148,7 +148,7 @@ def cell_sums(
 
 @compiled
 def _bucket_indices(weights: Floats, lower: float, step_size: float, count: int, indices: NDArray[np.uint32]) -> bool:
-    """Bucket of every weight by the rule of :meth:`metaq.grid.BucketGrid.assign`; whether all weights are finite.
+    """Bucket of every weight by the rule of `BucketGrid.assign`; whether all weights are finite.
 
     NaN takes the first bucket. A division takes several times as long as a multiplication, and only near an edge may
     the two differ.

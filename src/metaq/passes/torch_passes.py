@@ -254,13 +254,13 @@ def _positions(
 
 
 def _bucket_indices(weights: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
-    """Bucket of every weight by the rule of :meth:`metaq.grid.BucketGrid.assign`, int64; 0 for NaN."""
+    """Bucket of every weight by the rule of :meth:`metaq.tensors.grid.BucketGrid.assign`, int64; 0 for NaN."""
     positions = weights.double().sub(grids.lower[group]).div_(grids.step_size[group])
     return positions.nan_to_num_(nan=0.0).clamp_(0, grids.count - 1).long()
 
 
 def _bucket_values(indices: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
-    """Reference values by the formula of :meth:`metaq.grid.BucketGrid.values_of`: float64."""
+    """Reference values by the formula of :meth:`metaq.tensors.grid.BucketGrid.values_of`: float64."""
     numerators = (2 * indices + (1 - grids.count)).double()
     numerators.mul_(grids.radius[group]).div_(grids.count)
     return numerators.add_(grids.center[group])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from metaq.quantize.rdo import Choice, Importance, matrix_shape, quantize, step_for
 from metaq.quantize.rotation import best_shared, find_basis
-from metaq.tensors import Basis, Dtype
+from metaq.tensors.quantized import Basis, Dtype
 
 STEP_FACTORS = (0.71, 0.84, 1.0, 1.19, 1.41, 1.68)
 """Steps tried around the one that suits λ, for tensors of up to ``SEARCHED_ELEMENTS``."""

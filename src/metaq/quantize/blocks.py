@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from metaq.quantize.rates import initial_costs, learned_costs, magnitude_classes, scale_classes
 from metaq.quantize.rdo import MAX_MAGNITUDE, PASSES, ROWS_AT_ONCE, predecessors
 from metaq.quantize.search import count_rows, search_rows
-from metaq.trellis import transitions
+from metaq.tensors.trellis import transitions
 
 Floats = NDArray[np.float64]
 Classes = NDArray[np.uint8]

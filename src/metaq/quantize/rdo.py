@@ -18,12 +18,12 @@ from os import cpu_count
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.grid import BucketGrid
 from metaq.quantize.rates import initial_costs, learned_costs, scale_classes
 from metaq.quantize.rotation import rotate
 from metaq.quantize.search import choose_coupled, count_rows, search_rows
-from metaq.tensors import Basis, Dtype, QuantizedTensor
-from metaq.trellis import continued_numerators, transitions
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor
+from metaq.tensors.trellis import continued_numerators, transitions
 
 Floats = NDArray[np.float64]
 

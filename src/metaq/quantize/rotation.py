@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.grid import BucketGrid
-from metaq.tensors import Basis
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis
 
 Floats = NDArray[np.float64]
 

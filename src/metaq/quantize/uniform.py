@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from metaq.config import require
 from metaq.errors import ConfigError
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, QuantizedTensor
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, QuantizedTensor
 
 Grouping = Literal["tensor", "global"]
 

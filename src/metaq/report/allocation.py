@@ -14,7 +14,7 @@ from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.container import Chunk, File, layout
 from metaq.container.coders import CHUNK_CODERS
 from metaq.errors import CodecError
-from metaq.tensors import QuantizedTensor
+from metaq.tensors.quantized import QuantizedTensor
 
 Method = Literal["alone", "measured", "estimated"]
 """How the bytes of a chunk were shared out: there is one tensor in it; by coding it again; by entropy."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metaq.report.subject import Histogram
 from metaq.report.svg import Axis, line, picture, short, shown, tag
-from metaq.tensors import QuantizedTensor
+from metaq.tensors.quantized import QuantizedTensor
 
 WIDTH, HEIGHT = 320.0, 150.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 312.0, 8.0, 124.0

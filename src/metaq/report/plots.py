@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from metaq.files import write_bytes
-from metaq.tensors import QuantizedTensor
+from metaq.tensors.quantized import QuantizedTensor
 from metaq.train.records import EpochRecord
 
 BLUE, ORANGE, GREY = "#0b5cad", "#c2570c", "#6b7280"

@@ -109,7 +109,7 @@ class Stream(NamedTuple):
     row_hints, column_hints
         1 if the unit of the row, or column, was in use in earlier streams, 0 if not; or empty.
     trellis
-        See :func:`metaq.trellis.transitions`; empty if there is none.
+        See :func:`metaq.tensors.trellis.transitions`; empty if there is none.
     residuals
         Symbols less what was their base, of shape (n,).
     errors

@@ -18,7 +18,7 @@ from metaq.coding.chunks import StreamShape
 from metaq.coding.context import fast_kernel as kernel
 from metaq.coding.varint import decode_varint, encode_varint
 from metaq.errors import CodecError
-from metaq.trellis import transitions
+from metaq.tensors.trellis import transitions
 
 MAX_ALPHABET = 1 << 31
 INT32 = np.iinfo(np.int32)

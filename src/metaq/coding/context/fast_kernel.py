@@ -481,7 +481,7 @@ def split(
     values
         Residuals, int32 of shape (n,).
     transitions
-        Of the trellis, see :func:`metaq.trellis.transitions`.
+        Of the trellis, see :func:`metaq.tensors.trellis.transitions`.
     restart
         Values after which the trellis begins anew.
     row_length

@@ -27,7 +27,7 @@ from metaq.coding.context.prediction import (
 )
 from metaq.compiled import workspace
 from metaq.errors import CodecError
-from metaq.trellis import MAX_TRELLIS_BITS, PARITY_CHECKS, transitions
+from metaq.tensors.trellis import MAX_TRELLIS_BITS, PARITY_CHECKS, transitions
 
 MAX_ALPHABET = 1 << 31
 MAX_SYMBOLS = 1 << 26

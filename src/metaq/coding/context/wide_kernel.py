@@ -153,7 +153,7 @@ def code_wide(
     row_length, mode, alphabet_size
         Of the stream; `row_length` divides n and is less, or is 0.
     trellis
-        See :func:`metaq.trellis.transitions`; empty if there is none.
+        See :func:`metaq.tensors.trellis.transitions`; empty if there is none.
     model
         What was learned from the symbols before.
     state, data

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq.narrow_floats import FINITE_CODES, bfloat16_values, float8_bits, float8_values
+from metaq.tensors.narrow_floats import FINITE_CODES, bfloat16_values, float8_bits, float8_values
 
 KINDS = ("float8_e4m3fn", "float8_e5m2")
 

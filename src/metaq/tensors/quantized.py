@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.errors import ConfigError
-from metaq.grid import BucketGrid
-from metaq.narrow_floats import bfloat16_bits, bfloat16_values, float8_bits, float8_values
-from metaq.trellis import continued_numerators
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.narrow_floats import bfloat16_bits, bfloat16_values, float8_bits, float8_values
+from metaq.tensors.trellis import continued_numerators
 
 Scan = Literal["rows", "columns"]
 EXACT_INTEGERS = 1 << 53
@@ -165,7 +165,7 @@ class QuantizedTensor:
         (first dimension, all others).
     trellis_bits
         0, or the binary logarithm of the number of states of the trellis that moves the reference values
-        (:mod:`metaq.trellis`).
+        (:mod:`metaq.tensors.trellis`).
     basis
         If given, the reference values are coefficients of its rows; for matrices with as many columns, scanned by rows.
     """

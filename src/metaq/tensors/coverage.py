@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
 
-from metaq.tensors import Dtype, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.quantized import Dtype, QuantizedTensor, Tensor, TiedTensor
 
 ENOUGH = 0.95
 """Share of the bytes below which something was probably left out by mistake."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from metaq.cells import bucket_indices, bucket_values
 from metaq.errors import ConfigError
-from metaq.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid
 
 centers = st.floats(-10, 10)
 radii = st.floats(1e-3, 1e3)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from metaq import Budget, choose_grids, compress, container, save
-from metaq.coverage import coverage_of
-from metaq.grid import BucketGrid
-from metaq.tensors import Dtype, ExactTensor, QuantizedTensor, TiedTensor
+from metaq.tensors.coverage import coverage_of
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, TiedTensor
 
 GRID = BucketGrid(center=0.0, radius=1.0, count=5)
 
