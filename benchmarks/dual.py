@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig, nets, passes
-from metaq.cells import cell_statistics
-from metaq.dual import (
+from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig, nets
+from metaq.entropy import passes
+from metaq.entropy.cells import cell_statistics
+from metaq.entropy.dual import (
     DualResult,
     SpreadDual,
     solve_dss,
@@ -31,10 +32,10 @@ from metaq.dual import (
     solve_projected_fista,
     solve_proximal_bundle,
 )
-from metaq.dual.primal import hinge_sums
-from metaq.hull import lower_hull
-from metaq.objective import magnitude_slopes, spread_slopes
-from metaq.passes import GridSet, compiled_passes, torch_passes
+from metaq.entropy.dual.primal import hinge_sums
+from metaq.entropy.hull import lower_hull
+from metaq.entropy.objective import magnitude_slopes, spread_slopes
+from metaq.entropy.passes import GridSet, compiled_passes, torch_passes
 from metaq.tensors.grid import BucketGrid
 from support.results import write_json
 

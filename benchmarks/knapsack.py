@@ -30,8 +30,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from scipy import stats
 
 from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig, data, nets
-from metaq.hull import lower_hull
-from metaq.knapsack import solve_cutting_plane, solve_hull, solve_reference
+from metaq.entropy.hull import lower_hull
+from metaq.entropy.knapsack import solve_cutting_plane, solve_hull, solve_reference
 from support.results import write_json
 
 C, SMALL_C, N = 256, 5, 44_000

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.cells import cell_positions, cell_statistics
-from metaq.dual import SpreadDual, solve_exact
-from metaq.objective import code_length
+from metaq.entropy.cells import cell_positions, cell_statistics
+from metaq.entropy.dual import SpreadDual, solve_exact
+from metaq.entropy.objective import code_length
 from metaq.tensors.grid import BucketGrid
 from support.results import write_json
 

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     "README.md": "index.md",
     "MODELS.md": "models.md",
-    "src/metaq/knapsack/problem.py": "reference/solvers.md",
-    "src/metaq/dual/result.py": "reference/solvers.md",
+    "src/metaq/entropy/knapsack/problem.py": "reference/solvers.md",
+    "src/metaq/entropy/dual/result.py": "reference/solvers.md",
 }
 """Page of the site by path in the repository."""
 

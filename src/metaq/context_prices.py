@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.cells import bucket_indices
 from metaq.coding.chunks import StreamShape
 from metaq.coding.context.small import flag_probabilities
-from metaq.objective import LEAST_FIRST_BITS
-from metaq.passes import GridSet, GroupArray, TensorPairs
+from metaq.entropy.cells import bucket_indices
+from metaq.entropy.objective import LEAST_FIRST_BITS
+from metaq.entropy.passes import GridSet, GroupArray, TensorPairs
 
 REFRESH_STEPS = 25
 """Steps between two refreshes, each of which takes about as long as encoding all weights."""
@@ -84,9 +84,9 @@ class ContextPrices:
         grids
             Grid of every group.
         slopes
-            β by cell from :func:`metaq.objective.magnitude_slopes`, float64 of shape (G, C - 1).
+            β by cell from :func:`metaq.entropy.objective.magnitude_slopes`, float64 of shape (G, C - 1).
         hysteresis, strength
-            As in :func:`metaq.objective.half_cell_slopes`.
+            As in :func:`metaq.entropy.objective.half_cell_slopes`.
         """
         central = grids.count // 2
         least = LEAST_FIRST_BITS - slopes[:, central] * grids.step_size

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq import passes
 from metaq.config import BucketConfig
+from metaq.entropy import passes
+from metaq.entropy.passes import GridSet, GroupArray, TensorPairs
 from metaq.errors import NonFiniteError
 from metaq.participants import Participants
-from metaq.passes import GridSet, GroupArray, TensorPairs
 from metaq.tensors.grid import BucketGrid
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from metaq import passes
-from metaq.passes import BucketWatch, GridSet, GroupArray
+from metaq.entropy import passes
+from metaq.entropy.passes import BucketWatch, GridSet, GroupArray
 
 SETTLE_EVERY = 25
 """Steps between two searches for oscillating weights."""

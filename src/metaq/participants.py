@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metaq.config import RegularizerConfig, require
-from metaq.passes import GroupArray, TensorPairs
+from metaq.entropy.passes import GroupArray, TensorPairs
 from metaq.sharding import Shards, unwrapped
 from metaq.weights import FilterFn, group_globally, group_per_tensor, select_parameters
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.cells import bucket_indices, bucket_values
 from metaq.config import ProximalConfig
-from metaq.ecsq import solve_ecsq
-from metaq.passes import GridSet
+from metaq.entropy.cells import bucket_indices, bucket_values
+from metaq.entropy.ecsq import solve_ecsq
+from metaq.entropy.passes import GridSet
 from metaq.tensors.grid import BucketGrid
 
 

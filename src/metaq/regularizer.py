@@ -13,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from metaq import objective, passes
-from metaq.cells import bucket_indices, bucket_values
 from metaq.config import RegularizerConfig, require
 from metaq.context_prices import REFRESH_STEPS, ContextPrices
+from metaq.entropy import objective, passes
+from metaq.entropy.cells import bucket_indices, bucket_values
+from metaq.entropy.objective import entropy_bits
+from metaq.entropy.passes import GridSet, GroupArray, TensorPairs, on_host
 from metaq.first_grids import first_grids
 from metaq.host_copy import HostCopy
 from metaq.latent import LatentWeights
-from metaq.objective import entropy_bits
 from metaq.optimizers import (
     OutermostStep,
     StepArguments,
@@ -32,7 +33,6 @@ from metaq.optimizers import (
     with_closure_called,
 )
 from metaq.participants import Participants
-from metaq.passes import GridSet, GroupArray, TensorPairs, on_host
 from metaq.proximal import Multipliers, pull_at
 from metaq.regularizer_report import RegularizerReport, report_of
 from metaq.schedule import PlannedSchedule, schedule_of

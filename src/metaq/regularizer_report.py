@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metaq import passes
-from metaq.cells import CellStatistics
-from metaq.objective import entropy_bits
+from metaq.entropy import passes
+from metaq.entropy.cells import CellStatistics
+from metaq.entropy.objective import entropy_bits
+from metaq.entropy.passes import GridSet
 from metaq.participants import Participants
-from metaq.passes import GridSet
 from metaq.slopes import SlopeRule
 
 

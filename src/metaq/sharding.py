@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import nn
 
 from metaq.config import require
+from metaq.entropy.passes import GroupArray
 from metaq.errors import ConfigError, MetaqError
-from metaq.passes import GroupArray
 
 Result = TypeVar("Result")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaq.passes import GroupArray
+from metaq.entropy.passes import GroupArray
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 

@@ -17,23 +17,11 @@ ROAD = [
         "compiled",
         "carried",
     ),
-    (
-        "weights",
-        "hull",
-    ),
+    ("weights",),
     ("tensors",),
+    ("entropy",),
+    ("coding",),
     (
-        "passes",
-        "knapsack",
-    ),
-    ("cells",),
-    ("dual",),
-    (
-        "ecsq",
-        "coding",
-    ),
-    (
-        "objective",
         "step_size",
         "schedule",
         "latent",

@@ -14,8 +14,8 @@ from metaq import BucketConfig, ConfigError, EntropyRegularizer, RegularizerConf
 from metaq.coding.chunks import StreamShape
 from metaq.coding.context.small import SmallCoder, flag_probabilities
 from metaq.context_prices import ContextPrices
-from metaq.objective import LEAST_FIRST_BITS
-from metaq.passes import GridSet, TensorPairs
+from metaq.entropy.objective import LEAST_FIRST_BITS
+from metaq.entropy.passes import GridSet, TensorPairs
 from metaq.tensors.grid import BucketGrid
 
 CENTRAL, ALPHABET = 3, 7

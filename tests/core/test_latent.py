@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from metaq import BucketGrid
+from metaq.entropy.passes import GridSet
 from metaq.latent import LatentWeights
-from metaq.passes import GridSet
 
 GRIDS = GridSet.of([BucketGrid(center=0.0, radius=1.5, count=3), BucketGrid(center=0.0, radius=3.0, count=3)])
 

@@ -14,9 +14,9 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from metaq.config import BucketConfig, PlanConfig, ProximalConfig, RegularizerConfig
-from metaq.ecsq import solve_ecsq
+from metaq.entropy.ecsq import solve_ecsq
+from metaq.entropy.passes import GridSet
 from metaq.errors import ConfigError, NonFiniteError
-from metaq.passes import GridSet
 from metaq.proximal import Multipliers, compression_step, pull_at
 from metaq.regularizer import EntropyRegularizer
 from metaq.tensors.grid import BucketGrid

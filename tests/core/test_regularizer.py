@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from metaq import BucketConfig, ConfigError, EntropyRegularizer, FreezeConfig, RegularizerConfig, SolverError
-from metaq.cells import cell_statistics
-from metaq.dual import SpreadDual, solve_exact
+from metaq.entropy.cells import cell_statistics
+from metaq.entropy.dual import SpreadDual, solve_exact
 
 STEPS = 60
 

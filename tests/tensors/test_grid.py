@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaq.cells import bucket_indices, bucket_values
+from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.errors import ConfigError
 from metaq.tensors.grid import BucketGrid
 

@@ -1,0 +1,103 @@
+"""Supergradient ascent with diminishing, square-summable steps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.compiled import compiled
+from metaq.config import require
+from metaq.entropy.dual.ascent import check_limits, gap_is_closed
+from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
+from metaq.entropy.dual.result import DualResult, make_result
+
+FIRST_STEP_BITS = 4.0
+"""Root mean square change of a multiplier in the first step."""
+
+
+def solve_dss(
+    problem: SpreadDual,
+    *,
+    start: NDArray[np.float64] | None = None,
+    tolerance: float = 1e-9,
+    max_iterations: int = 1000,
+    first_step_bits: float = FIRST_STEP_BITS,
+    fixed_step: float | None = None,
+) -> DualResult:
+    """Maximise φ_w(ξ) by steps γ_k along the supergradient with Σ γ_k = ∞ and Σ γ_k² < ∞ (Shor 1985).
+
+    Step k has the length ``first_step_bits sqrt(C) / k``, whatever the number of weights. It converges for any
+    supergradient, slowly; the best point seen is returned.
+
+    Parameters
+    ----------
+    problem
+        The dual problem.
+    start
+        First multipliers, float64 of shape (C,); by default those of equally full buckets.
+    tolerance
+        Gap in bits per weight at which to stop.
+    max_iterations
+        Cap on the number of steps, one evaluation each.
+    first_step_bits
+        Root mean square change of a multiplier in the first step, for coefficient 1.
+    fixed_step
+        γ_1 as the thesis fixes it, 1, instead of `first_step_bits`: step k is ``fixed_step / k`` times the
+        supergradient, which counts weights.
+
+    Returns
+    -------
+    DualResult
+
+    Raises
+    ------
+    ConfigError
+        If an option is outside its range or `start` has another shape or is not finite.
+    """
+    check_limits(tolerance, max_iterations)
+    for name, step in (("first_step_bits", first_step_bits), ("fixed_step", fixed_step)):
+        require(step is None or (math.isfinite(step) and step > 0), f"{name}: {step} is not a positive number.")
+    statistics = problem.statistics
+    xi, values = _ascend(
+        problem.checked_start(start),
+        statistics.counts,
+        statistics.fractions,
+        statistics.linear_binning(),
+        *problem.count_bounds,
+        tolerance * statistics.total,
+        max_iterations,
+        first_step_bits * math.sqrt(statistics.grid.count),
+        0.0 if fixed_step is None else fixed_step / problem.coefficient,
+    )
+    return make_result(problem, xi, values=values, evaluations=len(values), tolerance=tolerance)
+
+
+@compiled
+def _ascend(
+    start: NDArray[np.float64],
+    cell_counts: NDArray[np.float64],
+    fractions: NDArray[np.float64],
+    s: NDArray[np.float64],
+    c_min: float,
+    c_max: float,
+    tolerance: float,
+    max_iterations: int,
+    first_length: float,
+    fixed_step: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    xi, best, best_value = start, start, -np.inf
+    values = np.empty(max_iterations)
+    for k in range(max_iterations):
+        value, on_buckets, wanted = evaluate_parts(xi, cell_counts, fractions, c_min, c_max)
+        values[k] = value
+        if value > best_value:
+            best, best_value = xi, value
+        supergradient = on_buckets - wanted
+        length = np.sqrt((supergradient**2).sum())
+        if length == 0 or gap_is_closed(k, value, wanted, s, c_min, c_max, tolerance):
+            return best, values[: k + 1]
+        step = fixed_step if fixed_step > 0 else first_length / length
+        xi = xi + step / (k + 1) * supergradient
+    return best, values

@@ -1,0 +1,131 @@
+"""The dual problem of METHOD (3): maximise φ_w(ξ) over one multiplier a bucket.
+
+    φ_w(ξ) = Σ_b [a c*_b log2 c*_b - ξ_b c*_b] + Σ_i κ_ξ(w_i),        c*_b = clip(2^(ξ_b / a) / e, c_min, c_max)
+
+a is the coefficient of the entropy term, 1 unless one asks otherwise. The weights enter through their cell counts and
+sums only, so an evaluation costs O(C).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.compiled import compiled
+from metaq.config import require
+from metaq.entropy.cells import CellStatistics
+from metaq.entropy.hull import cell_slopes, lower_hull
+
+C_MIN = 0.01
+"""Least count of a bucket in the thesis: keeps 2^ξ away from zero for empty buckets."""
+
+LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpreadDual:
+    """The dual of ``min a Σ_b c_b log2 c_b`` over all ways to share weights between buckets (METHOD, equation 2).
+
+    Attributes
+    ----------
+    statistics
+        Cell counts and sums of the weights.
+    c_min
+        Least count of a bucket, above zero.
+    c_max
+        Greatest count of a bucket, at least `c_min`; None for the number of weights, as in the thesis.
+    coefficient
+        The factor a, above zero. Multipliers, values and slopes are proportional to it.
+
+    Raises
+    ------
+    ConfigError
+        If a field is outside its range, not finite, or there is no weight.
+    """
+
+    statistics: CellStatistics
+    c_min: float = C_MIN
+    c_max: float | None = None
+    coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        sums = (self.statistics.counts, self.statistics.fractions)
+        require(all(np.isfinite(a).all() for a in sums), "statistics: cell counts and sums must be finite.")
+        require(self.statistics.total > 0, "weights: the dual of an empty set of weights is not defined.")
+        require(math.isfinite(self.c_min) and self.c_min > 0, f"c_min: {self.c_min} is not a positive number.")
+        require(self.count_bounds[1] >= self.c_min, f"c_max: {self.count_bounds[1]} is below c_min = {self.c_min}.")
+        positive = math.isfinite(self.coefficient) and self.coefficient > 0
+        require(positive, f"coefficient: {self.coefficient} is not a positive number.")
+
+    @property
+    def count_bounds(self) -> tuple[float, float]:
+        """Least and greatest count of a bucket."""
+        return self.c_min, self.statistics.total if self.c_max is None else self.c_max
+
+    def uniform_start(self) -> NDArray[np.float64]:
+        """Multipliers that belong to equally full buckets: float64 of shape (C,)."""
+        even = max(self.statistics.total / self.statistics.grid.count, self.c_min)
+        return np.full(self.statistics.grid.count, self.coefficient * math.log2(math.e * even))
+
+    def checked_start(self, start: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """`start` in units of the coefficient, by default :meth:`uniform_start`; refused unless finite, shape (C,)."""
+        if start is None:
+            return self.uniform_start() / self.coefficient
+        count = self.statistics.grid.count
+        require(start.shape == (count,), f"start: shape {start.shape} where {count} multipliers are needed.")
+        require(bool(np.isfinite(start).all()), "start: holds NaN or infinity; multipliers must be finite.")
+        return start.astype(np.float64) / self.coefficient
+
+    def evaluate(self, xi: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Value φ_w(ξ) in bits and a supergradient Σ_i x_ib - c*_b (float64 of shape (C,)) at `xi`; O(C)."""
+        value, on_buckets, counts = evaluate_parts(
+            self.checked_start(xi), self.statistics.counts, self.statistics.fractions, *self.count_bounds
+        )
+        return self.coefficient * value, on_buckets - counts
+
+    def slopes(self, xi: NDArray[np.float64]) -> NDArray[np.float64]:
+        """β on every cell in bits per unit of weight: float64 of shape (C - 1,)."""
+        return cell_slopes(self.statistics.grid.reference_values(), xi)
+
+
+@compiled
+def conjugate(xi: NDArray[np.float64], c_min: float, c_max: float, counts: NDArray[np.float64]) -> float:
+    """Σ_b [c*_b log2 c*_b - ξ_b c*_b] at `xi`; the minimisers c* go into `counts`, all of shape (C,)."""
+    value = 0.0
+    for b in range(xi.size):
+        free = np.exp2(min(xi[b], 1000.0)) / np.e
+        c = min(max(free, c_min), c_max)
+        counts[b] = c
+        value += -c * LOG2_E if c == free else c * (np.log2(c) - xi[b])
+    return value
+
+
+@compiled
+def evaluate_parts(
+    xi: NDArray[np.float64],
+    cell_counts: NDArray[np.float64],
+    fractions: NDArray[np.float64],
+    c_min: float,
+    c_max: float,
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Value at `xi` for coefficient 1, the weights Σ_i x_ib put on every bucket, and the counts c*_b."""
+    counts = np.empty(xi.size)
+    value = conjugate(xi, c_min, c_max, counts)
+    on_buckets = np.zeros(xi.size)
+    vertices = lower_hull(np.arange(xi.size).astype(np.float64), xi)
+    for edge in range(vertices.size - 1):
+        left, right = vertices[edge], vertices[edge + 1]
+        weight_count = 0.0
+        distance_from_left = 0.0
+        for j in range(left, right):
+            weight_count += cell_counts[j]
+            distance_from_left += fractions[j] + (j - left) * cell_counts[j]
+        on_right = distance_from_left / (right - left)
+        on_left = weight_count - on_right
+        on_buckets[left] += on_left
+        on_buckets[right] += on_right
+        value += on_left * xi[left] + on_right * xi[right]
+    return value, on_buckets, counts

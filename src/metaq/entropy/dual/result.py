@@ -1,0 +1,124 @@
+"""What every dual solver hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.entropy.dual.primal import attainable_counts
+from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
+
+Status = Literal["converged", "iteration limit", "infeasible"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DualResult:
+    """The best dual point that was found, and how far from the optimum it can be at most.
+
+    Attributes
+    ----------
+    xi
+        Multipliers, one a bucket, float64 of shape (C,). φ grows by ξ_b per weight added to bucket b.
+    value
+        φ_w(ξ) in bits, a lower bound of the optimum a Σ_b c_b log2 c_b.
+    gap
+        Upper bound of the optimum, from attainable counts near those of `xi`, less `value`; in bits, infinite if no
+        such counts are known.
+    counts
+        Those attainable counts, float64 of shape (C,); None where `gap` is infinite.
+    residual
+        Σ_i x_ib - c*_b, float64 of shape (C,): a supergradient at `xi`. Where `xi` is a convex sequence the shares x of
+        a weight are not unique, and x is the one whose counts are `counts`.
+    slopes
+        β on every cell, the derivative of φ in the weight, in bits per unit of weight; float64 of shape (C - 1,).
+    iterations
+        Steps of the solver.
+    evaluations
+        Evaluations of the dual function, those of line searches included.
+    values
+        Dual value after every step, in bits.
+    status
+        ``"converged"``: the gap is at most the tolerance, in bits per weight and unit of the coefficient. ``"iteration
+        limit"``: it is not, and the cap was met. ``"infeasible"``: no attainable counts respect the bounds c_min and
+        c_max, so that φ_w grows without limit.
+    """
+
+    xi: NDArray[np.float64]
+    value: float
+    gap: float
+    counts: NDArray[np.float64] | None
+    residual: NDArray[np.float64]
+    slopes: NDArray[np.float64]
+    iterations: int
+    evaluations: int
+    values: tuple[float, ...]
+    status: Status
+
+    @property
+    def converged(self) -> bool:
+        """Whether the gap is within the tolerance."""
+        return self.status == "converged"
+
+
+def upper_bound(problem: SpreadDual, wanted: NDArray[np.float64], also: NDArray[np.float64] | None = None) -> float:
+    """Value in bits, for coefficient 1, of attainable counts near `wanted` or `also`, whichever is less."""
+    return _best_counts(problem, wanted, also)[1]
+
+
+def _best_counts(
+    problem: SpreadDual, wanted: NDArray[np.float64], also: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], float]:
+    s = problem.statistics.linear_binning()
+    candidates = [attainable_counts(c, s, *problem.count_bounds) for c in (wanted, also) if c is not None]
+    return min(candidates, key=lambda candidate: candidate[1])
+
+
+def proves_infeasible(problem: SpreadDual, value: float) -> bool:
+    """Whether a dual value (for coefficient 1) exceeds what any n weights can reach, n log2 n."""
+    n = problem.statistics.total
+    limit = n * np.log2(max(n, 1.0))
+    return bool(value > limit + 1e-9 * max(1.0, abs(limit)))
+
+
+def make_result(
+    problem: SpreadDual,
+    xi: NDArray[np.float64],
+    *,
+    values: Iterable[float],
+    evaluations: int,
+    tolerance: float,
+    convex: bool = False,
+    infeasible: bool = False,
+    also: NDArray[np.float64] | None = None,
+) -> DualResult:
+    """Measure the dual point `xi` (for coefficient 1) and scale everything by the coefficient.
+
+    `convex` says that `xi` was made a convex sequence, so that shares are chosen to go with the attainable counts;
+    `infeasible` that the bounds are known to be out of reach. `also` gives further attainable counts, shape (C,), which
+    serve for the gap if they are better.
+    """
+    statistics = problem.statistics
+    value, on_buckets, wanted = evaluate_parts(xi, statistics.counts, statistics.fractions, *problem.count_bounds)
+    counts, upper = _best_counts(problem, wanted, also)
+    known = bool(np.isfinite(upper))
+    trace = tuple(problem.coefficient * float(v) for v in values)
+    if infeasible or proves_infeasible(problem, value):
+        status: Status = "infeasible"
+    else:
+        status = "converged" if upper - value <= tolerance * statistics.total else "iteration limit"
+    return DualResult(
+        xi=problem.coefficient * xi,
+        value=problem.coefficient * float(value),
+        gap=problem.coefficient * max(float(upper - value), 0.0),
+        counts=counts if known else None,
+        residual=(counts if convex and known else on_buckets) - wanted,
+        slopes=problem.coefficient * problem.slopes(xi),
+        iterations=len(trace),
+        evaluations=evaluations,
+        values=trace,
+        status=status,
+    )

@@ -1,0 +1,328 @@
+"""Entropy-constrained scalar quantisation: the code-length objective φ_μ (METHOD, equation 4).
+
+    φ_μ(w) = min { Σ_i [ ℓ_b(i) + μ (w_i - v_b(i))² ] : Σ_b 2^-ℓ_b ≤ 1 }     over buckets b(i) and code lengths ℓ
+
+For given code lengths a weight goes to the vertex of the lower hull of the points (v_b, ℓ_b + μ v_b²) whose edges have
+slopes on either side of 2 μ w; for given buckets the best code lengths are ℓ_b = log2(n / c_b). Taking turns never
+raises the objective (Chou, Lookabaugh and Gray, "Entropy-constrained vector quantization", IEEE Trans. ASSP 1989).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq.config import require
+from metaq.entropy.cells import CellStatistics, bucket_indices, bucket_values, cell_statistics
+from metaq.entropy.dual.problem import C_MIN
+from metaq.entropy.hull import lower_hull
+from metaq.errors import NonFiniteError
+from metaq.tensors.grid import BucketGrid
+
+MOST_C_MIN = 1 / math.e
+"""Above it, weights that move to an empty bucket could raise the objective when its count is no longer the floor."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Code:
+    """Code lengths that stand still, and what they cost.
+
+    Attributes
+    ----------
+    value_bits
+        The objective in bits; with multipliers, their term included.
+    code_bits
+        Σ_b c_b log2(n / c_b), the zero-order entropy of the buckets, in bits.
+    squared_distance
+        Σ_i (w_i + ν_i / (2 μ) - v_b(i))², in squared units of weight; without multipliers, the distortion.
+    counts
+        Weights in every bucket, float64 of shape (C,).
+    code_lengths
+        ℓ_b = log2(n / max(c_b, c_min)) in bits, float64 of shape (C,); the next call may start from them.
+    values
+        Objective after every assignment of weights, in bits; it never rises.
+    converged
+        Whether a further assignment changes nothing; otherwise the cap on sweeps was met.
+    """
+
+    value_bits: float
+    code_bits: float
+    squared_distance: float
+    counts: NDArray[np.float64]
+    code_lengths: NDArray[np.float64]
+    values: tuple[float, ...]
+    converged: bool
+
+    @property
+    def sweeps(self) -> int:
+        """Number of assignments."""
+        return len(self.values)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EcsqResult:
+    """A code and what it means for every weight; tensors of the weights' shape, on their device.
+
+    Attributes
+    ----------
+    code
+        The code.
+    indices
+        Bucket of every weight, int64.
+    beta
+        ∂φ_μ/∂w = ν + 2 μ (w - v_b), in bits per unit of weight, float64 (Danskin: buckets and code lengths may be held
+        fixed). Descending along -β pulls weights towards cheap and near buckets. In the method of multipliers for
+        w_i = v_b(i) it is also the next multiplier ν.
+    """
+
+    code: Code
+    indices: torch.Tensor
+    beta: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Assignment:
+    """Weights in every bucket, Σ of squared distances of what is assigned, and where it went."""
+
+    counts: NDArray[np.float64]
+    squared_distance: float
+    indices: torch.Tensor
+
+
+Assign = Callable[[torch.Tensor, torch.Tensor], _Assignment]
+"""Takes thresholds (increasing, one fewer than buckets) and the buckets between them, both of hull vertices."""
+
+
+def solve_ecsq(
+    weights: torch.Tensor,
+    grid: BucketGrid,
+    *,
+    mu: float,
+    code_lengths: NDArray[np.float64] | None = None,
+    multipliers: torch.Tensor | None = None,
+    c_min: float = C_MIN,
+    max_sweeps: int = 100,
+) -> EcsqResult:
+    """Find buckets and code lengths of a local minimum of φ_μ, no worse than nearest rounding with its own code.
+
+    A weight on the threshold between two buckets goes to the upper one. A weight beyond the grid has its distance to
+    the bucket it takes like any other.
+
+    Parameters
+    ----------
+    weights
+        Floating tensor of any shape, dtype and device, finite, not empty; computed with in float64.
+    grid
+        The buckets.
+    mu
+        μ, bits per squared unit of weight, above zero. Large: nearest rounding. Small: all in the cheapest bucket.
+    code_lengths
+        Where to start, float64 of shape (C,), finite; by default the ideal code of nearest rounding.
+    multipliers
+        ν of w_i = v_b(i), of the shape and device of `weights`: adds Σ_i ν_i (w_i - v_b(i)) to the objective.
+    c_min
+        Floor of a count in ℓ, in (0, 1/e], so that an empty bucket has a finite price.
+    max_sweeps
+        Cap on the number of assignments.
+
+    Returns
+    -------
+    EcsqResult
+
+    Raises
+    ------
+    ConfigError, NonFiniteError
+        If an argument has the wrong shape, dtype, device or range, or is not finite.
+
+    Notes
+    -----
+    O(n log C) a sweep; no array of weights times buckets.
+
+    References
+    ----------
+    Chou, Lookabaugh and Gray 1989; Carreira-Perpiñán, "Model compression as constrained optimization", 2017, for the
+    multipliers.
+    """
+    _check_options(grid, mu, code_lengths, c_min, max_sweeps)
+    flat = _checked(weights)
+    shifts = torch.zeros_like(flat) if multipliers is None else _checked_multipliers(multipliers, weights) / (2 * mu)
+    targets = flat + shifts
+
+    def hold(indices: torch.Tensor) -> _Assignment:
+        counts = torch.bincount(indices, minlength=grid.count).double().cpu().numpy()
+        distance = float((targets - bucket_values(indices, grid)).square().sum())
+        return _Assignment(counts=counts, squared_distance=distance, indices=indices)
+
+    def assign(thresholds: torch.Tensor, buckets: torch.Tensor) -> _Assignment:
+        places = torch.bucketize(targets, thresholds.to(targets.device), right=True)
+        return hold(buckets.to(targets.device)[places])
+
+    nearest = hold(bucket_indices(targets, grid))
+    constant = -mu * float(shifts.square().sum())
+    code, found = _best_code(assign, nearest, grid, mu, constant, code_lengths, c_min, max_sweeps)
+    beta = 2 * mu * (targets - bucket_values(found.indices, grid))
+    return EcsqResult(code=code, indices=found.indices.reshape(weights.shape), beta=beta.reshape(weights.shape))
+
+
+def fine_histogram(tensors: Iterable[torch.Tensor], grid: BucketGrid, *, bins_per_step: int = 64) -> CellStatistics:
+    """Counts and sums of all `tensors` in bins of `grid`'s range, `bins_per_step` to a step: one O(n) pass.
+
+    The bins are the cells of the finer grid that is returned with them. Weights beyond the first and the last reference
+    value count as lying on them.
+
+    Raises
+    ------
+    ConfigError, NonFiniteError
+        If `bins_per_step` is below 1, the bins are too many, or a weight is NaN or infinite.
+    """
+    require(bins_per_step >= 1, f"bins_per_step: {bins_per_step} is below 1.")
+    bins = (grid.count - 1) * bins_per_step + 1
+    finer = BucketGrid(center=grid.center, radius=grid.step_size * bins / (2 * bins_per_step), count=bins)
+    return cell_statistics(tensors, finer)
+
+
+def solve_ecsq_histogram(
+    histogram: CellStatistics,
+    grid: BucketGrid,
+    *,
+    mu: float,
+    code_lengths: NDArray[np.float64] | None = None,
+    c_min: float = C_MIN,
+    max_sweeps: int = 100,
+) -> Code:
+    """:func:`solve_ecsq` with whole bins of :func:`fine_histogram` as weights: O(bins) a sweep, whatever n is.
+
+    Every weight counts as lying at the mean of its bin, so that the objective lacks μ times the scatter inside bins:
+    at most ``n μ (step / (2 bins_per_step))²``. Arguments, errors and result are those of :func:`solve_ecsq`.
+    """
+    _check_options(grid, mu, code_lengths, c_min, max_sweeps)
+    filled = histogram.counts > 0
+    require(bool(filled.any()), "weights: a histogram of no weights has no code.")
+    sizes = torch.from_numpy(histogram.counts[filled])
+    starts = histogram.grid.reference_values()[:-1][filled]
+    means = starts + histogram.grid.step_size * histogram.fractions[filled] / histogram.counts[filled]
+    targets = torch.from_numpy(means)
+
+    def hold(indices: torch.Tensor) -> _Assignment:
+        counts = torch.bincount(indices, weights=sizes, minlength=grid.count).numpy()
+        distance = float(sizes @ (targets - bucket_values(indices, grid)).square())
+        return _Assignment(counts=counts, squared_distance=distance, indices=indices)
+
+    def assign(thresholds: torch.Tensor, buckets: torch.Tensor) -> _Assignment:
+        return hold(buckets[torch.bucketize(targets, thresholds, right=True)])
+
+    nearest = hold(bucket_indices(targets, grid))
+    return _best_code(assign, nearest, grid, mu, 0.0, code_lengths, c_min, max_sweeps)[0]
+
+
+def proximal_step(
+    weights: torch.Tensor, reference_values: torch.Tensor, *, mu: float, learning_rate: float, strength: float = 1.0
+) -> torch.Tensor:
+    """``(w + 2 η λ μ v) / (1 + 2 η λ μ)``: the decoupled step of the quadratic pull, η `learning_rate`, λ `strength`.
+
+    `reference_values` are those of every weight's bucket. Like decoupled weight decay it is applied beside the
+    optimiser's own step, so that an adaptive optimiser does not rescale it.
+    """
+    pull = 2 * learning_rate * strength * mu
+    return (weights + pull * reference_values) / (1 + pull)
+
+
+def _best_code(
+    assign: Assign,
+    nearest: _Assignment,
+    grid: BucketGrid,
+    mu: float,
+    constant: float,
+    code_lengths: NDArray[np.float64] | None,
+    c_min: float,
+    max_sweeps: int,
+) -> tuple[Code, _Assignment]:
+    """Alternate from `code_lengths`, and from nearest rounding if that leads nowhere better than nearest rounding."""
+    ideal = _ideal_lengths(nearest.counts, c_min)
+    if code_lengths is not None:
+        code, found = _alternate(assign, grid, mu, constant, code_lengths, c_min, max_sweeps)
+        if code.value_bits <= _cost(nearest, ideal, mu, constant):
+            return code, found
+    return _alternate(assign, grid, mu, constant, ideal, c_min, max_sweeps)
+
+
+def _alternate(
+    assign: Assign,
+    grid: BucketGrid,
+    mu: float,
+    constant: float,
+    start: NDArray[np.float64],
+    c_min: float,
+    max_sweeps: int,
+) -> tuple[Code, _Assignment]:
+    values: list[float] = []
+    lengths, converged = start, False
+    while not converged and len(values) < max_sweeps:
+        found = assign(*_thresholds(lengths, grid, mu))
+        ideal = _ideal_lengths(found.counts, c_min)
+        converged = bool((ideal == lengths).all())
+        lengths = ideal
+        values.append(_cost(found, lengths, mu, constant))
+    held = found.counts[found.counts > 0]
+    code = Code(
+        value_bits=values[-1],
+        code_bits=float(held @ np.log2(held.sum() / held)),
+        squared_distance=found.squared_distance,
+        counts=found.counts,
+        code_lengths=lengths,
+        values=tuple(values),
+        converged=converged,
+    )
+    return code, found
+
+
+def _thresholds(lengths: NDArray[np.float64], grid: BucketGrid, mu: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights at which the best bucket changes, and the buckets between them."""
+    v = grid.reference_values()
+    buckets = lower_hull(v, lengths + mu * (v - grid.center) ** 2)
+    left, right = buckets[:-1], buckets[1:]
+    thresholds = (v[left] + v[right]) / 2 + (lengths[right] - lengths[left]) / (2 * mu * (v[right] - v[left]))
+    return torch.from_numpy(thresholds), torch.from_numpy(buckets)
+
+
+def _ideal_lengths(counts: NDArray[np.float64], c_min: float) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.log2(counts.sum() / np.maximum(counts, c_min))
+    return lengths
+
+
+def _cost(assignment: _Assignment, lengths: NDArray[np.float64], mu: float, constant: float) -> float:
+    return float(assignment.counts @ lengths) + mu * assignment.squared_distance + constant
+
+
+def _check_options(
+    grid: BucketGrid, mu: float, code_lengths: NDArray[np.float64] | None, c_min: float, max_sweeps: int
+) -> None:
+    require(math.isfinite(mu) and mu > 0, f"mu: {mu} is not a positive number.")
+    require(0 < c_min <= MOST_C_MIN, f"c_min: {c_min} is not in (0, 1/e].")
+    require(max_sweeps >= 1, f"max_sweeps: {max_sweeps} is below 1.")
+    if code_lengths is not None:
+        shape = code_lengths.shape
+        require(shape == (grid.count,), f"code_lengths: shape {shape} where {grid.count} lengths are needed.")
+        require(bool(np.isfinite(code_lengths).all()), "code_lengths: holds NaN or infinity; all must be finite.")
+
+
+def _checked(weights: torch.Tensor) -> torch.Tensor:
+    require(weights.is_floating_point(), f"weights: dtype {weights.dtype} given; a floating one is needed.")
+    require(weights.numel() > 0, "weights: no weight given; one at least is needed.")
+    if not bool(torch.isfinite(weights).all()):
+        raise NonFiniteError("weights: NaN or infinity found; all must be finite.")
+    return weights.detach().reshape(-1).double()
+
+
+def _checked_multipliers(multipliers: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    require(
+        multipliers.shape == weights.shape and multipliers.device == weights.device,
+        "multipliers: must have the shape of the weights and be on their device.",
+    )
+    require(bool(torch.isfinite(multipliers).all()), "multipliers: NaN or infinity found; all must be finite.")
+    return multipliers.detach().reshape(-1).double()

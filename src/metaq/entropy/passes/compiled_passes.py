@@ -1,0 +1,163 @@
+"""Passes by Numba: contiguous float32 or float64 tensors of one dtype on a CPU, read where they lie.
+
+Tensors are cut into jobs of at most :data:`JOB_SIZE` weights, which many weights share out among threads. Counts and
+sums are integers, so that results do not depend on how.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq.entropy.passes import kernels
+from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.watch import MEMORY, BucketWatch
+
+JOB_SIZE = 1 << 18
+
+THREADS_FROM = 1 << 20
+"""Weights from which threads are worth their start."""
+
+Jobs = NDArray[np.int64]
+Result = TypeVar("Result")
+
+
+def add_cell_sums(
+    tensors: Sequence[torch.Tensor],
+    groups: Sequence[int],
+    grids: GridSet,
+    counts: NDArray[np.int64],
+    units: NDArray[np.int64],
+) -> bool:
+    """Add to `counts` and `units`, int64 of shape (G, C), by cell; whether all weights are finite."""
+
+    jobs = _jobs(groups, tensors)
+
+    def count(rows: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+        mine, my_units = np.zeros_like(counts), np.zeros_like(units)
+        finite = kernels.cell_sums(_like(tensors), jobs[rows], grids.first, grids.step_size, mine, my_units)
+        return mine, my_units, finite
+
+    parts = _share_out(count, jobs)
+    for mine, my_units, _ in parts:
+        counts += mine
+        units += my_units
+    return all(finite for *_, finite in parts)
+
+
+def add_bucket_counts(
+    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet, counts: NDArray[np.int64]
+) -> bool:
+    """Add to `counts`, int64 of shape (G, C), by bucket; whether all weights are finite."""
+
+    jobs = _jobs(groups, tensors)
+
+    def count(rows: slice) -> tuple[NDArray[np.int64], bool]:
+        mine = np.zeros_like(counts)
+        finite = kernels.bucket_counts(_like(tensors), jobs[rows], grids.lower, grids.step_size, mine)
+        return mine, finite
+
+    parts = _share_out(count, jobs)
+    for mine, _ in parts:
+        counts += mine
+    return all(finite for _, finite in parts)
+
+
+def add_inner_products(
+    left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], groups: Sequence[int], products: NDArray[np.float64]
+) -> None:
+    """Add to `products`, float64 of shape (G,), job after job."""
+    jobs = _jobs(groups, left, right)
+    of_jobs = np.concatenate(_share_out(lambda rows: kernels.inner_products(_like(left), jobs[rows]), jobs))
+    products += np.bincount(jobs[:, 0], of_jobs, products.size)
+
+
+def add_slopes(
+    weights: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    groups: Sequence[int],
+    grids: GridSet,
+    slopes: NDArray[np.float64],
+) -> None:
+    """Add slopes of half cells, of shape (G, 2 (C - 1)), to `gradients`."""
+    like = _like(weights)
+    table = slopes.astype(like.dtype)
+    jobs = _jobs(groups, weights, gradients)
+    _share_out(lambda rows: kernels.add_slopes(like, jobs[rows], grids.first, grids.step_size, table), jobs)
+
+
+def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDArray[np.float64]) -> None:
+    """Latent weights times the factors of their groups, also for the model."""
+    latent = watch.arrays[0]
+    jobs = _jobs(watch.groups, parameters)
+    starts = _starts(jobs)
+    in_dtype = factors.astype(latent.dtype)
+    _share_out(lambda rows: kernels.restore(latent, jobs[rows], starts[rows], in_dtype), jobs)
+
+
+def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
+    """Latent weights, averages and snapped parameters in one pass."""
+    latent, previous, average, flips, frozen = watch.arrays
+    threshold = np.float32(np.inf if freeze_above is None else freeze_above)
+    jobs = _jobs(watch.groups, parameters)
+    starts = _starts(jobs)
+
+    def take_over(rows: slice) -> None:
+        kernels.snap(
+            latent,
+            previous,
+            average,
+            flips,
+            frozen,
+            jobs[rows],
+            starts[rows],
+            (grids.lower, grids.step_size, grids.center, grids.radius),
+            grids.count,
+            np.float32(MEMORY),
+            threshold,
+        )
+
+    _share_out(take_over, jobs)
+
+
+def _starts(jobs: Jobs) -> NDArray[np.int64]:
+    """Where the weights of every job begin among the weights of all."""
+    return np.cumsum(jobs[:, 1]) - jobs[:, 1]
+
+
+def _like(tensors: Sequence[torch.Tensor]) -> NDArray[np.floating]:
+    """An empty array that tells a kernel the dtype behind the addresses."""
+    return np.empty(0, np.float32 if tensors[0].dtype == torch.float32 else np.float64)
+
+
+def _jobs(groups: Sequence[int], *lists: Sequence[torch.Tensor]) -> Jobs:
+    """Rows of group, number of weights and one address for each list: int64 of shape (jobs, 2 + lists)."""
+    sizes = [tensor.numel() for tensor in lists[0]]
+    addresses = [[tensor.data_ptr() for tensor in tensors] for tensors in lists]
+    whole = np.array([groups, sizes, *addresses], dtype=np.int64).T
+    if max(sizes) <= JOB_SIZE:
+        return np.ascontiguousarray(whole)
+    item = lists[0][0].element_size()
+    rows = [
+        [group, min(JOB_SIZE, size - start), *(address + start * item for address in places)]
+        for group, size, *places in whole.tolist()
+        for start in range(0, size, JOB_SIZE)
+    ]
+    return np.array(rows, dtype=np.int64)
+
+
+def _share_out(work: Callable[[slice], Result], jobs: Jobs) -> list[Result]:
+    """Run `work` on all rows of `jobs`: where there is much to do, in parts of about equal size, one a thread."""
+    threads = torch.get_num_threads()
+    if threads == 1 or jobs[:, 1].sum() < THREADS_FROM:
+        return [work(slice(None))]
+    ends = np.cumsum(jobs[:, 1])
+    cuts = [0, *np.searchsorted(ends, ends[-1] * np.arange(1, threads) / threads), len(jobs)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, itertools.starmap(slice, itertools.pairwise(cuts))))

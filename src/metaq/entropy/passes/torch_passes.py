@@ -1,0 +1,266 @@
+"""Passes by PyTorch operations: tensors of one dtype on one device, whatever they are.
+
+Tensors are laid side by side in chunks, so that the number of operations does not grow with the number of tensors and
+temporary memory not with that of weights. What groups have is wanted as tensors on the device, so that nothing waits
+for the host; results stay there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from metaq.entropy.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
+from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.watch import MEMORY, BucketWatch
+
+CPU_CHUNK = 1 << 18
+"""Weights laid side by side at a time on a CPU."""
+
+SMALLEST_CHUNK, LARGEST_CHUNK = 1 << 20, 1 << 23
+CHUNKS = 8
+"""Elsewhere all weights make this many chunks, within these bounds."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of a tensor, or all of it, and where they lie among the weights of all tensors."""
+
+    tensor: int
+    rows: slice | None
+    start: int
+    count: int
+
+    def of(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """This piece of its tensor; a view."""
+        tensor = tensors[self.tensor].detach()
+        return tensor if self.rows is None else tensor[self.rows]
+
+
+def cell_totals(
+    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights and sums of units by cell, int64 of shape (G, C), and how many weights are not finite, int64.
+
+    Weights of one cell share out over lanes, so that additions to one address seldom meet.
+    """
+    device = _device_of(grids)
+    cells = len(grids) * grids.count
+    totals = torch.zeros(2 * cells + 1, dtype=torch.int64, device=device)
+    last = float((grids.count - 1) << UNIT_BITS)
+    for pieces in _chunks(tensors):
+        weights, group = _side_by_side(pieces, tensors), _group_of(pieces, groups, device)
+        positions = _positions(weights, group, grids, 2.0**UNIT_BITS, last).add_(0.5).long()
+        index, lanes = _lane_indices(weights.numel(), cells, device)
+        index.add_(group * grids.count).add_(positions >> UNIT_BITS)
+        packed = (positions & ((1 << UNIT_BITS) - 1)) + (1 << COUNT_SHIFT)
+        slots = torch.zeros(lanes * cells, dtype=torch.int64, device=device).scatter_add_(0, index, packed)
+        totals[:cells] += (slots >> COUNT_SHIFT).reshape(lanes, cells).sum(dim=0)
+        totals[cells:-1] += (slots & ((1 << COUNT_SHIFT) - 1)).reshape(lanes, cells).sum(dim=0)
+        totals[-1] += torch.isfinite(weights).logical_not_().sum()
+    shape = (len(grids), grids.count)
+    return totals[:cells].reshape(shape), totals[cells:-1].reshape(shape), totals[-1]
+
+
+def bucket_totals(
+    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights by bucket, int64 of shape (G, C), and how many are not finite, int64."""
+    device = _device_of(grids)
+    cells = len(grids) * grids.count
+    totals = torch.zeros(cells + 1, dtype=torch.int64, device=device)
+    for pieces in _chunks(tensors):
+        weights, group = _side_by_side(pieces, tensors), _group_of(pieces, groups, device)
+        index, lanes = _lane_indices(weights.numel(), cells, device)
+        index.add_(group * grids.count).add_(_bucket_indices(weights, group, grids))
+        slots = torch.zeros(lanes * cells, dtype=torch.int64, device=device)
+        slots.scatter_add_(0, index, torch.ones_like(index))
+        totals[:-1] += slots.reshape(lanes, cells).sum(dim=0)
+        totals[-1] += torch.isfinite(weights).logical_not_().sum()
+    return totals[:-1].reshape(len(grids), grids.count), totals[-1]
+
+
+def inner_products(
+    left: Sequence[torch.Tensor],
+    right: Sequence[torch.Tensor],
+    groups: Sequence[int],
+    group_count: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """Σ left · right by group: float64 of shape (G,), on the device where all tensors are."""
+    products = torch.zeros(group_count, dtype=torch.float64, device=device)
+    for pieces in _chunks(left):
+        terms = _side_by_side(pieces, left).double().mul_(_side_by_side(pieces, right))
+        lengths = _constant(tuple(piece.count for piece in pieces), device)
+        of_pieces = torch.segment_reduce(terms, "sum", lengths=lengths, unsafe=True)
+        # A product of matrices adds in a fixed order; additions by index would not on every device.
+        products += of_pieces @ _members(tuple(groups[piece.tensor] for piece in pieces), group_count, device)
+    return products
+
+
+def add_slopes(
+    weights: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    groups: Sequence[int],
+    grids: GridSet,
+    slopes: torch.Tensor,
+) -> None:
+    """Add slopes of half cells, of shape (G, 2 (C - 1)), to `gradients`."""
+    device = slopes.device
+    table = slopes.reshape(-1)
+    halves = 2 * (grids.count - 1)
+    for pieces in _chunks(weights):
+        group = _group_of(pieces, groups, device)
+        positions = _positions(_side_by_side(pieces, weights), group, grids, 2.0, halves - 1.0).long()
+        parts = [piece.of(gradients) for piece in pieces]
+        added = table[positions.add_(group * halves)].to(parts[0].dtype)
+        torch._foreach_add_(parts, _apart(added, parts))
+
+
+def begin(watch: BucketWatch, grids: GridSet) -> None:
+    """Take the buckets of the latent weights for those they have always been in."""
+    pieces_of_all = watch.pieces()
+    for pieces in _chunks(pieces_of_all):
+        span = _span(pieces)
+        indices = _bucket_indices(watch.latent[span], _group_of(pieces, watch.groups, watch.latent.device), grids)
+        watch.previous[span].copy_(indices)
+        watch.average[span].copy_(indices)
+
+
+def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
+    """Latent weights times the factors of their groups, also for the model."""
+    for pieces in _chunks(parameters):
+        latent = watch.latent[_span(pieces)]
+        latent *= factors[_group_of(pieces, watch.groups, latent.device)].to(latent.dtype)
+        parts = [piece.of(parameters) for piece in pieces]
+        torch._foreach_copy_(parts, _apart(latent, parts))
+
+
+def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
+    """Latent weights, averages and snapped parameters."""
+    for pieces in _chunks(parameters):
+        span = _span(pieces)
+        latent, frozen, previous = watch.latent[span], watch.frozen[span], watch.previous[span]
+        average, flips = watch.average[span], watch.flips[span]
+        group = _group_of(pieces, watch.groups, latent.device)
+        latent.copy_(torch.where(frozen, latent, _side_by_side(pieces, parameters)))
+        indices = _bucket_indices(latent, group, grids)
+        flips += (indices != previous).float().sub_(flips).mul_(MEMORY)
+        average += indices.float().sub_(average).mul_(MEMORY)
+        values = _bucket_values(indices, group, grids).to(latent.dtype)
+        if freeze_above is not None:
+            oscillating = (flips > freeze_above) & ~frozen
+            indices = torch.where(oscillating, average.round().long(), indices)
+            values = _bucket_values(indices, group, grids).to(latent.dtype)
+            latent.copy_(torch.where(oscillating, values, latent))
+            frozen |= oscillating
+        previous.copy_(indices)
+        parts = [piece.of(parameters) for piece in pieces]
+        torch._foreach_copy_(parts, _apart(values, parts))
+
+
+def _chunks(tensors: Sequence[torch.Tensor]) -> Iterator[list[_Piece]]:
+    """Pieces of tensors in their order, not many more weights than a chunk has at a time; none without elements."""
+    total = sum(tensor.numel() for tensor in tensors)
+    usual = min(max(total // CHUNKS, SMALLEST_CHUNK), LARGEST_CHUNK)
+    limit = CPU_CHUNK if all(tensor.is_cpu for tensor in tensors) else usual
+    chunk: list[_Piece] = []
+    held = start = 0
+    for number, tensor in enumerate(tensors):
+        for rows, count in _cuts(tensor, limit):
+            if chunk and held + count > limit:
+                yield chunk
+                chunk, held = [], 0
+            chunk.append(_Piece(number, rows, start, count))
+            held += count
+            start += count
+    if chunk:
+        yield chunk
+
+
+def _cuts(tensor: torch.Tensor, limit: int) -> Iterator[tuple[slice | None, int]]:
+    """Runs of rows that have at most `limit` elements, or a single one, and how many they have."""
+    count = tensor.numel()
+    if count == 0:
+        return
+    if count <= limit or tensor.ndim == 0:
+        yield None, count
+        return
+    row = count // len(tensor)
+    step = max(limit // row, 1)
+    for first in range(0, len(tensor), step):
+        last = min(first + step, len(tensor))
+        yield slice(first, last), (last - first) * row
+
+
+def _side_by_side(pieces: Sequence[_Piece], tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([piece.of(tensors).reshape(-1) for piece in pieces])
+
+
+def _span(pieces: Sequence[_Piece]) -> slice:
+    """Where the weights of adjoining pieces lie among those of all tensors."""
+    return slice(pieces[0].start, pieces[-1].start + pieces[-1].count)
+
+
+def _apart(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Views of `flat` in the shapes of `tensors`."""
+    pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def _group_of(pieces: Sequence[_Piece], groups: Sequence[int], device: torch.device) -> torch.Tensor:
+    """The group of every weight: int64 of shape (n,)."""
+    counts = tuple(piece.count for piece in pieces)
+    numbers = _constant(tuple(groups[piece.tensor] for piece in pieces), device)
+    return torch.repeat_interleave(numbers, _constant(counts, device), output_size=sum(counts))
+
+
+@lru_cache(maxsize=1 << 12)
+def _constant(values: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Kept, because bringing numbers to a device makes the host wait."""
+    return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+@lru_cache(maxsize=1 << 10)
+def _members(groups: tuple[int, ...], group_count: int, device: torch.device) -> torch.Tensor:
+    """1 where a piece belongs to a group: float64 of shape (pieces, G)."""
+    table = torch.zeros(len(groups), group_count, dtype=torch.float64)
+    table[range(len(groups)), list(groups)] = 1
+    return table.to(device)
+
+
+def _lane_indices(count: int, cells: int, device: torch.device) -> tuple[torch.Tensor, int]:
+    """Where the slots of every weight's lane begin, int64 of shape (count,), and the number of lanes."""
+    lanes = 2 * -(-count // SLOT_CAPACITY)
+    lane: torch.Tensor = torch.arange(count, device=device) % lanes
+    return lane.mul_(cells), lanes
+
+
+def _device_of(grids: GridSet) -> torch.device:
+    assert isinstance(grids.radius, torch.Tensor)
+    return grids.radius.device
+
+
+def _positions(
+    weights: torch.Tensor, group: torch.Tensor, grids: GridSet, units_a_step: float, last: float
+) -> torch.Tensor:
+    """Distance from the first reference value in units, float64 in ``[0, last]``; 0 for NaN."""
+    distances = weights.double().sub(grids.first[group])
+    scale = (units_a_step / grids.step_size)[group]
+    return distances.mul_(scale).nan_to_num_(nan=0.0).clamp_(0, last)
+
+
+def _bucket_indices(weights: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
+    """Bucket of every weight by the rule of :meth:`metaq.tensors.grid.BucketGrid.assign`, int64; 0 for NaN."""
+    positions = weights.double().sub(grids.lower[group]).div_(grids.step_size[group])
+    return positions.nan_to_num_(nan=0.0).clamp_(0, grids.count - 1).long()
+
+
+def _bucket_values(indices: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
+    """Reference values by the formula of :meth:`metaq.tensors.grid.BucketGrid.values_of`: float64."""
+    numerators = (2 * indices + (1 - grids.count)).double()
+    numerators.mul_(grids.radius[group]).div_(grids.count)
+    return numerators.add_(grids.center[group])

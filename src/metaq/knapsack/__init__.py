@@ -1,8 +1,0 @@
-"""The simil-knapsack problem and three ways to solve it: hull, cutting plane, reference."""
-
-from metaq.knapsack.cutting_plane import solve_cutting_plane
-from metaq.knapsack.hull import solve_hull
-from metaq.knapsack.problem import FREE_ZERO, KnapsackSolution
-from metaq.knapsack.reference import solve_reference
-
-__all__ = ["FREE_ZERO", "KnapsackSolution", "solve_cutting_plane", "solve_hull", "solve_reference"]
