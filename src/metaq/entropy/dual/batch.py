@@ -45,7 +45,7 @@ def fista_of_groups(
 def exact_of_groups(
     cell_counts: NDArray[np.float64], fractions: NDArray[np.float64], starts: NDArray[np.float64], max_iterations: int
 ) -> tuple[NDArray[np.float64], int]:
-    """Multipliers of :func:`metaq.entropy.dual.solve_exact` for every group, and the first group without attainable counts.
+    """Multipliers of :func:`~metaq.entropy.dual.solve_exact` for every group, and the first without attainable counts.
 
     Arguments are those of :func:`fista_of_groups`; the group is -1 where all have a solution.
     """
