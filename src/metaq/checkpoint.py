@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from metaq import container
-from metaq.carried import is_carried
+from metaq.container.carried import is_carried
 from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically, write_bytes
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor

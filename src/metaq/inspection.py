@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from metaq import checkpoint, container, nets, pipeline, runs
-from metaq.carried import is_carried, path_of
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
+from metaq.container.carried import is_carried, path_of
 from metaq.errors import ConfigError
 from metaq.report.plots import save_buckets
 from metaq.structure import fold

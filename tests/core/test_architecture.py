@@ -15,7 +15,6 @@ ROAD = [
     (
         "files",
         "compiled",
-        "carried",
     ),
     ("weights",),
     ("tensors",),
@@ -97,7 +96,6 @@ WITHOUT_TORCH = (
     "errors",
     "config",
     "files",
-    "carried",
     "tensors",
     "quantize",
     "coding",

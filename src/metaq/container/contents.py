@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from metaq.carried import is_carried
 from metaq.coding.chunks import StreamShape
+from metaq.container.carried import is_carried
 from metaq.tensors.coverage import Coverage, measured
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, Scan, Tensor

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq import carried
 from metaq.config import require
+from metaq.container import carried
 from metaq.container.assembling import Parts, StoredChunk, assemble
 from metaq.container.coders import CHUNK_CODERS
 from metaq.container.exact import THOROUGH_BYTES, exact_payload

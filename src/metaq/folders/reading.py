@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaq.carried import PREFIX, is_safe_path
+from metaq.container.carried import PREFIX, is_safe_path
 from metaq.container.fields import utf8
 from metaq.errors import FormatError
 from metaq.folders.carrying import Carried, carried_files

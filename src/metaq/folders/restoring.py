@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaq import carried, container
-from metaq.container import Contents, Entry
+from metaq import container
+from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.files import umask
 from metaq.folders.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
