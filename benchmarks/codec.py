@@ -30,10 +30,10 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from metaq import checkpoint
 from metaq.coding import CODERS, zero_order_entropy_bits
 from metaq.coding.chunks import StreamShape
 from metaq.container.coders import CHUNK_CODERS
+from metaq.model import checkpoint
 from metaq.tensors.grid import BucketGrid
 from support import nncodec_streams
 from support.codec_plot import plot

@@ -36,10 +36,10 @@ import torch
 from matplotlib.figure import Figure
 
 from metaq import data, pipeline, runs, sweeps
-from metaq.checkpoint import StateDict
 from metaq.config import RegularizerConfig
 from metaq.data import DataSplits, ImageDataset
 from metaq.errors import MetaqError
+from metaq.model.checkpoint import StateDict
 from metaq.quantize.sweep import SweepRow
 from metaq.tensors.grid import BucketGrid
 from metaq.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset

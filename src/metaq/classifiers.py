@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from metaq import container, nets
-from metaq.checkpoint import StateDict
 from metaq.compression import Budget, compress
 from metaq.compressor import Compressed
 from metaq.config import require
 from metaq.data import DataSplits, to_float
+from metaq.model.checkpoint import StateDict
 from metaq.recovery import OutputLoss
 from metaq.train.evaluate import is_right
 

@@ -12,9 +12,9 @@ from metaq import container
 from metaq.compressor import Accuracy, Compressed, Compressor
 from metaq.config import require
 from metaq.curvature import Batch, Curvature, Loss, categorical_loss, measure
+from metaq.model.selection import Source
+from metaq.model.weights import ANY, FilterFn
 from metaq.recovery import OutputLoss, Recovery
-from metaq.selection import Source
-from metaq.weights import ANY, FilterFn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,8 @@ def compress(
     accuracy
         Figure of merit on calibration data; needed for ``budget.max_drop``.
     include, exclude, filter_fn
-        The tensors to quantise, see :func:`metaq.selection.select`; where neither `include` nor `filter_fn` is given,
-        scalars and tensors of no more bytes than a grid takes are not. All others are kept exactly, but for running
+        The tensors to quantise, see :func:`~metaq.model.selection.select`; where neither `include` nor `filter_fn` is
+        given, scalars and tensors of no more bytes than a grid takes are not. All others are kept exactly, but for running
         statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights do.
     corrects_biases
         Whether biases make up for the mean error of their layers' outputs, where calibration data are given; not with

@@ -10,22 +10,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from metaq import checkpoint, container
-from metaq.checkpoint import StateDict
+from metaq import container
 from metaq.config import require
 from metaq.curvature import Batch, Curvature
 from metaq.errors import ConfigError
-from metaq.norms import TOLERANCE, rounded_norms
+from metaq.model import checkpoint
+from metaq.model.checkpoint import StateDict
+from metaq.model.norms import TOLERANCE, rounded_norms
+from metaq.model.selection import RUNNING_STATISTICS, TOO_SMALL, Source, select, state_dict_of
+from metaq.model.weights import ANY, FilterFn
 from metaq.pipeline import exact_tensor, model_bytes, to_tensors
 from metaq.quantize.allocation import allocate
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.recalibration import recalibrated
 from metaq.recovery import Recovery
-from metaq.selection import RUNNING_STATISTICS, TOO_SMALL, Source, select, state_dict_of
 from metaq.targets import bias_of, corrected, mean_inputs_of, target_of, values_of
 from metaq.tensors.coverage import Coverage, coverage_of
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
-from metaq.weights import ANY, FilterFn
 
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""

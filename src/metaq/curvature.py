@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 
 from metaq.config import require
 from metaq.errors import ConfigError
-from metaq.weights import QUANTIZABLE
+from metaq.model.weights import QUANTIZABLE
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 Loss = Callable[[object, torch.Generator], tuple[torch.Tensor, int]]

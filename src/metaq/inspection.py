@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metaq import checkpoint, container, nets, pipeline, runs
+from metaq import container, nets, pipeline, runs
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
 from metaq.container.carried import is_carried, path_of
 from metaq.errors import ConfigError
+from metaq.model import checkpoint
+from metaq.model.structure import fold
+from metaq.model.weights import alias_of
 from metaq.report.plots import save_buckets
-from metaq.structure import fold
 from metaq.tensors.coverage import Coverage
 from metaq.tensors.quantized import QuantizedTensor, Tensor, TiedTensor
-from metaq.weights import alias_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class Inspection:
     coverage
         How much is quantised; None of a file that is not ``.metaq``.
     folded
-        Units of every layer, and those :func:`metaq.structure.fold` leaves; None where the network is not known.
+        Units of every layer, and those :func:`metaq.model.structure.fold` leaves; None where the network is not known.
     file
         The ``.metaq`` file as read, its tensors in the order of the rows; None of another file.
     """

@@ -11,8 +11,8 @@ from torch import nn
 
 from metaq.config import RegularizerConfig, require
 from metaq.entropy.passes import GroupArray, TensorPairs
-from metaq.sharding import Shards, unwrapped
-from metaq.weights import FilterFn, group_globally, group_per_tensor, select_parameters
+from metaq.model.sharding import Shards, unwrapped
+from metaq.model.weights import FilterFn, group_globally, group_per_tensor, select_parameters
 
 
 class Participants:

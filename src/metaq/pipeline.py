@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq import checkpoint, container
-from metaq.checkpoint import StateDict
+from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
 from metaq.container import WriteReport
+from metaq.model import checkpoint
+from metaq.model.checkpoint import StateDict
+from metaq.model.selection import Source as Source
+from metaq.model.selection import parameters_of, pays, reasons_without_grids, select
+from metaq.model.selection import state_dict_of as state_dict_of
+from metaq.model.sharding import in_one_process
+from metaq.model.weights import ANY, FilterFn, alias_of
 from metaq.quantize import Grouping, quantize_array, uniform_grids
-from metaq.selection import Source as Source
-from metaq.selection import parameters_of, pays, reasons_without_grids, select
-from metaq.selection import state_dict_of as state_dict_of
-from metaq.sharding import in_one_process
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
-from metaq.weights import ANY, FilterFn, alias_of
 
 
 def choose_grids(
@@ -41,7 +42,7 @@ def choose_grids(
     Buffers are not quantised: those of a module, and in a state dict the running statistics of batch normalisation and
     the vectors of spectral normalisation. Where neither `include` nor `filter_fn` is given, nor are tensors that do not
     pay: scalars, and those whose grid and bucket indices take no fewer bytes than their elements
-    (:func:`metaq.selection.pays`).
+    (:func:`metaq.model.selection.pays`).
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def choose_grids(
     grouping
         ``"tensor"``: every tensor has its own range where none is given; ``"global"``: one for all.
     include, exclude, filter_fn
-        See :func:`metaq.selection.select`.
+        See :func:`metaq.model.selection.select`.
 
     Raises
     ------

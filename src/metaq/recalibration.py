@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metaq.checkpoint import StateDict
 from metaq.curvature import Batch, call, copied
+from metaq.model.checkpoint import StateDict
 
 
 def recalibrated(model: nn.Module, batches: Iterable[Batch], weights: StateDict) -> StateDict:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from metaq.checkpoint import StateDict
 from metaq.config import require
 from metaq.curvature import Batch, call, copied
+from metaq.model.checkpoint import StateDict
+from metaq.model.weights import QUANTIZABLE
 from metaq.quantize.rdo import COUPLED_DAMPING, Floats, Importance, damped, matrix_shape
-from metaq.weights import QUANTIZABLE
 
 OutputLoss = Callable[[object, int], torch.Tensor]
 """From the model's output for a batch, and the number of the batch, to the mean loss of its samples."""

@@ -22,6 +22,8 @@ from metaq.entropy.passes import GridSet, GroupArray, TensorPairs, on_host
 from metaq.first_grids import first_grids
 from metaq.host_copy import HostCopy
 from metaq.latent import LatentWeights
+from metaq.model.sharding import local_part
+from metaq.model.weights import FilterFn
 from metaq.optimizers import (
     OutermostStep,
     StepArguments,
@@ -36,11 +38,9 @@ from metaq.participants import Participants
 from metaq.proximal import Multipliers, pull_at
 from metaq.regularizer_report import RegularizerReport, report_of
 from metaq.schedule import PlannedSchedule, schedule_of
-from metaq.sharding import local_part
 from metaq.slopes import slope_rule
 from metaq.step_size import StepLearner
 from metaq.tensors.grid import BucketGrid
-from metaq.weights import FilterFn
 
 
 class EntropyRegularizer:

@@ -16,15 +16,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from metaq import checkpoint, container, nets, pipeline, structure
-from metaq.checkpoint import StateDict
+from metaq import container, nets, pipeline
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset, to_float
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
+from metaq.model import checkpoint, structure
+from metaq.model.checkpoint import StateDict
+from metaq.model.structure import arrangement, cheapest_arrangement
 from metaq.report import environment
 from metaq.report.plots import save_curves
-from metaq.structure import arrangement, cheapest_arrangement
 from metaq.tensors.grid import BucketGrid
 from metaq.train import (
     ALONE,

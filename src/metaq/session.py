@@ -14,9 +14,9 @@ from metaq import container, pipeline
 from metaq.config import RegularizerConfig, require
 from metaq.container import WriteReport
 from metaq.errors import ConfigError
+from metaq.model.sharding import is_sharded, unwrapped, whole
 from metaq.optimizers import innermost
 from metaq.regularizer import EntropyRegularizer
-from metaq.sharding import is_sharded, unwrapped, whole
 from metaq.tensors.grid import BucketGrid
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from metaq import checkpoint, container, pipeline, runs
+from metaq import container, pipeline, runs
 from metaq.data import ImageDataset
+from metaq.model import checkpoint
 from metaq.quantize.sweep import SweepRow, best_rows, choose_smallest
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Tensor

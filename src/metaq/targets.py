@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq import checkpoint
 from metaq.config import require
 from metaq.curvature import Curvature
+from metaq.model import checkpoint
 from metaq.quantize.allocation import Target
 from metaq.quantize.rdo import Choice, Importance, central_value, matrix_shape, squared_error_importance
 

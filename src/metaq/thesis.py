@@ -11,7 +11,7 @@ import torch
 import zstandard
 from numpy.typing import NDArray
 
-from metaq import checkpoint, container, pipeline, runs
+from metaq import container, pipeline, runs
 from metaq.coding import CODERS
 from metaq.coding.chunks import StreamShape
 from metaq.coding.entropy import zero_order_entropy_bits
@@ -19,6 +19,7 @@ from metaq.coding.huffman import code_lengths
 from metaq.container.coders import CHUNK_CODERS, encode_chunk
 from metaq.container.layout import row_length
 from metaq.data import ImageDataset
+from metaq.model import checkpoint
 from metaq.tensors.quantized import QuantizedTensor
 from metaq.train import accuracy
 

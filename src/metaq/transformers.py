@@ -17,8 +17,8 @@ from typing_extensions import override
 from metaq.config import RegularizerConfig, require
 from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically
+from metaq.model.sharding import whole
 from metaq.session import SessionHolder, TrainingSession
-from metaq.sharding import whole
 from metaq.tensors.grid import BucketGrid
 
 try:

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from metaq import BucketConfig, EntropyRegularizer, FreezeConfig, MetaqError, RegularizerConfig, save
-from metaq.sharding import whole
+from metaq.model.sharding import whole
 
 STEPS = 50
 CONFIG = RegularizerConfig(

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional
 
 from metaq import data, nets
-from metaq.checkpoint import StateDict
 from metaq.cli import main, output
 from metaq.data import to_float
+from metaq.model.checkpoint import StateDict
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 
 from metaq import BucketGrid, data, nets, pipeline, runs
-from metaq import checkpoint as checkpoints
 from metaq.data import to_float
+from metaq.model import checkpoint as checkpoints
 
 from .conftest import refused, run_metaq, trained
 

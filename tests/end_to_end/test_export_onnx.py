@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 import torch
 
-from metaq import BucketGrid, checkpoint, nets, pipeline, runs
+from metaq import BucketGrid, nets, pipeline, runs
 from metaq.data import load, to_float
+from metaq.model import checkpoint
 
 from .conftest import refused, run_metaq
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from metaq import checkpoint, container, pipeline
+from metaq import container, pipeline
 from metaq.errors import ConfigError, OutputError
 from metaq.folders import compressing, survey
 from metaq.folders.compressing import FolderReport, compress_folder
@@ -19,6 +19,7 @@ from metaq.folders.reading import open_folder
 from metaq.folders.restoring import restore_folder
 from metaq.folders.stored import Reader
 from metaq.folders.work import Attempt, WorkFolder, work_path
+from metaq.model import checkpoint
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import QuantizedTensor
 

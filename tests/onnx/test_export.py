@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 import metaq.onnx
-from metaq import checkpoint, pipeline
+from metaq import pipeline
 from metaq.errors import ConfigError, OutputError
-from metaq.structure import fold
+from metaq.model import checkpoint
+from metaq.model.structure import fold
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor
 

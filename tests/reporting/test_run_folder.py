@@ -261,7 +261,7 @@ def test_a_file_alone_says_what_is_missing_and_how_to_get_it(tmp_path, lenet5):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.usefixtures("estimated")
 def test_other_files_of_weights_have_a_report_too(tmp_path, lenet5, suffix):
-    from metaq import checkpoint
+    from metaq.model import checkpoint
 
     checkpoint.write(tmp_path / f"model{suffix}", lenet5)
     found = reporting.gather(tmp_path / f"model{suffix}", net="lenet5")

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from metaq import checkpoint, container, pipeline
-from metaq.checkpoint import StateDict
+from metaq import container, pipeline
 from metaq.classifiers import compress_classifier
 from metaq.cli import folders, output
 from metaq.cli.options import (
@@ -32,8 +31,10 @@ from metaq.compressor import Compressed
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.files import refuse_overwrite
-from metaq.selection import select
-from metaq.weights import ANY
+from metaq.model import checkpoint
+from metaq.model.checkpoint import StateDict
+from metaq.model.selection import select
+from metaq.model.weights import ANY
 
 DEFAULT_BUCKETS = 255
 DEFAULT_CALIBRATION = 20_000

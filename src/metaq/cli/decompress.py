@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from metaq import checkpoint, pipeline
+from metaq import pipeline
 from metaq.cli import folders, output
 from metaq.cli.options import Force, Json
 from metaq.files import refuse_overwrite
+from metaq.model import checkpoint
 
 
 def register(app: typer.Typer) -> None:

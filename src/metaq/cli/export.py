@@ -12,13 +12,14 @@ import torch
 import typer
 from torch import nn
 
-from metaq import checkpoint, container, nets, onnx, runs, structure
-from metaq.checkpoint import StateDict
+from metaq import container, nets, onnx, runs
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.config import require
 from metaq.files import refuse_overwrite
-from metaq.structure import Folded
+from metaq.model import checkpoint, structure
+from metaq.model.checkpoint import StateDict
+from metaq.model.structure import Folded
 from metaq.tensors.quantized import Tensor
 
 DEFAULT_NET = "lenet5"

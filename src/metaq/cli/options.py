@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from metaq import data, nets
-from metaq.checkpoint import StateDict
 from metaq.cli import output
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset
+from metaq.model.checkpoint import StateDict
 from metaq.pipeline import choose_grids
 from metaq.tensors.grid import BucketGrid
 

@@ -16,10 +16,10 @@ from metaq.folders.planning import Choice
 from metaq.folders.quantizing import GridSource, SymbolSource, quantized
 from metaq.folders.stored import Reader, StoredTensor
 from metaq.folders.survey import Survey
-from metaq.selection import NO_GRID, TOO_SMALL, kind_of_buffer
+from metaq.model.selection import NO_GRID, TOO_SMALL, kind_of_buffer
+from metaq.model.weights import choose
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
-from metaq.weights import choose
 
 NOT_FINITE = "holds NaN, infinity or numbers near it"
 SCALE = "scale of weights of eight bits"

@@ -19,7 +19,7 @@ from metaq import nets
 from metaq.config import require
 from metaq.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.errors import MetaqError
-from metaq.norms import holding, rounded_norms
+from metaq.model.norms import holding, rounded_norms
 from metaq.regularizer import EntropyRegularizer
 from metaq.regularizer_report import RegularizerReport
 from metaq.schedule import PlannedSchedule

@@ -6,7 +6,7 @@ from torch import nn
 
 from metaq import nets
 from metaq.errors import ConfigError
-from metaq.structure import arrangement, cheapest_arrangement, find_chains, fit_layers, fold, is_folded
+from metaq.model.structure import arrangement, cheapest_arrangement, find_chains, fit_layers, fold, is_folded
 
 IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from metaq import container, pipeline
-from metaq.checkpoint import restore
 from metaq.errors import ConfigError
-from metaq.norms import ROUGH_TOLERANCE, holding, rounded_norms
+from metaq.model.checkpoint import restore
+from metaq.model.norms import ROUGH_TOLERANCE, holding, rounded_norms
 
 KINDS = ("running_var", "running_mean", "weight", "bias")
 

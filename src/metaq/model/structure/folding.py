@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from metaq.config import require
-from metaq.structure.chains import LAYERS, Chain, Layer, find_chains, outputs_of
+from metaq.model.structure.chains import LAYERS, Chain, Layer, find_chains, outputs_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,7 +14,6 @@ from metaq import (
     ConfigError,
     EntropyRegularizer,
     RegularizerConfig,
-    checkpoint,
     choose_grids,
     compress,
     container,
@@ -22,8 +21,9 @@ from metaq import (
     save,
 )
 from metaq.compressor import Compressor
-from metaq.selection import select
-from metaq.weights import alias_of, select_parameters
+from metaq.model import checkpoint
+from metaq.model.selection import select
+from metaq.model.weights import alias_of, select_parameters
 
 
 class Tied(nn.Module):

@@ -12,13 +12,13 @@ from metaq import (
     ConfigError,
     FormatError,
     OutputError,
-    checkpoint,
     choose_grids,
     compress,
     load,
     pipeline,
     save,
 )
+from metaq.model import checkpoint
 from metaq.tensors.narrow_floats import bfloat16_bits
 
 TYPES = [

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from metaq import checkpoint
-from metaq.checkpoint import StateDict
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.container.grids import grids_bytes
-from metaq.sharding import is_sharded, unwrapped, whole
+from metaq.model import checkpoint
+from metaq.model.checkpoint import StateDict
+from metaq.model.sharding import is_sharded, unwrapped, whole
+from metaq.model.weights import ANY, FilterFn, alias_of, choose, require_values, why_not_quantizable
 from metaq.tensors.grid import BucketGrid
-from metaq.weights import ANY, FilterFn, alias_of, choose, require_values, why_not_quantizable
 
 Source = nn.Module | Mapping[str, torch.Tensor]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from metaq.structure.chains import Chain, find_chains
-from metaq.structure.folding import layer_of, silence_unread
+from metaq.model.structure.chains import Chain, find_chains
+from metaq.model.structure.folding import layer_of, silence_unread
 
 Cost = Callable[[nn.Module], int]
 Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

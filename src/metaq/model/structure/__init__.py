@@ -1,7 +1,7 @@
 """Units of a network that can be reordered, mirrored or folded away without changing what it computes."""
 
-from metaq.structure.chains import Chain, find_chains
-from metaq.structure.folding import Folded, fit_layers, fold, is_folded
-from metaq.structure.symmetry import arrangement, cheapest_arrangement
+from metaq.model.structure.chains import Chain, find_chains
+from metaq.model.structure.folding import Folded, fit_layers, fold, is_folded
+from metaq.model.structure.symmetry import arrangement, cheapest_arrangement
 
 __all__ = ["Chain", "Folded", "arrangement", "cheapest_arrangement", "find_chains", "fit_layers", "fold", "is_folded"]
