@@ -42,7 +42,7 @@ from torch.nn import functional
 import metaq
 from metaq import container
 from metaq.compressor import Compressed, Compressor
-from metaq.curvature import measure, random_projection_loss
+from metaq.quantize.curvature import measure, random_projection_loss
 from support import nncodec_streams
 from support.embeddings_plot import plot
 from support.nncodec_streams import squared_error

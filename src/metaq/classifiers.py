@@ -16,7 +16,7 @@ from metaq.compressor import Compressed
 from metaq.config import require
 from metaq.data import DataSplits, to_float
 from metaq.model.checkpoint import StateDict
-from metaq.recovery import OutputLoss
+from metaq.quantize.recovery import OutputLoss
 from metaq.train.evaluate import is_right
 
 BATCH = 250

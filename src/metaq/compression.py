@@ -11,10 +11,10 @@ from torch import nn
 from metaq import container
 from metaq.compressor import Accuracy, Compressed, Compressor
 from metaq.config import require
-from metaq.curvature import Batch, Curvature, Loss, categorical_loss, measure
 from metaq.model.selection import Source
 from metaq.model.weights import ANY, FilterFn
-from metaq.recovery import OutputLoss, Recovery
+from metaq.quantize.curvature import Batch, Curvature, Loss, categorical_loss, measure
+from metaq.quantize.recovery import OutputLoss, Recovery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def compress(
         Inputs for calibration, which need no labels; `source` must be a module then. Without them every squared error
         counts the same.
     loss
-        What calibration measures; :func:`metaq.curvature.random_projection_loss` for models that do not classify.
+        What calibration measures; :func:`metaq.quantize.curvature.random_projection_loss` for models that do not classify.
     training_loss
         From the output for a batch and its number to the mean loss, such as cross-entropy with the batch's labels. With
         it, tensors are quantised one after the other, and those still to come make up for the loss.

@@ -12,7 +12,6 @@ from torch import nn
 
 from metaq import container
 from metaq.config import require
-from metaq.curvature import Batch, Curvature
 from metaq.errors import ConfigError
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
@@ -21,10 +20,11 @@ from metaq.model.selection import RUNNING_STATISTICS, TOO_SMALL, Source, select,
 from metaq.model.weights import ANY, FilterFn
 from metaq.pipeline import exact_tensor, model_bytes, to_tensors
 from metaq.quantize.allocation import allocate
+from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
-from metaq.recalibration import recalibrated
-from metaq.recovery import Recovery
-from metaq.targets import bias_of, corrected, mean_inputs_of, target_of, values_of
+from metaq.quantize.recalibration import recalibrated
+from metaq.quantize.recovery import Recovery
+from metaq.quantize.targets import bias_of, corrected, mean_inputs_of, target_of, values_of
 from metaq.tensors.coverage import Coverage, coverage_of
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
 

@@ -11,19 +11,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from metaq import (
-    EntropyRegularizer,
-    RegularizerConfig,
-    choose_grids,
-    container,
-    curvature,
-    load,
-    quantized_state_dict,
-    save,
-)
+from metaq import EntropyRegularizer, RegularizerConfig, choose_grids, container, load, quantized_state_dict, save
 from metaq.compressor import Compressor
 from metaq.errors import ConfigError
-from metaq.recovery import Recovery
+from metaq.quantize import curvature
+from metaq.quantize.recovery import Recovery
 
 STEPS = 4
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree
 
-from metaq.curvature import Batch, call
 from metaq.errors import OutputError
 from metaq.onnx.reasons import reason
+from metaq.quantize.curvature import Batch, call
 
 BATCH_SIZES = (1, 3)
 """Sizes of the first dimension that are tried too, where it is free."""

@@ -15,12 +15,12 @@ from torch import nn
 from torch.utils import _pytree
 
 from metaq.config import near_match, require
-from metaq.curvature import Batch, call
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.onnx.comparison import BATCH_SIZES, inputs_like, largest_difference
 from metaq.onnx.integers import IntegerWeight, integer_weight
 from metaq.onnx.reasons import reason
+from metaq.quantize.curvature import Batch, call
 from metaq.tensors.quantized import QuantizedTensor, Tensor
 
 if TYPE_CHECKING:

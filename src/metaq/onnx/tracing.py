@@ -13,9 +13,9 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from metaq.curvature import Batch
 from metaq.errors import ConfigError
 from metaq.onnx.reasons import reason
+from metaq.quantize.curvature import Batch
 
 OPSET = 21
 """The first with integers of 4 and of 16 bits."""

@@ -1,7 +1,7 @@
 """Letting weights that are still free make up for what the quantised ones cost the loss.
 
 What quantising one layer does to the loss, the layers not quantised yet can undo in part: a step of Newton's method in
-the curvature of :mod:`metaq.curvature`, shortened until the loss on calibration data falls. This is the error feedback
+the curvature of :mod:`metaq.quantize.curvature`, shortened until the loss on calibration data falls. This is the error feedback
 between the columns of a layer (Frantar et al., "Optimal brain compression", 2022) taken from layer to layer, where the
 gradient of the loss itself takes the place of a model of it.
 """
@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from metaq.config import require
-from metaq.curvature import Batch, call, copied
 from metaq.model.checkpoint import StateDict
 from metaq.model.weights import QUANTIZABLE
+from metaq.quantize.curvature import Batch, call, copied
 from metaq.quantize.rdo import COUPLED_DAMPING, Floats, Importance, damped, matrix_shape
 
 OutputLoss = Callable[[object, int], torch.Tensor]

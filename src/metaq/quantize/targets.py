@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from metaq.config import require
-from metaq.curvature import Curvature
 from metaq.model import checkpoint
 from metaq.quantize.allocation import Target
+from metaq.quantize.curvature import Curvature
 from metaq.quantize.rdo import Choice, Importance, central_value, matrix_shape, squared_error_importance
 
 SHRINKAGE = 0.3

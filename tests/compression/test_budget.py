@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import classifiers, compression, container, curvature
+from metaq import classifiers, compression, container
 from metaq.classifiers import drop_bound
 from metaq.compressor import Compressed, Compressor
 from metaq.errors import ConfigError
-from metaq.recovery import Recovery
+from metaq.quantize import curvature
+from metaq.quantize.recovery import Recovery
 from metaq.tensors.quantized import ExactTensor
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metaq.curvature import Batch, call, copied
 from metaq.model.checkpoint import StateDict
+from metaq.quantize.curvature import Batch, call, copied
 
 
 def recalibrated(model: nn.Module, batches: Iterable[Batch], weights: StateDict) -> StateDict:
