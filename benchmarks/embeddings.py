@@ -41,7 +41,7 @@ from torch.nn import functional
 
 import metaq
 from metaq import container
-from metaq.compressor import Compressed, Compressor
+from metaq.compression.compressor import Compressed, Compressor
 from metaq.quantize.curvature import measure, random_projection_loss
 from support import nncodec_streams
 from support.embeddings_plot import plot

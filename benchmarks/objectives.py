@@ -35,7 +35,8 @@ from typing import Any, TextIO
 import torch
 from matplotlib.figure import Figure
 
-from metaq import data, pipeline, runs, sweeps
+from metaq import data, runs, sweeps
+from metaq.compression import pipeline
 from metaq.config import RegularizerConfig
 from metaq.data import DataSplits, ImageDataset
 from metaq.errors import MetaqError

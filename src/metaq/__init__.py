@@ -10,9 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metaq.compression import Budget as Budget
-    from metaq.compression import compress as compress
-    from metaq.compressor import Compressed as Compressed
+    from metaq.compression.budget import Budget as Budget
+    from metaq.compression.budget import compress as compress
+    from metaq.compression.compressor import Compressed as Compressed
+    from metaq.compression.pipeline import choose_grids as choose_grids
+    from metaq.compression.pipeline import load as load
+    from metaq.compression.pipeline import quantized_state_dict as quantized_state_dict
+    from metaq.compression.pipeline import save as save
     from metaq.config import BucketConfig as BucketConfig
     from metaq.config import FreezeConfig as FreezeConfig
     from metaq.config import RegularizerConfig as RegularizerConfig
@@ -23,19 +27,15 @@ if TYPE_CHECKING:
     from metaq.errors import MetaqError as MetaqError
     from metaq.errors import OutputError as OutputError
     from metaq.errors import SolverError as SolverError
-    from metaq.pipeline import choose_grids as choose_grids
-    from metaq.pipeline import load as load
-    from metaq.pipeline import quantized_state_dict as quantized_state_dict
-    from metaq.pipeline import save as save
     from metaq.regularizer import EntropyRegularizer as EntropyRegularizer
     from metaq.tensors.grid import BucketGrid as BucketGrid
 
 _HOME = {
     "BucketConfig": "metaq.config",
     "BucketGrid": "metaq.tensors.grid",
-    "Budget": "metaq.compression",
+    "Budget": "metaq.compression.budget",
     "CodecError": "metaq.errors",
-    "Compressed": "metaq.compressor",
+    "Compressed": "metaq.compression.compressor",
     "ConfigError": "metaq.errors",
     "DataError": "metaq.errors",
     "EntropyRegularizer": "metaq.regularizer",
@@ -45,11 +45,11 @@ _HOME = {
     "OutputError": "metaq.errors",
     "RegularizerConfig": "metaq.config",
     "SolverError": "metaq.errors",
-    "choose_grids": "metaq.pipeline",
-    "compress": "metaq.compression",
-    "load": "metaq.pipeline",
-    "quantized_state_dict": "metaq.pipeline",
-    "save": "metaq.pipeline",
+    "choose_grids": "metaq.compression.pipeline",
+    "compress": "metaq.compression.budget",
+    "load": "metaq.compression.pipeline",
+    "quantized_state_dict": "metaq.compression.pipeline",
+    "save": "metaq.compression.pipeline",
 }
 
 __version__ = "0.1.0"

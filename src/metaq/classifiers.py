@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from metaq import container, nets
-from metaq.compression import Budget, compress
-from metaq.compressor import Compressed
+from metaq.compression.budget import Budget, compress
+from metaq.compression.compressor import Compressed
 from metaq.config import require
 from metaq.data import DataSplits, to_float
 from metaq.model.checkpoint import StateDict
@@ -63,7 +63,7 @@ def compress_classifier(
     recovers
         Whether weights still to be quantised make up for what the others cost, by the labels of these images.
     corrects_biases, recalibrates_norms, include, exclude, coder
-        See :func:`metaq.compression.compress`.
+        See :func:`metaq.compression.budget.compress`.
 
     Raises
     ------

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from metaq import data, pipeline, reporting, runs
+from metaq import data, reporting, runs
+from metaq.compression import pipeline
 from metaq.files import write_bytes
 from metaq.report.page import is_report
 from metaq.train import Observer, accuracy, preset

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metaq import container, nets, pipeline, runs
+from metaq import container, nets, runs
 from metaq.coding.entropy import zero_order_entropy_bits
+from metaq.compression import pipeline
 from metaq.config import require
 from metaq.container.carried import is_carried, path_of
 from metaq.errors import ConfigError
@@ -72,7 +73,7 @@ class Inspection:
     rows
         One a tensor.
     sizes
-        Sizes in all, as :func:`metaq.pipeline.sizes` gives them.
+        Sizes in all, as :func:`metaq.compression.pipeline.sizes` gives them.
     metadata
         Free facts kept in a ``.metaq`` file.
     state_dict

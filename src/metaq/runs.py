@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from metaq import container, nets, pipeline
+from metaq import container, nets
+from metaq.compression import pipeline
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset, to_float
 from metaq.errors import ConfigError, OutputError

@@ -10,7 +10,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from metaq import container, pipeline
+from metaq import container
+from metaq.compression import pipeline
 from metaq.config import RegularizerConfig, require
 from metaq.container import WriteReport
 from metaq.errors import ConfigError

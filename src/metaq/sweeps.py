@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from metaq import container, pipeline, runs
+from metaq import container, runs
+from metaq.compression import pipeline
 from metaq.data import ImageDataset
 from metaq.model import checkpoint
 from metaq.quantize.sweep import SweepRow, best_rows, choose_smallest

@@ -11,11 +11,12 @@ import torch
 import zstandard
 from numpy.typing import NDArray
 
-from metaq import container, pipeline, runs
+from metaq import container, runs
 from metaq.coding import CODERS
 from metaq.coding.chunks import StreamShape
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.coding.huffman import code_lengths
+from metaq.compression import pipeline
 from metaq.container.coders import CHUNK_CODERS, encode_chunk
 from metaq.container.layout import row_length
 from metaq.data import ImageDataset

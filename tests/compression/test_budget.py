@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import classifiers, compression, container
+from metaq import classifiers, container
 from metaq.classifiers import drop_bound
-from metaq.compressor import Compressed, Compressor
+from metaq.compression import budget as compression
+from metaq.compression.compressor import Compressed, Compressor
 from metaq.errors import ConfigError
 from metaq.quantize import curvature
 from metaq.quantize.recovery import Recovery

@@ -46,13 +46,8 @@ ROAD = [
     ),
     ("train",),
     ("quantize",),
-    ("pipeline",),
-    ("compressor",),
-    (
-        "compression",
-        "folders",
-        "session",
-    ),
+    ("compression",),
+    ("session",),
     (
         "hf",
         "lightning",

@@ -6,7 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from metaq import BucketGrid, data, nets, pipeline, runs
+from metaq import BucketGrid, data, nets, runs
+from metaq.compression import pipeline
 from metaq.data import to_float
 from metaq.model import checkpoint as checkpoints
 

@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 import torch
 
-from metaq import BucketGrid, nets, pipeline, runs
+from metaq import BucketGrid, nets, runs
+from metaq.compression import pipeline
 from metaq.data import load, to_float
 from metaq.model import checkpoint
 

@@ -7,9 +7,10 @@ import sys
 import pytest
 import torch
 
-from metaq import BucketGrid, data, load, nets, pipeline, runs
+from metaq import BucketGrid, data, load, nets, runs
 from metaq.cli import output
 from metaq.cli.train import seconds_of
+from metaq.compression import pipeline
 from metaq.data import to_float
 from metaq.errors import ConfigError
 from metaq.schedule import phase_at

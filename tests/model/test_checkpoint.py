@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import (
-    BucketGrid,
-    Budget,
-    ConfigError,
-    FormatError,
-    OutputError,
-    choose_grids,
-    compress,
-    load,
-    pipeline,
-    save,
-)
+from metaq import BucketGrid, Budget, ConfigError, FormatError, OutputError, choose_grids, compress, load, save
+from metaq.compression import pipeline
 from metaq.model import checkpoint
 from metaq.tensors.narrow_floats import bfloat16_bits
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from metaq import EntropyRegularizer, RegularizerConfig, choose_grids, container, load, quantized_state_dict, save
-from metaq.compressor import Compressor
+from metaq.compression.compressor import Compressor
 from metaq.errors import ConfigError
 from metaq.quantize import curvature
 from metaq.quantize.recovery import Recovery

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import container, pipeline
+from metaq import container
+from metaq.compression import pipeline
 from metaq.errors import ConfigError
 from metaq.model.checkpoint import restore
 from metaq.model.norms import ROUGH_TOLERANCE, holding, rounded_norms

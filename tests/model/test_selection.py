@@ -20,7 +20,7 @@ from metaq import (
     load,
     save,
 )
-from metaq.compressor import Compressor
+from metaq.compression.compressor import Compressor
 from metaq.model import checkpoint
 from metaq.model.selection import select
 from metaq.model.weights import alias_of, select_parameters

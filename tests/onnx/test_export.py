@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import metaq.onnx
-from metaq import pipeline
+from metaq.compression import pipeline
 from metaq.errors import ConfigError, OutputError
 from metaq.model import checkpoint
 from metaq.model.structure import fold

@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from metaq import container, data, demonstration, nets, pipeline, reporting, runs
+from metaq import container, data, demonstration, nets, reporting, runs
+from metaq.compression import pipeline
 from metaq.errors import ConfigError, FormatError
 from metaq.report import allocation, environment, page
 from metaq.report.svg import shown

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaq import pipeline, runs
+from metaq import runs
+from metaq.compression import pipeline
 from metaq.data import CropAndFlip, DataSplits, ImageDataset
 from metaq.train import CPU, TrainConfig, Trainer, accuracy, device_named
 from metaq.train.config import OptimizerConfig

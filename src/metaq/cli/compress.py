@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from metaq import container, pipeline
+from metaq import container
 from metaq.classifiers import compress_classifier
 from metaq.cli import folders, output
 from metaq.cli.options import (
@@ -25,9 +25,10 @@ from metaq.cli.options import (
     grids_for,
     load_data,
 )
-from metaq.compression import Budget
-from metaq.compression import compress as compress_to
-from metaq.compressor import Compressed
+from metaq.compression import pipeline
+from metaq.compression.budget import Budget
+from metaq.compression.budget import compress as compress_to
+from metaq.compression.compressor import Compressed
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.files import refuse_overwrite

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from metaq import pipeline
 from metaq.cli import folders, output
 from metaq.cli.options import Force, Json
+from metaq.compression import pipeline
 from metaq.files import refuse_overwrite
 from metaq.model import checkpoint
 

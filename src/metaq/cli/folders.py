@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from metaq.cli import output
-from metaq.folders.compressing import FolderReport, compress_folder
-from metaq.folders.reading import open_folder
-from metaq.folders.restoring import holds_folder, restore_folder
-from metaq.folders.work import work_path
+from metaq.compression.folders.compressing import FolderReport, compress_folder
+from metaq.compression.folders.reading import open_folder
+from metaq.compression.folders.restoring import holds_folder, restore_folder
+from metaq.compression.folders.work import work_path
 
 __all__ = ["compress", "decompress", "holds_folder"]
 

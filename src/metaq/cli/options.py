@@ -9,10 +9,10 @@ import typer
 
 from metaq import data, nets
 from metaq.cli import output
+from metaq.compression.pipeline import choose_grids
 from metaq.config import require
 from metaq.data import DataSplits, ImageDataset
 from metaq.model.checkpoint import StateDict
-from metaq.pipeline import choose_grids
 from metaq.tensors.grid import BucketGrid
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]

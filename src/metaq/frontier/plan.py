@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from metaq import nets, pipeline
+from metaq import nets
+from metaq.compression import pipeline
 from metaq.config import require
 from metaq.frontier.dominance import Trial
 from metaq.train import Observer, TrainConfig

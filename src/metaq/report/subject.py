@@ -172,7 +172,7 @@ class Subject:
     title
         Network and data, if they are known, else the name.
     sizes
-        As :func:`metaq.pipeline.sizes` gives them, or None if there is no file.
+        As :func:`metaq.compression.pipeline.sizes` gives them, or None if there is no file.
     after, before
         Accuracy of the file, and of float weights.
     seconds

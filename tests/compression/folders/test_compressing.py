@@ -11,14 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from metaq import container, pipeline
+from metaq import container
+from metaq.compression import pipeline
+from metaq.compression.folders import compressing, survey
+from metaq.compression.folders.compressing import FolderReport, compress_folder
+from metaq.compression.folders.reading import open_folder
+from metaq.compression.folders.restoring import restore_folder
+from metaq.compression.folders.stored import Reader
+from metaq.compression.folders.work import Attempt, WorkFolder, work_path
 from metaq.errors import ConfigError, OutputError
-from metaq.folders import compressing, survey
-from metaq.folders.compressing import FolderReport, compress_folder
-from metaq.folders.reading import open_folder
-from metaq.folders.restoring import restore_folder
-from metaq.folders.stored import Reader
-from metaq.folders.work import Attempt, WorkFolder, work_path
 from metaq.model import checkpoint
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import QuantizedTensor
@@ -127,11 +128,11 @@ def test_an_interrupted_run_goes_on_to_the_same_file(made_folder, tmp_path, monk
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from metaq.folders import coding, quantizing, survey
+from metaq.compression.folders import coding, quantizing, survey
 quantizing.SEARCHED_ELEMENTS, coding.CHUNK_BITS, survey.BLOCK = map(int, sys.argv[3:])
-from metaq.folders.work import Attempt
-from metaq.folders.compressing import compress_folder
-from metaq.folders.reading import open_folder
+from metaq.compression.folders.work import Attempt
+from metaq.compression.folders.compressing import compress_folder
+from metaq.compression.folders.reading import open_folder
 add_chunk = Attempt.add_chunk
 def add(self, number, payload):
     add_chunk(self, number, payload)
@@ -402,7 +403,7 @@ def test_weights_are_read_in_blocks(made_folder, tmp_path, monkeypatch):
         return raw(self, tensor, start, stop)
 
     monkeypatch.setattr(Reader, "raw", recorded)
-    monkeypatch.setattr("metaq.folders.quantizing.LEARNED_WEIGHTS", 1 << 10)
+    monkeypatch.setattr("metaq.compression.folders.quantizing.LEARNED_WEIGHTS", 1 << 10)
     compress(made_folder, tmp_path / "m.metaq")
     # A piece of a chunk is the most that is read at once.
     assert max(reads) <= 4 << CHUNK_BITS < max(tensor.nbytes for tensor in tensors().values())

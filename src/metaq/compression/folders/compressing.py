@@ -10,6 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.compression.folders.budget import Tries
+from metaq.compression.folders.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
+from metaq.compression.folders.coding import Job, code
+from metaq.compression.folders.planning import DEFAULT_MULTIPLIER, Rule
+from metaq.compression.folders.progress import NoProgress, Progress
+from metaq.compression.folders.rates import RateModel
+from metaq.compression.folders.reading import ModelFolder
+from metaq.compression.folders.sampling import quota, sampled_rows
+from metaq.compression.folders.stored import Reader, StoredTensor
+from metaq.compression.folders.survey import Survey, survey
+from metaq.compression.folders.work import Attempt, Record, WorkFolder
 from metaq.config import require
 from metaq.container import carried
 from metaq.container.assembling import Parts, StoredChunk, assemble
@@ -19,17 +30,6 @@ from metaq.container.fields import utf8
 from metaq.container.layout import CHECKSUM_BYTES
 from metaq.container.writer import DEFAULT_CODER, check_elements, check_tensors
 from metaq.errors import ConfigError
-from metaq.folders.budget import Tries
-from metaq.folders.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
-from metaq.folders.coding import Job, code
-from metaq.folders.planning import DEFAULT_MULTIPLIER, Rule
-from metaq.folders.progress import NoProgress, Progress
-from metaq.folders.rates import RateModel
-from metaq.folders.reading import ModelFolder
-from metaq.folders.sampling import quota, sampled_rows
-from metaq.folders.stored import Reader, StoredTensor
-from metaq.folders.survey import Survey, survey
-from metaq.folders.work import Attempt, Record, WorkFolder
 from metaq.tensors.coverage import Coverage, measured
 from metaq.tensors.grid import BucketGrid
 
@@ -96,7 +96,7 @@ def compress_folder(
     Parameters
     ----------
     folder
-        Of :func:`metaq.folders.reading.open_folder`.
+        Of :func:`metaq.compression.folders.reading.open_folder`.
     out
         The file; an older one is replaced.
     target_bytes

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from metaq import container
+from metaq.compression.pipeline import exact_tensor, model_bytes, to_tensors
 from metaq.config import require
 from metaq.errors import ConfigError
 from metaq.model import checkpoint
@@ -18,7 +19,6 @@ from metaq.model.checkpoint import StateDict
 from metaq.model.norms import TOLERANCE, rounded_norms
 from metaq.model.selection import RUNNING_STATISTICS, TOO_SMALL, Source, select, state_dict_of
 from metaq.model.weights import ANY, FilterFn
-from metaq.pipeline import exact_tensor, model_bytes, to_tensors
 from metaq.quantize.allocation import allocate
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
@@ -95,7 +95,7 @@ class Compressed:
 
 
 class Compressor:
-    """Quantises one model for any λ; see :func:`metaq.compression.compress` for the arguments.
+    """Quantises one model for any λ; see :func:`metaq.compression.budget.compress` for the arguments.
 
     Attributes
     ----------

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from metaq.compression.folders.rates import COARSEST, FINEST, RateModel
+from metaq.compression.folders.work import WorkFolder
 from metaq.errors import ConfigError
-from metaq.folders.rates import COARSEST, FINEST, RateModel
-from metaq.folders.work import WorkFolder
 
 RECORD = "tries.json"
 MARGIN = 0.006

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from metaq import container
-from metaq.compressor import Accuracy, Compressed, Compressor
+from metaq.compression.compressor import Accuracy, Compressed, Compressor
 from metaq.config import require
 from metaq.model.selection import Source
 from metaq.model.weights import ANY, FilterFn
