@@ -74,7 +74,7 @@ def compress(
         Inputs for calibration, which need no labels; `source` must be a module then. Without them every squared error
         counts the same.
     loss
-        What calibration measures; :func:`metaq.quantize.curvature.random_projection_loss` for models that do not classify.
+        What calibration measures; :func:`~metaq.quantize.curvature.random_projection_loss` where nothing is classified.
     training_loss
         From the output for a batch and its number to the mean loss, such as cross-entropy with the batch's labels. With
         it, tensors are quantised one after the other, and those still to come make up for the loss.
@@ -82,8 +82,8 @@ def compress(
         Figure of merit on calibration data; needed for ``budget.max_drop``.
     include, exclude, filter_fn
         The tensors to quantise, see :func:`~metaq.model.selection.select`; where neither `include` nor `filter_fn` is
-        given, scalars and tensors of no more bytes than a grid takes are not. All others are kept exactly, but for running
-        statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights do.
+        given, scalars and tensors of no more bytes than a grid takes are not. All others are kept exactly, but for
+        running statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights do.
     corrects_biases
         Whether biases make up for the mean error of their layers' outputs, where calibration data are given; not with
         `training_loss`, which sees to it.
