@@ -37,11 +37,11 @@ from matplotlib.figure import Figure
 
 from metaq import data, runs, sweeps
 from metaq.compression import pipeline
-from metaq.config import RegularizerConfig
 from metaq.data import DataSplits, ImageDataset
 from metaq.errors import MetaqError
 from metaq.model.checkpoint import StateDict
 from metaq.quantize.sweep import SweepRow
+from metaq.regularizer.config import RegularizerConfig
 from metaq.tensors.grid import BucketGrid
 from metaq.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
 from support.results import write_json, write_text

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from metaq.compression.pipeline import load as load
     from metaq.compression.pipeline import quantized_state_dict as quantized_state_dict
     from metaq.compression.pipeline import save as save
-    from metaq.config import BucketConfig as BucketConfig
-    from metaq.config import FreezeConfig as FreezeConfig
-    from metaq.config import RegularizerConfig as RegularizerConfig
     from metaq.errors import CodecError as CodecError
     from metaq.errors import ConfigError as ConfigError
     from metaq.errors import DataError as DataError
@@ -27,23 +24,26 @@ if TYPE_CHECKING:
     from metaq.errors import MetaqError as MetaqError
     from metaq.errors import OutputError as OutputError
     from metaq.errors import SolverError as SolverError
-    from metaq.regularizer import EntropyRegularizer as EntropyRegularizer
+    from metaq.regularizer.config import BucketConfig as BucketConfig
+    from metaq.regularizer.config import FreezeConfig as FreezeConfig
+    from metaq.regularizer.config import RegularizerConfig as RegularizerConfig
+    from metaq.regularizer.entropy_regularizer import EntropyRegularizer as EntropyRegularizer
     from metaq.tensors.grid import BucketGrid as BucketGrid
 
 _HOME = {
-    "BucketConfig": "metaq.config",
+    "BucketConfig": "metaq.regularizer.config",
     "BucketGrid": "metaq.tensors.grid",
     "Budget": "metaq.compression.budget",
     "CodecError": "metaq.errors",
     "Compressed": "metaq.compression.compressor",
     "ConfigError": "metaq.errors",
     "DataError": "metaq.errors",
-    "EntropyRegularizer": "metaq.regularizer",
+    "EntropyRegularizer": "metaq.regularizer.entropy_regularizer",
     "FormatError": "metaq.errors",
-    "FreezeConfig": "metaq.config",
+    "FreezeConfig": "metaq.regularizer.config",
     "MetaqError": "metaq.errors",
     "OutputError": "metaq.errors",
-    "RegularizerConfig": "metaq.config",
+    "RegularizerConfig": "metaq.regularizer.config",
     "SolverError": "metaq.errors",
     "choose_grids": "metaq.compression.pipeline",
     "compress": "metaq.compression.budget",

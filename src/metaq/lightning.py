@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
-from metaq.config import RegularizerConfig, near_match, require
+from metaq.config import near_match, require
 from metaq.errors import ConfigError
-from metaq.session import SessionHolder, TrainingSession
+from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.session import SessionHolder, TrainingSession
 
 try:
     import lightning.pytorch as pl

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from metaq.config import RegularizerConfig, require
+from metaq.config import require
 from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically
 from metaq.model.sharding import whole
-from metaq.session import SessionHolder, TrainingSession
+from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.session import SessionHolder, TrainingSession
 from metaq.tensors.grid import BucketGrid
 
 try:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from metaq.config import FreezeConfig, RegularizerConfig
 from metaq.data import Augmentation, CropAndFlip
 from metaq.errors import ConfigError
+from metaq.regularizer.config import FreezeConfig, RegularizerConfig
 from metaq.train.config import PRESETS, InitConfig, TrainConfig, preset
 
 

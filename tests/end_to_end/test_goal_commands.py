@@ -13,7 +13,7 @@ from metaq.cli.train import seconds_of
 from metaq.compression import pipeline
 from metaq.data import to_float
 from metaq.errors import ConfigError
-from metaq.schedule import phase_at
+from metaq.regularizer.schedule import phase_at
 from metaq.train import TrainConfig, preset
 
 from .conftest import refused, run_metaq, start_metaq

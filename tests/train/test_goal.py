@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from metaq import data
-from metaq.config import PlanConfig, RegularizerConfig
 from metaq.data import DataSplits
 from metaq.errors import ConfigError
-from metaq.schedule import PlannedSchedule, phase_at, schedule_of
+from metaq.regularizer.config import PlanConfig, RegularizerConfig
+from metaq.regularizer.schedule import PlannedSchedule, phase_at, schedule_of
 from metaq.train import EpochRecord, GoalConfig, TrainConfig, Trainer, aim, preset
 from metaq.train.config import STEPS_TO_GOAL, InitConfig, StopConfig, TeacherConfig
 from metaq.train.goal import Goal

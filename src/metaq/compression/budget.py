@@ -83,7 +83,8 @@ def compress(
     include, exclude, filter_fn
         The tensors to quantise, see :func:`~metaq.model.selection.select`; where neither `include` nor `filter_fn` is
         given, scalars and tensors of no more bytes than a grid takes are not. All others are kept exactly, but for
-        running statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights do.
+        running statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights
+        do.
     corrects_biases
         Whether biases make up for the mean error of their layers' outputs, where calibration data are given; not with
         `training_loss`, which sees to it.

@@ -15,7 +15,7 @@ from metaq.data import DataSplits
 from metaq.frontier import study as studies
 from metaq.frontier.dominance import Settled, is_hopeless
 from metaq.frontier.plan import TRIALS_FOLDER, SweepObserver, SweepPlan
-from metaq.schedule import phase_at
+from metaq.regularizer.schedule import phase_at
 from metaq.train import EpochRecord, TrainConfig
 
 POLL_SECONDS = 0.5

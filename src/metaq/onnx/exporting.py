@@ -99,7 +99,8 @@ def export(
         with other sizes of the first dimension, so does the file.
     tensors
         The weights on their grids, as :func:`metaq.container.read` gives them and
-        :func:`metaq.compression.pipeline.to_tensors` makes them. A weight of `model` that is not on its grid is written as it is.
+        :func:`metaq.compression.pipeline.to_tensors` makes them. A weight of `model` that is not on its grid is written
+        as it is.
     tolerance
         Largest difference of outputs that is let pass, over the largest output. Where outputs have fewer digits than
         float32, four units in the last place pass too.

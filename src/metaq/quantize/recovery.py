@@ -2,8 +2,8 @@
 
 What quantising one layer does to the loss, the layers not quantised yet can undo in part: a step of Newton's method in
 the curvature of :mod:`metaq.quantize.curvature`, shortened until the loss on calibration data falls. This is the error
-feedback between the columns of a layer (Frantar et al., "Optimal brain compression", 2022) taken from layer to layer, where the
-gradient of the loss itself takes the place of a model of it.
+feedback between the columns of a layer (Frantar et al., "Optimal brain compression", 2022) taken from layer to layer,
+where the gradient of the loss itself takes the place of a model of it.
 """
 
 from __future__ import annotations

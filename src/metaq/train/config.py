@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from metaq.config import BucketConfig, Config, FreezeConfig, PlanConfig, RegularizerConfig, near_match, require
+from metaq.config import Config, near_match, require
 from metaq.data.augmentation import Augmentation
 from metaq.data.cropping import CropAndFlip
 from metaq.errors import ConfigError
+from metaq.regularizer.config import BucketConfig, FreezeConfig, PlanConfig, RegularizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

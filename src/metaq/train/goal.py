@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from metaq.schedule import PlannedSchedule
+from metaq.regularizer.schedule import PlannedSchedule
 from metaq.train.config import GoalConfig
 from metaq.train.records import EpochRecord
 

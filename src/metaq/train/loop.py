@@ -20,9 +20,9 @@ from metaq.config import require
 from metaq.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.errors import MetaqError
 from metaq.model.norms import holding, rounded_norms
-from metaq.regularizer import EntropyRegularizer
-from metaq.regularizer_report import RegularizerReport
-from metaq.schedule import PlannedSchedule
+from metaq.regularizer.entropy_regularizer import EntropyRegularizer
+from metaq.regularizer.report import RegularizerReport
+from metaq.regularizer.schedule import PlannedSchedule
 from metaq.tensors.grid import BucketGrid
 from metaq.train import checkpointing
 from metaq.train.config import TrainConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from metaq.config import PlanConfig, RegularizerConfig
+from metaq.regularizer.config import PlanConfig, RegularizerConfig
 
 FIRST_STRENGTH = 0.05
 """λ that a training to a size begins with, times the number of weights."""

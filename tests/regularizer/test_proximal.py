@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from torch import nn
 
-from metaq.config import BucketConfig, PlanConfig, ProximalConfig, RegularizerConfig
 from metaq.entropy.ecsq import solve_ecsq
 from metaq.entropy.passes import GridSet
 from metaq.errors import ConfigError, NonFiniteError
-from metaq.proximal import Multipliers, compression_step, pull_at
-from metaq.regularizer import EntropyRegularizer
+from metaq.regularizer.config import BucketConfig, PlanConfig, ProximalConfig, RegularizerConfig
+from metaq.regularizer.entropy_regularizer import EntropyRegularizer
+from metaq.regularizer.proximal import Multipliers, compression_step, pull_at
 from metaq.tensors.grid import BucketGrid
 
 STEPS = 120

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.config import ProximalConfig
 from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.ecsq import solve_ecsq
 from metaq.entropy.passes import GridSet
+from metaq.regularizer.config import ProximalConfig
 from metaq.tensors.grid import BucketGrid
 
 
@@ -154,7 +154,7 @@ class Multipliers:
         pull
             Of the proximal steps up to the next compression.
         refit_share
-            See :class:`metaq.config.ProximalConfig`; above 0 only for grids around zero.
+            See :class:`metaq.regularizer.config.ProximalConfig`; above 0 only for grids around zero.
         """
         if self._pull > 0:
             torch._foreach_mul_(self._multipliers, self._pull / pull)

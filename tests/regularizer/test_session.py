@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from metaq import ConfigError, EntropyRegularizer, RegularizerConfig, load
-from metaq.session import TrainingSession
+from metaq.regularizer.session import TrainingSession
 
 STEPS = 20
 CONFIG = RegularizerConfig(strength=1e-2, refresh_every=3)

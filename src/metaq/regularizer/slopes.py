@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from metaq.config import RegularizerConfig
 from metaq.entropy import objective, passes
 from metaq.entropy.cells import CellStatistics
 from metaq.entropy.objective import ObjectiveResult
 from metaq.entropy.passes import GridSet, GroupArray, on_host
+from metaq.regularizer.config import RegularizerConfig
 
 
 class SlopeRule(Protocol):

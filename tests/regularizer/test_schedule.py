@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from metaq import EntropyRegularizer
-from metaq.config import PlanConfig, RegularizerConfig
 from metaq.errors import ConfigError
-from metaq.schedule import FixedSchedule, PlannedSchedule, phase_at, schedule_of
+from metaq.regularizer.config import PlanConfig, RegularizerConfig
+from metaq.regularizer.schedule import FixedSchedule, PlannedSchedule, phase_at, schedule_of
 
 PLAN = PlanConfig(press=0.5, fall=0.8, undershoot=0.8, settle=0.1, refinements=3, free=0.4)
 WARMUP = 0.1

@@ -13,9 +13,9 @@ from torch import nn
 from metaq import BucketConfig, ConfigError, EntropyRegularizer, RegularizerConfig
 from metaq.coding.chunks import StreamShape
 from metaq.coding.context.small import SmallCoder, flag_probabilities
-from metaq.context_prices import ContextPrices
 from metaq.entropy.objective import LEAST_FIRST_BITS
 from metaq.entropy.passes import GridSet, TensorPairs
+from metaq.regularizer.context_prices import ContextPrices
 from metaq.tensors.grid import BucketGrid
 
 CENTRAL, ALPHABET = 3, 7

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq.step_size import StepLearner
+from metaq.regularizer.step_size import StepLearner
 
 ALL = np.ones(3, dtype=bool)
 

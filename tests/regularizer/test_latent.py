@@ -6,7 +6,7 @@ import torch
 
 from metaq import BucketGrid
 from metaq.entropy.passes import GridSet
-from metaq.latent import LatentWeights
+from metaq.regularizer.latent import LatentWeights
 
 GRIDS = GridSet.of([BucketGrid(center=0.0, radius=1.5, count=3), BucketGrid(center=0.0, radius=3.0, count=3)])
 

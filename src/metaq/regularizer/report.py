@@ -13,8 +13,8 @@ from metaq.entropy import passes
 from metaq.entropy.cells import CellStatistics
 from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import GridSet
-from metaq.participants import Participants
-from metaq.slopes import SlopeRule
+from metaq.regularizer.participants import Participants
+from metaq.regularizer.slopes import SlopeRule
 
 
 @dataclass(frozen=True, kw_only=True)

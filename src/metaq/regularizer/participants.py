@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from metaq.config import RegularizerConfig, require
+from metaq.config import require
 from metaq.entropy.passes import GroupArray, TensorPairs
 from metaq.model.sharding import Shards, unwrapped
 from metaq.model.weights import FilterFn, group_globally, group_per_tensor, select_parameters
+from metaq.regularizer.config import RegularizerConfig
 
 
 class Participants:

@@ -12,12 +12,13 @@ from torch import nn
 
 from metaq import container
 from metaq.compression import pipeline
-from metaq.config import RegularizerConfig, require
+from metaq.config import require
 from metaq.container import WriteReport
 from metaq.errors import ConfigError
 from metaq.model.sharding import is_sharded, unwrapped, whole
-from metaq.optimizers import innermost
-from metaq.regularizer import EntropyRegularizer
+from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.entropy_regularizer import EntropyRegularizer
+from metaq.regularizer.optimizers import innermost
 from metaq.tensors.grid import BucketGrid
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from metaq import EntropyRegularizer, FreezeConfig, RegularizerConfig
-from metaq.config import PlanConfig
 from metaq.errors import NonFiniteError
+from metaq.regularizer.config import PlanConfig
 
 STEPS = 60
 FREEZE = FreezeConfig(start=0.5, first_threshold=0.02)
@@ -38,7 +38,7 @@ def train(model: nn.Module, config: RegularizerConfig, *, steps: int = STEPS) ->
 @pytest.fixture
 def on_device(monkeypatch):
     """Let sums stay where the weights are, as on a GPU."""
-    monkeypatch.setattr("metaq.participants.device_of_sums", lambda tensors, _config: tensors[0].device)
+    monkeypatch.setattr("metaq.regularizer.participants.device_of_sums", lambda tensors, _config: tensors[0].device)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def on_device(monkeypatch):
 def test_a_step_on_a_device_does_what_a_step_by_the_host_does(config, monkeypatch):
     by_host = make_model()
     expected = train(by_host, config)
-    monkeypatch.setattr("metaq.participants.device_of_sums", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr("metaq.regularizer.participants.device_of_sums", lambda *_: torch.device("cpu"))
     on_device = make_model()
     found = train(on_device, config)
     assert isinstance(found._slopes, torch.Tensor)
@@ -74,7 +74,9 @@ def test_a_step_on_a_device_does_what_a_step_by_the_host_does(config, monkeypatc
 @pytest.mark.usefixtures("on_device")
 def test_a_step_never_waits_for_the_device(config, dtype, monkeypatch):
     """Tensors on the device "meta" have no data: whatever would have to wait for a number fails."""
-    monkeypatch.setattr("metaq.participants.select_parameters", lambda model, **_: dict(model.named_parameters()))
+    monkeypatch.setattr(
+        "metaq.regularizer.participants.select_parameters", lambda model, **_: dict(model.named_parameters())
+    )
     model = make_model("meta").to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     regularizer = EntropyRegularizer(model, config, total_steps=STEPS).attach(optimizer)

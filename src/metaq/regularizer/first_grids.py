@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.config import BucketConfig
 from metaq.entropy import passes
 from metaq.entropy.passes import GridSet, GroupArray, TensorPairs
 from metaq.errors import NonFiniteError
-from metaq.participants import Participants
+from metaq.regularizer.config import BucketConfig
+from metaq.regularizer.participants import Participants
 from metaq.tensors.grid import BucketGrid
 
 

@@ -13,18 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from metaq.config import RegularizerConfig, require
-from metaq.context_prices import REFRESH_STEPS, ContextPrices
+from metaq.config import require
 from metaq.entropy import objective, passes
 from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import GridSet, GroupArray, TensorPairs, on_host
-from metaq.first_grids import first_grids
-from metaq.host_copy import HostCopy
-from metaq.latent import LatentWeights
 from metaq.model.sharding import local_part
 from metaq.model.weights import FilterFn
-from metaq.optimizers import (
+from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
+from metaq.regularizer.first_grids import first_grids
+from metaq.regularizer.host_copy import HostCopy
+from metaq.regularizer.latent import LatentWeights
+from metaq.regularizer.optimizers import (
     OutermostStep,
     StepArguments,
     found_inf,
@@ -34,12 +35,12 @@ from metaq.optimizers import (
     unscale,
     with_closure_called,
 )
-from metaq.participants import Participants
-from metaq.proximal import Multipliers, pull_at
-from metaq.regularizer_report import RegularizerReport, report_of
-from metaq.schedule import PlannedSchedule, schedule_of
-from metaq.slopes import slope_rule
-from metaq.step_size import StepLearner
+from metaq.regularizer.participants import Participants
+from metaq.regularizer.proximal import Multipliers, pull_at
+from metaq.regularizer.report import RegularizerReport, report_of
+from metaq.regularizer.schedule import PlannedSchedule, schedule_of
+from metaq.regularizer.slopes import slope_rule
+from metaq.regularizer.step_size import StepLearner
 from metaq.tensors.grid import BucketGrid
 
 

@@ -1,0 +1,279 @@
+"""What the regulariser depends on: buckets, schedule, freezing, the pull onto the grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from metaq.config import Config, require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BucketConfig(Config):
+    """Where the buckets of a group lie.
+
+    Attributes
+    ----------
+    rule
+        ``"relative"``: centre 0 and a step of `step_scale` times the root mean square of the group's weights when the
+        term sets in. ``"fixed"``: `center`, `radius` and `count` as given, as in the thesis.
+    count
+        Number of buckets C; odd for ``"relative"``, so that zero is a reference value.
+    step_scale
+        Step size over the root mean square of the weights.
+    center, radius
+        Middle and half-width of the range for ``"fixed"``, in units of weight.
+    """
+
+    rule: Literal["relative", "fixed"] = "relative"
+    count: int = 255
+    step_scale: float = 1.0
+    center: float = 0.0
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.count >= 2, f"buckets.count: {self.count} is below 2; a grid needs two buckets at least.")
+        require(math.isfinite(self.center), f"buckets.center: {self.center} is not a finite number.")
+        require(self.radius > 0 and math.isfinite(self.radius), f"buckets.radius: {self.radius} is not positive.")
+        require(
+            self.rule == "fixed" or self.count % 2 == 1,
+            f"buckets.count: {self.count} must be odd for rule=relative.",
+        )
+        require(self.step_scale > 0 and math.isfinite(self.step_scale), "buckets.step_scale: must be positive.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreezeConfig(Config):
+    """When weights that keep flipping between two buckets are fixed at the one they average to.
+
+    Attributes
+    ----------
+    start
+        Share of all steps after which freezing sets in; 1 never freezes.
+    first_threshold, last_threshold
+        Flips per step above which a weight is frozen, from the start of freezing to the end of training
+        (geometric in between).
+    """
+
+    start: float = 0.5
+    first_threshold: float = 0.04
+    last_threshold: float = 0.002
+
+    def __post_init__(self) -> None:
+        require(0 <= self.start <= 1, f"freeze.start: {self.start} is not between 0 and 1.")
+        require(
+            0 < self.last_threshold <= self.first_threshold,
+            "freeze.last_threshold: must be positive and at most freeze.first_threshold.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanConfig(Config):
+    """How a training to a size proceeds; lengths are shares of all steps and follow the warm-up.
+
+    Attributes
+    ----------
+    press
+        Length of the time in which the bits are driven down and held.
+    fall
+        Share of that time in which they fall, to `undershoot` times the goal; then they may rise to it again, so that
+        the weights that are missed most come back.
+    undershoot
+        See `fall`.
+    deepest
+        Factor by which the bits fall at most over that time, where only an accuracy is given.
+    settle
+        Length of the time in which oscillating weights are frozen for the first time.
+    refinements
+        Rounds in the time that is left: in each, some weights move and settle anew while all others are frozen.
+    moving
+        Share of the weights that move in a refinement, drawn at random.
+    free
+        Share of a refinement in which no weight is frozen.
+    quiet_speed
+        Learning rate once the bits have risen again, over that while they fell.
+    last_speed
+        Learning rate at the end of settling over that at its beginning.
+    decay_end
+        λ at the end of the first settling over that at its beginning, at most, unless a size that was asked for is
+        exceeded.
+    least_strength, most_strength
+        Bounds of λ in refinements, over that at the beginning of the first settling.
+    """
+
+    press: float = 0.7
+    fall: float = 0.7
+    undershoot: float = 0.75
+    deepest: float = 1000.0
+    settle: float = 0.15
+    refinements: int = 0
+    moving: float = 1.0
+    free: float = 0.65
+    quiet_speed: float = 0.4
+    last_speed: float = 0.1
+    decay_end: float = 0.3
+    least_strength: float = 0.3
+    most_strength: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "press",
+            "fall",
+            "undershoot",
+            "settle",
+            "moving",
+            "free",
+            "quiet_speed",
+            "last_speed",
+            "decay_end",
+        ):
+            require(0 < getattr(self, name) <= 1, f"plan.{name}: {getattr(self, name)} is not in (0, 1].")
+        require(self.fall < 1, f"plan.fall: {self.fall} leaves no time to rise again.")
+        require(self.free < 1, f"plan.free: {self.free} leaves no time to settle.")
+        require(1 < self.deepest < math.inf, f"plan.deepest: {self.deepest} is not above 1.")
+        bounds = 0 < self.least_strength <= self.most_strength < math.inf
+        require(bounds, "plan.least_strength: must be positive and at most plan.most_strength.")
+        require(self.refinements >= 0, f"plan.refinements: {self.refinements} is negative.")
+        require(self.press + self.settle <= 1, "plan: press and settle do not fit into all steps.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProximalConfig(Config):
+    """How float weights are pulled onto the grid by ``forward="proximal"``; see :mod:`metaq.regularizer.proximal`.
+
+    Attributes
+    ----------
+    first_pull, last_pull
+        By how much a step shortens the way of a weight to its target, over what is left of it after the step; from the
+        end of the warm-up to the end of training, geometric in between. Buckets are chosen while the pull is weaker
+        than the optimiser, which moves a weight by some share of a bucket a step; above that share weights settle.
+    refit_share
+        Share of the way, in logarithm, that a step size moves to its least-squares value at every refresh; 0 leaves it
+        as it was chosen. Only with ``buckets.rule="relative"``.
+    """
+
+    first_pull: float = 5e-4
+    last_pull: float = 0.02
+    refit_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.first_pull <= self.last_pull < math.inf,
+            "proximal.first_pull: must be positive and at most proximal.last_pull.",
+        )
+        require(0 <= self.refit_share <= 1, f"proximal.refit_share: {self.refit_share} is not between 0 and 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegularizerConfig(Config):
+    """Everything the term λ (α R(w) + (1 - α) φ(w)) depends on (METHOD, equation 1).
+
+    Attributes
+    ----------
+    objective
+        ``"code_length"`` lowers the bits of the file; ``"spread"`` is the thesis's own problem.
+    rate_model
+        What code lengths come from: ``"histogram"``, one a group, of zero order; ``"context"``, for the first step from
+        zero also the model by which the context coder codes each weight, asked every 25 steps whatever `refresh_every`
+        is (see :mod:`metaq.regularizer.context_prices`). The latter needs ``objective="code_length"``,
+        ``grouping="tensor"``, ``buckets.rule="relative"`` and another `forward` than ``"proximal"``.
+    strength
+        Greatest λ: loss units per bit.
+    alpha
+        Share α of the plain regulariser R in [0, 1].
+    norm
+        R: sum of squares (``"l2"``) or of absolute values (``"l1"``).
+    grouping
+        One grid and one table for every tensor, or one for all (``"global"``, as in the thesis).
+    include, exclude
+        Name globs of the parameters that take part.
+    buckets
+        The grid.
+    forward
+        ``"quantized"``: between two steps the model holds the weights snapped to their buckets and gradients pass
+        straight through to the latent weights kept here. ``"float"``: the model is left as it is.
+    warmup, ramp
+        Shares of all steps: before `warmup` nothing is done; over the following `ramp`, λ grows geometrically from
+        `ramp_start` times its value to it; over the rest it falls geometrically to `decay_end` times it.
+    ramp_start, decay_end
+        First and last λ over its greatest value `strength`.
+    refresh_every
+        Steps between two refreshes of the slopes.
+    hysteresis
+        In [0, 1): slopes are (1 + h) times as steep on the half of a cell nearer the attractor and (1 - h) times on the
+        other, so that a weight on its way out leaves and one on its way in is not dragged back.
+    step_learning_rate
+        Learning rate of the logarithm of every group's step size, 0 to leave it as it was chosen; falls linearly to
+        a tenth once freezing sets in. Only with ``forward="quantized"`` and ``buckets.rule="relative"``.
+    freeze
+        Freezing of oscillating weights; only with ``forward="quantized"``.
+    proximal
+        The pull onto the grid; only with ``forward="proximal"``, which has no use for `hysteresis`.
+    plan
+        If given, λ is not planned but driven: by `target_bits`, or by whoever holds the regulariser (see
+        :class:`metaq.regularizer.schedule.PlannedSchedule`); `strength`, `ramp`, `ramp_start`, `decay_end` and
+        ``freeze.start`` have no effect then. Only with ``objective="code_length"`` and ``forward="quantized"``.
+    target_bits
+        With a plan: zero-order entropy of the bucket indices to reach, in bits.
+    spread_solver
+        For ``"spread"``: a few steps of FISTA, as in the thesis, or the exact solution.
+    fista_iterations, fista_zeta_per_weight
+        Dual evaluations per refresh and reciprocal step size over n, for ``"fista"``.
+    """
+
+    objective: Literal["code_length", "spread"] = "code_length"
+    rate_model: Literal["histogram", "context"] = "histogram"
+    strength: float = 1e-5
+    alpha: float = 0.0
+    norm: Literal["l2", "l1"] = "l2"
+    grouping: Literal["tensor", "global"] = "tensor"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    buckets: BucketConfig = BucketConfig()
+    forward: Literal["quantized", "float", "proximal"] = "quantized"
+    warmup: float = 0.15
+    ramp: float = 0.35
+    ramp_start: float = 0.4
+    decay_end: float = 0.2
+    refresh_every: int = 25
+    hysteresis: float = 0.6
+    step_learning_rate: float = 1e-3
+    freeze: FreezeConfig = FreezeConfig()
+    proximal: ProximalConfig = ProximalConfig()
+    plan: PlanConfig | None = None
+    target_bits: float | None = None
+    spread_solver: Literal["fista", "exact"] = "fista"
+    fista_iterations: int = 15
+    fista_zeta_per_weight: float = 2.25
+
+    def __post_init__(self) -> None:
+        require(self.strength >= 0 and math.isfinite(self.strength), f"strength: {self.strength} is negative.")
+        require(0 <= self.alpha <= 1, f"alpha: {self.alpha} is not between 0 and 1.")
+        require(0 <= self.warmup < 1, f"warmup: {self.warmup} is not in [0, 1).")
+        require(0 <= self.ramp <= 1 - self.warmup, f"ramp: {self.ramp} does not fit after the warm-up.")
+        require(0 < self.ramp_start <= 1, f"ramp_start: {self.ramp_start} is not in (0, 1].")
+        require(0 < self.decay_end <= 1, f"decay_end: {self.decay_end} is not in (0, 1].")
+        require(self.refresh_every >= 1, f"refresh_every: {self.refresh_every} is below 1.")
+        require(0 <= self.hysteresis < 1, f"hysteresis: {self.hysteresis} is not in [0, 1).")
+        require(0 <= self.step_learning_rate < 1, f"step_learning_rate: {self.step_learning_rate} is not in [0, 1).")
+        require(self.target_bits is None or self.target_bits > 0, f"target_bits: {self.target_bits} is not positive.")
+        require(self.target_bits is None or self.plan is not None, "target_bits: needs a plan.")
+        compresses = self.objective == "code_length" or self.forward != "proximal"
+        require(compresses, 'forward="proximal": needs objective="code_length".')
+        refits = self.proximal.refit_share > 0
+        require(not refits or self.buckets.rule == "relative", 'proximal.refit_share: needs buckets.rule="relative".')
+        if self.rate_model == "context":
+            fits = self.objective == "code_length" and self.grouping == "tensor"
+            fits = fits and self.buckets.rule == "relative" and self.forward != "proximal"
+            require(
+                fits,
+                'rate_model="context": needs objective="code_length", grouping="tensor", buckets.rule="relative" and '
+                'another forward than "proximal".',
+            )
+        if self.plan is not None:
+            drives = self.objective == "code_length" and self.forward == "quantized"
+            require(drives, 'plan: needs objective="code_length" and forward="quantized".')
+            require(self.warmup + self.plan.press + self.plan.settle <= 1, "plan: does not fit after the warm-up.")
+        require(self.fista_iterations >= 1, f"fista_iterations: {self.fista_iterations} is below 1.")
+        require(self.fista_zeta_per_weight > 0, "fista_zeta_per_weight: must be positive.")
