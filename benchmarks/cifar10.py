@@ -29,10 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from metaq import data, nets
-from metaq.data.cifar10 import CLASSES, RECORD_BYTES, TEST_BATCH, TRAIN_BATCHES
-from metaq.runs import MODEL_FILE, SUMMARY_FILE
-from metaq.train import checkpointing
+from metaq.lab import data, nets
+from metaq.lab.data.cifar10 import CLASSES, RECORD_BYTES, TEST_BATCH, TRAIN_BATCHES
+from metaq.lab.runs import MODEL_FILE, SUMMARY_FILE
+from metaq.lab.train import checkpointing
 from support.results import write_json
 
 

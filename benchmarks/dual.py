@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig, nets
+from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig
 from metaq.entropy import passes
 from metaq.entropy.cells import cell_statistics
 from metaq.entropy.dual import (
@@ -36,6 +36,7 @@ from metaq.entropy.dual.primal import hinge_sums
 from metaq.entropy.hull import lower_hull
 from metaq.entropy.objective import magnitude_slopes, spread_slopes
 from metaq.entropy.passes import GridSet, compiled_passes, torch_passes
+from metaq.lab import nets
 from metaq.tensors.grid import BucketGrid
 from support.results import write_json
 

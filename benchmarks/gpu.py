@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from metaq import ConfigError, EntropyRegularizer, RegularizerConfig
-from metaq.train import device_named
+from metaq.lab.train import device_named
 from support.large_models import LanguageModel, resnet
 from support.results import write_json
 

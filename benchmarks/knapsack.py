@@ -29,9 +29,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from scipy import stats
 
-from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig, data, nets
+from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig
 from metaq.entropy.hull import lower_hull
 from metaq.entropy.knapsack import solve_cutting_plane, solve_hull, solve_reference
+from metaq.lab import data, nets
 from support.results import write_json
 
 C, SMALL_C, N = 256, 5, 44_000

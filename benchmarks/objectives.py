@@ -35,15 +35,16 @@ from typing import Any, TextIO
 import torch
 from matplotlib.figure import Figure
 
-from metaq import data, runs, sweeps
 from metaq.compression import pipeline
-from metaq.data import DataSplits, ImageDataset
 from metaq.errors import MetaqError
+from metaq.lab import bucket_sweep as sweeps
+from metaq.lab import data, runs
+from metaq.lab.data import DataSplits, ImageDataset
+from metaq.lab.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
 from metaq.model.checkpoint import StateDict
 from metaq.quantize.sweep import SweepRow
 from metaq.regularizer.config import RegularizerConfig
 from metaq.tensors.grid import BucketGrid
-from metaq.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
 from support.results import write_json, write_text
 
 BUCKETS = (*range(3, 32, 2), *range(35, 64, 4), *range(71, 128, 8), 159, 191, 255)

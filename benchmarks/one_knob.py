@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from metaq.runs import SUMMARY_FILE
-from metaq.train import checkpointing
+from metaq.lab.runs import SUMMARY_FILE
+from metaq.lab.train import checkpointing
 from support.results import write_json
 
 MEASURES = ("bytes", "ratio", "accuracy", "validation_accuracy", "seconds")

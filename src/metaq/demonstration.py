@@ -10,11 +10,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from metaq import data, reporting, runs
+from metaq import reporting
 from metaq.compression import pipeline
 from metaq.files import write_bytes
+from metaq.lab import data, runs
+from metaq.lab.train import Observer, accuracy, preset
 from metaq.report.page import is_report
-from metaq.train import Observer, accuracy, preset
 
 PRESET = "lenet5-digits"
 REPORT_NAME = "metaq demo"

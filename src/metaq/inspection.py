@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metaq import container, nets, runs
+from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.compression import pipeline
 from metaq.config import require
 from metaq.container.carried import is_carried, path_of
 from metaq.errors import ConfigError
+from metaq.lab import nets, runs
+from metaq.lab.plots import save_buckets
 from metaq.model import checkpoint
 from metaq.model.structure import fold
 from metaq.model.weights import alias_of
-from metaq.report.plots import save_buckets
 from metaq.tensors.coverage import Coverage
 from metaq.tensors.quantized import QuantizedTensor, Tensor, TiedTensor
 

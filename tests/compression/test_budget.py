@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import classifiers, container
-from metaq.classifiers import drop_bound
+from metaq import container
 from metaq.compression import budget as compression
 from metaq.compression.compressor import Compressed, Compressor
 from metaq.errors import ConfigError
+from metaq.lab import classifiers
+from metaq.lab.classifiers import drop_bound
 from metaq.quantize import curvature
 from metaq.quantize.recovery import Recovery
 from metaq.tensors.quantized import ExactTensor

@@ -25,29 +25,17 @@ ROAD = [
     ("quantize",),
     ("compression",),
     ("regularizer",),
-    ("nets", "data"),
-    ("train",),
     (
         "hf",
         "lightning",
         "transformers",
     ),
-    (
-        "classifiers",
-        "onnx",
-    ),
+    ("onnx",),
+    ("lab",),
     ("report",),
-    (
-        "runs",
-        "inspection",
-    ),
+    ("inspection",),
     ("reporting",),
-    (
-        "sweeps",
-        "frontier",
-        "thesis",
-        "demonstration",
-    ),
+    ("demonstration",),
     ("cli",),
     ("__main__",),
 ]

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from metaq.data import Augmentation, CropAndFlip
 from metaq.errors import ConfigError
+from metaq.lab.data import Augmentation, CropAndFlip
+from metaq.lab.train.config import PRESETS, InitConfig, TrainConfig, preset
 from metaq.regularizer.config import FreezeConfig, RegularizerConfig
-from metaq.train.config import PRESETS, InitConfig, TrainConfig, preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

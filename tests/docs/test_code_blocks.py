@@ -28,7 +28,7 @@ import typer.main
 import metaq
 from metaq.cli import main
 from metaq.cli.app import app
-from metaq.train import TrainConfig, preset
+from metaq.lab.train import TrainConfig, preset
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from metaq import data, nets
 from metaq.cli import main, output
-from metaq.data import to_float
+from metaq.lab import data, nets
+from metaq.lab.data import to_float
 from metaq.model.checkpoint import StateDict
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import nets
+from metaq.lab import nets
 
 from .conftest import refused, run_metaq, start_metaq
 

@@ -6,9 +6,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from metaq import BucketGrid, data, nets, runs
+from metaq import BucketGrid
 from metaq.compression import pipeline
-from metaq.data import to_float
+from metaq.lab import data, nets, runs
+from metaq.lab.data import to_float
 from metaq.model import checkpoint as checkpoints
 
 from .conftest import refused, run_metaq, trained

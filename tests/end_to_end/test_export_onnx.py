@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 import torch
 
-from metaq import BucketGrid, nets, runs
+from metaq import BucketGrid
 from metaq.compression import pipeline
-from metaq.data import load, to_float
+from metaq.lab import nets, runs
+from metaq.lab.data import load, to_float
 from metaq.model import checkpoint
 
 from .conftest import refused, run_metaq

@@ -7,14 +7,15 @@ import sys
 import pytest
 import torch
 
-from metaq import BucketGrid, data, load, nets, runs
+from metaq import BucketGrid, load
 from metaq.cli import output
 from metaq.cli.train import seconds_of
 from metaq.compression import pipeline
-from metaq.data import to_float
 from metaq.errors import ConfigError
+from metaq.lab import data, nets, runs
+from metaq.lab.data import to_float
+from metaq.lab.train import TrainConfig, preset
 from metaq.regularizer.schedule import phase_at
-from metaq.train import TrainConfig, preset
 
 from .conftest import refused, run_metaq, start_metaq
 from .test_resuming import same_run, wait_for_epochs

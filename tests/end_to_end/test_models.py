@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metaq import data, runs
+from metaq.lab import data, runs
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"\| `models/(\S+)\.metaq` \| `(\S+)` \| ([\d,]+) \| ([\d.]+) % \|")

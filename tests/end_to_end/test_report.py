@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from metaq import demonstration, runs
-from metaq.train import preset
+from metaq import demonstration
+from metaq.lab import runs
+from metaq.lab.train import preset
 
 from ..report.page_checks import check
 from .conftest import refused, run_metaq

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metaq import load
-from metaq.train import TrainConfig
+from metaq.lab.train import TrainConfig
 
 from .conftest import refused, run_metaq
 

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from metaq import data, nets
-from metaq.train import accuracy
+from metaq.lab import data, nets
+from metaq.lab.train import accuracy
 
 from .conftest import refused, run_metaq, start_metaq
 

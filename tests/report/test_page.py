@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from metaq.errors import ConfigError
+from metaq.lab.train import EpochRecord
 from metaq.report import page
 from metaq.report.subject import Accuracy, Filters, Histogram, Share, Subject, TensorFacts
-from metaq.train import EpochRecord
 
 from .page_checks import check, parsed
 

@@ -7,12 +7,13 @@ import shutil
 import pytest
 import torch
 
-from metaq import container, data, demonstration, nets, reporting, runs
+from metaq import container, demonstration, reporting
 from metaq.compression import pipeline
 from metaq.errors import ConfigError, FormatError
-from metaq.report import allocation, environment, page
+from metaq.lab import data, environment, nets, runs
+from metaq.lab.train import checkpointing, preset
+from metaq.report import allocation, page
 from metaq.report.svg import shown
-from metaq.train import checkpointing, preset
 
 KNOWN = ("lenet5 on digits", "Where every byte went")
 

@@ -16,8 +16,8 @@ import torch
 from handwriting import strokes_of
 
 import metaq
-from metaq import data, nets
-from metaq.data import to_float
+from metaq.lab import data, nets
+from metaq.lab.data import to_float
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"

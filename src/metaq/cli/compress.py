@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from metaq import container
-from metaq.classifiers import compress_classifier
 from metaq.cli import folders, output
 from metaq.cli.options import (
     Center,
@@ -32,6 +31,7 @@ from metaq.compression.compressor import Compressed
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.files import refuse_overwrite
+from metaq.lab.classifiers import compress_classifier
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
 from metaq.model.selection import select

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from metaq import demonstration, runs
+from metaq import demonstration
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.errors import OutputError
+from metaq.lab import runs
 
 REPORT_FILE = Path("metaq-demo-report.html")
 """In the current folder, where the run itself is not kept."""

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from metaq import runs
 from metaq.cli import output
 from metaq.cli.options import Data, DataDir, Json, Net, Split, load_data, pick_split
+from metaq.lab import runs
 
 
 def register(app: typer.Typer) -> None:

@@ -12,11 +12,12 @@ import torch
 import typer
 from torch import nn
 
-from metaq import container, nets, onnx, runs
+from metaq import container, onnx
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.config import require
 from metaq.files import refuse_overwrite
+from metaq.lab import nets, runs
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
 from metaq.model.structure import Folded

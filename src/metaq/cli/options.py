@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from metaq import data, nets
 from metaq.cli import output
 from metaq.compression.pipeline import choose_grids
 from metaq.config import require
-from metaq.data import DataSplits, ImageDataset
+from metaq.lab import data, nets
+from metaq.lab.data import DataSplits, ImageDataset
 from metaq.model.checkpoint import StateDict
 from metaq.tensors.grid import BucketGrid
 

@@ -21,9 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from metaq.runs import Summary
+from metaq.lab.runs import Summary
+from metaq.lab.train import EpochRecord
 from metaq.tensors.coverage import Coverage
-from metaq.train import EpochRecord
 
 STDOUT = Console(highlight=False)
 STDERR = Console(stderr=True, highlight=False)

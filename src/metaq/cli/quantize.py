@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from metaq import container, runs, sweeps
+from metaq import container
 from metaq.cli import output
 from metaq.cli.options import (
     Center,
@@ -30,6 +30,8 @@ from metaq.cli.options import (
 )
 from metaq.config import require
 from metaq.files import refuse_overwrite
+from metaq.lab import bucket_sweep as sweeps
+from metaq.lab import runs
 from metaq.model import checkpoint
 from metaq.quantize.sweep import SweepRow, parse_range
 

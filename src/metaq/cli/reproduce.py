@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from metaq import thesis
 from metaq.cli import output
 from metaq.cli.options import DataDir, Json, load_data
 from metaq.config import near_match, require
+from metaq.lab import thesis
+from metaq.lab.nets import create, load_weights
 from metaq.model import checkpoint
-from metaq.nets import create, load_weights
 
 STUDIES = ("thesis",)
 

@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from metaq import frontier
 from metaq.cli import output
 from metaq.cli.options import DataDir, Json, load_data
 from metaq.cli.train import seconds_of
 from metaq.config import require
-from metaq.frontier import Frontier, SweepPlan, Trial
-from metaq.frontier.plan import JSON_FILE, PLOT_FILE
-from metaq.train import PRESETS, GoalConfig, TrainConfig, aim, preset
-from metaq.train.config import TeacherConfig
+from metaq.lab import frontier
+from metaq.lab.frontier import Frontier, SweepPlan, Trial
+from metaq.lab.frontier.plan import JSON_FILE, PLOT_FILE
+from metaq.lab.train import PRESETS, GoalConfig, TrainConfig, aim, preset
+from metaq.lab.train.config import TeacherConfig
 
 LARGEST_RATIO, SMALLEST_RATIO = 400, 20
 """Ratios between which the sizes of files lie where none are given."""

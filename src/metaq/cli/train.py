@@ -10,15 +10,15 @@ from typing import Annotated, TypedDict
 import torch
 import typer
 
-from metaq import runs
 from metaq.cli import output
 from metaq.cli.options import DataDir, Force, Json, load_data
 from metaq.config import require
-from metaq.data import DataSplits
-from metaq.runs import TrainingOutcome
-from metaq.train import PRESETS, GoalConfig, Processes, TrainConfig, aim, device_named, launched, plain, preset
-from metaq.train.config import TeacherConfig
-from metaq.train.records import tensorboard_available
+from metaq.lab import runs
+from metaq.lab.data import DataSplits
+from metaq.lab.runs import TrainingOutcome
+from metaq.lab.train import PRESETS, GoalConfig, Processes, TrainConfig, aim, device_named, launched, plain, preset
+from metaq.lab.train.config import TeacherConfig
+from metaq.lab.train.records import tensorboard_available
 
 DEFAULT_PRESET = "lenet5-digits"
 OTHER_PRESETS = ", ".join(name for name in PRESETS if name != DEFAULT_PRESET)

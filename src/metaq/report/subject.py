@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.train.records import EpochRecord
+from metaq.lab.train.records import EpochRecord
 
 Kind = Literal["quantised", "exact", "tied", "carried file"]
 

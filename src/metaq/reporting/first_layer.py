@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from metaq import nets, runs
 from metaq.errors import MetaqError
 from metaq.inspection import Inspection
+from metaq.lab import nets, runs
 from metaq.report import filters
 from metaq.report.subject import Filters
 from metaq.reporting.draft import Draft, Json

@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metaq import inspection, runs
+from metaq import inspection
 from metaq.config import require
 from metaq.errors import FormatError
 from metaq.files import write_bytes
-from metaq.report import environment, page
+from metaq.lab import environment, runs
+from metaq.report import page
 from metaq.report.subject import Subject
 from metaq.reporting.draft import Draft, Json
 from metaq.reporting.first_layer import add_filters, latent_weights

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from metaq import runs
 from metaq.errors import FormatError
+from metaq.lab import runs
+from metaq.lab.train import EpochRecord, checkpointing
 from metaq.report.subject import Accuracy
 from metaq.reporting.draft import Draft, Json, is_integer, is_number
-from metaq.train import EpochRecord, checkpointing
 
 
 def object_in(folder: Path, name: str, draft: Draft, part: str) -> Json:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import nets
 from metaq.errors import ConfigError
+from metaq.lab import nets
 from metaq.model.structure import arrangement, cheapest_arrangement, find_chains, fit_layers, fold, is_folded
 
 IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))

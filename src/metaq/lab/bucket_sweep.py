@@ -1,0 +1,105 @@
+"""Post-training quantisation measured on data: which bucket count is the smallest that keeps the accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from metaq import container
+from metaq.compression import pipeline
+from metaq.lab import runs
+from metaq.lab.data import ImageDataset
+from metaq.lab.train import accuracy
+from metaq.model import checkpoint
+from metaq.quantize.sweep import SweepRow, best_rows, choose_smallest
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Tensor
+
+MOST_ROWS = 10
+"""Best rows of a sweep for which a file is made to know its size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOutcome:
+    """A finished sweep.
+
+    Attributes
+    ----------
+    float_accuracy
+        Accuracy of the weights as they were, in percent.
+    best
+        Rows of highest accuracy, best first, with file sizes.
+    chosen
+        The row of lowest entropy within the tolerance, with its file size.
+    tensors
+        The chosen quantisation.
+    """
+
+    float_accuracy: float
+    best: list[SweepRow]
+    chosen: SweepRow
+    tensors: list[Tensor]
+
+
+def sweep_buckets(
+    state_dict: Mapping[str, torch.Tensor],
+    counts: Iterable[int],
+    *,
+    net: str,
+    dataset: ImageDataset,
+    grids_of: Callable[[int], dict[str, BucketGrid]],
+    tolerance: float,
+    metadata: container.Metadata,
+    on_row: Callable[[SweepRow], None],
+) -> SweepOutcome:
+    """Quantise with every bucket count, evaluate each, choose the smallest that loses at most `tolerance` points.
+
+    Parameters
+    ----------
+    state_dict
+        The weights.
+    counts
+        Bucket counts C.
+    net
+        Name of the network the weights belong to.
+    dataset
+        Images to evaluate on.
+    grids_of
+        Grid of every tensor for a bucket count.
+    tolerance
+        Points of accuracy that may be lost against the weights as they are.
+    metadata
+        What the file will hold beside the tensors; counts for its size.
+    on_row
+        Told of every row as soon as it is measured.
+
+    Raises
+    ------
+    ConfigError
+        If no bucket count keeps the accuracy.
+    """
+    model = runs.build(net, state_dict)
+    float_accuracy = accuracy(model, dataset)
+    rows = []
+    for count in counts:
+        tensors = pipeline.to_tensors(state_dict, grids=grids_of(count))
+        model.load_state_dict(checkpoint.restore(tensors))
+        row = SweepRow(buckets=count, accuracy=accuracy(model, dataset), entropy_bits=pipeline.entropy_bits(tensors))
+        rows.append(row)
+        on_row(row)
+    chosen = choose_smallest(rows, least_accuracy=float_accuracy - tolerance)
+    best = best_rows(rows, most=MOST_ROWS)
+    sizes = {
+        row.buckets: len(
+            container.encode(pipeline.to_tensors(state_dict, grids=grids_of(row.buckets)), metadata=metadata)
+        )
+        for row in {*best, chosen}
+    }
+    return SweepOutcome(
+        float_accuracy=float_accuracy,
+        best=[replace(row, file_bytes=sizes[row.buckets]) for row in best],
+        chosen=replace(chosen, file_bytes=sizes[chosen.buckets]),
+        tensors=pipeline.to_tensors(state_dict, grids=grids_of(chosen.buckets)),
+    )

@@ -1,0 +1,125 @@
+"""CIFAR-10: 50,000 and 10,000 photographs of 32×32 pixels in ten classes (Krizhevsky 2009)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metaq.errors import DataError
+from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
+from metaq.lab.data.jpeg_archive import MAX_ARRAY_BYTES, read_jpeg_archive
+from metaq.lab.data.places import DATA_VARIABLE, cache_folder, variable_folder
+from metaq.lab.data.split import hold_out
+
+NAME = "cifar10"
+JPEG_NAME = "cifar10-jpeg"
+"""Name of the splits that come from the JPEG copy."""
+
+SIDE, CHANNELS, CLASSES = 32, 3, 10
+ARCHIVE = "cifar10_jpeg.npz"
+TRAIN_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+TEST_BATCH = "test_batch.bin"
+PICKLED_BATCH = "data_batch_1"
+SUBFOLDERS = (NAME, "cifar-10-batches-bin")
+RECORD_BYTES = 1 + CHANNELS * SIDE * SIDE
+_TRAINING_IMAGES_FOR_ONE_HELD_OUT = 10
+
+
+def load_cifar10(options: LoadOptions) -> DataSplits:
+    """Load CIFAR-10; 5,000 of the 50,000 training images are held out by default.
+
+    It is read from its binary version (``data_batch_1.bin`` and so on), or from ``cifar10_jpeg.npz``, a copy whose
+    images are JPEG files; the splits are called ``cifar10-jpeg`` then, because accuracies on a lossy copy compare only
+    with each other. Either is looked for in ``options.data_dir`` and nowhere else if that is given; otherwise in the
+    folder that the environment variable METAQ_DATA names, then in the user's cache. In each folder the files may lie
+    directly or in a subfolder ``cifar10`` or ``cifar-10-batches-bin``. Nothing is downloaded.
+
+    Raises
+    ------
+    DataError
+        If the files are missing, damaged, or hold something else.
+    ConfigError
+        If the validation count does not fit.
+    """
+    name, train, test = _read(_find(options))
+    count = options.validation_count
+    if count is None:
+        count = max(1, len(train) // _TRAINING_IMAGES_FOR_ONE_HELD_OUT)
+    learned, validation = hold_out(train, count=count)
+    return DataSplits(name=name, train=learned, validation=validation, test=test)
+
+
+def read_binary(path: Path) -> ImageDataset:
+    """Read one file of the binary version: records of a label and 3,072 bytes, all red, all green, all blue.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is no whole number of records, or has a label above 9.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes == 0 or size_bytes % RECORD_BYTES or size_bytes > MAX_ARRAY_BYTES:
+            raise DataError(f"{path}: has {size_bytes} bytes, not whole records of {RECORD_BYTES}; fetch it again.")
+        records = np.fromfile(path, dtype=np.uint8).reshape(-1, RECORD_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    labels = records[:, 0]
+    if labels.max() >= CLASSES:
+        raise DataError(f"{path}: a record has the label {labels.max()}; CIFAR-10 has labels from 0 to {CLASSES - 1}.")
+    return ImageDataset(
+        images=torch.from_numpy(records[:, 1:].reshape(-1, CHANNELS, SIDE, SIDE).copy()),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        classes=CLASSES,
+    )
+
+
+def _read(folder: Path) -> tuple[str, ImageDataset, ImageDataset]:
+    """Name, training and test images of a folder that holds one of the two forms."""
+    batches = [folder / name for name in (*TRAIN_BATCHES, TEST_BATCH)]
+    missing = [path.name for path in batches if not path.is_file()]
+    if not missing:
+        *train, test = (read_binary(path) for path in batches)
+        return NAME, _joined(train), test
+    if not (folder / ARCHIVE).is_file():
+        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {_expected()}.")
+    parts = read_jpeg_archive(folder / ARCHIVE, ("train", "test"), side=SIDE, classes=CLASSES)
+    return JPEG_NAME, parts["train"], parts["test"]
+
+
+def _joined(parts: list[ImageDataset]) -> ImageDataset:
+    return ImageDataset(
+        images=torch.cat([part.images for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        classes=CLASSES,
+    )
+
+
+def _find(options: LoadOptions) -> Path:
+    """The folder that holds any of the files."""
+    if options.data_dir is not None:
+        places = [options.data_dir]
+    else:
+        places = [folder for folder in (variable_folder(), cache_folder()) if folder is not None]
+    folders = [folder for place in places for folder in (place, *(place / name for name in SUBFOLDERS))]
+    for folder in folders:
+        if any((folder / name).is_file() for name in (*TRAIN_BATCHES, TEST_BATCH, ARCHIVE)):
+            return folder
+    for folder in (*folders, *(place / "cifar-10-batches-py" for place in places)):
+        if (folder / PICKLED_BATCH).is_file():
+            raise DataError(
+                f"{folder / PICKLED_BATCH}: is the Python version of CIFAR-10, whose pickled files can run code when "
+                "they are read; fetch the binary version instead (cifar-10-binary.tar.gz)."
+            )
+    if options.data_dir is not None:
+        raise DataError(f"{options.data_dir}: holds no CIFAR-10; it should hold {_expected()}.")
+    raise DataError(
+        f"CIFAR-10 is not on this machine. Put {_expected()}, into {cache_folder() / NAME}, into a folder that "
+        f"{DATA_VARIABLE} names, or into one that is given as --data-dir."
+    )
+
+
+def _expected() -> str:
+    return f"the six files of its binary version ({TRAIN_BATCHES[0]} to {TEST_BATCH}), or {ARCHIVE}"

@@ -1,0 +1,108 @@
+"""MNIST: 60,000 and 10,000 handwritten digits of 28×28 pixels (LeCun, Cortes and Burges)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.errors import DataError
+from metaq.lab.data.dataset import DataSplits, LoadOptions
+from metaq.lab.data.download import RemoteIdx, fetch_idx
+from metaq.lab.data.idx import sha256_of_idx
+from metaq.lab.data.idx_folder import (
+    DIMENSIONS,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    expected_files,
+    find_files,
+    read_files,
+    refuse_missing,
+    splits_from_arrays,
+)
+from metaq.lab.data.places import DATA_VARIABLE, cache_folder, variable_folder
+
+NAME = "mnist"
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+    "https://storage.googleapis.com/cvdf-datasets/mnist",
+)
+SHA256 = {
+    TRAIN_IMAGES: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    TRAIN_LABELS: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    TEST_IMAGES: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""Checksums of the uncompressed files."""
+
+_MAX_DOWNLOAD_BYTES = 32 << 20
+
+
+def load_mnist(options: LoadOptions) -> DataSplits:
+    """Load MNIST; 5,000 of the 60,000 training images are held out by default.
+
+    The files are looked for in ``options.data_dir`` and nowhere else if that is given; otherwise in the folder
+    that the environment variable METAQ_DATA names, then in the user's cache, into which they are downloaded if
+    they are nowhere. In each folder they may lie directly or in a subfolder ``mnist``.
+
+    Raises
+    ------
+    DataError
+        If the files are missing and cannot be downloaded, are damaged, or are not MNIST's.
+    OutputError
+        If a downloaded file cannot be written.
+    """
+    paths = _find_or_download(options)
+    arrays = read_files(paths)
+    _refuse_foreign(arrays, paths)
+    return splits_from_arrays(NAME, arrays, paths, options)
+
+
+def _find_or_download(options: LoadOptions) -> dict[str, Path]:
+    if options.data_dir is not None:
+        folder, paths = _best_match(options.data_dir)
+        refuse_missing(folder, paths)
+        return paths
+    variable = variable_folder()
+    if variable is not None:
+        folder, paths = _best_match(variable)
+        # A folder with some of the files was meant to be used; downloading in its stead would hide the mistake.
+        if paths:
+            refuse_missing(folder, paths)
+            return paths
+    _, paths = _best_match(cache_folder())
+    return paths | _download([name for name in DIMENSIONS if name not in paths], options)
+
+
+def _best_match(folder: Path) -> tuple[Path, dict[str, Path]]:
+    # Ties go to the folder itself, so that messages name what the user named.
+    places = [(place, find_files(place)) for place in (folder, folder / NAME)]
+    return max(places, key=lambda place: len(place[1]))
+
+
+def _download(names: list[str], options: LoadOptions) -> dict[str, Path]:
+    folder = cache_folder() / NAME
+    paths = {}
+    for name in names:
+        remote = RemoteIdx(name=name, dimensions=DIMENSIONS[name], sha256=SHA256[name], max_bytes=_MAX_DOWNLOAD_BYTES)
+        try:
+            paths[name] = fetch_idx(remote, mirrors=MIRRORS, folder=folder, progress=options.progress)
+        except DataError as error:
+            raise DataError(
+                f"MNIST is not on this machine, and {error}. Put {expected_files()}, into {folder} or into a folder "
+                f"that {DATA_VARIABLE} names; or use --data digits, which needs no download."
+            ) from error
+    return paths
+
+
+def _refuse_foreign(arrays: Mapping[str, NDArray[np.uint8]], paths: Mapping[str, Path]) -> None:
+    for name, values in arrays.items():
+        if sha256_of_idx(values) != SHA256[name]:
+            raise DataError(
+                f"{paths[name]}: an intact IDX file, but not MNIST's (its checksum differs). To use other images, give "
+                f"their folder as the data set: --data {paths[name].parent}."
+            )

@@ -1,0 +1,92 @@
+"""Data sets by name. A new one is a file with a loader and a line in the table below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from metaq.config import near_match
+from metaq.errors import ConfigError
+from metaq.lab.data import cifar10, digits, mnist
+from metaq.lab.data.dataset import DataSplits, LoadOptions, ProgressCallback
+from metaq.lab.data.idx_folder import load_folder
+
+_LOADERS: dict[str, Callable[[LoadOptions], DataSplits]] = {
+    cifar10.NAME: cifar10.load_cifar10,
+    digits.NAME: digits.load_digits,
+    mnist.NAME: mnist.load_mnist,
+}
+
+
+def names() -> list[str]:
+    """Names that :func:`load` knows, sorted.
+
+    Examples
+    --------
+    >>> names()
+    ['cifar10', 'digits', 'mnist']
+    """
+    return sorted(_LOADERS)
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    validation_count: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> DataSplits:
+    """Load a data set into memory.
+
+    Parameters
+    ----------
+    name
+        One of :func:`names`, or the path of a folder with four IDX files named as MNIST's (images of any size). A
+        folder that has the name of a data set is reached as ``./name``.
+    data_dir
+        Folder that holds the files of a named data set. If it is given, nothing is looked for elsewhere and
+        nothing is downloaded.
+    validation_count
+        Images to hold out of the training images, from 1; the data set's default if None. Which ones is fixed.
+    progress
+        Called during a download with the bytes done, the bytes in all or None, and the file's name.
+
+    Raises
+    ------
+    ConfigError
+        If `name` is unknown, or an option does not fit the data set.
+    DataError
+        If files are missing, damaged or disagree, or a download fails.
+    OutputError
+        If a downloaded file cannot be written.
+
+    Examples
+    --------
+    >>> splits = load("digits")
+    >>> len(splits.train), len(splits.validation), len(splits.test)
+    (1197, 200, 400)
+    >>> splits.train.images.shape
+    torch.Size([1197, 1, 28, 28])
+    """
+    options = LoadOptions(
+        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        validation_count=validation_count,
+        progress=progress,
+    )
+    if name in _LOADERS:
+        return _LOADERS[name](options)
+    folder = Path(name).expanduser()
+    if not _is_path(name, folder):
+        raise ConfigError(f"data set: {name!r} is neither known nor a folder; {near_match(name, _LOADERS)}")
+    if options.data_dir is not None:
+        raise ConfigError(
+            f"data folder: {options.data_dir} was given, but the data set {name} is a folder itself; give one "
+            "of the two."
+        )
+    return load_folder(folder, options)
+
+
+def _is_path(name: str, folder: Path) -> bool:
+    # A path that leads nowhere is reported as a missing folder rather than as a misspelt name.
+    return bool(name) and (folder.is_dir() or "/" in name or os.sep in name)

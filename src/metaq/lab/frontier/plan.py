@@ -1,0 +1,139 @@
+"""What a sweep is to do, who follows it, and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from metaq.compression import pipeline
+from metaq.config import require
+from metaq.lab import nets
+from metaq.lab.frontier.dominance import Trial
+from metaq.lab.train import Observer, TrainConfig
+
+STUDY_FILE, JSON_FILE, PLOT_FILE, TRIALS_FOLDER = "study.db", "frontier.json", "frontier.png", "trials"
+
+
+class SweepObserver(Observer, Protocol):
+    """Whoever wants to follow a sweep."""
+
+    def on_trial(self, number: int, trial: Trial | None) -> None:
+        """After every trial; None if it was given up."""
+
+    def on_wait(self, running: int) -> None:
+        """While nothing is left to do but to wait for `running` trials of other processes; called repeatedly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """What a sweep is to do.
+
+    Attributes
+    ----------
+    config
+        What its trainings have in common; has ``regularizer.plan``. Its seed is that of the proposals too.
+    trials
+        Finished trainings that the study is to have, those given up included.
+    smallest, largest
+        Range of the bytes that they are trained to.
+    folder
+        Where the trials and the results go.
+    storage
+        URL of the database of the study; None for a file in `folder`.
+    seconds
+        About how long one training takes; sets the number of epochs when the study is made. None: those of `config`.
+    workers
+        Processes.
+    data_dir
+        See :func:`metaq.lab.data.load`; for the processes that load the data themselves.
+    """
+
+    config: TrainConfig
+    trials: int
+    smallest: int
+    largest: int
+    folder: Path
+    storage: str | None = None
+    seconds: float | None = None
+    workers: int = 1
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self.config.regularizer.plan is not None, "sweep: its trainings need regularizer.plan.")
+        require(self.trials >= 1, f"--trials {self.trials}: give a number from 1.")
+        require(self.workers >= 1, f"--workers {self.workers}: give a number from 1.")
+        require(self.smallest >= 1, f"--smallest {self.smallest}: give a number of bytes from 1.")
+        require(
+            self.smallest <= self.largest,
+            f"--smallest {self.smallest}: is above --largest {self.largest}; give the two in order.",
+        )
+
+    @property
+    def study_name(self) -> str:
+        """Of the network and the data."""
+        return f"{self.config.net} on {self.config.data}"
+
+    @property
+    def database(self) -> str:
+        """URL of the storage."""
+        return self.storage or f"sqlite:///{(self.folder / STUDY_FILE).resolve()}"
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Settings that all trials of a study share."""
+        values = self.config.to_dict()
+        del values["goal"]
+        if self.seconds is not None:
+            del values["epochs"]
+        return {**values, "time_budget_seconds": self.seconds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A trial of the frontier.
+
+    Attributes
+    ----------
+    trial
+        Chosen on the validation images.
+    test_accuracy
+        Of its file on the test images, in percent.
+    """
+
+    trial: Trial
+    test_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """A finished sweep.
+
+    Attributes
+    ----------
+    net, data
+        Of the sweep.
+    float_bytes
+        Size of the network's tensors as the model holds them.
+    epochs
+        Of every trial.
+    trials
+        All completed ones.
+    given_up
+        Number of those that were not trained to their end.
+    members
+        The frontier, the smallest file first.
+    """
+
+    net: str
+    data: str
+    float_bytes: int
+    epochs: int
+    trials: tuple[Trial, ...]
+    given_up: int
+    members: tuple[Member, ...]
+
+
+def float_bytes_of(net: str) -> int:
+    """Bytes of the tensors of a fresh network."""
+    return int(pipeline.sizes(nets.create(net).state_dict(), file_bytes=1)["float_bytes"])

@@ -1,0 +1,407 @@
+"""Whole runs: a configuration in, a folder with the file, its measured accuracy and the pictures out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from metaq import container
+from metaq.compression import pipeline
+from metaq.config import require
+from metaq.errors import ConfigError, OutputError
+from metaq.files import write_bytes
+from metaq.lab import environment, nets
+from metaq.lab.data import DataSplits, ImageDataset, to_float
+from metaq.lab.plots import save_curves
+from metaq.lab.train import (
+    ALONE,
+    CPU,
+    Candidate,
+    EpochRecord,
+    Loss,
+    Observer,
+    Processes,
+    TrainConfig,
+    Trainer,
+    accuracy,
+    checkpointing,
+    label_loss,
+    plain,
+)
+from metaq.lab.train.config import TeacherConfig
+from metaq.lab.train.records import ScalarLog, write_metrics
+from metaq.model import checkpoint, structure
+from metaq.model.checkpoint import StateDict
+from metaq.model.structure import arrangement, cheapest_arrangement
+from metaq.tensors.grid import BucketGrid
+
+MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
+CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
+REPORT_FILE = "report.html"
+
+TRIED_STEPS = 30
+"""Steps by which the speed of this machine is measured."""
+
+OTHER_FILES = environment.FILE_NAME, checkpointing.FILE_NAME
+RUN_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE, CURVES_FILE, SUMMARY_FILE, *OTHER_FILES)
+"""What a run leaves by itself; a report is made of it later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Size and accuracy of one file.
+
+    Attributes
+    ----------
+    accuracy
+        Of the weights restored from the file, in percent.
+    bytes
+        Size of the file on disk.
+    float_bytes
+        Size of the same tensors as the model holds them.
+    ratio
+        `float_bytes` over `bytes`.
+    weights
+        Elements of all tensors.
+    bits_per_weight
+        Bits of the file over `weights`.
+    seconds
+        Wall-clock time of what was asked for.
+    """
+
+    accuracy: float
+    bytes: int
+    float_bytes: int
+    ratio: float
+    weights: int
+    bits_per_weight: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Plain dictionary, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingOutcome:
+    """A finished run.
+
+    Attributes
+    ----------
+    summary
+        Of ``model.metaq``, accuracy on the test images.
+    validation_accuracy
+        Of the same weights on the validation images, in percent.
+    kept_epoch, epochs
+        The epoch whose weights were kept, and how many were run.
+    folder
+        Where everything is.
+    weights
+        The weights that were packed, as they were in memory.
+    """
+
+    summary: Summary
+    validation_accuracy: float
+    kept_epoch: int
+    epochs: int
+    folder: Path
+    weights: Mapping[str, torch.Tensor]
+
+
+def new_folder(path: str | os.PathLike[str], *, force: bool) -> Path:
+    """Make the folder of a new run; one that holds a run already is refused, or emptied of it with `force`."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        old = [folder / name for name in (*RUN_FILES, REPORT_FILE) if (folder / name).exists()]
+        require(force or not old, f"{folder}: holds a run already; give --force to replace it, or --resume to go on.")
+        for file in [*old, *(folder / SCALARS_FOLDER).glob("events.*")]:
+            file.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be used as the run's folder ({error.strerror}).") from error
+    return folder
+
+
+def train_to_folder(
+    config: TrainConfig,
+    splits: DataSplits,
+    folder: Path,
+    observer: Observer,
+    *,
+    force: bool = False,
+    device: torch.device = CPU,
+    processes: Processes = ALONE,
+) -> TrainingOutcome:
+    """Train as `config` says, write everything into a new folder, and measure the file on the test images, once.
+
+    Of several processes the first writes and measures; all get the outcome.
+    """
+    start = _start_weights(config)
+    trainer = _trainer(config, splits, folder, observer, device=device, start=start, processes=processes)
+
+    def begin() -> None:
+        new_folder(folder, force=force)
+        write_bytes(folder / CONFIG_FILE, config.to_json().encode())
+        write_bytes(folder / environment.FILE_NAME, environment.to_json(device=device).encode())
+
+    processes.by_first(begin)
+    return _finish(trainer, splits)
+
+
+def epochs_within(
+    config: TrainConfig,
+    splits: DataSplits,
+    seconds: float,
+    *,
+    device: torch.device = CPU,
+    processes: Processes = ALONE,
+) -> int:
+    """About how many epochs of `config` this machine trains in `seconds`; measured on a few steps, at least 1."""
+    steps = -(-len(splits.train.labels) // config.batch_size)
+    tried = min(TRIED_STEPS, steps)
+    few = replace(
+        splits, train=splits.train.take(torch.arange(min(tried * config.batch_size, len(splits.train.labels))))
+    )
+    at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
+    with TemporaryDirectory() as scratch:
+        start = _start_weights(config)
+        trainer = _trainer(at_once, few, Path(scratch), _Deaf(), device=device, start=start, processes=processes)
+        trainer.run()
+    record = trainer.records[-1]
+    begun = time.perf_counter()
+    accuracy(trainer.model, trainer.validation)
+    evaluating = 2 * (time.perf_counter() - begun)
+    per_step = max(record.seconds - evaluating, 0.0) / tried
+    return processes.agreed(max(1, int(seconds / (per_step * steps + evaluating))))
+
+
+def saved_config(folder: Path) -> TrainConfig:
+    """Configuration of the run in `folder`."""
+    return checkpointing.load(folder)[0]
+
+
+def resume_in_folder(
+    folder: Path,
+    splits: DataSplits,
+    observer: Observer,
+    *,
+    device: torch.device = CPU,
+    processes: Processes = ALONE,
+) -> TrainingOutcome:
+    """Go on with the run in `folder` from its last finished epoch, to the result it would have had on one device."""
+    config, state = checkpointing.load(folder)
+    trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
+    trainer.load_state_dict(state)
+    return _finish(trainer, splits)
+
+
+def train_plain(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> nn.Module:
+    """The network the same settings give without the entropy term: what accuracy is compared with."""
+    trainer = Trainer(plain(config), splits, folder, observer)
+    trainer.run()
+    return trainer.model
+
+
+def measure_file(path: str | os.PathLike[str], *, net: str, load_dataset: Callable[[], ImageDataset]) -> Summary:
+    """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read."""
+    begun = time.perf_counter()
+    state_dict = checkpoint.read(path)
+    model = build(net, state_dict)
+    return summarize(
+        state_dict,
+        file_bytes=Path(path).stat().st_size,
+        accuracy_percent=accuracy(model, load_dataset()),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def build(net: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The network `net` with the weights of `state_dict`, which may have been made smaller by folding."""
+    model = nets.create(net)
+    if structure.is_folded(model, state_dict):
+        return structure.fit_layers(model, state_dict)
+    nets.load_weights(model, state_dict)
+    return model
+
+
+def summarize(
+    state_dict: Mapping[str, torch.Tensor], *, file_bytes: int, accuracy_percent: float, seconds: float
+) -> Summary:
+    """Put the sizes of a state dict and of its file beside the accuracy."""
+    numbers = pipeline.sizes(state_dict, file_bytes=file_bytes)
+    return Summary(accuracy=accuracy_percent, seconds=seconds, **numbers)  # type: ignore[arg-type]
+
+
+class _Deaf:
+    """Follows nothing."""
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """Nothing to do."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Nothing to do."""
+
+
+class _Recorder:
+    """Writes metrics and scalars after every epoch, then passes the news on."""
+
+    def __init__(self, folder: Path, observer: Observer, records: list[EpochRecord], scalars: ScalarLog) -> None:
+        self._folder = folder
+        self._observer = observer
+        self._records = list(records)
+        self._scalars = scalars
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        self._observer.on_step(step, total_steps)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self._records.append(record)
+        write_metrics(self._folder / METRICS_FILE, self._records)
+        self._scalars.write(record)
+        self._observer.on_epoch(record)
+
+
+def _trainer(
+    config: TrainConfig,
+    splits: DataSplits,
+    folder: Path,
+    observer: Observer,
+    *,
+    device: torch.device,
+    processes: Processes,
+    start: StateDict | None = None,
+) -> Trainer:
+    loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher, splits.validation, device)
+    return Trainer(
+        config,
+        splits,
+        folder,
+        observer,
+        file_bytes=lambda weights, grids: _file_bytes(weights, grids, config),
+        loss=loss,
+        start=start,
+        device=device,
+        processes=processes,
+    )
+
+
+def _start_weights(config: TrainConfig) -> StateDict | None:
+    """The weights that a new run starts from, which must fit its network; None for initial ones."""
+    if config.start is None:
+        return None
+    weights = checkpoint.read(config.start)
+    try:
+        nets.load_weights(nets.create(config.net), weights)
+    except ConfigError as error:
+        raise ConfigError(f"--from {config.start}: {error}") from error
+    return weights
+
+
+def _teacher_loss(config: TrainConfig, teacher: TeacherConfig, images: ImageDataset, device: torch.device) -> Loss:
+    """Cross-entropy with the labels mixed with the probabilities of a trained network, which must take `images`."""
+    model = build(teacher.net or config.net, checkpoint.read(teacher.file)).eval()
+    own, known = (_outputs(network, images) for network in (nets.create(config.net), model))
+    require(own == known, f"--teacher {teacher.file}: has {known} outputs and the network {own}; check --teacher-net.")
+    model.to(device)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            known = model(images).float().softmax(dim=1)
+        own = functional.cross_entropy(logits, labels)
+        return (1 - teacher.share) * own + teacher.share * functional.cross_entropy(logits, known)
+
+    return loss
+
+
+def _outputs(model: nn.Module, images: ImageDataset) -> int:
+    """How many a network has."""
+    one = images.take(torch.arange(1))
+    accuracy(model, one)
+    with torch.no_grad():
+        return int(model.eval()(to_float(one.images)).shape[1])
+
+
+def _metadata(config: TrainConfig) -> container.Metadata:
+    return {"net": config.net, "data": config.data}
+
+
+def _encoded(source: pipeline.Source, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
+    return container.encode(pipeline.to_tensors(source, grids=grids), metadata=_metadata(config))
+
+
+def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> int:
+    """Size of a file; where a size was asked for, at most what is needed once units are arranged."""
+    size = len(_encoded(weights, grids, config))
+    if config.goal.bytes is None:
+        return size
+    arranged = arrangement(build(config.net, weights).eval())
+    return min(size, len(_encoded(pipeline.quantized_state_dict(arranged, grids=grids), grids, config)))
+
+
+def _cheapest(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> StateDict:
+    """The weights with hidden units in the order and with the signs that need the fewest bytes."""
+
+    def cost(tried: nn.Module) -> int:
+        return len(_encoded(tried, grids, config))
+
+    arranged = cheapest_arrangement(build(config.net, weights).eval(), cost)
+    return pipeline.quantized_state_dict(arranged, grids=grids)
+
+
+def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
+    processes = trainer.processes
+    with _recording(trainer) if processes.is_first else nullcontext():
+        kept = trainer.run()
+    return processes.by_first(lambda: _written(trainer, kept, splits))
+
+
+@contextmanager
+def _recording(trainer: Trainer) -> Iterator[None]:
+    with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
+        trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
+        yield
+
+
+def _written(trainer: Trainer, kept: Candidate, splits: DataSplits) -> TrainingOutcome:
+    """Write the file of the epoch that was kept, measure it, and write what else a run leaves."""
+    path, weights = trainer.folder / MODEL_FILE, kept.state_dict
+    if not trainer.config.is_plain:
+        weights = _cheapest(weights, kept.grids, trainer.config)
+    pipeline.save(path, weights, grids=kept.grids, metadata=_metadata(trainer.config))
+    summary = replace(
+        measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),
+        seconds=sum(record.seconds for record in trainer.records),
+    )
+    save_curves(trainer.folder / CURVES_FILE, trainer.records, kept_epoch=kept.record.epoch)
+    outcome = TrainingOutcome(
+        summary=summary,
+        validation_accuracy=kept.record.quantized_accuracy,
+        kept_epoch=kept.record.epoch,
+        epochs=len(trainer.records),
+        folder=trainer.folder,
+        weights=weights,
+    )
+    write_bytes(trainer.folder / SUMMARY_FILE, (json.dumps(outcome_to_dict(outcome)) + "\n").encode())
+    return outcome
+
+
+def outcome_to_dict(outcome: TrainingOutcome) -> dict[str, float | int | str]:
+    """Plain dictionary with the summary's numbers at the top."""
+    return {
+        **outcome.summary.to_dict(),
+        "validation_accuracy": outcome.validation_accuracy,
+        "kept_epoch": outcome.kept_epoch,
+        "epochs": outcome.epochs,
+        "file": str(outcome.folder / MODEL_FILE),
+    }

@@ -1,0 +1,29 @@
+"""Training with the entropy regulariser."""
+
+from metaq.lab.train.config import PRESETS, GoalConfig, TrainConfig, aim, plain, preset
+from metaq.lab.train.devices import CPU, device_named
+from metaq.lab.train.evaluate import accuracy
+from metaq.lab.train.loop import Candidate, Loss, Observer, Trainer, label_loss
+from metaq.lab.train.processes import ALONE, Processes, launched
+from metaq.lab.train.records import EpochRecord
+
+__all__ = [
+    "ALONE",
+    "CPU",
+    "PRESETS",
+    "Candidate",
+    "EpochRecord",
+    "GoalConfig",
+    "Loss",
+    "Observer",
+    "Processes",
+    "TrainConfig",
+    "Trainer",
+    "accuracy",
+    "aim",
+    "device_named",
+    "label_loss",
+    "launched",
+    "plain",
+    "preset",
+]

@@ -1,0 +1,354 @@
+"""Everything a training run depends on, and the presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from metaq.config import Config, near_match, require
+from metaq.errors import ConfigError
+from metaq.lab.data.augmentation import Augmentation
+from metaq.lab.data.cropping import CropAndFlip
+from metaq.regularizer.config import BucketConfig, FreezeConfig, PlanConfig, RegularizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Config):
+    """The optimiser and its learning rates.
+
+    Attributes
+    ----------
+    name
+        ``"adam"`` or ``"sgd"`` (with Nesterov momentum).
+    learning_rate
+        During the warm-up and wherever `relative_learning_rate` is None.
+    relative_learning_rate
+        Once the entropy term has set in: learning rate over the step size of the tensor's grid, so that tensors of
+        every scale cross a bucket in the same number of steps.
+    last_share
+        Learning rate at the end over that at the start; cosine decay begins at `decay_start`.
+    decay_start
+        Share of all steps after which the learning rate decays.
+    momentum
+        For ``"sgd"``.
+    beta2
+        Second-moment decay of ``"adam"``.
+    weight_decay
+        Times the learning rate, by what share of itself a weight shrinks in a step: through the gradient for ``"sgd"``,
+        beside it for ``"adam"``.
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 2e-3
+    relative_learning_rate: float | None = 8e-3
+    last_share: float = 0.1
+    decay_start: float = 0.6
+    momentum: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"optimizer.learning_rate: {self.learning_rate} is not positive.")
+        relative = self.relative_learning_rate
+        require(relative is None or relative > 0, f"optimizer.relative_learning_rate: {relative} is not positive.")
+        require(0 < self.last_share <= 1, f"optimizer.last_share: {self.last_share} is not in (0, 1].")
+        require(0 <= self.decay_start <= 1, f"optimizer.decay_start: {self.decay_start} is not in [0, 1].")
+        require(0 <= self.momentum < 1, f"optimizer.momentum: {self.momentum} is not in [0, 1).")
+        require(0 < self.beta2 < 1, f"optimizer.beta2: {self.beta2} is not in (0, 1).")
+        decay = self.weight_decay
+        require(0 <= decay < math.inf, f"optimizer.weight_decay: {decay} is not a finite number from 0 upwards.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopConfig(Config):
+    """When to stop before the last epoch: at the first epoch at which every target given here is met.
+
+    Attributes
+    ----------
+    accuracy
+        Validation accuracy of the quantised weights, in percent, or None.
+    bits
+        Zero-order entropy of the bucket indices, in bits, or None.
+    """
+
+    accuracy: float | None = None
+    bits: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.accuracy is None or 0 < self.accuracy <= 100, f"stop.accuracy: {self.accuracy} is no percentage.")
+        require(self.bits is None or self.bits > 0, f"stop.bits: {self.bits} is not positive.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoalConfig(Config):
+    """What a training is to reach; one of the two at most.
+
+    Attributes
+    ----------
+    accuracy
+        Least validation accuracy of the quantised weights, in percent: the file becomes as small as it can.
+    bytes
+        Largest size of the file: the accuracy becomes as high as it can.
+    """
+
+    accuracy: float | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.accuracy is None or self.bytes is None, "goal: give an accuracy or a number of bytes, not both.")
+        require(self.accuracy is None or 0 < self.accuracy <= 100, f"goal.accuracy: {self.accuracy} is no percentage.")
+        require(self.bytes is None or self.bytes > 0, f"goal.bytes: {self.bytes} is not positive.")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is anything to reach."""
+        return self.accuracy is not None or self.bytes is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Config):
+    """A trained network whose probabilities are learned beside the labels (Hinton et al. 2015).
+
+    Attributes
+    ----------
+    file
+        Its weights, in any format that metaq reads.
+    net
+        Its network; None for that of the run.
+    share
+        Weight of its probabilities in [0, 1]; the rest is the labels'.
+    """
+
+    file: str
+    net: str | None = None
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.share <= 1, f"teacher.share: {self.share} is not between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig(Config):
+    """Uniform initialisation around `center`, as in the thesis.
+
+    Attributes
+    ----------
+    center, radius
+        Weights start uniform in ``[center - radius, center + radius]``.
+    """
+
+    center: float = -0.11
+    radius: float = 1.114
+
+    def __post_init__(self) -> None:
+        require(self.radius > 0, f"init.radius: {self.radius} is not positive.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """One training run.
+
+    Attributes
+    ----------
+    net
+        Name of a network, or ``package.module:factory``.
+    data
+        Name of a data set, or a folder of IDX files.
+    epochs, batch_size
+        Passes over the training images, images per step.
+    optimizer, regularizer, augmentation, stop, goal, teacher
+        See their classes; `augmentation` None trains on the images as they are. A goal needs ``regularizer.plan``.
+    crop
+        How photographs are cropped and mirrored, before any other augmentation; None leaves them as they are.
+    clean_fraction_last, clean_from
+        Share of images left as they are in the end; it grows linearly from ``augmentation.clean_fraction`` up to the
+        share `clean_from` of the epochs. A network with few bits left is short of capacity, not of images.
+    init
+        Uniform initialisation as in the thesis, or None for the network's own.
+    start
+        File of trained weights to start from, in any format that metaq reads; not with `init`.
+    precision
+        ``"bfloat16"`` computes the forward pass and its gradients in this type where that is safe, which is about twice
+        as fast on processors made for it; weights and optimiser stay as they are, and so does what is measured.
+    select_from
+        Share of the epochs after which the epoch to keep is chosen: the one of highest validation accuracy of the
+        quantised weights, on a tie the one of fewer bits.
+    validation_count
+        Training images held out for every choice, or None for the data set's own number.
+    seed
+        Fixes initial weights, order of images and augmentation.
+    """
+
+    net: str = "lenet5"
+    data: str = "digits"
+    epochs: int = 60
+    batch_size: int = 256
+    optimizer: OptimizerConfig = OptimizerConfig()
+    regularizer: RegularizerConfig = RegularizerConfig()
+    augmentation: Augmentation | None = Augmentation()
+    crop: CropAndFlip | None = None
+    clean_fraction_last: float = 0.75
+    clean_from: float = 1.0
+    init: InitConfig | None = None
+    start: str | None = None
+    stop: StopConfig = StopConfig()
+    goal: GoalConfig = GoalConfig()
+    teacher: TeacherConfig | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    select_from: float = 0.9
+    validation_count: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"epochs: {self.epochs} is below 1.")
+        require(self.batch_size >= 1, f"batch_size: {self.batch_size} is below 1.")
+        require(self.init is None or self.start is None, "start: weights come from a file or from init; give one.")
+        planned = self.regularizer.plan is not None
+        require(planned or not self.goal.is_given, "goal: needs regularizer.plan; see metaq.lab.train.aim.")
+        require(0 <= self.clean_fraction_last <= 1, "clean_fraction_last: must lie between 0 and 1.")
+        require(0 < self.clean_from <= 1, f"clean_from: {self.clean_from} is not in (0, 1].")
+        require(0 <= self.select_from <= 1, f"select_from: {self.select_from} is not between 0 and 1.")
+        require(self.validation_count is None or self.validation_count >= 1, "validation_count: must be at least 1.")
+        require(0 <= self.seed < 2**63, f"seed: {self.seed} is not a whole number from 0.")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing draws weights to buckets: they stay floats, in the file too."""
+        return self.regularizer.strength == 0 and self.regularizer.forward == "float"
+
+
+def plain(config: TrainConfig) -> TrainConfig:
+    """`config` without the entropy term and its goal: the network that a small one is compared with, or starts from."""
+    return replace(
+        config,
+        goal=GoalConfig(),
+        regularizer=replace(config.regularizer, strength=0.0, forward="float", plan=None),
+        optimizer=replace(config.optimizer, relative_learning_rate=None),
+    )
+
+
+_THESIS = TrainConfig(
+    net="lenet5",
+    data="mnist",
+    epochs=144,
+    batch_size=64,
+    optimizer=OptimizerConfig(learning_rate=7e-4, relative_learning_rate=None, last_share=1.0, beta2=0.999),
+    regularizer=RegularizerConfig(
+        objective="spread",
+        strength=0.0015,
+        alpha=0.533,
+        grouping="global",
+        buckets=BucketConfig(rule="fixed", count=6, center=-0.11, radius=1.114),
+        forward="float",
+        warmup=0.0,
+        ramp=0.0,
+        decay_end=1.0,
+        refresh_every=1,
+        freeze=FreezeConfig(start=1.0),
+    ),
+    augmentation=None,
+    clean_fraction_last=1.0,
+    init=InitConfig(),
+)
+
+_DIGITS = TrainConfig(
+    data="digits",
+    epochs=200,
+    batch_size=64,
+    optimizer=OptimizerConfig(relative_learning_rate=1.6e-2),
+    regularizer=RegularizerConfig(strength=2.5e-5),
+)
+
+_PHOTOGRAPHS = TrainConfig(
+    net="resnet20",
+    data="cifar10",
+    epochs=200,
+    batch_size=128,
+    regularizer=RegularizerConfig(strength=3e-7, exclude=("*norm*",)),
+    augmentation=None,
+    crop=CropAndFlip(),
+)
+"""Batch normalisation takes no part: where a scale jumps from bucket to bucket, a whole channel is disturbed."""
+
+_FLOAT_PHOTOGRAPHS = plain(
+    replace(
+        _PHOTOGRAPHS,
+        optimizer=OptimizerConfig(
+            name="sgd", learning_rate=0.1, weight_decay=5e-4, decay_start=0.0, last_share=1e-3, momentum=0.9
+        ),
+    )
+)
+
+PRESETS = {
+    "lenet5-mnist": TrainConfig(data="mnist", epochs=100, regularizer=RegularizerConfig(strength=1.3e-5)),
+    "lenet5-digits": _DIGITS,
+    "lenet300-mnist": TrainConfig(net="lenet300", data="mnist", epochs=60),
+    "lenet300-digits": replace(_DIGITS, net="lenet300"),
+    "resnet20-cifar10": _PHOTOGRAPHS,
+    "resnet20-cifar10-float": _FLOAT_PHOTOGRAPHS,
+    "vgg11-cifar10": replace(_PHOTOGRAPHS, net="vgg11", regularizer=replace(_PHOTOGRAPHS.regularizer, strength=1e-8)),
+    "vgg11-cifar10-float": replace(
+        _FLOAT_PHOTOGRAPHS, net="vgg11", optimizer=replace(_FLOAT_PHOTOGRAPHS.optimizer, learning_rate=0.02)
+    ),
+    "thesis": _THESIS,
+    "thesis-digits": replace(_THESIS, data="digits"),
+}
+"""Configurations by name."""
+
+
+TARGETED_PLAN = PlanConfig(press=0.76, settle=0.16)
+
+TARGETED = TrainConfig(
+    optimizer=OptimizerConfig(relative_learning_rate=2.5e-2),
+    regularizer=RegularizerConfig(warmup=0.08, plan=TARGETED_PLAN),
+    clean_fraction_last=0.7,
+    clean_from=0.6,
+)
+"""What every training to a goal has in common."""
+
+STEPS_TO_GOAL = 25_000
+LARGE_BATCH, SMALL_BATCH = 256, 64
+LEAST_STEPS_OF_LARGE_BATCHES = 40
+"""An epoch of large batches has at least so many steps; with fewer images batches are small."""
+
+
+def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | None = None) -> TrainConfig:
+    """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training images.
+
+    Weights that are trained already need no warm-up.
+
+    Parameters
+    ----------
+    config
+        Its network, data and seed are kept, and whether images are augmented.
+    goal
+        What to reach.
+    images
+        Training images.
+    epochs
+        Passes over them; by default so many that training has about ``STEPS_TO_GOAL`` steps.
+    """
+    batch_size = LARGE_BATCH if images >= LEAST_STEPS_OF_LARGE_BATCHES * LARGE_BATCH else SMALL_BATCH
+    steps_per_epoch = -(-images // batch_size)
+    plan, warmup = TARGETED_PLAN, TARGETED.regularizer.warmup
+    if config.start is not None:
+        plan, warmup = replace(plan, press=plan.press + warmup), 0.0
+    return replace(
+        config,
+        goal=goal,
+        batch_size=batch_size,
+        epochs=max(1, round(STEPS_TO_GOAL / steps_per_epoch)) if epochs is None else epochs,
+        augmentation=None if config.augmentation is None else TARGETED.augmentation,
+        clean_fraction_last=TARGETED.clean_fraction_last,
+        clean_from=TARGETED.clean_from,
+        optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),
+        regularizer=replace(config.regularizer, plan=plan, warmup=warmup),
+    )
+
+
+def preset(name: str) -> TrainConfig:
+    """The preset called `name`; raises :class:`ConfigError` with the near match if there is none."""
+    if name not in PRESETS:
+        raise ConfigError(f"--preset {name}: there is no such preset; {near_match(name, PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,397 @@
+"""The training loop: loss plus regulariser, one checkpoint an epoch, the epoch to keep chosen on validation data."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from metaq.config import require
+from metaq.errors import MetaqError
+from metaq.lab import nets
+from metaq.lab.data import DataSplits, augment, channels_last, crop_and_flip, to_float
+from metaq.lab.train import checkpointing
+from metaq.lab.train.config import TrainConfig
+from metaq.lab.train.devices import CPU
+from metaq.lab.train.evaluate import accuracy
+from metaq.lab.train.goal import Goal
+from metaq.lab.train.processes import ALONE, Processes
+from metaq.lab.train.records import EpochRecord
+from metaq.model.norms import holding, rounded_norms
+from metaq.regularizer.entropy_regularizer import EntropyRegularizer
+from metaq.regularizer.report import RegularizerReport
+from metaq.regularizer.schedule import PlannedSchedule
+from metaq.tensors.grid import BucketGrid
+
+
+class Observer(Protocol):
+    """Whoever wants to follow a run: a progress bar, a log."""
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """After every optimiser step."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After every epoch, once its checkpoint is on disk."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """The epoch to keep so far.
+
+    Attributes
+    ----------
+    record
+        Its metrics.
+    state_dict
+        The weights that its file would restore.
+    grids
+        Their grids by tensor name; of tensors kept exactly none.
+    rank
+        Larger is better.
+    """
+
+    record: EpochRecord
+    state_dict: dict[str, torch.Tensor]
+    grids: dict[str, BucketGrid]
+    rank: tuple[float, ...]
+
+
+FileBytes = Callable[[dict[str, torch.Tensor], dict[str, BucketGrid]], int]
+"""From quantised weights and their grids to the size of their file."""
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""From logits, labels and images to the mean loss."""
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor, _images: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with the labels."""
+    return functional.cross_entropy(logits, labels)
+
+
+class Trainer:
+    """Trains one network as its configuration says; resumable to the identical result.
+
+    Parameters
+    ----------
+    config
+        The run.
+    data
+        Its training and validation images; the test images are not touched.
+    folder
+        Where the checkpoint of every epoch goes; must exist.
+    observer
+        Told of every step and epoch.
+    file_bytes
+        Size of a file; measured after every epoch where a goal is given.
+    loss
+        What is learned.
+    start
+        Trained weights to start from.
+    device
+        Where it runs; results differ from device to device by rounding.
+    processes
+        Those that share out every batch; the first writes the checkpoints.
+
+    Raises
+    ------
+    DataError
+        If the network does not take these images or has fewer outputs than they have classes.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: DataSplits,
+        folder: Path,
+        observer: Observer,
+        *,
+        file_bytes: FileBytes | None = None,
+        loss: Loss = label_loss,
+        start: Mapping[str, torch.Tensor] | None = None,
+        device: torch.device = CPU,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.config = config
+        self.processes = processes
+        self.device = device
+        self.train, self.validation = data.train.to(device), data.validation.to(device)
+        self.folder = folder
+        self.observer = observer
+        self.file_bytes = file_bytes
+        self.loss = loss
+        self.model = _initial_model(config, start).to(device)
+        accuracy(self.model, self.validation.take(torch.arange(1)))
+        self.steps_per_epoch = math.ceil(len(self.train) / config.batch_size)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.regularizer = EntropyRegularizer(self.model, config.regularizer, total_steps=self.total_steps)
+        self.optimizer = _make_optimizer(config, self.model)
+        self.regularizer.attach(self.optimizer)
+        self.goal = self._goal()
+        self.records: list[EpochRecord] = []
+        self.best: Candidate | None = None
+
+    def run(self) -> Candidate:
+        """Train to the last epoch or an early stop; returns the epoch to keep.
+
+        Raises
+        ------
+        MetaqError
+            If the loss becomes NaN or infinite.
+        KeyboardInterrupt
+            Passed on; the checkpoint of the last finished epoch is on disk.
+        """
+        self._save()
+        while len(self.records) < self.config.epochs and not self._stop_reached():
+            record = self._run_epoch(len(self.records) + 1)
+            self.records.append(record)
+            if self.goal is not None:
+                self.goal.steer(record, self._progress_at(record.epoch), self._progress_at(record.epoch + 1))
+            self._consider(record)
+            self._save()
+            self.observer.on_epoch(record)
+        if self.best is None:
+            raise MetaqError("training: no epoch was run; give epochs >= 1.")
+        return self.best
+
+    def _save(self) -> None:
+        if self.processes.is_first:
+            checkpointing.save(self.folder, self.config, self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything :meth:`load_state_dict` needs to go on: tensors, numbers and strings."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "regularizer": self.regularizer.state_dict(),
+            "goal": None if self.goal is None else self.goal.state_dict(),
+            "records": [dataclasses.asdict(record) for record in self.records],
+            "best": None if self.best is None else _candidate_to_dict(self.best),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a run of the same configuration."""
+        self.model.load_state_dict(state_dict["model"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.regularizer.load_state_dict(state_dict["regularizer"])
+        if self.goal is not None:
+            self.goal.load_state_dict(state_dict["goal"])
+        self.records = [EpochRecord(**record) for record in state_dict["records"]]
+        self.best = None if state_dict["best"] is None else _candidate_from_dict(state_dict["best"])
+
+    def _run_epoch(self, epoch: int) -> EpochRecord:
+        begun = time.perf_counter()
+        self.model.train()
+        total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
+            torch.manual_seed(_mix(self.config.seed, epoch) + self.processes.rank)
+            for images, labels in self._batches(epoch):
+                self._set_learning_rates()
+                self.optimizer.zero_grad()
+                total_loss += self._backward(images, labels)
+                self.processes.sum_gradients(list(self.model.parameters()))
+                self.optimizer.step()
+                self.observer.on_step(self.regularizer.steps, self.total_steps)
+        mean_loss = self.processes.total(float(total_loss)) / len(self.train)
+        if not math.isfinite(mean_loss):
+            raise MetaqError(f"epoch {epoch}: the loss is {mean_loss}; lower optimizer.learning_rate.")
+        self.processes.average_buffers(self.model)
+        return self._measure(epoch, mean_loss, begun)
+
+    def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Gradients of this process's share of the mean loss of a batch; returns the sum of its losses."""
+        own_images, own = self.processes.share(images), self.processes.share(labels)
+        if not len(own):
+            return torch.zeros((), dtype=torch.float64, device=self.device)
+        with self._precision():
+            loss = self.loss(self.model(own_images).float(), own, own_images)
+        torch.autograd.backward(loss * (len(own) / len(labels)))
+        return loss.detach().double() * len(own)
+
+    def _precision(self) -> torch.autocast:
+        """Where the forward pass and the loss are computed."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    def _batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        config, train = self.config, self.train
+        generator = torch.Generator().manual_seed(_mix(config.seed, epoch))
+        order = torch.randperm(len(train), generator=generator).to(self.device)
+        clean_fraction = self._clean_fraction(epoch)
+        for start in range(0, len(order), config.batch_size):
+            chosen = order[start : start + config.batch_size]
+            images = train.images[chosen]
+            if config.crop is not None:
+                images = crop_and_flip(images, config.crop, generator=generator)
+            images = to_float(images)
+            if config.augmentation is not None:
+                images = augment(images, config.augmentation, clean_fraction=clean_fraction, generator=generator)
+            yield channels_last(images), train.labels[chosen]
+
+    def _clean_fraction(self, epoch: int) -> float:
+        if self.config.augmentation is None:
+            return 1.0
+        first, last = self.config.augmentation.clean_fraction, self.config.clean_fraction_last
+        share = (epoch - 1) / max(1, self.config.epochs - 1)
+        return first + (last - first) * min(1.0, share / self.config.clean_from)
+
+    def _set_learning_rates(self) -> None:
+        optimizer = self.config.optimizer
+        progress = self.regularizer.steps / self.total_steps
+        share = self._learning_rate_share(progress)
+        relative = optimizer.relative_learning_rate if self.regularizer.active else None
+        step_sizes = {name: grid.step_size for name, grid in self.regularizer.grids().items()} if relative else {}
+        for group in self.optimizer.param_groups:
+            own = relative * step_sizes[group["name"]] if relative and group["name"] in step_sizes else None
+            group["lr"] = share * (own or optimizer.learning_rate)
+
+    def _learning_rate_share(self, progress: float) -> float:
+        """Learning rate over that at the start."""
+        if isinstance(self.regularizer.schedule, PlannedSchedule):
+            return self.regularizer.schedule.learning_rate_share(progress)
+        optimizer = self.config.optimizer
+        decayed = max(0.0, progress - optimizer.decay_start) / max(1 - optimizer.decay_start, 1 / self.total_steps)
+        return optimizer.last_share + (1 - optimizer.last_share) * (1 + math.cos(math.pi * min(decayed, 1.0))) / 2
+
+    @contextlib.contextmanager
+    def _as_in_file(self) -> Iterator[dict[str, BucketGrid]]:
+        """Let the model hold what its file would restore; gives the grids by tensor name."""
+        if self.config.is_plain:
+            yield {}
+            return
+        with self.regularizer.quantized_weights():
+            grids = self.regularizer.grids()
+            norms = rounded_norms(self.model.state_dict(), taken=grids)
+            with holding(self.model, norms.values):
+                yield grids | norms.grids
+
+    def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
+        with self._as_in_file() as grids:
+            quantized_accuracy = accuracy(self.model, self.validation)
+            file_bytes = self._file_bytes(grids)
+        if self.config.is_plain:
+            float_accuracy, report = quantized_accuracy, _plain_report(self.model)
+        else:
+            report = self.regularizer.report()
+            with self.regularizer.latent_weights(), self._precision():
+                float_accuracy = accuracy(self.model, self.validation)
+        return EpochRecord(
+            epoch=epoch,
+            loss=mean_loss,
+            float_accuracy=float_accuracy,
+            quantized_accuracy=quantized_accuracy,
+            phi_bits=report.phi_bits,
+            bits=report.bits,
+            bits_per_weight=report.bits_per_weight,
+            estimated_bytes=report.bits / 8,
+            file_bytes=file_bytes,
+            distance=report.distance,
+            frozen=report.frozen,
+            strength=self.regularizer.current_strength(),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _goal(self) -> Goal | None:
+        if not self.config.goal.is_given:
+            return None
+        schedule = self.regularizer.schedule
+        assert isinstance(schedule, PlannedSchedule)
+        require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
+        return Goal(self.config.goal, schedule, images=len(self.validation))
+
+    def _file_bytes(self, grids: dict[str, BucketGrid]) -> int | None:
+        """Size of the file of the weights that the model holds."""
+        if self.goal is None or self.file_bytes is None:
+            return None
+        return self.file_bytes(_on_cpu(self.model), grids)
+
+    def _progress_at(self, epoch: int) -> float:
+        """Share of all steps done at the end of an epoch."""
+        return epoch / self.config.epochs
+
+    def _stop_reached(self) -> bool:
+        stop = self.config.stop
+        if not self.records or (stop.accuracy is None and stop.bits is None):
+            return False
+        last = self.records[-1]
+        accurate = stop.accuracy is None or last.quantized_accuracy >= stop.accuracy
+        return accurate and (stop.bits is None or last.bits <= stop.bits)
+
+    def _consider(self, record: EpochRecord) -> None:
+        """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
+        rank = self._rank(record)
+        if self.best is None or self._stop_reached() or rank >= self.best.rank:
+            with self._as_in_file() as grids:
+                self.best = Candidate(record=record, state_dict=_on_cpu(self.model), grids=grids, rank=rank)
+
+    def _rank(self, record: EpochRecord) -> tuple[float, ...]:
+        if self.goal is not None:
+            return self.goal.rank(record, self._progress_at(record.epoch))
+        eligible = record.epoch > self.config.select_from * self.config.epochs or record.epoch == self.config.epochs
+        return eligible, record.quantized_accuracy, -record.bits
+
+
+def _initial_model(config: TrainConfig, start: Mapping[str, torch.Tensor] | None) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = nets.create(config.net)
+    if config.init is not None:
+        generator = torch.Generator().manual_seed(config.seed)
+        nets.initialize_uniform(model, center=config.init.center, radius=config.init.radius, generator=generator)
+    if start is not None:
+        nets.load_weights(model, start)
+    return model
+
+
+def _on_cpu(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the state dict."""
+    return {name: tensor.detach().to(CPU, copy=True) for name, tensor in model.state_dict().items()}
+
+
+def _make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    options = config.optimizer
+    groups = [{"params": [parameter], "name": name} for name, parameter in model.named_parameters()]
+    rate, decay = options.learning_rate, options.weight_decay
+    if options.name == "sgd":
+        momentum = options.momentum
+        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, options.beta2), weight_decay=decay)
+
+
+def _plain_report(model: nn.Module) -> RegularizerReport:
+    """Of weights that are not quantised: each takes the bits of its type."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    bits = 8.0 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return RegularizerReport(
+        phi_bits=bits, bits=bits, bits_per_weight=bits / weights, distance=0.0, weights=weights, frozen=0
+    )
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed for every epoch of a run, so that a resumed run needs no generator states."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "record": dataclasses.asdict(candidate.record),
+        "state_dict": candidate.state_dict,
+        "grids": {name: dataclasses.asdict(grid) for name, grid in candidate.grids.items()},
+        "rank": candidate.rank,
+    }
+
+
+def _candidate_from_dict(values: dict[str, Any]) -> Candidate:
+    return Candidate(
+        record=EpochRecord(**values["record"]),
+        state_dict=values["state_dict"],
+        grids={name: BucketGrid(**grid) for name, grid in values["grids"].items()},
+        rank=tuple(values["rank"]),
+    )
