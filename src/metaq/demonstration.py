@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from metaq import reporting
+from metaq.report import gathering
 from metaq.compression import pipeline
 from metaq.files import write_bytes
 from metaq.lab import data, runs
@@ -80,5 +80,5 @@ def write_report(folder: Path, page: Path) -> Path:
     """
     places = chain([page], (page.with_stem(f"{page.stem}-{number}") for number in count(2)))
     place = next(each for each in places if not each.exists() or (each.is_file() and is_report(each)))
-    reporting.write(place, [reporting.gather(folder, name=REPORT_NAME)])
+    gathering.write(place, [gathering.gather(folder, name=REPORT_NAME)])
     return place

@@ -32,10 +32,8 @@ ROAD = [
     ),
     ("onnx",),
     ("lab",),
-    ("report",),
-    ("inspection",),
-    ("reporting",),
     ("demonstration",),
+    ("report",),
     ("cli",),
     ("__main__",),
 ]

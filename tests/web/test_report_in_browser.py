@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metaq import reporting
+from metaq.report import gathering
 from metaq.report import page
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def chromium():
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    subject = reporting.gather(MODEL)
+    subject = gathering.gather(MODEL)
     long = replace(subject, name="a/very/long-name-" * 8, title="a-title-without-a-space-" * 8)
     (folder / "one.html").write_text(page.render([subject]))
     (folder / "two.html").write_text(page.render([subject, long]))

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from metaq import inspection
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.files import refuse_overwrite
+from metaq.report import inspection
 
 
 def register(app: typer.Typer) -> None:

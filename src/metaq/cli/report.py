@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from metaq import reporting
+from metaq.report import gathering
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.config import require
@@ -46,8 +46,8 @@ def report(
     require(not page.is_dir(), f"-o {page}: is a folder; give the name of a file in it.")
     require(all(page.resolve() != each.resolve() for each in sources), f"-o {page}: is what the report is about.")
     refuse_overwrite(page, force=force)
-    subjects = [reporting.gather(each, net=net) for each in sources]
-    page_bytes = reporting.write(page, subjects)
+    subjects = [gathering.gather(each, net=net) for each in sources]
+    page_bytes = gathering.write(page, subjects)
     if as_json:
         output.print_json(
             {"file": str(page), "file_bytes": page_bytes, "subjects": [subject.to_dict() for subject in subjects]}

@@ -1,1 +1,1 @@
-"""Pictures of runs and files."""
+"""Files and runs come in; what people look at goes out: tables, pictures and pages."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from metaq.errors import FormatError
 from metaq.lab import runs
 from metaq.lab.train import EpochRecord, checkpointing
+from metaq.report.draft import Draft, Json, is_integer, is_number
 from metaq.report.subject import Accuracy
-from metaq.reporting.draft import Draft, Json, is_integer, is_number
 
 
 def object_in(folder: Path, name: str, draft: Draft, part: str) -> Json:

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from metaq.container.source import FileSource
-from metaq.inspection import Inspection, TensorRow
 from metaq.model.weights import alias_of
 from metaq.report import histograms
 from metaq.report.allocation import Allocation, Method, allocate
+from metaq.report.draft import Draft
+from metaq.report.inspection import Inspection, TensorRow
 from metaq.report.subject import Histogram, Kind, Share, TensorFacts
-from metaq.reporting.draft import Draft
 
 MOST_HISTOGRAMS = 24
 

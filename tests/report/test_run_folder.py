@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from metaq import container, demonstration, reporting
+from metaq import container, demonstration
+from metaq.report import gathering
 from metaq.compression import pipeline
 from metaq.errors import ConfigError, FormatError
 from metaq.lab import data, environment, nets, runs
@@ -61,7 +62,7 @@ def text_of(subject):
 
 
 def test_a_finished_run_has_all_its_parts(run):
-    found = reporting.gather(run)
+    found = gathering.gather(run)
     summary = json.loads((run / runs.SUMMARY_FILE).read_text())
     assert found.missing == {}
     assert found.title == "lenet5 on digits"
@@ -82,7 +83,7 @@ def test_a_finished_run_has_all_its_parts(run):
 @pytest.mark.usefixtures("estimated")
 def test_rows_count_zeros_and_live_rows_and_columns_of_what_the_file_restores(run):
     state = pipeline.load(run / runs.MODEL_FILE)
-    for tensor in reporting.gather(run).tensors:
+    for tensor in gathering.gather(run).tensors:
         values = state[tensor.name]
         assert tensor.zeros == int((values == 0).sum())
         rows = (values != 0).reshape(len(values), -1).any(dim=1)
@@ -106,7 +107,7 @@ def test_filters_before_are_the_latent_weights_of_the_same_units(run):
     container.write(
         run / runs.MODEL_FILE, pipeline.to_tensors(weights, grids={}), metadata={"net": "lenet5", "data": "digits"}
     )
-    found = reporting.gather(run).filters
+    found = gathering.gather(run).filters
     torch.testing.assert_close(torch.from_numpy(found.after), (kept[order] * signs).double())
     torch.testing.assert_close(torch.from_numpy(found.before), latent[order] * signs)
 
@@ -115,7 +116,7 @@ def test_filters_before_are_the_latent_weights_of_the_same_units(run):
 def test_filters_of_another_file_have_no_before(run):
     weights = {name: tensor + 1 for name, tensor in pipeline.load(run / runs.MODEL_FILE).items()}
     container.write(run / runs.MODEL_FILE, pipeline.to_tensors(weights, grids={}), metadata={"net": "lenet5"})
-    found = reporting.gather(run)
+    found = gathering.gather(run)
     assert found.filters.before is None
     assert "Only what the file restores is shown" in found.notes["filters"]
 
@@ -141,7 +142,7 @@ def test_a_part_of_a_run_that_is_missing_or_damaged_leaves_a_sentence(run, name,
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "noise": bytes(range(256)), "another kind": b"[1]\n"}[damage])
-    found = reporting.gather(run)
+    found = gathering.gather(run)
     assert name in found.missing[part]
     assert found.missing[part].endswith(".")
     assert str(run) not in text_of(found)
@@ -153,7 +154,7 @@ def test_a_run_with_nothing_but_its_settings_has_a_page(run):
     for file in run.iterdir():
         if file.is_file() and file.name != runs.CONFIG_FILE:
             file.unlink()
-    found = reporting.gather(run)
+    found = gathering.gather(run)
     assert found.sizes is None
     assert {"file", "curves", "seconds", "before"} <= found.missing.keys()
     assert all(words in text_of(found) for words in KNOWN)
@@ -161,7 +162,7 @@ def test_a_run_with_nothing_but_its_settings_has_a_page(run):
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
-        reporting.gather(tmp_path)
+        gathering.gather(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path):
 def test_curves_end_before_a_damaged_line(run, line):
     path = run / runs.METRICS_FILE
     path.write_text("\n".join([*path.read_text().splitlines()[:2], line, ""]))
-    found = reporting.gather(run)
+    found = gathering.gather(run)
     assert [record.epoch for record in found.records] == [1, 2]
     assert "Line 3" in found.notes["curves"]
     assert found.notes["curves"] in text_of(found)
@@ -184,11 +185,11 @@ def test_figures_of_the_wrong_type_are_not_taken(run):
     first = json.loads(path.read_text().splitlines()[0])
     for values in ({"loss": "<b>"}, {"loss": None}, {"loss": True}, {"loss": [1]}, {"epoch": 1.5}, {"epoch": 10**400}):
         path.write_text(json.dumps({**first, **values}) + "\n")
-        assert reporting.gather(run).records == []
+        assert gathering.gather(run).records == []
     summary = json.loads((run / runs.SUMMARY_FILE).read_text())
     wrong = {**summary, "accuracy": "99", "seconds": None, "kept_epoch": "last", "float_accuracy": [1]}
     (run / runs.SUMMARY_FILE).write_text(json.dumps(wrong))
-    found = reporting.gather(run)
+    found = gathering.gather(run)
     assert found.after is None
     assert found.kept_epoch is None
     assert "does not say" in found.missing["accuracy"]
@@ -199,7 +200,7 @@ def test_figures_of_the_wrong_type_are_not_taken(run):
 def test_the_accuracy_of_another_file_is_not_shown(run):
     weights = pipeline.load(run / runs.MODEL_FILE)
     pipeline.save(run / runs.MODEL_FILE, weights, grids={}, metadata={"net": "lenet5"})
-    found = reporting.gather(run)
+    found = gathering.gather(run)
     assert found.after is None
     assert "another size" in found.missing["accuracy"]
 
@@ -209,7 +210,7 @@ def test_a_run_says_what_its_environment_was_and_old_runs_are_readable(finished,
     written = json.loads((finished / environment.FILE_NAME).read_text())
     assert {"command", "metaq", "python", "torch", "numpy", "system", "cores", "threads", "device"} <= written.keys()
     (run / environment.FILE_NAME).unlink()
-    found = reporting.gather(run)
+    found = gathering.gather(run)
     assert found.environment == {}
     assert environment.FILE_NAME in found.missing["environment"]
 
@@ -252,7 +253,7 @@ def lenet5():
 
 
 def test_a_file_alone_says_what_is_missing_and_how_to_get_it(tmp_path, lenet5):
-    found = reporting.gather(saved(tmp_path / "model.metaq", lenet5, net="lenet5"))
+    found = gathering.gather(saved(tmp_path / "model.metaq", lenet5, net="lenet5"))
     assert found.filters.after.shape == (6, 1, 5, 5)
     assert found.filters.before is None
     assert "metaq evaluate model.metaq --net lenet5 --data DATA" in found.missing["accuracy"]
@@ -266,7 +267,7 @@ def test_other_files_of_weights_have_a_report_too(tmp_path, lenet5, suffix):
     from metaq.model import checkpoint
 
     checkpoint.write(tmp_path / f"model{suffix}", lenet5)
-    found = reporting.gather(tmp_path / f"model{suffix}", net="lenet5")
+    found = gathering.gather(tmp_path / f"model{suffix}", net="lenet5")
     assert "Only a .metaq file" in found.missing["bytes"]
     assert [tensor.bytes for tensor in found.tensors] == [None] * len(lenet5)
     assert found.filters is not None
@@ -275,10 +276,10 @@ def test_other_files_of_weights_have_a_report_too(tmp_path, lenet5, suffix):
 
 @pytest.mark.usefixtures("estimated")
 def test_a_network_that_a_file_merely_names_runs_no_code(tmp_path, lenet5):
-    found = reporting.gather(saved(tmp_path / "model.metaq", lenet5, net="os:getcwd"))
+    found = gathering.gather(saved(tmp_path / "model.metaq", lenet5, net="os:getcwd"))
     assert found.filters is None
     assert "--net names it" in found.missing["filters"]
-    other = reporting.gather(saved(tmp_path / "other.metaq", lenet5, net="lenet300"))
+    other = gathering.gather(saved(tmp_path / "other.metaq", lenet5, net="lenet300"))
     assert "not the weights of lenet300" in other.missing["filters"]
     text_of(other)
 
@@ -298,7 +299,7 @@ def test_every_kind_of_tensor_has_its_row(tmp_path):
     }
     grids = pipeline.choose_grids({"tied.a": tied}, count=9)
     container.write(tmp_path / "model.metaq", pipeline.to_tensors(state, grids=grids))
-    found = reporting.gather(tmp_path / "model.metaq")
+    found = gathering.gather(tmp_path / "model.metaq")
     rows = {tensor.name: tensor for tensor in found.tensors}
     assert rows["tied.b"].kind == "tied"
     assert rows["tied.b"].tied_to == "tied.a"
@@ -317,7 +318,7 @@ def test_a_linear_layer_that_reads_pictures_is_drawn_as_pictures(tmp_path):
     torch.manual_seed(0)
     state = nets.create("lenet300").state_dict()
     state["fc1.weight"][100:] = 0
-    found = reporting.gather(saved(tmp_path / "model.metaq", state, net="lenet300"))
+    found = gathering.gather(saved(tmp_path / "model.metaq", state, net="lenet300"))
     assert found.filters.reads == "rows"
     assert found.filters.after.shape == (64, 1, 28, 28)
     assert found.filters.units == 300
@@ -329,6 +330,6 @@ def test_damaged_and_missing_files_are_refused(tmp_path, lenet5):
     path = saved(tmp_path / "model.metaq", lenet5)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(FormatError):
-        reporting.gather(path)
+        gathering.gather(path)
     with pytest.raises(FormatError, match="no such file"):
-        reporting.gather(tmp_path / "missing.metaq")
+        gathering.gather(tmp_path / "missing.metaq")

@@ -6,17 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metaq import inspection
 from metaq.config import require
 from metaq.errors import FormatError
 from metaq.files import write_bytes
 from metaq.lab import environment, runs
-from metaq.report import page
+from metaq.report import inspection, page
+from metaq.report.draft import Draft, Json
+from metaq.report.first_layer import add_filters, latent_weights
+from metaq.report.model_file import add_file, add_histograms
+from metaq.report.run_folder import add_accuracies, add_records, add_time, checkpoint_state, object_in
 from metaq.report.subject import Subject
-from metaq.reporting.draft import Draft, Json
-from metaq.reporting.first_layer import add_filters, latent_weights
-from metaq.reporting.model_file import add_file, add_histograms
-from metaq.reporting.run_folder import add_accuracies, add_records, add_time, checkpoint_state, object_in
 
 
 def gather(source: str | os.PathLike[str], *, net: str | None = None, name: str | None = None) -> Subject:

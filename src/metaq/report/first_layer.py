@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metaq.errors import MetaqError
-from metaq.inspection import Inspection
 from metaq.lab import nets, runs
 from metaq.report import filters
+from metaq.report.draft import Draft, Json
+from metaq.report.inspection import Inspection
+from metaq.report.model_file import Latent
 from metaq.report.subject import Filters
-from metaq.reporting.draft import Draft, Json
-from metaq.reporting.model_file import Latent
 
 
 def latent_weights(state: Json) -> dict[str, NDArray[np.float64]]:
