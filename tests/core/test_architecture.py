@@ -32,7 +32,6 @@ ROAD = [
     ),
     ("onnx",),
     ("lab",),
-    ("demonstration",),
     ("report",),
     ("cli",),
     ("__main__",),

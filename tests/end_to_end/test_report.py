@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from metaq import demonstration
+from metaq.cli import demonstration
 from metaq.lab import runs
 from metaq.lab.train import preset
 

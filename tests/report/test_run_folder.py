@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 
-from metaq import container, demonstration
-from metaq.report import gathering
+from metaq import container
+from metaq.cli import demonstration
 from metaq.compression import pipeline
 from metaq.errors import ConfigError, FormatError
 from metaq.lab import data, environment, nets, runs
 from metaq.lab.train import checkpointing, preset
-from metaq.report import allocation, page
+from metaq.report import allocation, gathering, page
 from metaq.report.svg import shown
 
 KNOWN = ("lenet5 on digits", "Where every byte went")

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metaq.report import gathering
-from metaq.report import page
+from metaq.report import gathering, page
 
 ROOT = Path(__file__).parents[2]
 SPECIFICATION = ROOT / "web" / "testing" / "report_page.mjs"

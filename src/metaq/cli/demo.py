@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from metaq import demonstration
-from metaq.cli import output
+from metaq.cli import demonstration, output
 from metaq.cli.options import Force, Json
 from metaq.errors import OutputError
 from metaq.lab import runs

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from metaq.report import gathering
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.config import require
 from metaq.files import refuse_overwrite
 from metaq.lab import runs
+from metaq.report import gathering
 from metaq.report.subject import Subject
 
 COMPARISON_FILE = Path("comparison.html")

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from metaq.report import gathering
 from metaq.compression import pipeline
 from metaq.files import write_bytes
 from metaq.lab import data, runs
 from metaq.lab.train import Observer, accuracy, preset
+from metaq.report import gathering
 from metaq.report.page import is_report
 
 PRESET = "lenet5-digits"
