@@ -30,8 +30,8 @@ from metaq.cli.options import (
 )
 from metaq.config import require
 from metaq.files import refuse_overwrite
-from metaq.lab import bucket_sweep as sweeps
 from metaq.lab import runs
+from metaq.lab.bucket_sweep import sweep_buckets
 from metaq.model import checkpoint
 from metaq.quantize.sweep import SweepRow, parse_range
 
@@ -77,7 +77,7 @@ def quantize(
     dataset = pick_split(load_data(data, data_dir), split)
     with output.step_progress() as progress:
         task = progress.add_task("sweep", total=len(bucket_counts))
-        outcome = sweeps.sweep_buckets(
+        outcome = sweep_buckets(
             state_dict,
             bucket_counts,
             net=net,
