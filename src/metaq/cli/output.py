@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypedDict
 
 from rich import box
@@ -46,6 +47,15 @@ def error(message: str) -> None:
 def note(message: str) -> None:
     """Progress in words on stderr."""
     STDERR.print(message, markup=False, soft_wrap=True)
+
+
+def note_names(what: str, names: Mapping[str, str]) -> None:
+    """A line on stderr with names, and the reason of each if there is one; nothing without names."""
+    if not names:
+        return
+    listed = ", ".join(f"{name} ({reason})" if reason else name for name, reason in islice(names.items(), MOST_ROWS))
+    more = f" and {len(names) - MOST_ROWS} more" if len(names) > MOST_ROWS else ""
+    note(f"{what}: {listed}{more}")
 
 
 @contextmanager

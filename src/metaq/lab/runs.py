@@ -43,6 +43,7 @@ from metaq.lab.train.config import TeacherConfig
 from metaq.lab.train.records import ScalarLog, write_metrics
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
+from metaq.model.opened import Weights
 from metaq.model.structure import arrangement, cheapest_arrangement
 from metaq.tensors.grid import BucketGrid
 
@@ -336,7 +337,7 @@ def _metadata(config: TrainConfig) -> container.Metadata:
     return {"net": config.net, "data": config.data}
 
 
-def _encoded(source: pipeline.Source, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
+def _encoded(source: Weights, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
     return container.encode(pipeline.to_tensors(source, grids=grids), metadata=_metadata(config))
 
 
