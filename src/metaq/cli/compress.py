@@ -84,7 +84,7 @@ def compress(
     center: Center = None,
     radius: Radius = None,
     grouping: Grouping = "tensor",
-    coder: Annotated[str, typer.Option("--coder", help="small, fast, or another coder; auto tries all.")] = "small",
+    coder: Annotated[str, typer.Option("--coder", help="small, or fast where time counts.")] = "small",
     include: Include = None,
     exclude: Exclude = None,
     force: Force = False,

@@ -145,7 +145,7 @@ def save(
     metadata
         Small free facts to keep in the file.
     coder
-        ``"small"``, ``"fast"``, the name of another coder, or ``"auto"`` to try all of them on small tensors.
+        ``"small"`` or ``"fast"``.
 
     Returns
     -------
