@@ -1,8 +1,10 @@
 """The ``.metaq`` file format; docs/format.md says what every byte means. Nothing here needs PyTorch."""
 
+from metaq.container.accounts import Account, account
 from metaq.container.contents import Chunk, Contents, Entry, File, Metadata, Piece, WriteReport
 from metaq.container.layout import MAGIC, VERSION
 from metaq.container.reader import DEFAULT_MAX_BYTES, decode, describe, read, stream
+from metaq.container.source import is_metaq
 from metaq.container.writer import DEFAULT_CODER, encode, write
 
 __all__ = [
@@ -10,6 +12,7 @@ __all__ = [
     "DEFAULT_MAX_BYTES",
     "MAGIC",
     "VERSION",
+    "Account",
     "Chunk",
     "Contents",
     "Entry",
@@ -17,9 +20,11 @@ __all__ = [
     "Metadata",
     "Piece",
     "WriteReport",
+    "account",
     "decode",
     "describe",
     "encode",
+    "is_metaq",
     "read",
     "stream",
     "write",
