@@ -60,7 +60,7 @@ def export(
     require(to_onnx or not input_shape, "--input-shape: only .onnx files need it.")
     shapes = [_shape(text) for text in input_shape or ()]
     refuse_overwrite(out, force=force)
-    file = container.read(source) if checkpoint.is_metaq(source) else None
+    file = container.read(source) if container.is_metaq(source) else None
     tensors = () if file is None else file.tensors
     state_dict = checkpoint.read(source) if file is None else checkpoint.restore(list(tensors))
     net = net or _named(file) or DEFAULT_NET

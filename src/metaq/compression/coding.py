@@ -181,7 +181,7 @@ class _ChunkPool:
         self._attempt = attempt
         self._left = [len(pieces) for _, pieces in plans]
         self._held: dict[int, list[tuple[str, StreamShape, Symbols]]] = {}
-        self._waiting: deque[tuple[int, Future[tuple[bytes, int]]]] = deque()
+        self._waiting: deque[tuple[int, Future[bytes]]] = deque()
         self._pool = ThreadPoolExecutor(max_workers=cpu_count())
 
     def __enter__(self) -> _ChunkPool:
@@ -209,10 +209,10 @@ class _ChunkPool:
 
     def _take(self) -> None:
         chunk, future = self._waiting.popleft()
-        self._attempt.add_chunk(chunk, future.result()[0])
+        self._attempt.add_chunk(chunk, future.result())
 
 
-def _coded(coder: str, pieces: Sequence[tuple[str, StreamShape, Symbols]]) -> tuple[bytes, int]:
+def _coded(coder: str, pieces: Sequence[tuple[str, StreamShape, Symbols]]) -> bytes:
     streams, shapes = [symbols for _, _, symbols in pieces], [shape for _, shape, _ in pieces]
     return named_errors(pieces[0][0], lambda: encode_chunk(coder, streams, shapes))
 

@@ -90,9 +90,9 @@ def _of_run(folder: Path, net: str | None, name: str) -> Subject:
 
 def _add_weights(draft: Draft, path: Path, net: str | None, state: Json) -> dict[str, str | int | float]:
     """All that the file of weights tells; its metadata."""
-    found = inspection.inspect(path, net=net)
+    found = inspection.inspect(path)
     latent = latent_weights(state)
-    add_file(draft, path, found)
+    add_file(draft, found, net)
     add_histograms(draft, found, latent)
     add_filters(draft, found, net, state, latent)
     return found.metadata

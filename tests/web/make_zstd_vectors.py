@@ -1,11 +1,10 @@
-"""Makes the streams that the JavaScript decoders are tested by: ``python tests/web/make_generic_vectors.py FILE``."""
+"""Makes the frames that the decoder in JavaScript is tested by: ``python tests/web/make_zstd_vectors.py FILE``."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import lzma
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,15 +53,6 @@ def zstd(raw: bytes, level: int, block_bytes: int, window_bits: int) -> bytes:
     return packed + stream.flush()
 
 
-def raw_lzma(raw: bytes, lc: int, lp: int, pb: int) -> bytes:
-    """LZMA1 with an end marker and nothing before the coded bytes."""
-    return lzma.compress(
-        raw,
-        format=lzma.FORMAT_RAW,
-        filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 12, "lc": lc, "lp": lp, "pb": pb}],
-    )
-
-
 def vectors() -> list[dict[str, Any]]:
     """Every stream with what is to come out of it."""
     made = []
@@ -70,11 +60,7 @@ def vectors() -> list[dict[str, Any]]:
         known = {"name": name, "size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
         for level, block_bytes, window_bits in ((1, 1 << 17, 17), (3, 300, 17), (19, 1 << 17, 17), (22, 700, 10)):
             packed = zstd(raw, level, block_bytes, window_bits)
-            made.append({"coder": "zstd", **known, "options": None, "data": base64.b64encode(packed).decode()})
-        for lc, lp, pb in ((3, 0, 0), (0, 2, 2), (4, 0, 4)):
-            packed = raw_lzma(raw, lc, lp, pb)
-            options = {"lc": lc, "lp": lp, "pb": pb, "dictionarySize": 1 << 12}
-            made.append({"coder": "lzma", **known, "options": options, "data": base64.b64encode(packed).decode()})
+            made.append({**known, "data": base64.b64encode(packed).decode()})
     return made
 
 

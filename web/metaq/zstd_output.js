@@ -4,20 +4,19 @@ const SHORT_MATCH_BYTES = 32;
 
 /**
  * @param {number} size in bytes
- * @param {string} coder names it in errors
  * @returns {Uint8Array} zeros
  */
-export function allocateOutput(size, coder) {
+export function allocateOutput(size) {
   try {
     return new Uint8Array(size);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    throw new MetaqError(`${coder}: ${size} bytes are more than this machine can hold in one piece.`);
+    throw new MetaqError(`zstd: ${size} bytes are more than this machine can hold in one piece.`);
   }
 }
 
 /**
- * Copy a match of DEFLATE, Zstandard or LZMA, which may overlap itself. The caller has checked that it fits.
+ * Copy a match, which may overlap itself. The caller has checked that it fits.
  * @param {Uint8Array} output
  * @param {number} position where the copy goes
  * @param {number} distance back to where it comes from, at least 1

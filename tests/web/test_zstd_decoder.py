@@ -1,14 +1,12 @@
-"""The JavaScript decoders of DEFLATE, Zstandard and LZMA1 against what Python's libraries write and read."""
+"""The JavaScript decoder of Zstandard against what Python's library writes and reads."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import lzma
 import shutil
 import subprocess
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +16,14 @@ import numpy as np
 import pytest
 import zstandard
 
-from metaq.coding.generic import GenericCoder, GzipCoder, LzmaCoder, ZstdCoder
+from metaq.coding import zstd
 from metaq.errors import CodecError
 
 TESTING = Path(__file__).parents[2] / "web" / "testing"
-CODERS: dict[str, GenericCoder] = {coder.name: coder for coder in (GzipCoder(), ZstdCoder(), LzmaCoder())}
-STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_FIXED)
-PERMITTED = [(lc, lp, pb) for lc in range(5) for lp in range(5 - lc) for pb in range(5)]
 WORDS = np.array([b"weight", b"bias", b"conv", b"0.", b"running_mean", b"layer."])
 LARGE_BYTES = 1_000_000
 FAR_BYTES = 17 << 20
-"""More than 2^24, where offsets have more bits than are read at once and the dictionary of LZMA ends."""
+"""More than 2^24, where offsets have more bits than are read at once."""
 
 SECONDS = 500
 """After which a decoder is taken to hang; it needs a few."""
@@ -38,26 +33,18 @@ pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is no
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A payload without its varint, as the coder writes it, and the size of what is to come out."""
+    """A frame, and the size of what is to come out."""
 
-    coder: str
     packed: bytes
     size_bytes: int
 
     def for_javascript(self) -> dict[str, Any]:
-        data, options = self.packed, None
-        if self.coder == "lzma":
-            rest, lc = divmod(data[0], 9)
-            dictionary_size = min(max(self.size_bytes, 1 << 12), 1 << 24)
-            options = {"lc": lc, "lp": rest % 5, "pb": rest // 5, "dictionarySize": dictionary_size}
-            data = data[1:]
-        encoded = base64.b64encode(data).decode()
-        return {"coder": self.coder, "data": encoded, "size": self.size_bytes, "options": options}
+        return {"data": base64.b64encode(self.packed).decode(), "size": self.size_bytes}
 
     def by_python(self) -> str | None:
         """Hash of what Python restores, or None if it refuses."""
         try:
-            raw = CODERS[self.coder].decompress(self.packed, self.size_bytes)
+            raw = zstd.decompress(self.packed, self.size_bytes)
         except CodecError:
             return None
         return hashlib.sha256(raw).hexdigest() if len(raw) == self.size_bytes else None
@@ -66,7 +53,7 @@ class Case:
 def by_javascript(cases: list[Case]) -> list[dict[str, str]]:
     """What the JavaScript decoders say: the hash of what they restore, or an error."""
     done = subprocess.run(
-        ["node", str(TESTING / "generic_cli.js")],
+        ["node", str(TESTING / "zstd_cli.js")],
         input=json.dumps([case.for_javascript() for case in cases]),
         capture_output=True,
         text=True,
@@ -79,12 +66,12 @@ def by_javascript(cases: list[Case]) -> list[dict[str, str]]:
     return results
 
 
-def assert_restored(packed: list[tuple[str, bytes, bytes]]) -> None:
-    """Of every coder, packed and raw bytes: the JavaScript decoder makes these of those."""
-    cases = [Case(coder=coder, packed=data, size_bytes=len(raw)) for coder, data, raw in packed]
-    for (coder, data, raw), result in zip(packed, by_javascript(cases), strict=True):
+def assert_restored(packed: list[tuple[bytes, bytes]]) -> None:
+    """Of packed and raw bytes: the decoder in JavaScript makes these of those."""
+    cases = [Case(packed=data, size_bytes=len(raw)) for data, raw in packed]
+    for (data, raw), result in zip(packed, by_javascript(cases), strict=True):
         expected = {"sha256": hashlib.sha256(raw).hexdigest()}
-        assert result == expected, f"{coder}: {len(raw)} bytes packed in {len(data)}, {result}"
+        assert result == expected, f"{len(raw)} bytes packed in {len(data)}, {result}"
 
 
 def make_bytes(generator: np.random.Generator, size: int) -> bytes:
@@ -106,15 +93,6 @@ def make_bytes(generator: np.random.Generator, size: int) -> bytes:
     repeated = np.resize(period, size)
     repeated[generator.integers(0, size, size // 50)] = 7
     return repeated.tobytes()
-
-
-def deflate(generator: np.random.Generator, raw: bytes, level: int) -> bytes:
-    window_bits, memory = int(generator.integers(9, 16)), int(generator.integers(1, 10))
-    stream = zlib.compressobj(level, zlib.DEFLATED, -window_bits, memory, int(generator.choice(STRATEGIES)))
-    cut = int(generator.integers(len(raw) + 1))
-    head = stream.compress(raw[:cut])
-    between = stream.flush(int(generator.choice([zlib.Z_NO_FLUSH, zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH])))
-    return head + between + stream.compress(raw[cut:]) + stream.flush()
 
 
 def zstd_compressor(level: int, size_bytes: int, **others: int) -> zstandard.ZstdCompressor:
@@ -141,12 +119,6 @@ def zstd_blocks(generator: np.random.Generator, raw: bytes, level: int, **others
     return packed + stream.flush()
 
 
-def lzma1(raw: bytes, lc: int, lp: int, pb: int, preset: int) -> bytes:
-    chosen = {"id": lzma.FILTER_LZMA1, "preset": preset, "lc": lc, "lp": lp, "pb": pb}
-    filters = [chosen | {"dict_size": min(max(len(raw), 1 << 12), 1 << 24)}]
-    return bytes([lc + 9 * (lp + 5 * pb)]) + lzma.compress(raw, format=lzma.FORMAT_RAW, filters=filters)
-
-
 def some_sizes(generator: np.random.Generator, count: int) -> list[int]:
     return [0, 1, 2, 3, *(int(2**exponent) for exponent in generator.uniform(2, 16, count))]
 
@@ -157,25 +129,15 @@ def far_repeat(distance: int) -> bytes:
     return noise + bytes(distance - len(noise)) + noise
 
 
-def test_deflate_of_every_level_and_strategy() -> None:
-    generator = np.random.default_rng(1)
-    packed = []
-    for level in range(10):
-        for size in some_sizes(generator, 20):
-            raw = make_bytes(generator, size)
-            packed.append(("gzip", deflate(generator, raw, level), raw))
-    assert_restored(packed)
-
-
 def test_zstd_of_every_level() -> None:
     generator = np.random.default_rng(2)
     packed = []
     for level in (-5, *range(1, 23)):
         for size in some_sizes(generator, 4):
             raw = make_bytes(generator, size)
-            packed.append(("zstd", zstd_compressor(level, size).compress(raw), raw))
-            packed.append(("zstd", zstd_blocks(generator, raw, level), raw))
-            packed.append(("zstd", zstd_blocks(generator, raw, level, window_log=int(generator.integers(10, 15))), raw))
+            packed.append((zstd_compressor(level, size).compress(raw), raw))
+            packed.append((zstd_blocks(generator, raw, level), raw))
+            packed.append((zstd_blocks(generator, raw, level, window_log=int(generator.integers(10, 15))), raw))
     assert_restored(packed)
 
 
@@ -184,68 +146,43 @@ def test_zstd_of_large_data(level: int) -> None:
     generator = np.random.default_rng(level)
     peaked = np.round(generator.normal(128, 4, LARGE_BYTES)).astype(np.uint8).tobytes()
     words = b"".join(WORDS[generator.integers(len(WORDS), size=LARGE_BYTES // 6)].tolist())
-    assert_restored([("zstd", zstd_compressor(level, len(raw)).compress(raw), raw) for raw in (peaked, words)])
+    assert_restored([(zstd_compressor(level, len(raw)).compress(raw), raw) for raw in (peaked, words)])
 
 
 def test_zstd_of_long_distances() -> None:
     raw = far_repeat(FAR_BYTES)
     packed = zstd_compressor(3, len(raw), window_log=27, enable_ldm=1).compress(raw)
     assert len(packed) < 2 * 4096
-    assert_restored([("zstd", packed, raw)])
+    assert_restored([(packed, raw)])
 
 
 def test_zstd_of_a_stream_of_blocks() -> None:
     generator = np.random.default_rng(4)
     blocks = [make_bytes(generator, 300_000) for _ in range(4)]
     raw = b"".join(blocks)
-    assert_restored([("zstd", ZstdCoder().compress_blocks(blocks, len(raw)), raw)])
+    assert_restored([(zstd.compress_blocks(blocks, len(raw)), raw)])
 
 
-def test_lzma_of_all_properties() -> None:
-    generator = np.random.default_rng(5)
-    packed = []
-    for lc, lp, pb in PERMITTED:
-        for size in some_sizes(generator, 3):
-            raw = make_bytes(generator, size)
-            packed.append(("lzma", lzma1(raw, lc, lp, pb, int(generator.integers(10))), raw))
-    assert_restored(packed)
-
-
-def test_lzma_of_large_data_and_long_distances() -> None:
-    generator = np.random.default_rng(6)
-    peaked = np.round(generator.normal(128, 4, LARGE_BYTES)).astype(np.uint8).tobytes()
-    near, far = far_repeat((1 << 24) - (1 << 16)), far_repeat(FAR_BYTES)
-    packed = [("lzma", lzma1(raw, 3, 0, 0, 1), raw) for raw in (peaked, near, far)]
-    assert len(packed[1][1]) < 2 * 4096 < len(packed[2][1])
-    assert_restored(packed)
-
-
-@pytest.mark.parametrize("name", list(CODERS))
-def test_what_the_coders_of_metaq_write(name: str) -> None:
+def test_what_metaq_writes() -> None:
     generator = np.random.default_rng(7)
     raws = [make_bytes(generator, size) for size in some_sizes(generator, 30) if size > 0]
-    assert_restored([(name, CODERS[name].compress(raw), raw) for raw in raws])
+    assert_restored([(zstd.compress(raw), raw) for raw in raws])
 
 
 def test_vectors_are_what_python_reads() -> None:
-    vectors = json.loads((TESTING / "generic_vectors.json").read_text())
-    assert {vector["coder"] for vector in vectors} == {"zstd", "lzma"}
-    for vector in vectors:
-        packed = base64.b64decode(vector["data"])
-        if options := vector["options"]:
-            packed = bytes([options["lc"] + 9 * (options["lp"] + 5 * options["pb"])]) + packed
-        case = Case(coder=vector["coder"], packed=packed, size_bytes=vector["size"])
+    for vector in json.loads((TESTING / "zstd_vectors.json").read_text()):
+        case = Case(packed=base64.b64decode(vector["data"]), size_bytes=vector["size"])
         assert case.by_python() == vector["sha256"]
 
 
-def damages(generator: np.random.Generator, packed: bytes, first: int) -> Iterator[bytes]:
-    """Truncations, and copies with a bit turned over, a byte inserted or a byte left out from the byte `first` on."""
+def damages(generator: np.random.Generator, packed: bytes) -> Iterator[bytes]:
+    """Truncations, and copies with a bit turned over, a byte inserted or a byte left out."""
     for _ in range(8):
-        yield packed[: int(generator.integers(first, len(packed)))]
+        yield packed[: int(generator.integers(len(packed)))]
     for _ in range(25):
         damaged = bytearray(packed)
-        end = len(packed) if generator.random() < 0.5 else min(first + 30, len(packed))
-        at = int(generator.integers(first, end))
+        end = len(packed) if generator.random() < 0.5 else min(30, len(packed))
+        at = int(generator.integers(end))
         kind = int(generator.integers(5))
         if kind == 0:
             del damaged[at : at + 1]
@@ -256,17 +193,15 @@ def damages(generator: np.random.Generator, packed: bytes, first: int) -> Iterat
         yield bytes(damaged)
 
 
-@pytest.mark.parametrize("name", list(CODERS))
-def test_damage_is_refused_or_restored_as_python_does(name: str) -> None:
+def test_damage_is_refused_or_restored_as_python_does() -> None:
     generator = np.random.default_rng(8)
-    first = 1 if name == "lzma" else 0
     cases = []
     for size in some_sizes(generator, 60)[1:]:
         raw = make_bytes(generator, size)
-        packed = CODERS[name].compress(raw)
-        for damaged in damages(generator, packed, first):
+        packed = zstd.compress(raw)
+        for damaged in damages(generator, packed):
             promised = size + int(generator.choice([-1, 0, 0, 0, 0, 0, 0, 0, 1]))
-            cases.append(Case(coder=name, packed=damaged, size_bytes=max(promised, 1)))
+            cases.append(Case(packed=damaged, size_bytes=max(promised, 1)))
     refused = 0
     for case, result in zip(cases, by_javascript(cases), strict=True):
         if "sha256" in result:
