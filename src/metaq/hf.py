@@ -18,11 +18,11 @@ from typing import Any, Protocol
 from torch import nn
 
 from metaq.compression.folders.compressing import FolderReport, compress_folder
-from metaq.compression.folders.progress import Progress
 from metaq.compression.folders.reading import open_folder
 from metaq.compression.folders.restoring import restore_folder
 from metaq.container import DEFAULT_CODER
 from metaq.errors import ConfigError, FormatError
+from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
 
 CONFIG = "config.json"

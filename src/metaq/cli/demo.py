@@ -31,7 +31,7 @@ def demo(
 ) -> None:
     """The whole road on embedded digits: train, quantise, pack, restore, evaluate, report."""
     place: AbstractContextManager[str | Path] = tempfile.TemporaryDirectory() if out is None else nullcontext(out)
-    with place as folder, output.step_progress() as progress:
+    with place as folder, output.stage_progress() as progress:
         result = demonstration.run(
             runs.new_folder(folder, force=force),
             seed=seed,
@@ -53,7 +53,7 @@ def demo(
     ]
     output.print_table("LeNet-5 on digits, 400 test images", ["", "value"], rows)
     if page is not None:
-        output.STDOUT.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
+        output.line(f"report: {page.resolve()}")
 
 
 def _report(folder: Path, page: Path) -> Path | None:

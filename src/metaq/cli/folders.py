@@ -33,7 +33,7 @@ def compress(
     """Compress a folder and print what became of it."""
     begun = time.perf_counter()
     try:
-        with output.stage_progress(is_silent=as_json) as progress:
+        with output.stage_progress() as progress:
             report = compress_folder(
                 open_folder(source),
                 out,
@@ -70,7 +70,7 @@ def compress(
 def decompress(source: Path, out: Path, *, force: bool, as_json: bool) -> None:
     """Restore a folder and print what is in it."""
     begun = time.perf_counter()
-    with output.stage_progress(is_silent=as_json) as progress:
+    with output.stage_progress() as progress:
         restored = restore_folder(source, out, force=force, progress=progress)
     file_bytes = source.stat().st_size
     numbers = {

@@ -34,8 +34,9 @@ Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Store tens
 
 def load_data(name: str, data_dir: Path | None, *, validation_count: int | None = None) -> DataSplits:
     """Load a data set, with a bar on stderr where it must be downloaded."""
-    with output.download_progress() as progress:
-        return data.load(name, data_dir=data_dir, validation_count=validation_count, progress=progress)
+    with output.stage_progress() as progress:
+        bar = output.DownloadProgress(progress)
+        return data.load(name, data_dir=data_dir, validation_count=validation_count, progress=bar)
 
 
 def pick_split(splits: DataSplits, split: str) -> ImageDataset:

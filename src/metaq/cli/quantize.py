@@ -75,8 +75,8 @@ def quantize(
         grids_for, state_dict, center=center, radius=radius, grouping=grouping, include=include, exclude=exclude
     )
     dataset = pick_split(load_data(data, data_dir), split)
-    with output.step_progress() as progress:
-        task = progress.add_task("sweep", total=len(bucket_counts))
+    with output.stage_progress() as progress:
+        progress.stage("trying bucket counts", len(bucket_counts))
         outcome = sweep_buckets(
             state_dict,
             bucket_counts,
@@ -85,7 +85,7 @@ def quantize(
             grids_of=grids_of,
             tolerance=tolerance,
             metadata=metadata,
-            on_row=lambda _: progress.advance(task),
+            on_row=lambda _: progress.advance(),
         )
     if out is not None:
         container.write(out, outcome.tensors, metadata=metadata)

@@ -55,7 +55,7 @@ def report(
         return
     for subject in subjects:
         output.print_table(subject.title, ["", "value"], _rows(subject))
-    output.STDOUT.print(f"wrote {page}, {page_bytes:,} bytes", markup=False, soft_wrap=True)
+    output.line(f"wrote {page}, {page_bytes:,} bytes")
 
 
 def default_page(sources: list[Path]) -> Path:

@@ -14,7 +14,6 @@ from metaq.compression.folders.budget import Tries
 from metaq.compression.folders.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
 from metaq.compression.folders.coding import Job, code
 from metaq.compression.folders.planning import DEFAULT_MULTIPLIER, Rule
-from metaq.compression.folders.progress import NoProgress, Progress
 from metaq.compression.folders.rates import RateModel
 from metaq.compression.folders.reading import ModelFolder
 from metaq.compression.folders.sampling import quota, sampled_rows
@@ -30,6 +29,7 @@ from metaq.container.fields import utf8
 from metaq.container.layout import CHECKSUM_BYTES
 from metaq.container.writer import DEFAULT_CODER, check_elements, check_tensors
 from metaq.errors import ConfigError
+from metaq.progress import NoProgress, Progress
 from metaq.tensors.coverage import Coverage, measured
 from metaq.tensors.grid import BucketGrid
 

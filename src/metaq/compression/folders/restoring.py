@@ -11,12 +11,12 @@ from pathlib import Path
 
 from metaq import container
 from metaq.compression.folders.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
-from metaq.compression.folders.progress import NoProgress, Progress
 from metaq.compression.folders.reading import INDEX, SHARD, WEIGHTS
 from metaq.compression.folders.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder
 from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.files import umask
+from metaq.progress import NoProgress, Progress
 from metaq.tensors.quantized import Dtype
 
 
