@@ -15,7 +15,7 @@ from metaq.compression.folders.reading import INDEX, SHARD, WEIGHTS
 from metaq.compression.folders.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder
 from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
-from metaq.files import umask
+from metaq.files import PREFIX, SUFFIX, output_error, umask
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.quantized import Dtype
 
@@ -90,7 +90,7 @@ def restore_folder(
     _check_space(out, sum(entry.restored_bytes for entry in (*files, *tensors)))
     temporary: Path | None = None
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=out.parent))
         _write_files(source, temporary, files)
         if tensors:
             _write_weights(source, temporary, tensors, max_shard_bytes, progress or NoProgress())
@@ -100,10 +100,7 @@ def restore_folder(
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise OutputError(
-                f"{out}: cannot be written ({reason}); free some space or choose another place."
-            ) from error
+            raise output_error(out, error) from error
         raise
     return RestoredFolder(
         files=tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())),
@@ -162,7 +159,7 @@ def _check_space(out: Path, needed: int) -> None:
     try:
         free = shutil.disk_usage(out.parent).free
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); choose another place.") from error
+        raise output_error(out, error) from error
     if needed > free:
         raise OutputError(f"{out}: needs {needed:,} bytes where {free:,} are free; free some or choose another place.")
 
@@ -195,7 +192,7 @@ def _put_in_place(temporary: Path, out: Path) -> None:
         temporary.rename(out)
         return
     # The old folder is out of the way for a moment, and back if the new one cannot take its place.
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    old = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=".old", dir=out.parent))
     out.rename(old / out.name)
     try:
         temporary.rename(out)
