@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.folders.stored import Reader, StoredTensor
-from metaq.compression.folders.work import WorkFolder
+from metaq.compression.work import WorkFolder
+from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.quantize.rotation import is_tall, principal_basis, rotated_squares
 from metaq.tensors.grid import BucketGrid
