@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from metaq import container
-from metaq.compression.folders.progress import NoProgress, Progress
 from metaq.compression.pipeline import model_bytes, quantized_state_dict, to_tensors
 from metaq.model.checkpoint import StateDict
 from metaq.model.norms import rounded_norms
 from metaq.model.sharding import unwrapped
 from metaq.model.structure import Chain, cheapest_arrangement, find_chains
 from metaq.model.weights import alias_of
+from metaq.progress import NoProgress, Progress
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Tensor
 
