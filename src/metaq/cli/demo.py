@@ -18,11 +18,6 @@ REPORT_FILE = Path("metaq-demo-report.html")
 """In the current folder, where the run itself is not kept."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo", epilog="Example: metaq demo --out runs/demo")(demo)
-
-
 def demo(
     out: Annotated[Path | None, typer.Option("--out", help="Keep the run, and its report, in this folder.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of both trainings.")] = 0,

@@ -9,11 +9,9 @@ from pathlib import Path
 
 from metaq.cli import output
 from metaq.compression.compressing import FolderReport, compress_folder
-from metaq.compression.restoring import holds_folder, restore_folder
+from metaq.compression.restoring import restore_folder
 from metaq.compression.work import work_path
 from metaq.model.folder import open_folder
-
-__all__ = ["compress", "decompress", "holds_folder"]
 
 LISTED = 20
 """Most names that a note lists."""

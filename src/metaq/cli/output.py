@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from metaq import compiled
+from metaq.files import is_standard_output, refuse_overwrite
 
 if TYPE_CHECKING:
     from metaq.lab.runs import Summary
@@ -49,6 +54,13 @@ def note(message: str) -> None:
 def line(message: str) -> None:
     """One line on stdout."""
     _print(STDOUT, message)
+
+
+def claim(path: Path, *, force: bool) -> None:
+    """Refuse a place where no file can be written, and keep standard output for the file if it goes there."""
+    refuse_overwrite(path, force=force)
+    if is_standard_output(path):
+        STDOUT.stderr = True
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
@@ -241,6 +253,41 @@ def stage_progress() -> Iterator[StageProgress]:
             yield progress
         finally:
             progress.close()
+
+
+class CompilationNotice:
+    """Says once that machine code is being made, when that has taken longer than a moment in all."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._begun = 0.0
+        self._spent = 0.0
+        self._timer: Timer | None = None
+
+    def __call__(self, begins: bool) -> None:
+        """See :data:`metaq.compiled.listeners`."""
+        self._depth += 1 if begins else -1
+        if self._spent >= QUIET_SECONDS:
+            return
+        if begins and self._depth == 1:
+            self._begun = time.monotonic()
+            self._timer = Timer(QUIET_SECONDS - self._spent, note, ["compiling once for this machine …"])
+            self._timer.daemon = True
+            self._timer.start()
+        elif self._depth == 0 and self._timer is not None:
+            self._timer.cancel()
+            self._spent += time.monotonic() - self._begun
+
+
+@contextmanager
+def telling_of_compilation() -> Iterator[None]:
+    """Say inside the ``with`` block when functions are compiled for the first time."""
+    notice = CompilationNotice()
+    compiled.listeners.append(notice)
+    try:
+        yield
+    finally:
+        compiled.listeners.remove(notice)
 
 
 class TrainingProgress:

@@ -29,19 +29,10 @@ from metaq.cli.options import (
     pick_split,
 )
 from metaq.config import require
-from metaq.files import refuse_overwrite
 from metaq.lab import runs
 from metaq.lab.bucket_sweep import sweep_buckets
 from metaq.model import checkpoint
 from metaq.quantize.sweep import SweepRow, parse_range
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "quantize",
-        epilog="Example: metaq quantize model.pth --net lenet5 --data mnist --sweep 10:1024 --out model.metaq",
-    )(quantize)
 
 
 def quantize(
@@ -68,7 +59,7 @@ def quantize(
     bucket_counts = parse_range(counts)
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
     if out is not None:
-        refuse_overwrite(out, force=force)
+        output.claim(out, force=force)
     metadata = {"net": net, "data": data}
     state_dict = checkpoint.read(source)
     grids_of = partial(

@@ -19,13 +19,6 @@ from metaq.model import checkpoint
 STUDIES = ("thesis",)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("reproduce", epilog="Example: metaq reproduce thesis --checkpoint lenet5.pth --data-dir data")(
-        reproduce
-    )
-
-
 def reproduce(
     study: Annotated[str, typer.Argument(help="What to reproduce: thesis.")],
     checkpoint_path: Annotated[Path, typer.Option("--checkpoint", help="The original LeNet-5 before quantisation.")],

@@ -22,11 +22,6 @@ LARGEST_RATIO, SMALLEST_RATIO = 400, 20
 """Ratios between which the sizes of files lie where none are given."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sweep", epilog="Example: metaq sweep --net lenet5 --data mnist --trials 40 --out sweeps/lenet5")(sweep)
-
-
 def sweep(
     out: Annotated[Path, typer.Option("--out", help="Folder for the trials, the frontier and its picture.")],
     trials: Annotated[int, typer.Option("--trials", help="Trainings to different sizes, in all.")] = 20,

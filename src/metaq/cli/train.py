@@ -27,11 +27,6 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 """Seconds of the units of a duration."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("train", epilog="Example: metaq train --preset lenet5-mnist --out runs/lenet5")(train)
-
-
 def train(
     preset_name: Annotated[
         str | None,

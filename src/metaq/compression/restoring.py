@@ -8,12 +8,16 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+import numpy as np
 
 from metaq import container
-from metaq.compression.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder
+from metaq.compression.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder, head_of, in_order, refusal
+from metaq.config import require
 from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
-from metaq.files import PREFIX, SUFFIX, output_error, umask
+from metaq.files import PREFIX, SUFFIX, output_error, umask, write_atomically
 from metaq.model.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
 from metaq.model.folder import INDEX, SHARD, WEIGHTS
 from metaq.progress import NoProgress, Progress
@@ -107,6 +111,42 @@ def restore_folder(
         float_bytes=sum(entry.restored_bytes for entry in tensors),
         weights=sum(entry.count for entry in tensors),
     )
+
+
+def restore_safetensors(source: Path, out: Path, *, progress: Progress | None = None) -> None:
+    """Restore the tensors of a ``.metaq`` file, without the files that it carries, as one safetensors file.
+
+    Tied tensors are written one by one. Memory is that of :func:`metaq.container.stream`.
+
+    Raises
+    ------
+    ConfigError
+        If safetensors cannot hold one of the tensors.
+    FormatError
+        If the file is damaged or foreign.
+    OutputError
+        If `out` cannot be written.
+    """
+    entries = in_order(_split(container.describe(source))[1])
+    for entry in entries:
+        reason = refusal(entry)
+        require(reason is None, f"{out}: {entry.name}: {reason}; end the name in .pth.")
+    progress = progress or NoProgress()
+    progress.stage("restoring", sum(entry.restored_bytes for entry in entries))
+    head, offsets = head_of(entries)
+    places = {entry.name: len(head) + offset for entry, offset in zip(entries, offsets, strict=True)}
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(head)
+        for entry, tensor in container.stream(source, names=places, is_writable=False):
+            stream.seek(places[entry.name])
+            stream.write(np.ascontiguousarray(tensor.restore()).reshape(-1).view(np.uint8).data)
+            progress.advance(entry.restored_bytes)
+            # Nothing may hold a tensor while the next one is restored.
+            del tensor
+        stream.seek(0, os.SEEK_END)
+
+    write_atomically(out, write)
 
 
 def _split(contents: Contents) -> tuple[list[Entry], list[Entry]]:
