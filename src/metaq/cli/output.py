@@ -21,7 +21,7 @@ from metaq import compiled
 from metaq.files import is_standard_output, refuse_overwrite
 
 if TYPE_CHECKING:
-    from metaq.lab.runs import Summary
+    from metaq.lab.outcome import Summary
     from metaq.lab.train import EpochRecord
     from metaq.tensors.coverage import Coverage
 
@@ -291,10 +291,11 @@ def telling_of_compilation() -> Iterator[None]:
 
 
 class TrainingProgress:
-    """A bar with the time left, and the numbers of the last epoch."""
+    """A bar with the time left, and the numbers of the last epoch; `is_verbose` adds those of the latent weights."""
 
-    def __init__(self, progress: StageProgress, label: str) -> None:
+    def __init__(self, progress: StageProgress, label: str, *, is_verbose: bool = False) -> None:
         self._progress = progress
+        self._is_verbose = is_verbose
         self._label: str | None = label
 
     def on_step(self, step: int, total_steps: int) -> None:
@@ -308,10 +309,10 @@ class TrainingProgress:
         """Print one line for the epoch."""
         exact = record.file_bytes is not None
         size = f"{record.file_bytes:,} bytes" if exact else f"about {record.estimated_bytes:,.0f} bytes"
+        latent = f" ({record.float_accuracy:.2f} % latent)" if self._is_verbose else ""
         note(
-            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.float_accuracy:.2f} % float, "
-            f"{record.quantized_accuracy:.2f} % quantised  {size}"
-            f"  {record.seconds:.1f} s"
+            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.quantized_accuracy:.2f} %{latent}"
+            f"  {size}  {record.seconds:.1f} s"
         )
 
 
