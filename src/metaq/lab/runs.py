@@ -34,6 +34,7 @@ from metaq.lab.train import (
     Loss,
     Observer,
     Processes,
+    Silent,
     TrainConfig,
     Trainer,
     accuracy,
@@ -124,7 +125,7 @@ def epochs_within(
     at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
     with TemporaryDirectory() as scratch:
         start = _start_weights(config)
-        trainer = _trainer(at_once, few, Path(scratch), _Deaf(), device=device, start=start, processes=processes)
+        trainer = _trainer(at_once, few, Path(scratch), Silent(), device=device, start=start, processes=processes)
         trainer.run()
     record = trainer.records[-1]
     begun = time.perf_counter()
@@ -219,16 +220,6 @@ def summarize(
     """Put the sizes of a state dict and of its file beside the accuracy."""
     numbers = pipeline.sizes(state_dict, file_bytes=file_bytes)
     return Summary(accuracy=accuracy_percent, seconds=seconds, **numbers)  # type: ignore[arg-type]
-
-
-class _Deaf:
-    """Follows nothing."""
-
-    def on_step(self, step: int, total_steps: int) -> None:
-        """Nothing to do."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Nothing to do."""
 
 
 class _Recorder:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from metaq.lab.train.config import TrainConfig
 from metaq.lab.train.devices import CPU
 from metaq.lab.train.evaluate import accuracy
 from metaq.lab.train.goal import Goal
+from metaq.lab.train.observing import Observer
 from metaq.lab.train.processes import ALONE, Processes
 from metaq.lab.train.records import EpochRecord
 from metaq.model.norms import holding, rounded_norms
@@ -31,16 +32,6 @@ from metaq.regularizer.entropy_regularizer import EntropyRegularizer
 from metaq.regularizer.report import RegularizerReport
 from metaq.regularizer.schedule import PlannedSchedule
 from metaq.tensors.grid import BucketGrid
-
-
-class Observer(Protocol):
-    """Whoever wants to follow a run: a progress bar, a log."""
-
-    def on_step(self, step: int, total_steps: int) -> None:
-        """After every optimiser step."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """After every epoch, once its checkpoint is on disk."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
