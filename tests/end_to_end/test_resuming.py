@@ -74,10 +74,3 @@ def test_resuming_takes_no_other_settings(tmp_path, options):
 def test_an_unknown_device_is_refused_before_anything_is_made(tmp_path):
     assert refused(run_metaq("train", *SETTINGS, "--device", "gpu", "--out", tmp_path / "run"), "'gpu'", "cpu")
     assert not (tmp_path / "run").exists()
-
-
-def test_early_stop_on_targets(tmp_path):
-    run = tmp_path / "run"
-    targets = ("--set", "stop.bits=200000", "--set", "stop.accuracy=1")
-    told = run_metaq("train", *SETTINGS, *targets, "--out", run, "--json")
-    assert told.json["epochs"] == 1
