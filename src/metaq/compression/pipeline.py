@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
-from metaq.compression.progress import NoProgress
 from metaq.compression.sorting import sorted_out
 from metaq.compression.survey import look_at
 from metaq.config import require
@@ -25,6 +24,7 @@ from metaq.model.selection import select, select_gridded
 from metaq.model.sharding import in_one_process
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn, alias_of
+from metaq.progress import NoProgress
 from metaq.quantize.uniform import Grouping, quantize_array, uniform_grids
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor

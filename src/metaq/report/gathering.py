@@ -90,9 +90,9 @@ def _of_run(folder: Path, net: str | None, name: str) -> Subject:
 
 def _add_weights(draft: Draft, path: Path, net: str | None, state: Json) -> dict[str, str | int | float]:
     """All that the file of weights tells; its metadata."""
-    found = inspection.inspect(path)
+    found = inspection.inspect(path, net=net)
     latent = latent_weights(state)
-    add_file(draft, found, net)
+    add_file(draft, found)
     add_histograms(draft, found, latent)
     add_filters(draft, found, net, state, latent)
     return found.metadata

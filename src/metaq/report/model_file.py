@@ -24,9 +24,9 @@ SHARING = (
 Latent = Mapping[str, NDArray[np.float64]]
 
 
-def add_file(draft: Draft, found: Inspection, net: str | None) -> None:
+def add_file(draft: Draft, found: Inspection) -> None:
     """Sizes, tensors and bytes of a file."""
-    draft.parts |= {"sizes": found.sizes, "metadata": found.metadata, "folded": found.folded(net)}
+    draft.parts |= {"sizes": found.sizes, "metadata": found.metadata, "folded": found.folded}
     if not found.rows:
         draft.missing["tensors"] = "The file holds no tensors."
     if found.account is None or found.file is None:
