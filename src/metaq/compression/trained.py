@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from metaq import container
-from metaq.compression.folders.progress import NoProgress, Progress
 from metaq.compression.pipeline import model_bytes, quantized_state_dict, to_tensors
+from metaq.compression.progress import NoProgress, Progress
 from metaq.model.checkpoint import StateDict
 from metaq.model.norms import rounded_norms
 from metaq.model.sharding import unwrapped
