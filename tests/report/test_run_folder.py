@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from metaq import container
+from metaq import compress, container
 from metaq.cli import demonstration
 from metaq.compression import pipeline
 from metaq.errors import ConfigError, FormatError
@@ -182,7 +182,7 @@ def test_figures_of_the_wrong_type_are_not_taken(run):
 
 def test_the_accuracy_of_another_file_is_not_shown(run):
     weights = pipeline.load(run / runs.MODEL_FILE)
-    pipeline.save(run / runs.MODEL_FILE, weights, grids={}, metadata={"net": "lenet5"})
+    compress(weights, grids={}, metadata={"net": "lenet5"}).save(run / runs.MODEL_FILE)
     found = gathering.gather(run)
     assert found.after is None
     assert "another size" in found.missing["accuracy"]

@@ -73,17 +73,17 @@ def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellSt
         If a weight is NaN or infinite.
     """
     parts = _floating(tensors)
-    counts, fractions = (passes.on_host(sums) for sums in passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid])))
+    counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid]))
     passes.require_finite(counts)
-    return CellStatistics(counts=counts[0], fractions=fractions[0], grid=grid)
+    return CellStatistics(counts=counts[0].numpy(), fractions=fractions[0].numpy(), grid=grid)
 
 
 def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[np.float64]:
     """Number of weights of all `tensors` in each bucket: float64 of shape (C,); raises as :func:`cell_statistics`."""
     parts = _floating(tensors)
-    counts = passes.on_host(passes.bucket_counts(parts, [0] * len(parts), GridSet.of([grid])))
+    counts = passes.bucket_counts(parts, [0] * len(parts), GridSet.of([grid]))
     passes.require_finite(counts)
-    return counts.reshape(-1)
+    return counts[0].numpy()
 
 
 def _floating(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
