@@ -10,7 +10,7 @@ raises the objective (Chou, Lookabaugh and Gray, "Entropy-constrained vector qua
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from metaq.config import require
-from metaq.entropy.cells import CellStatistics, bucket_indices, bucket_values, cell_statistics
+from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.dual.problem import C_MIN
 from metaq.entropy.hull import lower_hull
 from metaq.errors import NonFiniteError
@@ -167,69 +167,6 @@ def solve_ecsq(
     code, found = _best_code(assign, nearest, grid, mu, constant, code_lengths, c_min, max_sweeps)
     beta = 2 * mu * (targets - bucket_values(found.indices, grid))
     return EcsqResult(code=code, indices=found.indices.reshape(weights.shape), beta=beta.reshape(weights.shape))
-
-
-def fine_histogram(tensors: Iterable[torch.Tensor], grid: BucketGrid, *, bins_per_step: int = 64) -> CellStatistics:
-    """Counts and sums of all `tensors` in bins of `grid`'s range, `bins_per_step` to a step: one O(n) pass.
-
-    The bins are the cells of the finer grid that is returned with them. Weights beyond the first and the last reference
-    value count as lying on them.
-
-    Raises
-    ------
-    ConfigError, NonFiniteError
-        If `bins_per_step` is below 1, the bins are too many, or a weight is NaN or infinite.
-    """
-    require(bins_per_step >= 1, f"bins_per_step: {bins_per_step} is below 1.")
-    bins = (grid.count - 1) * bins_per_step + 1
-    finer = BucketGrid(center=grid.center, radius=grid.step_size * bins / (2 * bins_per_step), count=bins)
-    return cell_statistics(tensors, finer)
-
-
-def solve_ecsq_histogram(
-    histogram: CellStatistics,
-    grid: BucketGrid,
-    *,
-    mu: float,
-    code_lengths: NDArray[np.float64] | None = None,
-    c_min: float = C_MIN,
-    max_sweeps: int = 100,
-) -> Code:
-    """:func:`solve_ecsq` with whole bins of :func:`fine_histogram` as weights: O(bins) a sweep, whatever n is.
-
-    Every weight counts as lying at the mean of its bin, so that the objective lacks μ times the scatter inside bins:
-    at most ``n μ (step / (2 bins_per_step))²``. Arguments, errors and result are those of :func:`solve_ecsq`.
-    """
-    _check_options(grid, mu, code_lengths, c_min, max_sweeps)
-    filled = histogram.counts > 0
-    require(bool(filled.any()), "weights: a histogram of no weights has no code.")
-    sizes = torch.from_numpy(histogram.counts[filled])
-    starts = histogram.grid.reference_values()[:-1][filled]
-    means = starts + histogram.grid.step_size * histogram.fractions[filled] / histogram.counts[filled]
-    targets = torch.from_numpy(means)
-
-    def hold(indices: torch.Tensor) -> _Assignment:
-        counts = torch.bincount(indices, weights=sizes, minlength=grid.count).numpy()
-        distance = float(sizes @ (targets - bucket_values(indices, grid)).square())
-        return _Assignment(counts=counts, squared_distance=distance, indices=indices)
-
-    def assign(thresholds: torch.Tensor, buckets: torch.Tensor) -> _Assignment:
-        return hold(buckets[torch.bucketize(targets, thresholds, right=True)])
-
-    nearest = hold(bucket_indices(targets, grid))
-    return _best_code(assign, nearest, grid, mu, 0.0, code_lengths, c_min, max_sweeps)[0]
-
-
-def proximal_step(
-    weights: torch.Tensor, reference_values: torch.Tensor, *, mu: float, learning_rate: float, strength: float = 1.0
-) -> torch.Tensor:
-    """``(w + 2 η λ μ v) / (1 + 2 η λ μ)``: the decoupled step of the quadratic pull, η `learning_rate`, λ `strength`.
-
-    `reference_values` are those of every weight's bucket. Like decoupled weight decay it is applied beside the
-    optimiser's own step, so that an adaptive optimiser does not rescale it.
-    """
-    pull = 2 * learning_rate * strength * mu
-    return (weights + pull * reference_values) / (1 + pull)
 
 
 def _best_code(
