@@ -14,9 +14,9 @@ from metaq.errors import ConfigError, FormatError
 from metaq.lab import data, environment, nets, runs
 from metaq.lab.train import checkpointing, preset
 from metaq.report import allocation, gathering, page
-from metaq.report.svg import shown
+from metaq.report.text import shown
 
-KNOWN = ("lenet5 on digits", "Where every byte went")
+KNOWN = ("lenet5 on digits", "Command and environment", "What is not here, and why")
 
 
 class Deaf:
