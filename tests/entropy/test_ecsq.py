@@ -162,8 +162,6 @@ def test_multipliers_and_a_rising_mu_drive_the_weights_onto_the_grid():
         ({"weights": torch.tensor([1, 2])}, "weights"),
         ({"mu": 0.0}, "mu"),
         ({"mu": float("nan")}, "mu"),
-        ({"c_min": 0.0}, "c_min"),
-        ({"c_min": 0.5}, "c_min"),
         ({"max_sweeps": 0}, "max_sweeps"),
         ({"code_lengths": np.zeros(3)}, "code_lengths"),
         ({"code_lengths": np.full(9, np.inf)}, "code_lengths"),

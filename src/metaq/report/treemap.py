@@ -20,28 +20,8 @@ CHARACTER_WIDTH, LINE_HEIGHT, PADDING, BASELINE = 7.2, 17, 7, 18
 """Of the text in tiles, in pixels; characters are taken for wide ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """A treemap for one kind of screen.
-
-    Attributes
-    ----------
-    class_
-        Chooses the screen in the style sheet.
-    width, height
-        The least width and the height it is shown with, in pixels.
-    """
-
-    class_: str
-    width: int
-    height: int
-
-
-FORMS = (
-    Form(class_="treemap widest", width=980, height=360),
-    Form(class_="treemap wide", width=640, height=320),
-    Form(class_="treemap tall", width=280, height=420),
-)
+FORMS = (("treemap widest", 980, 360), ("treemap wide", 640, 320), ("treemap tall", 280, 420))
+"""Classes of the style sheet for screens of several widths; the least width and the height of each, in pixels."""
 
 Box = tuple[float, float, float, float]
 """x, y, width, height."""
@@ -83,7 +63,7 @@ def treemaps(shares: Sequence[Share], *, file_bytes: int) -> list[Treemap]:
     label = f"Treemap of {file_bytes:,} bytes in {len(shares)} parts"
     label += f"; the largest is {shown(parts[0].label)} with {parts[0].bytes:,} bytes." if parts else "."
     said = f"{label} The table after it says the same."
-    return [Treemap(class_=form.class_, alternative=said, tiles=_tiles(parts, form)) for form in FORMS]
+    return [Treemap(class_=class_, alternative=said, tiles=_tiles(parts, *size)) for class_, *size in FORMS]
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
@@ -145,13 +125,16 @@ def _by_block(shares: Sequence[Share]) -> list[Share]:
     ]
 
 
-def _tiles(parts: Sequence[Share], form: Form) -> list[Tile]:
-    boxes = squarify([float(part.bytes) for part in parts], (0.0, 0.0, float(form.width), float(form.height)))
-    return [_tile(part, box, form) for part, box in zip(parts, boxes, strict=True)]
+def _tiles(parts: Sequence[Share], width: int, height: int) -> list[Tile]:
+    boxes = squarify([float(part.bytes) for part in parts], (0.0, 0.0, float(width), float(height)))
+    return [
+        _tile(part, box, (100 * box[0] / width, 100 * box[1] / height, 100 * box[2] / width, 100 * box[3] / height))
+        for part, box in zip(parts, boxes, strict=True)
+    ]
 
 
-def _tile(part: Share, box: Box, form: Form) -> Tile:
-    x, y, width, height = box
+def _tile(part: Share, box: Box, percent: Box) -> Tile:
+    *_, width, height = box
     label, size = shown(part.label), f"{part.bytes:,}"
     fits = max(len(label), len(size)) * CHARACTER_WIDTH + 2 * PADDING <= width
     lines = [label, size][: max(int((height - PADDING) // LINE_HEIGHT), 0)] if fits else []
@@ -159,6 +142,6 @@ def _tile(part: Share, box: Box, form: Form) -> Tile:
         label=label,
         size=size,
         is_tensor=part.is_tensor,
-        box=(100 * x / form.width, 100 * y / form.height, 100 * width / form.width, 100 * height / form.height),
+        box=percent,
         lines=[(text, BASELINE + LINE_HEIGHT * number) for number, text in enumerate(lines)],
     )
