@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from metaq.compression.folders.compressing import FolderReport, compress_folder
-from metaq.compression.folders.progress import Progress
-from metaq.compression.folders.reading import open_folder
-from metaq.compression.folders.restoring import restore_folder
+from metaq.compression.compressing import FolderReport, compress_folder
+from metaq.compression.progress import Progress
+from metaq.compression.restoring import restore_folder
 from metaq.container import DEFAULT_CODER
 from metaq.errors import ConfigError, FormatError
+from metaq.model.folder import open_folder
 from metaq.tensors.grid import BucketGrid
 
 CONFIG = "config.json"
@@ -66,7 +66,7 @@ def save_pretrained(
         Bucket grids by name of the parameter, such as ``EntropyRegularizer.grids()``, for a model that was trained to
         them; tensors without one are kept exactly.
     target_bytes, target_ratio, include, exclude, coder, progress
-        See :func:`metaq.compression.folders.compressing.compress_folder`.
+        See :func:`metaq.compression.compressing.compress_folder`.
 
     Raises
     ------

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from metaq.cli import output
-from metaq.compression.folders.compressing import FolderReport, compress_folder
-from metaq.compression.folders.reading import open_folder
-from metaq.compression.folders.restoring import holds_folder, restore_folder
-from metaq.compression.folders.work import work_path
+from metaq.compression.compressing import FolderReport, compress_folder
+from metaq.compression.restoring import holds_folder, restore_folder
+from metaq.compression.work import work_path
+from metaq.model.folder import open_folder
 
 __all__ = ["compress", "decompress", "holds_folder"]
 

@@ -12,15 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metaq import container
-from metaq.compression import pipeline
-from metaq.compression.folders import compressing, survey
-from metaq.compression.folders.compressing import FolderReport, compress_folder
-from metaq.compression.folders.reading import open_folder
-from metaq.compression.folders.restoring import restore_folder
-from metaq.compression.folders.stored import Reader
-from metaq.compression.folders.work import Attempt, WorkFolder, work_path
+from metaq.compression import compressing, pipeline, survey
+from metaq.compression.compressing import FolderReport, compress_folder
+from metaq.compression.restoring import restore_folder
+from metaq.compression.work import Attempt, WorkFolder, work_path
 from metaq.errors import ConfigError, OutputError
 from metaq.model import checkpoint
+from metaq.model.folder import open_folder
+from metaq.model.stored import Reader
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import QuantizedTensor
 
@@ -128,11 +127,13 @@ def test_an_interrupted_run_goes_on_to_the_same_file(made_folder, tmp_path, monk
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from metaq.compression.folders import coding, quantizing, survey
+from metaq.compression import coding
+from metaq.compression import quantizing
+from metaq.compression import survey
 quantizing.SEARCHED_ELEMENTS, coding.CHUNK_BITS, survey.BLOCK = map(int, sys.argv[3:])
-from metaq.compression.folders.work import Attempt
-from metaq.compression.folders.compressing import compress_folder
-from metaq.compression.folders.reading import open_folder
+from metaq.compression.work import Attempt
+from metaq.compression.compressing import compress_folder
+from metaq.model.folder import open_folder
 add_chunk = Attempt.add_chunk
 def add(self, number, payload):
     add_chunk(self, number, payload)
@@ -403,7 +404,7 @@ def test_weights_are_read_in_blocks(made_folder, tmp_path, monkeypatch):
         return raw(self, tensor, start, stop)
 
     monkeypatch.setattr(Reader, "raw", recorded)
-    monkeypatch.setattr("metaq.compression.folders.quantizing.LEARNED_WEIGHTS", 1 << 10)
+    monkeypatch.setattr("metaq.compression.quantizing.LEARNED_WEIGHTS", 1 << 10)
     compress(made_folder, tmp_path / "m.metaq")
     # A piece of a chunk is the most that is read at once.
     assert max(reads) <= 4 << CHUNK_BITS < max(tensor.nbytes for tensor in tensors().values())

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from metaq import container
 from metaq.compression import pipeline
-from metaq.compression.folders.compressing import compress_folder
-from metaq.compression.folders.reading import open_folder
-from metaq.compression.folders.restoring import holds_folder, restore_folder
+from metaq.compression.compressing import compress_folder
+from metaq.compression.restoring import holds_folder, restore_folder
 from metaq.errors import ConfigError, FormatError, OutputError
+from metaq.model.folder import open_folder
 from metaq.tensors.quantized import Dtype, ExactTensor, Tensor
 
 from .conftest import INDEX, tensors
@@ -138,7 +138,7 @@ def test_too_large_and_too_many_files_are_refused(tmp_path, monkeypatch):
     source = made(tmp_path / "m.metaq", *(file_of(f"file:{n}", bytes(100)) for n in range(5)))
     for limit, most in (("MAX_FILE_BYTES", 99), ("MAX_ALL_BYTES", 499), ("MAX_FILES", 4)):
         with monkeypatch.context() as patched:
-            patched.setattr(f"metaq.compression.folders.restoring.{limit}", most)
+            patched.setattr(f"metaq.compression.restoring.{limit}", most)
             with pytest.raises(FormatError, match="more files"):
                 restore_folder(source, tmp_path / "back")
     assert restore_folder(source, tmp_path / "back").weights == 3

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.folders.stored import Reader, StoredTensor, is_matrix, row_length
+from metaq.model.stored import Reader, StoredTensor, is_matrix, row_length
 from metaq.quantize.blocks import FLAT_ROW, as_rows
 
 Floats = NDArray[np.float64]

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaq import container
-from metaq.compression.folders.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
-from metaq.compression.folders.progress import NoProgress, Progress
-from metaq.compression.folders.reading import INDEX, SHARD, WEIGHTS
-from metaq.compression.folders.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder
+from metaq.compression.progress import NoProgress, Progress
+from metaq.compression.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder
 from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.files import umask
+from metaq.model.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
+from metaq.model.folder import INDEX, SHARD, WEIGHTS
 from metaq.tensors.quantized import Dtype
 
 
@@ -122,7 +122,7 @@ def _split(contents: Contents) -> tuple[list[Entry], list[Entry]]:
 
 
 def _check_files(source: Path, files: Sequence[Entry]) -> None:
-    """Refuse what :func:`metaq.compression.folders.carrying.carried_files` would never have carried."""
+    """Refuse what :func:`metaq.model.carrying.carried_files` would never have carried."""
     taken: set[str] = set()
     for entry in files:
         path = carried.path_of(entry.name)

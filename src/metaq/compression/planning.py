@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.folders.stored import StoredTensor, is_matrix
-from metaq.compression.folders.survey import Facts, Survey
+from metaq.compression.survey import Facts, Survey
 from metaq.container.layout import LARGEST
+from metaq.model.stored import StoredTensor, is_matrix
 from metaq.quantize.allocation import MIN_TRELLIS_ELEMENTS, TRELLIS_BITS
 from metaq.quantize.blocks import Fineness
 from metaq.quantize.rdo import MAX_MAGNITUDE, SCALAR_SLOPE, TRELLIS_SLOPE, rounded_step

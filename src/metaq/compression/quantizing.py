@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.folders.planning import Choice
-from metaq.compression.folders.sampling import sampled_rows
-from metaq.compression.folders.stored import Reader, StoredTensor, is_matrix, row_length
-from metaq.compression.folders.survey import Axes, Facts, blocks_of
+from metaq.compression.planning import Choice
+from metaq.compression.sampling import sampled_rows
+from metaq.compression.survey import Axes, Facts, blocks_of
 from metaq.container.layout import LARGEST, grid_fits
 from metaq.errors import ConfigError
+from metaq.model.stored import Reader, StoredTensor, is_matrix, row_length
 from metaq.quantize.allocation import SEARCHED_ELEMENTS, Target, allocate_one
 from metaq.quantize.blocks import Fineness, Margins, MarginSums, as_rows, learn, levels_of, own_classes
 from metaq.quantize.rdo import Importance, central_value, matrix_shape

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaq.compression.folders.carrying import Carried, carried_files
-from metaq.compression.folders.safetensors_header import read_header
-from metaq.compression.folders.stored import StoredTensor
 from metaq.container.carried import PREFIX, is_safe_path
 from metaq.container.fields import utf8
 from metaq.errors import FormatError
+from metaq.model.carrying import Carried, carried_files
+from metaq.model.safetensors_header import read_header
+from metaq.model.stored import StoredTensor
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

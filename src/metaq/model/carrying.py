@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from metaq.compression.folders.stored import StoredTensor
 from metaq.container.carried import is_safe_path, tensor_name
 from metaq.errors import FormatError
+from metaq.model.stored import StoredTensor
 from metaq.tensors.quantized import Dtype
 
 MAX_FILE_BYTES = 64 << 20

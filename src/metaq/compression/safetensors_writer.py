@@ -13,10 +13,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.folders.reading import INDEX, WEIGHTS
-from metaq.compression.folders.safetensors_header import LENGTH_BYTES, METADATA, NAMES
 from metaq.container.contents import Entry
 from metaq.errors import FormatError
+from metaq.model.folder import INDEX, WEIGHTS
+from metaq.model.safetensors_header import LENGTH_BYTES, METADATA, NAMES
 
 ALIGNMENT = 8
 MAX_SHARD_BYTES = 5_000_000_000

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.folders.planning import DEFAULT_MULTIPLIER, Choice, Rule
-from metaq.compression.folders.stored import StoredTensor
-from metaq.compression.folders.survey import Survey
+from metaq.compression.planning import DEFAULT_MULTIPLIER, Choice, Rule
+from metaq.compression.survey import Survey
+from metaq.model.stored import StoredTensor
 from metaq.quantize.blocks import learn, own_classes
 from metaq.quantize.rotation import BASIS_BITS
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from metaq.compression.folders.rates import COARSEST, FINEST, RateModel
-from metaq.compression.folders.work import WorkFolder
+from metaq.compression.rates import COARSEST, FINEST, RateModel
+from metaq.compression.work import WorkFolder
 from metaq.errors import ConfigError
 
 RECORD = "tries.json"

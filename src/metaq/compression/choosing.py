@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metaq.compression.folders.planning import Choice
-from metaq.compression.folders.quantizing import GridSource, SymbolSource, quantized
-from metaq.compression.folders.stored import Reader, StoredTensor
-from metaq.compression.folders.survey import Survey
+from metaq.compression.planning import Choice
+from metaq.compression.quantizing import GridSource, SymbolSource, quantized
+from metaq.compression.survey import Survey
 from metaq.config import require
 from metaq.container.layout import grid_fits
 from metaq.errors import ConfigError
 from metaq.model.selection import NO_GRID, TOO_SMALL, kind_of_buffer
+from metaq.model.stored import Reader, StoredTensor
 from metaq.model.weights import choose
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
@@ -108,16 +108,16 @@ class RateQuantizer:
                 self._numbers[axes] = self._numbered(survey.axes[axes].basis)
 
     def is_exact(self, tensor: StoredTensor) -> bool:
-        """See :class:`metaq.compression.folders.coding.Quantizer`."""
+        """See :class:`metaq.compression.coding.Quantizer`."""
         return tensor.name not in self._choices
 
     def basis_of(self, tensor: StoredTensor) -> int | None:
-        """See :class:`metaq.compression.folders.coding.Quantizer`."""
+        """See :class:`metaq.compression.coding.Quantizer`."""
         axes = self._choices[tensor.name].axes
         return None if axes is None else self._numbers[axes]
 
     def source(self, tensor: StoredTensor) -> SymbolSource:
-        """See :class:`metaq.compression.folders.coding.Quantizer`."""
+        """See :class:`metaq.compression.coding.Quantizer`."""
         choice = self._choices[tensor.name]
         axes = None if choice.axes is None else self._survey.axes[choice.axes]
         return quantized(self._reader, tensor, choice, self._survey.facts[tensor.name], axes)
@@ -140,15 +140,15 @@ class GridQuantizer:
         self._grids = grids
 
     def is_exact(self, tensor: StoredTensor) -> bool:
-        """See :class:`metaq.compression.folders.coding.Quantizer`."""
+        """See :class:`metaq.compression.coding.Quantizer`."""
         return tensor.name not in self._grids
 
     def basis_of(self, _tensor: StoredTensor) -> int | None:
-        """See :class:`metaq.compression.folders.coding.Quantizer`."""
+        """See :class:`metaq.compression.coding.Quantizer`."""
         return None
 
     def source(self, tensor: StoredTensor) -> SymbolSource:
-        """See :class:`metaq.compression.folders.coding.Quantizer`."""
+        """See :class:`metaq.compression.coding.Quantizer`."""
         return GridSource(self._reader, tensor, self._grids[tensor.name])
 
 

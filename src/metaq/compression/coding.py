@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.chunks import StreamShape
-from metaq.compression.folders.progress import Progress
-from metaq.compression.folders.quantizing import SymbolSource
-from metaq.compression.folders.stored import Reader, StoredTensor
-from metaq.compression.folders.work import Attempt, Record
+from metaq.compression.progress import Progress
+from metaq.compression.quantizing import SymbolSource
+from metaq.compression.work import Attempt, Record
 from metaq.container import layout
 from metaq.container.assembling import Parts
 from metaq.container.coders import encode_chunk
@@ -25,6 +24,7 @@ from metaq.container.contents import Entry, Metadata, Piece
 from metaq.container.exact import exact_payload
 from metaq.container.header import basis_entry
 from metaq.container.writer import named_errors
+from metaq.model.stored import Reader, StoredTensor
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
 

@@ -8,8 +8,8 @@ from hashlib import sha256
 from math import prod
 from pathlib import Path
 
-from metaq.compression.folders.stored import StoredTensor
 from metaq.errors import FormatError
+from metaq.model.stored import StoredTensor
 from metaq.tensors.quantized import Dtype
 
 DTYPES = {

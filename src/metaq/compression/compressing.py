@@ -10,17 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.folders.budget import Tries
-from metaq.compression.folders.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
-from metaq.compression.folders.coding import Job, code
-from metaq.compression.folders.planning import DEFAULT_MULTIPLIER, Rule
-from metaq.compression.folders.progress import NoProgress, Progress
-from metaq.compression.folders.rates import RateModel
-from metaq.compression.folders.reading import ModelFolder
-from metaq.compression.folders.sampling import quota, sampled_rows
-from metaq.compression.folders.stored import Reader, StoredTensor
-from metaq.compression.folders.survey import Survey, survey
-from metaq.compression.folders.work import Attempt, Record, WorkFolder
+from metaq.compression.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
+from metaq.compression.coding import Job, code
+from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule
+from metaq.compression.progress import NoProgress, Progress
+from metaq.compression.rates import RateModel
+from metaq.compression.sampling import quota, sampled_rows
+from metaq.compression.survey import Survey, survey
+from metaq.compression.tries import Tries
+from metaq.compression.work import Attempt, Record, WorkFolder
 from metaq.config import require
 from metaq.container import carried
 from metaq.container.assembling import Parts, StoredChunk, assemble
@@ -30,6 +28,8 @@ from metaq.container.fields import utf8
 from metaq.container.layout import CHECKSUM_BYTES
 from metaq.container.writer import DEFAULT_CODER, check_elements, check_tensors
 from metaq.errors import ConfigError
+from metaq.model.folder import ModelFolder
+from metaq.model.stored import Reader, StoredTensor
 from metaq.tensors.coverage import Coverage, measured
 from metaq.tensors.grid import BucketGrid
 
@@ -96,7 +96,7 @@ def compress_folder(
     Parameters
     ----------
     folder
-        Of :func:`metaq.compression.folders.reading.open_folder`.
+        Of :func:`metaq.model.folder.open_folder`.
     out
         The file; an older one is replaced.
     target_bytes
