@@ -14,6 +14,7 @@ ORDER = (
     "config",
     "files",
     "compiled",
+    "progress",
     "tensors",
     "entropy",
     "coding",

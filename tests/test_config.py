@@ -4,7 +4,9 @@ import pytest
 
 from metaq.errors import ConfigError
 from metaq.lab.data import Augmentation, CropAndFlip
-from metaq.lab.train.config import PRESETS, InitConfig, TrainConfig, preset
+from metaq.lab.registry import PRESETS
+from metaq.lab.train import preset
+from metaq.lab.train.config import InitConfig, TrainConfig
 from metaq.regularizer.config import FreezeConfig, RegularizerConfig
 
 

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 from torch import nn
 
 from metaq.compression.compressing import FolderReport, compress_folder
-from metaq.compression.progress import Progress
 from metaq.compression.restoring import restore_folder
 from metaq.container import DEFAULT_CODER
 from metaq.errors import ConfigError, FormatError
 from metaq.model.folder import open_folder
+from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
 
 CONFIG = "config.json"

@@ -141,7 +141,7 @@ def test_export_shows_what_it_did(tmp_path, sparse, file):
     assert shown.status == 0, shown.err
     for layer, (units, kept) in UNITS[name].items():
         assert f"units of {layer}" in shown.out
-        assert f"{units}, {kept} folded" in shown.out
+        assert f"{kept} of {units} left" in shown.out
     assert f"{counted(tmp_path / 'folded.pth'):,}" in shown.out
     plain = run_metaq("export", file, "-o", tmp_path / "dense.pth")
     assert "folded" not in plain.out.replace(str(tmp_path), "")
@@ -239,7 +239,7 @@ def test_inspect_tells_what_folds(sparse, file):
     shown = run_metaq("inspect", file, "--net", name)
     for layer, (units, kept) in UNITS[name].items():
         assert f"units of {layer}" in shown.out
-        assert f"{units}, {kept} folded" in shown.out
+        assert f"{kept} of {units} left" in shown.out
 
 
 def test_inspect_takes_the_network_that_a_file_names(sparse, file):

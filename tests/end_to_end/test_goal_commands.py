@@ -69,7 +69,7 @@ def training(out, *, epochs=None):
 
 def slowly(goal):
     """Options of a goal, and of a plan that leaves a small network the steps to follow."""
-    plan = {"press": 0.4, "settle": 0.1, "refinements": 3, "moving": 0.3, "free": 0.5, "deepest": 10}
+    plan = {"press": 0.4, "settle": 0.1, "deepest": 10}
     values = {"optimizer.relative_learning_rate": 0.008, **{f"regularizer.plan.{name}": plan[name] for name in plan}}
     return (*goal, *(word for name, value in values.items() for word in ("--set", f"{name}={value}")))
 

@@ -30,7 +30,6 @@ from metaq.compression.budget import compress as compress_to
 from metaq.compression.compressor import Compressed
 from metaq.config import require
 from metaq.container import WriteReport
-from metaq.files import refuse_overwrite
 from metaq.lab.classifiers import compress_classifier
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
@@ -39,13 +38,6 @@ from metaq.model.weights import ANY
 
 DEFAULT_BUCKETS = 255
 DEFAULT_CALIBRATION = 20_000
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("compress", epilog="Example: metaq compress model.pth -o model.metaq --data mnist --max-drop 0.1")(
-        compress
-    )
 
 
 def compress(
@@ -96,7 +88,7 @@ def compress(
     after an interruption the same command goes on.
     """
     begun = time.perf_counter()
-    refuse_overwrite(out, force=force)
+    output.claim(out, force=force)
     if source.is_dir():
         calibrates = data is not None or max_drop is not None or calibration is not None or not recover
         require(

@@ -12,11 +12,6 @@ from metaq.cli.options import Data, DataDir, Json, Net, Split, load_data, pick_s
 from metaq.lab import runs
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("evaluate", epilog="Example: metaq evaluate model.metaq --net lenet5 --data mnist --json")(evaluate)
-
-
 def evaluate(
     source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
     net: Net = "lenet5",

@@ -9,11 +9,9 @@ from pathlib import Path
 
 from metaq.cli import output
 from metaq.compression.compressing import FolderReport, compress_folder
-from metaq.compression.restoring import holds_folder, restore_folder
+from metaq.compression.restoring import restore_folder
 from metaq.compression.work import work_path
 from metaq.model.folder import open_folder
-
-__all__ = ["compress", "decompress", "holds_folder"]
 
 LISTED = 20
 """Most names that a note lists."""
@@ -33,7 +31,7 @@ def compress(
     """Compress a folder and print what became of it."""
     begun = time.perf_counter()
     try:
-        with output.stage_progress(is_silent=as_json) as progress:
+        with output.stage_progress() as progress:
             report = compress_folder(
                 open_folder(source),
                 out,
@@ -70,7 +68,7 @@ def compress(
 def decompress(source: Path, out: Path, *, force: bool, as_json: bool) -> None:
     """Restore a folder and print what is in it."""
     begun = time.perf_counter()
-    with output.stage_progress(is_silent=as_json) as progress:
+    with output.stage_progress() as progress:
         restored = restore_folder(source, out, force=force, progress=progress)
     file_bytes = source.stat().st_size
     numbers = {

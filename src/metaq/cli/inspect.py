@@ -9,13 +9,7 @@ import typer
 
 from metaq.cli import output
 from metaq.cli.options import Force, Json
-from metaq.files import refuse_overwrite
 from metaq.report import inspection
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("inspect", epilog="Example: metaq inspect model.metaq --plot model.png")(inspect)
 
 
 def inspect(
@@ -29,7 +23,7 @@ def inspect(
 ) -> None:
     """Show what a file holds, tensor by tensor."""
     if plot is not None:
-        refuse_overwrite(plot, force=force)
+        output.claim(plot, force=force)
     found = inspection.inspect(source, net=net)
     if plot is not None:
         inspection.save_plot(plot, found)
@@ -39,8 +33,8 @@ def inspect(
             output.warn_of_left_out(found.coverage)
         return
     columns = ["tensor", "shape", "dtype", "used", "step", "coder", "bytes", "bits", "mode"]
-    title = f"{source}  (used: buckets in use; bits: their entropy; mode: share of the most common)"
-    output.print_table(title, columns, [_cells(row) for row in found.rows])
+    legend = "used: buckets in use; bits: their entropy; mode: share of the most common"
+    output.print_table(str(source), columns, [_cells(row) for row in found.rows], legend=legend)
     folded = [] if found.folded is None else output.folded_rows(found.folded)
     covered = [] if found.coverage is None else output.coverage_rows(found.coverage)
     output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *covered, *folded])

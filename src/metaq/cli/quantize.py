@@ -29,19 +29,10 @@ from metaq.cli.options import (
     pick_split,
 )
 from metaq.config import require
-from metaq.files import refuse_overwrite
 from metaq.lab import runs
 from metaq.lab.bucket_sweep import sweep_buckets
 from metaq.model import checkpoint
 from metaq.quantize.sweep import SweepRow, parse_range
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "quantize",
-        epilog="Example: metaq quantize model.pth --net lenet5 --data mnist --sweep 10:1024 --out model.metaq",
-    )(quantize)
 
 
 def quantize(
@@ -68,15 +59,15 @@ def quantize(
     bucket_counts = parse_range(counts)
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
     if out is not None:
-        refuse_overwrite(out, force=force)
+        output.claim(out, force=force)
     metadata = {"net": net, "data": data}
     state_dict = checkpoint.read(source)
     grids_of = partial(
         grids_for, state_dict, center=center, radius=radius, grouping=grouping, include=include, exclude=exclude
     )
     dataset = pick_split(load_data(data, data_dir), split)
-    with output.step_progress() as progress:
-        task = progress.add_task("sweep", total=len(bucket_counts))
+    with output.stage_progress() as progress:
+        progress.stage("trying bucket counts", len(bucket_counts))
         outcome = sweep_buckets(
             state_dict,
             bucket_counts,
@@ -85,7 +76,7 @@ def quantize(
             grids_of=grids_of,
             tolerance=tolerance,
             metadata=metadata,
-            on_row=lambda _: progress.advance(task),
+            on_row=lambda _: progress.advance(),
         )
     if out is not None:
         container.write(out, outcome.tensors, metadata=metadata)

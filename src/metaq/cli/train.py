@@ -27,11 +27,6 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 """Seconds of the units of a duration."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("train", epilog="Example: metaq train --preset lenet5-mnist --out runs/lenet5")(train)
-
-
 def train(
     preset_name: Annotated[
         str | None,
@@ -161,7 +156,7 @@ def seconds_of(duration: str) -> float:
 
 
 def _start(config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool) -> TrainingOutcome:
-    with output.step_progress() as progress:
+    with output.stage_progress() as progress:
         observer = output.TrainingProgress(progress, "training")
         return runs.train_to_folder(config, splits, folder, observer, force=force, **where)
 
@@ -169,7 +164,7 @@ def _start(config: TrainConfig, splits: DataSplits, folder: Path, where: Where, 
 def _resume(folder: Path, data_dir: Path | None, where: Where) -> TrainingOutcome:
     config = runs.saved_config(folder)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
-    with output.step_progress() as progress:
+    with output.stage_progress() as progress:
         observer = output.TrainingProgress(progress, "training")
         return runs.resume_in_folder(folder, splits, observer, **where)
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from metaq.compression.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
 from metaq.compression.coding import Job, code
 from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule
-from metaq.compression.progress import NoProgress, Progress
 from metaq.compression.rates import RateModel
 from metaq.compression.sampling import quota, sampled_rows
 from metaq.compression.survey import Survey, survey
@@ -30,6 +29,7 @@ from metaq.container.writer import DEFAULT_CODER, check_elements, check_tensors
 from metaq.errors import ConfigError
 from metaq.model.folder import ModelFolder
 from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import NoProgress, Progress
 from metaq.tensors.coverage import Coverage, measured
 from metaq.tensors.grid import BucketGrid
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
 
+from metaq.container.layout import MAGIC
 from metaq.errors import FormatError
 
 BLOCK_BYTES = 1 << 20
@@ -64,6 +65,21 @@ class FileSource:
             return self._stream.read(size_bytes)
         except OSError as error:
             raise _unreadable(self.name, error) from error
+
+
+def is_metaq(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is, or by its name ought to be, a ``.metaq`` file.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, empty or cannot be read.
+    """
+    with FileSource(path) as source:
+        head = source.take(0, len(MAGIC))
+    if not head:
+        raise FormatError(f"{path}: is empty; it was probably never written to the end. Make it again.")
+    return head == MAGIC or Path(path).suffix == ".metaq"
 
 
 def checksum(source: Source, end: int) -> int:

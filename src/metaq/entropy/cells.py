@@ -62,9 +62,9 @@ def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellSt
     parts = list(tensors)
     for tensor in parts:
         require(tensor.is_floating_point(), f"weights: dtype {tensor.dtype} given; floating tensors are needed.")
-    counts, fractions = (passes.on_host(sums) for sums in passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid])))
+    counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid]))
     passes.require_finite(counts)
-    return CellStatistics(counts=counts[0], fractions=fractions[0], grid=grid)
+    return CellStatistics(counts=counts[0].numpy(), fractions=fractions[0].numpy(), grid=grid)
 
 
 def linear_binning(counts: NDArray[np.float64], fractions: NDArray[np.float64]) -> NDArray[np.float64]:

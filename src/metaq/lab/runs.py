@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from metaq import container
 from metaq.compression import pipeline
+from metaq.compression.trained import movable_chains, trained_tensors
 from metaq.config import require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
@@ -43,8 +44,9 @@ from metaq.lab.train.config import TeacherConfig
 from metaq.lab.train.records import ScalarLog, write_metrics
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
-from metaq.model.structure import arrangement, cheapest_arrangement
+from metaq.model.structure import arrangement
 from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Tensor
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
@@ -336,8 +338,8 @@ def _metadata(config: TrainConfig) -> container.Metadata:
     return {"net": config.net, "data": config.data}
 
 
-def _encoded(source: pipeline.Source, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
-    return container.encode(pipeline.to_tensors(source, grids=grids), metadata=_metadata(config))
+def _encoded(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
+    return container.encode(pipeline.to_tensors(weights, grids=grids), metadata=_metadata(config))
 
 
 def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> int:
@@ -345,18 +347,8 @@ def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: Tra
     size = len(_encoded(weights, grids, config))
     if config.goal.bytes is None:
         return size
-    arranged = arrangement(build(config.net, weights).eval())
-    return min(size, len(_encoded(pipeline.quantized_state_dict(arranged, grids=grids), grids, config)))
-
-
-def _cheapest(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> StateDict:
-    """The weights with hidden units in the order and with the signs that need the fewest bytes."""
-
-    def cost(tried: nn.Module) -> int:
-        return len(_encoded(tried, grids, config))
-
-    arranged = cheapest_arrangement(build(config.net, weights).eval(), cost)
-    return pipeline.quantized_state_dict(arranged, grids=grids)
+    arranged = arrangement(weights, movable_chains(nets.create(config.net), weights, grids))
+    return min(size, len(_encoded(arranged, grids, config)))
 
 
 def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
@@ -375,10 +367,9 @@ def _recording(trainer: Trainer) -> Iterator[None]:
 
 def _written(trainer: Trainer, kept: Candidate, splits: DataSplits) -> TrainingOutcome:
     """Write the file of the epoch that was kept, measure it, and write what else a run leaves."""
-    path, weights = trainer.folder / MODEL_FILE, kept.state_dict
-    if not trainer.config.is_plain:
-        weights = _cheapest(weights, kept.grids, trainer.config)
-    pipeline.save(path, weights, grids=kept.grids, metadata=_metadata(trainer.config))
+    path = trainer.folder / MODEL_FILE
+    tensors = _final_tensors(kept, trainer.config)
+    container.write(path, tensors, metadata=_metadata(trainer.config))
     summary = replace(
         measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),
         seconds=sum(record.seconds for record in trainer.records),
@@ -390,10 +381,17 @@ def _written(trainer: Trainer, kept: Candidate, splits: DataSplits) -> TrainingO
         kept_epoch=kept.record.epoch,
         epochs=len(trainer.records),
         folder=trainer.folder,
-        weights=weights,
+        weights=checkpoint.restore(tensors),
     )
     write_bytes(trainer.folder / SUMMARY_FILE, (json.dumps(outcome_to_dict(outcome)) + "\n").encode())
     return outcome
+
+
+def _final_tensors(kept: Candidate, config: TrainConfig) -> list[Tensor]:
+    """What the file of the epoch that was kept holds."""
+    if config.is_plain:
+        return pipeline.to_tensors(kept.state_dict, grids={})
+    return trained_tensors(build(config.net, kept.state_dict), kept.grids)
 
 
 def outcome_to_dict(outcome: TrainingOutcome) -> dict[str, float | int | str]:

@@ -47,22 +47,11 @@ def read(path: str | os.PathLike[str]) -> StateDict:
     """
     source = Path(path)
     head = _read_head(source)
-    if is_metaq(source):
+    if container.is_metaq(source):
         return weights_of(container.read(source))
     if _is_safetensors(source, head):
         return _read_safetensors(source)
     return _read_torch(source)
-
-
-def is_metaq(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is, or by its name ought to be, a ``.metaq`` file.
-
-    Raises
-    ------
-    FormatError
-        If the file is missing, empty or cannot be read.
-    """
-    return _read_head(Path(path)).startswith(container.MAGIC) or Path(path).suffix == ".metaq"
 
 
 def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]) -> int:
@@ -140,6 +129,8 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 def _for_safetensors(path: str | os.PathLike[str], name: str, tensor: torch.Tensor) -> torch.Tensor:
     if dtype_of(name, tensor) is Dtype.complex128:
         raise ConfigError(f"{path}: {name}: safetensors files cannot hold complex128; end the name in .pth.")
+    if name == "__metadata__":
+        raise ConfigError(f"{path}: safetensors files cannot hold a tensor called {name}; end the name in .pth.")
     return _plain(tensor).clone()
 
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
-from metaq.compression import pipeline
 from metaq.config import require
 from metaq.container.carried import is_carried, path_of
-from metaq.errors import ConfigError
-from metaq.lab import nets, runs
-from metaq.lab.plots import save_buckets
-from metaq.model import checkpoint
-from metaq.model.structure import fold
-from metaq.model.weights import alias_of
+from metaq.report.units import LAYERS, units_left
 from metaq.tensors.coverage import Coverage
 from metaq.tensors.quantized import QuantizedTensor, Tensor, TiedTensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,32 +69,64 @@ class Inspection:
 
     Attributes
     ----------
+    path
+        The file.
+    net
+        Network the weights belong to, as the caller said; or None.
     rows
-        One a tensor.
+        One per tensor.
     sizes
-        Sizes in all, as :func:`metaq.compression.pipeline.sizes` gives them.
-    metadata
-        Free facts kept in a ``.metaq`` file.
-    state_dict
-        The weights.
-    quantized
-        Bucket indices of the quantised tensors by name.
-    coverage
-        How much is quantised; None of a file that is not ``.metaq``.
-    folded
-        Units of every layer, and those :func:`metaq.model.structure.fold` leaves; None where the network is not known.
+        Sizes in all, as :attr:`metaq.container.Contents.sizes` gives them.
     file
         The ``.metaq`` file as read, its tensors in the order of the rows; None of another file.
     """
 
+    path: Path
+    net: str | None
     rows: list[TensorRow]
     sizes: dict[str, float | int]
-    metadata: dict[str, str | int | float]
-    state_dict: dict[str, torch.Tensor]
-    quantized: dict[str, QuantizedTensor]
-    coverage: Coverage | None
-    folded: dict[str, tuple[int, int]] | None
     file: container.File | None
+
+    @property
+    def metadata(self) -> dict[str, str | int | float]:
+        """Free facts kept in a ``.metaq`` file."""
+        return {} if self.file is None else dict(self.file.metadata)
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How much is quantised; None of a file that is not ``.metaq``."""
+        return None if self.file is None else self.file.coverage
+
+    @cached_property
+    def quantized(self) -> dict[str, QuantizedTensor]:
+        """Bucket indices of the quantised tensors by name."""
+        tensors = () if self.file is None else self.file.tensors
+        return {tensor.name: tensor for tensor in tensors if isinstance(tensor, QuantizedTensor)}
+
+    @cached_property
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights."""
+        from metaq.model import checkpoint
+
+        return checkpoint.read(self.path) if self.file is None else checkpoint.weights_of(self.file)
+
+    @cached_property
+    def folded(self) -> dict[str, tuple[int, int]] | None:
+        """Units of every layer, and those :func:`metaq.model.structure.fold` leaves; None of an unknown network.
+
+        That of a network which the file merely names is counted only if the network is a plain chain of layers.
+
+        Raises
+        ------
+        ConfigError
+            If the network is unknown, or the weights are not its own.
+        """
+        if self.net is None:
+            return None if self.file is None else _folded_chain(self.file)
+        from metaq.lab import runs
+        from metaq.model.structure import fold
+
+        return fold(runs.build(self.net, self.state_dict)).units
 
     def to_dict(self) -> dict[str, object]:
         """Plain dictionary, ready for JSON."""
@@ -108,6 +138,8 @@ class Inspection:
 def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspection:
     """Read a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file and describe every tensor.
 
+    A ``.metaq`` file is described without PyTorch.
+
     Parameters
     ----------
     path
@@ -117,41 +149,36 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
 
     Raises
     ------
-    ConfigError
-        If `net` is unknown or the weights are not its own.
     FormatError
         If the file is missing, damaged or foreign.
     """
     source = Path(path)
-    file = container.read(source) if checkpoint.is_metaq(source) else None
-    if file is not None:
-        state_dict = checkpoint.weights_of(file)
-        rows = [
-            _carried_row(entry) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry)
-            for tensor, entry in zip(file.tensors, file.entries, strict=True)
-        ]
-        quantized = {tensor.name: tensor for tensor in file.tensors if isinstance(tensor, QuantizedTensor)}
-        metadata = dict(file.metadata)
-        coverage = file.coverage
-    else:
-        state_dict = checkpoint.read(source)
-        rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
-        quantized, metadata, coverage = {}, {}, None
-    sizes = pipeline.sizes(state_dict, file_bytes=source.stat().st_size)
-    return Inspection(
-        rows=rows,
-        sizes=sizes,
-        metadata=metadata,
-        state_dict=state_dict,
-        quantized=quantized,
-        coverage=coverage,
-        folded=_folded(state_dict, net, metadata.get("net")),
-        file=file,
-    )
+    if not container.is_metaq(source):
+        return _inspect_other(source, net)
+    file = container.read(source)
+    rows = [
+        _carried_row(entry) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry)
+        for tensor, entry in zip(file.tensors, file.entries, strict=True)
+    ]
+    return Inspection(path=source, net=net, rows=rows, sizes=file.sizes, file=file)
+
+
+def _inspect_other(path: Path, net: str | None) -> Inspection:
+    from metaq.compression import pipeline
+    from metaq.model import checkpoint
+
+    state_dict = checkpoint.read(path)
+    rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
+    sizes = pipeline.sizes(state_dict, file_bytes=path.stat().st_size)
+    return Inspection(path=path, net=net, rows=rows, sizes=sizes, file=None)
 
 
 def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
-    """Write a PNG with the weights of every floating tensor, tied ones once; a bar a bucket where it is quantised."""
+    """Write a PNG with the weights of every floating tensor, tied ones once; a bar per bucket where it is quantised."""
+    from metaq.compression import pipeline
+    from metaq.lab.plots import save_buckets
+    from metaq.model.weights import alias_of
+
     floating = pipeline.quantizable_names(found.state_dict)
     names = list(dict.fromkeys(alias_of(found.state_dict, floating).values()))
     require(bool(names), "--plot: the file holds no floating tensor to draw.")
@@ -159,16 +186,14 @@ def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
     save_buckets(path, arrays, found.quantized)
 
 
-def _folded(state_dict: dict[str, torch.Tensor], net: str | None, named: object) -> dict[str, tuple[int, int]] | None:
-    """Units before and after folding; what a file merely names must not make code run or fail."""
-    if net is not None:
-        return fold(runs.build(net, state_dict)).units
-    if named not in nets.names():
+def _folded_chain(file: container.File) -> dict[str, tuple[int, int]] | None:
+    """Units before and after folding, if the file names a network of one chain and holds its weights."""
+    layers = LAYERS.get(str(file.metadata.get("net")), ())
+    tensors = {tensor.name: tensor for tensor in file.tensors}
+    if not layers or tensors.keys() != {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}:
         return None
-    try:
-        return fold(runs.build(str(named), state_dict)).units
-    except ConfigError:
-        return None
+    units = units_left([np.asarray(tensors[f"{layer}.weight"].restore()) for layer in layers])
+    return None if units is None else dict(zip(layers[:-1], units, strict=True))
 
 
 def _plain_row(name: str, tensor: torch.Tensor) -> TensorRow:
