@@ -52,7 +52,9 @@ def test_every_shipped_model_has_a_report(model, tmp_path):
     root = check(page.read_text())
     assert f"{model.stat().st_size:,} bytes" in root.text
     assert "There are no curves" in root.text
-    assert len(root.all("img")) == 1
+    drawn = [image.attributes["src"].partition(";")[0] for image in root.all("img")]
+    assert drawn.count("data:image/png") == 1
+    assert drawn.count("data:image/svg+xml") == len([line for line in root.all("h3") if "." in line.text])
 
 
 def test_two_are_compared(run, tmp_path, monkeypatch):
