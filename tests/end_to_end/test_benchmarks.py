@@ -40,6 +40,7 @@ QUICK = {
     ),
     "streaming.py": (["--largest", "1", "--total", "4"], {"bytes", "largest_mib", "compress", "decompress"}),
     "spread_and_bits.py": ([], {"seed", "rows"}),
+    "structure.py": ([], {"rooms", "arrows", "floors", "against_order", "source_lines", "baseline"}),
 }
 
 
