@@ -131,7 +131,7 @@ def test_a_page_works_as_typed(page: str, places: Any, bring_names: Callable[[st
 
 @with_filters
 @pytest.mark.usefixtures("own_modules")
-@pytest.mark.parametrize("page", sorted(set(page_of("python")) - set(page_of("shell"))))
+@pytest.mark.parametrize("page", page_of("python"))
 def test_programs_of_a_page_run(page: str, places: Any, bring_names: Callable[[str], dict[str, Any]]) -> None:
     names = bring_names(page)
     for block in blocks_of(page):
