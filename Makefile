@@ -11,16 +11,19 @@ BENCHMARKS := $(filter-out one_knob cifar10 structure,$(basename $(notdir $(wild
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs web bench clean
+.PHONY: help demo test test-all lint docs web bench clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(INSTALLED) ## Train, compress and restore a small network in a few minutes
 	$(BIN)/metaq demo --out runs/demo --force
 
-test: $(INSTALLED) ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+test: $(INSTALLED) ## Run the tests that tell at once whether a change holds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-all: $(INSTALLED) ## Run all tests, with all examples of every property
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --hypothesis-profile thorough
 
 lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff format --check .
