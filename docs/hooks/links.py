@@ -50,4 +50,3 @@ def _led(target: str, folder: str) -> str:
         return target
     page = inside.removesuffix(".ipynb") + ".md" if inside.endswith(".ipynb") else inside
     return posixpath.relpath(page, folder or ".") + mark + anchor
-

@@ -20,12 +20,12 @@ TITLE = re.compile(r'title="([^"]+)"')
 HEXADECIMAL = re.compile(r"(?:[0-9a-f]+\n)+")
 
 KINDS = {"python": "python", "": "shell", "sh": "shell", "console": "shown"}
-"""Kind of a block by its language. Lines of shell run; those that are shown are only held against the options that exist."""
+"""Kind of a block by its language. Lines of shell run; the options of those that are shown have to exist."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page: ``python``, ``shell``, ``shown`` or ``data``; `section` counts headings of the second level."""
+    """A block of a page; `kind` is ``python``, ``shell``, ``shown`` or ``data``, `section` counts ``##`` headings."""
 
     kind: str
     text: str

@@ -57,12 +57,7 @@ def check_other(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
     elif words[:2] == ["pip", "install"]:
-        extras = [
-            extra
-            for word in words
-            for found in re.findall(r"^\.\[(.+)\]$", word)
-            for extra in found.split(",")
-        ]
+        extras = [extra for word in words for found in re.findall(r"^\.\[(.+)\]$", word) for extra in found.split(",")]
         assert set(extras) <= set(project["optional-dependencies"])
         assert project["name"] not in " ".join(words), "metaq is not published"
     elif words[:3] == ["python", "-m", "pytest"] or words[0] == "torchrun":

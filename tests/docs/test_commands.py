@@ -101,7 +101,7 @@ def run_program(block: Block, place: Path, names: dict[str, Any]) -> dict[str, A
 
 
 def installs(block: Block) -> bool:
-    """Whether a block sets metaq up; `test_metaq_is_installed_as_the_readme_says` types it."""
+    """Whether a block sets metaq up; `test_metaq_is_installed_as_the_pages_say` types it."""
     return "git clone" in block.text
 
 
@@ -161,20 +161,21 @@ cp -r pyproject.toml README.md LICENSE src "$OLDPWD/$3"
 
 
 @pytest.mark.slow
-def test_metaq_is_installed_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metaq_is_installed_as_the_pages_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an environment of its own; the packages that metaq needs are those of this one, as tests use no network."""
     pytest.importorskip("hatchling")
-    (block,) = [block for block in blocks_of("README.md") if installs(block)]
+    first, *others = [block for page in PAGES for block in blocks_of(page) if installs(block)]
+    assert all(other.text == first.text for other in others)
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "git").write_text(CLONE.format(root=ROOT))
     (programs / "git").chmod(0o755)
-    packages = next(place for place in sys.path if place.endswith("site-packages"))
+    packages = [place for place in sys.path if place.endswith("site-packages")]
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", packages)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(packages))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_NO_DEPS", "1")
     monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")
     check = "python -c 'import metaq; print(metaq.__file__)' > ../where\n"
-    type_lines(block.text + check, tmp_path)
+    type_lines(first.text + check, tmp_path)
     assert Path((tmp_path / "where").read_text().strip()) == tmp_path / "metaq/src/metaq/__init__.py"
