@@ -37,6 +37,7 @@ def test_the_loop_of_the_readme_runs_and_restores_what_it_saved(tmp_path, monkey
     (tmp_path / "loop.py").write_text(block)
     names = runpy.run_path("loop.py", init_globals={"model": model, "loader": loader, "epochs": 4})
     assert names["regularizer"].steps == 20
+    names["regularizer"].finish()
     restored, inputs = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(50, 6)
     restored.load_state_dict(load("model.metaq"))
     torch.testing.assert_close(restored(inputs), model(inputs))
