@@ -45,6 +45,7 @@ def test_the_figures_of_a_report_as_json(run, tmp_path):
     assert len(subject["tensors"]) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
 def test_every_shipped_model_has_a_report(model, tmp_path):
     page = tmp_path / "page.html"
@@ -88,6 +89,7 @@ def test_wrong_input_is_refused_and_leaves_nothing(run, tmp_path):
     assert not page.exists()
 
 
+@pytest.mark.slow
 def test_the_demonstration_ends_with_its_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = preset("lenet5-digits").override(["epochs=2", "augmentation=null"])

@@ -93,7 +93,7 @@ def _add_weights(subject: Subject, path: Path, net: str | None, state: Json) -> 
     """All that the file of weights tells; its metadata."""
     found = inspection.inspect(path, net=net)
     latent = latent_weights(state)
-    add_file(subject, path, found)
+    add_file(subject, found)
     add_histograms(subject, found, latent)
     add_filters(subject, found, net, state, latent)
     return found.metadata

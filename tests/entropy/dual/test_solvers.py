@@ -109,6 +109,7 @@ def test_projected_fista_is_within_a_millionth_after_500_evaluations(make_proble
     assert result.value >= (1 - 1e-6) * solve_exact(problem).value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [8, 16, 32, 64, 128, 256])
 def test_the_bundle_is_within_a_ten_thousandth_after_500_evaluations(make_problem, kind, count):
