@@ -35,6 +35,7 @@ from typing import Any, TextIO
 import torch
 from matplotlib.figure import Figure
 
+from metaq import compress
 from metaq.compression import pipeline
 from metaq.errors import MetaqError
 from metaq.lab import bucket_sweep as sweeps
@@ -161,7 +162,7 @@ def measured_file(
 ) -> runs.Summary:
     """Size of the file, and accuracy of the weights that are read back from it."""
     path = folder / runs.MODEL_FILE
-    pipeline.save(path, weights, grids=grids, metadata={"net": config.net, "data": config.data})
+    compress(weights, grids=grids, metadata={"net": config.net, "data": config.data}).save(path)
     return runs.measure_file(path, net=config.net, load_dataset=lambda: images)
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
 Net = Annotated[str, typer.Option("--net", help=f"Network: {', '.join(NETWORKS)}, or package.module:factory.")]
+OwnNet = Annotated[
+    str | None,
+    typer.Option("--net", help=f"Network: {', '.join(NETWORKS)}, or package.module:factory; else what the file names."),
+]
 Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, cifar10, or a folder of four IDX files.")]
 DataDir = Annotated[
     Path | None,

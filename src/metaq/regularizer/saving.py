@@ -11,7 +11,8 @@ from torch import nn
 from metaq import container
 from metaq.compression.trained import trained_tensors
 from metaq.container import WriteReport
-from metaq.model.selection import reasons_without_grids
+from metaq.model.opened import open_model
+from metaq.model.selection import select_gridded
 from metaq.model.sharding import in_one_process, is_sharded
 from metaq.tensors.grid import BucketGrid
 
@@ -34,4 +35,5 @@ def write(
         return container.write(path, tensors, metadata=metadata, coder=coder)
 
     report = in_one_process(parameters, write_here, getattr(model, "process_group", None))
-    return replace(report, coverage=report.coverage.explained(reasons_without_grids(model, grids)))
+    reasons = select_gridded(open_model(model), grids).reasons
+    return replace(report, coverage=report.coverage.explained(reasons))

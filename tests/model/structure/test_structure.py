@@ -127,7 +127,18 @@ class Spread(nn.Module):
         return self.last(torch.flatten(torch.relu(self.first(x.reshape(-1, 2, 4))), 1))
 
 
-@pytest.mark.parametrize("model", [Residual(), Branching(), Recurrent(), Spread()])
+class PooledUnits(nn.Module):
+    """Takes the mean of units that lie side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.pool, self.last = nn.Linear(8, 8), nn.AvgPool1d(3, stride=1, padding=1), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(self.pool(self.first(x)))
+
+
+@pytest.mark.parametrize("model", [Residual(), Branching(), Recurrent(), Spread(), PooledUnits()])
 def test_units_that_others_may_read_are_left_alone(model):
     assert "first" not in {chain.producer for chain in find_chains(model)}
     assert "inner" not in {chain.producer for chain in find_chains(model)}
