@@ -52,6 +52,7 @@ def test_bits_fall_in_the_plain_loop(plain):
     assert len(data) < 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "plain_loop.py"])
 def test_every_loop_gives_the_curve_and_the_file_of_the_plain_one(name, plain, tmp_path):
     curve, data = plain

@@ -62,6 +62,7 @@ def counted(path):
     return sum(tensor.numel() for tensor in checkpoints.read(path).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
 def test_a_folded_file_is_smaller_and_does_the_same(tmp_path, sparse, file, suffix):
     name, _ = sparse

@@ -28,6 +28,7 @@ def images():
     return to_float(load("digits").test.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--fold",)])
 def test_a_shipped_model_becomes_a_small_network_that_does_the_same(tmp_path, images, options):
     file, out = MODELS / "lenet5-mnist.metaq", tmp_path / "model.onnx"

@@ -275,6 +275,7 @@ def stops_after(epoch):
     return on_epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [("--target-accuracy", 70), ("--target-bytes", 400)], ids=str)
 def test_an_interrupted_run_to_a_goal_resumes_to_the_identical_file(tmp_path, monkeypatch, goal):
     goal = slowly(goal)
@@ -294,6 +295,7 @@ def test_an_interrupted_run_to_a_goal_resumes_to_the_identical_file(tmp_path, mo
         same_run(tmp_path / "whole", run)
 
 
+@pytest.mark.slow
 def test_a_killed_run_to_a_goal_resumes_to_the_identical_file(tmp_path):
     goal = slowly(("--target-accuracy", 70))
     assert run_metaq(*training(tmp_path / "whole", epochs=12), *goal).status == 0
@@ -358,6 +360,7 @@ def test_a_teacher_is_a_file_of_any_kind_that_another_run_left(tmp_path, form):
     assert epochs_of(run)[0]["loss"] != epochs_of(tmp_path / "alone")[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_resumes_with_it(tmp_path, monkeypatch):
     file = constant_teacher(tmp_path / "teacher.pth", 7)
     teacher = ("--teacher", file, "--teacher-net", TEACHER_NET)

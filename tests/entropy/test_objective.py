@@ -6,9 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaq.entropy.cells import cell_positions, cell_statistics
+from metaq.entropy.cells import cell_statistics
 from metaq.entropy.objective import code_length, magnitude_slopes, spread
 from metaq.tensors.grid import BucketGrid
+
+from .plain import cell_positions
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -18,7 +18,7 @@ import metaq.transformers
 from metaq import ConfigError, EntropyRegularizer, FormatError, RegularizerConfig, load
 from metaq.transformers import FILE_NAME, EntropyTrainerCallback
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/transformers.md"
 
 EPOCHS, ROWS, BATCH = 4, 96, 16
 STEPS = EPOCHS * ROWS // BATCH
@@ -303,9 +303,9 @@ def test_a_language_model_with_tied_weights_is_restored_from_its_file(tmp_path):
     assert torch.equal(weights_of(resumed.model), whole)
 
 
-def test_the_program_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_program_of_its_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (program,) = re.findall(r"```python\n(from transformers.*?)```", README.read_text(), re.DOTALL)
+    (program,) = re.findall(r"```python\n(from transformers.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "program.py").write_text(program)
     names = {"model": make_net(), "dataset": Rows(torch.float32)}
     names["arguments"] = TrainingArguments("out", num_train_epochs=2, use_cpu=True, report_to="none")

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.entropy.cells import CellStatistics
+from metaq.entropy.cells import CellStatistics, linear_binning
 from metaq.entropy.dual import SpreadDual, solve_exact, solve_fista
-from metaq.entropy.dual.batch import exact_of_groups, fista_of_groups
-from metaq.entropy.dual.problem import C_MIN
+from metaq.entropy.dual.exact import newton
+from metaq.entropy.dual.fista import ascend
+from metaq.entropy.dual.primal import bounds_are_attainable
+from metaq.entropy.dual.problem import C_MIN, even_multipliers
 from metaq.entropy.hull import cell_slopes
 from metaq.errors import SolverError
 
@@ -130,8 +132,13 @@ def spread_slopes(
     slopes, xi
         float64 of shapes (G, C - 1) and (G, C).
     """
-    sums = cell_counts.numpy(), fractions.numpy()
-    return _slopes(fista_of_groups(*sums, starts.numpy(), iterations, zeta_per_weight), step_sizes)
+    xi = np.empty(starts.shape)
+    rows = zip(cell_counts.numpy(), fractions.numpy(), starts.numpy(), strict=True)
+    for g, (counts, inside, start) in enumerate(rows):
+        n, s = float(counts.sum()), linear_binning(counts, inside)
+        zeta = zeta_per_weight * n
+        xi[g] = ascend(_start(start, n), counts, inside, s, C_MIN, n, -np.inf, iterations, zeta)[0]
+    return _slopes(xi, step_sizes)
 
 
 def exact_spread_slopes(
@@ -149,13 +156,22 @@ def exact_spread_slopes(
     SolverError
         If the weights of a group cannot put the least count into every bucket.
     """
-    xi, without_solution = exact_of_groups(cell_counts.numpy(), fractions.numpy(), starts.numpy(), NEWTON_STEPS)
-    if without_solution >= 0:
-        raise SolverError(
-            f"{names[without_solution]}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the "
-            'range; widen buckets.radius or set spread_solver to "fista".'
-        )
+    xi = np.empty(starts.shape)
+    rows = zip(cell_counts.numpy(), fractions.numpy(), starts.numpy(), strict=True)
+    for g, (counts, inside, start) in enumerate(rows):
+        n, s = float(counts.sum()), linear_binning(counts, inside)
+        if not bounds_are_attainable(s, C_MIN):
+            raise SolverError(
+                f"{names[g]}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the range; widen "
+                'buckets.radius or set spread_solver to "fista".'
+            )
+        xi[g] = newton(s, _start(start, n), C_MIN, n, NEWTON_STEPS)[0]
     return _slopes(xi, step_sizes)
+
+
+def _start(row: NDArray[np.float64], n: float) -> NDArray[np.float64]:
+    """The multipliers of the previous call, or those of equally full buckets where there are none."""
+    return even_multipliers(n, row.size, C_MIN) if np.isnan(row[0]) else row
 
 
 def _slopes(xi: NDArray[np.float64], step_sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 
+from metaq.entropy.passes import buckets
 from metaq.entropy.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
 from metaq.entropy.passes.grids import GridSet
 from metaq.entropy.passes.watch import MEMORY, BucketWatch
@@ -249,13 +250,10 @@ def _positions(
 
 
 def _bucket_indices(weights: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
-    """Bucket of every weight by the rule of :meth:`metaq.tensors.grid.BucketGrid.assign`, int64; 0 for NaN."""
-    positions = weights.double().sub(grids.lower[group]).div_(grids.step_size[group])
-    return positions.nan_to_num_(nan=0.0).clamp_(0, grids.count - 1).long()
+    return buckets.bucket_indices(
+        weights, lower=grids.lower[group], step_size=grids.step_size[group], count=grids.count
+    )
 
 
 def _bucket_values(indices: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
-    """Reference values by the formula of :meth:`metaq.tensors.grid.BucketGrid.values_of`: float64."""
-    numerators = (2 * indices + (1 - grids.count)).double()
-    numerators.mul_(grids.radius[group]).div_(grids.count)
-    return numerators.add_(grids.center[group])
+    return buckets.bucket_values(indices, center=grids.center[group], radius=grids.radius[group], count=grids.count)
