@@ -19,12 +19,11 @@ from torch.nn import functional
 from metaq import container
 from metaq.compression import pipeline
 from metaq.compression.trained import movable_chains, trained_tensors
-from metaq.config import require
+from metaq.config import needs, require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.lab import environment, nets
 from metaq.lab.data import DataSplits, ImageDataset, to_float
-from metaq.lab.plots import save_curves
 from metaq.lab.train import (
     ALONE,
     CPU,
@@ -149,6 +148,7 @@ def train_to_folder(
 
     Of several processes the first writes and measures; all get the outcome.
     """
+    needs("matplotlib")
     start = _start_weights(config)
     trainer = _trainer(config, splits, folder, observer, device=device, start=start, processes=processes)
 
@@ -202,6 +202,7 @@ def resume_in_folder(
     processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Go on with the run in `folder` from its last finished epoch, to the result it would have had on one device."""
+    needs("matplotlib")
     config, state = checkpointing.load(folder)
     trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
     trainer.load_state_dict(state)
@@ -374,6 +375,8 @@ def _written(trainer: Trainer, kept: Candidate, splits: DataSplits) -> TrainingO
         measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),
         seconds=sum(record.seconds for record in trainer.records),
     )
+    from metaq.lab.plots import save_curves
+
     save_curves(trainer.folder / CURVES_FILE, trainer.records, kept_epoch=kept.record.epoch)
     outcome = TrainingOutcome(
         summary=summary,

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from metaq.config import needs
 from metaq.errors import ConfigError
 from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
 from metaq.lab.data.split import fixed_permutation, hold_out
@@ -28,7 +29,7 @@ def load_digits(options: LoadOptions) -> DataSplits:
     ConfigError
         If a folder is given, as these images are not read from one, or the validation count does not fit.
     """
-    # Imported here: scikit-learn takes about a second, which users of other data sets need not wait for.
+    needs("sklearn")
     from sklearn import datasets
 
     if options.data_dir is not None:

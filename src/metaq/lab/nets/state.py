@@ -41,7 +41,7 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
 def _sentence(model: nn.Module, problem: str) -> str:
     return (
         f"weights: they do not fit the network {type(model).__name__} ({problem}); choose the network that they were "
-        "saved from."
+        "saved from, as in --net lenet300 or --net package.module:factory."
     )
 
 
