@@ -154,3 +154,21 @@ def test_what_a_module_computes_never_changes(make):
 def test_tied_tensors_stay_tied():
     restored = checkpoint.restore(trained_tensors(sparse(Twice()), grids_of(Twice())))
     assert restored["first.weight"] is restored["again.weight"]
+
+
+class Counting:
+    def __init__(self):
+        self.stages = []
+
+    def stage(self, label, total):
+        self.stages.append([label, total, 0])
+
+    def advance(self, amount=1):
+        self.stages[-1][2] += amount
+
+
+def test_arranging_says_how_far_it_is():
+    told = Counting()
+    model = sparse(nets.create("lenet5"))
+    trained_tensors(model, grids_of(model), progress=told)
+    assert told.stages == [["arranging units", 3, 3]]

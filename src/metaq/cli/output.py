@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from metaq import compiled
 from metaq.files import is_standard_output, refuse_overwrite
 
 if TYPE_CHECKING:
-    from metaq.lab.runs import Summary
+    from metaq.lab.outcome import Summary
     from metaq.lab.train import EpochRecord
     from metaq.tensors.coverage import Coverage
 
@@ -91,6 +92,15 @@ def _can_show(character: str, encoding: str) -> bool:
 
 def _print(console: Console, message: str) -> None:
     console.print(printable(message, console.encoding), soft_wrap=True)
+
+
+def note_names(what: str, names: Mapping[str, str]) -> None:
+    """A line on stderr with names, and the reason of each if there is one; nothing without names."""
+    if not names:
+        return
+    listed = ", ".join(f"{name} ({reason})" if reason else name for name, reason in islice(names.items(), MOST_ROWS))
+    more = f" and {len(names) - MOST_ROWS} more" if len(names) > MOST_ROWS else ""
+    note(f"{what}: {listed}{more}")
 
 
 @contextmanager
@@ -291,10 +301,11 @@ def telling_of_compilation() -> Iterator[None]:
 
 
 class TrainingProgress:
-    """A bar with the time left, and the numbers of the last epoch."""
+    """A bar with the time left, and the numbers of the last epoch; `is_verbose` adds those of the latent weights."""
 
-    def __init__(self, progress: StageProgress, label: str) -> None:
+    def __init__(self, progress: StageProgress, label: str, *, is_verbose: bool = False) -> None:
         self._progress = progress
+        self._is_verbose = is_verbose
         self._label: str | None = label
 
     def on_step(self, step: int, total_steps: int) -> None:
@@ -308,10 +319,10 @@ class TrainingProgress:
         """Print one line for the epoch."""
         exact = record.file_bytes is not None
         size = f"{record.file_bytes:,} bytes" if exact else f"about {record.estimated_bytes:,.0f} bytes"
+        latent = f" ({record.float_accuracy:.2f} % latent)" if self._is_verbose else ""
         note(
-            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.float_accuracy:.2f} % float, "
-            f"{record.quantized_accuracy:.2f} % quantised  {size}"
-            f"  {record.seconds:.1f} s"
+            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.quantized_accuracy:.2f} %{latent}"
+            f"  {size}  {record.seconds:.1f} s"
         )
 
 

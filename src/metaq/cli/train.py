@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from metaq.lab.data import DataSplits
-    from metaq.lab.runs import TrainingOutcome
+    from metaq.lab.outcome import TrainingOutcome
     from metaq.lab.train import GoalConfig, Processes, TrainConfig
     from metaq.lab.train.config import TeacherConfig
 
@@ -67,6 +67,9 @@ def train(
     ] = "cpu",
     data_dir: DataDir = None,
     force: Force = False,
+    is_verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the accuracy of the latent, unquantised weights too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
@@ -82,7 +85,8 @@ def train(
         alone = all(value is None for value in given) and not (assignments or force or without_term)
         require(
             alone,
-            f"--resume {resume}: goes on with the settings of that run; give no others but --data-dir and --device.",
+            f"--resume {resume}: goes on with the settings of that run; only --data-dir, --device and "
+            "--verbose go with it.",
         )
     require(not (without_term and goal.is_given), "--float: files of floats have one size; give no target.")
     device = device_named(device_name)
@@ -93,13 +97,13 @@ def train(
         where = Where(device=device, processes=processes)
         try:
             if resume:
-                outcome = _resume(folder, data_dir, where)
+                outcome = _resume(folder, data_dir, where, is_verbose=is_verbose)
             else:
                 config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": taught(teacher, teacher_net)})
                 config = plain(config) if without_term else config
                 splits = load_data(config.data, data_dir, validation_count=config.validation_count)
                 config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
-                outcome = _start(config, splits, folder, where, force=force)
+                outcome = _start(config, splits, folder, where, force=force, is_verbose=is_verbose)
         except KeyboardInterrupt:
             output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
             raise typer.Exit(130) from None
@@ -169,22 +173,24 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
-def _start(config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool) -> TrainingOutcome:
+def _start(
+    config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool, is_verbose: bool
+) -> TrainingOutcome:
     from metaq.lab import runs
 
     with output.stage_progress() as progress:
-        observer = output.TrainingProgress(progress, "training")
-        return runs.train_to_folder(config, splits, folder, observer, force=force, **where)
+        observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
+        return runs.train_to_folder(config, splits, folder, observer, force=force, progress=progress, **where)
 
 
-def _resume(folder: Path, data_dir: Path | None, where: Where) -> TrainingOutcome:
+def _resume(folder: Path, data_dir: Path | None, where: Where, *, is_verbose: bool) -> TrainingOutcome:
     from metaq.lab import runs
 
     config = runs.saved_config(folder)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
     with output.stage_progress() as progress:
-        observer = output.TrainingProgress(progress, "training")
-        return runs.resume_in_folder(folder, splits, observer, **where)
+        observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
+        return runs.resume_in_folder(folder, splits, observer, progress=progress, **where)
 
 
 def _print(outcome: TrainingOutcome) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from metaq import container
-from metaq.compression.pipeline import model_bytes, quantized_state_dict, to_tensors
+from metaq.compression.pipeline import quantized_state_dict, to_tensors
 from metaq.model.checkpoint import StateDict
 from metaq.model.norms import rounded_norms
 from metaq.model.sharding import unwrapped
-from metaq.model.structure import Chain, cheapest_arrangement, find_chains
+from metaq.model.structure import Chain, arrangements, find_chains
 from metaq.model.weights import alias_of
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.grid import BucketGrid
@@ -32,7 +32,7 @@ def trained_tensors(
 
     The vectors of batch normalisation that have no grid are rounded (:func:`metaq.model.norms.rounded_norms`). Hidden
     units that only one other layer reads come in the order, and behind an odd function such as tanh with the signs,
-    that need the fewest bytes (:func:`metaq.model.structure.cheapest_arrangement`); where the way from layer to layer
+    that need the fewest bytes (:func:`metaq.model.structure.arrangements`); where the way from layer to layer
     is not known, they stay as they are.
 
     Parameters
@@ -55,9 +55,24 @@ def trained_tensors(
     norms = rounded_norms(weights, taken=grids.keys() | _tied(weights))
     weights, grids = weights | norms.values, {**grids, **norms.grids}
     chains = movable_chains(model, weights, grids)
-    if chains:
-        weights = _arranged(weights, chains, grids, coder, progress or NoProgress())
-    return to_tensors(weights, grids=grids)
+    if not chains:
+        return to_tensors(weights, grids=grids)
+    return _cheapest(arrangements(weights, chains), grids, coder, progress or NoProgress())
+
+
+def _cheapest(
+    tried: Sequence[StateDict], grids: Mapping[str, BucketGrid], coder: str, progress: Progress
+) -> list[Tensor]:
+    """The tensors of the smallest file."""
+    progress.stage("arranging units", len(tried))
+    best, least = list[Tensor](), math.inf
+    for weights in tried:
+        tensors = to_tensors(weights, grids=grids)
+        size_bytes = len(container.encode(tensors, coder=coder))
+        if size_bytes < least:
+            best, least = tensors, size_bytes
+        progress.advance()
+    return best
 
 
 def movable_chains(model: nn.Module, weights: StateDict, grids: Mapping[str, BucketGrid]) -> list[Chain]:
@@ -80,13 +95,3 @@ def _tied(weights: StateDict) -> set[str]:
     alias = alias_of(weights, weights)
     counts = Counter(alias.values())
     return {name for name, first in alias.items() if counts[first] > 1}
-
-
-def _arranged(
-    weights: StateDict, chains: list[Chain], grids: Mapping[str, BucketGrid], coder: str, progress: Progress
-) -> StateDict:
-    def cost(tried: Mapping[str, torch.Tensor]) -> int:
-        return len(container.encode(to_tensors(tried, grids=grids), coder=coder))
-
-    progress.stage("arranging units", model_bytes(weights))
-    return cheapest_arrangement(weights, chains, cost)

@@ -60,26 +60,6 @@ class OptimizerConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StopConfig(Config):
-    """When to stop before the last epoch: at the first epoch at which every target given here is met.
-
-    Attributes
-    ----------
-    accuracy
-        Validation accuracy of the quantised weights, in percent, or None.
-    bits
-        Zero-order entropy of the bucket indices, in bits, or None.
-    """
-
-    accuracy: float | None = None
-    bits: float | None = None
-
-    def __post_init__(self) -> None:
-        require(self.accuracy is None or 0 < self.accuracy <= 100, f"stop.accuracy: {self.accuracy} is no percentage.")
-        require(self.bits is None or self.bits > 0, f"stop.bits: {self.bits} is not positive.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class GoalConfig(Config):
     """What a training is to reach; one of the two at most.
 
@@ -156,7 +136,7 @@ class TrainConfig(Config):
         Name of a data set, or a folder of IDX files.
     epochs, batch_size
         Passes over the training images, images per step.
-    optimizer, regularizer, augmentation, stop, goal, teacher
+    optimizer, regularizer, augmentation, goal, teacher
         See their classes; `augmentation` None trains on the images as they are. A goal needs ``regularizer.plan``.
     crop
         How photographs are cropped and mirrored, before any other augmentation; None leaves them as they are.
@@ -191,7 +171,6 @@ class TrainConfig(Config):
     clean_from: float = 1.0
     init: InitConfig | None = None
     start: str | None = None
-    stop: StopConfig = StopConfig()
     goal: GoalConfig = GoalConfig()
     teacher: TeacherConfig | None = None
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -159,9 +159,9 @@ def _follow(node: fx.Node, layer_at: Callable[[fx.Node], Layer | None], modules:
         if step in ELEMENTWISE:
             functions.append(ELEMENTWISE[step])
             is_odd = is_odd and ELEMENTWISE[step] in ODD
-        elif _is_maximum_pool(step):
+        elif _is_maximum_pool(step) and not is_flat:
             is_odd = False
-        elif step in MEAN_POOLS:
+        elif step in MEAN_POOLS and not is_flat:
             keeps_constants = keeps_constants and _has_no_padding(following, modules)
         elif step in FLATTENINGS and _flattens_all_but_samples(following, modules):
             is_flat = True

@@ -1,40 +1,30 @@
-"""Order and sign of hidden units: free to choose, and some choices need fewer bytes."""
+"""Order and sign of hidden units: free to choose, and some choices need fewer bytes.
+
+A coder that predicts a weight from those beside and above it gains where units that are alike lie side by side, all
+that weigh nothing at the end.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from metaq.model.structure.chains import Chain
 
 Weights = Mapping[str, torch.Tensor]
-Cost = Callable[[Weights], int]
-Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From what goes into every unit and what comes out of it, (units, …) each, to a number for every unit."""
 
-
-def _into(into: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    return into.sum(dim=1)
-
-
-def _out(_: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    return out.sum(dim=1)
-
-
-def _both(into: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    return into.sum(dim=1) + out.sum(dim=1)
-
-
-MEASURES = (_both, _into, _out)
+MOST_UNITS_COMPARED = 8192
+"""In a larger layer, units come by their numbers of weights alone: it would take too long to compare all pairs."""
 
 
 def arrangement(weights: Weights, chains: Sequence[Chain]) -> dict[str, torch.Tensor]:
-    """Weights that compute the same, the hidden units in one order that mostly costs least: no trials.
+    """Weights that compute the same, the hidden units in an order that mostly costs less: no trials.
 
-    Weights of units that nobody reads become zero. Units come by falling numbers of weights that go in and out, and
-    behind an odd function, as tanh is, with the signs that make the sum of what goes in positive.
+    Weights of units that nobody reads become zero. Each unit is followed by the one most like it that is left, which
+    is the one whose weights agree in sign with most of its own; the first unit has the most weights. Behind an odd
+    function, as tanh is, a unit is like another too if all signs are opposite; all of them change then, in what goes in
+    and in what comes out. Every weight keeps its value or changes its sign.
 
     Parameters
     ----------
@@ -43,15 +33,12 @@ def arrangement(weights: Weights, chains: Sequence[Chain]) -> dict[str, torch.Te
     chains
         Of the model.
     """
-    return _arranged(_silenced(weights, chains), chains, _both, _into, descending=True)
+    return _neighbouring(_by_number_of_weights(weights, chains), chains, _agreement)
 
 
-def cheapest_arrangement(weights: Weights, chains: Sequence[Chain], cost: Cost) -> dict[str, torch.Tensor]:
-    """Weights that compute the same and cost less.
-
-    Weights of units that nobody reads become zero. Hidden units are sorted by several keys, whichever costs least, at
-    first all layers by the same; where the way to the next layer is odd, as through tanh, units are mirrored: the signs
-    of what goes in and of what comes out change together. Every weight keeps its value or changes its sign.
+def arrangements(weights: Weights, chains: Sequence[Chain]) -> list[dict[str, torch.Tensor]]:
+    """Weights that compute the same, one of which costs least: `weights`, their :func:`arrangement`, and where most
+    weights are zero, units side by side that the same ones read.
 
     Parameters
     ----------
@@ -59,95 +46,95 @@ def cheapest_arrangement(weights: Weights, chains: Sequence[Chain], cost: Cost) 
         State dict of a model; not changed.
     chains
         Of the model.
-    cost
-        Bytes of a file of weights.
-
-    Returns
-    -------
-    dict
-        Costs at most what `weights` and :func:`arrangement` of them do.
     """
-    silent = _silenced(weights, chains)
-    best, least = _cheaper(dict(weights), cost(weights), [silent], cost)
-    best, least = _cheaper(best, least, _arranged_alike(silent, chains), cost)
-    for chain in chains:
-        best, least = _cheaper(best, least, _sorted(best, chain), cost)
-    for chain in (chain for chain in chains if chain.is_odd):
-        best, least = _cheaper(best, least, _mirrored(best, chain), cost)
-    return best
+    by_number = _by_number_of_weights(weights, chains)
+    found = [dict(weights), _neighbouring(by_number, chains, _agreement)]
+    read = [_signs(by_number, chain)[1] for chain in chains]
+    if 2 * sum(int(out.count_nonzero()) for out in read) < sum(out.numel() for out in read):
+        found.append(_neighbouring(by_number, chains, _common_readers))
+    return found
 
 
-def _cheaper(
-    best: dict[str, torch.Tensor], least: int, others: Iterable[dict[str, torch.Tensor]], cost: Cost
-) -> tuple[dict[str, torch.Tensor], int]:
-    for other in others:
-        found = cost(other)
-        if found < least:
-            best, least = other, found
-    return best, least
+def _agreement(into: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    signs = torch.cat([into, out], dim=1)
+    return signs @ signs.T
 
 
-def _silenced(weights: Weights, chains: Sequence[Chain]) -> dict[str, torch.Tensor]:
-    """The weights, with zeros for those of units that nobody reads."""
-    silent = dict(weights)
-    for chain in reversed(chains):
-        _, out = _signs(silent, chain)
-        unread = (out == 0).all(dim=1)
-        for name in (f"{chain.producer}.weight", f"{chain.producer}.bias"):
-            if name in silent:
-                silent[name] = torch.where(_along(unread, silent[name], 0), 0.0, silent[name]).to(silent[name])
-    return silent
+def _common_readers(_: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    read = out.abs()
+    return read @ read.T
 
 
-def _arranged_alike(weights: Weights, chains: Sequence[Chain]) -> Iterator[dict[str, torch.Tensor]]:
-    """All layers by the same key, in every way."""
-    balances = MEASURES if any(chain.is_odd for chain in chains) else MEASURES[:1]
-    for key, balance, descending in itertools.product(MEASURES, balances, (True, False)):
-        yield _arranged(weights, chains, key, balance, descending=descending)
-
-
-def _arranged(
-    weights: Weights, chains: Sequence[Chain], key: Measure, balance: Measure, *, descending: bool
+def _neighbouring(
+    weights: Weights, chains: Sequence[Chain], alike: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
+    """The weights with every unit followed by the one most like it, units without weights last.
+
+    Parameters
+    ----------
+    alike
+        From the signs of what goes into every unit and of what comes out of it to how alike any two are.
+    """
     arranged = dict(weights)
     for chain in chains:
-        arranged = _in_order(arranged, chain, _order(arranged, chain, key, descending=descending))
-        if chain.is_odd:
-            arranged = _with_signs(arranged, chain, _towards_positive(arranged, chain, balance))
+        if chain.units <= MOST_UNITS_COMPARED:
+            order, signs = _chained(alike(*_signs(arranged, chain)), is_odd=chain.is_odd)
+            arranged = _in_order(_with_signs(arranged, chain, signs), chain, order)
     return arranged
 
 
-def _sorted(weights: Weights, chain: Chain) -> Iterator[dict[str, torch.Tensor]]:
-    for key, descending in itertools.product(MEASURES, (True, False)):
-        yield _in_order(weights, chain, _order(weights, chain, key, descending=descending))
+def _chained(likeness: torch.Tensor, *, is_odd: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order of units from each to the one most like it, and their signs; the first comes first."""
+    count = len(likeness)
+    left = likeness.diagonal() > 0
+    order, signs = torch.arange(count), torch.ones(count)
+    left[0] = False
+    last, place = 0, 1
+    while bool(left.any()):
+        to_last = likeness[last]
+        following = int(torch.where(left, to_last.abs() if is_odd else to_last, -torch.inf).argmax())
+        signs[following] = -signs[last] if is_odd and to_last[following] < 0 else signs[last]
+        left[following] = False
+        order[place] = last = following
+        place += 1
+    rest = torch.ones(count, dtype=torch.bool)
+    rest[order[:place]] = False
+    order[place:] = rest.nonzero().flatten()
+    return order, signs
 
 
-def _mirrored(weights: Weights, chain: Chain) -> Iterator[dict[str, torch.Tensor]]:
-    for balance in MEASURES:
-        yield _with_signs(weights, chain, _towards_positive(weights, chain, balance))
-
-
-def _order(weights: Weights, chain: Chain, key: Measure, *, descending: bool) -> torch.Tensor:
-    into, out = _signs(weights, chain)
-    return torch.argsort(key(into.abs(), out.abs()), descending=descending, stable=True)
-
-
-def _towards_positive(weights: Weights, chain: Chain, balance: Measure) -> torch.Tensor:
-    return torch.where(balance(*_signs(weights, chain)) < 0, -1.0, 1.0)
+def _by_number_of_weights(weights: Weights, chains: Sequence[Chain]) -> dict[str, torch.Tensor]:
+    """The weights with units by falling numbers of weights, zeros for those of units that nobody reads, and with the
+    signs that make the sum of what goes in positive.
+    """
+    arranged = dict(weights)
+    for chain in reversed(chains):
+        _, out = _signs(arranged, chain)
+        unread = (out == 0).all(dim=1)
+        for name in _of_producer(arranged, chain):
+            zero = torch.zeros_like(arranged[name])
+            arranged[name] = torch.where(_along(unread, zero, 0), zero, arranged[name])
+    for chain in chains:
+        into, out = _signs(arranged, chain)
+        number = into.abs().sum(dim=1) + out.abs().sum(dim=1)
+        arranged = _in_order(arranged, chain, torch.argsort(number, descending=True, stable=True))
+        if chain.is_odd:
+            into, _ = _signs(arranged, chain)
+            arranged = _with_signs(arranged, chain, torch.where(into.sum(dim=1) < 0, -1.0, 1.0))
+    return arranged
 
 
 def _signs(weights: Weights, chain: Chain) -> tuple[torch.Tensor, torch.Tensor]:
-    """Signs of the weights that go into every unit and come out of it, (units, …) each."""
+    """Signs of the weights that go into every unit and come out of it, float32 of shape (units, …) each."""
     into = weights[f"{chain.producer}.weight"].sign().reshape(chain.units, -1)
     out = weights[f"{chain.consumer}.weight"].sign().transpose(0, 1).reshape(chain.units, -1)
-    return into, out
+    return into.float(), out.float()
 
 
 def _in_order(weights: Weights, chain: Chain, order: torch.Tensor) -> dict[str, torch.Tensor]:
     changed = dict(weights)
-    for name in (f"{chain.producer}.weight", f"{chain.producer}.bias"):
-        if name in changed:
-            changed[name] = changed[name][order]
+    for name in _of_producer(weights, chain):
+        changed[name] = changed[name][order]
     columns = torch.arange(chain.units * chain.columns_per_unit).reshape(chain.units, -1)[order].reshape(-1)
     consumer = f"{chain.consumer}.weight"
     changed[consumer] = changed[consumer][:, columns]
@@ -157,12 +144,16 @@ def _in_order(weights: Weights, chain: Chain, order: torch.Tensor) -> dict[str, 
 def _with_signs(weights: Weights, chain: Chain, signs: torch.Tensor) -> dict[str, torch.Tensor]:
     changed = dict(weights)
     by_column = signs.repeat_interleave(chain.columns_per_unit)
-    parts = (f"{chain.producer}.weight", signs, 0), (f"{chain.producer}.bias", signs, 0)
+    parts = [(name, signs, 0) for name in _of_producer(weights, chain)]
     for name, along, dimension in (*parts, (f"{chain.consumer}.weight", by_column, 1)):
-        if name in changed:
-            # Adding zero turns -0 into 0.
-            changed[name] = changed[name] * _along(along.to(changed[name]), changed[name], dimension) + 0.0
+        # Adding zero turns -0 into 0.
+        changed[name] = changed[name] * _along(along.to(changed[name]), changed[name], dimension) + 0.0
     return changed
+
+
+def _of_producer(weights: Weights, chain: Chain) -> list[str]:
+    """Names of its weight and, where it has one, its bias."""
+    return [name for name in (f"{chain.producer}.weight", f"{chain.producer}.bias") if name in weights]
 
 
 def _along(values: torch.Tensor, weight: torch.Tensor, dimension: int) -> torch.Tensor:
