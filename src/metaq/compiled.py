@@ -35,6 +35,19 @@ def compiled(function: Function) -> Function:
         return cast(Function, _numba().njit(nogil=True)(function))
 
 
+def compiled_once(function: Function) -> Function:
+    """As :func:`compiled`, but for the types of arguments alone: constants in calls make no versions of their own.
+
+    Numba would else compile a function once for every constant that a call names, which the first use waits for.
+    """
+    once = compiled(function)
+    if IS_COMPILED:
+        made = cast(Any, once)
+        template, plain = made.get_call_template, _numba().types.unliteral
+        made.get_call_template = lambda args, named: template(tuple(map(plain, args)), named)
+    return once
+
+
 @cache
 def _numba() -> Any:
     """The library, which then tells the :data:`listeners` what it does."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import compiled, workspace
+from metaq.compiled import compiled, compiled_once, workspace
 from metaq.errors import CodecError
 
 ORDERS = 5
@@ -245,7 +245,7 @@ def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
     return 4, state[LOW]
 
 
-@compiled
+@compiled_once
 def _predict(node: int, history: int, model: Model) -> int:
     """Probability of a 1 times 65536; where it comes from is left in `slots`, `inputs` and `chosen`."""
     longest = 0

@@ -52,7 +52,7 @@ from metaq.coding.context.deep_model import (
 )
 from metaq.coding.context.levels import LARGEST, LEVELS
 from metaq.coding.context.prediction import COEFFICIENT_BITS
-from metaq.compiled import compiled
+from metaq.compiled import compiled, compiled_once
 
 UNIT = 16
 """Distances and predicted values are in sixteenths."""
@@ -182,7 +182,7 @@ def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Mod
         _vote(value, residual, tally)
 
 
-@compiled
+@compiled_once
 def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
     """Let the base follow the symbols, once more of them speak against it than lately spoke for it."""
     if residual == 0:
@@ -193,7 +193,7 @@ def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
         tally[BASE], tally[VOTES] = value, 0
 
 
-@compiled
+@compiled_once
 def adapt(slot: int, bit: int, limit: int, model: Model) -> None:
     """Move the probability in `slot` towards `bit`, the less the more was seen, up to `limit`."""
     value = model.table[slot]
@@ -206,7 +206,7 @@ def adapt(slot: int, bit: int, limit: int, model: Model) -> None:
     model.table[slot] = probability << COUNT_BITS | count
 
 
-@compiled
+@compiled_once
 def _before(values: NDArray[np.int32], index: int, distance: int) -> int:
     """What is `distance` before `index`, 0 if that is before the first."""
     return int(values[index - distance]) if index >= distance else 0

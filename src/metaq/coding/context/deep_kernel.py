@@ -49,7 +49,7 @@ from metaq.coding.context.deep_model import (
     Stream,
 )
 from metaq.coding.logistic import CUMULATIVE_BITS, LOGIT_LIMIT
-from metaq.compiled import compiled
+from metaq.compiled import compiled, compiled_once
 
 MIN_FLAGGED_ROW = 4
 UNKNOWN_HINT = 2
@@ -184,7 +184,7 @@ def _code_digits(magnitude: int, further: int, model: Model, state: NDArray[np.i
     return found
 
 
-@compiled
+@compiled_once
 def _code(
     node: int,
     bit: int,
@@ -280,7 +280,7 @@ def _expert_logit(expert: int, node: int, low: int, middle: int, high: int, mode
     return int(model.logits[min(one * ONE // (one + zero), ONE - 1)])
 
 
-@compiled
+@compiled_once
 def _below(residual: int, mean: int, inverse: int, model: Model) -> int:
     """Mass that an expert gives to residuals below `residual`, of ``TOTAL``."""
     logit = ((UNIT * residual - UNIT // 2 - mean) * inverse) >> LOGIT_SHIFT
