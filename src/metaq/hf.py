@@ -21,6 +21,7 @@ from metaq.compression.compressed import Report
 from metaq.compression.compressing import compress_to_file
 from metaq.compression.goal import Goal
 from metaq.compression.restoring import restore_folder
+from metaq.config import missing
 from metaq.container import DEFAULT_CODER
 from metaq.errors import ConfigError, FormatError
 from metaq.model.opened import open_model
@@ -165,9 +166,7 @@ def _transformers() -> ModuleType:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise ConfigError(
-            "metaq.hf: Transformers cannot be imported; run: pip install 'metaq-torch[transformers]'"
-        ) from error
+        raise missing("transformers") from error
 
 
 def _class_of(transformers: ModuleType, path: Path, config: Path) -> Any:

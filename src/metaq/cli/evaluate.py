@@ -9,7 +9,6 @@ import typer
 
 from metaq.cli import output
 from metaq.cli.options import Data, DataDir, Json, OwnNet, Split, load_data, pick_split
-from metaq.lab import runs
 
 
 def evaluate(
@@ -21,6 +20,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Restore a model from its file and measure its accuracy."""
+    from metaq.lab import runs
+
     net = net or runs.network_of(source)
     summary = runs.measure_file(source, net=net, load_dataset=lambda: pick_split(load_data(data, data_dir), split))
     if as_json:

@@ -18,13 +18,12 @@ from torch.nn import functional
 from metaq import container
 from metaq.compression import pipeline
 from metaq.compression.trained import movable_chains, trained_tensors
-from metaq.config import require
+from metaq.config import needs, require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.lab import environment, nets
 from metaq.lab.data import DataSplits, ImageDataset, to_float
 from metaq.lab.outcome import Summary, TrainingOutcome
-from metaq.lab.plots import save_curves
 from metaq.lab.registry import NETWORKS
 from metaq.lab.train import (
     ALONE,
@@ -96,6 +95,7 @@ def train_to_folder(
     epoch, `observer` of the training.
     """
     begun = time.perf_counter()
+    needs("matplotlib")
     start = _start_weights(config)
     trainer = _trainer(config, splits, folder, observer, device=device, start=start, processes=processes)
 
@@ -151,6 +151,7 @@ def resume_in_folder(
 ) -> TrainingOutcome:
     """Go on with the run in `folder` from its last finished epoch, to the result it would have had on one device."""
     begun = time.perf_counter()
+    needs("matplotlib")
     config, state = checkpointing.load(folder)
     trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
     trainer.load_state_dict(state)
@@ -342,6 +343,8 @@ def _written(
     container.write(path, tensors, metadata=_metadata(trainer.config))
     progress.stage("measuring the file", 1)
     measured = measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test)
+    from metaq.lab.plots import save_curves
+
     save_curves(trainer.folder / CURVES_FILE, trainer.records, kept_epoch=kept.record.epoch)
     summary = replace(measured, seconds=time.perf_counter() - begun)
     outcome = TrainingOutcome(

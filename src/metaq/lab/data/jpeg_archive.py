@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metaq.config import needed
 from metaq.errors import DataError
 from metaq.lab.data.dataset import ImageDataset
-from metaq.lab.registry import needed
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, MemoryError)
 
@@ -84,7 +84,7 @@ def _read_part(archive: np.lib.npyio.NpzFile, path: Path, part: str, side: int, 
 
 def _decoded(name: str, data: bytes, side: int) -> NDArray[np.uint8]:
     """An image as uint8 of shape (side, side, 3)."""
-    reader = needed("PIL.Image", "lab")
+    reader = needed("PIL.Image")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
