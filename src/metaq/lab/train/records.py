@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metaq.files import write_bytes
 
-if find_spec("tensorboard") is not None:
+if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
@@ -97,6 +98,9 @@ class ScalarLog:
 
 
 def _open_writer(folder: Path, after: int) -> SummaryWriter:
+    # It takes a second, which only trainings need.
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(log_dir=str(folder), purge_step=after + 1)
 
 
