@@ -51,7 +51,7 @@ clean: ## Remove the virtual environment, caches and build outputs
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt $(TORCH)
-	$(PIP) install -c constraints.txt -e '.[test,lint,tensorboard]'
+	$(PIP) install -c constraints.txt -e '.[test,lint]'
 	touch $@
 
 $(DOCS_INSTALLED): $(INSTALLED)

@@ -7,6 +7,7 @@ import difflib
 import json
 import types
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from metaq.errors import ConfigError
@@ -29,6 +30,39 @@ def require(condition: bool, message: str) -> None:
     """Raise :class:`ConfigError` with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+EXTRAS = {
+    "PIL": "report",
+    "jinja2": "report",
+    "markupsafe": "report",
+    "matplotlib": "report",
+    "constriction": "lab",
+    "optuna": "lab",
+    "scipy": "lab",
+    "sklearn": "lab",
+    "tensorboard": "lab",
+    "lightning": "lightning",
+    "transformers": "transformers",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+}
+"""The extra that brings a module; the extra ``lab`` holds ``report``."""
+
+
+def needs(*modules: str) -> None:
+    """Raise :class:`ConfigError` for the first of `modules` that is not installed, with the extra that brings it."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise missing(module)
+
+
+def missing(module: str) -> ConfigError:
+    """The error that says which extra brings a module of :data:`EXTRAS`."""
+    extra = EXTRAS[module]
+    return ConfigError(
+        f"{module}: is not installed; the extra {extra} of metaq-torch brings it, as in: pip install -e '.[{extra}]'"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from torch import nn
 
 from metaq.compression.compressing import FolderReport, compress_folder
 from metaq.compression.restoring import restore_folder
+from metaq.config import missing
 from metaq.container import DEFAULT_CODER
 from metaq.errors import ConfigError, FormatError
 from metaq.model.folder import open_folder
@@ -161,9 +162,7 @@ def _transformers() -> ModuleType:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise ConfigError(
-            "metaq.hf: Transformers cannot be imported; run: pip install 'metaq-torch[transformers]'"
-        ) from error
+        raise missing("transformers") from error
 
 
 def _class_of(transformers: ModuleType, path: Path, config: Path) -> Any:

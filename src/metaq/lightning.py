@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
-from metaq.config import near_match, require
+from metaq.config import missing, near_match, require
 from metaq.errors import ConfigError
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.session import SessionHolder, TrainingSession
@@ -17,7 +17,7 @@ try:
     import lightning.pytorch as pl
     from lightning.pytorch.trainer.states import TrainerFn
 except ImportError as error:
-    raise ConfigError("metaq.lightning: needs Lightning; pip install 'metaq-torch[lightning]'.") from error
+    raise missing("lightning") from error
 
 
 class EntropyCallback(SessionHolder, pl.Callback):

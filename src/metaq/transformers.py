@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from metaq.config import require
-from metaq.errors import ConfigError, FormatError
+from metaq.config import missing, require
+from metaq.errors import FormatError
 from metaq.files import write_atomically
 from metaq.model.sharding import whole
 from metaq.regularizer.config import RegularizerConfig
@@ -33,7 +33,7 @@ try:
     )
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 except ImportError as error:
-    raise ConfigError("metaq.transformers: needs Transformers; pip install 'metaq-torch[transformers]'.") from error
+    raise missing("transformers") from error
 
 FILE_NAME = "metaq_regularizer.pt"
 """File in a checkpoint's folder that holds the regulariser's state."""

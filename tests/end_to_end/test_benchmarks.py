@@ -39,6 +39,7 @@ QUICK = {
         ],
         {"net", "rows"},
     ),
+    "startup.py": (["--runs", "1"], {"--help", "inspect", "decompress", "first compress"}),
     "streaming.py": (["--largest", "1", "--total", "4"], {"bytes", "largest_mib", "compress", "decompress"}),
     "spread_and_bits.py": ([], {"seed", "rows"}),
 }

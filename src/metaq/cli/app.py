@@ -12,6 +12,7 @@ import typer.core
 import typer.main
 
 from metaq.cli import output
+from metaq.config import EXTRAS, missing
 from metaq.errors import MetaqError
 
 FAILURE = 1
@@ -109,6 +110,12 @@ def main() -> None:
             app(standalone_mode=True)
     except MetaqError as error:
         output.error(str(error))
+        sys.exit(USAGE_ERROR)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        output.error(str(missing(module)))
         sys.exit(USAGE_ERROR)
     except OSError as error:
         output.error(f"the output cannot be written ({error.strerror or error}).")

@@ -23,6 +23,7 @@ from metaq.cli.options import (
     Radius,
     grids_for,
     load_data,
+    network_of,
 )
 from metaq.compression import pipeline
 from metaq.compression.budget import Budget
@@ -52,7 +53,7 @@ def compress(
     target_ratio: Annotated[
         float | None, typer.Option("--target-ratio", help="Least ratio of the tensors' bytes to the file's.")
     ] = None,
-    net: Net = "lenet5",
+    net: Net = None,
     data: Annotated[
         str | None,
         typer.Option("--data", help="Calibrate a budget on the training images of: digits, mnist, or a folder."),
@@ -128,7 +129,7 @@ def compress(
             found = compress_classifier(
                 state_dict,
                 budget,
-                net=net,
+                net=network_of(source, net),
                 splits=load_data(data, data_dir),
                 calibration_count=DEFAULT_CALIBRATION if calibration is None else calibration,
                 recovers=recover,

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from metaq.cli import demonstration, output
+from metaq.cli import output
 from metaq.cli.options import Force, Json
+from metaq.config import needs
 from metaq.errors import OutputError
-from metaq.lab import runs
 
 REPORT_FILE = Path("metaq-demo-report.html")
-"""In the current folder, where the run itself is not kept."""
+"""In the current folder, where the run itself is not kept; else it stands with the run."""
 
 
 def demo(
@@ -25,6 +25,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole road on embedded digits: train, quantise, pack, restore, evaluate, report."""
+    needs("sklearn", "jinja2", "matplotlib")
+    from metaq.cli import demonstration
+    from metaq.lab import runs
+
     place: AbstractContextManager[str | Path] = tempfile.TemporaryDirectory() if out is None else nullcontext(out)
     with place as folder, output.stage_progress() as progress:
         result = demonstration.run(
@@ -53,6 +57,8 @@ def demo(
 
 def _report(folder: Path, page: Path) -> Path | None:
     """Write the report; without a place for it the demonstration has succeeded all the same."""
+    from metaq.cli import demonstration
+
     try:
         return demonstration.write_report(folder, page)
     except OutputError as error:

@@ -6,23 +6,23 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from torch import nn
 
-from metaq import container, onnx
+from metaq import container
 from metaq.cli import output
-from metaq.cli.options import Force, Json
-from metaq.config import require
-from metaq.lab import nets, runs
-from metaq.model import checkpoint, structure
-from metaq.model.checkpoint import StateDict
-from metaq.model.structure import Folded
-from metaq.tensors.quantized import Tensor
+from metaq.cli.options import Force, Json, Net, network_of
+from metaq.config import needs, require
 
-DEFAULT_NET = "lenet5"
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from metaq.model.checkpoint import StateDict
+    from metaq.model.structure import Folded
+    from metaq.tensors.quantized import Tensor
+
 ONNX_SUFFIX = ".onnx"
 EXAMPLES = 2
 
@@ -34,10 +34,7 @@ def export(
         bool,
         typer.Option("--fold", help="Take out units that are constant or unread: smaller layers, the same outputs."),
     ] = False,
-    net: Annotated[
-        str | None,
-        typer.Option("--net", help="For --fold and .onnx, the network; default: the one the file names, else lenet5."),
-    ] = None,
+    net: Net = None,
     input_shape: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,19 +51,29 @@ def export(
     require(to_onnx or not input_shape, "--input-shape: only .onnx files need it.")
     shapes = [_shape(text) for text in input_shape or ()]
     output.claim(out, force=force)
+    if to_onnx:
+        needs("onnx", "onnxscript")
+    from metaq.lab import runs
+    from metaq.model import checkpoint, structure
+
     file = container.read(source) if container.is_metaq(source) else None
     tensors = () if file is None else file.tensors
     state_dict = checkpoint.read(source) if file is None else checkpoint.restore(list(tensors))
-    net = net or _named(file) or DEFAULT_NET
-    model = runs.build(net, state_dict) if fold or to_onnx else None
-    folded = structure.fold(model) if fold and model is not None else None
-    if to_onnx and model is not None:
+    if not (fold or to_onnx):
+        _write_weights(source, out, state_dict, None, as_json=as_json)
+        return
+    net = network_of(source, net)
+    model = runs.build(net, state_dict)
+    folded = structure.fold(model) if fold else None
+    if to_onnx:
         _write_onnx(source, out, model, folded, _examples(net, shapes), tensors, as_json=as_json)
     else:
         _write_weights(source, out, state_dict, folded, as_json=as_json)
 
 
 def _write_weights(source: Path, out: Path, state_dict: StateDict, folded: Folded | None, *, as_json: bool) -> None:
+    from metaq.model import checkpoint
+
     written = state_dict if folded is None else _as_typed(folded.model.state_dict(), state_dict)
     checkpoint.write(out, written)
     weights = sum(tensor.numel() for tensor in written.values())
@@ -87,6 +94,8 @@ def _write_onnx(
     *,
     as_json: bool,
 ) -> None:
+    from metaq import onnx
+
     network = model if folded is None else folded.model
     made = onnx.export(out, network, examples, tensors=tensors)
     if made.output_difference is None:
@@ -111,12 +120,6 @@ def _write_onnx(
     output.print_table(f"{source} as {out}", ["", "value"], rows)
 
 
-def _named(file: container.File | None) -> str | None:
-    """The reference network that a file names, if it does; what a file merely names must not make code run."""
-    named = None if file is None else file.metadata.get("net")
-    return str(named) if named in nets.names() else None
-
-
 def _shape(text: str) -> tuple[int, ...]:
     sizes = text.split(",")
     require(
@@ -128,6 +131,10 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _examples(net: str, shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
     """A few inputs with elements drawn uniformly from [0, 1), as pixels are."""
+    import torch
+
+    from metaq.lab import nets
+
     known = nets.input_shape(net)
     require(
         bool(shapes) or known is not None, f"--net {net}: give the shape of its input, as in --input-shape 3,32,32."

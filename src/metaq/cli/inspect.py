@@ -25,6 +25,7 @@ def inspect(
     if plot is not None:
         output.claim(plot, force=force)
     found = inspection.inspect(source, net=net)
+    units = found.folded
     if plot is not None:
         inspection.save_plot(plot, found)
     if as_json:
@@ -35,7 +36,7 @@ def inspect(
     columns = ["tensor", "shape", "dtype", "used", "step", "coder", "bytes", "bits", "mode"]
     legend = "used: buckets in use; bits: their entropy; mode: share of the most common"
     output.print_table(str(source), columns, [_cells(row) for row in found.rows], legend=legend)
-    folded = [] if found.folded is None else output.folded_rows(found.folded)
+    folded = [] if units is None else output.folded_rows(units)
     covered = [] if found.coverage is None else output.coverage_rows(found.coverage)
     output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *covered, *folded])
     if found.coverage is not None:

@@ -26,6 +26,7 @@ from metaq.cli.options import (
     Split,
     grids_for,
     load_data,
+    network_of,
     pick_split,
 )
 from metaq.config import require
@@ -37,7 +38,7 @@ from metaq.quantize.sweep import SweepRow, parse_range
 
 def quantize(
     source: Annotated[Path, typer.Argument(help="Checkpoint: .pth, .pt, .safetensors or .metaq.")],
-    net: Net = "lenet5",
+    net: Net = None,
     data: Data = "digits",
     data_dir: DataDir = None,
     split: Split = "validation",
@@ -60,6 +61,7 @@ def quantize(
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
     if out is not None:
         output.claim(out, force=force)
+    net = network_of(source, net)
     metadata = {"net": net, "data": data}
     state_dict = checkpoint.read(source)
     grids_of = partial(

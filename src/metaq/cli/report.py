@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.config import require
-from metaq.lab import runs
-from metaq.report import gathering
-from metaq.report.subject import Subject
+
+if TYPE_CHECKING:
+    from metaq.report.subject import Subject
 
 COMPARISON_FILE = Path("comparison.html")
 
@@ -35,6 +35,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run or a file: figures, curves, tensors, and where the bytes went."""
+    from metaq.report import gathering
+
     sources = [source] if other is None else [source, other]
     page = out or default_page(sources)
     require(not page.is_dir(), f"-o {page}: is a folder; give the name of a file in it.")
@@ -54,6 +56,8 @@ def report(
 
 def default_page(sources: list[Path]) -> Path:
     """Where the page goes if nothing is said: with the run, beside the file, or for two in the current folder."""
+    from metaq.lab import runs
+
     if len(sources) > 1:
         return COMPARISON_FILE
     (source,) = sources

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from metaq.cli import output
 from metaq.cli.options import DataDir, Json, load_data
 from metaq.config import near_match, require
-from metaq.lab import thesis
-from metaq.lab.nets import create, load_weights
-from metaq.model import checkpoint
+
+if TYPE_CHECKING:
+    from metaq.lab import thesis
 
 STUDIES = ("thesis",)
 
@@ -28,6 +28,10 @@ def reproduce(
     """Print published tables beside what is measured now."""
     begun = time.perf_counter()
     require(study in STUDIES, f"reproduce {study}: there is no such study; {near_match(study, STUDIES)}")
+    from metaq.lab import thesis
+    from metaq.lab.nets import create, load_weights
+    from metaq.model import checkpoint
+
     state_dict = checkpoint.read(checkpoint_path)
     load_weights(create("lenet5"), state_dict)
     test = load_data("mnist", data_dir).test

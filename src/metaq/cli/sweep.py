@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from metaq.cli import output
 from metaq.cli.options import DataDir, Json, load_data
-from metaq.cli.train import seconds_of
-from metaq.config import require
-from metaq.lab import frontier
-from metaq.lab.frontier import Frontier, SweepPlan, Trial
-from metaq.lab.frontier.plan import JSON_FILE, PLOT_FILE
-from metaq.lab.train import PRESETS, GoalConfig, TrainConfig, aim, preset
-from metaq.lab.train.config import TeacherConfig
+from metaq.cli.train import seconds_of, taught
+from metaq.config import needs, require
+from metaq.lab.registry import PRESETS
+
+if TYPE_CHECKING:
+    from metaq.lab.frontier import Frontier, Trial
+    from metaq.lab.train import TrainConfig
+    from metaq.lab.train.config import TeacherConfig
 
 LARGEST_RATIO, SMALLEST_RATIO = 400, 20
 """Ratios between which the sizes of files lie where none are given."""
@@ -53,8 +54,13 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Train a network to many sizes and show how accurate it is at each; the same command again goes on."""
+    needs("optuna", "matplotlib")
+    from metaq.lab import frontier
+    from metaq.lab.frontier import SweepPlan
+    from metaq.lab.train import GoalConfig, aim
+
     require(epochs is None or time_budget is None, "--time-budget: sets the number of epochs; give no --epochs then.")
-    config = _configure(preset_name, net, data, seed, _taught(teacher, teacher_net))
+    config = _configure(preset_name, net, data, seed, taught(teacher, teacher_net))
     seconds = None if time_budget is None else seconds_of(time_budget)
     float_bytes = frontier.float_bytes_of(config.net)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
@@ -107,16 +113,15 @@ class SweepProgress(output.QuietProgress):
 def _configure(
     preset_name: str, net: str | None, data: str | None, seed: int, teacher: TeacherConfig | None
 ) -> TrainConfig:
+    from metaq.lab.train import preset
+
     config = preset(preset_name)
     return replace(config, net=net or config.net, data=data or config.data, seed=seed, teacher=teacher)
 
 
-def _taught(file: Path | None, net: str | None) -> TeacherConfig | None:
-    require(file is not None or net is None, "--teacher-net: give the teacher's weights too, with --teacher FILE.")
-    return None if file is None else TeacherConfig(file=str(file), net=net)
-
-
 def _print(found: Frontier, out: Path) -> None:
+    from metaq.lab.frontier.plan import JSON_FILE, PLOT_FILE
+
     rows = [
         [
             f"{member.trial.bytes:,}",

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
-import torch
 import typer
 
 from metaq.cli import output
 from metaq.cli.options import DataDir, Force, Json, load_data
 from metaq.config import require
-from metaq.lab import runs
-from metaq.lab.data import DataSplits
-from metaq.lab.outcome import TrainingOutcome
-from metaq.lab.train import PRESETS, GoalConfig, Processes, TrainConfig, aim, device_named, launched, plain, preset
-from metaq.lab.train.config import TeacherConfig
-from metaq.lab.train.records import tensorboard_available
+from metaq.lab.registry import PRESETS
+
+if TYPE_CHECKING:
+    import torch
+
+    from metaq.lab.data import DataSplits
+    from metaq.lab.outcome import TrainingOutcome
+    from metaq.lab.train import GoalConfig, Processes, TrainConfig
+    from metaq.lab.train.config import TeacherConfig
 
 DEFAULT_PRESET = "lenet5-digits"
 OTHER_PRESETS = ", ".join(name for name in PRESETS if name != DEFAULT_PRESET)
@@ -71,6 +73,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
+    from metaq.lab import runs
+    from metaq.lab.train import GoalConfig, device_named, launched, plain
+    from metaq.lab.train.records import tensorboard_available
+
     require((out is None) != (resume is None), "train: give either --out FOLDER or --resume FOLDER.")
     goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
     named = {"net": net, "data": data, "epochs": epochs, "seed": seed, "start": None if start is None else str(start)}
@@ -87,13 +93,13 @@ def train(
     folder = resume or out or Path()
     with launched(device) as processes, output.silent(unless=processes.is_first):
         if not tensorboard_available():
-            output.note("TensorBoard is not installed, so no scalars are written; metaq-torch[tensorboard] brings it.")
+            output.note("TensorBoard is not installed, so no scalars are written; the extra lab brings it.")
         where = Where(device=device, processes=processes)
         try:
             if resume:
                 outcome = _resume(folder, data_dir, where, is_verbose=is_verbose)
             else:
-                config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": _taught(teacher, teacher_net)})
+                config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": taught(teacher, teacher_net)})
                 config = plain(config) if without_term else config
                 splits = load_data(config.data, data_dir, validation_count=config.validation_count)
                 config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
@@ -116,11 +122,16 @@ class Where(TypedDict):
 
 def _configure(preset_name: str, named: dict[str, object]) -> TrainConfig:
     """The preset with whatever was named of its settings."""
+    from metaq.lab.train import preset
+
     given = {key: value for key, value in named.items() if value is not None}
     return replace(preset(preset_name), **given)  # type: ignore[arg-type]
 
 
-def _taught(file: Path | None, net: str | None) -> TeacherConfig | None:
+def taught(file: Path | None, net: str | None) -> TeacherConfig | None:
+    """The teacher that the options name."""
+    from metaq.lab.train.config import TeacherConfig
+
     require(file is not None or net is None, "--teacher-net: give the teacher's weights too, with --teacher FILE.")
     return None if file is None else TeacherConfig(file=str(file), net=net)
 
@@ -135,6 +146,9 @@ def _aimed(
     where: Where,
 ) -> TrainConfig:
     """The configuration with its goal, its number of epochs and every other setting."""
+    from metaq.lab import runs
+    from metaq.lab.train import aim
+
     sets_epochs = epochs is not None or any(text.partition("=")[0].strip() == "epochs" for text in assignments)
     require(time_budget is None or not sets_epochs, "--time-budget: sets the number of epochs; give no --epochs then.")
     if goal.is_given:
@@ -162,12 +176,16 @@ def seconds_of(duration: str) -> float:
 def _start(
     config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool, is_verbose: bool
 ) -> TrainingOutcome:
+    from metaq.lab import runs
+
     with output.stage_progress() as progress:
         observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
         return runs.train_to_folder(config, splits, folder, observer, force=force, progress=progress, **where)
 
 
 def _resume(folder: Path, data_dir: Path | None, where: Where, *, is_verbose: bool) -> TrainingOutcome:
+    from metaq.lab import runs
+
     config = runs.saved_config(folder)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
     with output.stage_progress() as progress:
@@ -176,9 +194,11 @@ def _resume(folder: Path, data_dir: Path | None, where: Where, *, is_verbose: bo
 
 
 def _print(outcome: TrainingOutcome) -> None:
+    from metaq.lab.runs import MODEL_FILE
+
     rows = [
         *output.summary_rows(outcome.summary),
         ("validation accuracy", f"{outcome.validation_accuracy:.2f} %"),
         ("kept epoch", f"{outcome.kept_epoch} of {outcome.epochs}"),
     ]
-    output.print_table(f"{outcome.folder / runs.MODEL_FILE}, measured on the test images", ["", "value"], rows)
+    output.print_table(f"{outcome.folder / MODEL_FILE}, measured on the test images", ["", "value"], rows)

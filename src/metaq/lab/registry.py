@@ -8,8 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from metaq.errors import ConfigError
-
 NETWORKS = {
     "lenet300": "metaq.lab.nets.lenet300:LeNet300",
     "lenet5": "metaq.lab.nets.lenet5:LeNet5",
@@ -51,25 +49,3 @@ def resolve(place: str) -> Any:
     """
     module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)
-
-
-def needed(module: str, extra: str) -> Any:
-    """A module of another package, which one of metaq's extras brings.
-
-    Raises
-    ------
-    ConfigError
-        If the package is missing, naming the extra.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        raise ConfigError(
-            f"{PACKAGES.get(package, package)} is not installed; the extra {extra} of metaq brings it, as in: "
-            f"pip install '.[{extra}]'"
-        ) from error
-
-
-PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn"}
-"""Names of packages that are not those of their modules."""

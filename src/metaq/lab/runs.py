@@ -18,14 +18,12 @@ from torch.nn import functional
 from metaq import container
 from metaq.compression import pipeline
 from metaq.compression.trained import movable_chains, trained_tensors
-from metaq.config import require
+from metaq.config import needs, require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.lab import environment, nets
 from metaq.lab.data import DataSplits, ImageDataset, to_float
 from metaq.lab.outcome import Summary, TrainingOutcome
-from metaq.lab.plots import save_curves
-from metaq.lab.registry import NETWORKS
 from metaq.lab.train import (
     ALONE,
     CPU,
@@ -54,8 +52,6 @@ from metaq.tensors.quantized import Tensor
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
 REPORT_FILE = "report.html"
-
-DEFAULT_NET = "lenet5"
 
 TRIED_STEPS = 30
 """Steps by which the speed of this machine is measured."""
@@ -96,6 +92,7 @@ def train_to_folder(
     epoch, `observer` of the training.
     """
     begun = time.perf_counter()
+    needs("matplotlib")
     start = _start_weights(config)
     trainer = _trainer(config, splits, folder, observer, device=device, start=start, processes=processes)
 
@@ -151,6 +148,7 @@ def resume_in_folder(
 ) -> TrainingOutcome:
     """Go on with the run in `folder` from its last finished epoch, to the result it would have had on one device."""
     begun = time.perf_counter()
+    needs("matplotlib")
     config, state = checkpointing.load(folder)
     trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
     trainer.load_state_dict(state)
@@ -164,45 +162,17 @@ def train_plain(config: TrainConfig, splits: DataSplits, folder: Path, observer:
     return trainer.model
 
 
-def measure_file(
-    path: str | os.PathLike[str], *, net: str | None = None, load_dataset: Callable[[], ImageDataset]
-) -> Summary:
-    """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read.
-
-    Parameters
-    ----------
-    path
-        The file.
-    net
-        Its network; by default the one that :func:`network_of` finds.
-    load_dataset
-        Gives the images.
-    """
+def measure_file(path: str | os.PathLike[str], *, net: str, load_dataset: Callable[[], ImageDataset]) -> Summary:
+    """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read."""
     begun = time.perf_counter()
     state_dict = checkpoint.read(path)
-    model = build(network_of(path) if net is None else net, state_dict)
+    model = build(net, state_dict)
     return summarize(
         state_dict,
         file_bytes=Path(path).stat().st_size,
         accuracy_percent=accuracy(model, load_dataset()),
         seconds=time.perf_counter() - begun,
     )
-
-
-def network_of(path: str | os.PathLike[str]) -> str:
-    """The network that a file names, ``lenet5`` if it names none.
-
-    Raises
-    ------
-    ConfigError
-        If it names none that metaq knows: a file alone makes no code of a stranger run.
-    """
-    named = str(container.read(path).metadata.get("net", DEFAULT_NET)) if container.is_metaq(path) else DEFAULT_NET
-    require(
-        named in NETWORKS,
-        f"{path}: is of the network {named!r}, which metaq does not know; name it with --net package.module:factory.",
-    )
-    return named
 
 
 def build(net: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -342,6 +312,8 @@ def _written(
     container.write(path, tensors, metadata=_metadata(trainer.config))
     progress.stage("measuring the file", 1)
     measured = measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test)
+    from metaq.lab.plots import save_curves
+
     save_curves(trainer.folder / CURVES_FILE, trainer.records, kept_epoch=kept.record.epoch)
     summary = replace(measured, seconds=time.perf_counter() - begun)
     outcome = TrainingOutcome(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree
 
-from metaq.config import near_match, require
+from metaq.config import near_match, needs, require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.onnx.comparison import BATCH_SIZES, inputs_like, largest_difference
@@ -115,8 +115,7 @@ def export(
     OutputError
         If outputs differ, onnxruntime cannot run the network, or the file cannot be written. Nothing is written then.
     """
-    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
-    require(not missing, f"{', '.join(missing)}: not installed; ONNX files need pip install 'metaq-torch[onnx]'.")
+    needs("onnx", "onnxscript")
     from metaq.onnx import graph
     from metaq.onnx.tracing import trace
 

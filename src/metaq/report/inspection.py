@@ -13,7 +13,7 @@ import numpy as np
 
 from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
-from metaq.config import require
+from metaq.config import needs, require
 from metaq.container.carried import is_carried, path_of
 from metaq.report.units import LAYERS, units_left
 from metaq.tensors.coverage import Coverage
@@ -175,6 +175,7 @@ def _inspect_other(path: Path, net: str | None) -> Inspection:
 
 def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
     """Write a PNG with the weights of every floating tensor, tied ones once; a bar per bucket where it is quantised."""
+    needs("matplotlib")
     from metaq.compression import pipeline
     from metaq.lab.plots import save_buckets
     from metaq.model.weights import alias_of

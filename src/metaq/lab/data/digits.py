@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from metaq.config import needs
 from metaq.errors import ConfigError
 from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
 from metaq.lab.data.split import fixed_permutation, hold_out
-from metaq.lab.registry import needed
 
 NAME = "digits"
 TEST_COUNT = 400
@@ -30,7 +30,9 @@ def load_digits(options: LoadOptions) -> DataSplits:
         If scikit-learn is missing, a folder is given, as these images are not read from one, or the validation count
         does not fit.
     """
-    datasets = needed("sklearn.datasets", "lab")
+    needs("sklearn")
+    from sklearn import datasets
+
     if options.data_dir is not None:
         raise ConfigError(
             f"data folder: {options.data_dir} was given, but digits come with scikit-learn and are read from no "

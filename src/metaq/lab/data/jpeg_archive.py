@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metaq.config import needs
 from metaq.errors import DataError
 from metaq.lab.data.dataset import ImageDataset
-from metaq.lab.registry import needed
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, MemoryError)
 
@@ -84,12 +84,14 @@ def _read_part(archive: np.lib.npyio.NpzFile, path: Path, part: str, side: int, 
 
 def _decoded(name: str, data: bytes, side: int) -> NDArray[np.uint8]:
     """An image as uint8 of shape (side, side, 3)."""
-    reader = needed("PIL.Image", "lab")
+    needs("PIL")
+    from PIL import Image
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             # Only the header is read here, so that no memory is asked for by an image of another size.
-            image = reader.open(io.BytesIO(data), formats=("JPEG",))
+            image = Image.open(io.BytesIO(data), formats=("JPEG",))
             is_right = image.size == (side, side) and image.mode == "RGB"
             pixels = np.asarray(image) if is_right else None
         except Exception as error:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from importlib.util import find_spec
 
-from metaq.config import require
+from metaq.config import needs
 from metaq.files import write_bytes
 from metaq.lab.data import DataSplits
 from metaq.lab.frontier.plan import JSON_FILE, PLOT_FILE, Frontier, SweepObserver, SweepPlan
@@ -26,7 +25,7 @@ def draw(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Fronti
     KeyboardInterrupt
         Passed on; every finished trial is in the storage.
     """
-    require(find_spec("optuna") is not None, "sweep: needs Optuna; install it with: pip install 'metaq-torch[sweep]'")
+    needs("optuna", "matplotlib")
     from metaq.lab.frontier.execution import execute
 
     found = execute(plan, splits, observer)
