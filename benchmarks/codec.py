@@ -8,7 +8,8 @@ thesis's LeNet-5 in its 140 buckets and all-MiniLM-L6-v2 (from the PyPI package 
 a fifth of each tensor's standard deviation. Coders of chunks take pieces of 2**20 symbols, on one thread and on two.
 NNCodec (ISO/IEC 15938-17) takes whole matrices, in a stream with headers of its own, by the best of its settings: once
 as they are, and once less the most common symbol of each, which is what it is made for and is not counted. Coders that
-are slow take the first million symbols only. Every round trip is compared. With --scaling, one thread and two are
+are slow take the first million symbols only; that of Huffman is driven symbol by symbol from Python, so that its speed
+means nothing. Every round trip is compared. With --scaling, one thread and two are
 timed in turn on pieces of one size, and the ratios of neighbours tell how the coders scale; SHA-256 tells how the
 machine does.
 """
@@ -16,8 +17,6 @@ machine does.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import lzma
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
-from metaq.coding import CODERS, zero_order_entropy_bits
+from metaq.coding import zero_order_entropy_bits
 from metaq.coding.chunks import StreamShape
 from metaq.container.coders import CHUNK_CODERS
+from metaq.lab.reference_coders import REFERENCE_CODERS
 from metaq.model import checkpoint
 from metaq.tensors.grid import BucketGrid
 from support import nncodec_streams
@@ -42,7 +41,6 @@ from support.scaling import Parts, scaling_rows, show_scaling
 
 PIECE = 1 << 20
 SLOW_LIMIT = 1_000_000
-GENERAL_CODERS = ("huffman", "range", "rans")
 Row = dict[str, Any]
 
 
@@ -119,12 +117,6 @@ def fifth_of_deviation(values: NDArray[np.float64]) -> BucketGrid:
     return BucketGrid(center=0.0, radius=step * count / 2, count=count)
 
 
-def joined(parts: Parts) -> bytes:
-    """Symbols in as few bytes each as fit."""
-    width = "u1" if max(shape.alphabet_size for _, shape in parts) <= 256 else "<u2"
-    return b"".join(stream.astype(width).tobytes() for stream, _ in parts)
-
-
 def shortened(stream: Stream) -> Stream:
     """The first million symbols, in whole rows."""
     kept: Stream = []
@@ -189,35 +181,15 @@ def chunk_row(name: str, parts: Parts, runs: int, threads: int) -> Row:
     return row(label, parts, sum(map(len, payloads)), encoding, decoding)
 
 
-def single_row(name: str, parts: Parts, runs: int) -> Row:
-    """A coder of single tensors."""
-    coder = CODERS[name]
-
-    def encode() -> list[bytes]:
-        return [coder.encode(s.astype(np.int64), h.alphabet_size, row_length=h.row_length).payload for s, h in parts]
-
-    payloads, encoding = timed(encode, runs)
+def reference_row(name: str, parts: Parts) -> Row:
+    """A coder that metaq is compared with, once, on one tensor after the other."""
+    coder, streams = REFERENCE_CODERS[name], [stream for stream, _ in parts]
+    payloads, encoding = timed(lambda: [coder.encode(stream) for stream in streams], 1)
     assert isinstance(payloads, list)
-
-    def decode() -> bool:
-        return all(
-            np.array_equal(coder.decode(payload, count=h.count, alphabet_size=h.alphabet_size), s)
-            for payload, (s, h) in zip(payloads, parts, strict=True)
-        )
-
-    same, decoding = timed(decode, runs)
-    assert same
+    decoded, decoding = timed(lambda: [coder.decode(p, s.size) for p, s in zip(payloads, streams, strict=True)], 1)
+    assert isinstance(decoded, list)
+    assert all(np.array_equal(one, other) for one, other in zip(decoded, streams, strict=True))
     return row(name, parts, sum(map(len, payloads)), encoding, decoding)
-
-
-def bytes_row(name: str, parts: Parts, pack: Callable[[bytes], bytes], unpack: Callable[[bytes], bytes]) -> Row:
-    """A general compressor, once."""
-    raw = joined(parts)
-    packed, encoding = timed(lambda: pack(raw), 1)
-    assert isinstance(packed, bytes)
-    unpacked, decoding = timed(lambda: unpack(packed), 1)
-    assert unpacked == raw
-    return row(name, parts, len(packed), encoding, decoding)
 
 
 def centered(stream: Stream) -> Stream:
@@ -261,14 +233,7 @@ def measure(stream: Stream, runs: int) -> list[Row]:
     if nncodec_streams.is_installed():
         rows.append(nncodec_row("NNCodec", shortened(stream), shortened(stream)))
         rows.append(nncodec_row("NNCodec, centred", centered(stream), stream))
-    rows += [single_row(name, short, 1) for name in GENERAL_CODERS]
-    squeeze = zstandard.ZstdCompressor(level=22)
-    rows.append(bytes_row("zstd-22", short, squeeze.compress, zstandard.ZstdDecompressor().decompress))
-    rows.append(bytes_row("lzma", short, lambda raw: lzma.compress(raw, preset=9), lzma.decompress))
-    if importlib.util.find_spec("brotli"):
-        import brotli
-
-        rows.append(bytes_row("brotli-11", short, lambda raw: brotli.compress(raw, quality=11), brotli.decompress))
+    rows += [reference_row(name, short) for name in REFERENCE_CODERS]
     return rows
 
 

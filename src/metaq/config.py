@@ -7,6 +7,7 @@ import difflib
 import json
 import types
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -49,6 +50,9 @@ EXTRAS = {
 }
 """The extra that brings a module; the extra ``lab`` holds ``report``."""
 
+PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn"}
+"""Names of packages that are not those of their modules."""
+
 
 def needs(*modules: str) -> None:
     """Raise :class:`ConfigError` for the first of `modules` that is not installed, with the extra that brings it."""
@@ -57,11 +61,18 @@ def needs(*modules: str) -> None:
             raise missing(module)
 
 
+def needed(module: str) -> Any:
+    """Import a module of :data:`EXTRAS`, or one below it; raise :class:`ConfigError` as :func:`needs` does."""
+    needs(module.partition(".")[0])
+    return import_module(module)
+
+
 def missing(module: str) -> ConfigError:
     """The error that says which extra brings a module of :data:`EXTRAS`."""
     extra = EXTRAS[module]
     return ConfigError(
-        f"{module}: is not installed; the extra {extra} of metaq-torch brings it, as in: pip install -e '.[{extra}]'"
+        f"{PACKAGES.get(module, module)} is not installed; the extra {extra} of metaq brings it, as in: "
+        f"pip install -e '.[{extra}]'"
     )
 
 

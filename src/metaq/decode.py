@@ -44,7 +44,7 @@ def load(
     ConfigError
         If the file has no tensor of one of the `names`.
     FormatError
-        If the file is missing, foreign, damaged, of a newer major version, or takes more than `max_bytes`.
+        If the file is missing, foreign, damaged, of a newer version, or takes more than `max_bytes`.
     """
     chosen = None if names is None else set(names)
     contents = inspect(path)
@@ -80,6 +80,6 @@ def inspect(path: str | os.PathLike[str]) -> Contents:
     Raises
     ------
     FormatError
-        If the file is missing, foreign, damaged or of a newer major version.
+        If the file is missing, foreign, damaged or of a newer version.
     """
     return container.describe(path)

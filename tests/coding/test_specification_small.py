@@ -21,7 +21,7 @@ from metaq.errors import CodecError
 
 CODER = CHUNK_CODERS["small"]
 Symbols = NDArray[np.int32]
-GOLDEN = Path(__file__).parents[1] / "golden" / "v1.0-small.metaq"
+GOLDEN = Path(__file__).parents[1] / "golden" / "v1-small.metaq"
 
 # The decoder. Nothing of metaq is used up to the tests, except what a StreamShape holds.
 

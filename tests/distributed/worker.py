@@ -18,7 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from metaq import BucketConfig, EntropyRegularizer, FreezeConfig, MetaqError, RegularizerConfig, save
+from metaq import BucketConfig, EntropyRegularizer, FreezeConfig, MetaqError, RegularizerConfig
+from metaq.compression.pipeline import save
 from metaq.model.sharding import whole
 
 STEPS = 50

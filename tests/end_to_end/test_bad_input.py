@@ -108,7 +108,7 @@ def test_integers_and_empty_tensors_are_stored_exactly(tmp_path):
         (("--radius", "-2"), "--radius"),
         (("--grouping", "all"), "--grouping"),
         (("--include", "conv9*"), "conv9*"),
-        (("--coder", "hufman"), "huffman"),
+        (("--coder", "smal"), "small"),
         (("--no-recover",), "--data"),
         (("--target-ratio", "5", "--calibration", "100"), "--data"),
         (("--target-ratio", "5", "--recalibrate-norms"), "--data"),

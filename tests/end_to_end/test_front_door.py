@@ -152,7 +152,7 @@ def test_a_file_does_not_make_code_run(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("raise SystemExit(7)\n")
     done = metaq("evaluate", "own.metaq", cwd=tmp_path)
     assert done.returncode == 2
-    assert "--net mine:make" in done.stderr
+    assert "--net package.module:factory" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_a_file_does_not_make_code_run(tmp_path: Path) -> None:
     [
         (("report", MODEL, "-o", "page.html"), "jinja2", "report"),
         (("inspect", MODEL, "--plot", "x.png"), "matplotlib", "report"),
-        (("evaluate", MODEL, "--data", "digits"), "sklearn", "lab"),
+        (("evaluate", MODEL, "--data", "digits"), "scikit-learn", "lab"),
         (("sweep", "--out", "s"), "optuna", "lab"),
-        (("demo",), "sklearn", "lab"),
+        (("demo",), "scikit-learn", "lab"),
         (("train", "--out", "r"), "matplotlib", "report"),
         (("export", MODEL, "-o", "x.onnx"), "onnx", "onnx"),
     ],
@@ -170,9 +170,9 @@ def test_a_file_does_not_make_code_run(tmp_path: Path) -> None:
 def test_what_is_not_installed_is_said_before_any_work(
     tmp_path: Path, arguments: tuple[object, ...], module: str, extra: str
 ) -> None:
-    done = metaq(*arguments, blocked=(module,), cwd=tmp_path)
+    done = metaq(*arguments, blocked=({"scikit-learn": "sklearn"}.get(module, module),), cwd=tmp_path)
     assert done.returncode == 2
-    assert f"metaq: {module}: is not installed; the extra {extra} of metaq-torch brings it" in done.stderr
+    assert f"metaq: {module} is not installed; the extra {extra} of metaq brings it" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

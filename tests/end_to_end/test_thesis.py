@@ -14,7 +14,7 @@ def test_published_tables_come_out_again(reference_checkpoint, mnist_folder):
     for row in told.json["original_sizes"]:
         assert row["bits"] == pytest.approx(row["published_bits"], rel=0.005)
     own = {row["coder"]: row["bits"] for row in told.json["own_sizes"]}
-    assert own["best of each tensor"] == min(own.values()) <= 31_200
+    assert own["small"] == min(own.values()) <= 31_200
     assert told.json["accuracy"] == pytest.approx(99.01)
     assert 8 * told.json["bytes"] < 31_200
     shown = run_metaq("reproduce", "thesis", "--checkpoint", reference_checkpoint, "--data-dir", mnist_folder)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import BucketGrid, Budget, ConfigError, FormatError, OutputError, choose_grids, compress, load, save
+from metaq import BucketGrid, ConfigError, FormatError, OutputError, choose_grids, compress, load
 from metaq.compression import pipeline
+from metaq.compression.pipeline import save
 from metaq.model import checkpoint
 from metaq.tensors.narrow_floats import bfloat16_bits
 
@@ -147,7 +148,7 @@ def test_tensors_that_no_file_holds_are_refused_by_name(tmp_path, make, advice):
     for attempt in (
         lambda: save(tmp_path / "x.metaq", state, grids={}),
         lambda: choose_grids(state, count=9),
-        lambda: compress(state, Budget(target_ratio=2)),
+        lambda: compress(state, target_ratio=2),
     ):
         with pytest.raises(ConfigError, match=rf"layer\.odd: .*{advice}"):
             attempt()

@@ -353,7 +353,7 @@ def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
     made = metaq.onnx.export(tmp_path / "net.onnx", model, torch.randn(4, 20), tensors=tensors)
     assert made.output_difference is None
     hidden.add("onnxscript")
-    with pytest.raises(ConfigError, match=r"onnxscript: is not installed; the extra onnx .*"):
+    with pytest.raises(ConfigError, match=r"onnxscript is not installed; the extra onnx .*"):
         metaq.onnx.export(tmp_path / "net.onnx", model, torch.randn(4, 20), tensors=tensors)
 
 

@@ -13,7 +13,7 @@ from metaq.compression import pipeline
 from metaq.errors import ConfigError, FormatError
 from metaq.lab import data, environment, nets, runs
 from metaq.lab.train import checkpointing, preset
-from metaq.report import allocation, gathering, page
+from metaq.report import gathering, page
 from metaq.report.svg import shown
 
 KNOWN = ("lenet5 on digits", "Where every byte went")
@@ -48,12 +48,6 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "short")
 
 
-@pytest.fixture
-def estimated(monkeypatch):
-    """Bytes are not measured by coding again, which is another test's and takes its time."""
-    monkeypatch.setattr(allocation, "MOST_SYMBOLS_CODED_AGAIN", 0)
-
-
 def text_of(subject):
     return page.render([subject])
 
@@ -77,7 +71,6 @@ def test_a_finished_run_has_all_its_parts(run):
     assert found.config["net"] == "lenet5"
 
 
-@pytest.mark.usefixtures("estimated")
 def test_rows_count_zeros_and_live_rows_and_columns_of_what_the_file_restores(run):
     state = pipeline.load(run / runs.MODEL_FILE)
     for tensor in gathering.gather(run).tensors:
@@ -92,7 +85,6 @@ def test_rows_count_zeros_and_live_rows_and_columns_of_what_the_file_restores(ru
             assert tensor.live_columns is None
 
 
-@pytest.mark.usefixtures("estimated")
 def test_filters_before_are_the_latent_weights_of_the_same_units(run):
     """With the units of the file in another order and mirrored, the pictures are in that order with those signs."""
     state = checkpointing.load(run)[1]
@@ -109,7 +101,6 @@ def test_filters_before_are_the_latent_weights_of_the_same_units(run):
     torch.testing.assert_close(torch.from_numpy(found.before), latent[order] * signs)
 
 
-@pytest.mark.usefixtures("estimated")
 def test_filters_of_another_file_have_no_before(run):
     weights = {name: tensor + 1 for name, tensor in pipeline.load(run / runs.MODEL_FILE).items()}
     container.write(run / runs.MODEL_FILE, pipeline.to_tensors(weights, grids={}), metadata={"net": "lenet5"})
@@ -132,7 +123,6 @@ def test_filters_of_another_file_have_no_before(run):
     ],
 )
 @pytest.mark.parametrize("damage", ["missing", "empty", "noise", "another kind"])
-@pytest.mark.usefixtures("estimated")
 def test_a_part_of_a_run_that_is_missing_or_damaged_leaves_a_sentence(run, name, part, damage):
     path = run / name
     if damage == "missing":
@@ -146,7 +136,6 @@ def test_a_part_of_a_run_that_is_missing_or_damaged_leaves_a_sentence(run, name,
     assert shown(found.missing[part]) in text_of(found).replace("&#39;", "'")
 
 
-@pytest.mark.usefixtures("estimated")
 def test_a_run_with_nothing_but_its_settings_has_a_page(run):
     for file in run.iterdir():
         if file.is_file() and file.name != runs.CONFIG_FILE:
@@ -166,7 +155,6 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path):
     "line",
     ["{", "[]", "3", '{"epoch": 3}', '{"epoch": "3"}', "[" * 5000],
 )
-@pytest.mark.usefixtures("estimated")
 def test_curves_end_before_a_damaged_line(run, line):
     path = run / runs.METRICS_FILE
     path.write_text("\n".join([*path.read_text().splitlines()[:2], line, ""]))
@@ -176,7 +164,6 @@ def test_curves_end_before_a_damaged_line(run, line):
     assert found.notes["curves"] in text_of(found)
 
 
-@pytest.mark.usefixtures("estimated")
 def test_figures_of_the_wrong_type_are_not_taken(run):
     path = run / runs.METRICS_FILE
     first = json.loads(path.read_text().splitlines()[0])
@@ -193,7 +180,6 @@ def test_figures_of_the_wrong_type_are_not_taken(run):
     text_of(found)
 
 
-@pytest.mark.usefixtures("estimated")
 def test_the_accuracy_of_another_file_is_not_shown(run):
     weights = pipeline.load(run / runs.MODEL_FILE)
     pipeline.save(run / runs.MODEL_FILE, weights, grids={}, metadata={"net": "lenet5"})
@@ -202,7 +188,6 @@ def test_the_accuracy_of_another_file_is_not_shown(run):
     assert "another size" in found.missing["accuracy"]
 
 
-@pytest.mark.usefixtures("estimated")
 def test_a_run_says_what_its_environment_was_and_old_runs_are_readable(finished, run):
     written = json.loads((finished / environment.FILE_NAME).read_text())
     assert {"command", "metaq", "python", "torch", "numpy", "system", "cores", "threads", "device"} <= written.keys()
@@ -220,7 +205,6 @@ def test_a_new_run_replaces_the_report_of_the_old_one_only_with_force(run):
     assert not (run / runs.REPORT_FILE).exists()
 
 
-@pytest.mark.usefixtures("estimated")
 def test_the_demonstration_replaces_its_own_report_and_nothing_else(run, tmp_path):
     place = tmp_path / "here.html"
     assert demonstration.write_report(run, place) == place
@@ -259,7 +243,6 @@ def test_a_file_alone_says_what_is_missing_and_how_to_get_it(tmp_path, lenet5):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.usefixtures("estimated")
 def test_other_files_of_weights_have_a_report_too(tmp_path, lenet5, suffix):
     from metaq.model import checkpoint
 
@@ -271,7 +254,6 @@ def test_other_files_of_weights_have_a_report_too(tmp_path, lenet5, suffix):
     text_of(found)
 
 
-@pytest.mark.usefixtures("estimated")
 def test_a_network_that_a_file_merely_names_runs_no_code(tmp_path, lenet5):
     found = gathering.gather(saved(tmp_path / "model.metaq", lenet5, net="os:getcwd"))
     assert found.filters is None
@@ -310,7 +292,6 @@ def test_every_kind_of_tensor_has_its_row(tmp_path):
     text_of(found)
 
 
-@pytest.mark.usefixtures("estimated")
 def test_a_linear_layer_that_reads_pictures_is_drawn_as_pictures(tmp_path):
     torch.manual_seed(0)
     state = nets.create("lenet300").state_dict()

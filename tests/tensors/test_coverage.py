@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import Budget, choose_grids, compress, container, save
+from metaq import choose_grids, compress, container
+from metaq.compression.pipeline import save
 from metaq.tensors.coverage import coverage_of
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, TiedTensor
@@ -73,7 +74,7 @@ def test_saving_says_what_was_not_quantised_and_why(tmp_path: Path) -> None:
         "1.num_batches_tracked": "integer",
         "2.bias": "no grid was given",
     }
-    found = compress(model, Budget(target_ratio=2.0), exclude=("2.weight",))
+    found = compress(model, target_ratio=2.0, exclude=("2.weight",))
     assert {part.name: part.reason for part in found.coverage.left_out} == {
         "2.weight": "excluded by 2.weight",
         "1.num_batches_tracked": "integer",
@@ -83,5 +84,5 @@ def test_saving_says_what_was_not_quantised_and_why(tmp_path: Path) -> None:
 
 def test_attention_is_not_left_out() -> None:
     attention = nn.MultiheadAttention(16, 4)
-    found = compress(attention, Budget(target_ratio=4.0)).coverage
+    found = compress(attention, target_ratio=4.0).coverage
     assert found.share == 1.0

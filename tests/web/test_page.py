@@ -82,5 +82,5 @@ def test_the_page_in_every_light() -> None:
     assert found["flipped"].count("refused") == found["flips"]
     assert "no canvas" in found["withoutCanvas"]
     assert "Clear" not in found["withoutCanvas"]
-    assert "977 bytes" in found["withoutCanvas"]
+    assert "974 bytes" in found["withoutCanvas"]
     assert found["withoutJavaScript"].endswith("which is turned off here.")

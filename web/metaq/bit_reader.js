@@ -40,23 +40,11 @@ export class BitReader {
     return 2 ** (zeros + order) + this.bits(zeros + order) - 2 ** order;
   }
 
-  /** @param {number} order @returns {number} 0, -1, 1, -2, 2, … for 0, 1, 2, 3, 4, … */
-  foldedGolomb(order) {
-    const folded = this.golomb(order);
-    return folded % 2 === 0 ? folded / 2 : -(folded + 1) / 2;
-  }
-
   /** Refuses bits up to the end of the byte that are not zero. @returns {number} position of the next byte */
   align() {
     while (this.bitPosition & 7) {
       if (this.bit() !== 0) throw new MetaqError(`${this.what} has bits set where zeros fill up a byte.`);
     }
     return this.bitPosition >>> 3;
-  }
-
-  /** Refuses anything but zero bits up to the end of the last byte. */
-  finish() {
-    const left = this.bytes.length - this.align();
-    if (left > 0) throw new MetaqError(`${this.what} has ${left} bytes too many.`);
   }
 }

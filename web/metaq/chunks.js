@@ -1,5 +1,3 @@
-import { isChunkCoder } from "./coders.js";
-
 /**
  * What a coder is told of a tensor or a piece of one.
  * @typedef {object} Stream
@@ -57,8 +55,7 @@ class Planner {
       trellisBits: entry.trellisBits,
       rowLength: rowLengthOf(entry),
     };
-    if (!isChunkCoder(coder)) this.chunks.push({ coder, streams: [stream] });
-    else if (elements > this.limit) this.#cut(coder, stream);
+    if (elements > this.limit) this.#cut(coder, stream);
     else this.#join(coder, stream);
   }
 

@@ -12,7 +12,7 @@ import {
  * @typedef {object} ElementType
  * @property {string} name
  * @property {number} size of an element in bytes
- * @property {number} quantizedSince minor version in which tensors of this type may hold bucket indices
+ * @property {boolean} isQuantizable whether tensors of this type may hold bucket indices
  * @property {number} [largest] finite value, of types that may hold bucket indices
  * @property {(view: DataView, offset: number, value: number) => void} [write] rounds a double, ties to even
  * @property {(buffer: ArrayBuffer) => ArrayLike<number | bigint>} read numbers of little-endian elements
@@ -57,19 +57,16 @@ export const ELEMENT_TYPES = [
 
 function exact(name, numbers) {
   const read = (buffer) => new numbers(buffer);
-  return { name, size: numbers.BYTES_PER_ELEMENT, quantizedSince: Infinity, read };
+  return { name, size: numbers.BYTES_PER_ELEMENT, isQuantizable: false, read };
 }
 
 function quantizable(name, size, largest) {
-  return { name, size, quantizedSince: 0, largest };
+  return { name, size, isQuantizable: true, largest };
 }
 
 function float8(name, type) {
   return {
-    name,
-    size: 1,
-    quantizedSince: 1,
-    largest: valueOf(type.largestBits, type),
+    ...quantizable(name, 1, valueOf(type.largestBits, type)),
     write: (view, offset, value) => view.setUint8(offset, bitsOf(value, type)),
     read: (buffer) => Float32Array.from(new Uint8Array(buffer), (bits) => valueOf(bits, type)),
   };

@@ -78,6 +78,7 @@ function takeStream(stream, { rowLength, isSplit, rows }, blocks) {
   const transitions = isSplit ? transitionsOf(stream.trellisBits) : undefined;
   let state = 0;
   for (let i = 0; i < stream.count; i += 1) {
+    if (stream.rowLength > 0 && i % stream.rowLength === 0) state = 0;
     const block = blocks[rows[Math.floor(i / rowLength)][state & 1]];
     if (block.taken === block.residuals.length) throw new MetaqError(`${WHAT} has a block that ends too early.`);
     const residual = block.residuals[block.taken++];

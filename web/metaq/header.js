@@ -12,7 +12,6 @@ const LARGEST_CHUNK_LIMIT_BITS = 22;
 const NAME_ENDINGS = ["", ".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"];
 const [EXACT, NEW_GRID, LAST_GRID, EARLIER_GRID] = [0, 1, 2, 3];
 const [RAW, ZSTD, INLINE, TIED] = [0, 1, 2, 3];
-const LAST_KNOWN_MINOR = 1;
 
 /**
  * What a header says of a tensor.
@@ -44,14 +43,13 @@ const LAST_KNOWN_MINOR = 1;
 /**
  * Read a header up to the sizes of its chunks.
  * @param {import("./cursor.js").Cursor} cursor
- * @param {number} minor version of the file
  * @returns {Header}
  */
-export function readHeader(cursor, minor) {
+export function readHeader(cursor) {
   const tensorCount = cursor.varintUpTo(MOST_TENSORS, "the number of tensors");
   const metadataCount = cursor.varint();
-  const coder = cursor.varint();
-  const chunkLimitBits = cursor.byte();
+  const coderAndLimit = cursor.byte();
+  const [coder, chunkLimitBits] = [coderAndLimit >>> 5, coderAndLimit & 31];
   if (chunkLimitBits > LARGEST_CHUNK_LIMIT_BITS) throw new MetaqError("The header allows chunks that are too large.");
   const names = readNames(cursor, tensorCount);
   const kinds = names.map((name) => ({ name, ...readKind(cursor, name) }));
@@ -60,20 +58,19 @@ export function readHeader(cursor, minor) {
     0,
   );
   if (elements > MOST_ELEMENTS) throw new MetaqError("The tensors have more elements than a file may hold.");
-  const storage = new StorageReader(cursor, minor, coder);
+  const storage = new StorageReader(cursor, coder);
   for (const kind of kinds) storage.read(kind);
   const { entries, bases } = storage.finish();
   return { entries, bases, coder, chunkLimit: 2 ** chunkLimitBits, cursor, metadataCount };
 }
 
 /**
- * Read metadata, and refuse what follows them in versions in which nothing may.
+ * Read metadata, which end the header.
  * @param {import("./cursor.js").Cursor} cursor
  * @param {number} count
- * @param {number} minor version of the file
  * @returns {Map<string, string | number | bigint>}
  */
-export function readMetadata(cursor, count, minor) {
+export function readMetadata(cursor, count) {
   const metadata = new Map();
   let last;
   for (let i = 0; i < count; i += 1) {
@@ -84,7 +81,7 @@ export function readMetadata(cursor, count, minor) {
     metadata.set(key, readMetadatum(cursor, key));
     last = keyBytes;
   }
-  if (minor <= LAST_KNOWN_MINOR) cursor.finish();
+  cursor.finish();
   return metadata;
 }
 
@@ -138,8 +135,8 @@ function readKind(cursor, name) {
 
 /** Reads the storage of all tensors, then their grids and bases. */
 class StorageReader {
-  constructor(cursor, minor, coder) {
-    Object.assign(this, { cursor, minor, coder });
+  constructor(cursor, coder) {
+    Object.assign(this, { cursor, coder });
     this.entries = [];
     this.gridNumbers = [];
     this.gridCount = 0;
@@ -177,7 +174,6 @@ class StorageReader {
   }
 
   #tied({ name, type, shape }) {
-    if (this.minor < 1) throw new MetaqError(`${name} is tied, which files of version 1.0 do not have.`);
     const tiedTo = this.cursor.varint();
     const other = this.entries[tiedTo];
     const isAlike = other && other.storage !== "tied" && other.type === type && String(other.shape) === String(shape);
@@ -186,7 +182,7 @@ class StorageReader {
   }
 
   #quantized({ name, type }, byte) {
-    if (type.quantizedSince > this.minor)
+    if (!type.isQuantizable)
       throw new MetaqError(`${name} is of type ${type.name}, which cannot be quantised.`);
     const trellis = (byte >>> 3) & 7;
     const coder = byte & 64 ? this.cursor.varint() : this.coder;

@@ -21,7 +21,7 @@ export { MetaqError } from "./errors.js";
 export { Tensor } from "./tensor.js";
 
 const MAGIC = [0x8f, 0x4d, 0x54, 0x51];
-const MAJOR = 1;
+const VERSION = 1;
 const CHECKSUM_BYTES = 4;
 const MOST_HEADER_BYTES = 2 ** 28;
 const DEFAULT_MAX_BYTES = 2 ** 31;
@@ -34,34 +34,33 @@ const DEFAULT_MAX_BYTES = 2 ** 31;
  *
  * @param {Uint8Array} bytes
  * @param {{maxBytes?: number}} [options] largest sum of the sizes of all tensors in bytes, 2 GiB by default
- * @returns {{version: string, tensors: Map<string, Tensor>, metadata: Map<string, string | number | bigint>}}
+ * @returns {{version: number, tensors: Map<string, Tensor>, metadata: Map<string, string | number | bigint>}}
  */
 export function decode(bytes, { maxBytes = DEFAULT_MAX_BYTES } = {}) {
-  const minor = checkedMinor(bytes);
+  checkFrame(bytes);
   const content = bytes.subarray(0, bytes.length - CHECKSUM_BYTES);
   const cursor = new Cursor(content, "The file");
   cursor.take(MAGIC.length + 1);
-  const header = readHeader(new Cursor(headerBytes(cursor), "The header"), minor);
+  const header = readHeader(new Cursor(headerBytes(cursor), "The header"));
   refuseTooLarge(header, maxBytes);
   const chunks = planChunks(header);
   const sizes = chunks.map(() => header.cursor.varint());
-  const metadata = readMetadata(header.cursor, header.metadataCount, minor);
+  const metadata = readMetadata(header.cursor, header.metadataCount);
   const payloads = takePayloads(cursor, sizes);
   const symbols = decodeSymbols(header, chunks, payloads);
-  return { version: `${MAJOR}.${minor}`, tensors: restoredTensors(header, chunks, payloads, symbols), metadata };
+  return { version: VERSION, tensors: restoredTensors(header, chunks, payloads, symbols), metadata };
 }
 
-function checkedMinor(bytes) {
+/** Refuses what is no file of this version, or damaged. */
+function checkFrame(bytes) {
   if (MAGIC.some((byte, i) => bytes[i] !== byte)) throw new MetaqError("This is not a .metaq file.");
   const version = bytes[MAGIC.length];
   if (version === undefined) throw new MetaqError("The file ends after its first bytes.");
-  if (version >>> 4 !== MAJOR)
-    throw new MetaqError(`The file is of version ${version >>> 4}, which needs a newer reader.`);
+  if (version !== VERSION) throw new MetaqError(`The file is of version ${version}, which needs a newer reader.`);
   const end = bytes.length - CHECKSUM_BYTES;
   if (end <= MAGIC.length || checksumAt(bytes, end) !== crc32(bytes.subarray(0, end))) {
     throw new MetaqError("The file is damaged or cut short: its checksum is wrong.");
   }
-  return version & 15;
 }
 
 function checksumAt(bytes, position) {

@@ -1,5 +1,5 @@
 import { MetaqError } from "./errors.js";
-import { allocateOutput } from "./generic_output.js";
+import { allocateOutput } from "./zstd_output.js";
 import { damaged, endsEarly } from "./zstd_errors.js";
 import { LiteralsDecoder } from "./zstd_literals.js";
 import { SequencesDecoder } from "./zstd_sequences.js";
@@ -18,7 +18,7 @@ const [RAW, REPEATED, COMPRESSED] = [0, 1, 2];
  */
 export function decodeZstdFrame(bytes, size) {
   const header = readFrameHeader(bytes);
-  const decoder = new BlockDecoder(allocateOutput(size, "zstd"), header.windowBytes);
+  const decoder = new BlockDecoder(allocateOutput(size), header.windowBytes);
   let next = header.end;
   for (let last = false; !last;) {
     const block = readBlockHeader(bytes, next, decoder.largestBlockBytes);

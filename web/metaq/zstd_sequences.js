@@ -1,4 +1,4 @@
-import { copyMatch } from "./generic_output.js";
+import { copyMatch } from "./zstd_output.js";
 import { startsOfRanges } from "./ranges.js";
 import { BackwardBits } from "./zstd_bits.js";
 import { damaged, endsEarly } from "./zstd_errors.js";

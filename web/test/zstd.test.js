@@ -3,9 +3,8 @@ import test from "node:test";
 
 import { decodeZstdFrame } from "../metaq/zstd.js";
 import { assertRefused, damages, outcome } from "../testing/damage.js";
-import { sha256, vectorsOf } from "../testing/generic_vectors.js";
+import { sha256, VECTORS } from "../testing/zstd_vectors.js";
 
-const VECTORS = vectorsOf("zstd");
 const [RAW, REPEATED, COMPRESSED, RESERVED] = [0, 1, 2, 3];
 const KILOBYTE_WINDOW = [0, 0];
 const ALL_CONSTANT = 0b01010100;

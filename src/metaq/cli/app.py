@@ -25,12 +25,12 @@ COMMANDS = {
         "train --preset lenet5-mnist --out runs/lenet5",
     ),
     "quantize": (
-        "Try bucket counts on data and choose the smallest that keeps the accuracy.",
-        "quantize model.pth --net lenet5 --data mnist --sweep 10:1024 --out model.metaq",
+        "Quantise on uniform buckets, as in the thesis, and write them as one file; or try many counts on data.",
+        "quantize model.pth -o model.metaq --buckets 255",
     ),
     "compress": (
-        "Quantise the weights of a checkpoint, to a budget or on uniform grids, and write them as one small file.",
-        "compress model.pth -o model.metaq --data mnist --max-drop 0.1",
+        "Quantise the weights of a checkpoint or of a model folder and write them as one small file.",
+        "compress model.pth -o model.metaq --target-ratio 10",
     ),
     "decompress": (
         "Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder.",

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import Data, DataDir, Json, Net, Split, load_data, network_of, pick_split
+from metaq.cli.options import Data, DataDir, Json, OwnNet, Split, load_data, pick_split
 
 
 def evaluate(
     source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
-    net: Net = None,
+    net: OwnNet = None,
     data: Data = "digits",
     data_dir: DataDir = None,
     split: Split = "test",
@@ -22,7 +22,7 @@ def evaluate(
     """Restore a model from its file and measure its accuracy."""
     from metaq.lab import runs
 
-    net = network_of(source, net)
+    net = net or runs.network_of(source)
     summary = runs.measure_file(source, net=net, load_dataset=lambda: pick_split(load_data(data, data_dir), split))
     if as_json:
         output.print_json({**summary.to_dict(), "net": net, "data": data, "split": split})

@@ -12,7 +12,7 @@ import typer
 
 from metaq import container
 from metaq.cli import output
-from metaq.cli.options import Force, Json, Net, network_of
+from metaq.cli.options import Force, Json, OwnNet
 from metaq.config import needs, require
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def export(
         bool,
         typer.Option("--fold", help="Take out units that are constant or unread: smaller layers, the same outputs."),
     ] = False,
-    net: Net = None,
+    net: OwnNet = None,
     input_shape: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,7 +62,7 @@ def export(
     if not (fold or to_onnx):
         _write_weights(source, out, state_dict, None, as_json=as_json)
         return
-    net = network_of(source, net)
+    net = net or runs.network_of(source)
     model = runs.build(net, state_dict)
     folded = structure.fold(model) if fold else None
     if to_onnx:

@@ -38,7 +38,8 @@ def inspect(
     output.print_table(str(source), columns, [_cells(row) for row in found.rows], legend=legend)
     folded = [] if units is None else output.folded_rows(units)
     covered = [] if found.coverage is None else output.coverage_rows(found.coverage)
-    output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *covered, *folded])
+    frame = [(name.removesuffix("_bytes"), f"{size:,} bytes") for name, size in found.frame.items() if size]
+    output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *frame, *covered, *folded])
     if found.coverage is not None:
         output.print_left_out(found.coverage)
 

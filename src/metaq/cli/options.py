@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metaq import container
 from metaq.cli import output
 from metaq.config import require
 from metaq.lab.registry import NETWORKS
@@ -17,16 +16,12 @@ if TYPE_CHECKING:
     from metaq.model.checkpoint import StateDict
     from metaq.tensors.grid import BucketGrid
 
-DEFAULT_NET = "lenet5"
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
-Net = Annotated[
+Net = Annotated[str, typer.Option("--net", help=f"Network: {', '.join(NETWORKS)}, or package.module:factory.")]
+OwnNet = Annotated[
     str | None,
-    typer.Option(
-        "--net",
-        help=f"Network: {', '.join(NETWORKS)}, or package.module:factory; default: what the file names, else lenet5.",
-    ),
+    typer.Option("--net", help=f"Network: {', '.join(NETWORKS)}, or package.module:factory; else what the file names."),
 ]
 Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, cifar10, or a folder of four IDX files.")]
 DataDir = Annotated[
@@ -49,22 +44,6 @@ def load_data(name: str, data_dir: Path | None, *, validation_count: int | None 
     with output.stage_progress() as progress:
         bar = output.DownloadProgress(progress)
         return data.load(name, data_dir=data_dir, validation_count=validation_count, progress=bar)
-
-
-def network_of(source: Path, net: str | None) -> str:
-    """The network whose weights a file holds: `net`, else the reference network that it names, else LeNet-5.
-
-    Raises
-    ------
-    ConfigError
-        If the file names a network of somebody's own: a file must not make code run.
-    """
-    if net is not None:
-        return net
-    metadata = container.describe(source).metadata if container.is_metaq(source) else {}
-    named = str(metadata.get("net", DEFAULT_NET))
-    require(named in NETWORKS, f"{source}: names the network {named}; to run its code, give --net {named}.")
-    return named
 
 
 def pick_split(splits: DataSplits, split: str) -> ImageDataset:

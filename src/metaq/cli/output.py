@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
@@ -91,6 +92,15 @@ def _can_show(character: str, encoding: str) -> bool:
 
 def _print(console: Console, message: str) -> None:
     console.print(printable(message, console.encoding), soft_wrap=True)
+
+
+def note_names(what: str, names: Mapping[str, str]) -> None:
+    """A line on stderr with names, and the reason of each if there is one; nothing without names."""
+    if not names:
+        return
+    listed = ", ".join(f"{name} ({reason})" if reason else name for name, reason in islice(names.items(), MOST_ROWS))
+    more = f" and {len(names) - MOST_ROWS} more" if len(names) > MOST_ROWS else ""
+    note(f"{what}: {listed}{more}")
 
 
 @contextmanager

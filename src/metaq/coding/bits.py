@@ -31,11 +31,6 @@ def exp_golomb(values: NDArray[np.int64], order: int) -> tuple[NDArray[np.int64]
     return shifted, 2 * bit_lengths(shifted) - 1 - order
 
 
-def best_order(values: NDArray[np.int64]) -> int:
-    """Order in 0 to 15 whose codes are shortest in all; the lowest if several are."""
-    return min(range(16), key=lambda order: int(exp_golomb(values, order)[1].sum()))
-
-
 class BitReader:
     """Reads the fields that :func:`pack` writes from bytes a stranger may have made."""
 
@@ -67,8 +62,8 @@ class BitReader:
         self._position_bits += count * width
         return out
 
-    def exp_golomb(self, count: int, orders: tuple[int, ...]) -> NDArray[np.int64]:
-        """The next `count` rows of exponential Golomb numbers, a column an order: int64 of shape (count, orders).
+    def exp_golomb(self, count: int, order: int) -> NDArray[np.int64]:
+        """The next `count` exponential Golomb numbers, int64 of shape (count,).
 
         Raises
         ------
@@ -76,12 +71,12 @@ class BitReader:
             If the data end before, or a number exceeds 2**32.
         """
         # A number takes a bit at least, so that a short payload cannot ask for a large array.
-        if count * len(orders) > self.bits_left:
-            raise CodecError(f"a table of {count} entries is promised but only {self.bits_left} bits are left.")
-        out = np.empty((count, len(orders)), dtype=np.int64)
-        end = _read_exp_golomb(self._data, self._position_bits, np.array(orders, dtype=np.int64), out)
+        if count > self.bits_left:
+            raise CodecError(f"{count} numbers are promised but only {self.bits_left} bits are left.")
+        out = np.empty(count, dtype=np.int64)
+        end = _read_exp_golomb(self._data, self._position_bits, order, out)
         if end < 0:
-            raise CodecError("a number in a table is cut off or too large.")
+            raise CodecError("a number is cut off or too large.")
         self._position_bits = int(end)
         return out
 
@@ -91,12 +86,6 @@ class BitReader:
         if rest and self.unsigned(rest):
             raise CodecError("bits between a table and what follows are not zero.")
         return self._position_bits // 8
-
-    def finish(self) -> None:
-        """Check that nothing but zero bits of the last byte is left."""
-        end = self.finish_byte()
-        if end != len(self._data):
-            raise CodecError(f"{len(self._data) - end} bytes are left over at the end.")
 
 
 @compiled
@@ -121,20 +110,19 @@ def _read_fields(data: NDArray[np.uint8], position: int, width: int, out: NDArra
 
 
 @compiled
-def _read_exp_golomb(data: NDArray[np.uint8], position: int, orders: NDArray[np.int64], out: NDArray[np.int64]) -> int:
+def _read_exp_golomb(data: NDArray[np.uint8], position: int, order: int, out: NDArray[np.int64]) -> int:
     end = 8 * data.size
-    for row in range(out.shape[0]):
-        for column in range(orders.size):
-            zeros = 0
-            while position < end and not (data[position >> 3] >> (7 - (position & 7))) & 1:
-                zeros += 1
-                position += 1
-            digits = zeros + orders[column] + 1
-            if position + digits > end or digits > 33:
-                return -1
-            value = 0
-            for _ in range(digits):
-                value = value << 1 | (data[position >> 3] >> (7 - (position & 7))) & 1
-                position += 1
-            out[row, column] = value - (1 << orders[column])
+    for index in range(out.size):
+        zeros = 0
+        while position < end and not (data[position >> 3] >> (7 - (position & 7))) & 1:
+            zeros += 1
+            position += 1
+        digits = zeros + order + 1
+        if position + digits > end or digits > 33:
+            return -1
+        value = 0
+        for _ in range(digits):
+            value = value << 1 | (data[position >> 3] >> (7 - (position & 7))) & 1
+            position += 1
+        out[index] = value - (1 << order)
     return position

@@ -1,4 +1,4 @@
-"""What the coders of chunks offer: several small tensors, or a piece of a large one, in one payload."""
+"""The interface of all coders: several small tensors, or a piece of a large one, in one payload."""
 
 from __future__ import annotations
 
@@ -59,4 +59,16 @@ class ChunkCoder(Protocol):
         ------
         CodecError
             If the payload is not what :meth:`encode_chunk` would have written for the symbols it decodes to.
+        """
+
+    def code_lengths(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[float]:
+        """Bits that each stream takes in a payload: ``-log2 p`` of every decision or symbol as it is coded, and what is
+        told of that stream alone.
+
+        Their sum is the size of the payload but for what belongs to no stream, and the rounding to whole bytes.
+
+        Raises
+        ------
+        CodecError
+            As for :meth:`decode_chunk`.
         """

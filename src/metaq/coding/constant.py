@@ -1,31 +1,51 @@
-"""The coder of streams that hold one symbol only."""
+"""The coder of streams that hold one symbol each."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.interface import CheckedCoder, CodedSymbols
+from metaq.coding.chunks import StreamShape
 from metaq.coding.varint import decode_varint, encode_varint
 from metaq.errors import CodecError
 
 
-class ConstantCoder(CheckedCoder):
-    """Payload: the symbol as a varint."""
+class ConstantCoder:
+    """Payload: the symbol of every stream as a varint; see :class:`metaq.coding.chunks.ChunkCoder`."""
 
     name = "constant"
-    identifier = 1
+    identifier = 0
 
-    def _encode(self, symbols: NDArray[np.int64], _alphabet_size: int, _row_length: int, /) -> CodedSymbols:
-        if int(symbols.min()) != int(symbols.max()):
-            raise CodecError("constant: the symbols differ; choose another coder, or auto.")
-        payload = encode_varint(int(symbols[0]))
-        return CodedSymbols(payload=payload, table_bytes=len(payload))
+    def encode_chunk(self, streams: Sequence[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> bytes:
+        """See :meth:`metaq.coding.chunks.ChunkCoder.encode_chunk`."""
+        for stream, shape in zip(streams, shapes, strict=True):
+            _check_symbol(int(stream[0]), shape)
+            if stream.min() != stream.max():
+                raise CodecError("constant: the symbols differ; choose another coder.")
+        return b"".join(encode_varint(int(stream[0])) for stream in streams)
 
-    def _decode(self, payload: bytes, count: int, alphabet_size: int, _row_length: int, /) -> NDArray[np.int64]:
-        symbol, end = decode_varint(payload, 0)
-        if end != len(payload):
-            raise CodecError(f"constant: {len(payload) - end} bytes are left over at the end.")
-        if symbol >= alphabet_size:
-            raise CodecError(f"constant: symbol {symbol} is outside the alphabet of {alphabet_size}.")
-        return np.full(count, symbol, dtype=np.int64)
+    def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[NDArray[np.int32]]:
+        """See :meth:`metaq.coding.chunks.ChunkCoder.decode_chunk`."""
+        symbols = self._symbols(payload, shapes)
+        return [np.full(shape.count, symbol, dtype=np.int32) for symbol, shape in zip(symbols, shapes, strict=True)]
+
+    def code_lengths(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[float]:
+        """See :meth:`metaq.coding.chunks.ChunkCoder.code_lengths`."""
+        return [8.0 * len(encode_varint(symbol)) for symbol in self._symbols(payload, shapes)]
+
+    def _symbols(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[int]:
+        symbols, position = [], 0
+        for shape in shapes:
+            symbol, position = decode_varint(payload, position)
+            _check_symbol(symbol, shape)
+            symbols.append(symbol)
+        if position != len(payload):
+            raise CodecError(f"constant: {len(payload) - position} bytes are left over at the end.")
+        return symbols
+
+
+def _check_symbol(symbol: int, shape: StreamShape) -> None:
+    if not 0 <= symbol < shape.alphabet_size:
+        raise CodecError(f"constant: symbol {symbol} is outside the alphabet of {shape.alphabet_size}.")

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from metaq.container.contents import Entry
 from metaq.errors import FormatError
 from metaq.model.folder import INDEX, WEIGHTS
-from metaq.model.safetensors_header import LENGTH_BYTES, METADATA, NAMES
+from metaq.model.stored import LENGTH_BYTES, NAMES
 
 ALIGNMENT = 8
+METADATA = "__metadata__"
 MAX_SHARD_BYTES = 5_000_000_000
 
 

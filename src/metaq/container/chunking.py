@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from metaq.coding.chunks import StreamShape
 from metaq.container import layout
-from metaq.container.coders import is_chunk_coder
 from metaq.container.contents import Entry, Piece
 
 Plan = tuple[str, tuple[Piece, ...]]
@@ -30,7 +29,7 @@ def plan_chunks(entries: Sequence[Entry], chunk_bits: int) -> list[Plan]:
     for number, entry in enumerate(entries):
         if not has_chunk(entry):
             continue
-        if not is_chunk_coder(entry.coder) or entry.count > limit:
+        if entry.grid is None or entry.count > limit:
             plans += [(entry.coder, [piece]) for piece in _pieces(number, entry, limit)]
             open_chunks.pop(entry.coder, None)
             continue
@@ -48,7 +47,7 @@ def plan_chunks(entries: Sequence[Entry], chunk_bits: int) -> list[Plan]:
 def fewest_chunks(entries: Sequence[Entry], chunk_bits: int) -> int:
     """Chunks that cut tensors alone take: known before a list of them is made. Entries are as in the plan."""
     limit = 1 << chunk_bits
-    cut = [entry for entry in entries if is_chunk_coder(entry.coder) and entry.count > limit]
+    cut = [entry for entry in entries if entry.grid is not None and entry.count > limit]
     return sum(-(-entry.count // _piece_count(entry, limit)) for entry in cut)
 
 
@@ -69,7 +68,7 @@ def stream_shape(entry: Entry) -> StreamShape:
 
 
 def _pieces(number: int, entry: Entry, limit: int) -> Iterator[Piece]:
-    if not is_chunk_coder(entry.coder):
+    if entry.grid is None:
         yield Piece(tensor=number, start=0, shape=stream_shape(entry))
         return
     whole, most = stream_shape(entry), _piece_count(entry, limit)

@@ -38,7 +38,7 @@ class Entry:
     tied_to
         Number, in :attr:`Contents.entries`, of the earlier tensor whose elements these are; None unless it is tied.
     coded_bytes
-        Size of its chunks. The bytes of a chunk of several tensors are shared out by their numbers of elements.
+        Size of the chunks that it has to itself; :mod:`metaq.container.accounts` shares out those of several tensors.
     offset_bytes
         Where its first chunk starts in the file; 0 if it has none.
     """
@@ -120,7 +120,7 @@ class Contents:
     Attributes
     ----------
     version
-        Major and minor version of the format.
+        Version of the format.
     entries
         Tensors in order of their names.
     bases
@@ -133,7 +133,7 @@ class Contents:
         Size of the file, and of all in it that is not payload.
     """
 
-    version: tuple[int, int]
+    version: int
     entries: tuple[Entry, ...]
     bases: tuple[Entry, ...] = ()
     chunks: tuple[Chunk, ...]
@@ -183,31 +183,8 @@ class File(Contents):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorReport:
-    """How one tensor was written.
-
-    Attributes
-    ----------
-    name
-        Its name.
-    coder, coded_bytes
-        See :class:`Entry`.
-    table_bytes
-        Bytes of its payload that are known to describe the coder's model.
-    ideal_bits
-        Zero-order entropy of the bucket indices in bits, or None for a tensor kept exactly.
-    """
-
-    name: str
-    coder: str
-    coded_bytes: int
-    table_bytes: int
-    ideal_bits: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class WriteReport:
-    """Where the bytes of a file went.
+    """How large a file is, and what is in it.
 
     Attributes
     ----------
@@ -215,19 +192,13 @@ class WriteReport:
         Size of the file.
     header_bytes
         All that is not payload: magic, version, header and checksums.
-    tensors
-        In the order of the file.
     coverage
         How much of the model is quantised, and what is not and why.
-    bases
-        The matrices whose rows the rows of tensors are combined from.
     """
 
     file_bytes: int
     header_bytes: int
-    tensors: tuple[TensorReport, ...]
     coverage: Coverage
-    bases: tuple[TensorReport, ...] = ()
 
 
 def coverage_of_entries(entries: Iterable[Entry]) -> Coverage:

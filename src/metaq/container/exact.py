@@ -30,12 +30,12 @@ def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
     if size_bytes <= layout.INLINE_BYTES:
         return layout.EXACT_NAMES[layout.EXACT_INLINE], read(0, size_bytes)
     # Imported late, so that reading a file does not need zstandard.
-    from metaq.coding.generic import ZstdCoder
+    from metaq.coding import zstd
 
     if size_bytes <= THOROUGH_BYTES:
-        packed = ZstdCoder().compress(read(0, size_bytes))
+        packed = zstd.compress(read(0, size_bytes))
     else:
-        packed = ZstdCoder().compress_blocks(_blocks(size_bytes, read), size_bytes)
+        packed = zstd.compress_blocks(_blocks(size_bytes, read), size_bytes)
     if len(packed) < size_bytes:
         return layout.EXACT_NAMES[layout.EXACT_ZSTD], packed
     del packed

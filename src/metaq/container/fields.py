@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from metaq.coding.varint import encode_varint
 from metaq.container import layout
-from metaq.container.coders import identifier_of
+from metaq.container.coders import CODERS
 from metaq.container.contents import Entry, Metadata
 from metaq.container.grids import grids_bytes
 from metaq.errors import ConfigError
@@ -55,7 +55,7 @@ def header_fields(
     return b"".join(
         [
             encode_varint(len(entries)) + encode_varint(len(metadata)),
-            encode_varint(identifier_of(coder)) + bytes([chunk_bits]),
+            bytes([CODERS[coder].identifier << layout.CHUNK_BITS_WIDTH | chunk_bits]),
             *(_name_bytes(name, previous) for name, previous in zip(names, [b"", *names], strict=False)),
             *(_shape_bytes(entry) for entry in entries),
             _storage_bytes(entries, inline, coder, bases),
@@ -63,14 +63,6 @@ def header_fields(
             _metadata_bytes(metadata),
         ]
     )
-
-
-def version_byte(entries: Sequence[Entry]) -> bytes:
-    """The lowest version that has all that the tensors use."""
-    has_ties = any(entry.tied_to is not None for entry in entries)
-    has_float8 = any(entry.grid is not None and entry.dtype.is_float8 for entry in entries)
-    minor = max(has_ties * layout.TIES_MINOR_VERSION, has_float8 * layout.FLOAT8_MINOR_VERSION)
-    return bytes([layout.MAJOR_VERSION << 4 | minor])
 
 
 def utf8(text: str) -> bytes:
@@ -136,7 +128,7 @@ def _storage_bytes(entries: Sequence[Entry], inline: Sequence[bytes], coder: str
         own = layout.OWN_CODER_FLAG if entry.coder != coder else 0
         combined = layout.BASIS_FLAG if entry.basis is not None else 0
         out.append(kind | columns | trellis | own | combined)
-        out += (encode_varint(identifier_of(entry.coder)) if own else b"") + number
+        out += (encode_varint(CODERS[entry.coder].identifier) if own else b"") + number
         out += encode_varint(entry.basis) if entry.basis is not None else b""
     sizes = b"".join(encode_varint(basis.shape[0]) for basis in bases)
     return bytes(out) + sizes + grids_bytes(grids.new + [basis.grid for basis in bases if basis.grid is not None])

@@ -31,7 +31,7 @@ def open_frame(source: Source) -> Frame:
     Raises
     ------
     FormatError
-        If the file is foreign, damaged or of a newer major version.
+        If the file is foreign, damaged or of a newer version.
     """
     _check_magic(source)
     try:
@@ -79,15 +79,14 @@ def _require_checksum(source: Source, section: str, offset: int, found: int) -> 
 
 
 def _parsed(source: Source) -> Frame:
-    version = divmod(source.take(len(layout.MAGIC), 1)[0], 16)
-    if version[0] != layout.MAJOR_VERSION:
+    version = source.take(len(layout.MAGIC), 1)[0]
+    if version != layout.VERSION:
         raise FormatError(
-            f"{source.name}: version, byte {len(layout.MAGIC)}: {version[0]}.{version[1]} was written by a newer "
-            "metaq; upgrade."
+            f"{source.name}: version, byte {len(layout.MAGIC)}: {version} is newer than this metaq reads; upgrade."
         )
     raw, header_end = _unpacked_header(source)
     cursor = Cursor(raw, source=source.name, section="unpacked header")
-    found = header.parse(cursor, minor_version=version[1])
+    found = header.parse(cursor)
     sums, start = _chunk_checksums(source, header_end, len(found.plans))
     if start + sum(found.chunk_sizes) + layout.CHECKSUM_BYTES != source.size_bytes:
         cursor.refuse(f"the sizes of the chunks do not add up to the {source.size_bytes} bytes of the file")

@@ -53,15 +53,13 @@ class _Storage:
     tied_to: int | None = None
 
 
-def parse(cursor: Cursor, *, minor_version: int) -> Header:
+def parse(cursor: Cursor) -> Header:
     """Read the fields of a header to their end.
 
     Parameters
     ----------
     cursor
         At the start of the unpacked header; its data end with the header.
-    minor_version
-        Of the file. With a newer one than this reader's, what follows the metadata is passed over.
 
     Raises
     ------
@@ -71,12 +69,13 @@ def parse(cursor: Cursor, *, minor_version: int) -> Header:
     tensor_count, metadata_count = cursor.varint(), cursor.varint()
     if tensor_count > layout.MAX_TENSORS:
         cursor.refuse(f"{tensor_count} tensors are more than {layout.MAX_TENSORS}")
-    coder, chunk_bits = _coder(cursor), cursor.byte()
+    number, chunk_bits = divmod(cursor.byte(), 1 << layout.CHUNK_BITS_WIDTH)
+    coder = _coder(cursor, number)
     if chunk_bits > layout.MAX_CHUNK_BITS:
         cursor.refuse(f"chunks of 2**{chunk_bits} symbols are too large", advice=NEWER)
     names = _names(cursor, tensor_count)
     described = _dtypes_and_shapes(cursor, tensor_count)
-    stored = _storages(cursor, described, coder, minor_version)
+    stored = _storages(cursor, described, coder)
     sizes = _basis_sizes(cursor, stored, sum(math.prod(shape) for _, shape in described))
     grid_count = 1 + max((item.grid for item in stored if item.grid is not None), default=-1)
     grids = read_grids(cursor, grid_count + len(sizes))
@@ -91,7 +90,7 @@ def parse(cursor: Cursor, *, minor_version: int) -> Header:
     plans = chunking.plan_chunks(parts, chunk_bits)
     chunk_sizes = [cursor.varint() for _ in plans]
     metadata = _metadata(cursor, metadata_count)
-    if cursor.left and minor_version <= layout.MINOR_VERSION:
+    if cursor.left:
         cursor.refuse(f"{cursor.left} bytes are left over")
     inline = {number: item.inline for number, item in enumerate(stored, len(bases)) if item.inline is not None}
     return Header(entries=entries, bases=bases, inline=inline, plans=plans, chunk_sizes=chunk_sizes, metadata=metadata)
@@ -105,16 +104,12 @@ def basis_entry(number: int, size: int, grid: BucketGrid, coder: str) -> Entry:
 def with_places(
     entries: Sequence[Entry], plans: Sequence[chunking.Plan], sizes: Sequence[int], start: int
 ) -> list[Entry]:
-    """`entries`, as in the plan, with offset and share of their chunks, the first of which starts at byte `start`."""
+    """`entries`, as in the plan, with the places of their chunks, the first of which starts at byte `start`."""
     coded, offsets = [0] * len(entries), [0] * len(entries)
     for (_, pieces), size in zip(plans, sizes, strict=True):
-        total = sum(piece.shape.count for piece in pieces)
-        before = 0
         for piece in pieces:
-            after = before + piece.shape.count
-            coded[piece.tensor] += size * after // total - size * before // total
+            coded[piece.tensor] += size if len(pieces) == 1 else 0
             offsets[piece.tensor] = offsets[piece.tensor] or start
-            before = after
         start += size
     return [
         replace(entry, coded_bytes=size, offset_bytes=offset)
@@ -233,16 +228,11 @@ def _dtype_and_shape(cursor: Cursor) -> tuple[Dtype, tuple[int, ...]]:
     return dtype, shape
 
 
-def _storages(
-    cursor: Cursor, described: Sequence[tuple[Dtype, tuple[int, ...]]], coder: str, minor_version: int
-) -> list[_Storage]:
+def _storages(cursor: Cursor, described: Sequence[tuple[Dtype, tuple[int, ...]]], coder: str) -> list[_Storage]:
     stored: list[_Storage] = []
     last, newest, newest_basis = -1, -1, -1
-    ways = layout.EXACT_TIED if minor_version < layout.TIES_MINOR_VERSION else len(layout.EXACT_NAMES)
     for dtype, shape in described:
-        storage = _storage(cursor, math.prod(shape) * dtype.itemsize, coder, last, newest, newest_basis, ways)
-        if storage.grid is not None and dtype.is_float8 and minor_version < layout.FLOAT8_MINOR_VERSION:
-            cursor.refuse(f"a tensor of {dtype.name} is quantised, which version 1.{minor_version} does not know")
+        storage = _storage(cursor, math.prod(shape) * dtype.itemsize, coder, last, newest, newest_basis)
         if storage.tied_to is not None:
             _check_tie(cursor, storage.tied_to, described, stored)
         if storage.grid is not None:
@@ -266,17 +256,15 @@ def _check_tie(
         cursor.refuse(f"tensor {number} is tied to tensor {first}, which is of another type or shape")
 
 
-def _storage(
-    cursor: Cursor, size_bytes: int, coder: str, last: int, newest: int, newest_basis: int, ways: int
-) -> _Storage:
+def _storage(cursor: Cursor, size_bytes: int, coder: str, last: int, newest: int, newest_basis: int) -> _Storage:
     """The next storage; `last`, `newest` and `newest_basis` are the numbers, or -1, of the grid used last, of the last
-    new grid and of the last new basis; `ways` is how many ways to keep a tensor exactly the version has.
+    new grid and of the last new basis.
     """
     byte = cursor.byte()
     kind = byte & ((1 << layout.KIND_BITS) - 1)
     if kind == layout.EXACT:
-        return _exact_storage(cursor, byte >> layout.KIND_BITS, size_bytes, ways)
-    own = _coder(cursor) if byte & layout.OWN_CODER_FLAG else coder
+        return _exact_storage(cursor, byte >> layout.KIND_BITS, size_bytes)
+    own = _coder(cursor, cursor.varint()) if byte & layout.OWN_CODER_FLAG else coder
     if kind == layout.NEW_GRID:
         grid = newest + 1
     elif kind == layout.SAME_GRID:
@@ -299,8 +287,8 @@ def _storage(
     )
 
 
-def _exact_storage(cursor: Cursor, way: int, size_bytes: int, ways: int) -> _Storage:
-    if way >= ways:
+def _exact_storage(cursor: Cursor, way: int, size_bytes: int) -> _Storage:
+    if way >= len(layout.EXACT_NAMES):
         cursor.refuse(f"a tensor is stored in the unknown way {way}", advice=NEWER)
     if way == layout.EXACT_TIED:
         return _Storage(coder=layout.EXACT_NAMES[way], tied_to=cursor.varint())
@@ -311,8 +299,7 @@ def _exact_storage(cursor: Cursor, way: int, size_bytes: int, ways: int) -> _Sto
     return _Storage(coder=layout.EXACT_NAMES[way], inline=cursor.take(size_bytes))
 
 
-def _coder(cursor: Cursor) -> str:
-    identifier = cursor.varint()
+def _coder(cursor: Cursor, identifier: int) -> str:
     name = name_of(identifier)
     if name is None:
         cursor.refuse(f"the unknown coder {identifier} is needed", advice=NEWER)

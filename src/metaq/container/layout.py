@@ -15,15 +15,7 @@ from metaq.tensors.trellis import PARITY_CHECKS
 MAGIC = b"\x8fMTQ"
 """First bytes of every file; the first one is neither ASCII nor the start of UTF-8."""
 
-MAJOR_VERSION = 1
-MINOR_VERSION = 1
-"""The newest one. A file has the lowest minor version that suffices for what it uses."""
-
-TIES_MINOR_VERSION = 1
-"""The first minor version with tied tensors."""
-
-FLOAT8_MINOR_VERSION = 1
-"""The first minor version in which types of eight bits may be quantised."""
+VERSION = 1
 
 PREAMBLE_BYTES = len(MAGIC) + 1
 CHECKSUM_BYTES = 4
@@ -70,6 +62,7 @@ MAX_DECIMAL_DIGITS = 1 << 53
 
 METADATA_STRING, METADATA_INTEGER, METADATA_FLOAT = 0, 1, 2
 
+CHUNK_BITS_WIDTH = 5
 DEFAULT_CHUNK_BITS = 20
 MAX_CHUNK_BITS = 22
 """Binary logarithm of the most symbols of a chunk of several tensors, or of a piece of a tensor."""

@@ -50,7 +50,7 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) ->
     Raises
     ------
     FormatError
-        If the file is missing, foreign, damaged, of a newer major version, or takes more than `max_bytes`.
+        If the file is missing, foreign, damaged, of a newer version, or takes more than `max_bytes`.
     """
     with FileSource(path) as source:
         return _read_all(source, max_bytes)
@@ -96,10 +96,9 @@ def stream(
 
     Quantised tensors come as the values they stand for, in an :class:`ExactTensor`: pieces of large tensors are
     decoded and restored into place one after the other, so that memory is that of one tensor as restored and 64 MiB,
-    beside what the caller keeps, and 8 bytes an element of the bases that are needed. (Coders that take whole tensors
-    need 8 bytes a weight more.) A tied tensor follows the one whose elements it shares and is the same array, so that
-    none is kept or decoded twice. Only the chunks of these tensors and bases are read and checked, where there are
-    several.
+    beside what the caller keeps, and 8 bytes an element of the bases that are needed. A tied tensor follows the one
+    whose elements it shares and is the same array, so that none is kept or decoded twice. Only the chunks of these
+    tensors and bases are read and checked, where there are several.
 
     Parameters
     ----------
@@ -360,9 +359,9 @@ def _elements(payload: bytes, entry: Entry) -> NDArray[np.generic]:
     if entry.coder == "raw":
         return _array(payload, entry)
     # Imported late, so that files without such tensors are read where zstandard is not installed.
-    from metaq.coding.generic import ZstdCoder
+    from metaq.coding import zstd
 
-    return _array(ZstdCoder().decompress(payload, entry.restored_bytes), entry)
+    return _array(zstd.decompress(payload, entry.restored_bytes), entry)
 
 
 def _array(raw: bytes, entry: Entry) -> NDArray[np.generic]:

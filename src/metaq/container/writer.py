@@ -16,15 +16,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding import CODERS, encode_smallest, zero_order_entropy_bits
 from metaq.coding.header_bytes import encode_header_bytes
 from metaq.coding.varint import encode_varint
 from metaq.container import chunking, layout
-from metaq.container.coders import checked_name, encode_chunk, is_chunk_coder
-from metaq.container.contents import Entry, Metadata, Piece, TensorReport, WriteReport, coverage_of_entries
+from metaq.container.coders import checked_name, encode_chunk
+from metaq.container.contents import Entry, Metadata, Piece, WriteReport, coverage_of_entries
 from metaq.container.exact import exact_payload
-from metaq.container.fields import header_fields, utf8, version_byte
-from metaq.container.header import basis_entry, with_places
+from metaq.container.fields import header_fields, utf8
+from metaq.container.header import basis_entry
 from metaq.errors import CodecError, ConfigError
 from metaq.files import write_bytes
 from metaq.tensors.coverage import Described
@@ -33,9 +32,8 @@ from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor,
 Result = TypeVar("Result")
 
 DEFAULT_CODER = "small"
-AUTO = "auto"
-AUTO_MAX_SYMBOLS = 1 << 16
-"""Up to this many symbols a tensor is coded by every coder to find the smallest."""
+CONSTANT = "constant"
+"""Coder of large tensors of a single bucket index, which takes no time for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,8 @@ def write(
     metadata
         Small free facts to keep in the file.
     coder
-        Name of a coder for the bucket indices, or ``"auto"`` to try all of them on small tensors and keep the smallest.
+        Name of the coder of the bucket indices: ``"small"`` or ``"fast"``. Tensors of a single bucket index that fill
+        chunks of their own are coded as ``"constant"``.
     coders
         Other coders for single tensors, by name of the tensor.
     chunk_bits
@@ -120,7 +119,7 @@ def _build(
 ) -> _Built:
     if not 0 <= chunk_bits <= layout.MAX_CHUNK_BITS:
         raise ConfigError(f"chunk_bits: {chunk_bits} is not between 0 and {layout.MAX_CHUNK_BITS}.")
-    for name in {coder, *coders.values()} - {AUTO}:
+    for name in (coder, *coders.values()):
         checked_name(name)
     ordered = sorted(tensors, key=lambda tensor: utf8(tensor.name))
     check_tensors(ordered)
@@ -134,43 +133,17 @@ def _build(
     items = [
         _tied_item(tensor, ties[tensor.name])
         if tensor.name in ties
-        else _item(tensor, coders.get(tensor.name, coder), numbers.get(tensor.name))
+        else _item(tensor, coders.get(tensor.name) or _usual_coder(tensor, coder, chunk_bits), numbers.get(tensor.name))
         for tensor in held
     ]
-    if coder != AUTO:
-        return _file(items, bases, metadata, coder, chunk_bits)
-    return _smallest_file(items, bases, metadata, chunk_bits)
+    return _file(items, bases, metadata, coder, chunk_bits)
 
 
-def _smallest_file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, chunk_bits: int) -> _Built:
-    """The smaller of two files: all tensors by the default coder; small ones by the best coder of single tensors."""
-    usual = DEFAULT_CODER if is_chunk_coder(DEFAULT_CODER) else ""
-    chosen = [_with_best_coder(item, usual) for item in items]
-    names = [item.entry.coder for item in chosen if item.entry.grid is not None]
-    most_common = max(sorted(set(names)), key=names.count, default=usual or next(iter(CODERS)))
-    # Bases have the coder of the file, and what suits most tensors may not be able to hold them.
-    file_coder = usual or most_common if bases else most_common
-    candidates = [_file(chosen, bases, metadata, file_coder, chunk_bits)]
-    if usual and set(names) != {usual}:
-        together = [_with_coder(item, usual) for item in items]
-        candidates.insert(0, _file(together, bases, metadata, usual, chunk_bits))
-    return min(candidates, key=lambda built: len(built.data))
-
-
-def _with_best_coder(item: _Item, usual: str) -> _Item:
-    if item.entry.coder != AUTO or (usual and not 0 < item.symbols.size <= AUTO_MAX_SYMBOLS):
-        return _with_coder(item, usual)
-    shape = chunking.stream_shape(item.entry)
-    best, _ = named_errors(
-        item.entry.name,
-        lambda: encode_smallest(item.symbols, shape.alphabet_size, row_length=shape.row_length),
-    )
-    return _with_coder(item, best.name)
-
-
-def _with_coder(item: _Item, coder: str) -> _Item:
-    """`item` with the coder if it is to be chosen, else as it is."""
-    return replace(item, entry=replace(item.entry, coder=coder)) if item.entry.coder == AUTO else item
+def _usual_coder(tensor: QuantizedTensor | ExactTensor, coder: str, chunk_bits: int) -> str:
+    """Coder of a tensor for which none is given."""
+    if isinstance(tensor, ExactTensor) or tensor.indices.size <= 1 << chunk_bits:
+        return coder
+    return CONSTANT if tensor.indices.min() == tensor.indices.max() else coder
 
 
 def check_tensors(ordered: Sequence[Described]) -> None:
@@ -316,23 +289,17 @@ def _file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, co
     entries = [part.entry for part in parts]
     plans = chunking.plan_chunks(entries, chunk_bits)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        coded = list(pool.map(lambda plan: _payload(parts, *plan), plans))
-    payloads = [payload for payload, _ in coded]
+        payloads = list(pool.map(lambda plan: _payload(parts, *plan), plans))
     sizes = [len(payload) for payload in payloads]
     inline = [item.raw for item in items if item.entry.coder == layout.EXACT_NAMES[layout.EXACT_INLINE]]
     hidden, visible = entries[: len(bases)], entries[len(bases) :]
     sums = [zlib.crc32(payload) for payload in payloads]
     head = head_bytes(visible, inline, sizes, sums, metadata, coder=coder, chunk_bits=chunk_bits, bases=hidden)
     body = b"".join([head, *payloads])
-    tables = {plan[1][0].tensor: table_bytes for plan, (_, table_bytes) in zip(plans, coded, strict=True)}
-    placed = with_places(entries, plans, sizes, len(head))
-    reports = tuple(_report(entry, parts[n].symbols, tables.get(n, 0)) for n, entry in enumerate(placed))
     report = WriteReport(
         file_bytes=len(body) + layout.CHECKSUM_BYTES,
         header_bytes=len(head) + layout.CHECKSUM_BYTES,
-        tensors=reports[len(bases) :],
         coverage=coverage_of_entries(visible),
-        bases=reports[: len(bases)],
     )
     return _Built(data=body + packed_checksum(zlib.crc32(body)), report=report)
 
@@ -364,7 +331,7 @@ def head_bytes(
     if len(fields) > layout.MAX_HEADER_BYTES:
         raise ConfigError(f"metadata and names take more than {layout.MAX_HEADER_BYTES} bytes; shorten them.")
     stored = encode_varint(len(fields)) + encode_header_bytes(fields)
-    head = layout.MAGIC + version_byte(entries) + encode_varint(len(stored)) + stored
+    head = layout.MAGIC + bytes([layout.VERSION]) + encode_varint(len(stored)) + stored
     if len(chunk_sizes) > 1:
         head += b"".join(map(packed_checksum, chunk_checksums))
         head += packed_checksum(zlib.crc32(head))
@@ -376,21 +343,10 @@ def packed_checksum(value: int) -> bytes:
     return struct.pack("<I", value)
 
 
-def _report(entry: Entry, symbols: NDArray[np.int64], table_bytes: int) -> TensorReport:
-    return TensorReport(
-        name=entry.name,
-        coder=entry.coder,
-        coded_bytes=entry.coded_bytes,
-        table_bytes=table_bytes,
-        ideal_bits=None if entry.grid is None else zero_order_entropy_bits(symbols),
-    )
-
-
-def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> tuple[bytes, int]:
-    """Payload of a chunk, and the bytes of it that describe a coder's model."""
+def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> bytes:
     first = parts[pieces[0].tensor]
     if first.entry.grid is None:
-        return first.raw, 0
+        return first.raw
     streams = [parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces]
     return named_errors(first.entry.name, lambda: encode_chunk(coder, streams, [piece.shape for piece in pieces]))
 

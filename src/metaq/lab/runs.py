@@ -24,6 +24,7 @@ from metaq.files import write_bytes
 from metaq.lab import environment, nets
 from metaq.lab.data import DataSplits, ImageDataset, to_float
 from metaq.lab.outcome import Summary, TrainingOutcome
+from metaq.lab.registry import NETWORKS
 from metaq.lab.train import (
     ALONE,
     CPU,
@@ -52,6 +53,8 @@ from metaq.tensors.quantized import Tensor
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
 REPORT_FILE = "report.html"
+
+DEFAULT_NET = "lenet5"
 
 TRIED_STEPS = 30
 """Steps by which the speed of this machine is measured."""
@@ -162,17 +165,45 @@ def train_plain(config: TrainConfig, splits: DataSplits, folder: Path, observer:
     return trainer.model
 
 
-def measure_file(path: str | os.PathLike[str], *, net: str, load_dataset: Callable[[], ImageDataset]) -> Summary:
-    """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read."""
+def measure_file(
+    path: str | os.PathLike[str], *, net: str | None = None, load_dataset: Callable[[], ImageDataset]
+) -> Summary:
+    """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    net
+        Its network; by default the one that :func:`network_of` finds.
+    load_dataset
+        Gives the images.
+    """
     begun = time.perf_counter()
     state_dict = checkpoint.read(path)
-    model = build(net, state_dict)
+    model = build(network_of(path) if net is None else net, state_dict)
     return summarize(
         state_dict,
         file_bytes=Path(path).stat().st_size,
         accuracy_percent=accuracy(model, load_dataset()),
         seconds=time.perf_counter() - begun,
     )
+
+
+def network_of(path: str | os.PathLike[str]) -> str:
+    """The network that a file names, ``lenet5`` if it names none.
+
+    Raises
+    ------
+    ConfigError
+        If it names none that metaq knows: a file alone makes no code of a stranger run.
+    """
+    named = str(container.read(path).metadata.get("net", DEFAULT_NET)) if container.is_metaq(path) else DEFAULT_NET
+    require(
+        named in NETWORKS,
+        f"{path}: is of the network {named!r}, which metaq does not know; name it with --net package.module:factory.",
+    )
+    return named
 
 
 def build(net: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:

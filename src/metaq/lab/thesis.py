@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import zstandard
 from numpy.typing import NDArray
 
 from metaq import container
-from metaq.coding import CODERS
 from metaq.coding.chunks import StreamShape
-from metaq.coding.entropy import zero_order_entropy_bits
-from metaq.coding.huffman import code_lengths
 from metaq.compression import pipeline
 from metaq.container.coders import CHUNK_CODERS, encode_chunk
 from metaq.container.layout import row_length
 from metaq.lab import runs
 from metaq.lab.data import ImageDataset
+from metaq.lab.reference_coders import (
+    BYTES_CODERS,
+    REFERENCE_CODERS,
+    STATIC_CODERS,
+    coded,
+    compressed,
+    huffman_lengths,
+    static_table,
+)
 from metaq.lab.train import accuracy
 from metaq.model import checkpoint
 from metaq.tensors.quantized import QuantizedTensor
@@ -90,9 +94,9 @@ class ThesisReport:
     quantization
         A row for every published bucket count.
     original_sizes
-        Coded the original way: one table for all weights; gzip and zstd over float32 bytes.
+        Coded the original way: one table for all weights, not counted; gzip and zstd over float32 bytes.
     own_sizes
-        Bucket indices coded tensor by tensor by each of metaq's coders, tables counted, in bits.
+        Bucket indices coded tensor by tensor by other coders and by metaq's, tables counted, in bits.
     file_bytes
         Size of the complete ``.metaq`` file.
     """
@@ -157,13 +161,15 @@ def original_sizes(state_dict: Mapping[str, torch.Tensor]) -> list[SizeRow]:
     values = original_floats(state_dict)
     raw = values.tobytes()
     _, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
-    lengths = code_lengths(counts)
+    lengths = huffman_lengths(counts)
+    coded(STATIC_CODERS["huffman"], positions)
+    arithmetic = coded(STATIC_CODERS["arithmetic"], positions)
     measured = {
         "huffman": values.size + int((32 + lengths).sum()) + NETWORK_DESCRIPTION_BITS,
         "huffman, code words": int(counts @ lengths),
-        "arithmetic": round(zero_order_entropy_bits(positions)),
-        "gzip-9": 8 * len(gzip.compress(raw, 9, mtime=0)),
-        "zstd-22": 8 * len(zstandard.ZstdCompressor(level=22).compress(raw)),
+        "arithmetic": 8 * (len(arithmetic) - len(static_table(positions))),
+        "gzip-9": 8 * len(compressed(BYTES_CODERS["gzip-9"], raw)),
+        "zstd-22": 8 * len(compressed(BYTES_CODERS["zstd-22"], raw)),
     }
     return [SizeRow(coder=name, published_bits=PUBLISHED_SIZES[name], bits=bits) for name, bits in measured.items()]
 
@@ -183,21 +189,15 @@ def original_floats(state_dict: Mapping[str, torch.Tensor]) -> NDArray[np.float3
 
 def own_sizes(tensors: Sequence[QuantizedTensor]) -> list[SizeRow]:
     """Bits of the bucket indices by every coder, tensor by tensor, tables counted, smallest last."""
-    totals = dict.fromkeys([*CODERS, *CHUNK_CODERS, "best of each tensor"], 0)
-    for tensor in tensors:
-        names = [name for name in totals if name in CHUNK_CODERS or (name in CODERS and _can_code(name, tensor))]
-        sizes = {name: _coded_bits(name, tensor) for name in names}
-        for name in (*CODERS, *CHUNK_CODERS):
-            totals[name] += sizes.get(name, min(sizes.values()))
-        totals["best of each tensor"] += min(sizes.values())
-    rows = [SizeRow(coder=name, published_bits=None, bits=bits) for name, bits in totals.items() if name != "constant"]
+    others = {
+        name: sum(8 * len(coded(coder, tensor.scanned())) for tensor in tensors)
+        for name, coder in REFERENCE_CODERS.items()
+    }
+    own = {name: sum(_coded_bits(name, tensor) for tensor in tensors) for name in CHUNK_CODERS}
+    rows = [SizeRow(coder=name, published_bits=None, bits=bits) for name, bits in (others | own).items()]
     return sorted(rows, key=lambda row: -row.bits)
 
 
 def _coded_bits(coder: str, tensor: QuantizedTensor) -> int:
     shape = StreamShape(count=tensor.indices.size, alphabet_size=BUCKETS, row_length=row_length(tensor.shape))
-    return 8 * len(encode_chunk(coder, [tensor.scanned()], [shape])[0])
-
-
-def _can_code(coder: str, tensor: QuantizedTensor) -> bool:
-    return coder != "constant" or len(np.unique(tensor.indices)) == 1
+    return 8 * len(encode_chunk(coder, [tensor.scanned()], [shape]))

@@ -92,7 +92,7 @@ def _add_weights(draft: Draft, path: Path, net: str | None, state: Json) -> dict
     """All that the file of weights tells; its metadata."""
     found = inspection.inspect(path, net=net)
     latent = latent_weights(state)
-    add_file(draft, path, found)
+    add_file(draft, found)
     add_histograms(draft, found, latent)
     add_filters(draft, found, net, state, latent)
     return found.metadata

@@ -32,7 +32,7 @@ class TensorRow:
     name, shape, dtype
         As in the model.
     stored_bytes
-        Coded bytes in a ``.metaq`` file, else the bytes of the elements.
+        What it takes in a ``.metaq`` file, as :class:`metaq.container.Account` has it, else the bytes of the elements.
     coder
         Coder of the bucket indices, or None where the tensor is not quantised.
     buckets, step_size
@@ -79,13 +79,16 @@ class Inspection:
         Sizes in all, as :attr:`metaq.container.Contents.sizes` gives them.
     file
         The ``.metaq`` file as read, its tensors in the order of the rows; None of another file.
+    account
+        Where the bytes of the ``.metaq`` file are; None of another file.
     """
 
     path: Path
     net: str | None
     rows: list[TensorRow]
     sizes: dict[str, float | int]
-    file: container.File | None
+    file: container.File | None = None
+    account: container.Account | None = None
 
     @property
     def metadata(self) -> dict[str, str | int | float]:
@@ -128,11 +131,25 @@ class Inspection:
 
         return fold(runs.build(self.net, self.state_dict)).units
 
+    @property
+    def frame(self) -> dict[str, int]:
+        """Bytes of a ``.metaq`` file that no row has: together with the rows they are the size of the file."""
+        if self.file is None or self.account is None:
+            return {}
+        return {
+            "magic_bytes": self.account.magic_bytes,
+            "header_bytes": self.account.header_bytes,
+            "checksum_bytes": self.account.checksum_bytes,
+            "basis_bytes": sum(self.account.parts_bytes[: len(self.file.bases)]),
+            "rounding_bytes": self.account.rounding_bytes,
+        }
+
     def to_dict(self) -> dict[str, object]:
         """Plain dictionary, ready for JSON."""
         rows = [dataclasses.asdict(row) for row in self.rows]
         covered = {} if self.coverage is None else self.coverage.to_dict()
-        return {**self.sizes, **covered, "metadata": self.metadata, "folded": self.folded, "tensors": rows}
+        told = {**self.sizes, **covered, **self.frame}
+        return {**told, "metadata": self.metadata, "folded": self.folded, "tensors": rows}
 
 
 def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspection:
@@ -155,12 +172,13 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
     source = Path(path)
     if not container.is_metaq(source):
         return _inspect_other(source, net)
-    file = container.read(source)
+    file, account = container.read(source), container.account(source)
+    sizes = account.parts_bytes[len(file.bases) :]
     rows = [
-        _carried_row(entry) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry)
-        for tensor, entry in zip(file.tensors, file.entries, strict=True)
+        _carried_row(entry, size) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry, size)
+        for tensor, entry, size in zip(file.tensors, file.entries, sizes, strict=True)
     ]
-    return Inspection(path=source, net=net, rows=rows, sizes=file.sizes, file=file)
+    return Inspection(path=source, net=net, rows=rows, sizes=file.sizes, file=file, account=account)
 
 
 def _inspect_other(path: Path, net: str | None) -> Inspection:
@@ -170,7 +188,7 @@ def _inspect_other(path: Path, net: str | None) -> Inspection:
     state_dict = checkpoint.read(path)
     rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
     sizes = pipeline.sizes(state_dict, file_bytes=path.stat().st_size)
-    return Inspection(path=path, net=net, rows=rows, sizes=sizes, file=None)
+    return Inspection(path=path, net=net, rows=rows, sizes=sizes)
 
 
 def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
@@ -203,19 +221,17 @@ def _plain_row(name: str, tensor: torch.Tensor) -> TensorRow:
     return TensorRow(name=name, shape=tuple(tensor.shape), dtype=dtype, stored_bytes=stored_bytes)
 
 
-def _carried_row(entry: container.Entry) -> TensorRow:
-    return TensorRow(
-        name=path_of(entry.name), shape=entry.shape, dtype="file", stored_bytes=entry.coded_bytes, is_file=True
-    )
+def _carried_row(entry: container.Entry, size: int) -> TensorRow:
+    return TensorRow(name=path_of(entry.name), shape=entry.shape, dtype="file", stored_bytes=size, is_file=True)
 
 
-def _coded_row(tensor: Tensor, entry: container.Entry) -> TensorRow:
+def _coded_row(tensor: Tensor, entry: container.Entry, size: int) -> TensorRow:
     if not isinstance(tensor, QuantizedTensor):
         return TensorRow(
             name=tensor.name,
             shape=tensor.shape,
             dtype=tensor.dtype.name,
-            stored_bytes=entry.coded_bytes,
+            stored_bytes=size,
             tied_to=tensor.first.name if isinstance(tensor, TiedTensor) else None,
         )
     counts = np.unique(tensor.indices, return_counts=True)[1]
@@ -223,7 +239,7 @@ def _coded_row(tensor: Tensor, entry: container.Entry) -> TensorRow:
         name=tensor.name,
         shape=tensor.shape,
         dtype=tensor.dtype.name,
-        stored_bytes=entry.coded_bytes,
+        stored_bytes=size,
         coder=entry.coder,
         buckets=tensor.grid.count,
         step_size=tensor.grid.step_size,

@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.container.source import FileSource
+from metaq.container import Account
 from metaq.model.weights import alias_of
 from metaq.report import histograms
-from metaq.report.allocation import Allocation, Method, allocate
 from metaq.report.draft import Draft
 from metaq.report.inspection import Inspection, TensorRow
 from metaq.report.subject import Histogram, Kind, Share, TensorFacts
 
 MOST_HISTOGRAMS = 24
 
-SHARING: dict[Method, str] = {
-    "alone": "A chunk that holds one tensor is its own.",
-    "measured": "A chunk of several tensors is one code. It was coded again with one tensor more each time, and every "
-    "tensor has the bytes by which the code grew: measured, but in this order.",
-    "estimated": "A chunk of several tensors is one code, here too long to be coded again: its bytes are shared out by "
-    "the entropy of the bucket indices, an estimate.",
-}
-
+SHARING = (
+    "A tensor has the bytes that the coder counts for it: −log₂ of the probability of every symbol as it is coded. "
+    "A chunk that holds one tensor is its own. Rounding is what whole bytes add or leave out."
+)
 Latent = Mapping[str, NDArray[np.float64]]
 
 
-def add_file(draft: Draft, path: Path, found: Inspection) -> None:
+def add_file(draft: Draft, found: Inspection) -> None:
     """Sizes, tensors and bytes of a file."""
     draft.parts |= {"sizes": found.sizes, "metadata": found.metadata, "folded": found.folded}
     if not found.rows:
         draft.missing["tensors"] = "The file holds no tensors."
-    if found.file is None:
+    if found.account is None or found.file is None:
         draft.missing["bytes"] = "Only a .metaq file says where each of its bytes went."
         draft.parts["tensors"] = [_facts(row, found, None) for row in found.rows]
         return
-    with FileSource(path) as source:
-        allocation = allocate(found.file, source.take)
-    bases = len(found.file.bases)
-    sizes = allocation.parts[bases:]
-    draft.parts["tensors"] = [_facts(row, found, size) for row, size in zip(found.rows, sizes, strict=True)]
-    draft.parts["shares"] = _shares(found.rows, allocation, bases)
-    draft.parts["sharing"] = " ".join(text for method, text in SHARING.items() if method in allocation.methods)
+    draft.parts["tensors"] = [_facts(row, found, row.stored_bytes) for row in found.rows]
+    draft.parts["shares"] = _shares(found.rows, found.account, len(found.file.bases))
+    draft.parts["sharing"] = SHARING
 
 
 def add_histograms(draft: Draft, found: Inspection, latent: Latent) -> None:
@@ -63,18 +53,19 @@ def add_histograms(draft: Draft, found: Inspection, latent: Latent) -> None:
         draft.missing["weights"] = "The file holds no floating tensor with finite elements to draw."
 
 
-def _shares(rows: Sequence[TensorRow], allocation: Allocation, bases: int) -> list[Share]:
+def _shares(rows: Sequence[TensorRow], account: Account, bases: int) -> list[Share]:
     found = [
-        Share(label="header", bytes=allocation.header, is_tensor=False),
-        Share(label="checksums", bytes=allocation.checksums, is_tensor=False),
-        Share(label="magic and version", bytes=allocation.magic, is_tensor=False),
+        Share(label="header", bytes=account.header_bytes, is_tensor=False),
+        Share(label="checksums", bytes=account.checksum_bytes, is_tensor=False),
+        Share(label="magic and version", bytes=account.magic_bytes, is_tensor=False),
+        Share(label="rounding", bytes=account.rounding_bytes, is_tensor=False),
     ]
     names = [f"basis {number}" for number in range(bases)] + [row.name for row in rows]
     # Tied tensors have no bytes of their own, and those that stand in the header are counted there.
     has_own = [True] * bases + [row.tied_to is None and row.coder != "inline" for row in rows]
     found += [
         Share(label=name, bytes=size, is_tensor=True)
-        for name, size, is_listed in zip(names, allocation.parts, has_own, strict=True)
+        for name, size, is_listed in zip(names, account.parts_bytes, has_own, strict=True)
         if is_listed
     ]
     return sorted(found, key=lambda share: (-share.bytes, share.label))

@@ -5,6 +5,8 @@ After Martin, "Range encoding: an algorithm for removing redundancy from a digit
 
 from __future__ import annotations
 
+from math import log2
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -183,6 +185,11 @@ class BinaryCode:
         # A copy, because the functions that may also write take no read-only array.
         data = workspace(np.frombuffer(payload, dtype=np.uint8).copy())
         return cls(begin_decoding(data), data)
+
+    @property
+    def size_bits(self) -> float:
+        """Size of what was coded so far, but for a constant: what the interval has lost of its width."""
+        return 8 * int(self.state[POSITION]) - log2(self.state[WIDTH])
 
     def reserve(self, size_bytes: int) -> None:
         """Make room for so many bytes."""

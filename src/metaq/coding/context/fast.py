@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,16 +58,10 @@ class FastCoder:
     """Tabled asymmetric numeral systems with a table a block; see :class:`metaq.coding.chunks.ChunkCoder`."""
 
     name = "fast"
-    identifier = 11
+    identifier = 2
 
     def encode_chunk(self, streams: Sequence[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> bytes:
-        """Code `streams`, int32 of shape (count,) each, one after the other.
-
-        Raises
-        ------
-        CodecError
-            If a symbol is outside its alphabet, or a stream is not as its shape says.
-        """
+        """See :meth:`metaq.coding.chunks.ChunkCoder.encode_chunk`."""
         if len(streams) != len(shapes):
             raise CodecError(f"fast: {len(streams)} streams are given with {len(shapes)} shapes.")
         residuals = [_residuals(symbols, shape) for symbols, shape in zip(streams, shapes, strict=True)]
@@ -89,40 +84,31 @@ class FastCoder:
         return _layouts_to_bytes(lengths, shapes, layouts) + b"".join(parts)
 
     def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[NDArray[np.int32]]:
-        """Invert :meth:`encode_chunk`. The payload may come from a stranger.
-
-        Raises
-        ------
-        CodecError
-            If the payload is damaged, or holds symbols outside their alphabets.
-        """
-        for shape in shapes:
-            _check_shape(shape)
-        total = sum(shape.count for shape in shapes)
-        if total == 0:
-            if payload:
-                raise CodecError(f"fast: {len(payload)} bytes are given for no symbols.")
-            return [np.empty(0, dtype=np.int32) for _ in shapes]
-        layouts, lengths, position = _layouts_from_bytes(payload, shapes)
-        padded = np.zeros(len(payload) + 8, dtype=np.uint8)
-        padded[:-8] = np.frombuffer(payload, dtype=np.uint8)
-        centers = [_central(shape) for shape in shapes]
-        offset = centers[0] if len(shapes) == 1 and len(lengths) == 1 else 0
-        pool = np.empty(total + (len(lengths) > 1), dtype=np.int32)
-        ends = np.cumsum(lengths)
-        for end, length in zip(ends, lengths, strict=True):
-            position = _decode_block(payload, padded, position, offset, pool[end - length : end])
-        if position != len(payload):
-            raise CodecError(f"fast: {len(payload) - position} bytes are left over at the end.")
-        if len(lengths) > 1:
-            streams = _merge(pool, lengths, shapes, layouts)
-        else:
-            streams = np.split(pool, np.cumsum([shape.count for shape in shapes])[:-1])
-        for symbols, shape, center in zip(streams, shapes, centers, strict=True):
-            if center != offset:
-                symbols += np.int32(center)
+        """See :meth:`metaq.coding.chunks.ChunkCoder.decode_chunk`."""
+        layouts, blocks, pool = _read_blocks(payload, shapes)
+        streams, _ = _merge(pool, blocks, shapes, layouts)
+        offset = blocks[0].offset if blocks else 0
+        for symbols, shape in zip(streams, shapes, strict=True):
+            if _central(shape) != offset:
+                symbols += np.int32(_central(shape) - offset)
             _check_symbols(symbols, shape)
         return streams
+
+    def code_lengths(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[float]:
+        """See :meth:`metaq.coding.chunks.ChunkCoder.code_lengths`.
+
+        What a block takes beside its symbols, its table most of all, is shared out in proportion to them.
+        """
+        layouts, blocks, pool = _read_blocks(payload, shapes)
+        _, taken = _merge(pool, blocks, shapes, layouts)
+        sums = np.concatenate([[0.0], *(_symbol_bits(block, pool) for block in blocks)]).cumsum()
+        width = (len(blocks) - 1).bit_length()
+        fields = [_layout_fields(*each, width) for each in zip(shapes, layouts, strict=True)] if layouts else []
+        told = [float(sum(bits.sum() for _, bits in each)) for each in fields] or [0.0] * len(shapes)
+        return [
+            bits + float((sums[end] - sums[start]).sum())
+            for bits, (start, end) in zip(told, pairwise(taken), strict=True)
+        ]
 
 
 # What is in which block.
@@ -326,15 +312,17 @@ def _read_layout(reader: BitReader, shape: StreamShape, last_block: int) -> _Lay
 
 
 def _merge(
-    pool: NDArray[np.int32],
-    lengths: NDArray[np.int64],
-    shapes: Sequence[StreamShape],
-    layouts: list[_Layout],
-) -> list[NDArray[np.int32]]:
-    """Streams from the symbols of all blocks; `pool` has one element more than they have."""
-    ends = np.cumsum(lengths)
-    places = ends - lengths
-    streams = []
+    pool: NDArray[np.int32], blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int64]]]:
+    """Streams from the symbols of all blocks, and where in `pool` each block stood before and after every stream.
+
+    If there are several blocks, `pool` has one element more than they have.
+    """
+    if len(blocks) <= 1:
+        counts = np.cumsum([0, *(shape.count for shape in shapes)])
+        return [pool[start:stop] for start, stop in pairwise(counts)], list(counts[:, None])
+    ends, places = np.array([block.stop for block in blocks]), np.array([block.start for block in blocks])
+    streams, taken = [], [places.copy()]
     for shape, layout in zip(shapes, layouts, strict=True):
         values = np.empty(shape.count, dtype=np.int32)
         if layout.split:
@@ -345,9 +333,10 @@ def _merge(
         if not complete:
             raise CodecError("fast: a block has fewer symbols than the streams take from it.")
         streams.append(values)
+        taken.append(places.copy())
     if not np.array_equal(places, ends):
         raise CodecError("fast: a block has more symbols than the streams take from it.")
-    return streams
+    return streams, taken
 
 
 # Tables.
@@ -378,6 +367,12 @@ class _Table:
     def escapes(self) -> bool:
         """Whether there are tokens without mass."""
         return bool(self.masses[0] > 0)
+
+    def masses_of(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Masses of tokens, 0 where they are escaped."""
+        index = tokens - self.first + 1
+        inside = (index > 0) & (index < self.masses.size)
+        return np.where(inside, self.masses[np.where(inside, index, 0)], 0)
 
     def numbers(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of tokens without mass: those within the table first, then by distance, above and below in turn."""
@@ -477,9 +472,7 @@ def _level(masses: NDArray[np.int64], weights: NDArray[np.int64], total: int) ->
 
 def _size_bits(table: _Table, tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> float:
     """Size of a block but for its lowest bits."""
-    index = tokens - table.first + 1
-    inside = (index > 0) & (index < table.masses.size)
-    masses = np.where(inside, table.masses[np.where(inside, index, 0)], 0)
+    masses = table.masses_of(tokens)
     escaped = masses == 0
     coded = counts @ (table.table_bits - np.log2(np.where(escaped, max(int(table.masses[0]), 1), masses)))
     if not escaped.any():
@@ -548,14 +541,98 @@ def _escapes_to_bytes(table: _Table, tokens: NDArray[np.int32]) -> bytes:
     return pack(np.concatenate([[order], values]), np.concatenate([[kernel.ORDER_BITS], widths]))
 
 
-def _decode_block(payload: bytes, padded: NDArray[np.uint8], position: int, offset: int, out: NDArray[np.int32]) -> int:
-    """Fill `out` with residuals plus `offset` from byte `position` on, and return the byte after the block.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Block:
+    """A block that was decoded.
 
-    `padded` is the payload with eight bytes more.
+    Attributes
+    ----------
+    table
+        Its table.
+    escape_order
+        Golomb order of its escapes, 0 if it has none.
+    start, stop
+        Where its residuals stand among those of all blocks.
+    offset
+        What was added to them.
+    size_bytes
+        Of its code.
+    """
+
+    table: _Table
+    escape_order: int
+    start: int
+    stop: int
+    offset: int
+    size_bytes: int
+
+
+def _read_blocks(
+    payload: bytes, shapes: Sequence[StreamShape]
+) -> tuple[list[_Layout], list[_Block], NDArray[np.int32]]:
+    """Layouts (none if there is one block only), the blocks, and their residuals plus offset one block after another.
+
+    Behind the residuals of several blocks there is an element more.
+    """
+    for shape in shapes:
+        _check_shape(shape)
+    total = sum(shape.count for shape in shapes)
+    if total == 0:
+        if payload:
+            raise CodecError(f"fast: {len(payload)} bytes are given for no symbols.")
+        return [], [], np.empty(0, dtype=np.int32)
+    layouts, lengths, position = _layouts_from_bytes(payload, shapes)
+    padded = np.zeros(len(payload) + 8, dtype=np.uint8)
+    padded[:-8] = np.frombuffer(payload, dtype=np.uint8)
+    offset = _central(shapes[0]) if len(shapes) == 1 and len(lengths) == 1 else 0
+    pool = np.empty(total + (len(lengths) > 1), dtype=np.int32)
+    blocks = []
+    start = 0
+    for length in lengths.tolist():
+        before, stop = position, start + length
+        table, order, position = _decode_block(payload, padded, position, offset, pool[start:stop])
+        blocks.append(
+            _Block(
+                table=table,
+                escape_order=order,
+                start=start,
+                stop=stop,
+                offset=offset,
+                size_bytes=position - before,
+            )
+        )
+        start = stop
+    if position != len(payload):
+        raise CodecError(f"fast: {len(payload) - position} bytes are left over at the end.")
+    return layouts, blocks, pool
+
+
+def _symbol_bits(block: _Block, pool: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Bits of every residual of a block, with its share of what else the block takes."""
+    table = block.table
+    tokens = (pool[block.start : block.stop].astype(np.int64) - block.offset) >> table.shift
+    bits = np.full(tokens.size, float(table.shift))
+    if table.table_bits:
+        masses = table.masses_of(tokens)
+        escaped = masses == 0
+        bits += table.table_bits - np.log2(np.where(escaped, max(int(table.masses[0]), 1), masses))
+        bits[escaped] += exp_golomb(table.numbers(tokens[escaped]), block.escape_order)[1]
+    total = bits.sum()
+    return bits * (8 * block.size_bytes / total) if total else bits + 8 * block.size_bytes / bits.size
+
+
+def _decode_block(
+    payload: bytes, padded: NDArray[np.uint8], position: int, offset: int, out: NDArray[np.int32]
+) -> tuple[_Table, int, int]:
+    """Fill `out` with residuals plus `offset` from byte `position` on.
+
+    Returns the table, the Golomb order of its escapes, and the byte after the block. `padded` is the payload with eight
+    bytes more.
     """
     table, position = _table_from_bytes(payload, padded, position, offset)
     base = 0 if table.shift else offset
     marker = table.first - 1 + base
+    order = 0
     if table.table_bits == 0:
         out.fill(marker + 1)
     else:
@@ -567,9 +644,9 @@ def _decode_block(payload: bytes, padded: NDArray[np.uint8], position: int, offs
             raise CodecError("fast: the coded symbols do not end in the state in which they must.")
         position = int(end)
     if table.escapes:
-        position = _read_escapes(payload, position, table, base, out)
+        order, position = _read_escapes(payload, position, table, base, out)
     if table.shift == 0:
-        return position
+        return table, order, position
     size = (out.size * table.shift + 7) // 8
     rest = -out.size * table.shift % 8
     if position + size > len(payload) or (rest and payload[position + size - 1] >> (8 - rest)):
@@ -577,7 +654,7 @@ def _decode_block(payload: bytes, padded: NDArray[np.uint8], position: int, offs
     kernel.append_low_bits(padded, position, table.shift, out)
     if offset:
         out += np.int32(offset)
-    return position + size
+    return table, order, position + size
 
 
 def _table_from_bytes(payload: bytes, padded: NDArray[np.uint8], position: int, offset: int) -> tuple[_Table, int]:
@@ -609,17 +686,18 @@ def _table_from_bytes(payload: bytes, padded: NDArray[np.uint8], position: int, 
     return table, int(position)
 
 
-def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: NDArray[np.int32]) -> int:
+def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: NDArray[np.int32]) -> tuple[int, int]:
+    """Put the escaped tokens into `out`; their Golomb order and the byte after them."""
     marker = table.first - 1 + base
     number = int(np.count_nonzero(out == marker))
     if number == 0:
         raise CodecError("fast: a table has an escape that no symbol uses.")
     reader = BitReader(payload, position)
     order = reader.unsigned(kernel.ORDER_BITS)
-    tokens = table.tokens(reader.exp_golomb(number, (order,))[:, 0])
+    tokens = table.tokens(reader.exp_golomb(number, order))
     _check_range(tokens, table.shift, base)
     kernel.put_escapes(marker, tokens + base, out)
-    return reader.finish_byte()
+    return order, reader.finish_byte()
 
 
 def _check_range(tokens: NDArray[np.int64], shift: int, offset: int) -> None:

@@ -81,7 +81,7 @@ class SmallCoder:
     """
 
     name = "small"
-    identifier = 10
+    identifier = 1
 
     def encode_chunk(self, streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
         """See :meth:`metaq.coding.chunks.ChunkCoder.encode_chunk`."""
@@ -96,21 +96,32 @@ class SmallCoder:
 
     def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[Symbols]:
         """See :meth:`metaq.coding.chunks.ChunkCoder.decode_chunk`."""
-        _check_shapes(shapes)
-        code = BinaryCode.of(payload)
-        is_deep = code.bit(0) == 1
-        _check_payload(payload, shapes, is_deep)
-        memory = _Memory()
-        model = new_model() if is_deep else None
-        streams = []
-        for shape in shapes:
-            empty = np.zeros(shape.count, dtype=np.int32)
-            if model is None:
-                streams.append(_code_wide(empty, shape, 0, memory, code))
-            else:
-                streams.append(_code_deep(empty, shape, 0, _Options(), model, memory, code))
-        code.check_finished()
-        return streams
+        return [stream for stream, _ in _decoded(payload, shapes)]
+
+    def code_lengths(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[float]:
+        """See :meth:`metaq.coding.chunks.ChunkCoder.code_lengths`."""
+        return [size_bits for _, size_bits in _decoded(payload, shapes)]
+
+
+def _decoded(payload: bytes, shapes: Sequence[StreamShape]) -> list[tuple[Symbols, float]]:
+    """Every stream and the bits that it takes."""
+    _check_shapes(shapes)
+    code = BinaryCode.of(payload)
+    is_deep = code.bit(0) == 1
+    _check_payload(payload, shapes, is_deep)
+    memory = _Memory()
+    model = new_model() if is_deep else None
+    streams = []
+    for shape in shapes:
+        before_bits = code.size_bits
+        empty = np.zeros(shape.count, dtype=np.int32)
+        if model is None:
+            symbols = _code_wide(empty, shape, 0, memory, code)
+        else:
+            symbols = _code_deep(empty, shape, 0, _Options(), model, memory, code)
+        streams.append((symbols, code.size_bits - before_bits))
+    code.check_finished()
+    return streams
 
 
 def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[NDArray[np.float64]]:

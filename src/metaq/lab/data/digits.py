@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from metaq.config import needs
+from metaq.config import needed
 from metaq.errors import ConfigError
 from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
 from metaq.lab.data.split import fixed_permutation, hold_out
@@ -30,9 +30,7 @@ def load_digits(options: LoadOptions) -> DataSplits:
         If scikit-learn is missing, a folder is given, as these images are not read from one, or the validation count
         does not fit.
     """
-    needs("sklearn")
-    from sklearn import datasets
-
+    datasets = needed("sklearn.datasets")
     if options.data_dir is not None:
         raise ConfigError(
             f"data folder: {options.data_dir} was given, but digits come with scikit-learn and are read from no "

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.config import needs
+from metaq.config import needed
 from metaq.errors import DataError
 from metaq.lab.data.dataset import ImageDataset
 
@@ -84,14 +84,12 @@ def _read_part(archive: np.lib.npyio.NpzFile, path: Path, part: str, side: int, 
 
 def _decoded(name: str, data: bytes, side: int) -> NDArray[np.uint8]:
     """An image as uint8 of shape (side, side, 3)."""
-    needs("PIL")
-    from PIL import Image
-
+    reader = needed("PIL.Image")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             # Only the header is read here, so that no memory is asked for by an image of another size.
-            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+            image = reader.open(io.BytesIO(data), formats=("JPEG",))
             is_right = image.size == (side, side) and image.mode == "RGB"
             pixels = np.asarray(image) if is_right else None
         except Exception as error:

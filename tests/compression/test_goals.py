@@ -1,0 +1,385 @@
+"""Curvature against exact second derivatives, and compression to budgets."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import metaq
+from metaq import compress, container
+from metaq.compression.compressed import Compressed
+from metaq.compression.goal import Goal
+from metaq.compression.search import SizeSearch, smallest_good
+from metaq.errors import ConfigError
+from metaq.lab import classifiers
+from metaq.lab.classifiers import drop_bound
+from metaq.quantize import curvature
+from metaq.quantize.recovery import Recovery
+from metaq.quantize.targets import target_of
+from metaq.tensors.quantized import ExactTensor
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 3))
+
+
+def inputs(count: int = 200) -> torch.Tensor:
+    return torch.randn(count, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_curvature_of_a_linear_layer_is_exact() -> None:
+    layer = nn.Sequential(nn.Linear(4, 2))
+    data = torch.randn(4000, 4, generator=torch.Generator().manual_seed(2))
+    found = curvature.measure(layer, data.split(10), loss=curvature.random_projection_loss)["0.weight"]
+    assert found.inputs is not None
+    np.testing.assert_allclose(found.inputs, (data.T @ data / 4000).double().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.outputs, np.eye(2), rtol=0.1, atol=0.1)
+    np.testing.assert_allclose(found.diagonal, np.tile(np.diag(found.inputs), (2, 1)), rtol=0.35)
+
+
+def test_positions_of_a_convolution_add_up() -> None:
+    torch.manual_seed(3)
+    convolution = nn.Conv2d(2, 3, 3, stride=2, padding=1)
+    model = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    data = torch.randn(600, 2, 6, 6) + 1
+    found = curvature.measure(model, data.split(50), loss=curvature.random_projection_loss)
+    patches = nn.functional.unfold(data, 3, padding=1, stride=2).mean(dim=2)
+    exact = (patches.T @ patches / len(patches)).double().numpy()
+    weight, bias = found["0.weight"], found["0.bias"]
+    assert weight.inputs is not None
+    assert weight.outputs is not None
+    np.testing.assert_allclose(np.trace(weight.inputs) * weight.outputs, np.trace(exact) * np.eye(3), rtol=0.1, atol=2)
+    cosine = (weight.inputs * exact).sum() / np.linalg.norm(weight.inputs) / np.linalg.norm(exact)
+    assert cosine > 0.9
+    np.testing.assert_allclose(bias.inputs, np.eye(3), rtol=0.15, atol=0.15)
+
+
+def test_categorical_loss_has_the_curvature_of_cross_entropy() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0]]).repeat(20000, 1).requires_grad_()
+    value, count = curvature.categorical_loss(logits, torch.Generator().manual_seed(4))
+    (gradients,) = torch.autograd.grad(value, [logits])
+    p = logits[0].detach().softmax(dim=0)
+    assert count == 20000
+    np.testing.assert_allclose(gradients.T @ gradients / count, torch.diag(p) - torch.outer(p, p), atol=0.005)
+    np.testing.assert_allclose(gradients.mean(dim=0), np.zeros(3), atol=0.01)
+
+
+def test_weights_that_a_module_uses_without_calling_their_layer_are_measured_too() -> None:
+    class Indirect(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(6, 3)
+
+        def forward(self, data: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(data, self.inner.weight, self.inner.bias)
+
+    found = curvature.measure(Indirect(), [inputs()], loss=curvature.random_projection_loss)
+    assert found["inner.weight"].inputs is None
+    assert (found["inner.weight"].diagonal > 0).all()
+    assert (found["inner.bias"].diagonal > 0).all()
+
+
+def test_measuring_leaves_the_model_as_it_was() -> None:
+    model = network().train()
+    before = copy.deepcopy(model.state_dict())
+    curvature.measure(model, [inputs()])
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_no_data_and_no_logits_are_errors() -> None:
+    with pytest.raises(ConfigError, match="no calibration data"):
+        curvature.measure(network(), [])
+    with pytest.raises(ConfigError, match="no matrix of logits"):
+        curvature.measure(nn.Sequential(nn.Linear(6, 2), nn.Unflatten(1, (1, 2))), [inputs()])
+
+
+@pytest.mark.parametrize("limit", [150, 300, 600])
+def test_a_budget_in_bytes_is_met_and_used(limit: int) -> None:
+    model = network()
+    found = compress(model, target_bytes=limit, batches=[inputs()])
+    size = len(container.encode(found.tensors))
+    assert 0.85 * limit <= size <= limit
+
+
+def test_a_ratio_is_met_without_data() -> None:
+    model = network()
+    float_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+    found = compress(model.state_dict(), target_ratio=6.0)
+    assert len(container.encode(found.tensors)) <= float_bytes / 6
+
+
+def test_calibration_helps() -> None:
+    model, data = network(), inputs(400)
+    data[:, :3] *= 8
+    reference = model(data).detach()
+
+    def error(found: Compressed) -> float:
+        other = network()
+        other.load_state_dict(found.state_dict())
+        return float((other(data) - reference).square().mean().detach())
+
+    calibrated = compress(model, target_bytes=300, batches=[data], loss=curvature.random_projection_loss)
+    assert error(calibrated) < error(compress(model, target_bytes=300))
+
+
+def test_accuracy_is_kept() -> None:
+    model, data = network(), inputs(500)
+    labels = model(data).argmax(dim=1)
+
+    def percent(weights: dict[str, torch.Tensor]) -> float:
+        other = network()
+        other.load_state_dict(weights)
+        return 100 * float((other(data).argmax(dim=1) == labels).double().mean())
+
+    tight, loose = (compress(model, max_drop=drop, batches=[data], accuracy=percent) for drop in (1.0, 10.0))
+    assert tight.float_accuracy == 100.0
+    assert percent(tight.state_dict()) == tight.accuracy
+    assert tight.accuracy is not None
+    assert tight.accuracy >= 99.0
+    assert len(container.encode(loose.tensors)) < len(container.encode(tight.tensors))
+
+
+def squared_error_to(reference: torch.Tensor) -> Callable[[object, int], torch.Tensor]:
+    def loss(output: object, number: int) -> torch.Tensor:
+        assert number == 0
+        assert isinstance(output, torch.Tensor)
+        return (output - reference).square().mean()
+
+    return loss
+
+
+def test_a_step_of_recovery_never_raises_the_loss_and_leaves_the_rest() -> None:
+    model, data = network(), inputs(300)
+    reference = model(data).detach()
+    found = curvature.measure(model, [data], loss=curvature.random_projection_loss)
+    importance = target_of("2.weight", model.state_dict()["2.weight"], found).importance
+    recovery = Recovery(model, [data], squared_error_to(reference))
+    worse = {**model.state_dict(), "0.weight": (4 * model[0].weight).round() / 4}
+    better = recovery.improved(worse, {"2.weight": importance})
+    assert recovery.loss(better) < 0.9 * recovery.loss(worse)
+    assert all(torch.equal(better[name], worse[name]) for name in worse if name != "2.weight")
+    best = model.state_dict()
+    assert recovery.improved(best, {"2.weight": importance}) is best
+
+
+def test_recovery_helps_at_the_same_size() -> None:
+    model, data = network(), inputs(400)
+    reference = model(data).detach()
+
+    def error(found: Compressed) -> float:
+        other = network()
+        other.load_state_dict(found.state_dict())
+        return float((other(data) - reference).square().mean().detach())
+
+    loss = curvature.random_projection_loss
+    plain = compress(model, target_bytes=250, batches=[data], loss=loss)
+    recovered = compress(model, target_bytes=250, batches=[data], loss=loss, training_loss=squared_error_to(reference))
+    assert len(container.encode(recovered.tensors)) <= 250
+    assert error(recovered) < error(plain)
+
+
+class Jumping:
+    """Estimates files of 10,000 / λ bytes; those that it makes are smaller by a jump from some λ on."""
+
+    usual = 1.0
+
+    def __init__(self, jump: float) -> None:
+        self.jump = jump
+
+    def size_bytes(self, multiplier: float) -> float:
+        return 10_000 / multiplier
+
+    def file_bytes(self, multiplier: float) -> int:
+        return int((1.5 if multiplier < self.jump else 0.3) * self.size_bytes(multiplier))
+
+
+@pytest.mark.parametrize("limit", [250, 300, 500])
+def test_where_the_size_jumps_over_the_limit_the_finest_file_beyond_is_found(limit: int) -> None:
+    model = Jumping(jump=10_000 / limit)
+    search = SizeSearch(limit, model)
+    while (current := search.next(lambda: 0)) is not None:
+        search.finish(current, model.file_bytes(current.multiplier))
+    best = search.best()
+    assert best.file_bytes <= limit
+    assert model.jump <= best.multiplier < 1.2 * model.jump
+
+
+def test_a_search_goes_on_where_it_was() -> None:
+    model = Jumping(jump=40.0)
+    whole, begun = SizeSearch(250, model), SizeSearch(250, model)
+    for search, most in ((whole, 99), (begun, 2)):
+        while len(search.tries) < most and (current := search.next(lambda: 0)) is not None:
+            search.finish(current, model.file_bytes(current.multiplier))
+    resumed = SizeSearch(250, model, begun.tries)
+    while (current := resumed.next(lambda: 0)) is not None:
+        resumed.finish(current, model.file_bytes(current.multiplier))
+    assert resumed.tries == whole.tries
+
+
+@dataclasses.dataclass(frozen=True)
+class Noisy:
+    multiplier: float
+
+    @property
+    def file_bytes(self) -> int:
+        return int(1e6 / self.multiplier)
+
+
+@pytest.mark.parametrize("limit", [1e-3, 0.9, 50.0])
+def test_the_smallest_good_file_near_the_limit_is_found(limit: float) -> None:
+    # Beyond the limit there is one more λ, a neighbour of it, that happens to be good.
+    found = smallest_good(Noisy, lambda tried: tried.multiplier <= limit, 1.0)
+    assert found is not None
+    assert 0.85 * limit < found.multiplier <= limit
+    lucky = smallest_good(Noisy, lambda tried: tried.multiplier <= limit or tried.multiplier > 1.3 * limit, limit / 2)
+    assert lucky is not None
+    assert lucky.multiplier > 1.3 * limit
+    assert smallest_good(Noisy, lambda _: False, 1.0) is None
+
+
+def test_statistics_of_batch_normalisation_are_measured_anew() -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    model(inputs(400))
+    model.eval()
+    batches = list(inputs(400).split(100))
+    kept, anew = (
+        compress(model, target_ratio=2.0, batches=batches, recalibrates_norms=choice).state_dict()
+        for choice in (False, True)
+    )
+    torch.testing.assert_close(kept["1.running_mean"], model[1].running_mean, rtol=0, atol=0.02)
+    hidden = torch.cat(batches) @ anew["0.weight"].T + anew["0.bias"]
+    torch.testing.assert_close(anew["1.running_mean"], hidden.mean(dim=0), rtol=0, atol=0.02)
+    torch.testing.assert_close(anew["1.running_var"], hidden.var(dim=0), rtol=0.04, atol=0.02)
+
+
+@pytest.mark.parametrize("ratio", [3.0, 12.0])
+def test_statistics_of_batch_normalisation_are_rounded_as_finely_as_the_weights_deserve(ratio: float) -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(60, 300), nn.BatchNorm1d(300), nn.ReLU(), nn.Linear(300, 3))
+    data = torch.randn(2000, 60)
+    model(data)
+    model.eval()
+    found = compress(model, target_ratio=ratio)
+    assert [tensor.name for tensor in found.tensors if isinstance(tensor, ExactTensor)] == ["1.num_batches_tracked"]
+    state = found.state_dict()
+    exact = {name: model.state_dict()[name] if "running" in name else tensor for name, tensor in state.items()}
+    outputs = []
+    for weights in (model.state_dict(), state, exact):
+        restored = copy.deepcopy(model)
+        restored.load_state_dict(weights)
+        outputs.append(restored(data).detach())
+    by_statistics, by_weights = (float((outputs[1] - outputs[k]).square().mean()) for k in (2, 0))
+    assert 0 < by_statistics < 0.05 * by_weights
+
+
+def test_the_bound_of_a_drop_counts_lost_and_gained_images() -> None:
+    before = torch.tensor([True] * 900 + [False] * 100)
+    after = before.clone()
+    assert drop_bound(before, after) == 0.0
+    after[:30], after[-10:] = False, True
+    spread = classifiers.STANDARD_ERRORS * (0.04 * (1 / 1000 + 1 / classifiers.TESTED)) ** 0.5
+    assert drop_bound(before, after) == pytest.approx(0.02 + spread)
+
+
+def test_tied_tensors_stay_tied() -> None:
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False))
+    model[1].weight = model[0].weight
+    restored = compress(model, target_ratio=2.0).state_dict()
+    assert torch.equal(restored["0.weight"], restored["1.weight"])
+    data = torch.randn(50, 5, generator=torch.Generator().manual_seed(6))
+    recovered = compress(
+        model,
+        target_ratio=2.0,
+        batches=[data],
+        loss=curvature.random_projection_loss,
+        training_loss=squared_error_to(model(data).detach()),
+    ).state_dict()
+    assert torch.equal(recovered["0.weight"], recovered["1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_drop": 1.0, "target_bytes": 3}, "give one of them"),
+        ({"target_ratio": 3, "target_bits_per_weight": 3}, "give one of them"),
+        ({"target_bytes": -1}, "target_bytes: -1 must be positive"),
+        ({"max_drop": float("nan")}, "must be zero or more"),
+        ({"target_ratio": 0.0}, "must be positive"),
+    ],
+)
+def test_goals_are_checked(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Goal(**options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        compress(network(), accuracy=lambda _: 1.0, **options)  # type: ignore[arg-type]
+
+
+def test_a_goal_in_bits_counts_every_weight() -> None:
+    found = compress(network(), target_bits_per_weight=5.0)
+    assert found.weights == 403
+    assert found.bits_per_weight <= 5.0
+    assert found.file_bytes == len(found.data)
+
+
+def test_what_cannot_be_reached_is_said() -> None:
+    with pytest.raises(ConfigError, match="no file of 10 bytes"):
+        compress(network(), target_bytes=10)
+    with pytest.raises(ConfigError, match="no file of 10 bytes"):
+        compress(network(), target_bytes=10, batches=[inputs()])
+    with pytest.raises(ConfigError, match="needs a way to measure accuracy"):
+        compress(network(), max_drop=1.0)
+    with pytest.raises(ConfigError, match="calibration needs the module"):
+        compress(network().state_dict(), target_bytes=500, batches=[inputs()])
+    with pytest.raises(ConfigError, match="need calibration data"):
+        compress(network(), target_bytes=500, recalibrates_norms=True)
+    figures = iter([1.0])
+    with pytest.raises(ConfigError, match="even fine steps"):
+        compress(network(), max_drop=0.0, batches=[inputs()], accuracy=lambda _: next(figures, 0.0))
+
+
+def test_without_a_goal_calibration_spends_the_bytes_of_the_default() -> None:
+    model = network()
+    plain, calibrated = compress(model), compress(model, batches=[inputs()])
+    assert 0.9 * plain.file_bytes < calibrated.file_bytes <= plain.file_bytes
+
+
+def test_a_quality_is_kept_without_calibration_too() -> None:
+    model, data = network(), inputs(500)
+    labels = model(data).argmax(dim=1)
+
+    def percent(weights: dict[str, torch.Tensor]) -> float:
+        other = network()
+        other.load_state_dict(weights)
+        return 100 * float((other(data).argmax(dim=1) == labels).double().mean())
+
+    found = compress(model.state_dict(), max_drop=2.0, accuracy=percent)
+    assert found.float_accuracy == 100.0
+    assert found.accuracy is not None
+    assert 98.0 <= found.accuracy == percent(found.state_dict())
+    assert found.file_bytes < compress(model.state_dict()).file_bytes
+
+
+@pytest.mark.parametrize("coder", ["small", "fast"])
+def test_what_is_saved_is_what_was_promised(tmp_path: Path, coder: str) -> None:
+    model = network()
+    found = compress(model, target_bytes=400, coder=coder, metadata={"net": "mine"})
+    found.save(tmp_path / "m.metaq")
+    assert (tmp_path / "m.metaq").stat().st_size == found.file_bytes <= 400
+    file = metaq.open(tmp_path / "m.metaq")
+    assert {entry.coder for entry in file.contents.entries} == {coder}
+    assert file.metadata == {"net": "mine"}
+    restored = metaq.load(tmp_path / "m.metaq")
+    assert restored.keys() == found.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(restored[name], tensor) for name, tensor in found.state_dict().items())
