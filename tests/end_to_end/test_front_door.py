@@ -82,7 +82,8 @@ def test_a_misspelt_command_gets_the_near_match() -> None:
 @pytest.fixture
 def odd_file(tmp_path: Path) -> Path:
     grid = BucketGrid(center=0, radius=1, count=5)
-    tensors = [QuantizedTensor(name=name, indices=np.zeros((4, 3), np.int64), grid=grid) for name in ODD_NAMES]
+    indices = np.zeros((4, 3), np.int64)
+    tensors = [QuantizedTensor(name=name, indices=indices, grid=grid, dtype=Dtype.float32) for name in ODD_NAMES]
     container.write(tmp_path / "odd.metaq", tensors)
     return tmp_path / "odd.metaq"
 

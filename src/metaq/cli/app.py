@@ -25,7 +25,7 @@ COMMANDS = {
         "train --preset lenet5-mnist --out runs/lenet5",
     ),
     "quantize": (
-        "Quantise on uniform buckets, as in the thesis, and write them as one file; or try many counts on data.",
+        "Quantise on uniform buckets over the range of the weights, as in the thesis.",
         "quantize model.pth -o model.metaq --buckets 255",
     ),
     "compress": (
