@@ -26,6 +26,7 @@ def same_run(one, two):
     assert (one / "model.metaq").read_bytes() == (two / "model.metaq").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_and_an_interrupted_run_resume_to_the_identical_result(tmp_path):
     whole = tmp_path / "whole"
     assert run_metaq("train", *SETTINGS, "--out", whole).status == 0

@@ -331,7 +331,6 @@ def _selection(
 ) -> Selection:
     if grids is None:
         return select(model, include=include, exclude=exclude, filter_fn=filter_fn)
-    require(bool(grids), "grids: there is none; give those of a regulariser, or none at all for the default.")
     require(goal == Goal(), "grids: they decide about the size; give no goal.")
     return select_gridded(model, grids)
 

@@ -264,6 +264,7 @@ def test_truncations_and_flipped_bytes_are_refused_or_harmless(tmp_path: Path) -
     assert 0 < read < len(whole) // 101
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not DATA or not (Path(DATA) / "cifar10" / "cifar10_jpeg.npz").is_file(),
     reason="the JPEG copy of CIFAR-10 is not at hand: set METAQ_DATA to the folder that holds cifar10/cifar10_jpeg.npz",

@@ -28,6 +28,7 @@ from metaq.lab.train.observing import Observer
 from metaq.lab.train.processes import ALONE, Processes
 from metaq.lab.train.records import EpochRecord
 from metaq.model.norms import holding, rounded_norms
+from metaq.regularizer.base import Regularizer
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer
 from metaq.regularizer.report import RegularizerReport
 from metaq.regularizer.schedule import PlannedSchedule
@@ -91,6 +92,8 @@ class Trainer:
         Where it runs; results differ from device to device by rounding.
     processes
         Those that share out every batch; the first writes the checkpoints.
+    make_regularizer
+        Takes what :class:`metaq.EntropyRegularizer` does.
 
     Raises
     ------
@@ -110,6 +113,7 @@ class Trainer:
         start: Mapping[str, torch.Tensor] | None = None,
         device: torch.device = CPU,
         processes: Processes = ALONE,
+        make_regularizer: Callable[..., Regularizer] = EntropyRegularizer,
     ) -> None:
         self.config = config
         self.processes = processes
@@ -123,7 +127,7 @@ class Trainer:
         accuracy(self.model, self.validation.take(torch.arange(1)))
         self.steps_per_epoch = math.ceil(len(self.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.regularizer = EntropyRegularizer(self.model, config.regularizer, total_steps=self.total_steps)
+        self.regularizer = make_regularizer(self.model, config.regularizer, total_steps=self.total_steps)
         self.optimizer = _make_optimizer(config, self.model)
         self.regularizer.attach(self.optimizer)
         self.goal = self._goal()
