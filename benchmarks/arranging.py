@@ -1,10 +1,10 @@
-"""How long it takes to arrange the hidden units of a trained network, and how many bytes that saves.
+"""How much processor time it takes to arrange the hidden units of a trained network, and how many bytes that saves.
 
     python benchmarks/arranging.py [--before SRC] [--epochs 5] [--json FILE|-]
 
 The shipped models, and LeNet-5 trained for some epochs on digits. With `--before`, the folder `src` of a version that
 searched by hundreds of trials (up to the commit "Name the sweep of buckets as it is called"), the same weights are
-arranged by that version too, each time right before by this one, and the ratio of times is printed.
+arranged by that version too, each time right before by this one, and the ratio of processor times is printed.
 
 Prints a table, on stderr where `--json -` takes stdout.
 """
@@ -54,9 +54,9 @@ def cost(model):
     return len(container.encode(pipeline.to_tensors(model, grids=grids)))
 model = runs.build(given["net"], given["weights"]).eval()
 cost(model)
-begun = time.perf_counter()
+begun = time.process_time()
 arranged = cheapest_arrangement(model, cost)
-print(json.dumps({"seconds": time.perf_counter() - begun, "bytes": cost(arranged)}))
+print(json.dumps({"processor_seconds": time.process_time() - begun, "bytes": cost(arranged)}))
 """
 
 
@@ -76,7 +76,7 @@ def trained(epochs: int) -> tuple[str, StateDict, dict[str, BucketGrid]]:
 
 
 def measure(net: str, weights: StateDict, grids: dict[str, BucketGrid], before: Path | None) -> dict[str, float | int]:
-    """Bytes as they were and arranged, and seconds; with those of an earlier version."""
+    """Bytes as they were and arranged, and processor seconds; with those of an earlier version."""
     model = nets.create(net)
     model.load_state_dict(weights)
     found: dict[str, float | int] = {"bytes": len(container.encode(to_tensors(weights, grids=grids)))}
@@ -89,12 +89,12 @@ def measure(net: str, weights: StateDict, grids: dict[str, BucketGrid], before: 
             command = [sys.executable, "-c", BEFORE, str(given)]
             done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         found |= {f"{key}_before": value for key, value in json.loads(done.stdout).items()}
-    begun = time.perf_counter()
+    begun = time.process_time()
     tensors = trained_tensors(model, grids)
-    found["seconds"] = time.perf_counter() - begun
+    found["processor_seconds"] = time.process_time() - begun
     found["bytes_arranged"] = len(container.encode(tensors))
     if before is not None:
-        found["ratio"] = found["seconds_before"] / found["seconds"]
+        found["ratio"] = found["processor_seconds_before"] / found["processor_seconds"]
     return found
 
 

@@ -41,6 +41,7 @@ from metaq.errors import MetaqError
 from metaq.lab import bucket_sweep as sweeps
 from metaq.lab import data, runs
 from metaq.lab.data import DataSplits, ImageDataset
+from metaq.lab.outcome import Summary
 from metaq.lab.proximal import ProximalRegularizer
 from metaq.lab.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
 from metaq.model.checkpoint import StateDict
@@ -159,7 +160,7 @@ def measure(base: TrainConfig, name: str, strength: float, seed: int, splits: Da
 
 def measured_file(
     folder: Path, config: TrainConfig, weights: StateDict, grids: Mapping[str, BucketGrid], images: ImageDataset
-) -> runs.Summary:
+) -> Summary:
     """Size of the file, and accuracy of the weights that are read back from it."""
     path = folder / runs.MODEL_FILE
     compress(weights, grids=grids, metadata={"net": config.net, "data": config.data}).save(path)

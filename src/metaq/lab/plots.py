@@ -55,7 +55,7 @@ def save_curves(path: str | os.PathLike[str], records: Sequence[EpochRecord], *,
         axes.axvline(kept_epoch, color=ORANGE, linestyle="--", linewidth=1, label=f"kept: epoch {kept_epoch}")
         axes.grid(visible=True, alpha=0.25)
         axes.legend(loc="best", frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_buckets(
@@ -87,7 +87,7 @@ def save_buckets(
         axes.grid(visible=True, axis="y", alpha=0.25)
     for axes in all_axes[len(tensors) :]:
         axes.set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_buckets(axes: Axes, tensor: QuantizedTensor) -> None:
@@ -117,7 +117,8 @@ def _accuracy_floor(values: Sequence[float]) -> float:
     return max(0.0, math.floor(float(np.quantile(values, 0.1))) - 1.0)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a PNG, atomically."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     write_bytes(path, stream.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from metaq.lab.data.idx import to_idx
-
 Arrays = dict[str, NDArray[np.uint8]]
+
+
+def to_idx(values: NDArray[np.uint8]) -> bytes:
+    """The uncompressed IDX file that holds `values`."""
+    return bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
 
 
 @pytest.fixture(autouse=True)

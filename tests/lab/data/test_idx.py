@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from metaq.errors import DataError
-from metaq.lab.data.idx import parse_idx, read_idx, sha256_of_idx, to_idx
+from metaq.lab.data.idx import parse_idx, read_idx, sha256_of_idx
+
+from .conftest import to_idx
 
 IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from metaq.errors import DataError, OutputError
 from metaq.lab import data
-from metaq.lab.data.idx import sha256_of_idx, to_idx
+from metaq.lab.data.idx import sha256_of_idx
+
+from .conftest import to_idx
 
 Arrays = dict[str, NDArray[np.uint8]]
 Write = Callable[[Path, Arrays], Path]

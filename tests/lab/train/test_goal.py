@@ -10,7 +10,7 @@ from metaq.errors import ConfigError
 from metaq.lab import data
 from metaq.lab.data import DataSplits
 from metaq.lab.train import EpochRecord, GoalConfig, TrainConfig, Trainer, aim, preset
-from metaq.lab.train.config import STEPS_TO_GOAL, InitConfig, StopConfig, TeacherConfig
+from metaq.lab.train.config import STEPS_TO_GOAL, InitConfig, TeacherConfig
 from metaq.lab.train.goal import Goal
 from metaq.regularizer.config import PlanConfig, RegularizerConfig
 from metaq.regularizer.schedule import PlannedSchedule, phase_at, schedule_of
@@ -307,7 +307,6 @@ def test_aiming_keeps_what_is_learned_and_plans_the_rest():
         "validation_count": 77,
         "teacher": teacher,
         "init": InitConfig(),
-        "stop": StopConfig(bits=9.0),
     }
     config = replace(preset("lenet300-digits"), augmentation=None, **changes)
     config = config.override(["optimizer.name=sgd", "regularizer.exclude=fc3.bias", "regularizer.buckets.count=31"])

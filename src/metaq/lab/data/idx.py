@@ -90,17 +90,6 @@ def sha256_of_idx(values: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def to_idx(values: NDArray[np.uint8]) -> bytes:
-    """The uncompressed IDX file that holds `values`, the inverse of :func:`parse_idx`.
-
-    Examples
-    --------
-    >>> to_idx(np.array([7, 2], dtype=np.uint8)).hex(" ")
-    '00 00 08 01 00 00 00 02 07 02'
-    """
-    return _header(values) + values.tobytes()
-
-
 def _header(values: NDArray[np.uint8]) -> bytes:
     return bytes((0, 0, _UNSIGNED_BYTE, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
 

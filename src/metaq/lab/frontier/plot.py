@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, NullLocator
 
-from metaq.files import write_bytes
+from metaq.lab.plots import BLUE, GREY, ORANGE, save_figure
 
-BLUE, ORANGE, GREY = "#0b5cad", "#c2570c", "#6b7280"
 MARGIN = 1.25
 """Factor by which the axes reach beyond the outermost points."""
 
@@ -89,9 +87,7 @@ def save_frontier(
     _label(axes)
     axes.grid(visible=True, which="major", alpha=0.25)
     axes.legend(loc="upper right", frameon=True, framealpha=0.9)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    write_bytes(path, stream.getvalue())
+    save_figure(figure, path)
 
 
 def _error(accuracy: float, least: float) -> float:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, OptunaError
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,43 +32,22 @@ SETTINGS_PATIENCE_SECONDS, SETTINGS_POLL_SECONDS = 10, 0.1
 """How long the settings of a study that another process is just making are waited for."""
 
 
-class NumberedSampler(BaseSampler):
+class NumberedSampler(TPESampler):
     """TPE (Bergstra et al. 2011) whose random numbers depend on a seed and on the number of the trial alone.
 
     So no two processes propose the same, and a study that goes on proposes what it would have proposed uninterrupted.
     """
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._sampler = TPESampler(seed=seed)
+        super().__init__(seed=seed)
+        self._own_seed = seed
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Begin the stream of the trial's number."""
-        stream = np.random.SeedSequence([self._seed, trial.number])
-        self._sampler = TPESampler(seed=int(stream.generate_state(1)[0]))
-        self._sampler.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As TPE does."""
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """As TPE does."""
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """As TPE does."""
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """As TPE does."""
-        self._sampler.after_trial(study, trial, state, values)
+        stream = np.random.SeedSequence([self._own_seed, trial.number])
+        # A sampler is seeded where it is made, and only there.
+        super().__init__(seed=int(stream.generate_state(1)[0]))
+        super().before_trial(study, trial)
 
 
 @contextmanager

@@ -98,6 +98,7 @@ class ScalarLog:
 
 
 def _open_writer(folder: Path, after: int) -> SummaryWriter:
+    # It takes a second, which only trainings need.
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(log_dir=str(folder), purge_step=after + 1)
