@@ -24,6 +24,7 @@ ORDER = (
     "errors",
     "config",
     "files",
+    "progress",
     "compiled",
     "tensors",
     "entropy",

@@ -13,7 +13,7 @@ import structure
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(metaq.__file__).parent
-WITHOUT_TORCH = ("errors", "config", "files", "tensors", "coding", "container", "decode")
+WITHOUT_TORCH = ("errors", "config", "files", "progress", "tensors", "coding", "container", "decode")
 HEAVY = ("torch", "numba", "matplotlib", "sklearn", "scipy")
 
 

@@ -20,12 +20,12 @@ from torch import nn
 from metaq.compression.compressed import Report
 from metaq.compression.compressing import compress_to_file
 from metaq.compression.goal import Goal
-from metaq.compression.progress import Progress
 from metaq.compression.restoring import restore_folder
 from metaq.container import DEFAULT_CODER
 from metaq.errors import ConfigError, FormatError
 from metaq.model.opened import open_model
 from metaq.model.weights import ANY
+from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
 
 CONFIG = "config.json"

@@ -283,7 +283,6 @@ def test_a_budget_that_cannot_be_met_leaves_nothing(made_folder, tmp_path):
         ({"target_ratio": float("nan")}, "positive"),
         ({"include": ["embedding*"]}, "embedding"),
         ({"exclude": ["*"]}, "no floating tensor"),
-        ({"grids": {}}, "grids"),
         ({"grids": {"nobody": BucketGrid(center=0.0, radius=1.0, count=3)}}, "nobody"),
     ],
 )

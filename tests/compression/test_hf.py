@@ -9,10 +9,10 @@ import torch
 
 from metaq import container, hf
 from metaq.compression import pipeline
-from metaq.compression.progress import NoProgress
 from metaq.compression.restoring import restore_folder
 from metaq.compression.work import WorkFolder
 from metaq.errors import ConfigError, FormatError
+from metaq.progress import NoProgress
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor
 

@@ -9,6 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
+    "arranging.py": (["--epochs", "1"], {"networks"}),
     "checkpoint.py": ([], {"bytes", "mean_cosine", "spearman", "compress", "decompress"}),
     "cifar10.py": (["--quick", "--out", "{folder}/runs"], {"net", "data", "schedule", "float", "small", "drop"}),
     "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),

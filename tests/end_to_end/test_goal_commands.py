@@ -7,10 +7,9 @@ import sys
 import pytest
 import torch
 
-from metaq import BucketGrid, load
+from metaq import BucketGrid, compress, load
 from metaq.cli import output
 from metaq.cli.train import seconds_of
-from metaq.compression import pipeline
 from metaq.errors import ConfigError
 from metaq.lab import data, nets, runs
 from metaq.lab.data import to_float
@@ -69,7 +68,7 @@ def training(out, *, epochs=None):
 
 def slowly(goal):
     """Options of a goal, and of a plan that leaves a small network the steps to follow."""
-    plan = {"press": 0.4, "settle": 0.1, "refinements": 3, "moving": 0.3, "free": 0.5, "deepest": 10}
+    plan = {"press": 0.4, "settle": 0.1, "deepest": 10}
     values = {"optimizer.relative_learning_rate": 0.008, **{f"regularizer.plan.{name}": plan[name] for name in plan}}
     return (*goal, *(word for name, value in values.items() for word in ("--set", f"{name}={value}")))
 
@@ -144,7 +143,7 @@ def test_a_size_is_that_after_hidden_units_are_arranged(tmp_path):
     best = torch.load(run / "checkpoint.pt", weights_only=True)["state"]["best"]
     grids = {name: BucketGrid(**grid) for name, grid in best["grids"].items()}
     as_trained = tmp_path / "as_trained.metaq"
-    pipeline.save(as_trained, best["state_dict"], grids=grids, metadata={"net": net, "data": "digits"})
+    compress(best["state_dict"], grids=grids, metadata={"net": net, "data": "digits"}).save(as_trained)
     kept = epochs_of(run)[told.json["kept_epoch"] - 1]
     assert told.json["bytes"] <= kept["file_bytes"] < as_trained.stat().st_size
 

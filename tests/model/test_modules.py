@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from metaq import EntropyRegularizer, RegularizerConfig, choose_grids, compress, load
-from metaq.compression.pipeline import quantized_state_dict, save
+from metaq.compression.pipeline import quantized_state_dict
 from metaq.errors import ConfigError
 from metaq.quantize import curvature
 from metaq.quantize.recovery import Recovery
@@ -177,7 +177,7 @@ def test_a_module_is_trained_and_restored_bit_for_bit(kind: str, tmp_path: Path)
     quantized = quantized_state_dict(model, grids=grids)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, quantized[name] if name in trained else before[name])
-    report = save(tmp_path / "m.metaq", model, grids=grids)
+    report = compress(model, grids=grids).save(tmp_path / "m.metaq")
     assert not {part.name for part in report.coverage.left_out} & trained
     assert_restored(model, tmp_path / "m.metaq", kind)
 
@@ -218,7 +218,7 @@ def test_adapters_alone_are_trained_and_written(tmp_path: Path) -> None:
     assert grids.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name for name in grids)
     adapters_alone = {name: model.state_dict()[name] for name in grids}
-    assert save(tmp_path / "adapters.metaq", adapters_alone, grids=grids).coverage.share == 1.0
+    assert compress(adapters_alone, grids=grids).save(tmp_path / "adapters.metaq").coverage.share == 1.0
 
 
 def test_what_is_frozen_is_measured_and_recovers_as_well() -> None:

@@ -18,7 +18,6 @@ from metaq import (
     container,
     load,
 )
-from metaq.compression.pipeline import save
 from metaq.model import checkpoint
 from metaq.model.opened import AnyModel, open_model
 from metaq.model.selection import Selection
@@ -213,7 +212,7 @@ def test_scalars_are_stored_exactly_by_a_budget_unless_they_are_named() -> None:
 
 def test_tied_tensors_are_stored_once_and_restored_as_one(tmp_path: Path) -> None:
     model = tied_model()
-    save(tmp_path / "tied.metaq", model, grids=choose_grids(model, count=15))
+    compress(model, grids=choose_grids(model, count=15)).save(tmp_path / "tied.metaq")
     loaded = load(tmp_path / "tied.metaq")
     assert loaded["encoder.weight"] is loaded["decoder.weight"]
     contents = container.describe(tmp_path / "tied.metaq")
@@ -248,7 +247,7 @@ def test_budgets_count_tied_tensors_once_and_keep_them_tied(tmp_path: Path) -> N
 def test_exact_tensors_are_tied_too(tmp_path: Path) -> None:
     table = torch.arange(300)
     state = {"a": table, "b": table, "c": table.clone(), "w": torch.randn(50), "view": table[:100]}
-    save(tmp_path / "m.metaq", state, grids=choose_grids(state, count=9))
+    compress(state, grids=choose_grids(state, count=9)).save(tmp_path / "m.metaq")
     entries = container.describe(tmp_path / "m.metaq").entries
     assert [entry.name for entry in entries if entry.tied_to is not None] == ["b"]
     assert all(torch.equal(load(tmp_path / "m.metaq")[name], state[name]) for name in "abc")
@@ -274,8 +273,8 @@ def test_what_merely_shares_memory_is_not_tied() -> None:
 def test_grids_of_tied_tensors_must_agree(tmp_path: Path) -> None:
     grid, other = (BucketGrid(center=0.0, radius=radius, count=5) for radius in (1.0, 2.0))
     model = tied_model()
-    save(tmp_path / "m.metaq", model, grids={"encoder.weight": grid, "decoder.weight": grid})
-    save(tmp_path / "n.metaq", model, grids={"decoder.weight": grid})
+    compress(model, grids={"encoder.weight": grid, "decoder.weight": grid}).save(tmp_path / "m.metaq")
+    compress(model, grids={"decoder.weight": grid}).save(tmp_path / "n.metaq")
     assert (tmp_path / "m.metaq").read_bytes() == (tmp_path / "n.metaq").read_bytes()
     with pytest.raises(ConfigError, match=r"decoder\.weight: has another grid than encoder\.weight"):
-        save(tmp_path / "m.metaq", model, grids={"encoder.weight": grid, "decoder.weight": other})
+        compress(model, grids={"encoder.weight": grid, "decoder.weight": other}).save(tmp_path / "m.metaq")

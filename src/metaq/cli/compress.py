@@ -9,24 +9,16 @@ from typing import Annotated
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import DataDir, Exclude, Force, Include, Json, Net, load_data
+from metaq.cli.options import DataDir, Exclude, Force, Include, Json, OwnNet, load_data
 from metaq.compression.compressed import Report
 from metaq.compression.compressing import compress_to_file
 from metaq.compression.goal import Goal
 from metaq.compression.work import work_path
 from metaq.config import require
-from metaq.files import refuse_overwrite
-from metaq.lab.classifiers import compress_classifier
-from metaq.model import checkpoint
 from metaq.model.opened import open_model
 from metaq.model.weights import ANY
 
 DEFAULT_CALIBRATION = 20_000
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("compress", epilog="Example: metaq compress model.pth -o model.metaq --target-ratio 10")(compress)
 
 
 def compress(
@@ -50,7 +42,7 @@ def compress(
         typer.Option("--data", help="Calibrate on the training images of: digits, mnist, cifar10, or a folder."),
     ] = None,
     data_dir: DataDir = None,
-    net: Net = "lenet5",
+    net: OwnNet = None,
     calibration: Annotated[
         int | None, typer.Option("--calibration", help="Training images that calibrate [default: 20000].")
     ] = None,
@@ -72,7 +64,7 @@ def compress(
     interruption the same command goes on.
     """
     begun = time.perf_counter()
-    refuse_overwrite(out, force=force)
+    output.claim(out, force=force)
     goal = Goal(
         target_bytes=target_bytes,
         target_ratio=target_ratio,
@@ -85,23 +77,23 @@ def compress(
             calibration is None and recover and not recalibrate_norms,
             "--calibration, --no-recover, --recalibrate-norms: say how to calibrate; give --data.",
         )
-        report = _without_data(source, out, goal, include, exclude, coder, as_json=as_json)
+        report = _without_data(source, out, goal, include, exclude, coder)
     else:
         require(not source.is_dir(), "--data: folders are compressed without data; leave it out.")
-        found = compress_classifier(
-            checkpoint.read(source),
+        report = _with_data(
+            source,
+            out,
             goal,
+            include,
+            exclude,
+            coder,
+            data=data,
+            data_dir=data_dir,
             net=net,
-            splits=load_data(data, data_dir),
-            calibration_count=DEFAULT_CALIBRATION if calibration is None else calibration,
+            calibration=DEFAULT_CALIBRATION if calibration is None else calibration,
             recovers=recover,
             recalibrates_norms=recalibrate_norms,
-            include=include or ANY,
-            exclude=exclude or (),
-            coder=coder,
         )
-        found.save(out)
-        report = found
     if report.has_discarded:
         output.note(f"{work_path(out)} was of another model or other options; it was thrown away, and all done anew.")
     print_report(report, out, seconds=time.perf_counter() - begun, as_json=as_json)
@@ -114,11 +106,9 @@ def _without_data(
     include: list[str] | None,
     exclude: list[str] | None,
     coder: str,
-    *,
-    as_json: bool,
 ) -> Report:
     try:
-        with output.stage_progress(is_silent=as_json) as progress:
+        with output.stage_progress() as progress:
             return compress_to_file(
                 open_model(source),
                 out,
@@ -132,6 +122,44 @@ def _without_data(
         if work_path(out).exists():
             output.note(f"What is done is kept in {work_path(out)}; the same command goes on from there.")
         raise
+
+
+def _with_data(
+    source: Path,
+    out: Path,
+    goal: Goal,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    coder: str,
+    *,
+    data: str,
+    data_dir: Path | None,
+    net: str | None,
+    calibration: int,
+    recovers: bool,
+    recalibrates_norms: bool,
+) -> Report:
+    from metaq.lab.classifiers import compress_classifier
+    from metaq.lab.runs import network_of
+    from metaq.model import checkpoint
+
+    weights = checkpoint.read(source)
+    with output.stage_progress() as progress:
+        found = compress_classifier(
+            weights,
+            goal,
+            net=network_of(source) if net is None else net,
+            splits=load_data(data, data_dir),
+            calibration_count=calibration,
+            recovers=recovers,
+            recalibrates_norms=recalibrates_norms,
+            include=include or ANY,
+            exclude=exclude or (),
+            coder=coder,
+            progress=progress,
+        )
+    found.save(out)
+    return found
 
 
 def print_report(report: Report, out: Path, *, seconds: float, as_json: bool) -> None:

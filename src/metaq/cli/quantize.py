@@ -30,18 +30,12 @@ from metaq.cli.options import (
 )
 from metaq.compression.compressing import compress as compress_on
 from metaq.config import require
-from metaq.files import refuse_overwrite
 from metaq.lab import runs
 from metaq.lab.bucket_sweep import sweep_buckets
 from metaq.model import checkpoint
 from metaq.quantize.sweep import SweepRow, parse_range
 
 DEFAULT_BUCKETS = 255
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("quantize", epilog="Example: metaq quantize model.pth -o model.metaq --buckets 255")(quantize)
 
 
 def quantize(
@@ -81,7 +75,7 @@ def quantize(
     require(buckets is None or counts is None, "--buckets, --sweep: give one of them.")
     require(out is not None or counts is not None, "-o: name the file to write; only --sweep works without.")
     if out is not None:
-        refuse_overwrite(out, force=force)
+        output.claim(out, force=force)
     state_dict = checkpoint.read(source)
     grids_of = partial(
         grids_for,
@@ -103,8 +97,8 @@ def quantize(
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
     metadata = {"net": net, "data": data}
     dataset = pick_split(load_data(data, data_dir), split)
-    with output.step_progress() as progress:
-        task = progress.add_task("sweep", total=len(bucket_counts))
+    with output.stage_progress() as progress:
+        progress.stage("trying bucket counts", len(bucket_counts))
         outcome = sweep_buckets(
             state_dict,
             bucket_counts,
@@ -113,7 +107,7 @@ def quantize(
             grids_of=grids_of,
             tolerance=tolerance,
             metadata=metadata,
-            on_row=lambda _: progress.advance(task),
+            on_row=lambda _: progress.advance(),
         )
     if out is not None:
         container.write(out, outcome.tensors, metadata=metadata, coder=coder)

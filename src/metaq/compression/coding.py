@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.chunks import StreamShape
-from metaq.compression.progress import Progress
 from metaq.compression.quantizing import Quantizer, SymbolSource
 from metaq.compression.work import Attempt, Record
 from metaq.container import layout
@@ -24,6 +23,7 @@ from metaq.container.exact import exact_payload
 from metaq.container.header import basis_entry
 from metaq.container.writer import named_errors
 from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
 

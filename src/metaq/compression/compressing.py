@@ -12,7 +12,6 @@ from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Report
 from metaq.compression.goal import Goal
 from metaq.compression.planning import DEFAULT_MULTIPLIER
-from metaq.compression.progress import NoProgress, Progress
 from metaq.compression.search import smallest_good
 from metaq.compression.sorting import sorted_out
 from metaq.compression.survey import look_at
@@ -28,6 +27,7 @@ from metaq.model.opened import AnyModel, OpenedModel, open_model
 from metaq.model.selection import Selection, select, select_gridded
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn
+from metaq.progress import NoProgress, Progress
 from metaq.quantize.curvature import Batch, Loss, categorical_loss, measure
 from metaq.quantize.recovery import OutputLoss, Recovery
 from metaq.tensors.coverage import coverage_of
@@ -331,7 +331,6 @@ def _selection(
 ) -> Selection:
     if grids is None:
         return select(model, include=include, exclude=exclude, filter_fn=filter_fn)
-    require(bool(grids), "grids: there is none; give those of a regulariser, or none at all for the default.")
     require(goal == Goal(), "grids: they decide about the size; give no goal.")
     return select_gridded(model, grids)
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
-from metaq.compression.progress import NoProgress
 from metaq.compression.sorting import sorted_out
 from metaq.compression.survey import look_at
 from metaq.config import require
-from metaq.container import WriteReport
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
 from metaq.model.lazy import load as load
-from metaq.model.opened import AnyModel, Weights, open_model, parameters_of, state_dict_of
-from metaq.model.selection import select, select_gridded
-from metaq.model.sharding import in_one_process
+from metaq.model.opened import AnyModel, Weights, open_model, state_dict_of
+from metaq.model.selection import select
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn, alias_of
+from metaq.progress import NoProgress
 from metaq.quantize.uniform import Grouping, quantize_array, uniform_grids
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
@@ -120,49 +115,6 @@ def exact_tensor(name: str, tensor: torch.Tensor) -> ExactTensor:
 def quantized_state_dict(source: Weights, *, grids: Mapping[str, BucketGrid]) -> StateDict:
     """State dict with every tensor that has a grid snapped to it: what a saved file restores to, bit for bit."""
     return checkpoint.restore(to_tensors(source, grids=grids))
-
-
-def save(
-    path: str | os.PathLike[str],
-    source: Weights,
-    *,
-    grids: Mapping[str, BucketGrid],
-    metadata: Mapping[str, str | int | float] | None = None,
-    coder: str = container.DEFAULT_CODER,
-) -> WriteReport:
-    """Quantise, code and write a model as one self-contained ``.metaq`` file, atomically.
-
-    Where parameters are sharded, every process has to call this, and the first one writes.
-
-    Parameters
-    ----------
-    path
-        The file; an older one is replaced.
-    source
-        A module or a state dict.
-    grids
-        Bucket grid by tensor name, as given by ``EntropyRegularizer.grids()`` or :func:`choose_grids`. Tensors without
-        one are stored exactly.
-    metadata
-        Small free facts to keep in the file.
-    coder
-        ``"small"`` or ``"fast"``.
-
-    Returns
-    -------
-    WriteReport
-        Bytes of the file and where they went, and how much of the model is quantised.
-
-    Raises
-    ------
-    ConfigError, OutputError
-        If a tensor cannot be quantised, or the file cannot be written.
-    """
-    tensors = to_tensors(source, grids=grids)
-    report = in_one_process(
-        parameters_of(source), lambda: container.write(path, tensors, metadata=metadata, coder=coder)
-    )
-    return replace(report, coverage=report.coverage.explained(select_gridded(open_model(source), grids).reasons))
 
 
 def _grids_by_first(alias: Mapping[str, str], grids: Mapping[str, BucketGrid]) -> dict[str, BucketGrid]:

@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.progress import Progress
 from metaq.compression.work import WorkFolder
 from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import Progress
 from metaq.quantize.rotation import is_tall, principal_basis, rotated_squares
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis

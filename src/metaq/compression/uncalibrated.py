@@ -10,7 +10,6 @@ from pathlib import Path
 from metaq.compression.coding import Job, code
 from metaq.compression.compressed import Report
 from metaq.compression.planning import DEFAULT_MULTIPLIER, TOO_WIDE, Rule
-from metaq.compression.progress import Progress
 from metaq.compression.quantizing import Quantizer
 from metaq.compression.rates import RateModel
 from metaq.compression.search import SizeSearch, Try
@@ -26,6 +25,7 @@ from metaq.container.layout import CHECKSUM_BYTES
 from metaq.model.opened import OpenedModel
 from metaq.model.selection import Selection
 from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import Progress
 from metaq.tensors.coverage import measured
 from metaq.tensors.grid import BucketGrid
 

@@ -19,6 +19,7 @@ from metaq.lab import nets
 from metaq.lab.data import DataSplits, to_float
 from metaq.lab.train.evaluate import is_right
 from metaq.model.checkpoint import StateDict
+from metaq.progress import Progress
 from metaq.quantize.recovery import OutputLoss
 
 BATCH = 250
@@ -45,6 +46,7 @@ def compress_classifier(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     coder: str = container.DEFAULT_CODER,
+    progress: Progress | None = None,
 ) -> Compressed:
     """Compress a network on the training and validation images of a data set; the test images are not touched.
 
@@ -63,7 +65,7 @@ def compress_classifier(
         Training images that calibrate, at least 1.
     recovers
         Whether weights still to be quantised make up for what the others cost, by the labels of these images.
-    recalibrates_norms, include, exclude, coder
+    recalibrates_norms, include, exclude, coder, progress
         See :func:`metaq.compress`.
 
     Raises
@@ -98,6 +100,7 @@ def compress_classifier(
         exclude=exclude,
         recalibrates_norms=recalibrates_norms,
         coder=coder,
+        progress=progress,
         **asdict(goal),
     )
 

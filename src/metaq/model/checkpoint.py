@@ -125,6 +125,8 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 def _for_safetensors(path: str | os.PathLike[str], name: str, tensor: torch.Tensor) -> torch.Tensor:
     if dtype_of(name, tensor) is Dtype.complex128:
         raise ConfigError(f"{path}: {name}: safetensors files cannot hold complex128; end the name in .pth.")
+    if name == "__metadata__":
+        raise ConfigError(f"{path}: safetensors files cannot hold a tensor called {name}; end the name in .pth.")
     return _plain(tensor).clone()
 
 
