@@ -24,6 +24,9 @@ HUGE = 1e5
 """From so many times the median of the others, a number is no weight, but stands for infinity in a mask."""
 
 NOT_FINITE = "holds NaN, infinity or numbers near it"
+REPEATED = 64
+"""Values that lie on no grid make a table if each is taken so many times; weights may share some too."""
+
 FEW_VALUES = "takes few values, as masks do"
 MONOTONE = "rises or falls all along, as tables do"
 HOLDS_HUGE = "holds numbers far beyond its weights, as masks do"
@@ -65,8 +68,10 @@ def sorted_out(reader: Reader, tensors: Sequence[StoredTensor], facts: Mapping[s
             grids[tensor.name] = grid
         elif not facts[tensor.name].is_finite:
             reasons[tensor.name] = NOT_FINITE
-        elif values or facts[tensor.name].is_monotone:
-            reasons[tensor.name] = FEW_VALUES if values else MONOTONE
+        elif facts[tensor.name].is_monotone:
+            reasons[tensor.name] = MONOTONE
+        elif values and tensor.count >= REPEATED * len(values):
+            reasons[tensor.name] = FEW_VALUES
     left = [tensor for tensor in tensors if tensor.name not in grids and tensor.name not in reasons]
     samples = {
         tensor.name: np.concatenate([rows for _, rows in sampled_rows(reader, tensor, quota(tensor, left))])
