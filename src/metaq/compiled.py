@@ -27,12 +27,24 @@ def compiled(function: Function) -> Function:
     Where no cache folder is writable, the function is compiled anew in every process. Where Numba is missing, the
     function itself is returned.
     """
+    return _compiled(function)
+
+
+def compiled_part(function: Function) -> Function:
+    """As :func:`compiled`, for a function that compiled ones alone call: its way in from Python is not compiled.
+
+    With records of many arrays as arguments that takes as long as the function itself.
+    """
+    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def _compiled(function: Function, **options: bool) -> Function:
     if not IS_COMPILED:
         return function
     try:
-        return cast(Function, _numba().njit(cache=True, nogil=True)(function))
+        return cast(Function, _numba().njit(cache=True, nogil=True, **options)(function))
     except RuntimeError:
-        return cast(Function, _numba().njit(nogil=True)(function))
+        return cast(Function, _numba().njit(nogil=True, **options)(function))
 
 
 @cache

@@ -148,40 +148,22 @@ class EntropyCallback(SessionHolder, pl.Callback):
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show quantised weights."""
-        self._start_evaluation(trainer, pl_module)
-
-    @override
-    def on_validation_end(self, *_: Any, **__: Any) -> None:
-        """Go back to those of the training."""
-        self._end_evaluation()
-
-    @override
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show quantised weights."""
-        self._start_evaluation(trainer, pl_module)
-
-    @override
-    def on_test_end(self, *_: Any, **__: Any) -> None:
-        """Go back to those of the training."""
-        self._end_evaluation()
-
-    @override
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show quantised weights."""
-        self._start_evaluation(trainer, pl_module)
-
-    @override
-    def on_predict_end(self, *_: Any, **__: Any) -> None:
-        """Go back to those of the training."""
-        self._end_evaluation()
-
-    def _start_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         is_fitting = trainer.state.fn == TrainerFn.FITTING
         # Outside a fit and without a checkpoint, the module has its final weights, or others that were given to it; and
         # there is no session yet while Lightning checks its sanity before the training.
         opened = not is_fitting and self._open_loaded(pl_module)
         if self.evaluate_quantized and self._session is not None and (is_fitting or opened):
             self._session.hold()
+
+    on_test_start = on_predict_start = on_validation_start
+
+    @override
+    def on_validation_end(self, *_: Any, **__: Any) -> None:
+        """Go back to the weights of the training."""
+        if self._session is not None:
+            self._session.release()
+
+    on_test_end = on_predict_end = on_validation_end
 
     def _open_loaded(self, pl_module: pl.LightningModule) -> bool:
         """Stand where the checkpoint stood that was read last; whether one was."""
@@ -190,10 +172,6 @@ class EntropyCallback(SessionHolder, pl.Callback):
         loaded, self._loaded = self._loaded, None
         self._session = TrainingSession.of_state(self._part_of(pl_module), self.config, loaded)
         return True
-
-    def _end_evaluation(self) -> None:
-        if self._session is not None:
-            self._session.release()
 
     def _forget(self) -> None:
         if self._session is not None:

@@ -118,13 +118,7 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         if control.should_evaluate:
             self._start_evaluation()
 
-    @override
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Show quantised weights if the trainer is about to evaluate."""
-        if control.should_evaluate:
-            self._start_evaluation()
+    on_epoch_end = on_step_end
 
     @override
     def on_evaluate(self, *_: Any, **__: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import compiled, workspace
+from metaq.compiled import compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
 ORDERS = 5
@@ -209,17 +209,17 @@ def _decode(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64], raw
     return bool(len(data) == state[POSITION] + kept and state[CODE] == tail)
 
 
-@compiled
+@compiled_part
 def _byte_at(data: NDArray[np.uint8], place: int) -> int:
     return int(data[place]) if place < len(data) else 0
 
 
-@compiled
+@compiled_part
 def _split(probability: int, state: NDArray[np.int64]) -> int:
     return int(state[LOW] + (((state[HIGH] - state[LOW]) * probability) >> 16))
 
 
-@compiled
+@compiled_part
 def _narrow(bit: int, probability: int, state: NDArray[np.int64]) -> None:
     if bit:
         state[HIGH] = _split(probability, state)
@@ -227,14 +227,14 @@ def _narrow(bit: int, probability: int, state: NDArray[np.int64]) -> None:
         state[LOW] = _split(probability, state) + 1
 
 
-@compiled
+@compiled_part
 def _shift(state: NDArray[np.int64]) -> None:
     state[LOW] = (state[LOW] << 8) & TOP
     state[HIGH] = (state[HIGH] << 8) & TOP | 255
     state[POSITION] += 1
 
 
-@compiled
+@compiled_part
 def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
     """Fewest bytes whose number, filled up with zeros, lies in the interval, and that number."""
     for kept in range(4):
@@ -245,7 +245,7 @@ def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
     return 4, state[LOW]
 
 
-@compiled
+@compiled_part
 def _predict(node: int, history: int, model: Model) -> int:
     """Probability of a 1 times 65536; where it comes from is left in `slots`, `inputs` and `chosen`."""
     longest = 0
@@ -267,7 +267,7 @@ def _predict(node: int, history: int, model: Model) -> int:
     return min(max(probability, LOWEST_PROBABILITY), 65536 - LOWEST_PROBABILITY)
 
 
-@compiled
+@compiled_part
 def _learn(bit: int, probability: int, model: Model) -> None:
     first = model.chosen[0]
     error = ((bit << 16) - probability) * LEARNING_RATE

@@ -136,18 +136,8 @@ def compression_step(
 ) -> tuple[torch.Tensor, NDArray[np.float64] | None]:
     """Minimise λ Σ_i ℓ_b(i) + ρ/2 Σ_i (t_i - v_b(i))² over buckets and code lengths, from `code_lengths` downwards.
 
-    Parameters
-    ----------
-    targets
-        t = w + u, floating tensor of any shape, not empty.
-    grid
-        The buckets.
-    strength
-        λ, loss per bit. Without it, and where ρ / λ is beyond float64, every weight takes the nearest bucket.
-    penalty
-        ρ, loss per squared unit of weight, above zero; may be infinite.
-    code_lengths
-        Those of the previous step, or None.
+    The `targets` are t = w + u, floating and not empty; `strength` is λ, loss per bit, and `penalty` ρ, loss per
+    squared unit of weight, perhaps infinite. Without a strength, every weight takes the nearest bucket.
 
     Returns
     -------
@@ -171,14 +161,7 @@ def compression_step(
 class Multipliers:
     """Targets z, multipliers u, and what the optimiser does between two compression steps.
 
-    Parameters
-    ----------
-    parameters
-        Tensors that take part.
-    groups
-        Number of the group of each.
-    bucket_count
-        Number of buckets C.
+    Takes the tensors, the number of the group of each, and the number of buckets C.
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor], groups: Sequence[int], *, bucket_count: int) -> None:
@@ -211,16 +194,8 @@ class Multipliers:
 
         A group that had no gradient or did not move is rounded to the nearest. After K optimiser steps the multipliers
         move by w - z times 1 - (1 + pull)^-K, the share of its way that K proximal steps bring a weight: all of it
-        where the pull is strong, but no more than the weights could follow where it is weak.
-
-        Parameters
-        ----------
-        grids
-            The present ones.
-        strength
-            λ, loss per bit.
-        pull
-            Of the proximal steps up to the next compression.
+        where the pull is strong, but no more than the weights could follow where it is weak. `pull` is that of the
+        steps up to the next compression.
         """
         if self._pull > 0:
             torch._foreach_mul_(self._multipliers, self._pull / pull)

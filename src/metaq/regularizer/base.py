@@ -78,7 +78,7 @@ class Regularizer(abc.ABC):
         """
         require(self._hooks is None, "regularizer: attached to an optimizer already; call detach() first.")
         require(bool(optimizers), "regularizer: no optimizer given; give those that update the model.")
-        hooks = OptimizerHooks(optimizers, self._before_hook, self.after_step)
+        hooks = OptimizerHooks(optimizers, self.before_step, self.after_step)
         try:
             self._share_out(hooks.optimizers)
         except BaseException:
@@ -100,14 +100,9 @@ class Regularizer(abc.ABC):
 
     @abc.abstractmethod
     def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
-        """Do what comes before the update of a step.
+        """Do what comes before the update of a step, of the attached optimiser number `part`.
 
-        Parameters
-        ----------
-        part
-            Number of the optimiser that is about to step, among those attached.
-        found_inf
-            Above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are.
+        `found_inf` is above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are.
         """
 
     @abc.abstractmethod
@@ -117,11 +112,7 @@ class Regularizer(abc.ABC):
     def finish(self, grids: Mapping[str, BucketGrid] | None = None) -> None:
         """End the training: leave the quantised weights in the model and detach.
 
-        Parameters
-        ----------
-        grids
-            If given, the model has been given weights of an earlier moment, and these are the grids that
-            :meth:`grids` told then.
+        If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then.
         """
         self.detach()
         with torch.no_grad():
@@ -135,9 +126,11 @@ class Regularizer(abc.ABC):
             self._forget()
         self.finished = True
 
-    def put_back(self) -> None:
-        """Let the model hold what the last whole step left in it, after a step was stopped midway."""
-        if self._leaves_quantized:
+    def interrupt(self) -> None:
+        """Detach; if a step was stopped midway, let the model hold quantised weights of the step before, if it did."""
+        was_updating = self._hooks is not None and self._hooks.is_updating
+        self.detach()
+        if was_updating and self._leaves_quantized:
             self._hold(self._quantized(self._stored_grids()))
 
     @contextlib.contextmanager
@@ -262,9 +255,6 @@ class Regularizer(abc.ABC):
     def _progress(self) -> float:
         """Share of all steps that are done."""
         return self.steps / self.total_steps
-
-    def _before_hook(self, part: int, found_inf: torch.Tensor | None) -> None:
-        self.before_step(part, found_inf=found_inf)
 
     def _share_out(self, optimizers: list[torch.optim.Optimizer]) -> None:
         """Note which optimiser updates which parameter."""

@@ -27,17 +27,8 @@ REFRESH_STEPS = 25
 class ContextPrices:
     """Bits by which leaving the attractor costs a weight more than its histogram tells, kept between refreshes.
 
-    Attributes
-    ----------
-    are_known
-        Whether :meth:`refresh` was called.
-
-    Parameters
-    ----------
-    names
-        Of all tensors; a file holds them in the order of their names.
-    tensors
-        The weights, for their shapes and devices.
+    `names` and `tensors` are all that take part; a file holds them in the order of their names. `are_known` tells
+    whether :meth:`refresh` was called.
     """
 
     def __init__(self, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> None:
@@ -46,15 +37,7 @@ class ContextPrices:
         self.are_known = False
 
     def refresh(self, weights: Sequence[torch.Tensor], grids: GridSet) -> None:
-        """Ask the coder's model anew; O(n).
-
-        Parameters
-        ----------
-        weights
-            The latent weights of every group, one tensor a group.
-        grids
-            Theirs, with a central bucket, which is the attractor.
-        """
+        """Ask the coder's model anew about the latent weights, one tensor a group; zero is the attractor; O(n)."""
         central = grids.count // 2
         symbols = [_symbols(weights[position], grids, position) for position in self._order]
         shapes = [
@@ -77,16 +60,8 @@ class ContextPrices:
     ) -> None:
         """Add to the gradients of the weights beside the attractor what their slopes lack.
 
-        Parameters
-        ----------
-        pairs
-            Weights and gradients; the gradients are changed in place.
-        grids
-            Grid of every group.
-        slopes
-            β by cell from :func:`metaq.entropy.objective.magnitude_slopes`, float64 of shape (G, C - 1).
-        hysteresis, strength
-            As in :func:`metaq.entropy.objective.half_cell_slopes`.
+        `slopes` are β by cell from :func:`metaq.entropy.objective.magnitude_slopes`, float64 of shape (G, C - 1);
+        `hysteresis` and `strength` are as in :func:`metaq.entropy.objective.half_cell_slopes`.
         """
         central = grids.count // 2
         least = LEAST_FIRST_BITS - slopes[:, central] * grids.step_size

@@ -6,13 +6,7 @@ import torch
 
 
 class HostCopy:
-    """Copies a float64 scalar without waiting.
-
-    Parameters
-    ----------
-    value
-        Tensor of one element.
-    """
+    """Copies a float64 scalar without waiting."""
 
     def __init__(self, value: torch.Tensor) -> None:
         is_remote = value.is_cuda

@@ -20,14 +20,7 @@ class LatentWeights:
     Tensors are those of the model that this process holds, in one order; they are given anew in every call, as a
     model may replace them.
 
-    Parameters
-    ----------
-    tensors
-        Tensors that take part.
-    groups
-        Number of the group of each.
-    parts
-        Number of the optimiser of each.
+    `groups` and `parts` have the number of the group and of the optimiser of each.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], groups: Sequence[int], parts: Sequence[int]) -> None:

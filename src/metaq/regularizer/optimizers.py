@@ -23,15 +23,9 @@ def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 class OptimizerHooks:
     """Work inside every step of some optimisers, until :meth:`remove`.
 
-    Parameters
-    ----------
-    optimizers
-        Wrappers of trainers are looked through.
-    before
-        Called before every step with the number of the optimiser and a tensor above 0 if a
-        ``GradScaler`` has told it to leave the weights as they are, or None.
-    after
-        Called after every step with the number of the optimiser.
+    `before` is called before every step with the number of the optimiser and, as `found_inf`, a tensor above 0 if a
+    ``GradScaler`` has told the optimiser to leave the weights as they are, or None; `after` with the number after it.
+    Wrappers of trainers are looked through.
 
     Raises
     ------
@@ -42,12 +36,14 @@ class OptimizerHooks:
     def __init__(
         self,
         optimizers: Sequence[torch.optim.Optimizer],
-        before: Callable[[int, torch.Tensor | None], None],
+        before: Callable[..., None],
         after: Callable[[int], None],
     ) -> None:
         self.optimizers = [innermost(optimizer) for optimizer in optimizers]
         for optimizer in self.optimizers:
             _require_single_gradient(optimizer)
+        self.is_updating = False
+        """Whether a step is under way, past what comes before it."""
         self._before, self._after = before, after
         self._outermost = [OutermostStep() for _ in self.optimizers]
         self._handles = [
@@ -71,12 +67,14 @@ class OptimizerHooks:
             return None
         left = _with_closure_called(arguments, options)
         _unscale(optimizer)
-        self._before(number, _found_inf(optimizer))
+        self._before(number, found_inf=_found_inf(optimizer))
+        self.is_updating = True
         return left
 
     def _end(self, number: int, *_: object) -> None:
         if self._outermost[number].ends():
             self._after(number)
+            self.is_updating = False
 
 
 class OutermostStep:

@@ -17,29 +17,15 @@ from metaq.regularizer.config import RegularizerConfig
 class Participants:
     """Parameters of a model that a configuration chooses, in a fixed order.
 
-    Parameters
-    ----------
-    model
-        The model, perhaps wrapped.
-    config
-        Which of its parameters, and how they are grouped.
-    total_steps
-        All processes have to agree on it.
-    filter_fn
-        Called once for every parameter that the configuration leaves, with its name; tells whether it takes part.
+    `filter_fn` is called once for every parameter that the configuration leaves. All processes have to agree on
+    `total_steps`.
 
     Attributes
     ----------
-    names, parameters
-        Of the tensors.
-    group_of, part_of
-        Number of the group and of the optimiser of each.
-    groups
-        Names of the groups.
-    counts
-        Weights in every group, those of all processes: float64 of shape (G,) on `device`.
-    total
-        Weights in all groups.
+    names, parameters, group_of, part_of
+        Of every tensor its name, itself, and the numbers of its group and of its optimiser.
+    groups, counts, total
+        Names of the groups; weights in each of them, those of all processes, float64 of shape (G,) on `device`; in all.
     part_count
         Number of optimisers.
     shards

@@ -53,20 +53,10 @@ def report_of(
     *,
     frozen: int,
 ) -> RegularizerReport:
-    """Sum up over all weights of all processes; O(n).
+    """Sum up over all weights of all processes, where the `grids` are on the CPU; O(n).
 
-    Parameters
-    ----------
-    participants
-        The tensors.
-    rule
-        Tells φ.
-    grids
-        On the host.
-    weights, values
-        Latent and quantised weights, one tensor each, the latter in float64.
-    frozen
-        Of the weights that this process counts.
+    `weights` and `values` are the latent and the quantised weights, one tensor each, the latter in float64; `frozen`
+    counts those of this process.
 
     Raises
     ------

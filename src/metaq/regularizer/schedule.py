@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from typing_extensions import override
 
 from metaq.regularizer.config import PlanConfig, RegularizerConfig
 
@@ -22,26 +25,28 @@ LARGEST_ERROR, LARGEST_CHANGE = 0.5, 0.3
 """Of the logarithm of the bits, and of that of λ per refresh."""
 
 
-class Schedule(Protocol):
+class Schedule(abc.ABC):
     """What the regulariser and a training loop ask at every step; `progress` is the share of all steps done."""
 
-    def observe(self, bits: float, progress: float, /) -> None:
-        """Take note of the entropy of the bucket indices, in bits, at a refresh."""
-
-    def strength(self, progress: float, /) -> float:
+    @abc.abstractmethod
+    def strength(self, progress: float) -> float:
         """λ, once the warm-up is over."""
 
-    def freeze_threshold(self, progress: float, /) -> float | None:
+    @abc.abstractmethod
+    def freeze_threshold(self, progress: float) -> float | None:
         """Flips per step above which a weight is frozen; None where nothing is frozen."""
 
-    def step_learning_rate(self, progress: float, /) -> float:
+    @abc.abstractmethod
+    def step_learning_rate(self, progress: float) -> float:
         """Learning rate of the logarithm of a step size."""
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers that :meth:`load_state_dict` takes over."""
+        return {}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
+        vars(self).update(state_dict)
 
 
 def schedule_of(config: RegularizerConfig, *, weights: int) -> Schedule:
@@ -49,17 +54,13 @@ def schedule_of(config: RegularizerConfig, *, weights: int) -> Schedule:
     return FixedSchedule(config) if config.plan is None else PlannedSchedule(config, config.plan, weights=weights)
 
 
-class FixedSchedule:
+class FixedSchedule(Schedule):
     """λ by plan: a geometric ramp up, then a geometric decay; freezing from a share of all steps on."""
 
     def __init__(self, config: RegularizerConfig) -> None:
         self._config = config
 
-    def observe(self, _bits: float, _progress: float) -> None:
-        """The bits change nothing."""
-
     def strength(self, progress: float) -> float:
-        """See :class:`Schedule`."""
         config = self._config
         ramp_end = config.warmup + config.ramp
         if progress < ramp_end:
@@ -69,7 +70,6 @@ class FixedSchedule:
         return float(config.strength * config.decay_end ** ((min(progress, 1.0) - ramp_end) / (1 - ramp_end)))
 
     def freeze_threshold(self, progress: float) -> float | None:
-        """See :class:`Schedule`."""
         start = self._config.freeze.start
         if start >= 1 or progress < start:
             return None
@@ -80,13 +80,6 @@ class FixedSchedule:
         start = self._config.freeze.start
         late = max(0.0, progress - start) / max(1 - start, 1e-9)
         return self._config.step_learning_rate * (1 - 0.9 * min(late, 1.0))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing is remembered."""
-        return {}
-
-    def load_state_dict(self, _state_dict: Mapping[str, Any]) -> None:
-        """Nothing is remembered."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,7 @@ def phase_at(plan: PlanConfig, warmup: float, progress: float) -> Phase:
     return Phase("settle", min((progress - settle_start) / plan.settle, 1.0))
 
 
-class PlannedSchedule:
+class PlannedSchedule(Schedule):
     """λ driven so that the bits follow a path: down to a goal, held there, and settled.
 
     λ is the multiplier of the constraint on the bits, found by ascent: it grows while there are too many of them and
@@ -165,7 +158,7 @@ class PlannedSchedule:
         return min(1.0, fall / (self._steepest * passed))
 
     def observe(self, bits: float, progress: float) -> None:
-        """Move the path on, and λ by how far the bits are off it."""
+        """At a refresh, with `bits` of entropy, move the path on, and λ by how far they are off it."""
         phase, now = self.phase(progress), math.log(max(bits, 1.0))
         if math.isnan(self._path):
             self._path = self._first = now
@@ -182,12 +175,11 @@ class PlannedSchedule:
         if not math.isnan(self._settles_from):
             self._log_strength = self._bounded(self._log_strength, phase, is_exceeded=error > 0)
 
-    def strength(self, _progress: float) -> float:
-        """See :class:`Schedule`."""
+    @override
+    def strength(self, progress: float) -> float:
         return math.exp(self._log_strength)
 
     def freeze_threshold(self, progress: float) -> float | None:
-        """See :class:`Schedule`."""
         phase = self.phase(progress)
         return _threshold(self._config, phase.share) if phase.kind == "settle" else None
 
@@ -208,26 +200,7 @@ class PlannedSchedule:
         return plan.quiet_speed * decayed
 
     def state_dict(self) -> dict[str, Any]:
-        """See :class:`Schedule`."""
-        return {name: getattr(self, name) for name in self._STATE}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """See :class:`Schedule`."""
-        for name in self._STATE:
-            setattr(self, name, state_dict[name])
-
-    _STATE = (
-        "goal",
-        "speed",
-        "_log_strength",
-        "_path",
-        "_first",
-        "_error",
-        "_seen",
-        "_settles_from",
-        "_goal_is_given",
-        "_lift",
-    )
+        return {name: value for name, value in vars(self).items() if name not in ("_config", "_plan")}
 
     @property
     def _steepest(self) -> float:

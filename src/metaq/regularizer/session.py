@@ -17,34 +17,19 @@ from metaq.errors import ConfigError
 from metaq.model.sharding import is_sharded, unwrapped, whole
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer
-from metaq.regularizer.optimizers import innermost
 from metaq.tensors.grid import BucketGrid
 
 
 class TrainingSession:
     """A regulariser from the first step of a training to its end, however that comes.
 
-    Parameters
-    ----------
-    model
-        The module to train to few bits.
-    config
-        See :class:`~metaq.RegularizerConfig`.
-    total_steps
-        Optimiser steps of the whole training.
-
-    Attributes
-    ----------
-    regularizer
-        The regulariser of `model`.
+    Takes what :class:`metaq.EntropyRegularizer` takes; `regularizer` is the one of `model`.
     """
 
     def __init__(self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int) -> None:
         self.model = model
         self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps)
         self._evaluation: contextlib.ExitStack | None = None
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._updating = False
 
     @classmethod
     def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> TrainingSession:
@@ -57,24 +42,16 @@ class TrainingSession:
         """Work inside every step of `optimizers`; errors are those of :meth:`EntropyRegularizer.attach`."""
         require(bool(optimizers), "optimizers: there is none, so nothing can be trained to few bits.")
         self.regularizer.attach(*optimizers)
-        for optimizer in map(innermost, optimizers):
-            self._hooks.append(optimizer.register_step_pre_hook(lambda *_: self._set_updating(True)))
-            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._set_updating(False)))
 
     def detach(self) -> None:
         """Leave optimisers and model; the model keeps the weights that it trains with."""
         self.release()
         self.regularizer.detach()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
 
     def interrupt(self) -> None:
-        """Detach; if a step was stopped midway, let the model hold the weights that the step before left in it."""
-        self.detach()
-        if self._updating:
-            self.regularizer.put_back()
-            self._updating = False
+        """Detach; see :meth:`EntropyRegularizer.interrupt`."""
+        self.release()
+        self.regularizer.interrupt()
 
     @property
     def is_holding(self) -> bool:
@@ -117,16 +94,10 @@ class TrainingSession:
             "strength": self.regularizer.current_strength(),
         }
 
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        metadata: Mapping[str, str | int | float] | None = None,
-        coder: str = container.DEFAULT_CODER,
-    ) -> WriteReport:
+    def save(self, path: str | os.PathLike[str], **options: Any) -> WriteReport:
         """Write the model as a ``.metaq`` file; see :meth:`EntropyRegularizer.save`."""
         self.release()
-        return self.regularizer.save(path, metadata=metadata, coder=coder)
+        return self.regularizer.save(path, **options)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside the model and the optimisers: whole tensors, numbers and strings.
@@ -157,9 +128,6 @@ class TrainingSession:
             if name in parameters
         }
         self.regularizer.load_state_dict({**state, "weights": weights})
-
-    def _set_updating(self, updating: bool) -> None:
-        self._updating = updating
 
 
 class SessionHolder:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from typing_extensions import override
 
 from metaq.entropy import objective, passes
 from metaq.entropy.cells import CellStatistics
@@ -14,7 +18,7 @@ from metaq.entropy.passes import CPU, GridSet
 from metaq.regularizer.config import RegularizerConfig
 
 
-class SlopeRule(Protocol):
+class SlopeRule(abc.ABC):
     """From weights to slopes, by way of sums that several processes may add up.
 
     Attributes
@@ -23,88 +27,94 @@ class SlopeRule(Protocol):
         Multipliers that the next call starts from, float64 of shape (G, C); NaN where there are none.
     """
 
-    xi: torch.Tensor
+    def __init__(self, config: RegularizerConfig, names: Sequence[str]) -> None:
+        self._config, self._names = config, names
+        self.xi = torch.full((len(names), config.buckets.count), torch.nan, dtype=torch.float64)
 
+    @abc.abstractmethod
     def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
         """What the slopes need to know of the weights; O(n)."""
 
+    @abc.abstractmethod
     def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
         """β on every cell of all groups, float64 of shape (G, C - 1); O(C)."""
 
+    @abc.abstractmethod
     def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
         """φ of one group."""
 
 
 def slope_rule(config: RegularizerConfig, names: Sequence[str]) -> SlopeRule:
     """The rule of a configuration; `names` of the groups are for errors."""
-    return CodeLengthSlopes(config, names) if config.objective == "code_length" else SpreadSlopes(config, names)
+    if config.objective == "code_length":
+        return CodeLengthSlopes(config, names)
+    return ExactSpreadSlopes(config, names) if config.spread_solver == "exact" else SpreadSlopes(config, names)
 
 
-class CodeLengthSlopes:
+class CodeLengthSlopes(SlopeRule):
     """Slopes that lower the code length, from counts of buckets."""
 
-    def __init__(self, config: RegularizerConfig, names: Sequence[str]) -> None:
-        self._has_central_attractor = config.buckets.rule == "relative"
-        self.xi = torch.full((len(names), config.buckets.count), torch.nan, dtype=torch.float64)
-
+    @override
     def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
-        """See :class:`SlopeRule`."""
         return (passes.bucket_counts(weights, groups, grids),)
 
+    @override
     def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
-        """See :class:`SlopeRule`."""
         (counts,) = sums
-        if self._has_central_attractor:
+        if self._config.buckets.rule == "relative":
             return objective.magnitude_slopes(counts, attractor=grids.count // 2, step_size=grids.step_size)
         rows = zip(counts, grids.step_size, strict=True)
         return torch.stack(
             [objective.magnitude_slopes(row, attractor=int(row.argmax()), step_size=step) for row, step in rows]
         )
 
-    def value(self, statistics: CellStatistics, _group: int) -> ObjectiveResult:
-        """See :class:`SlopeRule`."""
+    @override
+    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
         return objective.code_length(statistics)
 
 
-class SpreadSlopes:
-    """Slopes of the thesis's problem, from counts and sums of cells."""
+class SpreadSlopes(SlopeRule):
+    """Slopes of the thesis's problem, from counts and sums of cells, by some steps of FISTA."""
 
-    def __init__(self, config: RegularizerConfig, names: Sequence[str]) -> None:
-        self._config = config
-        self._names = names
-        self.xi = torch.full((len(names), config.buckets.count), torch.nan, dtype=torch.float64)
-
+    @override
     def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
-        """See :class:`SlopeRule`."""
         return passes.cell_sums(weights, groups, grids)
 
+    @override
     def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
-        """See :class:`SlopeRule`."""
-        counts, fractions = sums
-        step_sizes = grids.on(CPU).step_size
-        if self._config.spread_solver == "exact":
-            slopes, self.xi = objective.exact_spread_slopes(
-                counts, fractions, starts=self.xi, step_sizes=step_sizes, names=self._names
-            )
-            return slopes
         slopes, self.xi = objective.spread_slopes(
-            counts,
-            fractions,
-            starts=self.xi,
-            step_sizes=step_sizes,
-            iterations=self._config.fista_iterations,
-            zeta_per_weight=self._config.fista_zeta_per_weight,
+            *sums, starts=self.xi, step_sizes=grids.on(CPU).step_size, **self._effort
         )
         return slopes
 
+    @override
     def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        """See :class:`SlopeRule`."""
-        start = None if self.xi[group].isnan().any() else self.xi[group].numpy()
-        if self._config.spread_solver == "exact":
-            return objective.exact_spread(statistics, start=start)
-        return objective.spread(
-            statistics,
-            start=start,
-            iterations=self._config.fista_iterations,
-            zeta_per_weight=self._config.fista_zeta_per_weight,
+        return objective.spread(statistics, start=self._start(group), **self._effort)
+
+    @property
+    def _effort(self) -> _Effort:
+        config = self._config
+        return {"iterations": config.fista_iterations, "zeta_per_weight": config.fista_zeta_per_weight}
+
+    def _start(self, group: int) -> NDArray[np.float64] | None:
+        return None if self.xi[group].isnan().any() else self.xi[group].numpy()
+
+
+class ExactSpreadSlopes(SpreadSlopes):
+    """The same from the exact solution of the dual."""
+
+    @override
+    def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
+        slopes, self.xi = objective.exact_spread_slopes(
+            *sums, starts=self.xi, step_sizes=grids.on(CPU).step_size, names=self._names
         )
+        return slopes
+
+    @override
+    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
+        return objective.exact_spread(statistics, start=self._start(group))
+
+
+class _Effort(TypedDict):
+    iterations: int
+    zeta_per_weight: float

@@ -30,14 +30,8 @@ class StepLearner:
     def factors(self, gradients: torch.Tensor, learning_rate: float, chosen: torch.Tensor) -> torch.Tensor:
         """What to multiply the step sizes with, of shape (G,); 1 where no gradient is finite and has been other than 0.
 
-        Parameters
-        ----------
-        gradients
-            Those of the loss by the logarithms, of shape (G,). One that is not finite counts for nothing.
-        learning_rate
-            Of the logarithms.
-        chosen
-            Groups whose step this is, bool of shape (G,); nothing changes for the others.
+        `gradients` are those of the loss by the logarithms, of shape (G,); those that are not finite count for nothing.
+        Nothing changes for groups that are not `chosen`, bool of shape (G,).
         """
         usable = chosen & (gradients.abs() < LARGEST_GRADIENT)
         known = torch.where(usable, gradients, 0.0)

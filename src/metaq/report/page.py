@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -35,6 +35,8 @@ MARK, MARK_WITHIN_BYTES = '<meta name="generator" content="metaq report">', 2000
 MOST_HISTOGRAMS_COMPARED = 12
 
 BYTES = "Size, bytes"
+
+Named = TypeVar("Named", TensorFacts, Histogram)
 
 
 def render(subjects: Sequence[Subject]) -> str:
@@ -59,8 +61,8 @@ def render(subjects: Sequence[Subject]) -> str:
         "base-uri 'none'; form-action 'none'",
         charts=_charts(labels, subjects),
         differences=_differences(subjects),
-        pairs=_pairs(subjects),
-        histogram_pairs=_histogram_pairs(subjects),
+        pairs=_pairs(subjects, lambda subject: subject.tensors),
+        histogram_pairs=_pairs(subjects, _plain_histograms),
         most_rows=MOST_ROWS,
         most_histograms=MOST_HISTOGRAMS_COMPARED,
     )
@@ -168,12 +170,19 @@ def _pictures(found: Filters) -> list[tuple[str, Picture]]:
     return drawn
 
 
-def _pairs(subjects: Sequence[Subject]) -> list[tuple[str, TensorFacts | None, TensorFacts | None]]:
-    """Tensors of two subjects by name."""
+def _pairs(
+    subjects: Sequence[Subject], parts_of: Callable[[Subject], Iterable[Named]]
+) -> list[tuple[str, Named | None, Named | None]]:
+    """Parts of two subjects by name; none of a single one."""
     if len(subjects) < 2:
         return []
-    first, second = ({tensor.name: tensor for tensor in subject.tensors} for subject in subjects)
+    first, second = ({part.name: part for part in parts_of(subject)} for subject in subjects)
     return [(name, first.get(name), second.get(name)) for name in {**first, **second}]
+
+
+def _plain_histograms(subject: Subject) -> list[Histogram]:
+    """Without latent weights, which two pictures beside each other have no room for."""
+    return [replace(each, latent=None) for each in subject.histograms]
 
 
 def _differences(subjects: Sequence[Subject]) -> list[tuple[str, str, str]]:
@@ -195,11 +204,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         name = f"{prefix}{key}"
         found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
     return found
-
-
-def _histogram_pairs(subjects: Sequence[Subject]) -> list[tuple[str, Histogram | None, Histogram | None]]:
-    """Histograms of two subjects by name."""
-    if len(subjects) < 2:
-        return []
-    first, second = ({each.name: replace(each, latent=None) for each in subject.histograms} for subject in subjects)
-    return [(name, first.get(name), second.get(name)) for name in {**first, **second}]

@@ -22,10 +22,8 @@ class TensorFacts:
 
     Attributes
     ----------
-    name, shape, dtype
-        As in the model; of a file that is carried along, its path, and its size as the shape.
-    kind
-        How it is kept.
+    name, shape, dtype, kind
+        As in the model, and how it is kept; of a file that is carried along, its path, and its size as the shape.
     coder
         Of the bucket indices, or how an exact tensor is packed; None outside ``.metaq`` files.
     elements, zeros
@@ -72,17 +70,7 @@ class TensorFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Some of the bytes of a file.
-
-    Attributes
-    ----------
-    label
-        Whose they are.
-    bytes
-        How many.
-    is_tensor
-        Whether they hold elements of a tensor, and not what describes the file.
-    """
+    """Some of the bytes of a file, and whose they are: elements of a tensor, or what describes the file."""
 
     label: str
     bytes: int
@@ -95,12 +83,8 @@ class Histogram:
 
     Attributes
     ----------
-    name
-        The tensor.
-    centers, counts
-        Middle of every bar, and how many elements it stands for.
-    width
-        Of a bar, in weight units.
+    centers, counts, width
+        Middle of every bar, how many elements it stands for, and its width; in weight units.
     buckets_per_bar
         How many buckets a bar stands for; None if the bars are not of buckets.
     latent
@@ -121,12 +105,9 @@ class Filters:
 
     Attributes
     ----------
-    layer
-        Its name.
-    after
-        As restored from the file, float64 of shape (units, channels, height, width).
-    before
-        Latent weights of the same units, or None.
+    after, before
+        As restored from the file, and latent weights of the same units or None; float64 of shape (units, channels,
+        height, width).
     units, live_units
         How many units there are, of which `after` may hold some, and how many have weights other than zero.
     reads
@@ -143,15 +124,7 @@ class Filters:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """An accuracy in percent, and of what it is.
-
-    Attributes
-    ----------
-    percent
-        The accuracy.
-    what
-        Which weights on which images.
-    """
+    """An accuracy in percent, and of what it is: which weights on which images."""
 
     percent: float
     what: str
@@ -168,10 +141,8 @@ class Subject:
 
     Attributes
     ----------
-    name
-        Of the folder or file, without the way to it.
-    title
-        Network and data, if they are known, else the name.
+    name, title
+        Of the folder or file, without the way to it; network and data, if they are known, else the name.
     sizes
         As :func:`metaq.compression.pipeline.sizes` gives them, or None if there is no file.
     after, before
@@ -182,26 +153,20 @@ class Subject:
         Metrics of every epoch, and which of them is in the file.
     tensors
         In the order of the file.
-    shares
-        Of the file's bytes: together the size of the file; largest first.
-    sharing
-        How the bytes were shared out, in a sentence.
+    shares, sharing
+        The file's bytes, together its size, largest first; how they were shared out, in a sentence.
     histograms, histograms_left_out
         Of the largest tensors, and how many there are besides.
     filters
         Of the first layer.
     folded
         Units of every layer, and those that folding leaves.
-    environment
-        Command, versions and machine of the run.
-    config
-        Settings of the run, as JSON holds them.
+    environment, config
+        Command, versions and machine of the run; its settings, as JSON holds them.
     metadata
         Free facts kept in the file.
-    missing
-        By part of the page, why it is not there, in a sentence.
-    notes
-        By part of the page, what is to be known about it, in a sentence.
+    missing, notes
+        By part of the page, why it is not there and what is to be known about it, in a sentence.
     """
 
     name: str

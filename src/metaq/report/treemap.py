@@ -19,7 +19,6 @@ MOST_TILES = 30
 CHARACTER_WIDTH, LINE_HEIGHT, PADDING, BASELINE = 7.2, 17, 7, 18
 """Of the text in tiles, in pixels; characters are taken for wide ones."""
 
-
 FORMS = (("treemap widest", 980, 360), ("treemap wide", 640, 320), ("treemap tall", 280, 420))
 """Classes of the style sheet for screens of several widths; the least width and the height of each, in pixels."""
 

@@ -10,7 +10,7 @@ from math import log2
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compiled import compiled, workspace
+from metaq.compiled import compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
 TOP = 1 << 32
@@ -38,7 +38,7 @@ LOW, WIDTH, POSITION, OFFSET, DECODES = 0, 1, 2, 3, 4
 """Places in a coder's state: lower end and width of the interval, bytes passed, the code above the lower end, mode."""
 
 
-@compiled
+@compiled_part
 def narrow(probability: int, bit: int, state: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
     """Encode `bit`, which is 1 with `probability` / 65536."""
     bound = (state[WIDTH] * probability) >> 16
@@ -60,7 +60,7 @@ def narrow(probability: int, bit: int, state: NDArray[np.int64], data: NDArray[n
     state[WIDTH] = width
 
 
-@compiled
+@compiled_part
 def choose(probability: int, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
     """Decode a bit that is 1 with `probability` / 65536."""
     bound = (state[WIDTH] * probability) >> 16
@@ -92,7 +92,7 @@ def choose_or_narrow(probability: int, bit: int, state: NDArray[np.int64], data:
     return bit
 
 
-@compiled
+@compiled_part
 def clipped(probability: int) -> int:
     """`probability` / 65536, kept from certainty."""
     return min(max(probability, LOWEST_PROBABILITY), ONE - LOWEST_PROBABILITY)
@@ -138,7 +138,7 @@ def is_finished(state: NDArray[np.int64], data: NDArray[np.uint8]) -> bool:
     return bool(len(data) == state[POSITION] - dropped and window == tail & (TOP - 1))
 
 
-@compiled
+@compiled_part
 def carry(position: int, data: NDArray[np.uint8]) -> None:
     """Add one to the number that the bytes before `position` are; it never exceeds them."""
     place = position - 1
@@ -148,7 +148,7 @@ def carry(position: int, data: NDArray[np.uint8]) -> None:
     data[place] += 1
 
 
-@compiled
+@compiled_part
 def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
     """How many of the last four bytes can be left out, and the number in the interval that allows it."""
     for dropped in (4, 3, 2, 1):

@@ -52,7 +52,7 @@ from metaq.coding.context.deep_model import (
 )
 from metaq.coding.context.levels import LARGEST, LEVELS
 from metaq.coding.context.prediction import COEFFICIENT_BITS
-from metaq.compiled import compiled
+from metaq.compiled import compiled_part
 
 UNIT = 16
 """Distances and predicted values are in sixteenths."""
@@ -72,7 +72,7 @@ MOST_EMPTY, MOST_DILUTED = 7, 7
 """Classes of density: of nothing in 2**k and more symbols, and of hits that double k times up to them, k limited so."""
 
 
-@compiled
+@compiled_part
 def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
     """Find the contexts and the experts' distributions for the symbol at `index`."""
     row_length = stream.facts[ROW]
@@ -112,7 +112,7 @@ def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
     _set_experts(index, stream, model)
 
 
-@compiled
+@compiled_part
 def _set_flag_contexts(left: int, above: int, around: int, column_density: int, row_density: int, model: Model) -> None:
     """Contexts of nearby symbols as such: which are not the base, on which side of it, and how many."""
     contexts = model.contexts
@@ -131,7 +131,7 @@ def _set_flag_contexts(left: int, above: int, around: int, column_density: int, 
     contexts[11] = FIRST_LEFT + NODES * (3 * clipped_left + sign_above)
 
 
-@compiled
+@compiled_part
 def _set_experts(index: int, stream: Stream, model: Model) -> None:
     """Predicted value, its context, and the distribution of every expert, whose classes are known."""
     tally, edges = model.tally, model.edges
@@ -144,7 +144,7 @@ def _set_experts(index: int, stream: Stream, model: Model) -> None:
         edges[2 * expert + 1] = (1 << INVERSE_BITS) // max((scale * LOGISTIC_SHARE) >> LOGISTIC_BITS, LOWEST_SCALE)
 
 
-@compiled
+@compiled_part
 def _predict(index: int, stream: Stream) -> int:
     """Linear prediction of the symbol at `index` less the mode, in 1/16; see :func:`prediction.lags`."""
     period, mode = stream.facts[PERIOD], stream.facts[MODE]
@@ -158,7 +158,7 @@ def _predict(index: int, stream: Stream) -> int:
     return int((total * UNIT) >> COEFFICIENT_BITS)
 
 
-@compiled
+@compiled_part
 def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Model) -> None:
     """Learn from the symbol at `index`, which is `value`."""
     tally = model.tally
@@ -182,7 +182,7 @@ def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Mod
         _vote(value, residual, tally)
 
 
-@compiled
+@compiled_part
 def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
     """Let the base follow the symbols, once more of them speak against it than lately spoke for it."""
     if residual == 0:
@@ -193,7 +193,7 @@ def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
         tally[BASE], tally[VOTES] = value, 0
 
 
-@compiled
+@compiled_part
 def adapt(slot: int, bit: int, limit: int, model: Model) -> None:
     """Move the probability in `slot` towards `bit`, the less the more was seen, up to `limit`."""
     value = model.table[slot]
@@ -206,19 +206,19 @@ def adapt(slot: int, bit: int, limit: int, model: Model) -> None:
     model.table[slot] = probability << COUNT_BITS | count
 
 
-@compiled
+@compiled_part
 def _before(values: NDArray[np.int32], index: int, distance: int) -> int:
     """What is `distance` before `index`, 0 if that is before the first."""
     return int(values[index - distance]) if index >= distance else 0
 
 
-@compiled
+@compiled_part
 def _above_mode(values: NDArray[np.int32], index: int, distance: int, mode: int) -> int:
     """The symbol `distance` before `index` less the mode, 0 if there is none."""
     return int(values[index - distance]) - mode if index >= distance else 0
 
 
-@compiled
+@compiled_part
 def _hint(row: int, column: int, stream: Stream) -> int:
     """What earlier streams tell of the row and the column: one of nine."""
     hint = 0
@@ -229,14 +229,14 @@ def _hint(row: int, column: int, stream: Stream) -> int:
     return hint
 
 
-@compiled
+@compiled_part
 def _sign(value: int) -> int:
     if value > 0:
         return 1
     return -1 if value < 0 else 0
 
 
-@compiled
+@compiled_part
 def _density(hits: int, seen: int) -> int:
     """One of 32 classes of `hits` out of `seen`."""
     level = 0
@@ -250,7 +250,7 @@ def _density(hits: int, seen: int) -> int:
     return 8 + 8 * amount + level
 
 
-@compiled
+@compiled_part
 def _ones(bits: int) -> int:
     number = 0
     while bits:

@@ -4,6 +4,9 @@ A symbol is a sequence of binary decisions. Every decision is predicted by adapt
 experts, logistic distributions around a predicted value. Their logits are added with adaptive weights, chosen by how
 often the context was seen (after Mahoney, "Adaptive weighing of context models for lossless data compression", 2005).
 Encoder and decoder run the same code. Every constant here is part of the file format.
+
+Numba compiles a version of a function for every constant that it is called with, but not for ``int(constant)``; flags
+and signs, the most frequent decisions, are worth a version.
 """
 
 from __future__ import annotations
@@ -49,10 +52,11 @@ from metaq.coding.context.deep_model import (
     Stream,
 )
 from metaq.coding.logistic import CUMULATIVE_BITS, LOGIT_LIMIT
-from metaq.compiled import compiled
+from metaq.compiled import compiled, compiled_part
 
 MIN_FLAGGED_ROW = 4
 UNKNOWN_HINT = 2
+NO_END = 0
 WEIGHT_BITS = 16
 WEIGHT_SHIFT = 24
 LEARNING_RATE = 20
@@ -112,7 +116,7 @@ def code_deep(
     return index
 
 
-@compiled
+@compiled_part
 def _code_row_flag(index: int, stream: Stream, model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
     """Code whether the row from `index` on has other symbols than the mode."""
     row_length, mode = stream.facts[ROW], stream.facts[MODE]
@@ -131,7 +135,7 @@ def _code_row_flag(index: int, stream: Stream, model: Model, state: NDArray[np.i
     return live
 
 
-@compiled
+@compiled_part
 def _fill_row(index: int, stream: Stream) -> None:
     """Let the row from `index` on be nothing but the mode."""
     for place in range(index, index + stream.facts[ROW]):
@@ -140,7 +144,7 @@ def _fill_row(index: int, stream: Stream) -> None:
         stream.errors[place] = 0
 
 
-@compiled
+@compiled_part
 def _code_residual(
     residual: int, facts: NDArray[np.int64], model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]
 ) -> int:
@@ -159,7 +163,14 @@ def _code_residual(
     further = 0
     node = LENGTH_NODE + (MAX_DIGITS if positive else 0)
     while _code(
-        node + further, 1 if magnitude >> (further + 1) else 0, 1 << further, 2 << further, 0, model, state, data
+        node + further,
+        1 if magnitude >> (further + 1) else 0,
+        1 << further,
+        2 << further,
+        int(NO_END),
+        model,
+        state,
+        data,
     ):
         further += 1
         if further == MAX_DIGITS:
@@ -168,7 +179,7 @@ def _code_residual(
     return magnitude if positive else -magnitude
 
 
-@compiled
+@compiled_part
 def _code_digits(magnitude: int, further: int, model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
     """Code the `further` digits of `magnitude` after the first; all of it."""
     node = DIGIT_NODE + DIGIT_NODES * min(further - 1, DIGIT_LENGTHS - 1) - 1
@@ -179,12 +190,12 @@ def _code_digits(magnitude: int, further: int, model: Model, state: NDArray[np.i
             low = found << (place + 1)
             bit = _code(node + found, bit, low, low + (1 << place), low + (2 << place), model, state, data)
         else:
-            bit = choose_or_narrow(EVEN, bit, state, data)
+            bit = choose_or_narrow(int(EVEN), bit, state, data)
         found = found << 1 | bit
     return found
 
 
-@compiled
+@compiled_part
 def _code(
     node: int,
     bit: int,
@@ -223,7 +234,7 @@ def _code(
     return bit
 
 
-@compiled
+@compiled_part
 def _ask_contexts(node: int, chosen: int, model: Model) -> int:
     """Weighted logits of all contexts at a node."""
     total = 0
@@ -246,7 +257,7 @@ def _ask_contexts(node: int, chosen: int, model: Model) -> int:
     return total
 
 
-@compiled
+@compiled_part
 def _ask_experts(node: int, chosen: int, low: int, middle: int, high: int, model: Model) -> int:
     """Weighted logits of all experts at a node."""
     total = 0
@@ -260,7 +271,7 @@ def _ask_experts(node: int, chosen: int, low: int, middle: int, high: int, model
     return total
 
 
-@compiled
+@compiled_part
 def _expert_logit(expert: int, node: int, low: int, middle: int, high: int, model: Model) -> int:
     mean, inverse = model.edges[2 * expert], model.edges[2 * expert + 1]
     if node == FLAG_NODE:
@@ -280,7 +291,7 @@ def _expert_logit(expert: int, node: int, low: int, middle: int, high: int, mode
     return int(model.logits[min(one * ONE // (one + zero), ONE - 1)])
 
 
-@compiled
+@compiled_part
 def _below(residual: int, mean: int, inverse: int, model: Model) -> int:
     """Mass that an expert gives to residuals below `residual`, of ``TOTAL``."""
     logit = ((UNIT * residual - UNIT // 2 - mean) * inverse) >> LOGIT_SHIFT

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compiled import compiled
+from metaq.compiled import compiled, compiled_part
 
 MAX_TABLE_BITS = 12
 MIN_TABLE_BITS = 4
@@ -155,7 +155,7 @@ def decode(
     return position >> 3 if position & 7 == 0 else BAD_STATE
 
 
-@compiled
+@compiled_part
 def _decode_lanes(
     data: NDArray[np.uint8],
     position: int,
@@ -195,7 +195,7 @@ def _decode_lanes(
     return position
 
 
-@compiled
+@compiled_part
 def _window(data: NDArray[np.uint8], position: int) -> int:
     """The 56 bits from `position` on, and rubbish above them; the eight bytes become one load."""
     byte = (position >> 3) & 0x7FFFFFFFFFFF
@@ -251,7 +251,7 @@ def encode(
     return _encode_lanes(values, marker, size, most_bits, offsets, next_states, words)
 
 
-@compiled
+@compiled_part
 def _encode_lanes(
     values: NDArray[np.int32],
     marker: int,
@@ -329,7 +329,7 @@ def _encode_lanes(
     return 4 * word - (width + 7) // 8
 
 
-@compiled
+@compiled_part
 def _index(index: int, top: int) -> int:
     return index if 0 <= index < top else 0
 
@@ -381,7 +381,7 @@ def read_masses(
     return position >> 3, index
 
 
-@compiled
+@compiled_part
 def golomb_order(previous: int) -> int:
     """Order of the Golomb code of a mass, given the mass before it."""
     order = 0

@@ -28,7 +28,7 @@ from metaq.coding.context.binary import (
 )
 from metaq.coding.context.levels import FINE_LEVELS, LARGEST, LEVELS, fine_level_table, level_table
 from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import compiled, workspace
+from metaq.compiled import compiled, compiled_part, workspace
 
 QUANTIZERS = 2
 MIXED_NODES = 32
@@ -325,7 +325,7 @@ def code_wide(
     return int(stop)
 
 
-@compiled
+@compiled_part
 def adapted(value: int, bit: int, rates: NDArray[np.int64]) -> int:
     """What is in a slot after a decision; see :class:`Model`."""
     count = value & COUNT_MASK
