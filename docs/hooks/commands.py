@@ -5,16 +5,16 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
-from typer.models import ArgumentInfo, CommandInfo, OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
-from metaq.cli.app import app
+from metaq.cli.app import COMMANDS
 
 PLACE = "<!-- commands -->"
 KINDS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
@@ -24,26 +24,23 @@ KINDS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Write out all commands where a page asks for them."""
     del page, config, files
-    return markdown.replace(PLACE, reference(app)) if PLACE in markdown else markdown
+    return markdown.replace(PLACE, reference()) if PLACE in markdown else markdown
 
 
-def reference(application: typer.Typer) -> str:
-    """Markdown with a section for every command of `application`."""
-    return "\n\n".join(_command(command) for command in application.registered_commands)
+def reference() -> str:
+    """Markdown with a section for every command."""
+    return "\n\n".join(_command(name, example) for name, (_, example) in COMMANDS.items())
 
 
-def _command(command: CommandInfo) -> str:
-    assert command.callback is not None
-    taken = _taken(command.callback)
-    arguments = [name.upper() for name, (_, info, _) in taken.items() if isinstance(info, ArgumentInfo)]
-    usage = " ".join([f"metaq {command.name}", *arguments, "[OPTIONS]"])
-    rows = [_row(name, kind, info, default) for name, (kind, info, default) in taken.items()]
+def _command(name: str, example: str) -> str:
+    function = getattr(import_module(f"metaq.cli.{name}"), name)
+    taken = _taken(function)
+    arguments = [option.upper() for option, (_, info, _) in taken.items() if isinstance(info, ArgumentInfo)]
+    usage = " ".join([f"metaq {name}", *arguments, "[OPTIONS]"])
+    rows = [_row(option, kind, info, default) for option, (kind, info, default) in taken.items()]
     table = "\n".join(["| option | does |", "|---|---|", *rows])
-    parts = [f"## metaq {command.name}", inspect.getdoc(command.callback) or "", f"```\n{usage}\n```", table]
-    if command.epilog:
-        example = command.epilog.removeprefix("Example: ")
-        parts += ["Example:", f"```\n{example}\n```"]
-    return "\n\n".join(parts)
+    parts = [f"## metaq {name}", inspect.getdoc(function) or "", f"```\n{usage}\n```", table]
+    return "\n\n".join([*parts, "Example:", f"```\nmetaq {example}\n```"])
 
 
 def _taken(function: Callable[..., Any]) -> dict[str, tuple[Any, OptionInfo | ArgumentInfo, Any]]:

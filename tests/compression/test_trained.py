@@ -52,6 +52,7 @@ def test_the_file_gets_smaller_and_the_outputs_stay(name):
     torch.testing.assert_close(loaded(model, tensors)(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("center", "count"), [(0.01, 255), (1 / 64, 254)])
 def test_no_sign_changes_where_the_grid_does_not_hold_both(center, count):
     """The thesis's grid has its middle at -0.11, so that the negative of a value lies beside it."""

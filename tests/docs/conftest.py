@@ -114,7 +114,16 @@ def make_folder(place: Path) -> None:
     BertModel(config).save_pretrained(place / "all-MiniLM-L6-v2")
 
 
-FILES: dict[str, Callable[[Path], None]] = {"README.md": make_folder, "docs/folders.md": make_folder}
+def make_checkpoint(place: Path) -> None:
+    """A checkpoint of a network that is not trained."""
+    torch.save(Network().state_dict(), place / "model.pth")
+
+
+FILES: dict[str, Callable[[Path], None]] = {
+    "README.md": make_folder,
+    "docs/choosing.md": make_checkpoint,
+    "docs/folders.md": make_folder,
+}
 """Makes the files that a page takes as given beside those of the repository's ``models``."""
 
 

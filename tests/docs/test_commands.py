@@ -118,6 +118,7 @@ def test_a_page_works_as_typed(page: str, places: Any, bring_names: Callable[[st
     names, left_out = bring_names(page), []
     for block in blocks_of(page):
         place = places(page, block.section)
+        names = bring_names(page) if page in APART else names
         if block.kind == "python":
             names = run_program(block, place, names)
         elif block.kind == "shell" and not installs(block):
@@ -135,6 +136,7 @@ def test_a_page_works_as_typed(page: str, places: Any, bring_names: Callable[[st
 def test_programs_of_a_page_run(page: str, places: Any, bring_names: Callable[[str], dict[str, Any]]) -> None:
     names = bring_names(page)
     for block in blocks_of(page):
+        names = bring_names(page) if page in APART else names
         if block.kind == "python":
             names = run_program(block, places(page, block.section), names)
 

@@ -52,6 +52,7 @@ def test_pickled_code_is_refused_and_not_executed(tmp_path):
     assert "executed" not in result.out + result.err
 
 
+@pytest.mark.slow
 def test_every_cut_of_a_metaq_file_is_refused_by_the_command(tmp_path, checkpoint):
     packed = tmp_path / "model.metaq"
     run_metaq("compress", checkpoint, "-o", packed, "--buckets", "9")

@@ -45,8 +45,8 @@ QUICK = {
     "structure.py": ([], {"rooms", "arrows", "floors", "against_order", "source_lines", "baseline"}),
 }
 
-AT_ONCE = {"codec.py", "structure.py"}
-"""Benchmarks that run in seconds."""
+AT_ONCE = {"structure.py"}
+"""Benchmarks that run in a second."""
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_compress_and_decompress_give_the_quantised_weights_bit_for_bit(tmp_path
         assert torch.equal(load(packed)[name], expected)
 
 
+@pytest.mark.slow
 def test_compressing_twice_gives_the_same_bytes(tmp_path, checkpoint):
     one, two = tmp_path / "one.metaq", tmp_path / "two.metaq"
     assert run_metaq("compress", checkpoint, "-o", one).status == 0
@@ -77,6 +78,7 @@ def test_evaluate_and_inspect_take_every_kind_of_file(tmp_path, checkpoint):
     assert accuracies[0] == accuracies[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--no-recover", "--bias-correction")])
 def test_compress_to_a_budget_with_calibration(tmp_path, options):
     checkpoint, packed = tmp_path / "lenet5.pth", tmp_path / "model.metaq"
@@ -120,6 +122,7 @@ def test_train_leaves_a_complete_run(tmp_path):
     assert evaluated.json["accuracy"] == told.json["accuracy"]
 
 
+@pytest.mark.slow
 def test_train_plain_output_is_a_table(tmp_path):
     shown = run_metaq("train", *SHORT, "--epochs", "1", "--out", tmp_path / "run")
     assert shown.status == 0, shown.err

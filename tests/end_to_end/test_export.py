@@ -113,6 +113,7 @@ def test_folding_again_changes_nothing(tmp_path, sparse, file):
     assert twice.read_bytes() == once.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_folded_network_can_be_compressed(tmp_path, sparse, file):
     name, _ = sparse
     sizes = {}

@@ -326,6 +326,7 @@ def predictions(run):
     return model(to_float(data.load("digits").test.images)).argmax(dim=1)
 
 
+@pytest.mark.slow
 def test_the_probabilities_of_a_teacher_are_learned(tmp_path):
     teacher = ("--teacher", constant_teacher(tmp_path / "teacher.pth", 3), "--teacher-net", TEACHER_NET)
     for name, options in {
