@@ -33,8 +33,8 @@ def compiled(function: Function) -> Function:
 def compiled_part(function: Function) -> Function:
     """As :func:`compiled`, for a function that compiled ones alone call, so that the first use waits less.
 
-    Its way in from Python is not compiled, which for records of many arrays takes as long as the function itself; nor is
-    it compiled anew for every constant that a call names.
+    Its way in from Python is not compiled, which for records of many arrays takes as long as the function itself; nor
+    is it compiled anew for every constant that a call names.
     """
     part = _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
     if IS_COMPILED:
