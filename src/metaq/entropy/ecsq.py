@@ -31,11 +31,11 @@ class Code:
     Attributes
     ----------
     value_bits
-        The objective in bits; with multipliers, their term included.
+        The objective in bits.
     code_bits
         Σ_b c_b log2(n / c_b), the zero-order entropy of the buckets, in bits.
     squared_distance
-        Σ_i (w_i + ν_i / (2 μ) - v_b(i))², in squared units of weight; without multipliers, the distortion.
+        The distortion Σ_i (w_i - v_b(i))², in squared units of weight.
     counts
         Weights in every bucket, float64 of shape (C,).
     code_lengths
@@ -54,11 +54,6 @@ class Code:
     values: tuple[float, ...]
     converged: bool
 
-    @property
-    def sweeps(self) -> int:
-        """Number of assignments."""
-        return len(self.values)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EcsqResult:
@@ -71,9 +66,8 @@ class EcsqResult:
     indices
         Bucket of every weight, int64.
     beta
-        ∂φ_μ/∂w = ν + 2 μ (w - v_b), in bits per unit of weight, float64 (Danskin: buckets and code lengths may be held
-        fixed). Descending along -β pulls weights towards cheap and near buckets. In the method of multipliers for
-        w_i = v_b(i) it is also the next multiplier ν.
+        ∂φ_μ/∂w = 2 μ (w - v_b), in bits per unit of weight, float64 (Danskin: buckets and code lengths may be held
+        fixed). Descending along -β pulls weights towards cheap and near buckets.
     """
 
     code: Code
@@ -96,7 +90,6 @@ def solve_ecsq(
     *,
     mu: float,
     code_lengths: NDArray[np.float64] | None = None,
-    multipliers: torch.Tensor | None = None,
     max_sweeps: int = 100,
 ) -> EcsqResult:
     """Find buckets and code lengths of a local minimum of φ_μ, no worse than nearest rounding with its own code.
@@ -114,8 +107,6 @@ def solve_ecsq(
         μ, bits per squared unit of weight, above zero. Large: nearest rounding. Small: all in the cheapest bucket.
     code_lengths
         Where to start, float64 of shape (C,), finite; by default the ideal code of nearest rounding.
-    multipliers
-        ν of w_i = v_b(i), of the shape and device of `weights`: adds Σ_i ν_i (w_i - v_b(i)) to the objective.
     max_sweeps
         Cap on the number of assignments.
 
@@ -126,7 +117,7 @@ def solve_ecsq(
     Raises
     ------
     ConfigError, NonFiniteError
-        If an argument has the wrong shape, dtype, device or range, or is not finite.
+        If an argument has the wrong shape, dtype or range, or is not finite.
 
     Notes
     -----
@@ -134,44 +125,38 @@ def solve_ecsq(
 
     References
     ----------
-    Chou, Lookabaugh and Gray 1989; Carreira-Perpiñán, "Model compression as constrained optimization", 2017, for the
-    multipliers.
+    Chou, Lookabaugh and Gray 1989.
     """
     _check_options(grid, mu, code_lengths, max_sweeps)
-    flat = _checked(weights)
-    shifts = torch.zeros_like(flat) if multipliers is None else _checked_multipliers(multipliers, weights) / (2 * mu)
-    problem = _Problem(targets=flat + shifts, grid=grid, mu=mu, constant=-mu * float(shifts.square().sum()))
-    nearest = problem.assignment(bucket_indices(problem.targets, grid))
+    problem = _Problem(weights=_checked(weights), grid=grid, mu=mu)
+    nearest = problem.assignment(bucket_indices(problem.weights, grid))
     ideal = problem.ideal_lengths(nearest.counts)
     code, found = _alternate(problem, ideal if code_lengths is None else code_lengths, max_sweeps)
     if code_lengths is not None and code.value_bits > problem.cost(nearest, ideal):
         code, found = _alternate(problem, ideal, max_sweeps)
-    beta = 2 * mu * (problem.targets - bucket_values(found.indices, grid))
+    beta = 2 * mu * (problem.weights - bucket_values(found.indices, grid))
     return EcsqResult(code=code, indices=found.indices.reshape(weights.shape), beta=beta.reshape(weights.shape))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Problem:
-    """The objective with the term of the multipliers made a square: weights move to `targets`, a constant is left."""
-
-    targets: torch.Tensor
+    weights: torch.Tensor
     grid: BucketGrid
     mu: float
-    constant: float
 
     def assignment(self, indices: torch.Tensor) -> _Assignment:
         counts = torch.bincount(indices, minlength=self.grid.count).double().cpu().numpy()
-        distance = float((self.targets - bucket_values(indices, self.grid)).square().sum())
+        distance = float((self.weights - bucket_values(indices, self.grid)).square().sum())
         return _Assignment(counts=counts, squared_distance=distance, indices=indices)
 
     def best_assignment(self, lengths: NDArray[np.float64]) -> _Assignment:
         """Every weight at the hull's vertex that is best for it."""
-        v, device = self.grid.reference_values(), self.targets.device
+        v, device = self.grid.reference_values(), self.weights.device
         buckets = lower_hull(v, lengths + self.mu * (v - self.grid.center) ** 2)
         left, right = buckets[:-1], buckets[1:]
         longer = lengths[right] - lengths[left]
         thresholds = (v[left] + v[right]) / 2 + longer / (2 * self.mu * (v[right] - v[left]))
-        places = torch.bucketize(self.targets, torch.from_numpy(thresholds).to(device), right=True)
+        places = torch.bucketize(self.weights, torch.from_numpy(thresholds).to(device), right=True)
         return self.assignment(torch.from_numpy(buckets).to(device)[places])
 
     def ideal_lengths(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -180,7 +165,7 @@ class _Problem:
 
     def cost(self, assignment: _Assignment, lengths: NDArray[np.float64]) -> float:
         """The objective in bits."""
-        return float(assignment.counts @ lengths) + self.mu * assignment.squared_distance + self.constant
+        return float(assignment.counts @ lengths) + self.mu * assignment.squared_distance
 
 
 def _alternate(problem: _Problem, start: NDArray[np.float64], max_sweeps: int) -> tuple[Code, _Assignment]:
@@ -220,12 +205,3 @@ def _checked(weights: torch.Tensor) -> torch.Tensor:
     if not bool(torch.isfinite(weights).all()):
         raise NonFiniteError("weights: NaN or infinity found; all must be finite.")
     return weights.detach().reshape(-1).double()
-
-
-def _checked_multipliers(multipliers: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    require(
-        multipliers.shape == weights.shape and multipliers.device == weights.device,
-        "multipliers: must have the shape of the weights and be on their device.",
-    )
-    require(bool(torch.isfinite(multipliers).all()), "multipliers: NaN or infinity found; all must be finite.")
-    return multipliers.detach().reshape(-1).double()

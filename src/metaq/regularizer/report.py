@@ -67,7 +67,7 @@ def report_of(
     counts, fractions = total(*passes.cell_sums(*participants.counted(weights), grids))
     passes.require_finite(counts, fractions)
     phi_bits = sum(
-        rule.value(CellStatistics(counts=counts[g].numpy(), fractions=fractions[g].numpy(), grid=grid), g).value_bits
+        rule.value(CellStatistics(counts=counts[g].numpy(), fractions=fractions[g].numpy(), grid=grid), g)
         for g, grid in enumerate(grids)
     )
     bucket_counts = torch.zeros(len(grids), grids.count, dtype=torch.float64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from typing_extensions import override
 
 from metaq.entropy import objective, passes
 from metaq.entropy.cells import CellStatistics
-from metaq.entropy.objective import ObjectiveResult
+from metaq.entropy.dual import SpreadDual, solve_exact, solve_fista
 from metaq.entropy.passes import CPU, GridSet
 from metaq.regularizer.config import RegularizerConfig
 
@@ -40,8 +39,8 @@ class SlopeRule(abc.ABC):
         """β on every cell of all groups, float64 of shape (G, C - 1); O(C)."""
 
     @abc.abstractmethod
-    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        """φ of one group."""
+    def value(self, statistics: CellStatistics, group: int) -> float:
+        """φ of one group, in bits."""
 
 
 def slope_rule(config: RegularizerConfig, names: Sequence[str]) -> SlopeRule:
@@ -69,8 +68,8 @@ class CodeLengthSlopes(SlopeRule):
         )
 
     @override
-    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        return objective.code_length(statistics)
+    def value(self, statistics: CellStatistics, group: int) -> float:
+        return objective.code_length(statistics)[0]
 
 
 class SpreadSlopes(SlopeRule):
@@ -83,18 +82,22 @@ class SpreadSlopes(SlopeRule):
     @override
     def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
         slopes, self.xi = objective.spread_slopes(
-            *sums, starts=self.xi, step_sizes=grids.on(CPU).step_size, **self._effort
+            *sums,
+            starts=self.xi,
+            step_sizes=grids.on(CPU).step_size,
+            iterations=self._config.fista_iterations,
+            zeta_per_weight=self._config.fista_zeta_per_weight,
         )
         return slopes
 
     @override
-    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        return objective.spread(statistics, start=self._start(group), **self._effort)
-
-    @property
-    def _effort(self) -> _Effort:
-        config = self._config
-        return {"iterations": config.fista_iterations, "zeta_per_weight": config.fista_zeta_per_weight}
+    def value(self, statistics: CellStatistics, group: int) -> float:
+        return solve_fista(
+            SpreadDual(statistics=statistics),
+            start=self._start(group),
+            max_iterations=self._config.fista_iterations,
+            zeta_per_weight=self._config.fista_zeta_per_weight,
+        ).value
 
     def _start(self, group: int) -> NDArray[np.float64] | None:
         return None if self.xi[group].isnan().any() else self.xi[group].numpy()
@@ -111,10 +114,5 @@ class ExactSpreadSlopes(SpreadSlopes):
         return slopes
 
     @override
-    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        return objective.exact_spread(statistics, start=self._start(group))
-
-
-class _Effort(TypedDict):
-    iterations: int
-    zeta_per_weight: float
+    def value(self, statistics: CellStatistics, group: int) -> float:
+        return solve_exact(SpreadDual(statistics=statistics), start=self._start(group)).value
