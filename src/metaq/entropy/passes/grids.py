@@ -16,20 +16,10 @@ HALF = torch.finfo(torch.float16)
 
 
 class GridSet:
-    """Parameters of G grids with the same number of buckets, by group, all on one device.
+    """Parameters of G grids of `count` buckets each, float64 of shape (G,), all on one device.
 
-    Attributes
-    ----------
-    count
-        Number of buckets C of every grid.
-    first
-        First reference value, float64 of shape (G,).
-    lower
-        Left edge of the first bucket, float64 of shape (G,).
-    step_size
-        Distance between reference values, float64 of shape (G,).
-    center, radius
-        Middle and half-width of the ranges, float64 of shape (G,).
+    `center` and `radius` are middle and half-width of the ranges, `lower` the left edge of the first bucket, `first`
+    its reference value, `step_size` the distance between reference values.
     """
 
     def __init__(self, *, center: torch.Tensor, radius: torch.Tensor, count: int) -> None:
@@ -74,10 +64,7 @@ class GridSet:
     def rescaled(self, factors: torch.Tensor) -> GridSet:
         """Grids with every radius times its factor, rounded to float32, which takes half the bytes in a file.
 
-        Raises
-        ------
-        NonFiniteError
-            If a radius is beyond the range of float32; checked on a CPU only.
+        Refuses a radius beyond the range of float32 by :class:`NonFiniteError`, on a CPU only.
         """
         radius = (self.radius * factors).float().double()
         if radius.is_cpu and not bool(((radius > 0) & (radius < torch.inf)).all()):

@@ -14,24 +14,11 @@ MEMORY = 0.02
 
 
 class BucketWatch:
-    """Latent weights of some tensors of one dtype and device, side by side, and the recent history of their buckets.
+    """Latent weights of tensors of one dtype and device, side by side, and the recent history of their buckets.
 
-    Attributes
-    ----------
-    latent
-        Weights the optimiser works on, of shape (n,).
-    previous
-        Bucket index after the last step, int32 of shape (n,).
-    average, flips
-        Running averages of the bucket index and of how often it changes per step, float32 of shape (n,).
-    frozen
-        Weights that no longer move, bool of shape (n,).
-    steps
-        Number of steps watched.
-    sizes
-        Number of weights of every tensor.
-    groups
-        Number of the group of every tensor.
+    Of n weights: `latent`, which the optimiser works on; `previous`, the bucket after the last step, int32; `average`
+    and `flips`, running averages of the bucket and of how often it changes per step, float32; `frozen`, which no longer
+    move, bool. `steps` were watched. Every tensor has a size and the number of its group.
     """
 
     STATE = ("latent", "previous", "average", "flips", "frozen")
