@@ -21,16 +21,10 @@ def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class OptimizerHooks:
-    """Work inside every step of some optimisers, until :meth:`remove`.
+    """Work inside every step of some optimisers, until :meth:`remove`; looks through the wrappers of trainers.
 
     `before` is called before every step with the number of the optimiser and, as `found_inf`, a tensor above 0 if a
     ``GradScaler`` has told the optimiser to leave the weights as they are, or None; `after` with the number after it.
-    Wrappers of trainers are looked through.
-
-    Raises
-    ------
-    ConfigError
-        If one of the optimisers does not make one step from one gradient.
     """
 
     def __init__(
@@ -41,7 +35,9 @@ class OptimizerHooks:
     ) -> None:
         self.optimizers = [innermost(optimizer) for optimizer in optimizers]
         for optimizer in self.optimizers:
-            _require_single_gradient(optimizer)
+            fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
+            name = type(optimizer).__name__
+            require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
         self.is_updating = False
         """Whether a step is under way, past what comes before it."""
         self._before, self._after = before, after
@@ -67,7 +63,8 @@ class OptimizerHooks:
             return None
         left = _with_closure_called(arguments, options)
         _unscale(optimizer)
-        self._before(number, found_inf=_found_inf(optimizer))
+        found_inf = getattr(optimizer, "found_inf", None)
+        self._before(number, found_inf=found_inf if isinstance(found_inf, torch.Tensor) else None)
         self.is_updating = True
         return left
 
@@ -110,19 +107,6 @@ def _unscale(optimizer: torch.optim.Optimizer) -> None:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     torch._foreach_mul_(gradients, [scale.to(gradient.device).reciprocal() for gradient in gradients])
     cast(Any, optimizer).grad_scale = None
-
-
-def _found_inf(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
-    """Above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are in this step."""
-    found = getattr(optimizer, "found_inf", None)
-    return found if isinstance(found, torch.Tensor) else None
-
-
-def _require_single_gradient(optimizer: object) -> None:
-    """Refuse what does not make one step from one gradient."""
-    fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
-    name = type(optimizer).__name__
-    require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
 
 
 def _with_closure_called(arguments: tuple[Any, ...], options: dict[str, Any]) -> StepArguments | None:

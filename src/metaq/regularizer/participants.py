@@ -17,26 +17,11 @@ from metaq.regularizer.config import RegularizerConfig
 class Participants:
     """Parameters of a model that a configuration chooses, in a fixed order.
 
-    `filter_fn` is called once for every parameter that the configuration leaves. All processes have to agree on
-    `total_steps`.
-
-    Attributes
-    ----------
-    names, parameters, group_of, part_of
-        Of every tensor its name, itself, and the numbers of its group and of its optimiser.
-    groups, counts, total
-        Names of the groups; weights in each of them, those of all processes, float64 of shape (G,) on `device`; in all.
-    part_count
-        Number of optimisers.
-    shards
-        How the tensors are spread over processes.
-    device
-        Where sums over weights are: the device that a step never has to leave, or the CPU.
-
-    Raises
-    ------
-    ConfigError
-        If no parameter is left, one cannot take part, or processes disagree.
+    Of every tensor there are its name, itself, and the numbers of its group and of its optimiser, of which there are
+    `part_count`; `counts` has the weights in every group, those of all processes, float64 of shape (G,) on `device`,
+    where sums over weights are; `shards` tells how the tensors are spread over processes. `filter_fn` is called once
+    for every parameter that the configuration leaves. It is a ConfigError if none is left, one cannot take part, or
+    processes disagree, also on `total_steps`.
     """
 
     def __init__(
@@ -90,13 +75,7 @@ class Participants:
         return pairs[0], pairs[-1]
 
     def share_out(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Note which optimiser updates which parameter.
-
-        Raises
-        ------
-        ConfigError
-            If one is updated by none or by several.
-        """
+        """Note which optimiser updates which parameter; a ConfigError if one is updated by none or by several."""
         owners: dict[int, list[int]] = {}
         for part, optimizer in enumerate(optimizers):
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):

@@ -53,15 +53,10 @@ def report_of(
     *,
     frozen: int,
 ) -> RegularizerReport:
-    """Sum up over all weights of all processes, where the `grids` are on the CPU; O(n).
+    """Sum up over all weights of all processes, with `grids` on the CPU; O(n); refuses NaN and infinity.
 
     `weights` and `values` are the latent and the quantised weights, one tensor each, the latter in float64; `frozen`
     counts those of this process.
-
-    Raises
-    ------
-    NonFiniteError
-        If a weight has become NaN or infinite.
     """
     total = participants.shards.total
     counts, fractions = total(*passes.cell_sums(*participants.counted(weights), grids))

@@ -20,10 +20,7 @@ from metaq.regularizer.config import RegularizerConfig
 class SlopeRule(abc.ABC):
     """From weights to slopes, by way of sums that several processes may add up.
 
-    Attributes
-    ----------
-    xi
-        Multipliers that the next call starts from, float64 of shape (G, C); NaN where there are none.
+    `xi` are the multipliers that the next call starts from, float64 of shape (G, C); NaN where there are none.
     """
 
     def __init__(self, config: RegularizerConfig, names: Sequence[str]) -> None:

@@ -118,8 +118,7 @@ def add_slopes(
 
 def begin(watch: BucketWatch, grids: GridSet) -> None:
     """Take the buckets of the latent weights for those they have always been in."""
-    pieces_of_all = watch.pieces()
-    for pieces in _chunks(pieces_of_all):
+    for pieces in _chunks(watch.tensors):
         span = _span(pieces)
         indices = _bucket_indices(watch.latent[span], _group_of(pieces, watch.groups, watch.latent.device), grids)
         watch.previous[span].copy_(indices)
