@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from metaq.entropy.cells import CellStatistics, linear_binning
-from metaq.entropy.dual.exact import newton
 from metaq.entropy.dual.fista import ascend
-from metaq.entropy.dual.primal import bounds_are_attainable
 from metaq.entropy.dual.problem import C_MIN, even_multipliers
 from metaq.entropy.hull import cell_slopes
-from metaq.errors import SolverError
 
 CHORD_SHARE = 0.7
 """Share of the mean rise since the attractor that a slope keeps at least."""
@@ -32,12 +27,6 @@ LEAST_FIRST_BITS = 2.0
 
 LEAST_STEP_BITS = 0.3
 """Least price of every further step."""
-
-NEWTON_STEPS = 100
-
-
-Solver = Callable[[int, NDArray[np.float64], float, NDArray[np.float64]], NDArray[np.float64]]
-"""From the number of a group, linear-binning counts s, the number of weights and the first multipliers to the last."""
 
 
 def code_length(statistics: CellStatistics) -> tuple[float, NDArray[np.float64]]:
@@ -95,55 +84,12 @@ def spread_slopes(
     slopes, xi
         float64 of shapes (G, C - 1) and (G, C).
     """
-    rows = list(zip(cell_counts.numpy(), fractions.numpy(), strict=True))
-
-    def solve(group: int, s: NDArray[np.float64], n: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
-        return ascend(start, *rows[group], s, C_MIN, n, -np.inf, iterations, zeta_per_weight * n)[0]
-
-    return _slopes_of(solve, cell_counts, fractions, starts, step_sizes)
-
-
-def exact_spread_slopes(
-    cell_counts: torch.Tensor,
-    fractions: torch.Tensor,
-    *,
-    starts: torch.Tensor,
-    step_sizes: torch.Tensor,
-    names: Sequence[str],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`spread_slopes` from the exact solution of the dual; `names` of the groups are for errors.
-
-    Raises
-    ------
-    SolverError
-        If the weights of a group cannot put the least count into every bucket.
-    """
-
-    def solve(group: int, s: NDArray[np.float64], n: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
-        if not bounds_are_attainable(s, C_MIN):
-            raise SolverError(
-                f"{names[group]}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the range; "
-                'widen buckets.radius or set spread_solver to "fista".'
-            )
-        return newton(s, start, C_MIN, n, NEWTON_STEPS)[0]
-
-    return _slopes_of(solve, cell_counts, fractions, starts, step_sizes)
-
-
-def _slopes_of(
-    solve: Solver,
-    cell_counts: torch.Tensor,
-    fractions: torch.Tensor,
-    starts: torch.Tensor,
-    step_sizes: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slopes of the lower hulls of the multipliers that `solve` finds, float64 of shape (G, C - 1), and these."""
     xi = np.empty(starts.shape)
     rows = zip(cell_counts.numpy(), fractions.numpy(), starts.numpy(), strict=True)
     for group, (counts, inside, start) in enumerate(rows):
-        n = float(counts.sum())
+        n, s = float(counts.sum()), linear_binning(counts, inside)
         first = even_multipliers(n, start.size, C_MIN) if np.isnan(start[0]) else start
-        xi[group] = solve(group, linear_binning(counts, inside), n, first)
+        xi[group] = ascend(first, counts, inside, s, C_MIN, n, -np.inf, iterations, zeta_per_weight * n)[0]
     places = np.arange(xi.shape[1], dtype=np.float64)
     per_step = torch.from_numpy(np.stack([cell_slopes(places, row) for row in xi]))
     return per_step / step_sizes[:, None], torch.from_numpy(xi)

@@ -55,7 +55,7 @@ class Regularizer(abc.ABC):
         self._model = model
         self._participants = Participants(model, self.config, total_steps=total_steps, filter_fn=filter_fn)
         self.schedule = schedule_of(self.config, weights=self._participants.total)
-        self._rule = slope_rule(self.config, self._participants.groups)
+        self._rule = slope_rule(self.config, len(self._participants.groups))
         self._grids: GridSet | None = None
         self._hooks: OptimizerHooks | None = None
         self._open_views = 0

@@ -160,10 +160,9 @@ class RegularizerConfig(Config):
         ``freeze.start`` have no effect then. Only with ``objective="code_length"`` and ``forward="quantized"``.
     target_bits
         With a plan: zero-order entropy of the bucket indices to reach, in bits.
-    spread_solver
-        For ``"spread"``: a few steps of FISTA, as in the thesis, or the exact solution.
     fista_iterations, fista_zeta_per_weight
-        Dual evaluations per refresh and reciprocal step size over n, for ``"fista"``.
+        For ``"spread"``, whose dual some steps of FISTA solve, as in the thesis: evaluations per refresh and reciprocal
+        step size over n.
     """
 
     objective: Literal["code_length", "spread"] = "code_length"
@@ -186,7 +185,6 @@ class RegularizerConfig(Config):
     freeze: FreezeConfig = FreezeConfig()
     plan: PlanConfig | None = None
     target_bits: float | None = None
-    spread_solver: Literal["fista", "exact"] = "fista"
     fista_iterations: int = 15
     fista_zeta_per_weight: float = 2.25
 

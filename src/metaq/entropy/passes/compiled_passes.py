@@ -86,15 +86,6 @@ def add_slopes(
     )
 
 
-def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
-    """Latent weights times the factors of their groups, also for the model."""
-    latent = watch.arrays[0]
-    jobs = _jobs(watch.groups, parameters)
-    starts = _starts(jobs)
-    in_dtype = factors.numpy().astype(latent.dtype)
-    _share_out(lambda rows: kernels.restore(latent, jobs[rows], starts[rows], in_dtype), jobs)
-
-
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters in one pass."""
     latent, previous, average, flips, frozen = watch.arrays

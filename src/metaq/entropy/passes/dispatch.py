@@ -11,6 +11,7 @@ from types import ModuleType
 import torch
 
 from metaq.entropy.passes import compiled_passes, torch_passes
+from metaq.entropy.passes.buckets import bucket_indices
 from metaq.entropy.passes.fixed_point import UNIT_BITS
 from metaq.entropy.passes.grids import GridSet
 from metaq.entropy.passes.watch import BucketWatch
@@ -97,12 +98,19 @@ def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: torch.Tensor) -> None
 
 def begin(watch: BucketWatch, grids: GridSet) -> None:
     """Take the buckets that the latent weights of `watch` are in for those they have always been in."""
-    torch_passes.begin(watch, grids.on(watch.latent.device))
+    here = grids.on(watch.latent.device)
+    for kept, group in zip(watch.state_of_tensors(), watch.groups, strict=True):
+        lower, step_size = here.lower[group], here.step_size[group]
+        indices = bucket_indices(kept["latent"], lower=lower, step_size=step_size, count=here.count)
+        kept["previous"].copy_(indices)
+        kept["average"].copy_(indices)
 
 
 def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
     """Multiply the latent weights of `watch` by the factor of their group, of (G,), and copy them to `parameters`."""
-    _backend(parameters, [watch.latent]).restore(watch, parameters, factors.to(watch.latent.device))
+    of_groups = factors.to(watch.latent).unbind()
+    torch._foreach_mul_(watch.tensors, [of_groups[group] for group in watch.groups])
+    torch._foreach_copy_(list(parameters), watch.tensors)
 
 
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, *, freeze_above: float | None) -> None:

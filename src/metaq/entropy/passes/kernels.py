@@ -220,21 +220,6 @@ def add_slopes(
 
 
 @compiled
-def restore(latent: Floats, jobs: NDArray[np.int64], starts: NDArray[np.int64], factors: Floats) -> None:
-    """Multiply by the factor of the group, in place, and copy to the array of the job."""
-    for job in range(jobs.shape[0]):
-        group, size = jobs[job, 0], jobs[job, 1]
-        parameter = carray(pointer(jobs[job, 2], latent), (size,))
-        weights = latent[starts[job] : starts[job] + size]
-        factor = factors[group]
-        for start in range(0, size, BLOCK):
-            block, held = weights[start : start + BLOCK], parameter[start : start + BLOCK]
-            for i in range(block.size):
-                block[i] *= factor
-                held[i] = block[i]
-
-
-@compiled
 def snap(
     latent: Floats,
     previous: NDArray[np.int32],

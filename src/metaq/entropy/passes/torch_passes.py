@@ -116,24 +116,6 @@ def add_slopes(
         torch._foreach_add_(parts, _apart(added, parts))
 
 
-def begin(watch: BucketWatch, grids: GridSet) -> None:
-    """Take the buckets of the latent weights for those they have always been in."""
-    for pieces in _chunks(watch.tensors):
-        span = _span(pieces)
-        indices = _bucket_indices(watch.latent[span], _group_of(pieces, watch.groups, watch.latent.device), grids)
-        watch.previous[span].copy_(indices)
-        watch.average[span].copy_(indices)
-
-
-def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
-    """Latent weights times the factors of their groups, also for the model."""
-    for pieces in _chunks(parameters):
-        latent = watch.latent[_span(pieces)]
-        latent *= factors[_group_of(pieces, watch.groups, latent.device)].to(latent.dtype)
-        parts = [piece.of(parameters) for piece in pieces]
-        torch._foreach_copy_(parts, _apart(latent, parts))
-
-
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters."""
     for pieces in _chunks(parameters):
