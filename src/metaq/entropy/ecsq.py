@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -75,13 +76,12 @@ class EcsqResult:
     beta: torch.Tensor
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Assignment:
-    """Weights in every bucket, Σ of squared distances of what is assigned, and where it went."""
+class _Assignment(NamedTuple):
+    """Where weights go, how many to every bucket, and the sum of their squared distances from it."""
 
+    indices: torch.Tensor
     counts: NDArray[np.float64]
     squared_distance: float
-    indices: torch.Tensor
 
 
 def solve_ecsq(
@@ -127,10 +127,15 @@ def solve_ecsq(
     ----------
     Chou, Lookabaugh and Gray 1989.
     """
-    _check_options(grid, mu, code_lengths, max_sweeps)
+    require(math.isfinite(mu) and mu > 0, f"mu: {mu} is not a positive number.")
+    require(max_sweeps >= 1, f"max_sweeps: {max_sweeps} is below 1.")
+    if code_lengths is not None:
+        shape = code_lengths.shape
+        require(shape == (grid.count,), f"code_lengths: shape {shape} where {grid.count} lengths are needed.")
+        require(bool(np.isfinite(code_lengths).all()), "code_lengths: holds NaN or infinity; all must be finite.")
     problem = _Problem(weights=_checked(weights), grid=grid, mu=mu)
     nearest = problem.assignment(bucket_indices(problem.weights, grid))
-    ideal = problem.ideal_lengths(nearest.counts)
+    ideal = _ideal_lengths(nearest.counts)
     code, found = _alternate(problem, ideal if code_lengths is None else code_lengths, max_sweeps)
     if code_lengths is not None and code.value_bits > problem.cost(nearest, ideal):
         code, found = _alternate(problem, ideal, max_sweeps)
@@ -147,7 +152,7 @@ class _Problem:
     def assignment(self, indices: torch.Tensor) -> _Assignment:
         counts = torch.bincount(indices, minlength=self.grid.count).double().cpu().numpy()
         distance = float((self.weights - bucket_values(indices, self.grid)).square().sum())
-        return _Assignment(counts=counts, squared_distance=distance, indices=indices)
+        return _Assignment(indices, counts, distance)
 
     def best_assignment(self, lengths: NDArray[np.float64]) -> _Assignment:
         """Every weight at the hull's vertex that is best for it."""
@@ -159,13 +164,14 @@ class _Problem:
         places = torch.bucketize(self.weights, torch.from_numpy(thresholds).to(device), right=True)
         return self.assignment(torch.from_numpy(buckets).to(device)[places])
 
-    def ideal_lengths(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        lengths: NDArray[np.float64] = np.log2(counts.sum() / np.maximum(counts, C_MIN))
-        return lengths
-
     def cost(self, assignment: _Assignment, lengths: NDArray[np.float64]) -> float:
         """The objective in bits."""
         return float(assignment.counts @ lengths) + self.mu * assignment.squared_distance
+
+
+def _ideal_lengths(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.log2(counts.sum() / np.maximum(counts, C_MIN))
+    return lengths
 
 
 def _alternate(problem: _Problem, start: NDArray[np.float64], max_sweeps: int) -> tuple[Code, _Assignment]:
@@ -173,7 +179,7 @@ def _alternate(problem: _Problem, start: NDArray[np.float64], max_sweeps: int) -
     lengths, converged = start, False
     while not converged and len(values) < max_sweeps:
         found = problem.best_assignment(lengths)
-        ideal = problem.ideal_lengths(found.counts)
+        ideal = _ideal_lengths(found.counts)
         converged = bool((ideal == lengths).all())
         lengths = ideal
         values.append(problem.cost(found, lengths))
@@ -188,15 +194,6 @@ def _alternate(problem: _Problem, start: NDArray[np.float64], max_sweeps: int) -
         converged=converged,
     )
     return code, found
-
-
-def _check_options(grid: BucketGrid, mu: float, code_lengths: NDArray[np.float64] | None, max_sweeps: int) -> None:
-    require(math.isfinite(mu) and mu > 0, f"mu: {mu} is not a positive number.")
-    require(max_sweeps >= 1, f"max_sweeps: {max_sweeps} is below 1.")
-    if code_lengths is not None:
-        shape = code_lengths.shape
-        require(shape == (grid.count,), f"code_lengths: shape {shape} where {grid.count} lengths are needed.")
-        require(bool(np.isfinite(code_lengths).all()), "code_lengths: holds NaN or infinity; all must be finite.")
 
 
 def _checked(weights: torch.Tensor) -> torch.Tensor:

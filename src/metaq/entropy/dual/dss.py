@@ -31,10 +31,8 @@ def solve_dss(
 
     Parameters
     ----------
-    problem
-        The dual problem.
-    start
-        First multipliers, float64 of shape (C,); by default those of equally full buckets.
+    problem, start
+        As in :func:`metaq.entropy.dual.solve_exact`.
     tolerance
         Gap in bits per weight at which to stop.
     max_iterations

@@ -32,10 +32,8 @@ def solve_fista(
 
     Parameters
     ----------
-    problem
-        The dual problem.
-    start
-        First multipliers, float64 of shape (C,); by default those of equally full buckets.
+    problem, start
+        As in :func:`metaq.entropy.dual.solve_exact`.
     tolerance
         Gap in bits per weight at which to stop.
     max_iterations

@@ -31,11 +31,8 @@ def solve_projected_fista(
 
     Parameters
     ----------
-    problem
-        The dual problem.
-    start
-        First multipliers, float64 of shape (C,), of which the lower envelope is taken; by default those of equally full
-        buckets.
+    problem, start
+        As in :func:`metaq.entropy.dual.solve_exact`; of the multipliers the lower envelope is taken.
     tolerance
         Gap in bits per weight at which to stop.
     max_iterations

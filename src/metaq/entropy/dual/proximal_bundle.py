@@ -68,10 +68,8 @@ def solve_proximal_bundle(
 
     Parameters
     ----------
-    problem
-        The dual problem.
-    start
-        First multipliers, float64 of shape (C,); by default those of equally full buckets.
+    problem, start
+        As in :func:`metaq.entropy.dual.solve_exact`.
     tolerance
         Gap in bits per weight at which to stop, looked at once the predicted increase is a tenth of it.
     max_iterations
