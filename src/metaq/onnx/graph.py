@@ -31,7 +31,7 @@ GATHERED_WIDTHS = (8, 16)
 
 
 class Names(set[str]):
-    """Names that a graph uses already."""
+    """Names of values and nodes that a graph uses already, and those within its nodes."""
 
     def new(self, wanted: str) -> str:
         """`wanted`, with underscores after it if it is taken."""
@@ -91,15 +91,6 @@ def name_batch(model: ModelProto) -> bool:
     return bool(firsts) and all(first.dim_param for first in firsts)
 
 
-def names_of(model: ModelProto) -> Names:
-    """All names of values and nodes of the graph and of those within its nodes."""
-    names = Names()
-    for graph in _graphs(model.graph):
-        names.update(part.name for part in [*graph.input, *graph.initializer, *graph.output, *graph.node])
-        names.update(name for node in graph.node for name in node.output)
-    return names
-
-
 def weight_parts(name: str, weight: IntegerWeight, names: Names) -> Parts:
     """What computes the weight called `name`."""
     gatherable = weight.integers.width in GATHERED_WIDTHS
@@ -119,10 +110,7 @@ def weight_parts(name: str, weight: IntegerWeight, names: Names) -> Parts:
 
 
 def saved_bytes(name: str, weight: IntegerWeight, parts: Parts | None = None) -> int:
-    """By how much a file becomes smaller with the weight called `name` in integers; negative if it grows.
-
-    `parts` are by default those that computing the weight by itself would take.
-    """
+    """Bytes by which a weight in integers makes a file smaller; by default with the `parts` that it takes by itself."""
     parts = parts or weight_parts(name, weight, Names())
     levels = weight.integers.levels
     dtype = weight.casts[-1] if weight.casts else torch.float32
@@ -133,8 +121,10 @@ def saved_bytes(name: str, weight: IntegerWeight, parts: Parts | None = None) ->
 
 def replace_weights(model: ModelProto, weights: Mapping[str, IntegerWeight]) -> dict[str, int]:
     """Compute initialisers and inputs from integers; the bytes that each name that was found has saved."""
-    names = names_of(model)
-    graph = model.graph
+    graph, names = model.graph, Names()
+    for each in _graphs(graph):
+        names.update(part.name for part in [*each.input, *each.initializer, *each.output, *each.node])
+        names.update(name for node in each.node for name in node.output)
     there = {value.name for value in [*graph.input, *graph.initializer]}
     found = {name: weight for name, weight in weights.items() if name in there}
     for values in (graph.input, graph.initializer):
