@@ -128,17 +128,13 @@ class Regularizer(abc.ABC):
         if was_updating and self._leaves_quantized:
             self._hold(self._quantized(self._stored_grids()))
 
-    @contextlib.contextmanager
-    def latent_weights(self) -> Iterator[None]:
+    def latent_weights(self) -> contextlib.AbstractContextManager[None]:
         """Let the model hold the latent (float) weights inside the ``with`` block."""
-        with self._holding(self._weights()):
-            yield
+        return self._holding(self._weights())
 
-    @contextlib.contextmanager
-    def quantized_weights(self) -> Iterator[None]:
+    def quantized_weights(self) -> contextlib.AbstractContextManager[None]:
         """Let the model hold the quantised weights inside the ``with`` block."""
-        with self._holding(self._quantized(self._stored_grids())):
-            yield
+        return self._holding(self._quantized(self._stored_grids()))
 
     def grids(self) -> dict[str, BucketGrid]:
         """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now.

@@ -191,13 +191,12 @@ class RegularizerConfig(Config):
     def __post_init__(self) -> None:
         require(self.strength >= 0 and math.isfinite(self.strength), f"strength: {self.strength} is negative.")
         require(0 <= self.alpha <= 1, f"alpha: {self.alpha} is not between 0 and 1.")
-        require(0 <= self.warmup < 1, f"warmup: {self.warmup} is not in [0, 1).")
+        for name in ("warmup", "hysteresis", "step_learning_rate"):
+            require(0 <= getattr(self, name) < 1, f"{name}: {getattr(self, name)} is not in [0, 1).")
+        for name in ("ramp_start", "decay_end"):
+            require(0 < getattr(self, name) <= 1, f"{name}: {getattr(self, name)} is not in (0, 1].")
         require(0 <= self.ramp <= 1 - self.warmup, f"ramp: {self.ramp} does not fit after the warm-up.")
-        require(0 < self.ramp_start <= 1, f"ramp_start: {self.ramp_start} is not in (0, 1].")
-        require(0 < self.decay_end <= 1, f"decay_end: {self.decay_end} is not in (0, 1].")
         require(self.refresh_every >= 1, f"refresh_every: {self.refresh_every} is below 1.")
-        require(0 <= self.hysteresis < 1, f"hysteresis: {self.hysteresis} is not in [0, 1).")
-        require(0 <= self.step_learning_rate < 1, f"step_learning_rate: {self.step_learning_rate} is not in [0, 1).")
         require(self.target_bits is None or self.target_bits > 0, f"target_bits: {self.target_bits} is not positive.")
         require(self.target_bits is None or self.plan is not None, "target_bits: needs a plan.")
         priced = self.objective == "code_length" and self.grouping == "tensor" and self.buckets.rule == "relative"

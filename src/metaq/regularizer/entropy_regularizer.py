@@ -88,7 +88,10 @@ class EntropyRegularizer(Regularizer):
         """Give the model back its latent weights and add the term's gradient to ``.grad``; O(n)."""
         if not self.active:
             return
-        grids = self._start() if self._grids is None else self._grids
+        grids = self._present_grids()
+        if self._grids is None and self.config.forward == "quantized":
+            self._latent = self._new_latent()
+            self._latent.begin(grids)
         is_new, self._last_seen = self.steps != self._last_seen, self.steps
         refreshes = self._slopes is None or (is_new and self.steps % self.config.refresh_every == 0)
         everyone = self._participants
@@ -176,13 +179,6 @@ class EntropyRegularizer(Regularizer):
             self._latent = self._new_latent()
             self._latent.load_state_of_tensors(state)
 
-    def _start(self) -> GridSet:
-        grids = self._present_grids()
-        if self.config.forward == "quantized":
-            self._latent = self._new_latent()
-            self._latent.begin(grids)
-        return grids
-
     def _new_latent(self) -> LatentWeights:
         everyone = self._participants
         return LatentWeights(everyone.local(), everyone.group_of, everyone.part_of)
@@ -202,16 +198,12 @@ class EntropyRegularizer(Regularizer):
         if self._participants.are_on_host:
             passes.require_finite(*sums)
         if isinstance(self.schedule, PlannedSchedule):
-            self._show_bits(entropy_bits(sums[0]), self.schedule)
+            bits, is_here = HostCopy(entropy_bits(sums[0])), self._participants.are_on_host
+            seen = bits if is_here else self._unseen_bits
+            self._unseen_bits = None if is_here else bits
+            if seen is not None:
+                self.schedule.observe(seen.value(), self._progress)
         return self._rule.slopes(sums, grids)
-
-    def _show_bits(self, bits: torch.Tensor, schedule: PlannedSchedule) -> None:
-        if self._participants.are_on_host:
-            schedule.observe(float(bits), self._progress)
-            return
-        if self._unseen_bits is not None:
-            schedule.observe(self._unseen_bits.value(), self._progress)
-        self._unseen_bits = HostCopy(bits)
 
     def _weights(self) -> list[torch.Tensor]:
         return super()._weights() if self._latent is None else self._latent.tensors()

@@ -41,7 +41,7 @@ class OptimizerHooks:
         self.is_updating = False
         """Whether a step is under way, past what comes before it."""
         self._before, self._after = before, after
-        self._outermost = [OutermostStep() for _ in self.optimizers]
+        self._begun = [0] * len(self.optimizers)
         self._handles = [
             handle
             for number, optimizer in enumerate(self.optimizers)
@@ -59,7 +59,12 @@ class OptimizerHooks:
     def _begin(
         self, number: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> StepArguments | None:
-        if not self._outermost[number].begins(type(optimizer)):
+        # An optimiser whose step calls that of its base class has the hooks of both called: only the outermost counts.
+        # As many can be inside one another as classes have a step that calls hooks; where more have begun, one ended by
+        # an exception, which calls no hook.
+        most = sum(hasattr(vars(cls).get("step"), "hooked") for cls in type(optimizer).__mro__)
+        self._begun[number] = 1 if self._begun[number] >= most else self._begun[number] + 1
+        if self._begun[number] > 1:
             return None
         left = _with_closure_called(arguments, options)
         _unscale(optimizer)
@@ -69,34 +74,11 @@ class OptimizerHooks:
         return left
 
     def _end(self, number: int, *_: object) -> None:
-        if self._outermost[number].ends():
+        self._begun[number] -= 1
+        if self._begun[number] == 0:
             self._after(number)
             self.is_updating = False
-
-
-class OutermostStep:
-    """Tells the steps that a loop asks for from those that they ask for themselves.
-
-    An optimiser whose ``step`` calls that of its base class has the hooks of both called. As many steps can be inside
-    one another as classes have a ``step`` that calls hooks; where more have begun, one ended by an exception, which
-    calls no hook.
-    """
-
-    def __init__(self) -> None:
-        self._begun = 0
-
-    def begins(self, kind: type) -> bool:
-        """Whether a step of an optimiser of class `kind` that begins is not inside another."""
-        most = sum(hasattr(vars(cls).get("step"), "hooked") for cls in kind.__mro__)
-        self._begun = 1 if self._begun >= most else self._begun + 1
-        return self._begun == 1
-
-    def ends(self) -> bool:
-        """Whether the step that ends is not inside another."""
-        self._begun -= 1
-        is_last = self._begun == 0
-        self._begun = max(self._begun, 0)
-        return is_last
+        self._begun[number] = max(self._begun[number], 0)
 
 
 def _unscale(optimizer: torch.optim.Optimizer) -> None:

@@ -43,7 +43,10 @@ class Participants:
             config.rate_model != "context" or not self.shards.are_several,
             'rate_model="context": does not work with sharded parameters; choose another, or DistributedDataParallel.',
         )
-        self._require_agreement(model, config, total_steps)
+        shapes = [(name, tuple(p.shape)) for name, p in zip(self.names, self.parameters, strict=True)]
+        options = [line.strip(" ,") for line in config.to_json().splitlines()]
+        description = [*shapes, *options, f"total_steps: {total_steps}"]
+        self.shards.require_agreement(description, getattr(model, "process_group", None))
         self.device = device_of_sums(self.local(), config)
         self.counts = torch.tensor([group.count for group in groups], dtype=torch.float64, device=self.device)
 
@@ -92,12 +95,6 @@ class Participants:
         table = torch.zeros(self.part_count, len(self.groups), dtype=torch.bool)
         table[self.part_of, self.group_of] = True
         return table
-
-    def _require_agreement(self, model: nn.Module, config: RegularizerConfig, total_steps: int) -> None:
-        shapes = [(name, tuple(p.shape)) for name, p in zip(self.names, self.parameters, strict=True)]
-        options = [line.strip(" ,") for line in config.to_json().splitlines()]
-        description = [*shapes, *options, f"total_steps: {total_steps}"]
-        self.shards.require_agreement(description, getattr(model, "process_group", None))
 
 
 def device_of_sums(tensors: Sequence[torch.Tensor], config: RegularizerConfig) -> torch.device:
