@@ -35,15 +35,7 @@ def code_length(statistics: CellStatistics) -> tuple[float, NDArray[np.float64]]
     Each weight is shared between its two neighbouring buckets; β is the slope between their code lengths, the exact
     derivative of φ wherever both hold any weight. Lowering φ lowers the bits of the file.
 
-    Parameters
-    ----------
-    statistics
-        Cell counts and sums.
-
-    Returns
-    -------
-    value_bits, slopes
-        φ(w) in bits, and β = ∂φ/∂w on every cell in bits per unit of weight, float64 of shape (C - 1,).
+    Returns φ(w) in bits, and β = ∂φ/∂w on every cell in bits per unit of weight, float64 of shape (C - 1,).
     """
     s = statistics.linear_binning()
     code_lengths = np.log2(statistics.total / np.maximum(s, C_MIN))
@@ -103,19 +95,9 @@ def magnitude_slopes(bucket_counts: torch.Tensor, *, attractor: int, step_size: 
     the price rises outward over every cell: by the increment of the smoothed code lengths, but at least by a fixed
     share of the mean rise so far. The constants of this module were chosen by experiment on validation data.
 
-    Parameters
-    ----------
-    bucket_counts
-        Weights in each bucket, float64 of shape (..., C), every sum above zero.
-    attractor
-        Index of the bucket that weights are drawn to.
-    step_size
-        Distance between neighbouring reference values, of shape (...).
-
-    Returns
-    -------
-    float64 of shape (..., C - 1)
-        Bits per unit of weight on every cell; negative below the attractor, positive above it.
+    `bucket_counts` are float64 of shape (..., C), every sum above zero, `attractor` is the index of the bucket that
+    weights are drawn to, and `step_size` of shape (...). Returns float64 of shape (..., C - 1): bits per unit of weight
+    on every cell, negative below the attractor, positive above it.
     """
     total = bucket_counts.sum(-1)[..., None]
     above, below = bucket_counts.shape[-1] - 1 - attractor, attractor

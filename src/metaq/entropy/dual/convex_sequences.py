@@ -36,22 +36,9 @@ def convex_regression(
 ) -> tuple[NDArray[np.float64], int]:
     """The convex sequence ξ that minimises Σ_b weights_b (ξ_b - y_b)².
 
-    Every step keeps ξ convex and never raises the sum of squares. O(C) a round; a good `start` saves rounds.
-
-    Parameters
-    ----------
-    y
-        What to fit, float64 of shape (C,), C at least 2.
-    weights
-        Positive, float64 of shape (C,).
-    start
-        A convex sequence, float64 of shape (C,).
-    max_rounds
-        Cap on the number of fits.
-
-    Returns
-    -------
-    float64 of shape (C,), and the number of fits made
+    Every step keeps ξ convex and never raises the sum of squares. O(C) a round, of which `max_rounds` fits are the cap;
+    a good `start`, a convex sequence, saves rounds. Returns ξ and the number of fits made. All are float64 of shape
+    (C,), C at least 2, and `weights` positive.
     """
     xi = start.copy()
     is_knot = np.ones(xi.size, np.bool_)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,7 @@ PRECISION = 1e-10
 """Of the quadratic programs."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Point:
+class _Point(NamedTuple):
     """A dual point: ξ, φ per weight, the shares of all weights per bucket in x and in c*."""
 
     xi: NDArray[np.float64]
@@ -38,8 +37,7 @@ class _Point:
     wanted: NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Trial:
+class _Trial(NamedTuple):
     """Where the model is greatest, the increase it predicts there, and what share of the cuts makes it so."""
 
     xi: NDArray[np.float64]
@@ -102,7 +100,7 @@ def solve_proximal_bundle(
     radius = 2.0 * problem.statistics.grid.count
     values = [centre.value]
     while len(values) < max_iterations and not proves_infeasible(problem, centre.value * n):
-        trial = _propose(centre, cuts, _curvature(problem, centre), radius)
+        trial = _propose(problem, centre, cuts, radius)
         if trial.predicted <= 0.1 * tolerance:
             _, upper = best_counts(problem, n * centre.wanted, n * trial.aggregate)
             if radius >= MOST_RADIUS or upper / n - centre.value <= tolerance:
@@ -134,27 +132,18 @@ def _evaluate(problem: SpreadDual, xi: NDArray[np.float64]) -> _Point:
     return _Point(xi=xi, value=float(value) / n, on_buckets=on_buckets / n, wanted=wanted / n)
 
 
-def _curvature(problem: SpreadDual, point: _Point) -> NDArray[np.float64]:
-    """Second derivative of the smooth part: ln 2 times c*, zero where c* is at a bound."""
-    c_min, c_max = problem.count_bounds
-    counts = point.wanted * problem.statistics.total
-    return np.where((counts > c_min) & (counts < c_max), np.log(2.0) * point.wanted, 0.0)
-
-
-def _propose(centre: _Point, cuts: NDArray[np.float64], curvature: NDArray[np.float64], radius: float) -> _Trial:
+def _propose(problem: SpreadDual, centre: _Point, cuts: NDArray[np.float64], radius: float) -> _Trial:
     """Maximise the model less the proximal term, through its dual: a convex combination of the cuts."""
+    c_min, c_max = problem.count_bounds
+    counts = centre.wanted * problem.statistics.total
+    curvature = np.where((counts > c_min) & (counts < c_max), np.log(2.0) * centre.wanted, 0.0)
     stiffness = 1 / radius + curvature
     errors = cuts @ centre.xi - centre.on_buckets @ centre.xi
     gradients = cuts - centre.wanted
     multipliers = _minimize_on_simplex((gradients / stiffness) @ gradients.T, errors)
     direction = multipliers @ gradients
     predicted = multipliers @ errors + 0.5 * direction @ (direction / stiffness)
-    return _Trial(
-        xi=centre.xi + direction / stiffness,
-        predicted=float(predicted),
-        multipliers=multipliers,
-        aggregate=multipliers @ cuts,
-    )
+    return _Trial(centre.xi + direction / stiffness, float(predicted), multipliers, multipliers @ cuts)
 
 
 def _minimize_on_simplex(quadratic: NDArray[np.float64], linear: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -165,8 +154,6 @@ def _minimize_on_simplex(quadratic: NDArray[np.float64], linear: NDArray[np.floa
     except ImportError as error:
         raise SolverError("The proximal bundle method needs Clarabel: pip install 'metaq-torch[reference]'.") from error
     m = linear.size
-    if m == 1:
-        return np.ones(1)
     scale = max(float(np.abs(np.diag(quadratic)).max()), float(np.abs(linear).max()), np.finfo(np.float64).tiny)
     constraints = sparse.csc_matrix(np.vstack([np.ones(m), -np.eye(m)]))
     settings = clarabel.DefaultSettings()

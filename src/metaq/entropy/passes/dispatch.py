@@ -12,8 +12,7 @@ import torch
 
 from metaq.entropy.passes import compiled_passes, torch_passes
 from metaq.entropy.passes.buckets import bucket_indices
-from metaq.entropy.passes.fixed_point import UNIT_BITS
-from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.grids import UNIT_BITS, GridSet
 from metaq.entropy.passes.watch import BucketWatch
 from metaq.errors import NonFiniteError
 
@@ -27,21 +26,9 @@ def cell_sums(
     """Weights in every cell, and the sum of their distances from its left end in steps.
 
     Weights outside the range count as lying on the end value; one on the last value is in the last cell, at its end.
-
-    Parameters
-    ----------
-    tensors
-        Floating tensors of any shape and dtype, on any device if the grids are on the CPU.
-    groups
-        Number of the group of every tensor, below ``len(grids)``.
-    grids
-        Grid of every group.
-
-    Returns
-    -------
-    counts, fractions
-        float64 of shape (G, C - 1); every distance is rounded to a multiple of 2^-32 steps. All NaN if a weight is NaN
-        or infinite: see :func:`require_finite`.
+    Tensors are floating, of any shape and dtype, on any device if the grids are on the CPU; `groups` has the number of
+    the group of each. Returns float64 of shape (G, C - 1), with every distance rounded to a multiple of 2^-32 steps:
+    all NaN if a weight is NaN or infinite, see :func:`require_finite`.
     """
     counts, units, scale = _totals("cell_totals", tensors, groups, grids)
     counts, fractions = counts * scale, units * (scale * 2.0**-UNIT_BITS)

@@ -1,4 +1,4 @@
-"""The grids of all groups, as tensors that a pass over the weights can index."""
+"""The grids of all groups, as tensors that a pass over the weights can index, and in what units it counts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from metaq.tensors.grid import BucketGrid
 
 CPU = torch.device("cpu")
 HALF = torch.finfo(torch.float16)
+
+# Counts and sums of fractions are in one 64-bit integer: sums are exact, do not depend on their order, and one integer
+# addition serves both.
+UNIT_BITS = 32
+"""A step has 2^UNIT_BITS units."""
+
+COUNT_SHIFT = 47
+"""Bits of a slot below its count."""
+
+SLOT_CAPACITY = 1 << (COUNT_SHIFT - UNIT_BITS)
+"""Weights a slot can take before its sum of units may reach the bits of its count."""
 
 
 class GridSet:

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from metaq.compiled import compiled
-from metaq.entropy.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
+from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
 
 BLOCK = 256
 

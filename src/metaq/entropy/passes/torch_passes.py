@@ -14,8 +14,7 @@ from functools import lru_cache
 import torch
 
 from metaq.entropy.passes import buckets
-from metaq.entropy.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
-from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS, GridSet
 from metaq.entropy.passes.watch import MEMORY, BucketWatch
 
 CPU_CHUNK = 1 << 18
