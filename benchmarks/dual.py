@@ -80,12 +80,12 @@ def spread_call(weights: torch.Tensor, grid: BucketGrid, *, steps: int = FISTA_S
     """One regulariser call: pass over the weights, FISTA on counts and sums, slopes added to a gradient."""
     grids = GridSet.of([grid])
     counts, fractions = passes.cell_sums([weights], [0], grids)
-    starts = np.full((1, grid.count), np.nan)
+    starts = torch.full((1, grid.count), torch.nan, dtype=torch.float64)
     slopes, _ = spread_slopes(
         counts, fractions, starts=starts, step_sizes=grids.step_size, iterations=steps, zeta_per_weight=2.25
     )
     gradient = torch.zeros_like(weights)
-    passes.add_slopes(passes.TensorPairs([weights], [gradient], [0]), grids, np.repeat(slopes, 2, axis=1))
+    passes.add_slopes(passes.TensorPairs([weights], [gradient], [0]), grids, slopes.repeat_interleave(2, dim=1))
     return gradient
 
 
@@ -206,7 +206,7 @@ def measure_many_weights(seed: int, *, device: str, rounds: int) -> Result:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     groups = list(range(len(weights)))
     grids = GridSet.of([BucketGrid(center=0.0, radius=0.25, count=64)] * len(weights))
-    starts = np.full((len(weights), 64), np.nan)
+    starts = torch.full((len(weights), 64), torch.nan, dtype=torch.float64)
 
     def spread() -> None:
         counts, fractions = passes.cell_sums(weights, groups, grids)
@@ -218,12 +218,16 @@ def measure_many_weights(seed: int, *, device: str, rounds: int) -> Result:
             iterations=FISTA_STEPS,
             zeta_per_weight=2.25,
         )
-        passes.add_slopes(passes.TensorPairs(weights, gradients, groups), grids, 1e-9 * np.repeat(slopes, 2, axis=1))
+        passes.add_slopes(
+            passes.TensorPairs(weights, gradients, groups), grids, 1e-9 * slopes.repeat_interleave(2, dim=1)
+        )
 
     def code_length() -> None:
         counts = passes.bucket_counts(weights, groups, grids)
         slopes = magnitude_slopes(counts, attractor=32, step_size=grids.step_size)
-        passes.add_slopes(passes.TensorPairs(weights, gradients, groups), grids, 1e-9 * np.repeat(slopes, 2, axis=1))
+        passes.add_slopes(
+            passes.TensorPairs(weights, gradients, groups), grids, 1e-9 * slopes.repeat_interleave(2, dim=1)
+        )
 
     medians = median_ms({"adam_ms": adam.step, "spread_ms": spread, "code_length_ms": code_length}, rounds=rounds)
     return {
@@ -251,15 +255,12 @@ def pass_calls(tensors: list[torch.Tensor]) -> dict[str, Callable[[], object]]:
     groups = list(range(len(tensors)))
     grids = GridSet.of([BucketGrid(center=0.0, radius=0.25, count=256)] * len(tensors))
     gradients = [torch.zeros_like(tensor) for tensor in tensors]
-    slopes = np.ones((len(tensors), 510))
-    counts = np.zeros((len(tensors), 256), np.int64)
-    units = np.zeros_like(counts)
-    on_torch, torch_slopes = grids.on(torch.device("cpu")), torch.from_numpy(slopes)
+    slopes = torch.ones(len(tensors), 510, dtype=torch.float64)
     return {
-        "cell_sums_numba": lambda: compiled_passes.add_cell_sums(tensors, groups, grids, counts, units),
-        "cell_sums_torch": lambda: torch_passes.cell_totals(tensors, groups, on_torch),
+        "cell_sums_numba": lambda: compiled_passes.cell_totals(tensors, groups, grids),
+        "cell_sums_torch": lambda: torch_passes.cell_totals(tensors, groups, grids),
         "add_slopes_numba": lambda: compiled_passes.add_slopes(tensors, gradients, groups, grids, slopes),
-        "add_slopes_torch": lambda: torch_passes.add_slopes(tensors, gradients, groups, on_torch, torch_slopes),
+        "add_slopes_torch": lambda: torch_passes.add_slopes(tensors, gradients, groups, grids, slopes),
     }
 
 

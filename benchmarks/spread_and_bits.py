@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.entropy.cells import cell_positions, cell_statistics
+from metaq.entropy.cells import cell_statistics
 from metaq.entropy.dual import SpreadDual, solve_exact
 from metaq.entropy.objective import code_length
 from metaq.tensors.grid import BucketGrid
@@ -50,9 +50,9 @@ def code_length_slopes(weights: torch.Tensor) -> NDArray[np.float64]:
 
 def after_moves(weights: torch.Tensor, slopes_of: Callable[[torch.Tensor], NDArray[np.float64]]) -> torch.Tensor:
     """Weights after 50 steps against β, each of which moves no weight further than a tenth of a bucket."""
-    moved = weights
+    moved, inner_values = weights, torch.from_numpy(GRID.reference_values()[1:-1])
     for _ in range(MOVES):
-        beta = torch.from_numpy(slopes_of(moved))[cell_positions(moved, GRID)[0]]
+        beta = torch.from_numpy(slopes_of(moved))[torch.bucketize(moved, inner_values, right=True)]
         longest = float(beta.abs().max())
         moved = moved - 0.1 * GRID.step_size * beta / longest if longest > 0 else moved
     return moved

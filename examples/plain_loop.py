@@ -1,4 +1,4 @@
-"""Ten lines or fewer in a loop of one's own; those that metaq needs end in ``# metaq``.
+"""Three lines in a loop of one's own; they end in ``# metaq``.
 
 ``python examples/plain_loop.py model.metaq`` prints the bits per weight after every epoch and writes the file.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 import task
-from metaq import EntropyRegularizer, save  # metaq
+from metaq import EntropyRegularizer  # metaq
 
 
 def main(path: str) -> None:
@@ -23,8 +23,7 @@ def main(path: str) -> None:
             model(**batch)["loss"].backward()
             optimizer.step()
         curve.append(regularizer.report().bits_per_weight)  # metaq
-    regularizer.finish()  # metaq
-    save(path, model, grids=regularizer.grids())  # metaq
+    regularizer.save(path)  # metaq
     task.print_curve(curve)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -29,14 +29,16 @@ CONFIG = RegularizerConfig(strength=1.5e-3, ramp=0.6, decay_end=1.0, refresh_eve
 
 Row = dict[str, torch.Tensor]
 
+torch.set_default_dtype(torch.float64)
+
 
 class Classifier(nn.Module):
     """One hidden layer, 676 weights; tells its loss where it is told the labels."""
 
     def __init__(self, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.hidden = nn.Linear(FEATURES, hidden, dtype=torch.float64)
-        self.output = nn.Linear(hidden, CLASSES, dtype=torch.float64)
+        self.hidden = nn.Linear(FEATURES, hidden)
+        self.output = nn.Linear(hidden, CLASSES)
 
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """``logits`` of shape (batch, CLASSES), and ``loss``, their mean cross-entropy."""
@@ -52,7 +54,7 @@ class Rows(Dataset[Row]):
     def __init__(self) -> None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(1)
-            self.inputs = torch.randn(EXAMPLES, FEATURES, dtype=torch.float64)
+            self.inputs = torch.randn(EXAMPLES, FEATURES)
             self.labels = Classifier(hidden=64)(self.inputs)["logits"].argmax(dim=1)
 
     def __len__(self) -> int:
@@ -93,6 +95,16 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def print_curve(bits_per_weight: Sequence[float], **facts: float) -> None:
     """One line of JSON on stdout: bits per weight after every epoch, and other facts."""
     print(json.dumps({"bits_per_weight": list(bits_per_weight), **facts}), flush=True)
+
+
+def print_log(entries: Iterable[Mapping[str, float | str | None]]) -> None:
+    """One line of JSON on stdout: everything that a trainer has logged, a list for each name."""
+    columns: dict[str, list[float]] = {}
+    for entry in entries:
+        for name, value in entry.items():
+            if value not in (None, ""):
+                columns.setdefault(name, []).append(float(value))
+    print(json.dumps(columns), flush=True)
 
 
 def leave_group() -> None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import task
-from metaq import EntropyRegularizer, save  # metaq
+from metaq import EntropyRegularizer  # metaq
 
 
 def main(path: str) -> None:
@@ -29,9 +29,8 @@ def main(path: str) -> None:
             model(**batch)["loss"].backward()
             optimizer.step()
         curve.append(regularizer.report().bits_per_weight)  # metaq
-    regularizer.finish()  # metaq
+    regularizer.save(path)  # metaq
     if dist.get_rank() == 0:
-        save(path, model, grids=regularizer.grids())  # metaq
         task.print_curve(curve)
 
 

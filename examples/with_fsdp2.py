@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
 import task
-from metaq import EntropyRegularizer, save  # metaq
+from metaq import EntropyRegularizer  # metaq
 
 
 def main(path: str) -> None:
@@ -31,8 +31,7 @@ def main(path: str) -> None:
             model(**batch)["loss"].backward()
             optimizer.step()
         curve.append(regularizer.report().bits_per_weight)  # metaq
-    regularizer.finish()  # metaq
-    save(path, model, grids=regularizer.grids())  # metaq
+    regularizer.save(path)  # metaq
     if dist.get_rank() == 0:
         task.print_curve(curve)
 

@@ -1,15 +1,18 @@
 """The regulariser in Lightning's Trainer; the lines that metaq needs end in ``# metaq``.
 
-``python examples/with_lightning.py model.metaq`` prints the bits per weight after every epoch and writes the file.
+``python examples/with_lightning.py model.metaq`` prints what was logged and writes the file.
 """
 
 from __future__ import annotations
 
+import csv
 import sys
+import tempfile
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.loggers import CSVLogger
 
 import task
 from metaq.lightning import EntropyCallback  # metaq
@@ -32,26 +35,24 @@ class Learner(pl.LightningModule):
 
 
 def main(path: str) -> None:
-    """Train, print the curve, save to `path`."""
-    curve: list[float] = []
+    """Train, print what was logged, save to `path`."""
     entropy = EntropyCallback(task.CONFIG, submodule="model")  # metaq
-
-    def note(*_: object) -> None:  # metaq
-        curve.append(entropy.regularizer.report().bits_per_weight)  # metaq
-
-    trainer = pl.Trainer(
-        max_epochs=task.EPOCHS,
-        accelerator="cpu",
-        devices=1,
-        callbacks=[entropy, LambdaCallback(on_train_epoch_end=note)],  # metaq
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Learner(), task.make_loader())
+    with tempfile.TemporaryDirectory() as folder:
+        logger = CSVLogger(folder)
+        trainer = pl.Trainer(
+            max_epochs=task.EPOCHS,
+            accelerator="cpu",
+            devices=1,
+            callbacks=[entropy],  # metaq
+            logger=logger,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(Learner(), task.make_loader())
+        with Path(logger.experiment.metrics_file_path).open() as log:
+            task.print_log(csv.DictReader(log))
     entropy.save(path)  # metaq
-    task.print_curve(curve)
 
 
 if __name__ == "__main__":

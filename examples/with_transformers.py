@@ -1,6 +1,6 @@
 """The regulariser in the Trainer of Transformers; the lines that metaq needs end in ``# metaq``.
 
-``python examples/with_transformers.py model.metaq`` prints the bits per weight after every epoch and writes the file.
+``python examples/with_transformers.py model.metaq`` prints what was logged and writes the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Learner(Trainer):
 
 
 def main(path: str) -> None:
-    """Train, print the curve, save to `path`."""
+    """Train, print what was logged, save to `path`."""
     model = task.make_model()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -47,8 +47,7 @@ def main(path: str) -> None:
         entropy = EntropyTrainerCallback(task.CONFIG).attach(trainer)  # metaq
         trainer.train()
         entropy.save(path)  # metaq
-    history = trainer.state.log_history
-    task.print_curve([entry["bits_per_weight"] for entry in history if "bits_per_weight" in entry])  # metaq
+    task.print_log(trainer.state.log_history)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,25 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
-settings.register_profile("metaq", deadline=None, derandomize=True)
-settings.load_profile("metaq")
+QUICK_EXAMPLES = 20
+
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=QUICK_EXAMPLES)
+settings.register_profile("thorough", deadline=None, derandomize=True)
+settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Properties ask for as many examples as they need; under the profile ``quick`` they get a few of them."""
+    if settings.get_current_profile_name() != "quick":
+        return
+    for item in items:
+        test = getattr(getattr(item, "obj", None), "__func__", getattr(item, "obj", None))
+        if is_hypothesis_test(test):
+            asked = test._hypothesis_internal_use_settings
+            few = min(asked.max_examples, QUICK_EXAMPLES)
+            test._hypothesis_internal_use_settings = settings(asked, max_examples=few)
 
 
 @pytest.fixture(scope="session")

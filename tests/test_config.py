@@ -4,7 +4,9 @@ import pytest
 
 from metaq.errors import ConfigError
 from metaq.lab.data import Augmentation, CropAndFlip
-from metaq.lab.train.config import PRESETS, InitConfig, TrainConfig, preset
+from metaq.lab.registry import PRESETS
+from metaq.lab.train import preset
+from metaq.lab.train.config import InitConfig, TrainConfig
 from metaq.regularizer.config import FreezeConfig, RegularizerConfig
 
 
@@ -20,7 +22,7 @@ def test_overrides_reach_every_depth_and_type():
             "optimizer.learning_rate=0.5",
             "regularizer.freeze.start=1",
             "regularizer.include=conv*,fc1.weight",
-            "stop.accuracy=99.5",
+            "select_from=0.5",
             "regularizer.objective=spread",
             "validation_count=none",
             "augmentation.scale=0.2",
@@ -32,7 +34,7 @@ def test_overrides_reach_every_depth_and_type():
     assert config.optimizer.learning_rate == 0.5
     assert config.regularizer.freeze.start == 1.0
     assert config.regularizer.include == ("conv*", "fc1.weight")
-    assert config.stop.accuracy == 99.5
+    assert config.select_from == 0.5
     assert config.regularizer.objective == "spread"
     assert config.validation_count is None
     assert config.augmentation == Augmentation(scale=0.2)

@@ -10,13 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metaq.compression.budget import Budget as Budget
-    from metaq.compression.budget import compress as compress
-    from metaq.compression.compressor import Compressed as Compressed
+    from metaq.compression.compressed import Compressed as Compressed
+    from metaq.compression.compressing import compress as compress
     from metaq.compression.pipeline import choose_grids as choose_grids
-    from metaq.compression.pipeline import load as load
-    from metaq.compression.pipeline import quantized_state_dict as quantized_state_dict
-    from metaq.compression.pipeline import save as save
     from metaq.errors import CodecError as CodecError
     from metaq.errors import ConfigError as ConfigError
     from metaq.errors import DataError as DataError
@@ -24,6 +20,9 @@ if TYPE_CHECKING:
     from metaq.errors import MetaqError as MetaqError
     from metaq.errors import OutputError as OutputError
     from metaq.errors import SolverError as SolverError
+    from metaq.model.lazy import ModelFile as ModelFile
+    from metaq.model.lazy import load as load
+    from metaq.model.lazy import open as open
     from metaq.regularizer.config import BucketConfig as BucketConfig
     from metaq.regularizer.config import FreezeConfig as FreezeConfig
     from metaq.regularizer.config import RegularizerConfig as RegularizerConfig
@@ -33,23 +32,22 @@ if TYPE_CHECKING:
 _HOME = {
     "BucketConfig": "metaq.regularizer.config",
     "BucketGrid": "metaq.tensors.grid",
-    "Budget": "metaq.compression.budget",
     "CodecError": "metaq.errors",
-    "Compressed": "metaq.compression.compressor",
+    "Compressed": "metaq.compression.compressed",
     "ConfigError": "metaq.errors",
     "DataError": "metaq.errors",
     "EntropyRegularizer": "metaq.regularizer.entropy_regularizer",
     "FormatError": "metaq.errors",
     "FreezeConfig": "metaq.regularizer.config",
     "MetaqError": "metaq.errors",
+    "ModelFile": "metaq.model.lazy",
     "OutputError": "metaq.errors",
     "RegularizerConfig": "metaq.regularizer.config",
     "SolverError": "metaq.errors",
     "choose_grids": "metaq.compression.pipeline",
-    "compress": "metaq.compression.budget",
-    "load": "metaq.compression.pipeline",
-    "quantized_state_dict": "metaq.compression.pipeline",
-    "save": "metaq.compression.pipeline",
+    "compress": "metaq.compression.compressing",
+    "load": "metaq.model.lazy",
+    "open": "metaq.model.lazy",
 }
 
 __version__ = "0.1.0"

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from types import ModuleType
-from typing import TypeVar, cast
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-numba: ModuleType | None
-try:
-    numba = import_module("numba")
-except ImportError:
-    numba = None
-
 Function = TypeVar("Function", bound=Callable[..., object])
 Array = TypeVar("Array", bound=NDArray[np.generic])
 
-IS_COMPILED = numba is not None
+IS_COMPILED = find_spec("numba") is not None
 """Whether :func:`compiled` compiles; restoring files does without, many times slower."""
+
+
+listeners: list[Callable[[bool], None]] = []
+"""Called with True when compiling begins, and with False when it ends; not where machine code is at hand."""
 
 
 def compiled(function: Function) -> Function:
@@ -41,12 +39,31 @@ def compiled_part(function: Function) -> Function:
 
 
 def _compiled(function: Function, **options: bool) -> Function:
-    if numba is None:
+    if not IS_COMPILED:
         return function
     try:
-        return cast(Function, numba.njit(cache=True, nogil=True, **options)(function))
+        return cast(Function, _numba().njit(cache=True, nogil=True, **options)(function))
     except RuntimeError:
-        return cast(Function, numba.njit(nogil=True, **options)(function))
+        return cast(Function, _numba().njit(nogil=True, **options)(function))
+
+
+@cache
+def _numba() -> Any:
+    """The library, which then tells the :data:`listeners` what it does."""
+    import numba
+    from numba.core import event
+
+    class Teller(event.Listener):
+        def on_start(self, _: object) -> None:
+            for listener in listeners:
+                listener(True)
+
+        def on_end(self, _: object) -> None:
+            for listener in listeners:
+                listener(False)
+
+    cast(Any, event).register("numba:compile", Teller())
+    return numba
 
 
 def workspace(array: Array) -> Array:

@@ -17,12 +17,15 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from metaq.compression.compressing import FolderReport, compress_folder
-from metaq.compression.progress import Progress
+from metaq.compression.compressed import Report
+from metaq.compression.compressing import compress_to_file
+from metaq.compression.goal import Goal
 from metaq.compression.restoring import restore_folder
 from metaq.container import DEFAULT_CODER
 from metaq.errors import ConfigError, FormatError
-from metaq.model.folder import open_folder
+from metaq.model.opened import open_model
+from metaq.model.weights import ANY
+from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
 
 CONFIG = "config.json"
@@ -44,12 +47,13 @@ def save_pretrained(
     tokenizer: Tokenizer | None = None,
     target_bytes: int | None = None,
     target_ratio: float | None = None,
-    include: Sequence[str] = ("*",),
+    target_bits_per_weight: float | None = None,
+    include: Sequence[str] = ANY,
     exclude: Sequence[str] = (),
     grids: Mapping[str, BucketGrid] | None = None,
     coder: str = DEFAULT_CODER,
     progress: Progress | None = None,
-) -> FolderReport:
+) -> Report:
     """Write a Transformers model with all it needs as one ``.metaq`` file, atomically.
 
     The model is first saved in full beside the file, so that there must be room for it.
@@ -65,8 +69,8 @@ def save_pretrained(
     grids
         Bucket grids by name of the parameter, such as ``EntropyRegularizer.grids()``, for a model that was trained to
         them; tensors without one are kept exactly.
-    target_bytes, target_ratio, include, exclude, coder, progress
-        See :func:`metaq.compression.compressing.compress_folder`.
+    target_bytes, target_ratio, target_bits_per_weight, include, exclude, coder, progress
+        See :func:`metaq.compress`.
 
     Raises
     ------
@@ -75,9 +79,10 @@ def save_pretrained(
     OutputError
         If the file cannot be written.
     """
+    goal = Goal(target_bytes=target_bytes, target_ratio=target_ratio, target_bits_per_weight=target_bits_per_weight)
     transformers = _transformers()
     if not isinstance(model, transformers.PreTrainedModel):
-        raise ConfigError(f"model: {type(model).__name__} is no model of Transformers; use metaq.save for others.")
+        raise ConfigError(f"model: {type(model).__name__} is no model of Transformers; use metaq.compress for others.")
     out = Path(path)
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first.")
@@ -85,13 +90,12 @@ def save_pretrained(
         model.save_pretrained(place)
         if tokenizer is not None:
             tokenizer.save_pretrained(place)
-        folder = open_folder(Path(place))
+        folder = open_model(place)
         names = {tensor.name for tensor in folder.tensors}
-        return compress_folder(
+        return compress_to_file(
             folder,
             out,
-            target_bytes=target_bytes,
-            target_ratio=target_ratio,
+            goal,
             include=include,
             exclude=exclude,
             grids=None if grids is None else _saved_grids(model, grids, names),

@@ -105,7 +105,7 @@ class EntropyCallback(SessionHolder, pl.Callback):
         if loaded is not None:
             self._session.load_state_dict(loaded)
         require(
-            not self._session.finished,
+            not self._session.regularizer.finished,
             f"{path}: was written after its training had ended and holds no latent weights to go on with; resume from "
             "an earlier checkpoint, or load its weights into the module and start a new training.",
         )

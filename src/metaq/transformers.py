@@ -96,12 +96,6 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         """Build the regulariser: the model is on its device and has its optimiser."""
         if self._session is not None:
             self._session.detach()
-        needs_state = args.load_best_model_at_end and self.config.forward == "proximal"
-        require(
-            not (needs_state and args.save_only_model),
-            'forward="proximal": to load the best model in the end, checkpoints must hold more than the model; leave '
-            "save_only_model out.",
-        )
         self._session = TrainingSession(kwargs["model"], self.config, total_steps=state.max_steps)
         self._session.attach([kwargs["optimizer"]])
         self._resume(self._session, args, state)
@@ -142,7 +136,7 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
     @override
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add the metrics to what is logged of the training."""
-        if "loss" in kwargs["logs"] and self._session is not None and not self._session.finished:
+        if "loss" in kwargs["logs"] and self._session is not None and not self._session.regularizer.finished:
             metrics = self._session.metrics()
             kwargs["logs"].update(metrics)
             state.log_history[-1].update(metrics)
@@ -153,7 +147,7 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         session = self._present()
         saved = {
             "weights": _checksum(session.model),
-            "grids": {name: dataclasses.asdict(grid) for name, grid in session.grids().items()},
+            "grids": {name: dataclasses.asdict(grid) for name, grid in self.grids().items()},
             "session": None if args.save_only_model else session.state_dict(),
         }
         if state.is_world_process_zero:

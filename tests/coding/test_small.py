@@ -125,6 +125,7 @@ def samples() -> list[tuple[Streams, list[StreamShape]]]:
     return [(small, [shape_of(small[0], 15, 12, 3)]), (large, [shape_of(large[0], 15)])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_damage_is_refused_or_gives_symbols_of_the_alphabet(number: int) -> None:
     streams, shapes = samples()[number]

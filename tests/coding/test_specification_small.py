@@ -740,6 +740,7 @@ def test_other_periods_are_refused(period: int, monkeypatch: pytest.MonkeyPatch)
         decode(payload, shapes)
 
 
+@pytest.mark.slow
 def test_rows_longer_than_there_are_column_contexts_agree() -> None:
     length = (1 << 16) + 10
     stream = np.full(2 * length, 1, dtype=np.int32)

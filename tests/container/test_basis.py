@@ -83,6 +83,7 @@ def test_all_come_back_with_their_bases(coder: str, chunk_bits: int, tmp_path: P
     assert report.file_bytes == path.stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.float16, Dtype.bfloat16, Dtype.float64])
 @pytest.mark.parametrize("trellis_bits", [0, 7])
 def test_pieces_of_rows_are_combined_as_whole_tensors_are(dtype: Dtype, trellis_bits: int, tmp_path: Path) -> None:
@@ -177,6 +178,7 @@ def test_bases_count_towards_the_memory(tmp_path: Path) -> None:
         container.read(path, max_bytes=whole - 1)
 
 
+@pytest.mark.slow
 def test_streaming_takes_the_memory_of_one_tensor_and_the_basis(tmp_path: Path) -> None:
     path = tmp_path / "model.metaq"
     basis = basis_of(1024)

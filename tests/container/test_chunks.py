@@ -199,6 +199,7 @@ def test_a_file_of_one_chunk_is_checked_as_a_whole(tmp_path: Path) -> None:
             reader(path)
 
 
+@pytest.mark.slow
 def test_streaming_takes_the_memory_of_one_tensor(tmp_path: Path) -> None:
     path = tmp_path / "model.metaq"
     indices = np.full((3000, 4000), 7, dtype=np.int64)

@@ -18,8 +18,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from metaq import BucketConfig, EntropyRegularizer, FreezeConfig, MetaqError, RegularizerConfig, save
-from metaq.model.sharding import whole
+from metaq import BucketConfig, EntropyRegularizer, FreezeConfig, MetaqError, RegularizerConfig
+from metaq.lab.proximal import ProximalRegularizer
+from metaq.model.sharding import local_part, whole
 
 STEPS = 50
 CONFIG = RegularizerConfig(
@@ -37,7 +38,7 @@ SPREAD = RegularizerConfig(
 def make_model() -> nn.Module:
     """Sizes that two processes cannot halve evenly, and a tensor of one row."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    return nn.Sequential(nn.Linear(7, 9), nn.GELU(), nn.Linear(9, 5), nn.GELU(), nn.Linear(5, 1)).double()
 
 
 def sharded(mesh=None) -> nn.Module:
@@ -134,29 +135,33 @@ def check_one_all_reduce(_folder):
 
 
 def check_same_file(folder):
-    """Files of the same weights, written by one process and by two."""
-    expected = alone()
-    run = Run(sharded())
-    run.regularizer.detach()
-    for parameter, weights in zip(run.model.parameters(), expected.weights().values(), strict=True):
-        start = dist.get_rank() * -(-len(weights) // 2)
-        local = parameter.to_local()
-        local.detach().copy_(weights[start : start + len(local)])
-    grids = expected.regularizer.grids()
-    report = save(folder / "two.metaq", run.model, grids=grids)
-    if dist.get_rank() == 0:
-        save(folder / "one.metaq", expected.model, grids=grids)
-    return {"bytes": [report.file_bytes, (folder / "two.metaq").stat().st_size]}
+    """Files of the same weights: of one process, of two that share the weights, and of two that replicate them."""
+    expected, files = alone(), {"one": None, "sharded": sharded(), "replicated": DistributedDataParallel(make_model())}
+    grids, weights = expected.regularizer.grids(), list(expected.weights().values())
+    for name, model in files.items():
+        regularizer = expected.regularizer
+        if model is not None:
+            regularizer = EntropyRegularizer(model, CONFIG, total_steps=STEPS)
+            for parameter, values in zip(model.parameters(), weights, strict=True):
+                start = dist.get_rank() * -(-len(values) // 2) if name == "sharded" else 0
+                local = local_part(parameter.detach())
+                local.copy_(values[start : start + len(local)])
+            regularizer.finish(grids)
+        if model is not None or dist.get_rank() == 0:
+            files[name] = regularizer.save(folder / f"{name}.metaq").file_bytes
+        dist.barrier()
+    return {"bytes": [size or (folder / "one.metaq").stat().st_size for size in files.values()]}
 
 
 def check_unwritable_file(folder):
-    """The sentence that every process gets."""
-    run = Run(sharded())
-    try:
-        save(folder / "missing" / "model.metaq", run.model, grids=run.regularizer.grids())
-    except MetaqError as error:
-        return {"error": str(error)}
-    return {}
+    """The sentences that every process gets."""
+    found = []
+    for model in (sharded(), DistributedDataParallel(make_model())):
+        try:
+            Run(model).regularizer.save(folder / "missing" / "model.metaq")
+        except MetaqError as error:
+            found.append(str(error))
+    return {"errors": found}
 
 
 def check_resuming(folder):
@@ -216,9 +221,12 @@ def check_disagreement(_folder):
 def check_refusals(_folder):
     """What does not work with sharded parameters."""
     found = []
-    for config in (RegularizerConfig(forward="proximal"), RegularizerConfig(rate_model="context")):
+    for kind, config in (
+        (EntropyRegularizer, RegularizerConfig(rate_model="context")),
+        (ProximalRegularizer, RegularizerConfig(forward="float")),
+    ):
         try:
-            EntropyRegularizer(sharded(), config, total_steps=5)
+            kind(sharded(), config, total_steps=5)
         except MetaqError as error:
             found.append(str(error))
     return {"errors": found}

@@ -9,6 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
+    "arranging.py": (["--epochs", "1"], {"networks"}),
     "checkpoint.py": ([], {"bytes", "mean_cosine", "spearman", "compress", "decompress"}),
     "cifar10.py": (["--quick", "--out", "{folder}/runs"], {"net", "data", "schedule", "float", "small", "drop"}),
     "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),
@@ -40,10 +41,20 @@ QUICK = {
     ),
     "streaming.py": (["--largest", "1", "--total", "4"], {"bytes", "largest_mib", "compress", "decompress"}),
     "spread_and_bits.py": ([], {"seed", "rows"}),
+    "structure.py": ([], {"rooms", "arrows", "floors", "against_order", "source_lines", "baseline"}),
 }
 
+AT_ONCE = {"codec.py", "structure.py"}
+"""Benchmarks that run in seconds."""
 
-@pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py")))
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.name, marks=() if path.name in AT_ONCE else pytest.mark.slow)
+        for path in sorted(BENCHMARKS.glob("*.py"))
+    ],
+)
 def test_a_benchmark_prints_one_json_object(name, tmp_path):
     options, keys = QUICK[name]
     placed = [option.format(folder=tmp_path) for option in options]
@@ -53,6 +64,7 @@ def test_a_benchmark_prints_one_json_object(name, tmp_path):
     assert set(json.loads(done.stdout)) >= keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["codec.py", "embeddings.py"])
 def test_a_benchmark_draws_its_figures(name, tmp_path):
     options, _ = QUICK[name]

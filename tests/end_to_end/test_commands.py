@@ -112,6 +112,7 @@ def test_train_leaves_a_complete_run(tmp_path):
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3]
     assert records[-1]["strength"] > 0
+    assert told.json["seconds"] > sum(record["seconds"] for record in records)
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((run / "config.json").read_text())["epochs"] == 3
     assert list((run / "tensorboard").glob("events.*"))
@@ -124,3 +125,6 @@ def test_train_plain_output_is_a_table(tmp_path):
     assert shown.status == 0, shown.err
     assert "accuracy of the restored weights" in shown.out
     assert "epoch   1" in shown.err
+    assert "latent" not in shown.err
+    shown = run_metaq("train", *SHORT, "--epochs", "1", "--out", tmp_path / "verbose", "--verbose")
+    assert "% latent" in shown.err

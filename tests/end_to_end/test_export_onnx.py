@@ -8,8 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from metaq import BucketGrid
-from metaq.compression import pipeline
+from metaq import BucketGrid, compress
 from metaq.lab import nets, runs
 from metaq.lab.data import load, to_float
 from metaq.model import checkpoint
@@ -29,6 +28,7 @@ def images():
     return to_float(load("digits").test.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--fold",)])
 def test_a_shipped_model_becomes_a_small_network_that_does_the_same(tmp_path, images, options):
     file, out = MODELS / "lenet5-mnist.metaq", tmp_path / "model.onnx"
@@ -105,7 +105,7 @@ def own(tmp_path, monkeypatch):
         files[factory] = tmp_path / f"{factory}.metaq"
         state_dict = nets.create(f"tiny_onnx_nets:{factory}").state_dict()
         grids = dict.fromkeys(state_dict, BucketGrid(center=0.0, radius=0.5, count=15))
-        pipeline.save(files[factory], state_dict, grids=grids)
+        compress(state_dict, grids=grids).save(files[factory])
     yield files
     sys.modules.pop("tiny_onnx_nets", None)
 

@@ -7,10 +7,9 @@ import sys
 import pytest
 import torch
 
-from metaq import BucketGrid, load
+from metaq import BucketGrid, compress, load
 from metaq.cli import output
 from metaq.cli.train import seconds_of
-from metaq.compression import pipeline
 from metaq.errors import ConfigError
 from metaq.lab import data, nets, runs
 from metaq.lab.data import to_float
@@ -69,7 +68,7 @@ def training(out, *, epochs=None):
 
 def slowly(goal):
     """Options of a goal, and of a plan that leaves a small network the steps to follow."""
-    plan = {"press": 0.4, "settle": 0.1, "refinements": 3, "moving": 0.3, "free": 0.5, "deepest": 10}
+    plan = {"press": 0.4, "settle": 0.1, "deepest": 10}
     values = {"optimizer.relative_learning_rate": 0.008, **{f"regularizer.plan.{name}": plan[name] for name in plan}}
     return (*goal, *(word for name, value in values.items() for word in ("--set", f"{name}={value}")))
 
@@ -144,7 +143,7 @@ def test_a_size_is_that_after_hidden_units_are_arranged(tmp_path):
     best = torch.load(run / "checkpoint.pt", weights_only=True)["state"]["best"]
     grids = {name: BucketGrid(**grid) for name, grid in best["grids"].items()}
     as_trained = tmp_path / "as_trained.metaq"
-    pipeline.save(as_trained, best["state_dict"], grids=grids, metadata={"net": net, "data": "digits"})
+    compress(best["state_dict"], grids=grids, metadata={"net": net, "data": "digits"}).save(as_trained)
     kept = epochs_of(run)[told.json["kept_epoch"] - 1]
     assert told.json["bytes"] <= kept["file_bytes"] < as_trained.stat().st_size
 
@@ -276,6 +275,7 @@ def stops_after(epoch):
     return on_epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [("--target-accuracy", 70), ("--target-bytes", 400)], ids=str)
 def test_an_interrupted_run_to_a_goal_resumes_to_the_identical_file(tmp_path, monkeypatch, goal):
     goal = slowly(goal)
@@ -295,6 +295,7 @@ def test_an_interrupted_run_to_a_goal_resumes_to_the_identical_file(tmp_path, mo
         same_run(tmp_path / "whole", run)
 
 
+@pytest.mark.slow
 def test_a_killed_run_to_a_goal_resumes_to_the_identical_file(tmp_path):
     goal = slowly(("--target-accuracy", 70))
     assert run_metaq(*training(tmp_path / "whole", epochs=12), *goal).status == 0
@@ -359,6 +360,7 @@ def test_a_teacher_is_a_file_of_any_kind_that_another_run_left(tmp_path, form):
     assert epochs_of(run)[0]["loss"] != epochs_of(tmp_path / "alone")[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_resumes_with_it(tmp_path, monkeypatch):
     file = constant_teacher(tmp_path / "teacher.pth", 7)
     teacher = ("--teacher", file, "--teacher-net", TEACHER_NET)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from metaq.cli import demonstration
-from metaq.lab import runs
 from metaq.lab.train import preset
 
 from ..report.page_checks import check
@@ -18,10 +17,7 @@ SHORT = ("--preset", "lenet5-digits", "--epochs", "3", "--set", "regularizer.war
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        # Which order of units costs least is another test's, and takes longer than the training.
-        patch.setattr(runs, "cheapest_arrangement", lambda model, _cost: model)
-        assert run_metaq("train", *SHORT, "--out", folder).status == 0
+    assert run_metaq("train", *SHORT, "--out", folder).status == 0
     return folder
 
 
@@ -49,6 +45,7 @@ def test_the_figures_of_a_report_as_json(run, tmp_path):
     assert len(subject["tensors"]) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
 def test_every_shipped_model_has_a_report(model, tmp_path):
     page = tmp_path / "page.html"
@@ -56,7 +53,9 @@ def test_every_shipped_model_has_a_report(model, tmp_path):
     root = check(page.read_text())
     assert f"{model.stat().st_size:,} bytes" in root.text
     assert "There are no curves" in root.text
-    assert len(root.all("img")) == 1
+    drawn = [image.attributes["src"].partition(";")[0] for image in root.all("img")]
+    assert drawn.count("data:image/png") == 1
+    assert drawn.count("data:image/svg+xml") == len([line for line in root.all("h3") if "." in line.text])
 
 
 def test_two_are_compared(run, tmp_path, monkeypatch):
@@ -90,10 +89,10 @@ def test_wrong_input_is_refused_and_leaves_nothing(run, tmp_path):
     assert not page.exists()
 
 
+@pytest.mark.slow
 def test_the_demonstration_ends_with_its_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = preset("lenet5-digits").override(["epochs=2", "augmentation=null"])
-    monkeypatch.setattr(runs, "cheapest_arrangement", lambda model, _cost: model)
     monkeypatch.setattr(demonstration, "preset", lambda _: short)
     told = run_metaq("demo")
     page = tmp_path / "metaq-demo-report.html"

@@ -68,6 +68,7 @@ def test_a_sweep_draws_the_frontier_and_goes_on(tmp_path):
     assert "trial 0" not in shown.err
 
 
+@pytest.mark.slow
 def test_several_processes_share_one_study(tmp_path):
     out = tmp_path / "out"
     told = run_metaq(*settings(out, epochs=2), "--trials", 4, "--workers", 2, "--json")
@@ -84,6 +85,7 @@ def test_a_worker_that_fails_ends_the_sweep_with_its_sentence(tmp_path):
     assert refused(told, "teacher.metaq")
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_stops_its_processes_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "out"
     process = start_metaq(*settings(out, epochs=100_000), "--trials", 2, "--workers", 2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import BucketGrid, Budget, ConfigError, FormatError, OutputError, choose_grids, compress, load, save
+from metaq import BucketGrid, ConfigError, FormatError, OutputError, choose_grids, compress, load
 from metaq.compression import pipeline
 from metaq.model import checkpoint
 from metaq.tensors.narrow_floats import bfloat16_bits
@@ -37,7 +37,7 @@ def test_every_type_is_stored_bit_for_bit(tmp_path, dtype):
     raw = torch.arange(48, dtype=torch.uint8) if dtype != torch.bool else torch.arange(48, dtype=torch.uint8) % 2
     tensor = raw.view(dtype).reshape(2, -1).t()
     packed = tmp_path / "exact.metaq"
-    save(packed, {"w": tensor, "other": torch.zeros(2)}, grids={})
+    compress({"w": tensor, "other": torch.zeros(2)}, grids={}).save(packed)
     restored = load(packed)["w"]
     assert restored.dtype == dtype
     assert restored.shape == tensor.shape
@@ -49,7 +49,7 @@ def test_quantised_weights_of_every_float_type_restore_to_what_was_quantised(tmp
     weights = torch.randn(30, 7, generator=torch.Generator().manual_seed(0)).to(dtype).t()
     grids = choose_grids({"w": weights}, count=17)
     packed = tmp_path / "model.metaq"
-    save(packed, {"w": weights}, grids=grids)
+    compress({"w": weights}, grids=grids).save(packed)
     restored = load(packed)["w"]
     assert restored.dtype == dtype
     assert restored.shape == weights.shape
@@ -74,7 +74,7 @@ def test_tied_weights_share_their_grid(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False))
     model[1].weight = model[0].weight
     packed = tmp_path / "tied.metaq"
-    save(packed, model, grids={"0.weight": BucketGrid(center=0.0, radius=0.5, count=5)})
+    compress(model, grids={"0.weight": BucketGrid(center=0.0, radius=0.5, count=5)}).save(packed)
     restored = load(packed)
     assert torch.equal(restored["0.weight"], restored["1.weight"])
     assert len(restored["1.weight"].unique()) <= 5
@@ -88,7 +88,7 @@ def test_buffers_are_stored_exactly(tmp_path):
     grids = choose_grids(model.state_dict(), count=3, exclude=("scale",))
     assert grids.keys() == dict(model.named_parameters()).keys()
     packed = tmp_path / "norm.metaq"
-    save(packed, model, grids=grids)
+    compress(model, grids=grids).save(packed)
     restored = load(packed)
     for name, buffer in model.named_buffers():
         assert torch.equal(restored[name], buffer)
@@ -107,13 +107,9 @@ def test_a_checkpoint_with_its_state_dict_inside_is_opened(tmp_path):
 
 def test_grids_that_fit_no_tensor_and_types_that_no_file_holds(tmp_path):
     with pytest.raises(ConfigError, match="missing"):
-        save(tmp_path / "x.metaq", {"w": torch.ones(2)}, grids={"missing": BucketGrid(center=0, radius=1, count=2)})
+        compress({"w": torch.ones(2)}, grids={"missing": BucketGrid(center=0, radius=1, count=2)})
     with pytest.raises(ConfigError, match="stored exactly"):
-        save(
-            tmp_path / "x.metaq",
-            {"w": torch.ones(2, dtype=torch.int64)},
-            grids={"w": BucketGrid(center=0, radius=1, count=2)},
-        )
+        compress({"w": torch.ones(2, dtype=torch.int64)}, grids={"w": BucketGrid(center=0, radius=1, count=2)})
     with pytest.raises(ConfigError, match=r"\.safetensors"):
         checkpoint.write(tmp_path / "x.onnx", {"w": torch.ones(2)})
     assert list(tmp_path.iterdir()) == []
@@ -145,9 +141,9 @@ def test_grids_that_fit_no_tensor_and_types_that_no_file_holds(tmp_path):
 def test_tensors_that_no_file_holds_are_refused_by_name(tmp_path, make, advice):
     state = {"w": torch.linspace(-1, 1, 100), "layer.odd": make()}
     for attempt in (
-        lambda: save(tmp_path / "x.metaq", state, grids={}),
+        lambda: compress(state, grids={}).save(tmp_path / "x.metaq"),
         lambda: choose_grids(state, count=9),
-        lambda: compress(state, Budget(target_ratio=2)),
+        lambda: compress(state, target_ratio=2),
     ):
         with pytest.raises(ConfigError, match=rf"layer\.odd: .*{advice}"):
             attempt()
@@ -163,7 +159,7 @@ def test_marked_views_and_odd_layouts_are_stored_as_what_they_mean(tmp_path):
         "channels last": torch.arange(48.0).reshape(2, 2, 3, 4).to(memory_format=torch.channels_last),
         "strided": torch.arange(20.0)[::3],
     }
-    save(tmp_path / "x.metaq", state, grids={})
+    compress(state, grids={}).save(tmp_path / "x.metaq")
     restored = load(tmp_path / "x.metaq")
     assert all(torch.equal(restored[name], tensor) for name, tensor in state.items())
     assert all(tensor.is_contiguous() for tensor in restored.values())

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from metaq import EntropyRegularizer, RegularizerConfig, choose_grids, container, load, quantized_state_dict, save
-from metaq.compression.compressor import Compressor
+from metaq import EntropyRegularizer, RegularizerConfig, choose_grids, compress, load
+from metaq.compression.pipeline import quantized_state_dict
 from metaq.errors import ConfigError
 from metaq.quantize import curvature
 from metaq.quantize.recovery import Recovery
@@ -177,7 +177,7 @@ def test_a_module_is_trained_and_restored_bit_for_bit(kind: str, tmp_path: Path)
     quantized = quantized_state_dict(model, grids=grids)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, quantized[name] if name in trained else before[name])
-    report = save(tmp_path / "m.metaq", model, grids=grids)
+    report = compress(model, grids=grids).save(tmp_path / "m.metaq")
     assert not {part.name for part in report.coverage.left_out} & trained
     assert_restored(model, tmp_path / "m.metaq", kind)
 
@@ -185,12 +185,12 @@ def test_a_module_is_trained_and_restored_bit_for_bit(kind: str, tmp_path: Path)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_module_is_quantised_and_restored_bit_for_bit(kind: str, tmp_path: Path) -> None:
     model, inputs = built(kind)
-    curves = None
     before = copy.deepcopy(model.state_dict())
+    loss = curvature.random_projection_loss
     if kind in CALIBRATED:
-        curves = curvature.measure(model, [inputs], loss=curvature.random_projection_loss)
+        curves = curvature.measure(model, [inputs], loss=loss)
         assert all((curves[name].diagonal > 0).any() for name in curves), kind
-    found = Compressor(model, curvature=curves).at(1e-5)
+    found = compress(model, batches=[inputs] if kind in CALIBRATED else None, loss=loss)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert {part.reason for part in found.coverage.left_out} <= {
         "buffer",
@@ -199,7 +199,7 @@ def test_a_module_is_quantised_and_restored_bit_for_bit(kind: str, tmp_path: Pat
         "running statistics of batch normalisation",
         "vectors of spectral normalisation",
     }
-    container.write(tmp_path / "m.metaq", found.tensors)
+    found.save(tmp_path / "m.metaq")
     model.load_state_dict(found.state_dict())
     assert_restored(model, tmp_path / "m.metaq", kind)
 
@@ -218,7 +218,7 @@ def test_adapters_alone_are_trained_and_written(tmp_path: Path) -> None:
     assert grids.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name for name in grids)
     adapters_alone = {name: model.state_dict()[name] for name in grids}
-    assert save(tmp_path / "adapters.metaq", adapters_alone, grids=grids).coverage.share == 1.0
+    assert compress(adapters_alone, grids=grids).save(tmp_path / "adapters.metaq").coverage.share == 1.0
 
 
 def test_what_is_frozen_is_measured_and_recovers_as_well() -> None:
@@ -227,8 +227,13 @@ def test_what_is_frozen_is_measured_and_recovers_as_well() -> None:
     measured = curvature.measure(model, [inputs], loss=curvature.random_projection_loss)
     assert measured.keys() == flags.keys()
     reference = model(inputs).detach()
-    recovery = Recovery(model, [inputs], lambda output, _: (output - reference).square().mean())
-    Compressor(model, curvature=measured, recovery=recovery).at(1e-4)
+    compress(
+        model,
+        target_ratio=3.0,
+        batches=[inputs],
+        loss=curvature.random_projection_loss,
+        training_loss=lambda output, _: (output - reference).square().mean(),
+    )
     assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
 
 

@@ -71,7 +71,7 @@ def test_the_surplus_is_added_beside_the_attractor_alone_and_never_below_the_lea
     gradient = torch.zeros_like(weight)
     prices, grids = ContextPrices(["only"], [weight]), GridSet.of([GRID])
     prices.refresh([weight], grids)
-    slopes = np.full((1, ALPHABET - 1), 3.0) * np.sign(np.arange(ALPHABET - 1) - CENTRAL + 0.5)
+    slopes = 3.0 * (torch.arange(ALPHABET - 1, dtype=torch.float64)[None] - CENTRAL + 0.5).sign()
     prices.add_slopes(TensorPairs([weight], [gradient], [0]), grids, slopes, hysteresis=0.5, strength=0.1)
     (surplus,) = prices.state_dict()["surplus"]
     bits = surplus.clamp(min=LEAST_FIRST_BITS - 3)
@@ -129,7 +129,6 @@ def test_training_by_it_empties_columns() -> None:
     [
         {"objective": "spread"},
         {"grouping": "global"},
-        {"forward": "proximal"},
         {"buckets": BucketConfig(rule="fixed", center=0.0, radius=1.0)},
     ],
     ids=lambda changes: next(iter(changes)),

@@ -35,10 +35,16 @@ def train(model: nn.Module, config: RegularizerConfig, *, steps: int = STEPS) ->
     return regularizer
 
 
+def stay_on_device(monkeypatch):
+    """Let sums stay where the weights are and be made by PyTorch alone, as on a GPU."""
+    monkeypatch.setattr("metaq.regularizer.participants.device_of_sums", lambda tensors, _config: tensors[0].device)
+    monkeypatch.setattr("metaq.regularizer.participants.Participants.are_on_host", False)
+    monkeypatch.setattr("metaq.entropy.passes.dispatch.COMPILED_KINDS", set())
+
+
 @pytest.fixture
 def on_device(monkeypatch):
-    """Let sums stay where the weights are, as on a GPU."""
-    monkeypatch.setattr("metaq.regularizer.participants.device_of_sums", lambda tensors, _config: tensors[0].device)
+    stay_on_device(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +58,9 @@ def on_device(monkeypatch):
 def test_a_step_on_a_device_does_what_a_step_by_the_host_does(config, monkeypatch):
     by_host = make_model()
     expected = train(by_host, config)
-    monkeypatch.setattr("metaq.regularizer.participants.device_of_sums", lambda *_: torch.device("cpu"))
+    stay_on_device(monkeypatch)
     on_device = make_model()
     found = train(on_device, config)
-    assert isinstance(found._slopes, torch.Tensor)
     for mine, other in zip(on_device.state_dict().values(), by_host.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
     assert found.report().bits == pytest.approx(expected.report().bits, rel=1e-9)
@@ -85,7 +90,6 @@ def test_a_step_never_waits_for_the_device(config, dtype, monkeypatch):
             parameter.grad = torch.empty_like(parameter)
         optimizer.step()
     assert regularizer.steps == STEPS
-    assert isinstance(regularizer._slopes, torch.Tensor)
     assert regularizer._slopes.is_meta
 
 

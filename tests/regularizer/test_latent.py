@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -30,14 +29,15 @@ def test_tensors_of_several_dtypes_keep_their_order_shapes_and_grids():
     assert [parameter.tolist() for parameter in parameters] == [[[1.0, 0.0]], [2.0], [-1.0, 0.0, 1.0]]
     for kept, expected in zip(latent.tensors(), before, strict=True):
         torch.testing.assert_close(kept, expected, rtol=0, atol=0)
-    latent.restore(parameters, np.array([2.0, 3.0]), 0)
+    latent.restore(parameters, torch.tensor([2.0, 3.0]), 0)
     for parameter, expected, factor in zip(parameters, before, (2.0, 3.0, 2.0), strict=True):
         torch.testing.assert_close(parameter, factor * expected)
 
 
 def test_a_state_is_taken_over():
     parameters, latent = made()
-    latent.let_some_move(0.5, seed=1)
+    for state in latent.state_of_tensors():
+        state["frozen"][:1] = True
     copy = LatentWeights([torch.zeros_like(parameter) for parameter in parameters], [0, 1, 0], [0, 1, 1])
     copy.load_state_of_tensors(latent.state_of_tensors())
     assert copy.frozen_count([0, 1, 2]) == latent.frozen_count([0, 1, 2]) > 0
@@ -52,5 +52,5 @@ def test_one_optimiser_leaves_the_tensors_of_another_alone():
     latent.begin(GRIDS)
     latent.snap(parameters, GRIDS, 1, freeze_above=None)
     assert [parameter.tolist() for parameter in parameters] == [[pytest.approx(0.6)], [-1.0]]
-    latent.restore(parameters, np.array([2.0, 1.0]), 1)
+    latent.restore(parameters, torch.tensor([2.0, 1.0]), 1)
     assert [tensor.tolist() for tensor in latent.tensors()] == [[pytest.approx(0.6)], [pytest.approx(-1.8)]]

@@ -99,7 +99,7 @@ def test_float_forward_adds_exactly_lambda_beta_to_the_gradient():
     optimizer.step()
     for name, weights in before.items():
         moved = (weights - model.state_dict()[name]) - 0.01 * 0.25 * 2 * weights
-        slopes = torch.from_numpy(regularizer._slopes[0])
+        slopes = regularizer._slopes[0]
         assert float((moved / (0.01 * 0.75))[..., None].sub(slopes).abs().amin(dim=-1).max()) < 1e-3
 
 
@@ -220,12 +220,9 @@ def test_weights_that_cannot_fill_the_buckets_are_named_for_the_exact_solver():
         regularizer.before_step()
 
 
-@pytest.mark.parametrize(("forward", "alpha"), [("float", 1.0), ("proximal", 1.0), ("proximal", 0.5)])
 @pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_the_plain_regulariser_is_added_to_the_gradient(norm, forward, alpha):
-    config = RegularizerConfig(
-        strength=0.5, alpha=alpha, norm=norm, forward=forward, warmup=0.0, ramp=0.0, decay_end=1.0
-    )
+def test_the_plain_regulariser_is_added_to_the_gradient(norm):
+    config = RegularizerConfig(strength=0.5, alpha=1.0, norm=norm, forward="float", warmup=0.0, ramp=0.0, decay_end=1.0)
     model = make_model()
     regularizer = EntropyRegularizer(model, config, total_steps=10)
     for parameter in model.parameters():
@@ -233,7 +230,7 @@ def test_the_plain_regulariser_is_added_to_the_gradient(norm, forward, alpha):
     regularizer.before_step()
     for parameter in model.parameters():
         plain = parameter.sign() if norm == "l1" else 2 * parameter
-        torch.testing.assert_close(parameter.grad, 0.5 * alpha * plain.detach())
+        torch.testing.assert_close(parameter.grad, 0.5 * plain.detach())
 
 
 @pytest.mark.parametrize("every", [1, 4])
@@ -245,7 +242,7 @@ def test_slopes_are_kept_between_refreshes(every):
     seen = []
     for x in batches(8):
         train(model, regularizer, optimizer, [x])
-        seen.append(regularizer._slopes[0].tobytes())
+        seen.append(tuple(regularizer._slopes[0].tolist()))
     assert len(set(seen)) <= 8 / every
     assert len(set(seen)) > 1
 

@@ -12,7 +12,7 @@ from metaq.errors import ConfigError
 from metaq.regularizer.config import PlanConfig, RegularizerConfig
 from metaq.regularizer.schedule import FixedSchedule, PlannedSchedule, phase_at, schedule_of
 
-PLAN = PlanConfig(press=0.5, fall=0.8, undershoot=0.8, settle=0.1, refinements=3, free=0.4)
+PLAN = PlanConfig(press=0.5, fall=0.8, undershoot=0.8, settle=0.1)
 WARMUP = 0.1
 
 
@@ -25,23 +25,15 @@ def planned(**changes) -> PlannedSchedule:
 
 def test_phases_follow_each_other_without_gaps():
     seen = [phase_at(PLAN, WARMUP, step / 1000) for step in range(1001)]
-    order = [(phase.kind, phase.round) for phase in seen]
-    distinct = [order[0], *(b for a, b in itertools.pairwise(order) if a != b)]
-    rounds = [("free", 1), ("settle", 1), ("free", 2), ("settle", 2), ("free", 3), ("settle", 3)]
-    assert distinct == [("warmup", 0), ("press", 0), ("settle", 0), *rounds]
+    order = [phase.kind for phase in seen]
+    assert [order[0], *(b for a, b in itertools.pairwise(order) if a != b)] == ["warmup", "press", "settle"]
     assert all(0 <= phase.share <= 1 for phase in seen)
     assert seen[-1].share == 1
 
 
-def test_without_refinements_weights_settle_until_the_end():
-    plan = PlanConfig(press=0.5, settle=0.2, refinements=0)
+def test_weights_settle_until_the_end():
+    plan = PlanConfig(press=0.5, settle=0.2)
     assert phase_at(plan, 0.1, 1.0).kind == "settle"
-
-
-def test_every_refinement_begins_once():
-    schedule = planned()
-    begun = [schedule.refinement(step / 1000, (step + 1) / 1000) for step in range(1000)]
-    assert [number for number in begun if number] == [1, 2, 3]
 
 
 def simulate(schedule: PlannedSchedule, bits: float, *, refreshes: int, sensitivity: float) -> list[float]:
@@ -131,7 +123,6 @@ def test_learning_slows_down_as_weights_settle():
     assert schedule.freeze_threshold(0.61) > schedule.freeze_threshold(0.69)
     assert schedule.learning_rate_share(0.3) == 1
     assert schedule.learning_rate_share(0.699) == pytest.approx(PLAN.quiet_speed * PLAN.last_speed, rel=0.01)
-    assert schedule.learning_rate_share(0.71) == PLAN.quiet_speed
 
 
 def test_learning_slows_down_as_the_bits_rise_again():
@@ -141,16 +132,6 @@ def test_learning_slows_down_as_the_bits_rise_again():
         schedule.learning_rate_share(rise_begins + part * PLAN.press * (1 - PLAN.fall)) for part in (0.0, 0.5, 0.99)
     ]
     assert shares == pytest.approx([1.0, (1 + PLAN.quiet_speed) / 2, PLAN.quiet_speed], abs=0.01)
-
-
-def test_in_refinements_the_strength_has_a_ceiling():
-    schedule = planned(target_bits=1000.0)
-    for step in range(100, 600):
-        schedule.observe(1000.0, step / 1000)
-    before = schedule.strength(0.6)
-    for step in range(601, 1000):
-        schedule.observe(5000.0, step / 1000)
-    assert schedule.strength(1.0) == pytest.approx(before * PLAN.most_strength)
 
 
 def test_the_state_goes_on():
@@ -169,7 +150,6 @@ def test_a_fixed_schedule_is_not_driven():
     assert isinstance(schedule, FixedSchedule)
     schedule.observe(1e9, 0.5)
     assert schedule.strength(0.5) == 1.0
-    assert schedule.refinement(0.1, 0.9) == 0
 
 
 @pytest.mark.parametrize(
@@ -189,7 +169,7 @@ def test_what_does_not_go_together_is_refused(changes, word):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"press": 0.0}, {"settle": 0.8}, {"fall": 1.0}, {"deepest": 1.0}, {"free": 1.0}, {"least_strength": 9.0}],
+    [{"press": 0.0}, {"settle": 0.8}, {"fall": 1.0}, {"deepest": 1.0}],
 )
 def test_plans_out_of_range_are_refused(changes):
     with pytest.raises(ConfigError, match="plan"):
@@ -206,7 +186,7 @@ def test_a_model_reaches_the_bits_asked_for():
         torch.manual_seed(1)
         model = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 4))
         optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-        config = RegularizerConfig(plan=PlanConfig(refinements=1), warmup=0.1, target_bits=target)
+        config = RegularizerConfig(plan=PlanConfig(), warmup=0.1, target_bits=target)
         regularizer = EntropyRegularizer(model, config, total_steps=3000).attach(optimizer)
         for step in range(3000):
             batch = slice(64 * (step % 32), 64 * (step % 32) + 64)

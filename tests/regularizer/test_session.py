@@ -15,7 +15,8 @@ CONFIG = RegularizerConfig(strength=1e-2, refresh_every=3)
 
 def make_model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    # No other layer could take the units in another order.
+    return nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
 
 
 def batches():
@@ -84,7 +85,7 @@ def test_optimisers_that_call_their_closure_often_are_refused():
         session.attach([])
 
 
-@pytest.mark.parametrize("forward", ["quantized", "float", "proximal"])
+@pytest.mark.parametrize("forward", ["quantized", "float"])
 @pytest.mark.parametrize("steps", [1, STEPS - 1])
 def test_the_weights_shown_for_an_evaluation_are_those_of_the_file(forward, steps, tmp_path):
     session = make_session(forward, steps)
@@ -174,6 +175,6 @@ def test_a_state_of_another_length_or_none_at_all_is_refused():
     other = TrainingSession(make_model(), session.regularizer.config, total_steps=STEPS + 5)
     with pytest.raises(ConfigError, match="a training of 20 steps and this one has 25"):
         other.load_state_dict(session.state_dict())
-    for state in ({}, {"finished": True}, {"finished": True, "regularizer": {}}):
+    for state in ({}, {"finished": True}, {"regularizer": {}}):
         with pytest.raises(ConfigError, match="damaged or of another version"):
             other.load_state_dict(state)

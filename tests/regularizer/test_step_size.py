@@ -6,7 +6,7 @@ import torch
 
 from metaq.regularizer.step_size import StepLearner
 
-ALL = np.ones(3, dtype=bool)
+ALL = torch.ones(3, dtype=torch.bool)
 
 
 def test_step_sizes_move_as_adam_moves_their_logarithms():
@@ -14,36 +14,36 @@ def test_step_sizes_move_as_adam_moves_their_logarithms():
     logarithms = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([logarithms], lr=0.05, betas=(0.9, 0.99), eps=0.0)
     learner = StepLearner(3)
-    step_sizes = np.ones(3)
+    step_sizes = torch.ones(3, dtype=torch.float64)
     for _ in range(20):
-        gradients = rng.normal(size=3)
+        gradients = torch.from_numpy(rng.normal(size=3))
         step_sizes *= learner.factors(gradients, 0.05, ALL)
-        logarithms.grad = torch.from_numpy(gradients)
+        logarithms.grad = gradients
         adam.step()
-    np.testing.assert_allclose(step_sizes, np.exp(logarithms.detach().numpy()), rtol=1e-12)
+    torch.testing.assert_close(step_sizes, logarithms.detach().exp(), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("gradient", [0.0, float("inf"), float("nan")])
 def test_a_group_without_a_usable_gradient_keeps_its_step_size(gradient):
-    factors = StepLearner(2).factors(np.array([gradient, 1.0]), 0.1, ALL[:2])
+    factors = StepLearner(2).factors(torch.tensor([gradient, 1.0]), 0.1, ALL[:2])
     assert factors[0] == 1.0
     assert factors[1] < 1.0
 
 
 def test_a_restored_learner_goes_on_alike():
     first, second = StepLearner(2), StepLearner(2)
-    first.factors(np.array([1.0, -2.0]), 0.1, ALL[:2])
+    first.factors(torch.tensor([1.0, -2.0]), 0.1, ALL[:2])
     second.load_state_dict(first.state_dict())
-    factors = [learner.factors(np.ones(2), 0.1, ALL[:2]) for learner in (first, second)]
-    np.testing.assert_array_equal(*factors)
+    factors = [learner.factors(torch.ones(2), 0.1, ALL[:2]) for learner in (first, second)]
+    assert torch.equal(*factors)
 
 
 def test_groups_that_do_not_step_and_gradients_that_are_not_finite_leave_no_trace():
     alone, both = StepLearner(2), StepLearner(2)
-    first = np.array([True, False])
+    first = torch.tensor([True, False])
     for gradient in (1.0, -0.5, 2.0):
-        expected = alone.factors(np.array([gradient, 0.0]), 0.1, ALL[:2])
-        assert both.factors(np.array([np.nan, 7.0]), 0.1, first).tolist() == [1.0, 1.0]
-        found = both.factors(np.array([gradient, 7.0]), 0.1, first)
-        assert found.tolist() == [expected[0], 1.0]
+        expected = alone.factors(torch.tensor([gradient, 0.0]), 0.1, ALL[:2])
+        assert both.factors(torch.tensor([torch.nan, 7.0]), 0.1, first).tolist() == [1.0, 1.0]
+        found = both.factors(torch.tensor([gradient, 7.0]), 0.1, first)
+        assert found.tolist() == [float(expected[0]), 1.0]
     assert both.state_dict()["steps"].tolist() == [3.0, 0.0]

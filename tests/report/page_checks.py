@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 VOID = {"meta", "img", "link", "br", "wbr", "input", "hr", "base"}
+INSIDE = ("#", "data:image/png;base64,", "data:image/svg+xml;base64,")
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 
@@ -93,7 +94,7 @@ def check_policy(page: str, root: Element) -> None:
         assert not [name for name in element.attributes if name.startswith("on") or name == "style"], element
         for name in ("src", "href", "action", "data", "srcset", "xlink:href"):
             value = element.attributes.get(name)
-            assert value is None or value.startswith(("#", "data:image/png;base64,")), (element.name, value)
+            assert value is None or value.startswith(INSIDE), (element.name, value)
     assert not re.search(r"@import|url\(", page)
 
 

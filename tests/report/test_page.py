@@ -164,6 +164,18 @@ def test_a_subject_that_knows_nothing_gives_a_page_of_sentences():
         assert all(reason in root.text for reason in reasons.values())
 
 
+def test_what_is_there_comes_before_what_is_missing():
+    reason = "There are no curves: a file has no metrics of its training."
+    known = replace(complete(), records=[], missing={"curves": reason})
+    root = check(page.render([known]))
+    headings = [heading.text for heading in root.all("h2")]
+    assert "Curves" not in headings
+    assert headings[-1] == "What is not here, and why"
+    assert root.text.index("Where every byte went") < root.text.index(reason)
+    links = [link.text for link in root.all("nav")[0].all("a")]
+    assert links == ["Bytes", "Tensors", "Weights", "First layer", "Reproduce", "Not here"]
+
+
 def test_epochs_without_finite_figures_are_left_out_of_the_curves():
     nan = float("nan")
     records = [record(1, loss=nan), record(2, loss=nan, estimated_bytes=0.0), record(3, loss=nan, distance=nan)]
@@ -171,7 +183,10 @@ def test_epochs_without_finite_figures_are_left_out_of_the_curves():
     titles = [heading.text for heading in root.all("h3")]
     assert "Validation accuracy, %" in titles
     assert "Training loss, nats" not in titles
-    assert all("nan" not in (path.attributes.get("d") or "") for path in root.all("path"))
+    alternatives = [image.attributes["alt"] for image in root.all("img")]
+    assert [text.partition(".")[0] for text in alternatives[:4]] == [
+        "Validation accuracy, %", "Size, bytes", "Price of a bit, λ", "Distance of latent weights from the grid",
+    ]  # fmt: skip
 
 
 def test_thousands_of_tensors_and_epochs_are_cut_with_a_sentence():

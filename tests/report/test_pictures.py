@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,15 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaq.report import filters, histograms
+from metaq.report import curves, drawing, filters, histograms
 from metaq.report.curves import Curve, chart
 from metaq.report.subject import Share
-from metaq.report.svg import Axis, axis_over
 from metaq.report.treemap import squarify, treemaps
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, QuantizedTensor
 
-from .page_checks import parsed
+
+def text_of(picture):
+    """The SVG of a picture."""
+    kind, _, data = picture.address.partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    return base64.b64decode(data).decode()
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=40))
@@ -42,53 +47,80 @@ def test_tiles_too_small_to_see_are_drawn_together_and_none_is_lost():
     shares += [Share(label=f"small {number}", bytes=2, is_tensor=True) for number in range(50)]
     shares += [Share(label="nothing", bytes=0, is_tensor=True)]
     for map_ in treemaps(shares, file_bytes=9100):
-        titles = [title.text for title in parsed(map_).all("title")]
-        assert titles == ["large: 9,000 bytes", "50 small parts: 100 bytes"]
+        assert [(tile.label, tile.size) for tile in map_.tiles] == [("large", "9,000"), ("50 small parts", "100")]
 
 
 def test_many_parts_are_drawn_by_their_numbered_blocks():
     shares = [Share(label=f"layer.{n}.{part}", bytes=50, is_tensor=True) for n in range(20) for part in ("a.0.w", "b")]
     shares += [Share(label="notes.2.txt", bytes=50, is_tensor=False), Share(label="header", bytes=50, is_tensor=False)]
     for map_ in treemaps(shares, file_bytes=2100):
-        titles = {title.text for title in parsed(map_).all("title")}
-        blocks = {f"layer.{n}.a.0.w: 50 bytes" for n in range(20)} | {f"layer.{n}.b: 50 bytes" for n in range(20)}
-        assert titles == blocks | {"notes.2.txt: 50 bytes", "header: 50 bytes"}
+        assert {tile.size for tile in map_.tiles} == {"50"}
+        blocks = {f"layer.{n}.a.0.w" for n in range(20)} | {f"layer.{n}.b" for n in range(20)}
+        assert {tile.label for tile in map_.tiles} == blocks | {"notes.2.txt", "header"}
     shares += [Share(label=f"layer.{n}.c", bytes=25, is_tensor=True) for n in range(20)]
     for map_ in treemaps(shares, file_bytes=2600):
-        titles = [title.text for title in parsed(map_).all("title")]
-        assert titles[:20] == [f"layer.{n}.*: 75 bytes" for n in range(20)]
-        assert len(titles) == 42
+        tiles = [(tile.label, tile.size) for tile in map_.tiles]
+        assert tiles[:20] == [(f"layer.{n}.*", "75") for n in range(20)]
+        assert len(tiles) == 42
 
 
-@pytest.mark.parametrize("is_logarithmic", [False, True])
-@given(ends=st.tuples(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6)))
-def test_axes_hold_all_values_and_have_a_few_ticks(is_logarithmic, ends):
-    axis = axis_over(ends, 100.0, 0.0, is_logarithmic=is_logarithmic, has_round_ends=True)
-    assert axis is not None
-    assert axis.low <= min(ends) * (1 + 1e-9)
-    assert axis.high >= max(ends) * (1 - 1e-9)
-    assert 0 <= axis(max(ends)) <= axis(min(ends)) <= 100
-    ticks = axis.ticks(6)
-    assert 1 <= len(ticks) <= 7
-    assert ticks == sorted(ticks)
+POINTS = [(1, 50.0), (2, 75.0), (3, 80.0)]
 
 
-def test_an_axis_of_nothing_is_none():
-    assert axis_over([float("nan")], 0, 1) is None
-    assert axis_over([-1.0, 0.0], 0, 1, is_logarithmic=True) is None
-    assert Axis(low=1, high=100, start=0, end=10, is_logarithmic=True)(10) == pytest.approx(5)
+def test_a_chart_has_a_line_for_each_curve_and_a_dot_at_the_epoch_kept():
+    latent = Curve(label="latent", points=[(1, 60.0), (2, 70.0)], is_second=True)
+    figure = curves.figure_of([Curve(label="quantised", points=POINTS, kept_epoch=2), latent])
+    assert figure is not None
+    (axes,) = figure.axes
+    drawn = [(line.get_xydata().tolist(), line.get_linestyle(), line.get_marker()) for line in axes.lines]
+    assert drawn == [
+        ([[1, 50], [2, 75], [3, 80]], "-", "None"),
+        ([[1, 60], [2, 70]], "--", "None"),
+        ([[2, 75]], "None", "o"),
+    ]
+    assert axes.get_xlabel() == "epoch"
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.1), (3.0, 40.0), (900.0, 1400.0), (1e-6, 1e6), (0.5, 0.5)])
+def test_logarithmic_charts_have_a_few_ticks_and_gaps_for_what_has_no_logarithm(values):
+    figure = curves.figure_of([Curve(label="", points=[(1, values[0]), (2, 0.0), (3, values[1])])], is_logarithmic=True)
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, True, False]
+    low, high = axes.get_ylim()
+    assert 1 <= sum(low <= tick <= high for tick in axes.get_yticks()) <= 9
+
+
+def test_nothing_that_can_be_drawn_gives_no_chart():
+    assert chart("Accuracy", [Curve(label="quantised", points=[])]) is None
+    assert chart("Loss", [Curve(label="loss", points=[(1, float("nan"))])]) is None
+    assert chart("Loss", [Curve(label="loss", points=[(1, -1.0), (2, 0.0)])], is_logarithmic=True) is None
 
 
 def test_a_chart_says_where_its_lines_begin_and_end():
-    points = [(1, 50.0), (2, 75.0), (3, 80.0)]
-    drawn = chart("Accuracy", [Curve(label="quantised", points=points, kept_epoch=2)], unit="%")
+    drawn = chart("Accuracy", [Curve(label="quantised", points=POINTS, kept_epoch=2)], unit="%")
     assert drawn is not None
-    (picture,) = parsed(drawn.svg).all("svg")
-    assert picture.attributes["aria-label"] == (
+    assert drawn.picture.alternative == (
         "Accuracy. quantised: 50 % in epoch 1, 80 % in epoch 3, 75 % in epoch 2, which was kept."
     )
-    assert len(parsed(drawn.svg).all("circle")) == 1
-    assert chart("Accuracy", [Curve(label="quantised", points=[])]) is None
+
+
+def test_a_chart_is_the_same_svg_every_time_and_follows_light_and_dark():
+    one, other = (chart("Accuracy", [Curve(label="", points=POINTS)]) for _ in range(2))
+    assert one is not None
+    assert one == other
+    svg = text_of(one.picture)
+    root = ElementTree.fromstring(svg)
+    assert (one.picture.width, one.picture.height) == (curves.WIDTH, curves.HEIGHT)
+    assert root.get("viewBox") == f"0 0 {curves.WIDTH} {curves.HEIGHT}"
+    assert "epoch" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "prefers-color-scheme:dark" in svg
+    for light, dark in drawing.DARK.items():
+        # Each colour is named where it is defined, and nowhere else.
+        assert svg.count(light) == svg.count(dark) == 1
+    assert "date" not in svg
 
 
 def test_a_histogram_has_a_bar_a_bucket_at_the_buckets_value():
@@ -97,10 +129,24 @@ def test_a_histogram_has_a_bar_a_bucket_at_the_buckets_value():
     found = histograms.of_buckets(tensor, None)
     assert found.centers.tolist() == [-1.0, 0.0, 1.0, 2.0]
     assert found.counts.tolist() == [1, 3, 0, 1]
-    (picture,) = parsed(histograms.draw(found)).all("svg")
-    assert picture.attributes["aria-label"] == (
+    (bars,) = histograms.figure_of(found).axes[0].patches
+    values, edges, baseline = bars.get_data()
+    assert edges[::2] == pytest.approx([-1.4, -0.4, 1.6])
+    assert edges[1::2] == pytest.approx([-0.6, 0.4, 2.4])
+    assert values.tolist() == [1, baseline, 3, baseline, 1]
+    assert histograms.draw(found).alternative == (
         "Histogram of w: 5 weights in 3 buckets, from -1 to 2; 60.0% of them at 0, the most common."
     )
+
+
+def test_latent_weights_are_a_line_over_the_bars():
+    grid = BucketGrid(center=0.0, radius=4.5, count=9)
+    tensor = QuantizedTensor(name="w", indices=np.array([3, 4, 4, 4, 6]), grid=grid, dtype=Dtype.float32)
+    latent = np.array([-1.1, 0.1, 0.2, 0.1, 2.0])
+    (line,) = histograms.figure_of(histograms.of_buckets(tensor, latent)).axes[0].lines
+    places, heights = line.get_data()
+    assert heights[np.argmin(abs(places - 0.125))] == 3
+    assert heights[heights > histograms.LEAST].sum() == 5
 
 
 def test_many_buckets_share_bars():
@@ -117,7 +163,7 @@ def test_histograms_of_any_floats_can_be_drawn(values):
     found = histograms.of_values("w", np.array(values))
     assert found is not None
     assert found.counts.sum() == np.isfinite(values).sum()
-    assert "nan" not in histograms.draw(found)
+    assert "nan" not in text_of(histograms.draw(found)).lower()
 
 
 def test_nothing_finite_has_no_histogram():
@@ -126,10 +172,10 @@ def test_nothing_finite_has_no_histogram():
 
 def test_filters_are_blue_where_positive_orange_where_negative_clear_where_zero():
     tiles = np.array([[[[2.0, 0.0], [-2.0, 1.0]]]])
-    address, width, height = filters.data_uri(tiles, largest=2.0)
-    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
-        assert image.size == (width, height)
-        scale = (width - filters.FRAME_WIDTH) // 2
+    drawn = filters.draw(tiles, largest=2.0, alternative="")
+    with Image.open(io.BytesIO(base64.b64decode(drawn.address.partition(",")[2]))) as image:
+        assert image.size == (drawn.width, drawn.height)
+        scale = (drawn.width - 2 * filters.FRAME_WIDTH) // 2
         places = [(filters.FRAME_WIDTH + scale // 2 + scale * x, filters.FRAME_WIDTH + scale // 2 + scale * y)
                   for y in range(2) for x in range(2)]  # fmt: skip
         positive, zero, negative, smaller = (image.getpixel(place) for place in places)
@@ -138,3 +184,16 @@ def test_filters_are_blue_where_positive_orange_where_negative_clear_where_zero(
     assert negative == (*filters.NEGATIVE, 255)
     assert smaller[:3] == filters.POSITIVE
     assert 0 < smaller[3] < 255
+
+
+def test_filters_stand_in_rows_and_the_channels_of_a_unit_below_each_other():
+    tiles = np.arange(1.0, 1 + 5 * 2).reshape(5, 2, 1, 1) * np.ones((1, 1, 4, 4))
+    drawn = filters.draw(tiles, largest=10.0, alternative="")
+    side = 4 * filters.LARGEST_SCALE + 2 * filters.FRAME_WIDTH
+    with Image.open(io.BytesIO(base64.b64decode(drawn.address.partition(",")[2]))) as image:
+        across, down = image.width // side, image.height // side
+        alphas = [[image.getpixel((side * x + side // 2, side * y + side // 2))[3] for x in range(across)]
+                  for y in range(down)]  # fmt: skip
+    expected = np.round(255 * np.sqrt(np.arange(1, 11) / 10)).astype(int).reshape(5, 2)
+    assert across == 4
+    assert alphas == [[*expected[:4, 0]], [*expected[:4, 1]], [expected[4, 0], 0, 0, 0], [expected[4, 1], 0, 0, 0]]

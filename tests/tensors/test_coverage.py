@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from metaq import Budget, choose_grids, compress, container, save
+from metaq import choose_grids, compress, container
 from metaq.tensors.coverage import coverage_of
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, TiedTensor
@@ -60,12 +59,12 @@ def test_little_coverage_is_a_warning_that_names_the_largest() -> None:
     assert coverage_of([]).warning() is None
 
 
-def test_saving_says_what_was_not_quantised_and_why(tmp_path: Path) -> None:
+def test_what_was_not_quantised_is_told_and_why() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 20), nn.BatchNorm1d(20), nn.Linear(20, 1))
     model[2].weight.requires_grad_(False)
     grids = choose_grids(model, count=15, exclude=("2.*",))
-    left_out = save(tmp_path / "m.metaq", model, grids=grids).coverage.left_out
+    left_out = compress(model, grids=grids).coverage.left_out
     assert {part.name: part.reason for part in left_out} == {
         "1.running_mean": "running statistics of batch normalisation",
         "1.running_var": "running statistics of batch normalisation",
@@ -73,7 +72,7 @@ def test_saving_says_what_was_not_quantised_and_why(tmp_path: Path) -> None:
         "1.num_batches_tracked": "integer",
         "2.bias": "no grid was given",
     }
-    found = compress(model, Budget(target_ratio=2.0), exclude=("2.weight",))
+    found = compress(model, target_ratio=2.0, exclude=("2.weight",))
     assert {part.name: part.reason for part in found.coverage.left_out} == {
         "2.weight": "excluded by 2.weight",
         "1.num_batches_tracked": "integer",
@@ -83,5 +82,5 @@ def test_saving_says_what_was_not_quantised_and_why(tmp_path: Path) -> None:
 
 def test_attention_is_not_left_out() -> None:
     attention = nn.MultiheadAttention(16, 4)
-    found = compress(attention, Budget(target_ratio=4.0)).coverage
+    found = compress(attention, target_ratio=4.0).coverage
     assert found.share == 1.0

@@ -230,6 +230,7 @@ def test_golden_and_shipped_files_come_out_to_the_bit(tmp_path: Path) -> None:
     assert assert_alike([path.read_bytes() for path in paths], tmp_path) == len(paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coder", ["small", "fast"])
 def test_large_tensors_come_out_to_the_bit(coder: str, tmp_path: Path) -> None:
     """Many symbols, large alphabets and far outliers take the ways that small tensors do not."""
@@ -265,6 +266,7 @@ def test_damage_is_refused(name: str, tmp_path: Path) -> None:
     assert assert_alike([*cut, *flipped, data + b"\0"], tmp_path) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coder", CODER_NAMES)
 def test_payloads_with_right_checksums_are_read_alike(coder: str, tmp_path: Path) -> None:
     """Bits of the code are changed and every checksum with them: what is decoded, or refused, is the same."""
@@ -273,6 +275,7 @@ def test_payloads_with_right_checksums_are_read_alike(coder: str, tmp_path: Path
     assert_alike([repaired(path, generator) for _ in range(60)], tmp_path)
 
 
+@pytest.mark.slow
 def test_headers_with_right_checksums_are_read_alike(tmp_path: Path) -> None:
     generator = np.random.default_rng(4)
     originals = sorted((ROOT / "tests" / "golden").glob("*.metaq"))

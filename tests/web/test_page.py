@@ -50,6 +50,7 @@ def test_the_page_holds_the_shipped_file() -> None:
     assert f"{len(MODEL.read_bytes())} bytes" in page
 
 
+@pytest.mark.slow
 @needs_browser
 def test_handwriting_is_read_as_pytorch_reads_it() -> None:
     """100 digits of the test set of MNIST, retraced by the mouse: 95 are read right, with PyTorch's probabilities."""
@@ -71,6 +72,7 @@ def test_handwriting_is_read_as_pytorch_reads_it() -> None:
     assert (probabilities.argmax(1) == labels).sum() >= 95
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_in_every_light() -> None:
     """Wide and narrow, light and dark, without a canvas and without JavaScript: nothing is wrong."""

@@ -2,48 +2,117 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+import typer.core
+import typer.main
 
-from metaq.cli import (
-    compress,
-    decompress,
-    demo,
-    evaluate,
-    export,
-    inspect,
-    output,
-    quantize,
-    report,
-    reproduce,
-    sweep,
-    train,
-)
+from metaq.cli import output
 from metaq.errors import MetaqError
 
+FAILURE = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
-app = typer.Typer(
-    name="metaq",
-    help="Train neural networks to a small entropy and ship them as small, bit-exact files.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
-for command in (train, quantize, compress, decompress, export, evaluate, inspect, report, demo, reproduce, sweep):
-    command.register(app)
+COMMANDS = {
+    "train": (
+        "Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings.",
+        "train --preset lenet5-mnist --out runs/lenet5",
+    ),
+    "quantize": (
+        "Quantise on uniform buckets, as in the thesis, and write them as one file; or try many counts on data.",
+        "quantize model.pth -o model.metaq --buckets 255",
+    ),
+    "compress": (
+        "Quantise the weights of a checkpoint or of a model folder and write them as one small file.",
+        "compress model.pth -o model.metaq --target-ratio 10",
+    ),
+    "decompress": (
+        "Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder.",
+        "decompress model.metaq -o model.safetensors",
+    ),
+    "export": (
+        "Write a model as an ONNX network with small integers, or as dense weights; folded or as it is.",
+        "export model.metaq --net lenet5 --fold -o model.onnx",
+    ),
+    "evaluate": (
+        "Restore a model from its file and measure its accuracy.",
+        "evaluate model.metaq --data mnist --json",
+    ),
+    "inspect": (
+        "Show what a file holds, tensor by tensor.",
+        "inspect model.metaq --plot model.png",
+    ),
+    "report": (
+        "Write one self-contained HTML page about a run or a file: figures, curves, tensors, and where the bytes went.",
+        "report runs/demo -o report.html",
+    ),
+    "demo": (
+        "The whole road on embedded digits: train, quantise, pack, restore, evaluate, report.",
+        "demo --out runs/demo",
+    ),
+    "reproduce": (
+        "Print published tables beside what is measured now.",
+        "reproduce thesis --checkpoint lenet5.pth --data-dir data",
+    ),
+    "sweep": (
+        "Train a network to many sizes and show how accurate it is at each; the same command again goes on.",
+        "sweep --net lenet5 --data mnist --trials 40 --out sweeps/lenet5",
+    ),
+}
+"""Line of help and example of every command, the function of that name in the module of that name."""
+
+SETTINGS: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
+}
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """Loads a command when it is used, so that the others cost nothing."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` name, with its options."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in COMMANDS else command, rest
+
+
+def load(name: str) -> Any:
+    """The command `name`, whose module is imported."""
+    example = COMMANDS[name][1]
+    own = typer.Typer(add_completion=False, **SETTINGS)
+    own.command(name, epilog=f"Example: metaq {example}")(getattr(import_module(f"metaq.cli.{name}"), name))
+    return typer.main.get_command(own)
 
 
 def main() -> None:
     """Run the command line; wrong input ends in one sentence on stderr and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app = typer.Typer(
+        name="metaq",
+        help="Train neural networks to a small entropy and ship them as small, bit-exact files.",
+        cls=LazyGroup,
+        no_args_is_help=True,
+        **SETTINGS,
+    )
+    for name, (line, _) in COMMANDS.items():
+        app.command(name, help=line)(lambda: None)
     try:
-        app(standalone_mode=True)
+        with output.telling_of_compilation():
+            app(standalone_mode=True)
     except MetaqError as error:
         output.error(str(error))
         sys.exit(USAGE_ERROR)
+    except OSError as error:
+        output.error(f"the output cannot be written ({error.strerror or error}).")
+        sys.exit(FAILURE)
     except KeyboardInterrupt:
         output.error("interrupted; nothing half-written was left behind.")
         sys.exit(INTERRUPTED)

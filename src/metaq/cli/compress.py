@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from metaq import container
-from metaq.cli import folders, output
-from metaq.cli.options import (
-    Center,
-    DataDir,
-    Exclude,
-    Force,
-    Grouping,
-    Include,
-    Json,
-    Net,
-    Radius,
-    grids_for,
-    load_data,
-)
-from metaq.compression import pipeline
-from metaq.compression.budget import Budget
-from metaq.compression.budget import compress as compress_to
-from metaq.compression.compressor import Compressed
+from metaq.cli import output
+from metaq.cli.options import DataDir, Exclude, Force, Include, Json, OwnNet, load_data
+from metaq.compression.compressed import Report
+from metaq.compression.compressing import compress_to_file
+from metaq.compression.goal import Goal
+from metaq.compression.work import work_path
 from metaq.config import require
-from metaq.container import WriteReport
-from metaq.files import refuse_overwrite
-from metaq.lab.classifiers import compress_classifier
-from metaq.model import checkpoint
-from metaq.model.checkpoint import StateDict
-from metaq.model.selection import select
+from metaq.model.opened import open_model
 from metaq.model.weights import ANY
 
-DEFAULT_BUCKETS = 255
 DEFAULT_CALIBRATION = 20_000
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("compress", epilog="Example: metaq compress model.pth -o model.metaq --data mnist --max-drop 0.1")(
-        compress
-    )
 
 
 def compress(
@@ -53,144 +26,174 @@ def compress(
         Path, typer.Argument(help="Checkpoint: .pth, .pt, .safetensors or .metaq; or a folder of save_pretrained.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .metaq file to write.")],
-    max_drop: Annotated[
-        float | None, typer.Option("--max-drop", help="Points of accuracy on the training images that may be lost.")
-    ] = None,
     target_bytes: Annotated[int | None, typer.Option("--target-bytes", help="Largest size of the file.")] = None,
     target_ratio: Annotated[
         float | None, typer.Option("--target-ratio", help="Least ratio of the tensors' bytes to the file's.")
     ] = None,
-    net: Net = "lenet5",
+    target_bits_per_weight: Annotated[
+        float | None, typer.Option("--target-bits-per-weight", help="Most bits of the file per weight.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", help="Points of accuracy that may be lost; needs --data."),
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Calibrate a budget on the training images of: digits, mnist, or a folder."),
+        typer.Option("--data", help="Calibrate on the training images of: digits, mnist, cifar10, or a folder."),
     ] = None,
     data_dir: DataDir = None,
+    net: OwnNet = None,
     calibration: Annotated[
         int | None, typer.Option("--calibration", help="Training images that calibrate [default: 20000].")
     ] = None,
     recover: Annotated[
         bool, typer.Option("--recover/--no-recover", help="Let weights still free make up for the quantised ones.")
     ] = True,
-    bias_correction: Annotated[
-        bool, typer.Option("--bias-correction", help="With --no-recover: let biases make up for mean errors.")
-    ] = False,
     recalibrate_norms: Annotated[
         bool, typer.Option("--recalibrate-norms", help="Measure the statistics of batch normalisation anew.")
     ] = False,
-    buckets: Annotated[
-        int | None, typer.Option("--buckets", help="Without a budget: buckets C of every uniform grid [default: 255].")
-    ] = None,
-    center: Center = None,
-    radius: Radius = None,
-    grouping: Grouping = "tensor",
-    coder: Annotated[str, typer.Option("--coder", help="small, or fast where time counts.")] = "small",
+    coder: Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")] = "small",
     include: Include = None,
     exclude: Exclude = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Quantise the weights of a checkpoint, to a budget or on uniform grids, and write them as one small file.
+    """Quantise the weights of a checkpoint or of a model folder and write them as one small file.
 
-    A model folder is streamed tensor by tensor with its small files, to a budget or a fineness that suits most models;
-    after an interruption the same command goes on.
+    Without a goal, errors are small enough for most models. Tensors are streamed one after the other; after an
+    interruption the same command goes on.
     """
     begun = time.perf_counter()
-    refuse_overwrite(out, force=force)
-    if source.is_dir():
-        calibrates = data is not None or max_drop is not None or calibration is not None or not recover
-        require(
-            not (calibrates or bias_correction or recalibrate_norms),
-            "--data, --max-drop, …: folders are compressed without data; leave out all that says how to calibrate.",
-        )
-        require(
-            buckets is None and center is None and radius is None and grouping == "tensor",
-            "--buckets, --center, --radius, --grouping: grids of folders are chosen; give a budget or nothing.",
-        )
-        folders.compress(source, out, target_bytes, target_ratio, include, exclude, coder, as_json=as_json)
-        return
-    state_dict = checkpoint.read(source)
-    accuracies: dict[str, float] = {}
-    if max_drop is None and target_bytes is None and target_ratio is None:
-        require(data is None, "--data: calibration serves a budget; give --max-drop, --target-bytes or --target-ratio.")
-        _refuse_calibration_options(calibration, recover, bias_correction, recalibrate_norms)
-        report = _on_uniform_grids(
-            out, state_dict, buckets or DEFAULT_BUCKETS, center, radius, grouping, include, exclude, coder
-        )
-        coverage = report.coverage
-    else:
-        require(
-            buckets is None and center is None and radius is None,
-            "--buckets, --center, --radius: a budget chooses the grids; leave them out.",
-        )
-        budget = Budget(max_drop=max_drop, target_bytes=target_bytes, target_ratio=target_ratio)
-        chosen, left_out = include or ANY, exclude or ()
-        require(not (recover and bias_correction), "--bias-correction: recovery sees to biases; add --no-recover.")
-        require(
-            max_drop is None or data is not None, "--max-drop: accuracy is measured on images; name them by --data."
-        )
-        if data is None:
-            _refuse_calibration_options(calibration, recover, bias_correction, recalibrate_norms)
-            found = compress_to(state_dict, budget, include=chosen, exclude=left_out, coder=coder)
-        else:
-            found = compress_classifier(
-                state_dict,
-                budget,
-                net=net,
-                splits=load_data(data, data_dir),
-                calibration_count=DEFAULT_CALIBRATION if calibration is None else calibration,
-                recovers=recover,
-                corrects_biases=bias_correction,
-                recalibrates_norms=recalibrate_norms,
-                include=chosen,
-                exclude=left_out,
-                coder=coder,
-            )
-        report = container.write(out, found.tensors, coder=coder)
-        coverage = found.coverage
-        accuracies = _accuracies(found)
-    numbers = {**pipeline.sizes(state_dict, file_bytes=report.file_bytes), **accuracies}
-    if as_json:
-        seconds = time.perf_counter() - begun
-        output.print_json({**numbers, "seconds": seconds, "file": str(out), **coverage.to_dict()})
-        output.warn_of_left_out(coverage)
-        return
-    measured = [(name.replace("_", " "), f"{value:.3f} %") for name, value in accuracies.items()]
-    rows = [*output.size_rows(numbers), *output.coverage_rows(coverage), *measured]
-    output.print_table(str(out), ["", "value"], rows)
-    output.print_left_out(coverage)
-
-
-def _refuse_calibration_options(
-    calibration: int | None, recover: bool, bias_correction: bool, recalibrate_norms: bool
-) -> None:
-    require(
-        calibration is None and recover and not bias_correction and not recalibrate_norms,
-        "--calibration, --no-recover, --bias-correction, --recalibrate-norms: say how to calibrate; give --data.",
+    output.claim(out, force=force)
+    goal = Goal(
+        target_bytes=target_bytes,
+        target_ratio=target_ratio,
+        target_bits_per_weight=target_bits_per_weight,
+        max_drop=max_drop,
     )
+    if data is None:
+        require(max_drop is None, "--max-drop: accuracy is measured on images; name them by --data.")
+        require(
+            calibration is None and recover and not recalibrate_norms,
+            "--calibration, --no-recover, --recalibrate-norms: say how to calibrate; give --data.",
+        )
+        report = _without_data(source, out, goal, include, exclude, coder)
+    else:
+        require(not source.is_dir(), "--data: folders are compressed without data; leave it out.")
+        report = _with_data(
+            source,
+            out,
+            goal,
+            include,
+            exclude,
+            coder,
+            data=data,
+            data_dir=data_dir,
+            net=net,
+            calibration=DEFAULT_CALIBRATION if calibration is None else calibration,
+            recovers=recover,
+            recalibrates_norms=recalibrate_norms,
+        )
+    if report.has_discarded:
+        output.note(f"{work_path(out)} was of another model or other options; it was thrown away, and all done anew.")
+    print_report(report, out, seconds=time.perf_counter() - begun, as_json=as_json)
 
 
-def _on_uniform_grids(
+def _without_data(
+    source: Path,
     out: Path,
-    state_dict: StateDict,
-    buckets: int,
-    center: float | None,
-    radius: float | None,
-    grouping: str,
+    goal: Goal,
     include: list[str] | None,
     exclude: list[str] | None,
     coder: str,
-) -> WriteReport:
-    grids = grids_for(
-        state_dict, buckets, center=center, radius=radius, grouping=grouping, include=include, exclude=exclude
-    )
-    report = pipeline.save(out, state_dict, grids=grids, coder=coder)
-    selection = select(state_dict, include=include or ANY, exclude=exclude or ())
-    return replace(report, coverage=report.coverage.explained(selection.reasons_without(grids)))
+) -> Report:
+    try:
+        with output.stage_progress() as progress:
+            return compress_to_file(
+                open_model(source),
+                out,
+                goal,
+                include=include or ANY,
+                exclude=exclude or (),
+                coder=coder,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if work_path(out).exists():
+            output.note(f"What is done is kept in {work_path(out)}; the same command goes on from there.")
+        raise
 
 
-def _accuracies(found: Compressed) -> dict[str, float]:
-    """Accuracies on the calibration data, where they were measured."""
-    if found.accuracy is None or found.float_accuracy is None:
-        return {}
-    return {"float_calibration_accuracy": found.float_accuracy, "calibration_accuracy": found.accuracy}
+def _with_data(
+    source: Path,
+    out: Path,
+    goal: Goal,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    coder: str,
+    *,
+    data: str,
+    data_dir: Path | None,
+    net: str | None,
+    calibration: int,
+    recovers: bool,
+    recalibrates_norms: bool,
+) -> Report:
+    from metaq.lab.classifiers import compress_classifier
+    from metaq.lab.runs import network_of
+    from metaq.model import checkpoint
+
+    weights = checkpoint.read(source)
+    with output.stage_progress() as progress:
+        found = compress_classifier(
+            weights,
+            goal,
+            net=network_of(source) if net is None else net,
+            splits=load_data(data, data_dir),
+            calibration_count=calibration,
+            recovers=recovers,
+            recalibrates_norms=recalibrates_norms,
+            include=include or ANY,
+            exclude=exclude or (),
+            coder=coder,
+            progress=progress,
+        )
+    found.save(out)
+    return found
+
+
+def print_report(report: Report, out: Path, *, seconds: float, as_json: bool) -> None:
+    """Print what became of a model, as a table or as JSON."""
+    sizes = {
+        "bytes": report.file_bytes,
+        "float_bytes": report.float_bytes,
+        "ratio": report.ratio,
+        "weights": report.weights,
+        "bits_per_weight": report.bits_per_weight,
+    }
+    accuracies = {
+        name: value
+        for name, value in (
+            ("float_calibration_accuracy", report.float_accuracy),
+            ("calibration_accuracy", report.accuracy),
+        )
+        if value is not None
+    }
+    if as_json:
+        files = {
+            "carried_bytes": report.carried_bytes,
+            "carried": list(report.carried),
+            "left_out": report.left_out,
+        }
+        told = {**sizes, **accuracies, "seconds": seconds, "file": str(out), "multiplier": report.multiplier, **files}
+        output.print_json({**told, **report.coverage.to_dict()})
+        output.warn_of_left_out(report.coverage)
+        return
+    first, *rest = output.size_rows(sizes)
+    carried = [("of that, carried files", f"{report.carried_bytes:,} bytes")] if report.carried else []
+    measured = [(name.replace("_", " "), f"{value:.3f} %") for name, value in accuracies.items()]
+    rows = [first, *carried, *rest, *output.coverage_rows(report.coverage), *measured]
+    output.print_table(str(out), ["", "value"], rows)
+    output.note_names("carried along", dict.fromkeys(report.carried, ""))
+    output.note_names("left out", report.left_out)
+    output.print_left_out(report.coverage)

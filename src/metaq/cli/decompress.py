@@ -8,16 +8,13 @@ from typing import Annotated
 
 import typer
 
-from metaq.cli import folders, output
+from metaq import container
+from metaq.cli import output
 from metaq.cli.options import Force, Json
-from metaq.compression import pipeline
-from metaq.files import refuse_overwrite
-from metaq.model import checkpoint
+from metaq.compression.restoring import holds_folder, restore_folder, restore_safetensors
+from metaq.config import require
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("decompress", epilog="Example: metaq decompress model.metaq -o model.safetensors")(decompress)
+SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def decompress(
@@ -31,14 +28,37 @@ def decompress(
 ) -> None:
     """Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder."""
     begun = time.perf_counter()
-    if out.suffix not in checkpoint.WRITABLE_SUFFIXES and folders.holds_folder(source):
-        folders.decompress(source, out, force=force, as_json=as_json)
+    if out.suffix not in SUFFIXES and holds_folder(source):
+        _restore_folder(source, out, force=force, as_json=as_json)
         return
-    refuse_overwrite(out, force=force)
-    state_dict = pipeline.load(source)
-    checkpoint.write(out, state_dict)
-    numbers = pipeline.sizes(state_dict, file_bytes=source.stat().st_size)
-    if as_json:
-        output.print_json({**numbers, "seconds": time.perf_counter() - begun, "file": str(out)})
+    require(out.suffix in SUFFIXES, f"{out}: end the name in one of {', '.join(SUFFIXES)}.")
+    output.claim(out, force=force)
+    if out.suffix == ".safetensors":
+        with output.stage_progress() as progress:
+            restore_safetensors(source, out, progress=progress)
     else:
-        output.print_table(f"{source} restored as {out}", ["", "value"], output.size_rows(numbers))
+        _restore_for_torch(source, out)
+    sizes = container.describe(source).sizes
+    if as_json:
+        output.print_json({**sizes, "seconds": time.perf_counter() - begun, "file": str(out)})
+    else:
+        output.print_table(f"{source} restored as {out}", ["", "value"], output.size_rows(sizes))
+
+
+def _restore_for_torch(source: Path, out: Path) -> None:
+    from metaq.model import checkpoint
+
+    checkpoint.write(out, checkpoint.weights_of(container.read(source)))
+
+
+def _restore_folder(source: Path, out: Path, *, force: bool, as_json: bool) -> None:
+    begun = time.perf_counter()
+    with output.stage_progress() as progress:
+        restored = restore_folder(source, out, force=force, progress=progress)
+    sizes = container.describe(source).sizes
+    if as_json:
+        files = list(restored.files)
+        output.print_json({**sizes, "seconds": time.perf_counter() - begun, "file": str(out), "files": files})
+        return
+    output.print_table(f"{source} restored as {out}", ["", "value"], output.size_rows(sizes))
+    output.note_names("files", dict.fromkeys(restored.files, ""))

@@ -18,11 +18,6 @@ REPORT_FILE = Path("metaq-demo-report.html")
 """In the current folder, where the run itself is not kept."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo", epilog="Example: metaq demo --out runs/demo")(demo)
-
-
 def demo(
     out: Annotated[Path | None, typer.Option("--out", help="Keep the run, and its report, in this folder.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of both trainings.")] = 0,
@@ -31,7 +26,7 @@ def demo(
 ) -> None:
     """The whole road on embedded digits: train, quantise, pack, restore, evaluate, report."""
     place: AbstractContextManager[str | Path] = tempfile.TemporaryDirectory() if out is None else nullcontext(out)
-    with place as folder, output.step_progress() as progress:
+    with place as folder, output.stage_progress() as progress:
         result = demonstration.run(
             runs.new_folder(folder, force=force),
             seed=seed,
@@ -53,7 +48,7 @@ def demo(
     ]
     output.print_table("LeNet-5 on digits, 400 test images", ["", "value"], rows)
     if page is not None:
-        output.STDOUT.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
+        output.line(f"report: {page.resolve()}")
 
 
 def _report(folder: Path, page: Path) -> Path | None:

@@ -13,6 +13,7 @@ import torch
 from metaq.compression import pipeline
 from metaq.files import write_bytes
 from metaq.lab import data, runs
+from metaq.lab.outcome import TrainingOutcome
 from metaq.lab.train import Observer, accuracy, preset
 from metaq.report import gathering
 from metaq.report.page import is_report
@@ -35,7 +36,7 @@ class DemonstrationResult:
         Whether every tensor restored from the file equals the quantised one bit for bit.
     """
 
-    outcome: runs.TrainingOutcome
+    outcome: TrainingOutcome
     float_accuracy: float
     bit_equal: bool
 

@@ -8,24 +8,20 @@ from typing import Annotated
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import Data, DataDir, Json, Net, Split, load_data, pick_split
+from metaq.cli.options import Data, DataDir, Json, OwnNet, Split, load_data, pick_split
 from metaq.lab import runs
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("evaluate", epilog="Example: metaq evaluate model.metaq --net lenet5 --data mnist --json")(evaluate)
 
 
 def evaluate(
     source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
-    net: Net = "lenet5",
+    net: OwnNet = None,
     data: Data = "digits",
     data_dir: DataDir = None,
     split: Split = "test",
     as_json: Json = False,
 ) -> None:
     """Restore a model from its file and measure its accuracy."""
+    net = net or runs.network_of(source)
     summary = runs.measure_file(source, net=net, load_dataset=lambda: pick_split(load_data(data, data_dir), split))
     if as_json:
         output.print_json({**summary.to_dict(), "net": net, "data": data, "split": split})

@@ -16,7 +16,6 @@ from metaq import container, onnx
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.config import require
-from metaq.files import refuse_overwrite
 from metaq.lab import nets, runs
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
@@ -26,11 +25,6 @@ from metaq.tensors.quantized import Tensor
 DEFAULT_NET = "lenet5"
 ONNX_SUFFIX = ".onnx"
 EXAMPLES = 2
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("export", epilog="Example: metaq export model.metaq --net lenet5 --fold -o model.onnx")(export)
 
 
 def export(
@@ -59,7 +53,7 @@ def export(
     require(to_onnx or fold or net is None, f"--net {net}: only .onnx files and --fold need the network.")
     require(to_onnx or not input_shape, "--input-shape: only .onnx files need it.")
     shapes = [_shape(text) for text in input_shape or ()]
-    refuse_overwrite(out, force=force)
+    output.claim(out, force=force)
     file = container.read(source) if container.is_metaq(source) else None
     tensors = () if file is None else file.tensors
     state_dict = checkpoint.read(source) if file is None else checkpoint.restore(list(tensors))

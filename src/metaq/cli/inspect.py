@@ -9,41 +9,36 @@ import typer
 
 from metaq.cli import output
 from metaq.cli.options import Force, Json
-from metaq.files import refuse_overwrite
 from metaq.report import inspection
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("inspect", epilog="Example: metaq inspect model.metaq --plot model.png")(inspect)
 
 
 def inspect(
     source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
-    net: Annotated[str | None, typer.Option("--net", help="Network, to tell what folds away.")] = None,
+    net: Annotated[
+        str | None, typer.Option("--net", help="Network, to tell what folds away; default: the one the file names.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write weights and buckets as a PNG.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Show what a file holds, tensor by tensor."""
     if plot is not None:
-        refuse_overwrite(plot, force=force)
-    found = inspection.inspect(source)
-    folded = None if net is None else found.folded(net)
+        output.claim(plot, force=force)
+    found = inspection.inspect(source, net=net)
     if plot is not None:
         inspection.save_plot(plot, found)
     if as_json:
-        output.print_json({**found.to_dict(), "folded": folded})
+        output.print_json(found.to_dict())
         if found.coverage is not None:
             output.warn_of_left_out(found.coverage)
         return
     columns = ["tensor", "shape", "dtype", "used", "step", "coder", "bytes", "bits", "mode"]
-    title = f"{source}  (used: buckets in use; bits: their entropy; mode: share of the most common)"
-    output.print_table(title, columns, [_cells(row) for row in found.rows])
-    units = [] if folded is None else output.folded_rows(folded)
-    frame = [(name.removesuffix("_bytes"), f"{size:,} bytes") for name, size in found.frame.items() if size]
+    legend = "used: buckets in use; bits: their entropy; mode: share of the most common"
+    output.print_table(str(source), columns, [_cells(row) for row in found.rows], legend=legend)
+    folded = [] if found.folded is None else output.folded_rows(found.folded)
     covered = [] if found.coverage is None else output.coverage_rows(found.coverage)
-    output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *frame, *covered, *units])
+    frame = [(name.removesuffix("_bytes"), f"{size:,} bytes") for name, size in found.frame.items() if size]
+    output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *frame, *covered, *folded])
     if found.coverage is not None:
         output.print_left_out(found.coverage)
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from metaq.cli import output
-from metaq.compression.pipeline import choose_grids
 from metaq.config import require
-from metaq.lab import data, nets
-from metaq.lab.data import DataSplits, ImageDataset
-from metaq.model.checkpoint import StateDict
-from metaq.tensors.grid import BucketGrid
+from metaq.lab.registry import NETWORKS
+
+if TYPE_CHECKING:
+    from metaq.lab.data import DataSplits, ImageDataset
+    from metaq.model.checkpoint import StateDict
+    from metaq.tensors.grid import BucketGrid
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
-Net = Annotated[str, typer.Option("--net", help=f"Network: {', '.join(nets.names())}, or package.module:factory.")]
+Net = Annotated[str, typer.Option("--net", help=f"Network: {', '.join(NETWORKS)}, or package.module:factory.")]
+OwnNet = Annotated[
+    str | None,
+    typer.Option("--net", help=f"Network: {', '.join(NETWORKS)}, or package.module:factory; else what the file names."),
+]
 Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, cifar10, or a folder of four IDX files.")]
 DataDir = Annotated[
     Path | None,
@@ -34,8 +39,11 @@ Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Store tens
 
 def load_data(name: str, data_dir: Path | None, *, validation_count: int | None = None) -> DataSplits:
     """Load a data set, with a bar on stderr where it must be downloaded."""
-    with output.download_progress() as progress:
-        return data.load(name, data_dir=data_dir, validation_count=validation_count, progress=progress)
+    from metaq.lab import data
+
+    with output.stage_progress() as progress:
+        bar = output.DownloadProgress(progress)
+        return data.load(name, data_dir=data_dir, validation_count=validation_count, progress=bar)
 
 
 def pick_split(splits: DataSplits, split: str) -> ImageDataset:
@@ -56,6 +64,8 @@ def grids_for(
     exclude: list[str] | None,
 ) -> dict[str, BucketGrid]:
     """Grids as the options ask for them."""
+    from metaq.compression.pipeline import choose_grids
+
     require(buckets >= 2, f"--buckets {buckets}: a grid needs two buckets at least.")
     require(radius is None or radius > 0, f"--radius {radius}: must be positive.")
     require(grouping in ("tensor", "global"), f"--grouping {grouping}: choose tensor or global.")

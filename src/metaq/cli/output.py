@@ -3,49 +3,104 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypedDict
+from itertools import islice
+from pathlib import Path
+from threading import Timer
+from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metaq.lab.runs import Summary
-from metaq.lab.train import EpochRecord
-from metaq.tensors.coverage import Coverage
+from metaq import compiled
+from metaq.files import is_standard_output, refuse_overwrite
 
-STDOUT = Console(highlight=False)
-STDERR = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from metaq.lab.outcome import Summary
+    from metaq.lab.train import EpochRecord
+    from metaq.tensors.coverage import Coverage
+
+STDOUT = Console(highlight=False, markup=False, emoji=False)
+STDERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 MOST_ROWS = 20
 """Tensors listed one by one."""
 
+QUIET_SECONDS = 1.0
+"""A job that takes longer says what it is doing."""
 
-class _Display(TypedDict):
-    console: Console
-    transient: bool
-    disable: bool
+NARROWEST_NAME = 16
+"""Characters to which the first column may be folded, inside words if need be."""
+
+PLAIN = {"×": "x", "…": "...", "–": "-", "−": "-", "→": "->", "≤": "<=", "≥": ">="}
+"""What stands for characters that a terminal cannot show."""
 
 
 def error(message: str) -> None:
     """One sentence on stderr."""
-    STDERR.print(f"metaq: {message}", markup=False, soft_wrap=True)
+    _print(STDERR, f"metaq: {message}")
 
 
 def note(message: str) -> None:
     """Progress in words on stderr."""
-    STDERR.print(message, markup=False, soft_wrap=True)
+    _print(STDERR, message)
+
+
+def line(message: str) -> None:
+    """One line on stdout."""
+    _print(STDOUT, message)
+
+
+def claim(path: Path, *, force: bool) -> None:
+    """Refuse a place where no file can be written, and keep standard output for the file if it goes there."""
+    refuse_overwrite(path, force=force)
+    if is_standard_output(path):
+        STDOUT.stderr = True
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """`text` without what would steer a terminal or cannot be encoded for it: such characters are escaped.
+
+    Examples
+    --------
+    >>> printable("a\x1b[31mb")
+    'a\\\\x1b[31mb'
+    >>> printable("6×5 größe", "ascii")
+    '6x5 gr\\\\xf6\\\\xdfe'
+    """
+    return (
+        "".join(character if character.isprintable() else _escaped(character) for character in text)
+        .translate({ord(special): plain for special, plain in PLAIN.items() if not _can_show(special, encoding)})
+        .encode(encoding, "backslashreplace")
+        .decode(encoding)
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _can_show(character: str, encoding: str) -> bool:
+    return character.encode(encoding, "ignore") != b""
+
+
+def _print(console: Console, message: str) -> None:
+    console.print(printable(message, console.encoding), soft_wrap=True)
+
+
+def note_names(what: str, names: Mapping[str, str]) -> None:
+    """A line on stderr with names, and the reason of each if there is one; nothing without names."""
+    if not names:
+        return
+    listed = ", ".join(f"{name} ({reason})" if reason else name for name, reason in islice(names.items(), MOST_ROWS))
+    more = f" and {len(names) - MOST_ROWS} more" if len(names) > MOST_ROWS else ""
+    note(f"{what}: {listed}{more}")
 
 
 @contextmanager
@@ -64,15 +119,47 @@ def print_json(values: Mapping[str, object]) -> None:
     STDOUT.out(json.dumps(values), highlight=False)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; the first column is text, the others are numbers."""
-    STDOUT.print(title, markup=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0))
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    STDOUT.print(table, markup=False)
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, legend: str = "") -> None:
+    """A table on stdout with its legend below; the first column is text, the others are numbers.
+
+    Where a terminal is too narrow for the columns, every cell gets a line of its own.
+    """
+    line(title)
+    cells = [[printable(cell, STDOUT.encoding) for cell in row] for row in rows]
+    widths = _widths([columns, *cells], _room())
+    if widths is None:
+        for first, *others in cells:
+            named = [f"  {column}: {cell}" for column, cell in zip(columns[1:], others, strict=True)]
+            for text in [f"{first}: {others[0]}"] if len(columns) == 2 else [first, *named]:
+                line(text)
+    else:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 0))
+        for position, (column, width) in enumerate(zip(columns, widths, strict=True)):
+            table.add_column(column, justify="left" if position == 0 else "right", overflow="fold", width=width)
+        for row in cells:
+            table.add_row(*row)
+        STDOUT.print(table, width=sum(widths) + 2 * len(widths) + 2, crop=False, no_wrap=False)
+    if legend:
+        line(legend)
+
+
+def _room() -> int | None:
+    """Characters of a line; None where nobody counts them."""
+    return STDOUT.width if STDOUT.is_terminal or os.environ.get("COLUMNS") else None
+
+
+def _widths(rows: Sequence[Sequence[str]], room: int | None) -> list[int] | None:
+    """Widths of columns such that none but the first breaks a word; None if they do not fit."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    least = [max(cell_len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    least[0] = min(least[0], NARROWEST_NAME)
+    while room is not None and sum(widths) + len(widths) + 1 > room:
+        widest = max(range(len(widths)), key=lambda position: widths[position] - least[position])
+        if widths[widest] <= least[widest]:
+            return None
+        widths[widest] -= 1
+    return widths
 
 
 def summary_rows(summary: Summary) -> list[tuple[str, str]]:
@@ -122,30 +209,120 @@ def warn_of_left_out(coverage: Coverage) -> None:
 
 def folded_rows(units: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:
     """Units of every layer that folding makes smaller, as rows of a two-column table."""
-    return [(f"units of {name}", f"{before:,}, {after:,} folded") for name, (before, after) in units.items()]
+    return [(f"units of {name}", f"{after:,} of {before:,} left") for name, (before, after) in units.items()]
+
+
+class StageProgress:
+    """Shows the stage that a job is in on stderr, with the share that is done and the time left.
+
+    It is a bar on a terminal, and elsewhere a line for every stage that takes longer than a moment.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._timer: Timer | None = None
+
+    def stage(self, label: str, total: float | None) -> None:
+        """Begin a stage; see :meth:`metaq.progress.Progress.stage`. The total may be unknown."""
+        self.close()
+        self._task = self._progress.add_task(printable(label, STDERR.encoding), total=total)
+        if self._progress.disable:
+            self._timer = Timer(QUIET_SECONDS, note, [f"{label} …"])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def advance(self, amount: float = 1) -> None:
+        """Move the bar by so much."""
+        if self._task is not None:
+            self._progress.advance(self._task, amount)
+
+    def move_to(self, done: float, total: float | None) -> None:
+        """Move the bar to where so much of so much is done."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        """End the stage."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+@contextmanager
+def stage_progress() -> Iterator[StageProgress]:
+    """A display on stderr of the stages of a job."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, TextColumn("left"), console=STDERR, transient=True, disable=not STDERR.is_terminal
+    ) as display:
+        progress = StageProgress(display)
+        try:
+            yield progress
+        finally:
+            progress.close()
+
+
+class CompilationNotice:
+    """Says once that machine code is being made, when that has taken longer than a moment in all."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._begun = 0.0
+        self._spent = 0.0
+        self._timer: Timer | None = None
+
+    def __call__(self, begins: bool) -> None:
+        """See :data:`metaq.compiled.listeners`."""
+        self._depth += 1 if begins else -1
+        if self._spent >= QUIET_SECONDS:
+            return
+        if begins and self._depth == 1:
+            self._begun = time.monotonic()
+            self._timer = Timer(QUIET_SECONDS - self._spent, note, ["compiling once for this machine …"])
+            self._timer.daemon = True
+            self._timer.start()
+        elif self._depth == 0 and self._timer is not None:
+            self._timer.cancel()
+            self._spent += time.monotonic() - self._begun
+
+
+@contextmanager
+def telling_of_compilation() -> Iterator[None]:
+    """Say inside the ``with`` block when functions are compiled for the first time."""
+    notice = CompilationNotice()
+    compiled.listeners.append(notice)
+    try:
+        yield
+    finally:
+        compiled.listeners.remove(notice)
 
 
 class TrainingProgress:
-    """A bar with the time left, and the numbers of the last epoch."""
+    """A bar with the time left, and the numbers of the last epoch; `is_verbose` adds those of the latent weights."""
 
-    def __init__(self, progress: Progress, label: str) -> None:
+    def __init__(self, progress: StageProgress, label: str, *, is_verbose: bool = False) -> None:
         self._progress = progress
-        self._task = progress.add_task(label, total=None)
+        self._is_verbose = is_verbose
+        self._label: str | None = label
 
     def on_step(self, step: int, total_steps: int) -> None:
         """Move the bar."""
-        self._progress.update(self._task, completed=step, total=total_steps)
+        if self._label is not None:
+            self._progress.stage(self._label, total_steps)
+            self._label = None
+        self._progress.move_to(step, total_steps)
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Print one line for the epoch."""
         exact = record.file_bytes is not None
         size = f"{record.file_bytes:,} bytes" if exact else f"about {record.estimated_bytes:,.0f} bytes"
-        self._progress.console.print(
-            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.float_accuracy:.2f} % float, "
-            f"{record.quantized_accuracy:.2f} % quantised  {size}"
-            f"  {record.seconds:.1f} s",
-            markup=False,
-            soft_wrap=True,
+        latent = f" ({record.float_accuracy:.2f} % latent)" if self._is_verbose else ""
+        note(
+            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.quantized_accuracy:.2f} %{latent}"
+            f"  {size}  {record.seconds:.1f} s"
         )
 
 
@@ -157,64 +334,15 @@ class QuietProgress(TrainingProgress):
 
 
 class DownloadProgress:
-    """A bar for every file that is downloaded."""
+    """A bar for the file that is downloaded."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: StageProgress) -> None:
         self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
+        self._filename = ""
 
     def __call__(self, bytes_done: int, bytes_total: int | None, filename: str) -> None:
         """Move the bar of `filename`."""
-        if filename not in self._tasks:
-            self._tasks[filename] = self._progress.add_task(filename, total=bytes_total)
-        self._progress.update(self._tasks[filename], completed=bytes_done, total=bytes_total)
-
-
-class StageProgress:
-    """A bar for the stage that a job is in, by bytes, with the time left."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
-
-    def stage(self, label: str, total_bytes: int) -> None:
-        """Begin a stage of `total_bytes` bytes."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(label, total=total_bytes)
-
-    def advance(self, size_bytes: int) -> None:
-        """Move the bar."""
-        if self._task is not None:
-            self._progress.advance(self._task, size_bytes)
-
-
-def _display() -> _Display:
-    """Where bars are drawn: on a terminal, and nowhere else."""
-    return {"console": STDERR, "transient": True, "disable": not STDERR.is_terminal}
-
-
-@contextmanager
-def step_progress() -> Iterator[Progress]:
-    """A progress display on stderr that counts steps."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), **_display()) as progress:
-        yield progress
-
-
-@contextmanager
-def stage_progress(*, is_silent: bool = False) -> Iterator[StageProgress]:
-    """A progress display on stderr for the stages of a job."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TextColumn("left"))
-    display = _display()
-    display["disable"] = display["disable"] or is_silent
-    with Progress(*columns, TimeRemainingColumn(), **display) as progress:
-        yield StageProgress(progress)
-
-
-@contextmanager
-def download_progress() -> Iterator[DownloadProgress]:
-    """A progress display on stderr that counts bytes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, **_display()) as progress:
-        yield DownloadProgress(progress)
+        if filename != self._filename:
+            self._filename = filename
+            self._progress.stage(f"downloading {filename}", bytes_total)
+        self._progress.move_to(bytes_done, bytes_total)

@@ -12,13 +12,13 @@ import typer
 
 from metaq import container
 from metaq.cli import output
+from metaq.cli.compress import print_report
 from metaq.cli.options import (
     Center,
     Data,
     DataDir,
     Exclude,
     Force,
-    Grouping,
     Include,
     Json,
     Net,
@@ -28,55 +28,77 @@ from metaq.cli.options import (
     load_data,
     pick_split,
 )
+from metaq.compression.compressing import compress as compress_on
 from metaq.config import require
-from metaq.files import refuse_overwrite
 from metaq.lab import runs
 from metaq.lab.bucket_sweep import sweep_buckets
 from metaq.model import checkpoint
 from metaq.quantize.sweep import SweepRow, parse_range
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "quantize",
-        epilog="Example: metaq quantize model.pth --net lenet5 --data mnist --sweep 10:1024 --out model.metaq",
-    )(quantize)
+DEFAULT_BUCKETS = 255
 
 
 def quantize(
     source: Annotated[Path, typer.Argument(help="Checkpoint: .pth, .pt, .safetensors or .metaq.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The .metaq file to write.")] = None,
+    buckets: Annotated[
+        int | None, typer.Option("--buckets", help="Buckets C of every grid, at least 2 [default: 255].")
+    ] = None,
+    center: Center = None,
+    radius: Radius = None,
+    grouping: Annotated[
+        str | None,
+        typer.Option("--grouping", help="tensor: one grid per tensor; global: one for all, as a sweep has by default."),
+    ] = None,
+    counts: Annotated[
+        str | None,
+        typer.Option("--sweep", help="Try bucket counts, FIRST:LAST or FIRST:LAST:STEP, and choose by accuracy."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="With --sweep: points of accuracy that may be lost.")
+    ] = 0.1,
     net: Net = "lenet5",
     data: Data = "digits",
     data_dir: DataDir = None,
     split: Split = "validation",
-    counts: Annotated[str, typer.Option("--sweep", help="Bucket counts, FIRST:LAST or FIRST:LAST:STEP.")] = "10:1024",
-    tolerance: Annotated[
-        float, typer.Option("--tolerance", help="Points of accuracy that may be lost against the float weights.")
-    ] = 0.1,
-    center: Center = None,
-    radius: Radius = None,
-    grouping: Grouping = "global",
+    coder: Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")] = "small",
     include: Include = None,
     exclude: Exclude = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the chosen quantisation as .metaq.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Try bucket counts on data and choose the smallest that keeps the accuracy."""
+    """Quantise on uniform buckets over the range of the weights, as in the thesis.
+
+    With --sweep, many bucket counts are tried on data, and the smallest is chosen that keeps the accuracy.
+    """
     begun = time.perf_counter()
-    bucket_counts = parse_range(counts)
-    require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
+    require(buckets is None or counts is None, "--buckets, --sweep: give one of them.")
+    require(out is not None or counts is not None, "-o: name the file to write; only --sweep works without.")
     if out is not None:
-        refuse_overwrite(out, force=force)
-    metadata = {"net": net, "data": data}
+        output.claim(out, force=force)
     state_dict = checkpoint.read(source)
     grids_of = partial(
-        grids_for, state_dict, center=center, radius=radius, grouping=grouping, include=include, exclude=exclude
+        grids_for,
+        state_dict,
+        center=center,
+        radius=radius,
+        grouping=grouping or ("tensor" if counts is None else "global"),
+        include=include,
+        exclude=exclude,
     )
+    if counts is None:
+        assert out is not None
+        grids = grids_of(DEFAULT_BUCKETS if buckets is None else buckets)
+        found = compress_on(state_dict, grids=grids, coder=coder)
+        found.save(out)
+        print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
+        return
+    bucket_counts = parse_range(counts)
+    require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
+    metadata = {"net": net, "data": data}
     dataset = pick_split(load_data(data, data_dir), split)
-    with output.step_progress() as progress:
-        task = progress.add_task("sweep", total=len(bucket_counts))
+    with output.stage_progress() as progress:
+        progress.stage("trying bucket counts", len(bucket_counts))
         outcome = sweep_buckets(
             state_dict,
             bucket_counts,
@@ -85,10 +107,11 @@ def quantize(
             grids_of=grids_of,
             tolerance=tolerance,
             metadata=metadata,
-            on_row=lambda _: progress.advance(task),
+            on_row=lambda _: progress.advance(),
         )
     if out is not None:
-        container.write(out, outcome.tensors, metadata=metadata)
+        container.write(out, outcome.tensors, metadata=metadata, coder=coder)
+    floats = {"float_accuracy": outcome.float_accuracy, "split": split}
     if as_json:
         summary = runs.summarize(
             state_dict,
@@ -98,7 +121,6 @@ def quantize(
         )
         rows = [dataclasses.asdict(row) for row in outcome.best]
         chosen = {"buckets": outcome.chosen.buckets, "entropy_bits": outcome.chosen.entropy_bits}
-        floats = {"float_accuracy": outcome.float_accuracy, "split": split}
         output.print_json({**summary.to_dict(), **chosen, **floats, "best": rows})
         return
     columns = ["buckets", "accuracy %", "entropy bits", "file bytes"]

@@ -10,17 +10,11 @@ import typer
 from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.config import require
-from metaq.files import refuse_overwrite
 from metaq.lab import runs
 from metaq.report import gathering
 from metaq.report.subject import Subject
 
 COMPARISON_FILE = Path("comparison.html")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("report", epilog="Example: metaq report runs/demo -o report.html")(report)
 
 
 def report(
@@ -45,7 +39,7 @@ def report(
     page = out or default_page(sources)
     require(not page.is_dir(), f"-o {page}: is a folder; give the name of a file in it.")
     require(all(page.resolve() != each.resolve() for each in sources), f"-o {page}: is what the report is about.")
-    refuse_overwrite(page, force=force)
+    output.claim(page, force=force)
     subjects = [gathering.gather(each, net=net) for each in sources]
     page_bytes = gathering.write(page, subjects)
     if as_json:
@@ -55,7 +49,7 @@ def report(
         return
     for subject in subjects:
         output.print_table(subject.title, ["", "value"], _rows(subject))
-    output.STDOUT.print(f"wrote {page}, {page_bytes:,} bytes", markup=False, soft_wrap=True)
+    output.line(f"wrote {page}, {page_bytes:,} bytes")
 
 
 def default_page(sources: list[Path]) -> Path:

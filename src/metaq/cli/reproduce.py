@@ -19,13 +19,6 @@ from metaq.model import checkpoint
 STUDIES = ("thesis",)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("reproduce", epilog="Example: metaq reproduce thesis --checkpoint lenet5.pth --data-dir data")(
-        reproduce
-    )
-
-
 def reproduce(
     study: Annotated[str, typer.Argument(help="What to reproduce: thesis.")],
     checkpoint_path: Annotated[Path, typer.Option("--checkpoint", help="The original LeNet-5 before quantisation.")],
@@ -38,9 +31,9 @@ def reproduce(
     state_dict = checkpoint.read(checkpoint_path)
     load_weights(create("lenet5"), state_dict)
     test = load_data("mnist", data_dir).test
-    with output.step_progress() as progress:
-        task = progress.add_task("bucket counts", total=len(thesis.PUBLISHED_SWEEP))
-        report = thesis.reproduce(state_dict, test, on_row=lambda: progress.advance(task))
+    with output.stage_progress() as progress:
+        progress.stage("trying bucket counts", len(thesis.PUBLISHED_SWEEP))
+        report = thesis.reproduce(state_dict, test, on_row=progress.advance)
     if as_json:
         sizes = thesis.summary(state_dict, report)
         output.print_json({**sizes, **dataclasses.asdict(report), "seconds": time.perf_counter() - begun})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from metaq.cli import output
 from metaq.cli.options import DataDir, Json, load_data
@@ -21,11 +20,6 @@ from metaq.lab.train.config import TeacherConfig
 
 LARGEST_RATIO, SMALLEST_RATIO = 400, 20
 """Ratios between which the sizes of files lie where none are given."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sweep", epilog="Example: metaq sweep --net lenet5 --data mnist --trials 40 --out sweeps/lenet5")(sweep)
 
 
 def sweep(
@@ -76,7 +70,7 @@ def sweep(
         data_dir=data_dir,
     )
     try:
-        with output.step_progress() as progress:
+        with output.stage_progress() as progress:
             found = frontier.draw(plan, splits, SweepProgress(progress))
     except KeyboardInterrupt:
         output.error("stopped; every finished trial is kept. The same command goes on.")
@@ -90,7 +84,7 @@ def sweep(
 class SweepProgress(output.QuietProgress):
     """The bar of the running trial, and one line for every finished one."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: output.StageProgress) -> None:
         super().__init__(progress, "trial")
         self._is_waiting = False
 

@@ -15,7 +15,7 @@ from metaq.cli.options import DataDir, Force, Json, load_data
 from metaq.config import require
 from metaq.lab import runs
 from metaq.lab.data import DataSplits
-from metaq.lab.runs import TrainingOutcome
+from metaq.lab.outcome import TrainingOutcome
 from metaq.lab.train import PRESETS, GoalConfig, Processes, TrainConfig, aim, device_named, launched, plain, preset
 from metaq.lab.train.config import TeacherConfig
 from metaq.lab.train.records import tensorboard_available
@@ -25,11 +25,6 @@ OTHER_PRESETS = ", ".join(name for name in PRESETS if name != DEFAULT_PRESET)
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 """Seconds of the units of a duration."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("train", epilog="Example: metaq train --preset lenet5-mnist --out runs/lenet5")(train)
 
 
 def train(
@@ -70,6 +65,9 @@ def train(
     ] = "cpu",
     data_dir: DataDir = None,
     force: Force = False,
+    is_verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the accuracy of the latent, unquantised weights too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
@@ -81,7 +79,8 @@ def train(
         alone = all(value is None for value in given) and not (assignments or force or without_term)
         require(
             alone,
-            f"--resume {resume}: goes on with the settings of that run; give no others but --data-dir and --device.",
+            f"--resume {resume}: goes on with the settings of that run; only --data-dir, --device and "
+            "--verbose go with it.",
         )
     require(not (without_term and goal.is_given), "--float: files of floats have one size; give no target.")
     device = device_named(device_name)
@@ -92,13 +91,13 @@ def train(
         where = Where(device=device, processes=processes)
         try:
             if resume:
-                outcome = _resume(folder, data_dir, where)
+                outcome = _resume(folder, data_dir, where, is_verbose=is_verbose)
             else:
                 config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": _taught(teacher, teacher_net)})
                 config = plain(config) if without_term else config
                 splits = load_data(config.data, data_dir, validation_count=config.validation_count)
                 config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
-                outcome = _start(config, splits, folder, where, force=force)
+                outcome = _start(config, splits, folder, where, force=force, is_verbose=is_verbose)
         except KeyboardInterrupt:
             output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
             raise typer.Exit(130) from None
@@ -160,18 +159,20 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
-def _start(config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool) -> TrainingOutcome:
-    with output.step_progress() as progress:
-        observer = output.TrainingProgress(progress, "training")
-        return runs.train_to_folder(config, splits, folder, observer, force=force, **where)
+def _start(
+    config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool, is_verbose: bool
+) -> TrainingOutcome:
+    with output.stage_progress() as progress:
+        observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
+        return runs.train_to_folder(config, splits, folder, observer, force=force, progress=progress, **where)
 
 
-def _resume(folder: Path, data_dir: Path | None, where: Where) -> TrainingOutcome:
+def _resume(folder: Path, data_dir: Path | None, where: Where, *, is_verbose: bool) -> TrainingOutcome:
     config = runs.saved_config(folder)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
-    with output.step_progress() as progress:
-        observer = output.TrainingProgress(progress, "training")
-        return runs.resume_in_folder(folder, splits, observer, **where)
+    with output.stage_progress() as progress:
+        observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
+        return runs.resume_in_folder(folder, splits, observer, progress=progress, **where)
 
 
 def _print(outcome: TrainingOutcome) -> None:

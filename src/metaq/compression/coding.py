@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import cpu_count
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.chunks import StreamShape
-from metaq.compression.progress import Progress
-from metaq.compression.quantizing import SymbolSource
+from metaq.compression.quantizing import Quantizer, SymbolSource
 from metaq.compression.work import Attempt, Record
 from metaq.container import layout
 from metaq.container.assembling import Parts
@@ -25,6 +23,7 @@ from metaq.container.exact import exact_payload
 from metaq.container.header import basis_entry
 from metaq.container.writer import named_errors
 from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
 
@@ -38,19 +37,6 @@ PLACEHOLDER = BucketGrid(center=0.0, radius=1.5, count=3)
 """Stands for a grid that is not known yet: which chunk a tensor is in does not depend on it."""
 
 
-class Quantizer(Protocol):
-    """Knows how every tensor is kept."""
-
-    def basis_of(self, tensor: StoredTensor) -> int | None:
-        """Number of the basis of a quantised tensor among those of the file, or None."""
-
-    def is_exact(self, tensor: StoredTensor) -> bool:
-        """Whether a tensor is kept exactly."""
-
-    def source(self, tensor: StoredTensor) -> SymbolSource:
-        """Bucket indices of a tensor that is quantised."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
     """What is coded.
@@ -58,7 +44,9 @@ class Job:
     Attributes
     ----------
     tensors
-        All tensors of the file, carried files included, in order of their names as UTF-8.
+        All tensors of the file, carried files included, in order of their names as UTF-8; a tied one by each of them.
+    ties
+        For the name of a tensor that is tied to one before it, the number of that one.
     bases
         In the order in which tensors first need them.
     metadata, coder
@@ -66,6 +54,7 @@ class Job:
     """
 
     tensors: Sequence[StoredTensor]
+    ties: Mapping[str, int]
     bases: Sequence[Basis]
     metadata: Metadata
     coder: str
@@ -115,6 +104,8 @@ class _Coding:
                 expected = self._expected[number]
                 if expected.grid is not None:
                     entries.append(self._quantize(len(self._bases) + number, tensor, expected, pool))
+                elif expected.tied_to is not None:
+                    entries.append(expected)
                 elif expected.coder == layout.EXACT_NAMES[layout.EXACT_INLINE]:
                     entries.append(expected)
                     inline.append(self._reader.raw(tensor, 0, tensor.size_bytes))
@@ -126,6 +117,10 @@ class _Coding:
 
     def _provisional(self, tensor: StoredTensor) -> Entry:
         """The entry of a tensor as far as it is known before anything is read."""
+        if tensor.name in self._job.ties:
+            tied = layout.EXACT_NAMES[layout.EXACT_TIED]
+            first = self._job.ties[tensor.name]
+            return Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=tied, grid=None, tied_to=first)
         is_exact = self._quantizer.is_exact(tensor)
         way = layout.EXACT_INLINE if tensor.size_bytes <= layout.INLINE_BYTES else layout.EXACT_RAW
         return Entry(

@@ -1,292 +1,347 @@
-"""A model folder as one ``.metaq`` file: streamed, resumable, to a budget where one is given."""
+"""Any model as one file, to a goal: the one way there is, whatever the model and wherever it lies."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from metaq.compression.choosing import NOT_FINITE, FolderSelection, GridQuantizer, RateQuantizer, select
-from metaq.compression.coding import Job, code
-from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule
-from metaq.compression.progress import NoProgress, Progress
-from metaq.compression.rates import RateModel
-from metaq.compression.sampling import quota, sampled_rows
-from metaq.compression.survey import Survey, survey
-from metaq.compression.tries import Tries
-from metaq.compression.work import Attempt, Record, WorkFolder
+from metaq.compression.calibrated import CalibratedModel
+from metaq.compression.compressed import Compressed, Report
+from metaq.compression.goal import Goal
+from metaq.compression.planning import DEFAULT_MULTIPLIER
+from metaq.compression.search import smallest_good
+from metaq.compression.sorting import sorted_out
+from metaq.compression.survey import look_at
+from metaq.compression.uncalibrated import UncalibratedModel
+from metaq.compression.work import Record, WorkFolder
 from metaq.config import require
-from metaq.container import carried
-from metaq.container.assembling import Parts, StoredChunk, assemble
+from metaq.container import DEFAULT_CODER, Metadata
 from metaq.container.coders import CHUNK_CODERS
-from metaq.container.exact import THOROUGH_BYTES, exact_payload
-from metaq.container.fields import utf8
-from metaq.container.layout import CHECKSUM_BYTES
-from metaq.container.writer import DEFAULT_CODER, check_elements, check_tensors
+from metaq.container.writer import check_elements, check_tensors
 from metaq.errors import ConfigError
-from metaq.model.folder import ModelFolder
-from metaq.model.stored import Reader, StoredTensor
-from metaq.tensors.coverage import Coverage, measured
+from metaq.model.checkpoint import StateDict
+from metaq.model.opened import AnyModel, OpenedModel, open_model
+from metaq.model.selection import Selection, select, select_gridded
+from metaq.model.stored import Reader
+from metaq.model.weights import ANY, FilterFn
+from metaq.progress import NoProgress, Progress
+from metaq.quantize.curvature import Batch, Loss, categorical_loss, measure
+from metaq.quantize.recovery import OutputLoss, Recovery
+from metaq.tensors.coverage import coverage_of
 from metaq.tensors.grid import BucketGrid
 
-HEADER_BYTES = 8
-"""About what a tensor takes in the header."""
+Found = TypeVar("Found")
 
-RECIPE = 1
+Accuracy = Callable[[StateDict], float]
+"""From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
+
+RECIPE = 2
 """Changes whenever the same options would give another file, so that nobody goes on with half of the old one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FolderReport:
-    """What became of a folder.
-
-    Attributes
-    ----------
-    file_bytes
-        Size of the file.
-    carried_bytes
-        What of that the carried files take.
-    float_bytes, weights
-        Size of the tensors in the folder, and their number of elements.
-    carried
-        Paths of the carried files.
-    left_out
-        Paths of the other files of the folder, each with the reason.
-    coverage
-        How much of the tensors is quantised, and what is not and why.
-    multiplier
-        λ, relative to the mean square of the weights; None where the grids were given.
-    has_discarded
-        Whether an unfinished run with other options, or of another folder, was thrown away.
-    """
-
-    file_bytes: int
-    carried_bytes: int
-    float_bytes: int
-    weights: int
-    carried: tuple[str, ...]
-    left_out: dict[str, str]
-    coverage: Coverage
-    multiplier: float | None
-    has_discarded: bool
-
-
-def compress_folder(
-    folder: ModelFolder,
-    out: Path,
+def compress(
+    source: AnyModel,
     *,
     target_bytes: int | None = None,
     target_ratio: float | None = None,
-    include: Sequence[str] = ("*",),
+    target_bits_per_weight: float | None = None,
+    max_drop: float | None = None,
+    accuracy: Accuracy | None = None,
+    batches: Iterable[Batch] | None = None,
+    loss: Loss = categorical_loss,
+    training_loss: OutputLoss | None = None,
+    recalibrates_norms: bool = False,
+    include: Sequence[str] = ANY,
     exclude: Sequence[str] = (),
+    filter_fn: FilterFn | None = None,
     grids: Mapping[str, BucketGrid] | None = None,
     coder: str = DEFAULT_CODER,
+    metadata: Metadata | None = None,
     progress: Progress | None = None,
-    is_resumable: bool = True,
-) -> FolderReport:
-    """Quantise the tensors of a folder one after the other and write them, with its small files, as one file.
-
-    Memory is that of some blocks of weights, of the bases of tall matrices, and of the largest tensor that is kept
-    exactly. What is done is kept beside the output until that is there, and the same call goes on from it.
+) -> Compressed:
+    """Quantise a trained model and code it as one small file.
 
     Parameters
     ----------
-    folder
-        Of :func:`metaq.model.folder.open_folder`.
-    out
-        The file; an older one is replaced.
-    target_bytes
-        Largest size of the file.
-    target_ratio
-        Least ratio of the tensors' bytes to the file's; not with `target_bytes`.
-    include, exclude
-        Name globs of the tensors to quantise; all others are kept exactly.
+    source
+        A module or a state dict, which is not changed; or the path of a checkpoint or of a model folder.
+    target_bytes, target_ratio, target_bits_per_weight, max_drop
+        The goal, at most one: see :class:`metaq.compression.goal.Goal`. Without any, the default quality: small errors
+        that most models do not feel.
+    accuracy
+        Figure of merit of a state dict; needed for `max_drop`, in whose unit it is.
+    batches
+        Inputs for calibration, which need no labels; `source` must be a module then. Errors count as far as they change
+        the outputs; without batches, by their size alone. Without a goal, the file has the size that it has without
+        batches.
+    loss
+        What calibration measures; :func:`~metaq.quantize.curvature.random_projection_loss` where nothing is classified.
+    training_loss
+        From the output for a batch and its number to the mean loss, such as cross-entropy with the batch's labels. With
+        it, tensors are quantised one after the other, and those still to come make up for the loss.
+    recalibrates_norms
+        Whether running statistics of batch normalisation are measured anew on the batches.
+    include, exclude, filter_fn
+        The tensors to quantise, see :func:`~metaq.model.selection.select`. All others are kept exactly, but for running
+        statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights do.
     grids
         Bucket grids by name of the tensor instead of all that; tensors without one are kept exactly.
     coder
-        ``"small"`` or ``"fast"``.
+        ``"small"``, or ``"fast"``, which decodes many times faster and takes a few percent more.
+    metadata
+        Small free facts to keep in the file.
     progress
         Shows how far it is.
+
+    Raises
+    ------
+    ConfigError
+        If an option does not fit, or the goal cannot be met.
+    FormatError
+        If a file or folder cannot be read.
+    """
+    goal = Goal(
+        target_bytes=target_bytes,
+        target_ratio=target_ratio,
+        target_bits_per_weight=target_bits_per_weight,
+        max_drop=max_drop,
+    )
+    require(max_drop is None or accuracy is not None, "max_drop: needs a way to measure accuracy; give one.")
+    require(
+        batches is not None or (training_loss is None and not recalibrates_norms),
+        "training_loss, recalibrates_norms: need calibration data; give batches.",
+    )
+    require(batches is None or grids is None, "grids: they leave nothing to calibrate; give no batches.")
+    model = open_model(source)
+    job = _Job(
+        model=model,
+        selection=_selection(model, goal, include=include, exclude=exclude, filter_fn=filter_fn, grids=grids),
+        grids=grids,
+        coder=coder,
+        metadata=metadata or {},
+        progress=progress or NoProgress(),
+    )
+    _check(model, coder)
+    before = None if accuracy is None else accuracy(model.state_dict())
+    lowest = None if before is None or max_drop is None else before - max_drop
+    if batches is None:
+        found = _without_data(job, goal, accuracy, lowest)
+    else:
+        calibrated = _calibrated(job, list(batches), loss, training_loss, recalibrates_norms)
+        found = _with_data(job, calibrated, goal, accuracy, lowest)
+    if accuracy is None:
+        return found
+    return replace(found, accuracy=accuracy(found.state_dict()), float_accuracy=before)
+
+
+def compress_to_file(
+    model: OpenedModel,
+    out: Path,
+    goal: Goal,
+    *,
+    include: Sequence[str] = ANY,
+    exclude: Sequence[str] = (),
+    grids: Mapping[str, BucketGrid] | None = None,
+    coder: str = DEFAULT_CODER,
+    metadata: Metadata | None = None,
+    progress: Progress | None = None,
+    is_resumable: bool = True,
+) -> Report:
+    """What :func:`compress` does without data, for models that need not fit into memory.
+
+    Tensors are quantised one after the other. Memory is that of some blocks of weights, of the bases of tall matrices,
+    and of the largest tensor that is kept exactly. What is done is kept beside the output until that is there, and the
+    same call goes on from it.
+
+    Parameters
+    ----------
+    model
+        Of :func:`metaq.model.opened.open_model`.
+    out
+        The file; an older one is replaced.
+    goal
+        A size, or nothing.
+    include, exclude, grids, coder, metadata, progress
+        See :func:`compress`.
     is_resumable
-        Whether the folder will still be there for the same call to go on; otherwise an interrupted call leaves nothing.
+        Whether the model will still be there for the same call to go on; otherwise an interrupted call leaves nothing.
 
     Raises
     ------
     ConfigError
         If an option does not fit, no file is small enough, or another run is at work on this output.
     FormatError
-        If the folder cannot be read.
+        If the model cannot be read.
     OutputError
         If the file or what is kept beside it cannot be written.
     """
-    limit = _limit(folder, target_bytes, target_ratio)
-    require(coder in CHUNK_CODERS, f"coder: {coder} does not work on folders; choose {' or '.join(CHUNK_CODERS)}.")
-    require(grids is None or limit is None, "grids: they decide about the size; give no budget.")
-    check_tensors([*folder.carried.files, *folder.tensors])
-    check_elements(tensor.shape for tensor in folder.tensors)
-    selection = select(folder.tensors, include=include, exclude=exclude, grids=grids)
-    job: Record = {
+    require(goal.max_drop is None, "max_drop: accuracy is measured on data; give a size, or nothing.")
+    job = _Job(
+        model=model,
+        selection=_selection(model, goal, include=include, exclude=exclude, filter_fn=None, grids=grids),
+        grids=grids,
+        coder=coder,
+        metadata=metadata or {},
+        progress=progress or NoProgress(),
+    )
+    limit = goal.limit_bytes(**job.limit_arguments)
+    _check(model, coder)
+    record: Record = {
         "recipe": RECIPE,
-        "folder": folder.fingerprint,
+        "model": model.fingerprint,
         "limit": limit,
-        "quantized": [tensor.name for tensor in selection.quantized],
+        "quantized": sorted(job.selection.names),
         "grids": None if grids is None else {name: _described(grids[name]) for name in sorted(grids)},
         "coder": coder,
     }
-    with Reader() as reader, WorkFolder(out, job) as work:
-        run = _Run(folder, selection, reader, work, coder, progress or NoProgress())
+    with Reader() as reader, WorkFolder(out, record) as work:
+        run = job.uncalibrated(reader, work)
         try:
             if grids is not None:
                 report = run.on_grids(out, grids)
             else:
-                report = run.to_limit(out, limit) if limit is not None else run.at(out, DEFAULT_MULTIPLIER)
+                report = run.at(out) if limit is None else run.to_limit(out, limit)
         except BaseException as error:
             # What cannot be done is not gone on with.
-            if isinstance(error, ConfigError) or not is_resumable:
+            if isinstance(error, ConfigError) or not is_resumable or model.fingerprint is None:
                 work.remove()
             raise
         work.remove()
     return report
 
 
-class _Run:
-    """One run of :func:`compress_folder`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    """What is compressed, and how the file is made; see :func:`compress`."""
 
-    def __init__(
-        self,
-        folder: ModelFolder,
-        selection: FolderSelection,
-        reader: Reader,
-        work: WorkFolder,
-        coder: str,
-        progress: Progress,
-    ) -> None:
-        self._folder = folder
-        self._reader = reader
-        self._work = work
-        self._coder = coder
-        self._progress = progress
-        self._reasons = dict(selection.reasons)
-        self._chosen = selection.quantized
+    model: OpenedModel
+    selection: Selection
+    grids: Mapping[str, BucketGrid] | None
+    coder: str
+    metadata: Metadata
+    progress: Progress
 
-    def on_grids(self, out: Path, grids: Mapping[str, BucketGrid]) -> FolderReport:
-        """Quantise on given grids."""
-        attempt = self._work.attempt(0, "grids")
-        parts = self._coded(GridQuantizer(self._reader, grids), attempt)
-        return self._written(out, parts, attempt, None)
+    @property
+    def limit_arguments(self) -> dict[str, int]:
+        """What a goal asks of a model."""
+        return {"float_bytes": self.model.float_bytes, "weights": self.model.weights}
 
-    def at(self, out: Path, multiplier: float) -> FolderReport:
-        """Quantise for λ = `multiplier`."""
-        found, rule, _ = self._looked_at()
-        attempt = self._work.attempt(0, multiplier.hex())
-        parts = self._coded(self._quantizer(found, rule, multiplier), attempt)
-        return self._written(out, parts, attempt, multiplier)
-
-    def to_limit(self, out: Path, limit: int) -> FolderReport:
-        """Quantise so that the file has at most `limit` bytes, and hardly fewer."""
-        found, rule, samples = self._looked_at()
-        exact = [tensor for tensor in self._all_tensors() if tensor.name not in {each.name for each in self._chosen}]
-        tries = Tries(self._work, RateModel(self._chosen, found, rule, samples, coder=self._coder), limit)
-        while (current := tries.next(lambda: expected_bytes(self._reader, exact))) is not None:
-            attempt = self._work.attempt(current.number, current.multiplier.hex())
-            parts = self._coded(self._quantizer(found, rule, current.multiplier), attempt)
-            file_bytes = _file_bytes(parts, _chunks(parts, attempt))
-            attempt.close()
-            tries.finish(current, file_bytes, file_bytes - _quantized_bytes(parts, _chunks(parts, attempt)))
-        best = tries.best()
-        attempt = self._work.attempt(best.number, best.multiplier.hex())
-        parts = self._coded(self._quantizer(found, rule, best.multiplier), attempt)
-        return self._written(out, parts, attempt, best.multiplier)
-
-    def _looked_at(self) -> tuple[Survey, Rule, dict[str, NDArray[np.float64]]]:
-        """What is known of the weights; those that are not finite are taken out of the chosen."""
-        found = survey(self._reader, self._chosen, self._work, self._progress)
-        finite = tuple(tensor for tensor in self._chosen if found.facts[tensor.name].is_finite)
-        self._reasons |= {tensor.name: NOT_FINITE for tensor in self._chosen if tensor not in finite}
-        self._chosen = finite
-        samples = {
-            tensor.name: np.concatenate([rows for _, rows in sampled_rows(self._reader, tensor, quota(tensor, finite))])
-            for tensor in finite
-        }
-        return found, Rule(finite, found, samples), samples
-
-    def _quantizer(self, found: Survey, rule: Rule, multiplier: float) -> RateQuantizer:
-        return RateQuantizer(self._reader, found, self._chosen, rule.choices(multiplier))
-
-    def _coded(self, quantizer: RateQuantizer | GridQuantizer, attempt: Attempt) -> Parts:
-        tensors = self._all_tensors()
-        self._progress.stage("compressing", sum(tensor.size_bytes for tensor in tensors))
-        metadata = {carried.METADATA_KEY: carried.CONVENTION}
-        job = Job(tensors=tensors, bases=quantizer.bases, metadata=metadata, coder=self._coder)
-        return code(job, quantizer, self._reader, attempt, self._progress)
-
-    def _all_tensors(self) -> list[StoredTensor]:
-        return sorted([*self._folder.tensors, *self._folder.carried.files], key=lambda tensor: utf8(tensor.name))
-
-    def _written(self, out: Path, parts: Parts, attempt: Attempt, multiplier: float | None) -> FolderReport:
-        chunks = _chunks(parts, attempt)
-        file_bytes = assemble(out, parts.head(chunks), chunks, attempt.payload)
-        attempt.close()
-        names = {tensor.name for tensor in self._folder.carried.files}
-        tensors = [entry for entry in parts.entries if entry.name not in names]
-        return FolderReport(
-            file_bytes=file_bytes,
-            carried_bytes=sum(entry.coded_bytes for entry in parts.placed(chunks) if entry.name in names),
-            float_bytes=self._folder.float_bytes,
-            weights=sum(tensor.count for tensor in self._folder.tensors),
-            carried=tuple(carried.path_of(tensor.name) for tensor in self._folder.carried.files),
-            left_out=self._folder.carried.left_out,
-            coverage=measured((entry, entry.grid is not None) for entry in tensors).explained(self._reasons),
-            multiplier=multiplier,
-            has_discarded=self._work.discarded,
+    def uncalibrated(self, reader: Reader, work: WorkFolder) -> UncalibratedModel:
+        """The model, ready to be quantised without data."""
+        return UncalibratedModel(
+            self.model,
+            self.selection,
+            reader,
+            work,
+            coder=self.coder,
+            metadata=self.metadata,
+            progress=self.progress,
         )
 
 
-def expected_bytes(reader: Reader, exact: Sequence[StoredTensor]) -> int:
-    """About what tensors take that are kept exactly, and the header."""
-    total = 0
-    for tensor in exact:
-        is_large = tensor.size_bytes > THOROUGH_BYTES
-        total += HEADER_BYTES + (tensor.size_bytes if is_large else _packed_bytes(reader, tensor))
-    return total
+def _without_data(job: _Job, goal: Goal, accuracy: Accuracy | None, lowest: float | None) -> Compressed:
+    limit = goal.limit_bytes(**job.limit_arguments)
+    with TemporaryDirectory() as folder, Reader() as reader:
+        out = Path(folder) / "model.metaq"
+        with WorkFolder(out, {}) as work:
+            model = job.uncalibrated(reader, work)
+
+            def at(multiplier: float) -> Compressed:
+                return _read(out, model.at(out, multiplier))
+
+            if job.grids is not None:
+                return _read(out, model.on_grids(out, job.grids))
+            if limit is not None:
+                return _read(out, model.to_limit(out, limit))
+            if accuracy is None or lowest is None:
+                return at(DEFAULT_MULTIPLIER)
+            best = smallest_good(at, lambda found: accuracy(found.state_dict()) >= lowest, DEFAULT_MULTIPLIER)
+            return _reached(best, lowest)
 
 
-def _packed_bytes(reader: Reader, tensor: StoredTensor) -> int:
-    _, payload = exact_payload(tensor.size_bytes, lambda start, stop: reader.raw(tensor, start, stop))
-    return len(payload)
+def _with_data(
+    job: _Job,
+    model: CalibratedModel,
+    goal: Goal,
+    accuracy: Accuracy | None,
+    lowest: float | None,
+) -> Compressed:
+    if accuracy is not None and lowest is not None:
+        best = model.to_quality(lambda found: accuracy(found.state_dict) >= lowest)
+        found = _reached(best, lowest)
+    else:
+        limit = goal.limit_bytes(**job.limit_arguments)
+        found = model.to_bytes(limit or _without_data(job, goal, None, None).file_bytes)
+    reasons = {**job.selection.reasons, **model.reasons}
+    return Compressed(
+        data=found.data,
+        file_bytes=found.file_bytes,
+        float_bytes=job.model.float_bytes,
+        weights=job.model.weights,
+        coverage=coverage_of(found.tensors).explained(reasons),
+        multiplier=found.multiplier,
+    )
 
 
-def _limit(folder: ModelFolder, target_bytes: int | None, target_ratio: float | None) -> int | None:
-    """Most bytes, or None without a budget."""
-    require(target_bytes is None or target_ratio is None, "budget: give one of target_bytes and target_ratio.")
-    if target_bytes is not None:
-        require(target_bytes > 0, f"target_bytes: {target_bytes} must be positive.")
-        return target_bytes
-    if target_ratio is None:
-        return None
-    require(math.isfinite(target_ratio) and target_ratio > 0, f"target_ratio: {target_ratio} must be positive.")
-    return int(folder.float_bytes / target_ratio)
+def _calibrated(
+    job: _Job, batches: list[Batch], loss: Loss, training_loss: OutputLoss | None, recalibrates_norms: bool
+) -> CalibratedModel:
+    module = job.model.module
+    if module is None:
+        raise ConfigError("batches: calibration needs the module, not its weights alone.")
+    names = {job.model.holders[name] for name in job.selection.names}
+    chosen = [tensor for tensor in job.model.tensors if tensor.name in names]
+    with Reader() as reader:
+        facts = {tensor.name: look_at(reader, tensor, job.progress)[0] for tensor in chosen}
+        found = sorted_out(reader, chosen, facts)
+    return CalibratedModel(
+        job.model,
+        found,
+        curvature=measure(module, batches, loss=loss),
+        recovery=None if training_loss is None else Recovery(module, batches, training_loss),
+        norm_batches=batches if recalibrates_norms else (),
+        coder=job.coder,
+        metadata=job.metadata,
+    )
+
+
+def _read(out: Path, report: Report) -> Compressed:
+    """The file that was just written, in memory."""
+    told = {field.name: getattr(report, field.name) for field in fields(report)}
+    return Compressed(**told, data=out.read_bytes())
+
+
+def _reached(best: Found | None, lowest: float) -> Found:
+    if best is None:
+        raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
+    return best
+
+
+def _selection(
+    model: OpenedModel,
+    goal: Goal,
+    *,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    filter_fn: FilterFn | None,
+    grids: Mapping[str, BucketGrid] | None,
+) -> Selection:
+    if grids is None:
+        return select(model, include=include, exclude=exclude, filter_fn=filter_fn)
+    require(goal == Goal(), "grids: they decide about the size; give no goal.")
+    return select_gridded(model, grids)
+
+
+def _check(model: OpenedModel, coder: str) -> None:
+    """Raise :class:`ConfigError` where no file can hold the model, or there is no such coder."""
+    require(coder in CHUNK_CODERS, f"coder: there is no coder {coder!r}; choose {' or '.join(CHUNK_CODERS)}.")
+    files = () if model.carried is None else model.carried.files
+    check_tensors([*files, *model.tensors])
+    check_elements(tensor.shape for tensor in model.tensors)
 
 
 def _described(grid: BucketGrid) -> list[object]:
     return [grid.center.hex(), grid.radius.hex(), grid.count]
-
-
-def _chunks(parts: Parts, attempt: Attempt) -> list[StoredChunk]:
-    """The chunks of a finished attempt, in the order of the file."""
-    return [attempt.chunks[number] for number in range(len(parts.plans()))]
-
-
-def _file_bytes(parts: Parts, chunks: Sequence[StoredChunk]) -> int:
-    return len(parts.head(chunks)) + sum(chunk.size_bytes for chunk in chunks) + CHECKSUM_BYTES
-
-
-def _quantized_bytes(parts: Parts, chunks: Sequence[StoredChunk]) -> int:
-    """Bytes of the chunks of bucket indices."""
-    return sum(
-        chunk.size_bytes for (coder, _), chunk in zip(parts.plans(), chunks, strict=True) if coder in CHUNK_CODERS
-    )

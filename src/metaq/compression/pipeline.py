@@ -1,33 +1,32 @@
-"""The road from a model to a file and back: the only place where the stages are joined."""
+"""A model and grids that are given: bucket indices, sizes, and a file of them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
+from metaq.compression.sorting import sorted_out
+from metaq.compression.survey import look_at
 from metaq.config import require
-from metaq.container import WriteReport
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
-from metaq.model.selection import Source as Source
-from metaq.model.selection import parameters_of, pays, reasons_without_grids, select
-from metaq.model.selection import state_dict_of as state_dict_of
-from metaq.model.sharding import in_one_process
+from metaq.model.lazy import load as load
+from metaq.model.opened import AnyModel, Weights, open_model, state_dict_of
+from metaq.model.selection import select
+from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn, alias_of
-from metaq.quantize import Grouping, quantize_array, uniform_grids
+from metaq.progress import NoProgress
+from metaq.quantize.uniform import Grouping, quantize_array, uniform_grids
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 
 def choose_grids(
-    source: Source,
+    source: AnyModel,
     *,
     count: int,
     center: float | None = None,
@@ -37,21 +36,20 @@ def choose_grids(
     exclude: Sequence[str] = (),
     filter_fn: FilterFn | None = None,
 ) -> dict[str, BucketGrid]:
-    """Uniform grids for post-training quantisation of the floating tensors that the rules choose, tied ones once.
+    """Uniform grids over the range of the weights, for the tensors that the rules choose, tied ones once.
 
-    Buffers are not quantised: those of a module, and in a state dict the running statistics of batch normalisation and
-    the vectors of spectral normalisation. Where neither `include` nor `filter_fn` is given, nor are tensors that do not
-    pay: scalars, and those whose grid and bucket indices take no fewer bytes than their elements
-    (:func:`metaq.model.selection.pays`).
+    What is kept exactly is told by :func:`metaq.model.selection.select`; so are, whatever the rules say, tensors with
+    NaN, infinity or numbers far beyond their weights. Tensors of a few values that lie on a grid have that one.
 
     Parameters
     ----------
     source
-        A module or a state dict.
+        A module, a state dict, or the path of a file or folder.
     count
         Number of buckets C, at least 2.
     center, radius
-        Range of the buckets; by default that of the weights.
+        Range of the buckets; by default that of the weights. Where weights are exactly zero and no centre is given, it
+        is moved by less than a bucket so that zero is a reference value.
     grouping
         ``"tensor"``: every tensor has its own range where none is given; ``"global"``: one for all.
     include, exclude, filter_fn
@@ -60,24 +58,22 @@ def choose_grids(
     Raises
     ------
     ConfigError
-        If no tensor is chosen, a weight is NaN or infinite, or a value does not make a grid.
+        If no tensor is chosen, or a value does not make a grid.
+    FormatError
+        If a file or folder cannot be read.
     """
-    state_dict = state_dict_of(source)
-    selection = select(source, include=include, exclude=exclude, filter_fn=filter_fn)
-    arrays = {name: state_dict[name].detach().double().cpu().numpy() for name in selection.names}
-    grids = uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
-    if not selection.is_default:
-        return grids
-    return {
-        name: grid
-        for name, grid in grids.items()
-        if pays(
-            arrays[name],
-            grid,
-            element_bytes=state_dict[name].element_size(),
-            shares_grid=grouping == "global" and len(grids) > 1,
-        )
-    }
+    model = open_model(source)
+    selection = select(model, include=include, exclude=exclude, filter_fn=filter_fn)
+    names = {model.holders[name]: name for name in selection.names}
+    tensors = [tensor for tensor in model.tensors if tensor.name in names]
+    with Reader() as reader:
+        facts = {tensor.name: look_at(reader, tensor, NoProgress())[0] for tensor in tensors}
+        found = sorted_out(reader, tensors, facts)
+        arrays = {names[tensor.name]: reader.values(tensor, 0, tensor.count) for tensor in found.weights}
+    grids = {names[name]: grid for name, grid in found.grids.items()}
+    if arrays:
+        grids |= uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
+    return {name: grids[name] for name in names.values() if name in grids}
 
 
 def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
@@ -89,7 +85,7 @@ def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
     ]
 
 
-def to_tensors(source: Source, *, grids: Mapping[str, BucketGrid]) -> list[Tensor]:
+def to_tensors(source: Weights, *, grids: Mapping[str, BucketGrid]) -> list[Tensor]:
     """Bucket indices for every tensor that has a grid, exact bits for the others; tied tensors once.
 
     Tied tensors have the grid of any of their names.
@@ -116,63 +112,9 @@ def exact_tensor(name: str, tensor: torch.Tensor) -> ExactTensor:
     return ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=checkpoint.dtype_of(name, tensor))
 
 
-def quantized_state_dict(source: Source, *, grids: Mapping[str, BucketGrid]) -> StateDict:
+def quantized_state_dict(source: Weights, *, grids: Mapping[str, BucketGrid]) -> StateDict:
     """State dict with every tensor that has a grid snapped to it: what a saved file restores to, bit for bit."""
     return checkpoint.restore(to_tensors(source, grids=grids))
-
-
-def save(
-    path: str | os.PathLike[str],
-    source: Source,
-    *,
-    grids: Mapping[str, BucketGrid],
-    metadata: Mapping[str, str | int | float] | None = None,
-    coder: str = container.DEFAULT_CODER,
-) -> WriteReport:
-    """Quantise, code and write a model as one self-contained ``.metaq`` file, atomically.
-
-    Where parameters are sharded, every process has to call this, and the first one writes.
-
-    Parameters
-    ----------
-    path
-        The file; an older one is replaced.
-    source
-        A module or a state dict.
-    grids
-        Bucket grid by tensor name, as given by ``EntropyRegularizer.grids()`` or :func:`choose_grids`. Tensors without
-        one are stored exactly.
-    metadata
-        Small free facts to keep in the file.
-    coder
-        ``"small"`` or ``"fast"``.
-
-    Returns
-    -------
-    WriteReport
-        Bytes of the file and where they went, and how much of the model is quantised.
-
-    Raises
-    ------
-    ConfigError, OutputError
-        If a tensor cannot be quantised, or the file cannot be written.
-    """
-    tensors = to_tensors(source, grids=grids)
-    report = in_one_process(
-        parameters_of(source), lambda: container.write(path, tensors, metadata=metadata, coder=coder)
-    )
-    return replace(report, coverage=report.coverage.explained(reasons_without_grids(source, grids)))
-
-
-def load(path: str | os.PathLike[str]) -> StateDict:
-    """State dict of a ``.metaq`` file, bit for bit the quantised weights that were saved.
-
-    Raises
-    ------
-    FormatError
-        If the file is missing, damaged, foreign, or of a newer format.
-    """
-    return checkpoint.weights_of(container.read(path))
 
 
 def _grids_by_first(alias: Mapping[str, str], grids: Mapping[str, BucketGrid]) -> dict[str, BucketGrid]:

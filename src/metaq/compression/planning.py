@@ -1,9 +1,9 @@
-"""How fine every tensor of a folder is quantised, from one number for all of them.
+"""How finely every tensor is quantised where there are no data, from one number for all of them.
 
 Without data nobody knows what an error of a weight costs. Two rules are common: every squared error counts the same, or
-every error counts relative to the size of its tensor's weights. What is done here is the geometric mean of both, but
-never more than a factor of ``MOST_UNLIKE`` from the second: tensors of a small scale, such as those whose inputs are
-large, are neither spoilt nor spared.
+every error counts relative to the size of its tensor's weights. This rule is the geometric mean of both, but never more
+than a factor of ``MOST_UNLIKE`` from the second: tensors of a small scale, such as those whose inputs are large, are
+neither spoilt nor spared.
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.survey import Facts, Survey
+from metaq.compression.sampling import is_matrix
+from metaq.compression.sorting import median_magnitude
+from metaq.compression.survey import Survey
 from metaq.container.layout import LARGEST
-from metaq.model.stored import StoredTensor, is_matrix
-from metaq.quantize.allocation import MIN_TRELLIS_ELEMENTS, TRELLIS_BITS
+from metaq.model.stored import StoredTensor
+from metaq.quantize.allocation import MAX_ROTATED_ZEROS, MIN_TRELLIS_ELEMENTS, TRELLIS_BITS
 from metaq.quantize.blocks import Fineness
 from metaq.quantize.rdo import MAX_MAGNITUDE, SCALAR_SLOPE, TRELLIS_SLOPE, rounded_step
 from metaq.quantize.rotation import MIN_GAIN_BITS, pays, saved_bits
 from metaq.tensors.quantized import Dtype
 
 Floats = NDArray[np.float64]
+
+UNIFORM = 12.0
+"""A squared step over the mean square of its rounding errors."""
 
 DEFAULT_MULTIPLIER = 2e-3
 """λ that is used without a budget: squared error a bit, relative to the mean square of the weights."""
@@ -38,12 +43,17 @@ ROTATED_DTYPES = (Dtype.float32, Dtype.bfloat16, Dtype.float64)
 MAX_ROTATED = 1e30
 """Up to this magnitude of weights combinations of a basis stay far below the largest number of the types above."""
 
+MOST_OUTLYING = 6.0
+"""A few outliers make the size of a tensor no larger than so many times the median of its weights."""
+
 MIN_SAMPLED_ROWS = 16
 """From fewer rows nobody can tell whether the basis of another tensor suits this one."""
 
+TOO_WIDE = "its range is too wide for steps this small"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Plan:
     """How one tensor is quantised.
 
     Attributes
@@ -51,9 +61,11 @@ class Choice:
     importance
         Second derivative of the distortion.
     multiplier
-        λ, in the unit of the distortion a bit.
+        λ, in the unit of the distortion per bit.
     step_size, trellis_bits
         See :class:`metaq.quantize.blocks.Fineness`.
+    is_centered
+        Whether the grid is symmetric around zero whatever value many weights share, so that zeros stay zero.
     axes
         Number in :attr:`Survey.axes` of those whose basis is used, or None.
     """
@@ -62,6 +74,7 @@ class Choice:
     multiplier: float
     step_size: float
     trellis_bits: int
+    is_centered: bool
     axes: int | None = None
 
     def fineness(self, largest: float) -> Fineness:
@@ -75,7 +88,7 @@ class Choice:
 
 
 class Rule:
-    """Choices for any λ.
+    """Plans for any λ.
 
     Parameters
     ----------
@@ -91,7 +104,8 @@ class Rule:
         self._tensors = tensors
         self._survey = survey
         self._samples = samples
-        self._scale = typical_size(tensors, survey.facts)
+        self._sizes = {tensor.name: self._size(tensor.name) for tensor in tensors}
+        self._scale = typical_size(tensors, self._sizes)
         self._rotatable = {
             tensor.name
             for tensor in tensors
@@ -100,10 +114,14 @@ class Rule:
             and tensor.count >= MIN_TRELLIS_ELEMENTS
             and tensor.dtype in ROTATED_DTYPES
             and survey.facts[tensor.name].largest < MAX_ROTATED
+            and survey.facts[tensor.name].zero_share <= MAX_ROTATED_ZEROS
         }
 
-    def choices(self, multiplier: float) -> dict[str, Choice]:
-        """How every tensor is quantised for a λ relative to the mean square of the weights."""
+    def plans(self, multiplier: float) -> dict[str, Plan]:
+        """How every tensor is quantised for a λ relative to the mean square of the weights.
+
+        Tensors whose range is too wide for their step are left out.
+        """
         plain = {tensor.name: self._plain(tensor, multiplier) for tensor in self._tensors}
         rows = {tensor.name: tensor.shape[0] for tensor in self._tensors if len(tensor.shape) == 2}
         # Axes are looked for where they may pay; whether they do depends on the step.
@@ -120,21 +138,38 @@ class Rule:
                 axes=own.get(tensor.name, self._shared(tensor, paying, plain[tensor.name].step_size)),
             )
             for tensor in self._tensors
+            if self._survey.facts[tensor.name].largest / plain[tensor.name].step_size < MAX_MAGNITUDE / 2
         }
 
-    def _plain(self, tensor: StoredTensor, multiplier: float) -> Choice:
-        size = math.sqrt(self._survey.facts[tensor.name].mean_square)
-        importance = 2 * relative_importance(size, self._scale, tensor)
+    def relative_error(self, plans: Mapping[str, Plan]) -> float:
+        """About the root mean square error of the weights over their root mean square."""
+        errors = squares = 0.0
+        for tensor in self._tensors:
+            square = self._survey.facts[tensor.name].mean_square
+            squares += tensor.count * square
+            if tensor.name in plans:
+                errors += tensor.count * min(plans[tensor.name].step_size ** 2 / UNIFORM, square)
+        return math.sqrt(errors / squares) if squares else 0.0
+
+    def _size(self, name: str) -> float:
+        """Root mean square of a tensor, outliers held back."""
+        size = math.sqrt(self._survey.facts[name].mean_square)
+        return min(size, MOST_OUTLYING * median_magnitude(self._samples[name]) or size)
+
+    def _plain(self, tensor: StoredTensor, multiplier: float) -> Plan:
+        facts = self._survey.facts[tensor.name]
+        importance = 2 * relative_importance(self._sizes[tensor.name], self._scale, tensor)
         loss_per_bit = multiplier * self._scale**2
         trellis_bits = TRELLIS_BITS if is_matrix(tensor) and tensor.count >= MIN_TRELLIS_ELEMENTS else 0
         slope = TRELLIS_SLOPE if trellis_bits else SCALAR_SLOPE
         # A step beyond the range of the weights leaves one level as well as that range does.
-        widest = min(2 * self._survey.facts[tensor.name].largest or 1.0, LARGEST[tensor.dtype] / 2)
-        return Choice(
+        widest = min(2 * facts.largest or 1.0, LARGEST[tensor.dtype] / 2)
+        return Plan(
             importance=importance,
             multiplier=loss_per_bit,
             step_size=rounded_step(min(math.sqrt(2 * loss_per_bit / (slope * importance)), widest)),
             trellis_bits=trellis_bits,
+            is_centered=facts.zero_share > 0,
         )
 
     def _shared(self, tensor: StoredTensor, paying: Sequence[int], step_size: float) -> int | None:
@@ -154,16 +189,16 @@ class Rule:
         return best if gains[best] >= MIN_GAIN_BITS else None
 
 
-def typical_size(tensors: Sequence[StoredTensor], facts: Mapping[str, Facts]) -> float:
-    """Geometric mean, weight by weight, of the root mean squares of tensors: the unit of what is relative.
+def typical_size(tensors: Sequence[StoredTensor], sizes: Mapping[str, float]) -> float:
+    """Geometric mean, weight by weight, of the sizes of tensors: the unit of what is relative.
 
     The scale of a tensor of eight bits is kept elsewhere, so that its weights tell nothing unless there are no others.
     """
-    known = [tensor for tensor in tensors if facts[tensor.name].mean_square > 0]
+    known = [tensor for tensor in tensors if sizes[tensor.name] > 0]
     plain = [tensor for tensor in known if not tensor.dtype.is_float8] or known
     if not plain:
         return 1.0
-    total = sum(tensor.count * math.log(facts[tensor.name].mean_square) / 2 for tensor in plain)
+    total = sum(tensor.count * math.log(sizes[tensor.name]) for tensor in plain)
     return math.exp(total / sum(tensor.count for tensor in plain))
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.planning import Choice
-from metaq.compression.sampling import sampled_rows
-from metaq.compression.survey import Axes, Facts, blocks_of
+from metaq.compression.planning import Plan
+from metaq.compression.sampling import is_matrix, sampled_rows
+from metaq.compression.survey import Axes, Facts, Survey, blocks_of
 from metaq.container.layout import LARGEST, grid_fits
 from metaq.errors import ConfigError
-from metaq.model.stored import Reader, StoredTensor, is_matrix, row_length
+from metaq.model.stored import Reader, StoredTensor
 from metaq.quantize.allocation import SEARCHED_ELEMENTS, Target, allocate_one
 from metaq.quantize.blocks import Fineness, Margins, MarginSums, as_rows, learn, levels_of, own_classes
 from metaq.quantize.rdo import Importance, central_value, matrix_shape
 from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Basis
 
 Floats = NDArray[np.float64]
 Symbols = NDArray[np.int32]
@@ -41,15 +43,76 @@ class SymbolSource(Protocol):
         """Bucket indices `start` to `stop`, int32 of shape (n,); pieces are asked for in order."""
 
 
-def quantized(reader: Reader, tensor: StoredTensor, choice: Choice, facts: Facts, axes: Axes | None) -> SymbolSource:
-    """The tensor as it is quantised by `choice`; `axes` are those that the choice names."""
+class Quantizer:
+    """Knows how every tensor is kept: by a plan, on a given grid, or exactly.
+
+    Parameters
+    ----------
+    reader
+        Where the weights are.
+    grids
+        Given grids by name of the tensor.
+    plans, survey
+        Plans by name of the tensor in the order of the file, and what they are based on.
+
+    Attributes
+    ----------
+    bases
+        The bases that are used, in the order in which tensors first need them.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        grids: Mapping[str, BucketGrid],
+        plans: Mapping[str, Plan] | None = None,
+        survey: Survey | None = None,
+    ) -> None:
+        self._reader = reader
+        self._grids = grids
+        self._plans = plans or {}
+        self._survey = survey or Survey(facts={}, axes=())
+        self.bases: list[Basis] = []
+        self._numbers: dict[int, int] = {}
+        for plan in self._plans.values():
+            if plan.axes is not None and plan.axes not in self._numbers:
+                self._numbers[plan.axes] = self._numbered(self._survey.axes[plan.axes].basis)
+
+    def is_exact(self, tensor: StoredTensor) -> bool:
+        """Whether a tensor is kept exactly."""
+        return tensor.name not in self._plans and tensor.name not in self._grids
+
+    def basis_of(self, tensor: StoredTensor) -> int | None:
+        """Number of the basis of a quantised tensor among `bases`, or None."""
+        axes = self._plans[tensor.name].axes if tensor.name in self._plans else None
+        return None if axes is None else self._numbers[axes]
+
+    def source(self, tensor: StoredTensor) -> SymbolSource:
+        """Bucket indices of a tensor that is quantised."""
+        if tensor.name in self._grids:
+            return GridSource(self._reader, tensor, self._grids[tensor.name])
+        plan = self._plans[tensor.name]
+        axes = None if plan.axes is None else self._survey.axes[plan.axes]
+        return quantized(self._reader, tensor, plan, self._survey.facts[tensor.name], axes)
+
+    def _numbered(self, basis: Basis) -> int:
+        """Number of a basis; a file holds equal ones once."""
+        for number, other in enumerate(self.bases):
+            if other.grid == basis.grid and np.array_equal(other.indices, basis.indices):
+                return number
+        self.bases.append(basis)
+        return len(self.bases) - 1
+
+
+def quantized(reader: Reader, tensor: StoredTensor, plan: Plan, facts: Facts, axes: Axes | None) -> SymbolSource:
+    """The tensor as it is quantised by `plan`; `axes` are those that the plan names."""
     if tensor.count <= SEARCHED_ELEMENTS:
-        found = WholeSource.of(reader, tensor, choice, axes)
+        found = WholeSource.of(reader, tensor, plan, axes)
         if axes is not None or grid_fits(found.grid, tensor.dtype):
             return found
     if is_matrix(tensor):
-        return MatrixSource(reader, tensor, choice, axes)
-    return FlatSource(reader, tensor, choice, facts)
+        return MatrixSource(reader, tensor, plan, axes)
+    return FlatSource(reader, tensor, plan, facts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +124,7 @@ class WholeSource:
     trellis_bits: int
 
     @classmethod
-    def of(cls, reader: Reader, tensor: StoredTensor, choice: Choice, axes: Axes | None) -> WholeSource:
+    def of(cls, reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None) -> WholeSource:
         """Quantise `tensor`."""
         values = reader.values(tensor, 0, tensor.count).reshape(tensor.shape)
         matrix = values.reshape(matrix_shape(tensor.shape))
@@ -69,10 +132,10 @@ class WholeSource:
             name=tensor.name,
             values=values,
             dtype=tensor.dtype,
-            importance=Importance(elements=np.full(matrix.shape, choice.importance)),
-            center=central_value(matrix),
+            importance=Importance(elements=np.full(matrix.shape, plan.importance)),
+            center=0.0 if plan.is_centered else central_value(matrix),
         )
-        found = allocate_one(target, choice.multiplier, None if axes is None else axes.basis).tensor
+        found = allocate_one(target, plan.multiplier, None if axes is None else axes.basis).tensor
         indices = found.scanned().astype(np.int32)
         return cls(indices=indices, grid=found.grid, trellis_bits=found.trellis_bits)
 
@@ -84,20 +147,20 @@ class WholeSource:
 class MatrixSource:
     """A large matrix, quantised some rows at a time; see :func:`quantized`."""
 
-    def __init__(self, reader: Reader, tensor: StoredTensor, choice: Choice, axes: Axes | None) -> None:
+    def __init__(self, reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None) -> None:
         self._reader = reader
         self._tensor = tensor
         self._inverse = None if axes is None else axes.inverse
-        self._columns = row_length(tensor)
+        self._columns = tensor.row_length
         samples = sampled_rows(reader, tensor, LEARNED_WEIGHTS)
-        self._center = (
-            0.0 if axes is not None else _center(np.concatenate([rows for _, rows in samples]), tensor, choice)
-        )
+        self._center = 0.0
+        if axes is None:
+            self._center = _center(np.concatenate([rows for _, rows in samples]), tensor, plan)
         self._margins = self._measured()
-        self._fineness = choice.fineness(self._margins.largest)
+        self._fineness = plan.fineness(self._margins.largest)
         if axes is None:
             self._fineness = _fitting(self._center, self._fineness, tensor)
-        self.trellis_bits = choice.trellis_bits
+        self.trellis_bits = plan.trellis_bits
         self.grid = symmetric_grid(self._center, self._fineness)
         self._above: tuple[int, Floats] | None = None
         blocks = [(first, self._coordinates(rows)) for first, rows in samples]
@@ -142,12 +205,12 @@ class FlatSource:
 
     trellis_bits = 0
 
-    def __init__(self, reader: Reader, tensor: StoredTensor, choice: Choice, facts: Facts) -> None:
+    def __init__(self, reader: Reader, tensor: StoredTensor, plan: Plan, facts: Facts) -> None:
         self._reader = reader
         self._tensor = tensor
         samples = [rows for _, rows in sampled_rows(reader, tensor, LEARNED_WEIGHTS)]
-        self._center = _center(np.concatenate(samples), tensor, choice)
-        self._fineness = _fitting(self._center, choice.fineness(facts.largest + abs(self._center)), tensor)
+        self._center = _center(np.concatenate(samples), tensor, plan)
+        self._fineness = _fitting(self._center, plan.fineness(facts.largest + abs(self._center)), tensor)
         self.grid = symmetric_grid(self._center, self._fineness)
         blocks = [rows - self._center for rows in samples]
         step = self._fineness.step_size
@@ -181,10 +244,10 @@ class GridSource:
         return self.grid.assign(values).astype(np.int32)
 
 
-def _center(sample: Floats, tensor: StoredTensor, choice: Choice) -> float:
+def _center(sample: Floats, tensor: StoredTensor, plan: Plan) -> float:
     """The central value of a tensor, by some rows of it; 0 where the grid would leave the type beside it."""
-    center = central_value(sample)
-    return center if abs(center) + choice.step_size <= LARGEST[tensor.dtype] else 0.0
+    center = 0.0 if plan.is_centered else central_value(sample)
+    return center if abs(center) + plan.step_size <= LARGEST[tensor.dtype] else 0.0
 
 
 def _fitting(center: float, fineness: Fineness, tensor: StoredTensor) -> Fineness:

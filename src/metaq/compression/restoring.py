@@ -8,15 +8,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+import numpy as np
 
 from metaq import container
-from metaq.compression.progress import NoProgress, Progress
-from metaq.compression.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder
+from metaq.compression.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder, head_of, in_order, refusal
+from metaq.config import require
 from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
-from metaq.files import umask
+from metaq.files import PREFIX, SUFFIX, output_error, umask, write_atomically
 from metaq.model.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
 from metaq.model.folder import INDEX, SHARD, WEIGHTS
+from metaq.progress import NoProgress, Progress
 from metaq.tensors.quantized import Dtype
 
 
@@ -90,7 +94,7 @@ def restore_folder(
     _check_space(out, sum(entry.restored_bytes for entry in (*files, *tensors)))
     temporary: Path | None = None
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=out.parent))
         _write_files(source, temporary, files)
         if tensors:
             _write_weights(source, temporary, tensors, max_shard_bytes, progress or NoProgress())
@@ -100,16 +104,49 @@ def restore_folder(
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise OutputError(
-                f"{out}: cannot be written ({reason}); free some space or choose another place."
-            ) from error
+            raise output_error(out, error) from error
         raise
     return RestoredFolder(
         files=tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())),
         float_bytes=sum(entry.restored_bytes for entry in tensors),
         weights=sum(entry.count for entry in tensors),
     )
+
+
+def restore_safetensors(source: Path, out: Path, *, progress: Progress | None = None) -> None:
+    """Restore the tensors of a ``.metaq`` file, without the files that it carries, as one safetensors file.
+
+    Tied tensors are written one by one. Memory is that of :func:`metaq.container.stream`.
+
+    Raises
+    ------
+    ConfigError
+        If safetensors cannot hold one of the tensors.
+    FormatError
+        If the file is damaged or foreign.
+    OutputError
+        If `out` cannot be written.
+    """
+    entries = in_order(_split(container.describe(source))[1])
+    for entry in entries:
+        reason = refusal(entry)
+        require(reason is None, f"{out}: {entry.name}: {reason}; end the name in .pth.")
+    progress = progress or NoProgress()
+    progress.stage("restoring", sum(entry.restored_bytes for entry in entries))
+    head, offsets = head_of(entries)
+    places = {entry.name: len(head) + offset for entry, offset in zip(entries, offsets, strict=True)}
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(head)
+        for entry, tensor in container.stream(source, names=places, is_writable=False):
+            stream.seek(places[entry.name])
+            stream.write(np.ascontiguousarray(tensor.restore()).reshape(-1).view(np.uint8).data)
+            progress.advance(entry.restored_bytes)
+            # Nothing may hold a tensor while the next one is restored.
+            del tensor
+        stream.seek(0, os.SEEK_END)
+
+    write_atomically(out, write)
 
 
 def _split(contents: Contents) -> tuple[list[Entry], list[Entry]]:
@@ -162,7 +199,7 @@ def _check_space(out: Path, needed: int) -> None:
     try:
         free = shutil.disk_usage(out.parent).free
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); choose another place.") from error
+        raise output_error(out, error) from error
     if needed > free:
         raise OutputError(f"{out}: needs {needed:,} bytes where {free:,} are free; free some or choose another place.")
 
@@ -195,7 +232,7 @@ def _put_in_place(temporary: Path, out: Path) -> None:
         temporary.rename(out)
         return
     # The old folder is out of the way for a moment, and back if the new one cannot take its place.
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    old = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=".old", dir=out.parent))
     out.rename(old / out.name)
     try:
         temporary.rename(out)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from metaq.container.contents import Entry
 from metaq.errors import FormatError
 from metaq.model.folder import INDEX, WEIGHTS
-from metaq.model.safetensors_header import LENGTH_BYTES, METADATA, NAMES
+from metaq.model.stored import LENGTH_BYTES, NAMES
 
 ALIGNMENT = 8
+METADATA = "__metadata__"
 MAX_SHARD_BYTES = 5_000_000_000
 
 
@@ -48,8 +49,9 @@ class SafetensorsFolder:
 
     def __init__(self, path: Path, entries: Sequence[Entry], *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         for entry in entries:
-            if entry.dtype not in NAMES:
-                raise FormatError(f"{entry.name}: safetensors cannot hold {entry.dtype.name}; restore it as .pth.")
+            reason = refusal(entry)
+            if reason is not None:
+                raise FormatError(f"{entry.name}: {reason}; restore it as .pth.")
         self._path = path
         self._shards = _named(_shared_out(entries, max_shard_bytes))
         self._places: dict[str, _Place] = {}
@@ -59,7 +61,7 @@ class SafetensorsFolder:
         for name, entries in self._shards.items():
             stream = (self._path / name).open("wb")
             self._streams[name] = stream
-            head, offsets = _head(entries)
+            head, offsets = head_of(entries)
             stream.write(head)
             for entry, offset in zip(entries, offsets, strict=True):
                 self._places[entry.name] = _Place(file=name, offset_bytes=len(head) + offset)
@@ -99,8 +101,19 @@ def _shared_out(entries: Sequence[Entry], max_shard_bytes: int) -> list[list[Ent
             held = 0
         shards[-1].append(entry)
         held += entry.restored_bytes
-    # Wider types first, so that every element lies at a multiple of its size.
-    return [sorted(shard, key=lambda entry: (-entry.dtype.itemsize, entry.name)) for shard in shards]
+    return [in_order(shard) for shard in shards]
+
+
+def refusal(entry: Entry) -> str | None:
+    """Why safetensors cannot hold a tensor, or None if it can."""
+    if entry.dtype not in NAMES:
+        return f"safetensors files cannot hold {entry.dtype.name}"
+    return "safetensors files cannot hold a tensor of that name" if entry.name == METADATA else None
+
+
+def in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Wider types first, so that every element lies at a multiple of its size."""
+    return sorted(entries, key=lambda entry: (-entry.dtype.itemsize, entry.name))
 
 
 def _named(shards: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
@@ -112,7 +125,7 @@ def _named(shards: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
     }
 
 
-def _head(entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
+def head_of(entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
     """All of a file before the elements, and where those of every tensor begin after it."""
     described: dict[str, object] = {METADATA: {"format": "pt"}}
     offsets = []

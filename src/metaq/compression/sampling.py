@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.model.stored import Reader, StoredTensor, is_matrix, row_length
+from metaq.model.stored import Reader, StoredTensor
+from metaq.quantize.allocation import MIN_TRELLIS_ROW
 from metaq.quantize.blocks import FLAT_ROW, as_rows
 
 Floats = NDArray[np.float64]
@@ -22,6 +23,15 @@ LEAST = 1 << 8
 """Fewest weights that are taken of a tensor, if there are not too many tensors."""
 
 
+MAX_TRELLIS_ROW = 1 << 18
+"""The search along a row takes 144 bytes a weight."""
+
+
+def is_matrix(tensor: StoredTensor) -> bool:
+    """Whether its rows are long enough for a trellis, and short enough for one that is searched row by row."""
+    return MIN_TRELLIS_ROW <= tensor.row_length <= MAX_TRELLIS_ROW
+
+
 def quota(tensor: StoredTensor, tensors: Sequence[StoredTensor]) -> int:
     """How many weights are taken of a tensor of a model."""
     share = TOTAL * tensor.count // max(sum(each.count for each in tensors), 1)
@@ -34,7 +44,7 @@ def sampled_rows(reader: Reader, tensor: StoredTensor, weights: int) -> list[tup
     Weights of a tensor without rows worth the name come in rows of their own, see
     :func:`metaq.quantize.blocks.as_rows`.
     """
-    length = row_length(tensor) if is_matrix(tensor) else FLAT_ROW
+    length = tensor.row_length if is_matrix(tensor) else FLAT_ROW
     rows = -(-tensor.count // length)
     taken = min(max(-(-weights // length), 1), rows)
     runs = min(RUNS, taken)

@@ -1,4 +1,4 @@
-"""The first pass over a folder: how large the weights of every tensor are, and which bases may pay."""
+"""The first pass over a model: how large weights are, which values they take, and which bases may pay."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.progress import Progress
 from metaq.compression.work import WorkFolder
 from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import Progress
 from metaq.quantize.rotation import is_tall, principal_basis, rotated_squares
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
@@ -27,6 +27,12 @@ MOMENT_ROWS_PER_COLUMN = 32
 
 SURVEY = "survey.json"
 
+FEW_VALUES = 16
+"""A tensor that takes no more values, each many times, is a mask or a table, and kept as it is."""
+
+REPEATED = 8
+"""How often each of them is taken on average, at least."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
@@ -40,11 +46,20 @@ class Facts:
         Their largest magnitude.
     is_finite
         Whether none is NaN or infinite, and no square of one is too large for float64.
+    values
+        The values they take in increasing order, if these are few, else empty.
+    is_monotone
+        Whether it is a vector of rising or of falling numbers, as tables of frequencies and positions are.
+    zero_share
+        Share of exact zeros, those of rows without any other weight left out.
     """
 
     mean_square: float
     largest: float
     is_finite: bool
+    values: tuple[float, ...] = ()
+    zero_share: float = 0.0
+    is_monotone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +104,7 @@ def survey(reader: Reader, tensors: Sequence[StoredTensor], work: WorkFolder, pr
     facts: dict[str, Facts] = {}
     axes: list[Axes] = []
     for tensor in tensors:
-        facts[tensor.name], moment = _look_at(reader, tensor, progress)
+        facts[tensor.name], moment = look_at(reader, tensor, progress)
         basis = None if moment is None or not facts[tensor.name].is_finite else principal_basis(moment)
         if basis is not None and moment is not None:
             after = rotated_squares(moment, basis)
@@ -106,15 +121,17 @@ def blocks_of(tensor: StoredTensor, row_length: int = 1) -> Iterator[tuple[int, 
         yield start, min(start + step, tensor.count)
 
 
-def _look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[Facts, Floats | None]:
+def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[Facts, Floats | None]:
     """Facts of a tensor, and the second moment of its rows if they may have a basis."""
     rows, columns = (tensor.shape[0], tensor.shape[1]) if len(tensor.shape) == 2 else (1, 0)
     has_axes = is_tall(rows, columns)
-    blocks = list(blocks_of(tensor, columns if has_axes else 1))
+    length = tensor.row_length if 0 < tensor.row_length <= BLOCK else 1
+    blocks = list(blocks_of(tensor, length))
     # Every so many blocks are enough for the moment.
     every = max(rows // (MOMENT_ROWS_PER_COLUMN * columns), 1) if has_axes else 1
     moment = np.zeros((columns, columns)) if has_axes else None
-    squares, largest, moment_rows = 0.0, 0.0, 0
+    squares, largest, moment_rows, zeros = 0.0, 0.0, 0, 0
+    distinct, has_negative_zero = np.zeros(0), False
     for number, (start, stop) in enumerate(blocks):
         values = reader.values(tensor, start, stop)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -124,13 +141,44 @@ def _look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[
             # NaN compares as false, so that the largest would miss it.
             progress.advance(tensor.size_bytes - start * tensor.dtype.itemsize)
             return Facts(mean_square=0.0, largest=0.0, is_finite=False), None
+        if distinct.size <= FEW_VALUES:
+            distinct = _distinct(distinct, values)
+            has_negative_zero = has_negative_zero or bool(np.signbit(values[values == 0]).any())
+        zeros += _scattered_zeros(values.reshape(-1, length))
         if moment is not None and number % every == 0:
             matrix = values.reshape(-1, columns)
             moment += matrix.T @ matrix
             moment_rows += len(matrix)
         progress.advance((stop - start) * tensor.dtype.itemsize)
-    facts = Facts(mean_square=squares / tensor.count, largest=largest, is_finite=True)
+    is_table = distinct.size <= FEW_VALUES and tensor.count >= REPEATED * distinct.size
+    if has_negative_zero:
+        distinct = np.where(distinct == 0, -0.0, distinct)
+    facts = Facts(
+        mean_square=squares / tensor.count,
+        largest=largest,
+        is_finite=True,
+        values=tuple(distinct.tolist()) if is_table else (),
+        zero_share=zeros / tensor.count,
+        is_monotone=len(tensor.shape) == 1 and len(blocks) == 1 and _is_monotone(values),
+    )
     return facts, None if moment is None else moment / moment_rows
+
+
+def _distinct(known: Floats, values: Floats) -> Floats:
+    """The `known` values and those of a block in increasing order; no more than that it is too many of them."""
+    few = np.unique(values[: 4 * FEW_VALUES])
+    return few if few.size > FEW_VALUES else np.union1d(known, values)
+
+
+def _is_monotone(values: Floats) -> bool:
+    steps = np.diff(values)
+    return values.size >= FEW_VALUES and bool((steps > 0).all() or (steps < 0).all())
+
+
+def _scattered_zeros(rows: Floats) -> int:
+    is_zero = rows == 0
+    found = int(np.count_nonzero(is_zero))
+    return found - rows.shape[1] * int(np.count_nonzero(is_zero.all(axis=1))) if found and rows.shape[1] > 1 else found
 
 
 def _keep(found: Survey, work: WorkFolder) -> None:
@@ -140,7 +188,7 @@ def _keep(found: Survey, work: WorkFolder) -> None:
         SURVEY,
         {
             "facts": {
-                name: [facts.mean_square.hex(), facts.largest.hex(), facts.is_finite]
+                name: [*map(float.hex, _numbers(facts)), facts.is_monotone, facts.is_finite]
                 for name, facts in found.facts.items()
             },
             "axes": [
@@ -163,8 +211,8 @@ def _known(work: WorkFolder) -> Survey | None:
     if kept is None:
         return None
     facts = {
-        name: Facts(mean_square=float.fromhex(square), largest=float.fromhex(largest), is_finite=is_finite)
-        for name, (square, largest, is_finite) in kept["facts"].items()
+        name: _facts(*map(float.fromhex, numbers), is_monotone=is_monotone, is_finite=is_finite)
+        for name, (*numbers, is_monotone, is_finite) in kept["facts"].items()
     }
     axes = []
     for number, record in enumerate(kept["axes"]):
@@ -176,6 +224,23 @@ def _known(work: WorkFolder) -> Survey | None:
         before, after = np.array(record["before"]), np.array(record["after"])
         axes.append(Axes(name=record["name"], basis=basis, before=before, after=after))
     return Survey(facts=facts, axes=tuple(axes))
+
+
+def _numbers(facts: Facts) -> tuple[float, ...]:
+    return facts.mean_square, facts.largest, facts.zero_share, *facts.values
+
+
+def _facts(
+    mean_square: float, largest: float, zero_share: float, *values: float, is_monotone: bool, is_finite: bool
+) -> Facts:
+    return Facts(
+        mean_square=mean_square,
+        largest=largest,
+        is_finite=is_finite,
+        values=values,
+        zero_share=zero_share,
+        is_monotone=is_monotone,
+    )
 
 
 def _array_name(number: int) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 import zlib
@@ -21,7 +23,7 @@ from metaq.container.assembling import StoredChunk
 from metaq.container.layout import CHECKSUM_BYTES
 from metaq.container.writer import packed_checksum
 from metaq.errors import ConfigError, OutputError
-from metaq.files import write_bytes
+from metaq.files import output_error, write_bytes
 
 if sys.platform != "win32":
     import fcntl
@@ -30,12 +32,18 @@ JOB = "job.json"
 LOCK = "lock"
 BLOCK_BYTES = 1 << 20
 
+LONGEST_NAME_BYTES = 240
+"""Of outputs whose work folder has their name; systems hold names of 255 bytes."""
+
 Record = dict[str, Any]
 
 
 def work_path(out: Path) -> Path:
     """Where the work folder of the output `out` is."""
-    return out.with_name(f".{out.name}.partial")
+    name = out.name
+    if len(os.fsencode(name)) > LONGEST_NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return out.with_name(f".{name}.partial")
 
 
 class WorkFolder:
@@ -79,8 +87,7 @@ class WorkFolder:
                     self.discarded = True
                     self._clear()
             except OSError as error:
-                reason = error.strerror or str(error)
-                raise OutputError(f"{self._out}: cannot be written ({reason}); choose another place.") from error
+                raise output_error(self._out, error) from error
             self.write(JOB, self._job)
             self._open = opened.pop_all()
         return self
@@ -283,8 +290,8 @@ class Attempt:
 def unwritable(out: Path, error: OSError) -> OutputError:
     """What to say of an output that cannot be written."""
     return OutputError(
-        f"{out}: cannot be written ({error.strerror or error}); free some space or choose another place. What is done "
-        f"so far is kept in {work_path(out).name}, and the same command goes on from there."
+        f"{output_error(out, error)} What is done so far is kept in {work_path(out).name}, and the same command goes "
+        "on from there."
     )
 
 

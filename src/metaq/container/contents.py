@@ -157,6 +157,19 @@ class Contents:
         """How much is quantised; a file does not say why the rest is not."""
         return coverage_of_entries(entry for entry in self.entries if not is_carried(entry.name, self.metadata))
 
+    @property
+    def sizes(self) -> dict[str, float | int]:
+        """Bytes of the file beside those of the tensors, tied ones once: ``bytes``, ``float_bytes``, ``ratio``, …"""
+        holders = [each for each in self.entries if each.tied_to is None and not is_carried(each.name, self.metadata)]
+        float_bytes, weights = sum(each.restored_bytes for each in holders), sum(each.count for each in holders)
+        return {
+            "bytes": self.file_bytes,
+            "float_bytes": float_bytes,
+            "ratio": float_bytes / self.file_bytes,
+            "weights": weights,
+            "bits_per_weight": 8 * self.file_bytes / max(weights, 1),
+        }
+
     def holder_of(self, entry: Entry) -> Entry:
         """The tensor that holds the elements of `entry`: itself unless it is tied."""
         return entry if entry.tied_to is None else self.entries[entry.tied_to]

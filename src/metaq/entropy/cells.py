@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from metaq.config import require
 from metaq.entropy import passes
-from metaq.entropy.passes import GridSet
+from metaq.entropy.passes import GridSet, buckets
 from metaq.tensors.grid import BucketGrid
 
 
@@ -46,20 +46,7 @@ class CellStatistics:
 
     def linear_binning(self) -> NDArray[np.float64]:
         """Linear-binning counts s of METHOD (3'): each weight shared between its two neighbours; shape (C,)."""
-        shared = np.zeros(self.grid.count)
-        shared[:-1] += self.counts - self.fractions
-        shared[1:] += self.fractions
-        return shared
-
-
-def cell_positions(weights: torch.Tensor, grid: BucketGrid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cell index (int64) and position inside the cell (float64 in [0, 1]) of every weight; shape of `weights`.
-
-    NaN counts as lying on the first value; :func:`cell_statistics` refuses it.
-    """
-    positions = _positions(weights, grid)
-    cells = positions.floor().clamp_(max=grid.count - 2)
-    return cells.long(), positions.sub_(cells)
+        return linear_binning(self.counts, self.fractions)
 
 
 def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellStatistics:
@@ -72,44 +59,27 @@ def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellSt
     NonFiniteError
         If a weight is NaN or infinite.
     """
-    parts = _floating(tensors)
-    counts, fractions = (passes.on_host(sums) for sums in passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid])))
-    passes.require_finite(counts)
-    return CellStatistics(counts=counts[0], fractions=fractions[0], grid=grid)
-
-
-def bucket_counts(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> NDArray[np.float64]:
-    """Number of weights of all `tensors` in each bucket: float64 of shape (C,); raises as :func:`cell_statistics`."""
-    parts = _floating(tensors)
-    counts = passes.on_host(passes.bucket_counts(parts, [0] * len(parts), GridSet.of([grid])))
-    passes.require_finite(counts)
-    return counts.reshape(-1)
-
-
-def _floating(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     parts = list(tensors)
     for tensor in parts:
         require(tensor.is_floating_point(), f"weights: dtype {tensor.dtype} given; floating tensors are needed.")
-    return parts
+    counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid]))
+    passes.require_finite(counts)
+    return CellStatistics(counts=counts[0].numpy(), fractions=fractions[0].numpy(), grid=grid)
+
+
+def linear_binning(counts: NDArray[np.float64], fractions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Linear-binning counts s of METHOD (3') from cell counts and sums of shape (C - 1,): float64 of shape (C,)."""
+    shared = np.zeros(counts.size + 1)
+    shared[:-1] += counts - fractions
+    shared[1:] += fractions
+    return shared
 
 
 def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
-    """Bucket index of every weight by the rule of `BucketGrid.assign`; int64, shape of `weights`.
-
-    NaN takes the first bucket; :func:`bucket_counts` refuses it.
-    """
-    positions = ((weights.double() - grid.lower) / grid.step_size).nan_to_num_(nan=0.0)
-    return positions.floor_().clamp_(0, grid.count - 1).long()
+    """Bucket index of every weight by the rule of `BucketGrid.assign`; int64, shape of `weights`; 0 for NaN."""
+    return buckets.bucket_indices(weights, lower=grid.lower, step_size=grid.step_size, count=grid.count)
 
 
 def bucket_values(indices: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
     """Reference values of `indices` by the formula of :meth:`metaq.tensors.grid.BucketGrid.values_of`; float64."""
-    numerators = (2 * indices + (1 - grid.count)).double()
-    return numerators.mul_(grid.radius).div_(grid.count).add_(grid.center)
-
-
-def _positions(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
-    """Distance from the first reference value in steps, float64 in ``[0, C - 1]``."""
-    first_value = grid.center + grid.radius * (1 - grid.count) / grid.count
-    distances = weights.double().sub_(first_value) if weights.dtype != torch.float64 else weights - first_value
-    return distances.div_(grid.step_size).nan_to_num_(nan=0.0).clamp_(0, grid.count - 1)
+    return buckets.bucket_values(indices, center=grid.center, radius=grid.radius, count=grid.count)

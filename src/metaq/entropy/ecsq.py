@@ -10,7 +10,6 @@ raises the objective (Chou, Lookabaugh and Gray, "Entropy-constrained vector qua
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from metaq.config import require
-from metaq.entropy.cells import CellStatistics, bucket_indices, bucket_values, cell_statistics
+from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.dual.problem import C_MIN
 from metaq.entropy.hull import lower_hull
 from metaq.errors import NonFiniteError
 from metaq.tensors.grid import BucketGrid
-
-MOST_C_MIN = 1 / math.e
-"""Above it, weights that move to an empty bucket could raise the objective when its count is no longer the floor."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +39,7 @@ class Code:
     counts
         Weights in every bucket, float64 of shape (C,).
     code_lengths
-        ℓ_b = log2(n / max(c_b, c_min)) in bits, float64 of shape (C,); the next call may start from them.
+        ℓ_b = log2(n / max(c_b, 0.01)) in bits, float64 of shape (C,); the next call may start from them.
     values
         Objective after every assignment of weights, in bits; it never rises.
     converged
@@ -94,10 +90,6 @@ class _Assignment:
     indices: torch.Tensor
 
 
-Assign = Callable[[torch.Tensor, torch.Tensor], _Assignment]
-"""Takes thresholds (increasing, one fewer than buckets) and the buckets between them, both of hull vertices."""
-
-
 def solve_ecsq(
     weights: torch.Tensor,
     grid: BucketGrid,
@@ -105,7 +97,6 @@ def solve_ecsq(
     mu: float,
     code_lengths: NDArray[np.float64] | None = None,
     multipliers: torch.Tensor | None = None,
-    c_min: float = C_MIN,
     max_sweeps: int = 100,
 ) -> EcsqResult:
     """Find buckets and code lengths of a local minimum of φ_μ, no worse than nearest rounding with its own code.
@@ -125,8 +116,6 @@ def solve_ecsq(
         Where to start, float64 of shape (C,), finite; by default the ideal code of nearest rounding.
     multipliers
         ν of w_i = v_b(i), of the shape and device of `weights`: adds Σ_i ν_i (w_i - v_b(i)) to the objective.
-    c_min
-        Floor of a count in ℓ, in (0, 1/e], so that an empty bucket has a finite price.
     max_sweeps
         Cap on the number of assignments.
 
@@ -148,126 +137,61 @@ def solve_ecsq(
     Chou, Lookabaugh and Gray 1989; Carreira-Perpiñán, "Model compression as constrained optimization", 2017, for the
     multipliers.
     """
-    _check_options(grid, mu, code_lengths, c_min, max_sweeps)
+    _check_options(grid, mu, code_lengths, max_sweeps)
     flat = _checked(weights)
     shifts = torch.zeros_like(flat) if multipliers is None else _checked_multipliers(multipliers, weights) / (2 * mu)
-    targets = flat + shifts
-
-    def hold(indices: torch.Tensor) -> _Assignment:
-        counts = torch.bincount(indices, minlength=grid.count).double().cpu().numpy()
-        distance = float((targets - bucket_values(indices, grid)).square().sum())
-        return _Assignment(counts=counts, squared_distance=distance, indices=indices)
-
-    def assign(thresholds: torch.Tensor, buckets: torch.Tensor) -> _Assignment:
-        places = torch.bucketize(targets, thresholds.to(targets.device), right=True)
-        return hold(buckets.to(targets.device)[places])
-
-    nearest = hold(bucket_indices(targets, grid))
-    constant = -mu * float(shifts.square().sum())
-    code, found = _best_code(assign, nearest, grid, mu, constant, code_lengths, c_min, max_sweeps)
-    beta = 2 * mu * (targets - bucket_values(found.indices, grid))
+    problem = _Problem(targets=flat + shifts, grid=grid, mu=mu, constant=-mu * float(shifts.square().sum()))
+    nearest = problem.assignment(bucket_indices(problem.targets, grid))
+    ideal = problem.ideal_lengths(nearest.counts)
+    code, found = _alternate(problem, ideal if code_lengths is None else code_lengths, max_sweeps)
+    if code_lengths is not None and code.value_bits > problem.cost(nearest, ideal):
+        code, found = _alternate(problem, ideal, max_sweeps)
+    beta = 2 * mu * (problem.targets - bucket_values(found.indices, grid))
     return EcsqResult(code=code, indices=found.indices.reshape(weights.shape), beta=beta.reshape(weights.shape))
 
 
-def fine_histogram(tensors: Iterable[torch.Tensor], grid: BucketGrid, *, bins_per_step: int = 64) -> CellStatistics:
-    """Counts and sums of all `tensors` in bins of `grid`'s range, `bins_per_step` to a step: one O(n) pass.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Problem:
+    """The objective with the term of the multipliers made a square: weights move to `targets`, a constant is left."""
 
-    The bins are the cells of the finer grid that is returned with them. Weights beyond the first and the last reference
-    value count as lying on them.
+    targets: torch.Tensor
+    grid: BucketGrid
+    mu: float
+    constant: float
 
-    Raises
-    ------
-    ConfigError, NonFiniteError
-        If `bins_per_step` is below 1, the bins are too many, or a weight is NaN or infinite.
-    """
-    require(bins_per_step >= 1, f"bins_per_step: {bins_per_step} is below 1.")
-    bins = (grid.count - 1) * bins_per_step + 1
-    finer = BucketGrid(center=grid.center, radius=grid.step_size * bins / (2 * bins_per_step), count=bins)
-    return cell_statistics(tensors, finer)
-
-
-def solve_ecsq_histogram(
-    histogram: CellStatistics,
-    grid: BucketGrid,
-    *,
-    mu: float,
-    code_lengths: NDArray[np.float64] | None = None,
-    c_min: float = C_MIN,
-    max_sweeps: int = 100,
-) -> Code:
-    """:func:`solve_ecsq` with whole bins of :func:`fine_histogram` as weights: O(bins) a sweep, whatever n is.
-
-    Every weight counts as lying at the mean of its bin, so that the objective lacks μ times the scatter inside bins:
-    at most ``n μ (step / (2 bins_per_step))²``. Arguments, errors and result are those of :func:`solve_ecsq`.
-    """
-    _check_options(grid, mu, code_lengths, c_min, max_sweeps)
-    filled = histogram.counts > 0
-    require(bool(filled.any()), "weights: a histogram of no weights has no code.")
-    sizes = torch.from_numpy(histogram.counts[filled])
-    starts = histogram.grid.reference_values()[:-1][filled]
-    means = starts + histogram.grid.step_size * histogram.fractions[filled] / histogram.counts[filled]
-    targets = torch.from_numpy(means)
-
-    def hold(indices: torch.Tensor) -> _Assignment:
-        counts = torch.bincount(indices, weights=sizes, minlength=grid.count).numpy()
-        distance = float(sizes @ (targets - bucket_values(indices, grid)).square())
+    def assignment(self, indices: torch.Tensor) -> _Assignment:
+        counts = torch.bincount(indices, minlength=self.grid.count).double().cpu().numpy()
+        distance = float((self.targets - bucket_values(indices, self.grid)).square().sum())
         return _Assignment(counts=counts, squared_distance=distance, indices=indices)
 
-    def assign(thresholds: torch.Tensor, buckets: torch.Tensor) -> _Assignment:
-        return hold(buckets[torch.bucketize(targets, thresholds, right=True)])
+    def best_assignment(self, lengths: NDArray[np.float64]) -> _Assignment:
+        """Every weight at the hull's vertex that is best for it."""
+        v, device = self.grid.reference_values(), self.targets.device
+        buckets = lower_hull(v, lengths + self.mu * (v - self.grid.center) ** 2)
+        left, right = buckets[:-1], buckets[1:]
+        longer = lengths[right] - lengths[left]
+        thresholds = (v[left] + v[right]) / 2 + longer / (2 * self.mu * (v[right] - v[left]))
+        places = torch.bucketize(self.targets, torch.from_numpy(thresholds).to(device), right=True)
+        return self.assignment(torch.from_numpy(buckets).to(device)[places])
 
-    nearest = hold(bucket_indices(targets, grid))
-    return _best_code(assign, nearest, grid, mu, 0.0, code_lengths, c_min, max_sweeps)[0]
+    def ideal_lengths(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        lengths: NDArray[np.float64] = np.log2(counts.sum() / np.maximum(counts, C_MIN))
+        return lengths
 
-
-def proximal_step(
-    weights: torch.Tensor, reference_values: torch.Tensor, *, mu: float, learning_rate: float, strength: float = 1.0
-) -> torch.Tensor:
-    """``(w + 2 η λ μ v) / (1 + 2 η λ μ)``: the decoupled step of the quadratic pull, η `learning_rate`, λ `strength`.
-
-    `reference_values` are those of every weight's bucket. Like decoupled weight decay it is applied beside the
-    optimiser's own step, so that an adaptive optimiser does not rescale it.
-    """
-    pull = 2 * learning_rate * strength * mu
-    return (weights + pull * reference_values) / (1 + pull)
-
-
-def _best_code(
-    assign: Assign,
-    nearest: _Assignment,
-    grid: BucketGrid,
-    mu: float,
-    constant: float,
-    code_lengths: NDArray[np.float64] | None,
-    c_min: float,
-    max_sweeps: int,
-) -> tuple[Code, _Assignment]:
-    """Alternate from `code_lengths`, and from nearest rounding if that leads nowhere better than nearest rounding."""
-    ideal = _ideal_lengths(nearest.counts, c_min)
-    if code_lengths is not None:
-        code, found = _alternate(assign, grid, mu, constant, code_lengths, c_min, max_sweeps)
-        if code.value_bits <= _cost(nearest, ideal, mu, constant):
-            return code, found
-    return _alternate(assign, grid, mu, constant, ideal, c_min, max_sweeps)
+    def cost(self, assignment: _Assignment, lengths: NDArray[np.float64]) -> float:
+        """The objective in bits."""
+        return float(assignment.counts @ lengths) + self.mu * assignment.squared_distance + self.constant
 
 
-def _alternate(
-    assign: Assign,
-    grid: BucketGrid,
-    mu: float,
-    constant: float,
-    start: NDArray[np.float64],
-    c_min: float,
-    max_sweeps: int,
-) -> tuple[Code, _Assignment]:
+def _alternate(problem: _Problem, start: NDArray[np.float64], max_sweeps: int) -> tuple[Code, _Assignment]:
     values: list[float] = []
     lengths, converged = start, False
     while not converged and len(values) < max_sweeps:
-        found = assign(*_thresholds(lengths, grid, mu))
-        ideal = _ideal_lengths(found.counts, c_min)
+        found = problem.best_assignment(lengths)
+        ideal = problem.ideal_lengths(found.counts)
         converged = bool((ideal == lengths).all())
         lengths = ideal
-        values.append(_cost(found, lengths, mu, constant))
+        values.append(problem.cost(found, lengths))
     held = found.counts[found.counts > 0]
     code = Code(
         value_bits=values[-1],
@@ -281,29 +205,8 @@ def _alternate(
     return code, found
 
 
-def _thresholds(lengths: NDArray[np.float64], grid: BucketGrid, mu: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights at which the best bucket changes, and the buckets between them."""
-    v = grid.reference_values()
-    buckets = lower_hull(v, lengths + mu * (v - grid.center) ** 2)
-    left, right = buckets[:-1], buckets[1:]
-    thresholds = (v[left] + v[right]) / 2 + (lengths[right] - lengths[left]) / (2 * mu * (v[right] - v[left]))
-    return torch.from_numpy(thresholds), torch.from_numpy(buckets)
-
-
-def _ideal_lengths(counts: NDArray[np.float64], c_min: float) -> NDArray[np.float64]:
-    lengths: NDArray[np.float64] = np.log2(counts.sum() / np.maximum(counts, c_min))
-    return lengths
-
-
-def _cost(assignment: _Assignment, lengths: NDArray[np.float64], mu: float, constant: float) -> float:
-    return float(assignment.counts @ lengths) + mu * assignment.squared_distance + constant
-
-
-def _check_options(
-    grid: BucketGrid, mu: float, code_lengths: NDArray[np.float64] | None, c_min: float, max_sweeps: int
-) -> None:
+def _check_options(grid: BucketGrid, mu: float, code_lengths: NDArray[np.float64] | None, max_sweeps: int) -> None:
     require(math.isfinite(mu) and mu > 0, f"mu: {mu} is not a positive number.")
-    require(0 < c_min <= MOST_C_MIN, f"c_min: {c_min} is not in (0, 1/e].")
     require(max_sweeps >= 1, f"max_sweeps: {max_sweeps} is below 1.")
     if code_lengths is not None:
         shape = code_lengths.shape

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.entropy.cells import CellStatistics
+from metaq.entropy.cells import CellStatistics, linear_binning
 from metaq.entropy.dual import SpreadDual, solve_exact, solve_fista
-from metaq.entropy.dual.batch import exact_of_groups, fista_of_groups
-from metaq.entropy.dual.problem import C_MIN
+from metaq.entropy.dual.exact import newton
+from metaq.entropy.dual.fista import ascend
+from metaq.entropy.dual.primal import bounds_are_attainable
+from metaq.entropy.dual.problem import C_MIN, even_multipliers
 from metaq.entropy.hull import cell_slopes
-from metaq.entropy.passes import GroupArray
 from metaq.errors import SolverError
 
 CHORD_SHARE = 0.7
@@ -106,20 +106,20 @@ def code_length(statistics: CellStatistics) -> ObjectiveResult:
 
 
 def spread_slopes(
-    cell_counts: NDArray[np.float64],
-    fractions: NDArray[np.float64],
+    cell_counts: torch.Tensor,
+    fractions: torch.Tensor,
     *,
-    starts: NDArray[np.float64],
-    step_sizes: NDArray[np.float64],
+    starts: torch.Tensor,
+    step_sizes: torch.Tensor,
     iterations: int,
     zeta_per_weight: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """β of :func:`spread` for many groups in one call, and the multipliers to start the next call from.
 
     Parameters
     ----------
     cell_counts, fractions
-        Cell counts and sums, float64 of shape (G, C - 1).
+        Cell counts and sums, float64 of shape (G, C - 1), on the CPU.
     starts
         Multipliers of the previous call, float64 of shape (G, C); NaN where there are none.
     step_sizes
@@ -132,18 +132,23 @@ def spread_slopes(
     slopes, xi
         float64 of shapes (G, C - 1) and (G, C).
     """
-    xi = fista_of_groups(cell_counts, fractions, starts, iterations, zeta_per_weight)
-    return _slopes(xi) / step_sizes[:, None], xi
+    xi = np.empty(starts.shape)
+    rows = zip(cell_counts.numpy(), fractions.numpy(), starts.numpy(), strict=True)
+    for g, (counts, inside, start) in enumerate(rows):
+        n, s = float(counts.sum()), linear_binning(counts, inside)
+        zeta = zeta_per_weight * n
+        xi[g] = ascend(_start(start, n), counts, inside, s, C_MIN, n, -np.inf, iterations, zeta)[0]
+    return _slopes(xi, step_sizes)
 
 
 def exact_spread_slopes(
-    cell_counts: NDArray[np.float64],
-    fractions: NDArray[np.float64],
+    cell_counts: torch.Tensor,
+    fractions: torch.Tensor,
     *,
-    starts: NDArray[np.float64],
-    step_sizes: NDArray[np.float64],
+    starts: torch.Tensor,
+    step_sizes: torch.Tensor,
     names: Sequence[str],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`spread_slopes` from the exact solution of the dual; `names` of the groups are for errors.
 
     Raises
@@ -151,22 +156,32 @@ def exact_spread_slopes(
     SolverError
         If the weights of a group cannot put the least count into every bucket.
     """
-    xi, without_solution = exact_of_groups(cell_counts, fractions, starts, NEWTON_STEPS)
-    if without_solution >= 0:
-        raise SolverError(
-            f"{names[without_solution]}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the "
-            'range; widen buckets.radius or set spread_solver to "fista".'
-        )
-    return _slopes(xi) / step_sizes[:, None], xi
+    xi = np.empty(starts.shape)
+    rows = zip(cell_counts.numpy(), fractions.numpy(), starts.numpy(), strict=True)
+    for g, (counts, inside, start) in enumerate(rows):
+        n, s = float(counts.sum()), linear_binning(counts, inside)
+        if not bounds_are_attainable(s, C_MIN):
+            raise SolverError(
+                f"{names[g]}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the range; widen "
+                'buckets.radius or set spread_solver to "fista".'
+            )
+        xi[g] = newton(s, _start(start, n), C_MIN, n, NEWTON_STEPS)[0]
+    return _slopes(xi, step_sizes)
 
 
-def _slopes(xi: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Slopes of the lower hulls of all rows per step: float64 of shape (G, C - 1)."""
+def _start(row: NDArray[np.float64], n: float) -> NDArray[np.float64]:
+    """The multipliers of the previous call, or those of equally full buckets where there are none."""
+    return even_multipliers(n, row.size, C_MIN) if np.isnan(row[0]) else row
+
+
+def _slopes(xi: NDArray[np.float64], step_sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slopes of the lower hulls of all rows, float64 of shape (G, C - 1), and the rows."""
     places = np.arange(xi.shape[1], dtype=np.float64)
-    return np.stack([cell_slopes(places, row) for row in xi])
+    per_step = torch.from_numpy(np.stack([cell_slopes(places, row) for row in xi]))
+    return per_step / step_sizes[:, None], torch.from_numpy(xi)
 
 
-def magnitude_slopes(bucket_counts: GroupArray, *, attractor: int, step_size: GroupArray | float) -> GroupArray:
+def magnitude_slopes(bucket_counts: torch.Tensor, *, attractor: int, step_size: torch.Tensor) -> torch.Tensor:
     """Slopes of interpolated code lengths that never trap a weight away from the attractor.
 
     The plain slope of :func:`code_length` is zero or points outward wherever the histogram is sparse, and weights get
@@ -177,7 +192,7 @@ def magnitude_slopes(bucket_counts: GroupArray, *, attractor: int, step_size: Gr
     Parameters
     ----------
     bucket_counts
-        Weights in each bucket, float64 of shape (..., C), every sum above zero; an array, or a tensor on any device.
+        Weights in each bucket, float64 of shape (..., C), every sum above zero.
     attractor
         Index of the bucket that weights are drawn to.
     step_size
@@ -188,44 +203,37 @@ def magnitude_slopes(bucket_counts: GroupArray, *, attractor: int, step_size: Gr
     float64 of shape (..., C - 1)
         Bits per unit of weight on every cell; negative below the attractor, positive above it.
     """
-    library: Any = torch if isinstance(bucket_counts, torch.Tensor) else np
     total = bucket_counts.sum(-1)[..., None]
     above, below = bucket_counts.shape[-1] - 1 - attractor, attractor
-    magnitudes = library.zeros_like(bucket_counts[..., : max(above, below) + 1])
+    magnitudes = torch.zeros_like(bucket_counts[..., : max(above, below) + 1])
     magnitudes[..., : above + 1] += bucket_counts[..., attractor:]
-    magnitudes[..., 1 : below + 1] += library.flip(bucket_counts[..., :attractor], (-1,))
+    magnitudes[..., 1 : below + 1] += bucket_counts[..., :attractor].flip(-1)
     smoothed = magnitudes + PSEUDO_COUNT
     smoothed[..., 1:-1] += SMOOTHING * magnitudes[..., 2:]
     smoothed[..., 2:] += SMOOTHING * magnitudes[..., 1:-1]
-    price = library.log2(total / smoothed)
+    price = torch.log2(total / smoothed)
     price[..., 1:] += SIGN_BITS
     increments = price[..., 1:] - price[..., :-1]
-    distances = library.cumsum(library.ones_like(increments), -1)
+    distances = torch.ones_like(increments).cumsum(-1)
     mean_rise = (price[..., 1:] - price[..., :1]) / distances
-    rise = library.maximum(increments, CHORD_SHARE * mean_rise).clip(min=LEAST_STEP_BITS)
+    rise = torch.maximum(increments, CHORD_SHARE * mean_rise).clip(min=LEAST_STEP_BITS)
     rise[..., 0] = increments[..., 0].clip(min=LEAST_FIRST_BITS)
-    slopes = library.concatenate([-library.flip(rise[..., :below], (-1,)), rise[..., :above]], -1)
-    slopes /= step_size if isinstance(step_size, float) else step_size[..., None]
-    found: GroupArray = slopes
-    return found
+    slopes = torch.cat([-rise[..., :below].flip(-1), rise[..., :above]], -1)
+    return slopes / step_size[..., None]
 
 
-def half_cell_slopes(slopes: GroupArray, hysteresis: float, strength: float) -> GroupArray:
+def half_cell_slopes(slopes: torch.Tensor, hysteresis: float, strength: float) -> torch.Tensor:
     """`strength` times β on both halves of every cell: float64 of shape (G, 2 (C - 1)); `slopes` of shape (G, C - 1).
 
     On the half nearer the attractor it is ``1 + hysteresis`` times as steep, on the other ``1 - hysteresis`` times.
     """
-    library: Any = torch if isinstance(slopes, torch.Tensor) else np
     steep, gentle = strength * ((1 + hysteresis) * slopes), strength * ((1 - hysteresis) * slopes)
     outward = slopes > 0
-    halves = [library.where(outward, steep, gentle), library.where(outward, gentle, steep)]
-    found: GroupArray = library.stack(halves, -1).reshape(len(slopes), -1)
-    return found
+    halves = [torch.where(outward, steep, gentle), torch.where(outward, gentle, steep)]
+    return torch.stack(halves, -1).reshape(len(slopes), -1)
 
 
-def entropy_bits(bucket_counts: GroupArray) -> GroupArray:
-    """Zero-order entropy in bits, one table a group; `bucket_counts` has shape (G, C)."""
-    library: Any = torch if isinstance(bucket_counts, torch.Tensor) else np
+def entropy_bits(bucket_counts: torch.Tensor) -> torch.Tensor:
+    """Zero-order entropy in bits, one table a group, as a scalar; `bucket_counts` has shape (G, C)."""
     shares = bucket_counts / bucket_counts.sum(-1)[:, None]
-    bits = -(bucket_counts * library.log2(library.where(shares > 0, shares, 1.0))).sum()
-    return bits if isinstance(bits, torch.Tensor) else float(bits)
+    return -(bucket_counts * torch.log2(torch.where(shares > 0, shares, 1.0))).sum()

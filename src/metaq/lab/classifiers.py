@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from metaq import container
-from metaq.compression.budget import Budget, compress
-from metaq.compression.compressor import Compressed
+from metaq.compression.compressed import Compressed
+from metaq.compression.compressing import compress
+from metaq.compression.goal import Goal
 from metaq.config import require
 from metaq.lab import nets
 from metaq.lab.data import DataSplits, to_float
 from metaq.lab.train.evaluate import is_right
 from metaq.model.checkpoint import StateDict
+from metaq.progress import Progress
 from metaq.quantize.recovery import OutputLoss
 
 BATCH = 250
@@ -34,17 +36,17 @@ TESTED = 10_000
 
 def compress_classifier(
     state_dict: StateDict,
-    budget: Budget,
+    goal: Goal,
     *,
     net: str,
     splits: DataSplits,
     calibration_count: int = 20_000,
     recovers: bool = True,
-    corrects_biases: bool = False,
     recalibrates_norms: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     coder: str = container.DEFAULT_CODER,
+    progress: Progress | None = None,
 ) -> Compressed:
     """Compress a network on the training and validation images of a data set; the test images are not touched.
 
@@ -52,7 +54,7 @@ def compress_classifier(
     ----------
     state_dict
         Trained weights.
-    budget
+    goal
         What to reach; accuracy is a lower bound of that on a test set, in percent (:func:`drop_bound`), from the
         validation images and the training images that did not calibrate.
     net
@@ -63,13 +65,13 @@ def compress_classifier(
         Training images that calibrate, at least 1.
     recovers
         Whether weights still to be quantised make up for what the others cost, by the labels of these images.
-    corrects_biases, recalibrates_norms, include, exclude, coder
-        See :func:`metaq.compression.budget.compress`.
+    recalibrates_norms, include, exclude, coder, progress
+        See :func:`metaq.compress`.
 
     Raises
     ------
     ConfigError, DataError
-        If the weights do not fit the network, the network not the data, or the budget cannot be met.
+        If the weights do not fit the network, the network not the data, or the goal cannot be met.
     """
     require(calibration_count >= 1, f"calibration: {calibration_count} images are too few; give one at least.")
     model, measured = nets.create(net), nets.create(net)
@@ -91,15 +93,15 @@ def compress_classifier(
 
     return compress(
         model,
-        budget,
         batches=batches,
         training_loss=_softened_loss(model, batches, splits.train.labels[:count]) if recovers else None,
         accuracy=percent,
         include=include,
         exclude=exclude,
-        corrects_biases=corrects_biases,
         recalibrates_norms=recalibrates_norms,
         coder=coder,
+        progress=progress,
+        **asdict(goal),
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,12 +17,15 @@ from torch.nn import functional
 
 from metaq import container
 from metaq.compression import pipeline
+from metaq.compression.trained import movable_chains, trained_tensors
 from metaq.config import require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.lab import environment, nets
 from metaq.lab.data import DataSplits, ImageDataset, to_float
+from metaq.lab.outcome import Summary, TrainingOutcome
 from metaq.lab.plots import save_curves
+from metaq.lab.registry import NETWORKS
 from metaq.lab.train import (
     ALONE,
     CPU,
@@ -32,6 +34,7 @@ from metaq.lab.train import (
     Loss,
     Observer,
     Processes,
+    Silent,
     TrainConfig,
     Trainer,
     accuracy,
@@ -43,12 +46,16 @@ from metaq.lab.train.config import TeacherConfig
 from metaq.lab.train.records import ScalarLog, write_metrics
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
-from metaq.model.structure import arrangement, cheapest_arrangement
+from metaq.model.structure import arrangement
+from metaq.progress import NoProgress, Progress
 from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Tensor
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
 REPORT_FILE = "report.html"
+
+DEFAULT_NET = "lenet5"
 
 TRIED_STEPS = 30
 """Steps by which the speed of this machine is measured."""
@@ -56,67 +63,6 @@ TRIED_STEPS = 30
 OTHER_FILES = environment.FILE_NAME, checkpointing.FILE_NAME
 RUN_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE, CURVES_FILE, SUMMARY_FILE, *OTHER_FILES)
 """What a run leaves by itself; a report is made of it later."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Size and accuracy of one file.
-
-    Attributes
-    ----------
-    accuracy
-        Of the weights restored from the file, in percent.
-    bytes
-        Size of the file on disk.
-    float_bytes
-        Size of the same tensors as the model holds them.
-    ratio
-        `float_bytes` over `bytes`.
-    weights
-        Elements of all tensors.
-    bits_per_weight
-        Bits of the file over `weights`.
-    seconds
-        Wall-clock time of what was asked for.
-    """
-
-    accuracy: float
-    bytes: int
-    float_bytes: int
-    ratio: float
-    weights: int
-    bits_per_weight: float
-    seconds: float
-
-    def to_dict(self) -> dict[str, float | int]:
-        """Plain dictionary, ready for JSON."""
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrainingOutcome:
-    """A finished run.
-
-    Attributes
-    ----------
-    summary
-        Of ``model.metaq``, accuracy on the test images.
-    validation_accuracy
-        Of the same weights on the validation images, in percent.
-    kept_epoch, epochs
-        The epoch whose weights were kept, and how many were run.
-    folder
-        Where everything is.
-    weights
-        The weights that were packed, as they were in memory.
-    """
-
-    summary: Summary
-    validation_accuracy: float
-    kept_epoch: int
-    epochs: int
-    folder: Path
-    weights: Mapping[str, torch.Tensor]
 
 
 def new_folder(path: str | os.PathLike[str], *, force: bool) -> Path:
@@ -142,11 +88,14 @@ def train_to_folder(
     force: bool = False,
     device: torch.device = CPU,
     processes: Processes = ALONE,
+    progress: Progress | None = None,
 ) -> TrainingOutcome:
     """Train as `config` says, write everything into a new folder, and measure the file on the test images, once.
 
-    Of several processes the first writes and measures; all get the outcome.
+    Of several processes the first writes and measures; all get the outcome. `progress` is told of what follows the last
+    epoch, `observer` of the training.
     """
+    begun = time.perf_counter()
     start = _start_weights(config)
     trainer = _trainer(config, splits, folder, observer, device=device, start=start, processes=processes)
 
@@ -156,7 +105,7 @@ def train_to_folder(
         write_bytes(folder / environment.FILE_NAME, environment.to_json(device=device).encode())
 
     processes.by_first(begin)
-    return _finish(trainer, splits)
+    return _finish(trainer, splits, begun, progress or NoProgress())
 
 
 def epochs_within(
@@ -176,7 +125,7 @@ def epochs_within(
     at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
     with TemporaryDirectory() as scratch:
         start = _start_weights(config)
-        trainer = _trainer(at_once, few, Path(scratch), _Deaf(), device=device, start=start, processes=processes)
+        trainer = _trainer(at_once, few, Path(scratch), Silent(), device=device, start=start, processes=processes)
         trainer.run()
     record = trainer.records[-1]
     begun = time.perf_counter()
@@ -198,12 +147,14 @@ def resume_in_folder(
     *,
     device: torch.device = CPU,
     processes: Processes = ALONE,
+    progress: Progress | None = None,
 ) -> TrainingOutcome:
     """Go on with the run in `folder` from its last finished epoch, to the result it would have had on one device."""
+    begun = time.perf_counter()
     config, state = checkpointing.load(folder)
     trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
     trainer.load_state_dict(state)
-    return _finish(trainer, splits)
+    return _finish(trainer, splits, begun, progress or NoProgress())
 
 
 def train_plain(config: TrainConfig, splits: DataSplits, folder: Path, observer: Observer) -> nn.Module:
@@ -213,17 +164,45 @@ def train_plain(config: TrainConfig, splits: DataSplits, folder: Path, observer:
     return trainer.model
 
 
-def measure_file(path: str | os.PathLike[str], *, net: str, load_dataset: Callable[[], ImageDataset]) -> Summary:
-    """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read."""
+def measure_file(
+    path: str | os.PathLike[str], *, net: str | None = None, load_dataset: Callable[[], ImageDataset]
+) -> Summary:
+    """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    net
+        Its network; by default the one that :func:`network_of` finds.
+    load_dataset
+        Gives the images.
+    """
     begun = time.perf_counter()
     state_dict = checkpoint.read(path)
-    model = build(net, state_dict)
+    model = build(network_of(path) if net is None else net, state_dict)
     return summarize(
         state_dict,
         file_bytes=Path(path).stat().st_size,
         accuracy_percent=accuracy(model, load_dataset()),
         seconds=time.perf_counter() - begun,
     )
+
+
+def network_of(path: str | os.PathLike[str]) -> str:
+    """The network that a file names, ``lenet5`` if it names none.
+
+    Raises
+    ------
+    ConfigError
+        If it names none that metaq knows: a file alone makes no code of a stranger run.
+    """
+    named = str(container.read(path).metadata.get("net", DEFAULT_NET)) if container.is_metaq(path) else DEFAULT_NET
+    require(
+        named in NETWORKS,
+        f"{path}: is of the network {named!r}, which metaq does not know; name it with --net package.module:factory.",
+    )
+    return named
 
 
 def build(net: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -241,16 +220,6 @@ def summarize(
     """Put the sizes of a state dict and of its file beside the accuracy."""
     numbers = pipeline.sizes(state_dict, file_bytes=file_bytes)
     return Summary(accuracy=accuracy_percent, seconds=seconds, **numbers)  # type: ignore[arg-type]
-
-
-class _Deaf:
-    """Follows nothing."""
-
-    def on_step(self, step: int, total_steps: int) -> None:
-        """Nothing to do."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Nothing to do."""
 
 
 class _Recorder:
@@ -336,8 +305,8 @@ def _metadata(config: TrainConfig) -> container.Metadata:
     return {"net": config.net, "data": config.data}
 
 
-def _encoded(source: pipeline.Source, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
-    return container.encode(pipeline.to_tensors(source, grids=grids), metadata=_metadata(config))
+def _encoded(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
+    return container.encode(pipeline.to_tensors(weights, grids=grids), metadata=_metadata(config))
 
 
 def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> int:
@@ -345,25 +314,15 @@ def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: Tra
     size = len(_encoded(weights, grids, config))
     if config.goal.bytes is None:
         return size
-    arranged = arrangement(build(config.net, weights).eval())
-    return min(size, len(_encoded(pipeline.quantized_state_dict(arranged, grids=grids), grids, config)))
+    arranged = arrangement(weights, movable_chains(nets.create(config.net), weights, grids))
+    return min(size, len(_encoded(arranged, grids, config)))
 
 
-def _cheapest(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> StateDict:
-    """The weights with hidden units in the order and with the signs that need the fewest bytes."""
-
-    def cost(tried: nn.Module) -> int:
-        return len(_encoded(tried, grids, config))
-
-    arranged = cheapest_arrangement(build(config.net, weights).eval(), cost)
-    return pipeline.quantized_state_dict(arranged, grids=grids)
-
-
-def _finish(trainer: Trainer, splits: DataSplits) -> TrainingOutcome:
+def _finish(trainer: Trainer, splits: DataSplits, begun: float, progress: Progress) -> TrainingOutcome:
     processes = trainer.processes
     with _recording(trainer) if processes.is_first else nullcontext():
         kept = trainer.run()
-    return processes.by_first(lambda: _written(trainer, kept, splits))
+    return processes.by_first(lambda: _written(trainer, kept, splits, begun, progress))
 
 
 @contextmanager
@@ -373,27 +332,35 @@ def _recording(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-def _written(trainer: Trainer, kept: Candidate, splits: DataSplits) -> TrainingOutcome:
+def _written(
+    trainer: Trainer, kept: Candidate, splits: DataSplits, begun: float, progress: Progress
+) -> TrainingOutcome:
     """Write the file of the epoch that was kept, measure it, and write what else a run leaves."""
-    path, weights = trainer.folder / MODEL_FILE, kept.state_dict
-    if not trainer.config.is_plain:
-        weights = _cheapest(weights, kept.grids, trainer.config)
-    pipeline.save(path, weights, grids=kept.grids, metadata=_metadata(trainer.config))
-    summary = replace(
-        measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test),
-        seconds=sum(record.seconds for record in trainer.records),
-    )
+    path = trainer.folder / MODEL_FILE
+    tensors = _final_tensors(kept, trainer.config, progress)
+    progress.stage("writing the file", 1)
+    container.write(path, tensors, metadata=_metadata(trainer.config))
+    progress.stage("measuring the file", 1)
+    measured = measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test)
     save_curves(trainer.folder / CURVES_FILE, trainer.records, kept_epoch=kept.record.epoch)
+    summary = replace(measured, seconds=time.perf_counter() - begun)
     outcome = TrainingOutcome(
         summary=summary,
         validation_accuracy=kept.record.quantized_accuracy,
         kept_epoch=kept.record.epoch,
         epochs=len(trainer.records),
         folder=trainer.folder,
-        weights=weights,
+        weights=checkpoint.restore(tensors),
     )
     write_bytes(trainer.folder / SUMMARY_FILE, (json.dumps(outcome_to_dict(outcome)) + "\n").encode())
     return outcome
+
+
+def _final_tensors(kept: Candidate, config: TrainConfig, progress: Progress) -> list[Tensor]:
+    """What the file of the epoch that was kept holds."""
+    if config.is_plain:
+        return pipeline.to_tensors(kept.state_dict, grids={})
+    return trained_tensors(build(config.net, kept.state_dict), kept.grids, progress=progress)
 
 
 def outcome_to_dict(outcome: TrainingOutcome) -> dict[str, float | int | str]:

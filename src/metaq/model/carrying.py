@@ -75,7 +75,7 @@ def carried_files(folder: Path, weights: frozenset[str]) -> Carried:
         total += len(content)
         checksums[relative] = sha256(content).hexdigest()
         name = tensor_name(relative)
-        files.append(StoredTensor(name=name, dtype=Dtype.uint8, shape=(len(content),), file=path, offset_bytes=0))
+        files.append(StoredTensor(name=name, dtype=Dtype.uint8, shape=(len(content),), place=path))
     return Carried(files=tuple(files), checksums=checksums, left_out=left_out)
 
 

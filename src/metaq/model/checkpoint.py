@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import pickle
 import struct
@@ -21,15 +19,13 @@ from metaq import container
 from metaq.container.carried import is_carried
 from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically, write_bytes
+from metaq.model.stored import header_checksum
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 StateDict = dict[str, torch.Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts commonly keep the state dict inside a checkpoint."""
-
-MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
-"""The library refuses longer ones."""
 
 WRITABLE_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -129,6 +125,8 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 def _for_safetensors(path: str | os.PathLike[str], name: str, tensor: torch.Tensor) -> torch.Tensor:
     if dtype_of(name, tensor) is Dtype.complex128:
         raise ConfigError(f"{path}: {name}: safetensors files cannot hold complex128; end the name in .pth.")
+    if name == "__metadata__":
+        raise ConfigError(f"{path}: safetensors files cannot hold a tensor called {name}; end the name in .pth.")
     return _plain(tensor).clone()
 
 
@@ -145,34 +143,21 @@ def _read_head(source: Path) -> bytes:
     return head
 
 
+def is_safetensors(source: Path) -> bool:
+    """Whether a file is, or by its name ought to be, a safetensors file; raises as :func:`is_metaq` does."""
+    return _is_safetensors(source, _read_head(source))
+
+
 def _is_safetensors(source: Path, head: bytes) -> bool:
     return source.suffix == ".safetensors" or (len(head) > 8 and head[8:9] == b"{" and head[:2] != b"PK")
 
 
 def _read_safetensors(source: Path) -> StateDict:
-    _refuse_repeated_names(source)
+    header_checksum(source)
     try:
         return safetensors.torch.load_file(source)
     except (safetensors.SafetensorError, ValueError, OSError, struct.error) as error:
         raise FormatError(f"{source}: is not a readable safetensors file ({error}); copy or make it again.") from error
-
-
-def _refuse_repeated_names(source: Path) -> None:
-    """The library takes the last of several entries of a name; other damage to the header it finds itself."""
-
-    def distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for name, value in pairs:
-            if name in found:
-                raise FormatError(f"{source}: the name {name!r} occurs twice in its header; make the file again.")
-            found[name] = value
-        return found
-
-    with source.open("rb") as stream:
-        (size_bytes,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
-        if size_bytes <= MAX_SAFETENSORS_HEADER_BYTES:
-            with contextlib.suppress(ValueError, RecursionError):
-                json.loads(stream.read(size_bytes), object_pairs_hook=distinct)
 
 
 def _read_torch(source: Path) -> StateDict:

@@ -12,8 +12,7 @@ from metaq.container.carried import PREFIX, is_safe_path
 from metaq.container.fields import utf8
 from metaq.errors import FormatError
 from metaq.model.carrying import Carried, carried_files
-from metaq.model.safetensors_header import read_header
-from metaq.model.stored import StoredTensor
+from metaq.model.stored import StoredTensor, header_checksum, tensors_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -62,17 +61,16 @@ def open_folder(path: Path) -> ModelFolder:
     tensors: dict[str, StoredTensor] = {}
     fingerprint: list[list[object]] = []
     for shard in shards:
-        found, checksum = read_header(shard)
-        for tensor in found:
+        for tensor in tensors_of(shard):
             _check_name(shard, tensor.name)
             if tensor.name in tensors:
+                other = _file_of(tensors[tensor.name]).name
                 raise FormatError(
-                    f"{path}: the tensor {tensor.name!r} is in {tensors[tensor.name].file.name} and in {shard.name}; "
-                    "save the model again."
+                    f"{path}: the tensor {tensor.name!r} is in {other} and in {shard.name}; save the model again."
                 )
             tensors[tensor.name] = tensor
         stat = shard.stat()
-        fingerprint.append([shard.name, stat.st_size, stat.st_mtime_ns, checksum])
+        fingerprint.append([shard.name, stat.st_size, stat.st_mtime_ns, header_checksum(shard)])
     _check_index(path, placed, tensors)
     if not tensors:
         raise FormatError(f"{path}: its weight files hold no tensor; save the model again.")
@@ -143,8 +141,13 @@ def _check_name(shard: Path, name: str) -> None:
 
 def _check_index(path: Path, placed: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> None:
     for name, shard in placed.items():
-        if name not in tensors or tensors[name].file.name != shard:
+        if name not in tensors or _file_of(tensors[name]).name != shard:
             raise FormatError(f"{path / INDEX}: says that {name!r} is in {shard}, but it is not; get both again.")
     unknown = [name for name in tensors if placed and name not in placed]
     if unknown:
         raise FormatError(f"{path / INDEX}: does not name {unknown[0]!r}, which is in a shard; get it again.")
+
+
+def _file_of(tensor: StoredTensor) -> Path:
+    assert isinstance(tensor.place, Path)
+    return tensor.place

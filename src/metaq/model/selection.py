@@ -1,24 +1,17 @@
-"""Which tensors of a trained model are quantised, and why the others are not."""
+"""Which tensors of a model are quantised, and why the others are not: one rule for whatever the model is."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
-from metaq.coding.entropy import zero_order_entropy_bits
-from metaq.container.grids import grids_bytes
-from metaq.model import checkpoint
-from metaq.model.checkpoint import StateDict
-from metaq.model.sharding import is_sharded, unwrapped, whole
-from metaq.model.weights import ANY, FilterFn, alias_of, choose, require_values, why_not_quantizable
+from metaq.config import require
+from metaq.container.layout import grid_fits
+from metaq.model.opened import OpenedModel
+from metaq.model.stored import StoredTensor
+from metaq.model.weights import ANY, FilterFn, choose
 from metaq.tensors.grid import BucketGrid
-
-Source = nn.Module | Mapping[str, torch.Tensor]
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
 """Last parts of the names under which batch normalisation keeps its running statistics."""
@@ -26,158 +19,150 @@ RUNNING_STATISTICS = ("running_mean", "running_var")
 SINGULAR_VECTORS = ("_u", "_v")
 """Ends of the names under which spectral normalisation keeps its estimates of singular vectors."""
 
+TABLES = ("inv_freq", "original_inv_freq", "masked_bias")
+"""Last parts of the names of tables that no training changes."""
+
+SCALES = re.compile(
+    r"(.*_)?(scales?|scale_inv|shift|zeros?|zero_points?|absmax|quant_map|scb|code|codebooks?|lut|centroids)",
+    re.IGNORECASE,
+)
+"""Last parts of the names of what turns packed integers, or floats of eight bits, into weights."""
+
+FEWEST_PACKED = 16
+"""Integers of fewer elements are counters, not packed weights."""
+
 TOO_SMALL = "too small to pay"
+SMALLEST_BYTES = 8
+"""A tensor of no more bytes is not worth a grid, which takes about four."""
+
 NO_GRID = "no grid was given"
+BATCH_STATISTICS = "running statistics of batch normalisation"
+BUFFER = "buffer"
+SCALE = "turns integers or floats of eight bits into weights"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What of a model is quantised.
+    """What of a model is quantised, if its values allow it.
 
     Attributes
     ----------
     names
         The tensors to quantise, tied ones by one name.
-    alias
-        For every name of the state dict the one that its tensor goes by: itself unless it is tied.
     reasons
         Why the others are stored exactly, by every name of theirs.
-    is_default
-        Whether nobody has said what to quantise, so that what does not pay may be left out.
     """
 
     names: tuple[str, ...]
-    alias: Mapping[str, str]
     reasons: Mapping[str, str]
-    is_default: bool
-
-    def reasons_without(self, left: Iterable[str]) -> dict[str, str]:
-        """The reasons where, of the tensors to quantise, only those `left` were found to pay."""
-        paying = set(left)
-        small = {name: TOO_SMALL for name, first in self.alias.items() if first in self.names and first not in paying}
-        return {**self.reasons, **small}
 
 
 def select(
-    source: Source,
+    model: OpenedModel,
     *,
     include: Sequence[str] = ANY,
     exclude: Sequence[str] = (),
     filter_fn: FilterFn | None = None,
 ) -> Selection:
-    """The floating tensors that the rules choose, buffers apart.
+    """The floating tensors that the rules choose.
+
+    Kept exactly are buffers, which only a module tells; what is a buffer or a table by its name; what dequantises
+    packed weights; and, unless `include` or `filter_fn` say what to quantise, tensors too small to pay.
 
     Parameters
     ----------
-    source
-        A module or a state dict. A state dict does not tell its buffers; there the running statistics of batch
-        normalisation and the vectors of spectral normalisation are left out.
+    model
+        Of :func:`metaq.model.opened.open_model`.
     include, exclude
         Name globs. A tied tensor is included by any of its names, and excluded by any.
     filter_fn
-        Called once for every floating parameter that the globs leave, with its first name.
+        Called once for every floating tensor that the globs leave, with its first name and the tensor, which has no
+        values where they lie in a file.
 
     Raises
     ------
     ConfigError
-        If a glob matches no tensor, nothing is left, or a tensor is of a kind that no file can hold.
+        If a glob matches no tensor, or the rules leave nothing of what could be quantised.
     """
-    state_dict, parameters = state_dict_of(source), _named_parameters(source)
-    tensors = {name: parameters.get(name, tensor) for name, tensor in state_dict.items()}
-    reasons = _reasons(source, state_dict)
-    chosen, why = choose(tensors, reasons, include=include, exclude=exclude, filter_fn=filter_fn)
-    return Selection(
-        names=tuple(chosen),
-        alias=alias_of(state_dict, dict.fromkeys([*chosen, *state_dict])),
-        reasons=why,
-        is_default=tuple(include) == ANY and filter_fn is None,
-    )
+    reasons = _reasons(model)
+    is_default = tuple(include) == ANY and filter_fn is None
+    if is_default and not exclude and reasons.keys() == model.holders.keys():
+        return Selection(names=(), reasons=reasons)
+    chosen, why = choose(model.shown, reasons, include=include, exclude=exclude, filter_fn=filter_fn)
+    small = {name for name in chosen if is_default and is_small(model.tensor(name))}
+    too_small = {name: TOO_SMALL for name in model.holders if model.first(name) in small}
+    return Selection(names=tuple(name for name in chosen if name not in small), reasons={**why, **too_small})
 
 
-def reasons_without_grids(source: Source, grids: Mapping[str, BucketGrid]) -> dict[str, str]:
-    """Why the tensors that have no grid are stored exactly, by every name of theirs."""
-    state_dict, parameters = state_dict_of(source), _named_parameters(source)
-    frozen = {name: "frozen, " + NO_GRID for name, parameter in parameters.items() if not parameter.requires_grad}
-    return {**dict.fromkeys(state_dict.keys() - grids.keys(), NO_GRID), **frozen, **_reasons(source, state_dict)}
-
-
-def state_dict_of(source: Source) -> StateDict:
-    """The state dict of a module, or a copy of the mapping itself; sharded tensors are gathered from all processes.
-
-    Wrappers of the module, such as ``DistributedDataParallel``, leave no trace in the names.
+def select_gridded(model: OpenedModel, grids: Mapping[str, BucketGrid]) -> Selection:
+    """The tensors for which a grid is given, by any of their names.
 
     Raises
     ------
     ConfigError
-        If a value is not a tensor, or has no values yet.
+        If a grid names no floating tensor, or does not fit its type, or names of a tied tensor have different grids.
     """
-    state_dict = dict(unwrapped(source).state_dict() if isinstance(source, nn.Module) else source)
-    # Tied parameters are one; gathered by themselves, they would be two.
-    same = {name: id(parameter) for name, parameter in _named_parameters(source).items()}
-    gathered: dict[int, torch.Tensor] = {}
-    for name, tensor in state_dict.items():
-        require_values(name, tensor)
-        if is_sharded(tensor):
-            key = same.get(name, id(tensor))
-            gathered[key] = state_dict[name] = gathered[key] if key in gathered else whole(tensor)
-    return state_dict
+    found: dict[str, tuple[str, BucketGrid]] = {}
+    for name, grid in grids.items():
+        require(name in model.holders, f"{name}: a grid is given for it but there is no such tensor.")
+        tensor = model.tensor(name)
+        require(
+            tensor.dtype.is_quantizable and tensor.count > 0,
+            f"{name}: a grid is given for it, but it is {'empty' if not tensor.count else tensor.dtype.kind}.",
+        )
+        require(grid_fits(grid, tensor.dtype), f"{name}: its grid reaches beyond the largest {tensor.dtype.name}.")
+        other, known = found.setdefault(model.first(name), (name, grid))
+        require(known == grid, f"{name}: has another grid than {other}, to which it is tied; give one of them.")
+    reasons = {name: NO_GRID for name in model.holders if model.first(name) not in found}
+    frozen = dict.fromkeys(model.frozen & reasons.keys(), f"frozen, {NO_GRID}")
+    return Selection(names=tuple(found), reasons={**reasons, **frozen, **_reasons(model)})
 
 
-def parameters_of(source: Source) -> list[torch.Tensor]:
-    """The parameters of a module, or all tensors of a mapping."""
-    return list(source.parameters() if isinstance(source, nn.Module) else source.values())
+def is_small(tensor: StoredTensor) -> bool:
+    """Whether a grid for the tensor alone would not pay."""
+    return tensor.count == 1 or tensor.size_bytes <= SMALLEST_BYTES
 
 
-def _named_parameters(source: Source) -> dict[str, nn.Parameter]:
-    """Parameters of a module by all of their names; none of a mapping."""
-    return dict(unwrapped(source).named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else {}
-
-
-def pays(values: NDArray[np.floating], grid: BucketGrid, *, element_bytes: int, shares_grid: bool) -> bool:
-    """Whether the grid and the zero-order entropy of the bucket indices take fewer bytes than the elements do.
-
-    A single number never pays.
-
-    Parameters
-    ----------
-    values
-        Finite weights of any shape.
-    grid
-        Their grid.
-    element_bytes
-        Size of an element as the model holds it.
-    shares_grid
-        Whether other tensors pay for the grid.
-    """
-    if values.size == 1:
-        return False
-    whole = values.size * element_bytes
-    grid_bytes = 0 if shares_grid else len(grids_bytes([grid]))
-    if grid_bytes + values.size * np.log2(grid.count) / 8 < whole:
-        return True
-    return grid_bytes + zero_order_entropy_bits(grid.assign(values).reshape(-1)) / 8 < whole
-
-
-def _reasons(source: Source, state_dict: StateDict) -> dict[str, str]:
-    """Why tensors can only be stored exactly, or must be, whatever the rules say."""
-    named = unwrapped(source).named_buffers(remove_duplicate=False) if isinstance(source, nn.Module) else ()
-    buffers = {name for name, _ in named}
+def _reasons(model: OpenedModel) -> dict[str, str]:
+    """Why tensors can only be stored exactly, or must be, whatever the rules say; by every name."""
+    packed = [
+        name
+        for name in model.holders
+        if (tensor := model.tensor(name)).count >= FEWEST_PACKED
+        and (tensor.dtype.kind == "integer" or tensor.dtype.is_float8)
+    ]
     reasons = {}
-    for name, tensor in state_dict.items():
-        # Refuses what no file can hold.
-        checkpoint.dtype_of(name, tensor)
-        reason = why_not_quantizable(tensor) or kind_of_buffer(name, state_dict)
-        if reason is None and name in buffers:
-            reason = "buffer"
+    for name in model.holders:
+        tensor = model.tensor(name)
+        if not tensor.count:
+            reason: str | None = "empty"
+        elif not tensor.dtype.is_quantizable:
+            reason = tensor.dtype.kind
+        elif not tensor.dtype.is_float8 and _dequantizes(name, packed):
+            reason = SCALE
+        else:
+            reason = kind_of_buffer(name, model.holders) or (BUFFER if name in model.buffers else None)
         if reason is not None:
             reasons[name] = reason
     return reasons
 
 
+def _dequantizes(name: str, packed: Iterable[str]) -> bool:
+    """Whether a tensor is by its name a scale or a code book of one of the `packed` tensors."""
+    parent, _, last = name.rpartition(".")
+    is_scale = SCALES.fullmatch(last) is not None
+    return any(
+        name.startswith((f"{other}.", f"{other}_")) or (is_scale and other.rpartition(".")[0] == parent)
+        for other in packed
+    )
+
+
 def kind_of_buffer(name: str, names: Container[str]) -> str | None:
     """What a tensor of a model with these `names` is by its name, if that tells that it is no weight."""
     if name.rpartition(".")[2] in RUNNING_STATISTICS:
-        return "running statistics of batch normalisation"
+        return BATCH_STATISTICS
+    if name.rpartition(".")[2] in TABLES:
+        return "table that no training changes"
     if name.endswith(SINGULAR_VECTORS):
         stem = name.removesuffix(name[-2:])
         # The second is the older way, torch.nn.utils.spectral_norm.

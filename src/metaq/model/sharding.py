@@ -1,7 +1,7 @@
 """Parameters of which every process holds a part, as under ``fully_shard``: the parts, and sums over all of them.
 
 A weight that several processes hold is counted by one of them. Where no parameter is sharded, as under
-``DistributedDataParallel``, all processes hold the same weights and find the same sums without a word.
+``DistributedDataParallel``, all processes hold the same weights and find the same sums without communication.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from metaq.config import require
-from metaq.entropy.passes import GroupArray
 from metaq.errors import ConfigError, MetaqError
 
 Result = TypeVar("Result")
@@ -44,20 +42,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def in_one_process(tensors: Iterable[torch.Tensor], job: Callable[[], Result]) -> Result:
+def in_one_process(tensors: Iterable[torch.Tensor], job: Callable[[], Result], process_group: Any = None) -> Result:
     """Do `job` once where `tensors` are sharded: the first process does it, and all get its result or its error.
 
-    Without a sharded tensor it is simply done.
+    The same goes for the processes of `process_group`, if given. Otherwise it is simply done.
     """
-    if not any(is_sharded(tensor) for tensor in tensors):
+    if process_group is None and not any(is_sharded(tensor) for tensor in tensors):
         return job()
+    first = dist.get_process_group_ranks(process_group)[0]
     outcome: list[Any] = [None, None]
-    if dist.get_rank() == 0:
+    if dist.get_rank() == first:
         try:
             outcome[0] = job()
         except MetaqError as error:
             outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
+    dist.broadcast_object_list(outcome, src=first, group=process_group)
     if outcome[1] is not None:
         raise outcome[1]
     return cast(Result, outcome[0])
@@ -101,18 +100,15 @@ class Shards:
             return [parameter.grad for parameter in self._parameters]
         return [None if p.grad is None else _local_gradient(p) for p in self._parameters]
 
-    def total(self, *sums: GroupArray) -> tuple[GroupArray, ...]:
+    def total(self, *sums: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`sums` of float64 over all processes, by a single all-reduce for each dimension of the mesh."""
         if self._mesh is None or not sums:
             return sums
-        device = torch.device(self._mesh.device_type)
-        parts = [torch.as_tensor(array) for array in sums]
-        flat = torch.cat([part.reshape(-1) for part in parts]).to(device)
+        flat = torch.cat([part.reshape(-1) for part in sums]).to(torch.device(self._mesh.device_type))
         for dimension in range(self._mesh.ndim):
             dist.all_reduce(flat, group=self._mesh.get_group(dimension))
-        split = zip(torch.split(flat, [part.numel() for part in parts]), parts, sums, strict=True)
-        joined = [(piece.view(part.shape).to(part.device), array) for piece, part, array in split]
-        return tuple(found.numpy() if isinstance(array, np.ndarray) else found for found, array in joined)
+        pieces = torch.split(flat, [part.numel() for part in sums])
+        return tuple(piece.view(part.shape).to(part.device) for piece, part in zip(pieces, sums, strict=True))
 
     def like_parameter(self, position: int, part: torch.Tensor) -> torch.Tensor:
         """A tensor sharded like a parameter, of which this process holds the flat `part`."""

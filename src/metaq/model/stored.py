@@ -1,43 +1,69 @@
-"""Tensors where they lie: runs of bytes in files, read piece by piece."""
+"""Tensors where they lie, in memory or in files, read piece by piece."""
 
 from __future__ import annotations
 
+import json
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.errors import FormatError
-from metaq.quantize.allocation import MIN_TRELLIS_ROW
 from metaq.tensors.quantized import Dtype, values_of
 
-MAX_TRELLIS_ROW = 1 << 18
-"""The search along a row takes 144 bytes a weight."""
+Elements = NDArray[np.generic]
+"""Elements of a tensor in the storage type of its :class:`~metaq.tensors.quantized.Dtype`, flat."""
+
+DTYPES = {
+    "F64": Dtype.float64,
+    "F32": Dtype.float32,
+    "F16": Dtype.float16,
+    "BF16": Dtype.bfloat16,
+    "F8_E4M3": Dtype.float8_e4m3fn,
+    "F8_E5M2": Dtype.float8_e5m2,
+    "I64": Dtype.int64,
+    "I32": Dtype.int32,
+    "I16": Dtype.int16,
+    "I8": Dtype.int8,
+    "U64": Dtype.uint64,
+    "U32": Dtype.uint32,
+    "U16": Dtype.uint16,
+    "U8": Dtype.uint8,
+    "BOOL": Dtype.bool,
+    "C64": Dtype.complex64,
+}
+"""Types by the names that safetensors gives them."""
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+"""The library refuses longer ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A tensor in a file.
+    """A tensor that is read when it is needed.
 
     Attributes
     ----------
     name, dtype, shape
         Of the tensor.
-    file
-        Where it lies.
-    offset_bytes
-        Its first byte there; the elements are little-endian in C order.
+    place
+        Its elements; or the safetensors file that holds it under its name; or, for a tensor of bytes that is a whole
+        file, that file.
     """
 
     name: str
     dtype: Dtype
     shape: tuple[int, ...]
-    file: Path
-    offset_bytes: int
+    place: Elements | Path
 
     @property
     def count(self) -> int:
@@ -49,12 +75,19 @@ class StoredTensor:
         """Size of the elements."""
         return self.count * self.dtype.itemsize
 
+    @property
+    def row_length(self) -> int:
+        """Elements of a row, which belongs to an index of the first dimension; 0 for a vector."""
+        return prod(self.shape[1:]) if len(self.shape) > 1 else 0
+
 
 class Reader:
     """Reads stored tensors; a context manager that closes the files it opened."""
 
     def __init__(self) -> None:
-        self._streams: dict[Path, IO[bytes]] = {}
+        self._open = ExitStack()
+        self._weights: dict[Path, Any] = {}
+        self._files: dict[Path, IO[bytes]] = {}
 
     def __enter__(self) -> Reader:
         return self
@@ -62,41 +95,123 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for stream in self._streams.values():
-            stream.close()
+        self._open.close()
 
-    def raw(self, tensor: StoredTensor, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` of the tensor.
+    def elements(self, tensor: StoredTensor, start: int, stop: int) -> Elements:
+        """Elements `start` to `stop`, of shape (n,).
 
         Raises
         ------
         FormatError
-            If the file cannot be read or has become shorter.
+            If the file cannot be read or has changed.
         """
+        place = tensor.place
+        if not isinstance(place, Path):
+            return place[start:stop]
         try:
-            if tensor.file not in self._streams:
-                self._streams[tensor.file] = tensor.file.open("rb")
-            stream = self._streams[tensor.file]
-            stream.seek(tensor.offset_bytes + start)
-            found = stream.read(stop - start)
-        except OSError as error:
-            raise FormatError(f"{tensor.file}: cannot be read ({error.strerror or error}).") from error
+            found = (
+                self._bytes(place, start, stop)
+                if place.suffix != ".safetensors"
+                else self._rows(place, tensor, start, stop)
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise FormatError(f"{place}: {tensor.name!r} cannot be read ({error}).") from error
         if len(found) != stop - start:
-            raise FormatError(f"{tensor.file}: ends within {tensor.name!r}; it has changed while it was read.")
+            raise FormatError(f"{place}: ends within {tensor.name!r}; it has changed while it was read.")
         return found
 
     def values(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float64]:
-        """Elements `start` to `stop` of a floating tensor, float64 of shape (n,)."""
+        """Elements `start` to `stop` of a floating tensor as numbers, float64 of shape (n,)."""
+        return values_of(self.elements(tensor, start, stop), tensor.dtype)
+
+    def raw(self, tensor: StoredTensor, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop`, both at the beginning of elements."""
         size = tensor.dtype.itemsize
-        raw = self.raw(tensor, start * size, stop * size)
-        return values_of(np.frombuffer(raw, dtype=tensor.dtype.storage), tensor.dtype)
+        return self.elements(tensor, start // size, stop // size).tobytes()
+
+    def _bytes(self, file: Path, start: int, stop: int) -> Elements:
+        if file not in self._files:
+            self._files[file] = self._open.enter_context(file.open("rb"))
+        self._files[file].seek(start)
+        return np.frombuffer(self._files[file].read(stop - start), dtype=np.uint8)
+
+    def _rows(self, file: Path, tensor: StoredTensor, start: int, stop: int) -> Elements:
+        if file not in self._weights:
+            self._weights[file] = self._open.enter_context(open_safetensors(file))
+        length = max(tensor.row_length, 1)
+        if not tensor.shape or stop == start:
+            found = self._weights[file].get_tensor(tensor.name)
+            return _storage(found, tensor.dtype)[start:stop]
+        first = start // length
+        rows = self._weights[file].get_slice(tensor.name)[first : -(-stop // length)]
+        return _storage(rows, tensor.dtype)[start - first * length : stop - first * length]
 
 
-def row_length(tensor: StoredTensor) -> int:
-    """Elements of a row, which belongs to an index of the first dimension; 0 for a vector."""
-    return prod(tensor.shape[1:]) if len(tensor.shape) > 1 else 0
+def open_safetensors(file: Path) -> Any:
+    """A safetensors file, checked and opened; a context manager.
+
+    Raises
+    ------
+    FormatError
+        If it is missing or damaged.
+    """
+    safetensors = import_module("safetensors")
+    try:
+        return safetensors.safe_open(file, framework="pt")
+    except FileNotFoundError as error:
+        raise FormatError(f"{file}: no such file; check the path.") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise FormatError(f"{file}: is not a readable safetensors file ({error}). Copy or make it again.") from error
 
 
-def is_matrix(tensor: StoredTensor) -> bool:
-    """Whether its rows are long enough for a trellis, and short enough for one that is searched row by row."""
-    return MIN_TRELLIS_ROW <= row_length(tensor) <= MAX_TRELLIS_ROW
+def tensors_of(file: Path) -> list[StoredTensor]:
+    """Tensors of a safetensors file, none of them read.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing or damaged, or holds a type that no ``.metaq`` file can hold.
+    """
+    found = []
+    with open_safetensors(file) as opened:
+        names = opened.keys()
+        for name in names:
+            described = opened.get_slice(name)
+            label = described.get_dtype()
+            if label not in DTYPES:
+                raise FormatError(f"{file}: {name!r} is of type {label}, which no .metaq file can hold; convert it.")
+            shape = tuple(described.get_shape())
+            found.append(StoredTensor(name=name, dtype=DTYPES[label], shape=shape, place=file))
+    return found
+
+
+def header_checksum(file: Path) -> str:
+    """SHA-256 of the header of a safetensors file, which tells that its tensors are still the same ones.
+
+    Raises
+    ------
+    FormatError
+        If a name occurs twice, of which the library would take the last.
+    """
+
+    def distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, value in pairs:
+            if name in found:
+                raise FormatError(f"{file}: the name {name!r} occurs twice in its header; make the file again.")
+            found[name] = value
+        return found
+
+    raw = b""
+    with suppress(OSError, ValueError, RecursionError), file.open("rb") as stream:
+        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+        raw = stream.read(min(length, MAX_HEADER_BYTES))
+        json.loads(raw, object_pairs_hook=distinct)
+    return sha256(raw).hexdigest()
+
+
+def _storage(tensor: Any, dtype: Dtype) -> Elements:
+    """Elements of a torch tensor as the library gives it; nothing is copied."""
+    torch = import_module("torch")
+    elements: Elements = tensor.reshape(-1).view(torch.uint8).numpy().view(dtype.storage)
+    return elements

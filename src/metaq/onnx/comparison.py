@@ -50,35 +50,25 @@ def largest_difference(
     OutputError
         If onnxruntime cannot run the file.
     """
-    session = _Session(file)
+    # Imported late: a file can be made without it.
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = LOGS_ONLY_FATAL
+    options.intra_op_num_threads = torch.get_num_threads()
+    with _refusal_explained():
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
     found = 0.0
-    for batch in _batches(inputs, is_batch_free=is_batch_free, generator=generator):
+    sizes = (None, *(BATCH_SIZES if is_batch_free else ()))
+    for batch in [inputs, *(inputs_like(inputs, size, generator) for size in sizes)]:
         with torch.no_grad():
             expected = _tensors(call(model, batch))
-        outputs = session.run(_tensors(batch))
+        feed = {name: tensor.numpy() for name, tensor in zip(names, _tensors(batch), strict=True)}
+        with _refusal_explained():
+            outputs = [torch.from_numpy(output) for output in session.run(None, feed)]
         found = max([found, *(_difference(*pair) for pair in zip(expected, outputs, strict=True))])
     return found
-
-
-class _Session:
-    """A file in onnxruntime."""
-
-    def __init__(self, file: bytes) -> None:
-        # Imported late: a file can be made without it.
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = LOGS_ONLY_FATAL
-        options.intra_op_num_threads = torch.get_num_threads()
-        with _refusal_explained():
-            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-    def run(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Outputs in order."""
-        with _refusal_explained():
-            names = [value.name for value in self._session.get_inputs()]
-            feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-            return [torch.from_numpy(output) for output in self._session.run(None, feed)]
 
 
 @contextmanager
@@ -91,14 +81,6 @@ def _refusal_explained() -> Iterator[None]:
             f"onnxruntime cannot run the network ({reason(error)}); if it lacks an element type on a CPU, export "
             "model.float(), which keeps the values of half-precision weights."
         ) from error
-
-
-def _batches(inputs: Batch, *, is_batch_free: bool, generator: torch.Generator) -> Iterator[Batch]:
-    yield inputs
-    yield inputs_like(inputs, None, generator)
-    if is_batch_free:
-        for size in BATCH_SIZES:
-            yield inputs_like(inputs, size, generator)
 
 
 def inputs_like(inputs: Batch, size: int | None, generator: torch.Generator) -> Batch:

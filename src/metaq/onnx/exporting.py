@@ -35,6 +35,9 @@ ROUNDING_UNITS = 4
 HALF_DIGITS = 0.01
 """Relative error that rounding to bfloat16 stays below."""
 
+SEED = 0
+"""Of the random inputs."""
+
 MAX_FILE_BYTES = (1 << 31) - 1
 
 OFF_GRID = "no integers give its values"
@@ -81,7 +84,6 @@ def export(
     *,
     tensors: Iterable[Tensor] = (),
     tolerance: float = TOLERANCE,
-    seed: int = 0,
 ) -> Exported:
     """Write `model` as an ONNX file in which quantised weights are integers with ``DequantizeLinear``.
 
@@ -104,8 +106,6 @@ def export(
     tolerance
         Largest difference of outputs that is let pass, over the largest output. Where outputs have fewer digits than
         float32, four units in the last place pass too.
-    seed
-        Of the random inputs.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def export(
     file = _serialized(path, made)
     difference = None
     if find_spec("onnxruntime") is not None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(SEED)
         difference = largest_difference(file, network, examples, is_batch_free=is_batch_free, generator=generator)
         _require_close(path, difference, _tolerance(network, tolerance))
     read = {id(state[name]) for name in saved}
@@ -155,7 +155,7 @@ def _examples(network: nn.Module, inputs: Batch) -> tuple[Batch, bool]:
     """
     examples: Batch = _pytree.tree_map(lambda tensor: tensor.detach().cpu(), inputs)
     _require_runs(network, examples)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     try:
         for size in BATCH_SIZES:
             _require_runs(network, inputs_like(examples, size, generator))

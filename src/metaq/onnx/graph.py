@@ -131,9 +131,17 @@ def weight_parts(name: str, weight: IntegerWeight, names: Names) -> Parts:
     return parts
 
 
-def saved_bytes(name: str, weight: IntegerWeight) -> int:
-    """By how much a file becomes smaller with the weight called `name` in integers; negative if it grows."""
-    return _saved_bytes(name, weight, weight_parts(name, weight, Names(taken=set())))
+def saved_bytes(name: str, weight: IntegerWeight, parts: Parts | None = None) -> int:
+    """By how much a file becomes smaller with the weight called `name` in integers; negative if it grows.
+
+    `parts` are by default those that computing the weight by itself would take.
+    """
+    parts = parts or weight_parts(name, weight, Names(taken=set()))
+    levels = weight.integers.levels
+    dtype = weight.casts[-1] if weight.casts else torch.float32
+    header = TensorProto(name=name, dims=levels.shape, data_type=FLOATS[dtype])
+    nodes = [*parts.before, *parts.nodes(parts.stored, name, Names(taken=set()))]
+    return levels.size * dtype.itemsize + _size_bytes([header]) - _size_bytes([*parts.initializers, *nodes])
 
 
 def replace_weights(model: ModelProto, weights: Mapping[str, IntegerWeight]) -> dict[str, int]:
@@ -148,23 +156,15 @@ def replace_weights(model: ModelProto, weights: Mapping[str, IntegerWeight]) -> 
     begin: list[NodeProto] = []
     instead: dict[str, list[NodeProto]] = {}
     for name, weight in found.items():
-        parts = weight_parts(name, weight if _is_left_in_peace(graph, name) else weight.with_scale_apart(), names)
+        parts = weight_parts(name, weight if _is_computed_as_written(graph, name) else weight.with_scale_apart(), names)
         graph.initializer.extend(parts.initializers)
         first, lookups = _computing(graph, name, parts, names)
         begin += first
         instead |= lookups
-        saved[name] = _saved_bytes(name, weight, parts)
+        saved[name] = saved_bytes(name, weight, parts)
     nodes = [made for node in graph.node for made in instead.get(node.output[0], [node])]
     _refill(graph.node, [*begin, *nodes])
     return saved
-
-
-def _saved_bytes(name: str, weight: IntegerWeight, parts: Parts) -> int:
-    levels = weight.integers.levels
-    dtype = weight.casts[-1] if weight.casts else torch.float32
-    header = TensorProto(name=name, dims=levels.shape, data_type=FLOATS[dtype])
-    nodes = [*parts.before, *parts.nodes(parts.stored, name, Names(taken=set()))]
-    return levels.size * dtype.itemsize + _size_bytes([header]) - _size_bytes([*parts.initializers, *nodes])
 
 
 def _size_bytes(parts: Iterable[Part]) -> int:
@@ -204,7 +204,7 @@ def _looks_up(node: NodeProto, name: str) -> bool:
     return node.op_type == "Gather" and node.input[0] == name and _number(node, "axis") == 0
 
 
-def _is_left_in_peace(graph: GraphProto, name: str) -> bool:
+def _is_computed_as_written(graph: GraphProto, name: str) -> bool:
     """Whether onnxruntime computes what reads the weight called `name` as the graph says, right after dequantising it.
 
     It turns the product of a matrix with what ``DequantizeLinear`` gives into one that rounds the other factor to eight

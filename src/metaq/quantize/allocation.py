@@ -10,7 +10,8 @@ from os import cpu_count
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.quantize.rdo import Choice, Importance, matrix_shape, quantize, step_for
+from metaq.container.layout import grid_fits
+from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, matrix_shape, quantize, step_for
 from metaq.quantize.rotation import best_shared, find_basis
 from metaq.tensors.quantized import Basis, Dtype
 
@@ -23,6 +24,8 @@ MIN_TRELLIS_ROW = 64
 """A path needs some symbols before the trellis pays."""
 
 TRELLIS_BITS = 7
+MAX_ROTATED_ZEROS = 1e-3
+"""Share of exact zeros from which a matrix keeps them, as no combination of a basis does."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,11 +50,24 @@ class Target:
 
 
 def allocate(targets: Mapping[str, Target], *, multiplier: float) -> dict[str, Choice]:
-    """Quantise all `targets` for λ = `multiplier` (loss per bit), by name."""
-    bases = _bases(targets, multiplier)
+    """Quantise all `targets` for λ = `multiplier` (loss per bit), by name.
+
+    Those are left out whose range is too wide for steps that suit λ, or whose grid would leave their type.
+    """
+    fitting = {
+        name: target
+        for name, target in targets.items()
+        if _spread(target) / min(step_for(target.importance, multiplier, trellis_bits=0), 2 * _spread(target))
+        < MAX_MAGNITUDE / 4
+    }
+    bases = _bases(fitting, multiplier)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        choices = pool.map(lambda name: allocate_one(targets[name], multiplier, bases.get(name)), targets)
-        return dict(zip(targets, choices, strict=True))
+        choices = pool.map(lambda name: allocate_one(fitting[name], multiplier, bases.get(name)), fitting)
+        return {
+            name: choice
+            for name, choice in zip(fitting, choices, strict=True)
+            if choice.tensor.basis is not None or grid_fits(choice.tensor.grid, choice.tensor.dtype)
+        }
 
 
 def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]:
@@ -59,7 +75,10 @@ def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]
     matrices = {
         name: (target.values.astype(np.float64), step_for(target.importance, multiplier, trellis_bits=TRELLIS_BITS))
         for name, target in targets.items()
-        if target.values.ndim == 2 and target.importance.inputs is None and suits_trellis(target)
+        if target.values.ndim == 2
+        and target.importance.inputs is None
+        and suits_trellis(target)
+        and np.count_nonzero(target.values == 0) <= MAX_ROTATED_ZEROS * target.values.size
     }
     own = {name: find_basis(matrix, step) for name, (matrix, step) in matrices.items()}
     found = {name: basis for name, basis in own.items() if basis is not None}

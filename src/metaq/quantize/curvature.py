@@ -59,14 +59,11 @@ class Curvature:
     outputs
         Matrix over the rows, float64 (rows, rows), or for large weights its diagonal, float64 (rows,), if `inputs` are
         given.
-    mean_inputs
-        Mean of what the rows are multiplied with, float64 (columns,), for layers.
     """
 
     diagonal: NDArray[np.float64]
     inputs: NDArray[np.float64] | None = None
     outputs: NDArray[np.float64] | None = None
-    mean_inputs: NDArray[np.float64] | None = None
 
 
 def categorical_loss(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
@@ -193,7 +190,6 @@ class _Tap:
         self._is_coupled = rows * columns <= MAX_COUPLED
         self._bias_is_coupled = rows**2 <= MAX_COUPLED
         self._inputs = torch.zeros(columns, columns, dtype=torch.float64)
-        self._totals = torch.zeros(columns, dtype=torch.float64)
         self._positions = 0
         self._over_columns = torch.zeros(columns, columns, dtype=torch.float64)
         self._over_rows = torch.zeros((rows, rows) if self._is_coupled else (rows,), dtype=torch.float64)
@@ -228,12 +224,7 @@ class _Tap:
             outputs = outputs / trace
         by_row = outputs.diagonal() if outputs.ndim == 2 else outputs
         diagonal = torch.outer(by_row, inputs.diagonal()).reshape(self._layer.weight.shape)
-        return Curvature(
-            diagonal=diagonal.numpy(),
-            inputs=inputs.numpy(),
-            outputs=outputs.numpy(),
-            mean_inputs=(self._totals / self._positions).numpy(),
-        )
+        return Curvature(diagonal=diagonal.numpy(), inputs=inputs.numpy(), outputs=outputs.numpy())
 
     def of_bias(self, samples: int) -> Curvature:
         """Curvature of the bias."""
@@ -246,7 +237,6 @@ class _Tap:
         patches = _patches(self._layer, _wide(arguments[0].detach()))
         flat = patches.flatten(0, 1)
         self._inputs += (flat.T @ flat).double().cpu()
-        self._totals += flat.sum(dim=0).double().cpu()
         self._positions += len(flat)
         if output.requires_grad:
             output.register_hook(lambda gradient: self._see_gradient(patches, gradient))  # type: ignore[no-untyped-call]

@@ -104,11 +104,6 @@ class Choice:
         return self.distortion + multiplier * self.bits
 
 
-def squared_error_importance(shape: tuple[int, ...]) -> Importance:
-    """Importance without calibration data."""
-    return Importance(elements=np.full(matrix_shape(shape), 2.0))
-
-
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns of a tensor seen as a matrix."""
     rows = shape[0] if len(shape) > 1 else 1
@@ -192,7 +187,10 @@ def distortion(errors: Floats, importance: Importance) -> float:
 
 
 def central_value(matrix: Floats) -> float:
-    """The value that many weights share, such as that of pruned ones, else 0; rounded to eleven binary digits."""
+    """The value that many weights share, if none is exactly zero, else 0; rounded to eleven binary digits."""
+    if not matrix.all():
+        # Zeros stay zero.
+        return 0.0
     values, counts = np.unique(np.round(matrix, 4), return_counts=True)
     if counts.max() < max(ATOM_SHARE * matrix.size, 2):
         return 0.0
@@ -263,6 +261,8 @@ class _Search:
         outputs = self._importance.by_output
         outputs = np.maximum(outputs, MIN_IMPORTANCE * max(float(outputs.mean()), 1e-300)) * self._weight
         remaining = np.ascontiguousarray(self._targets.T)
+        # What is exactly zero stays so, whatever the errors before it.
+        is_zero = remaining == 0
         columns, rows = remaining.shape
         levels = np.zeros((columns, rows), dtype=np.int32)
         for start in range(0, columns, FEEDBACK_BLOCK):
@@ -271,6 +271,7 @@ class _Search:
             for column in range(start, stop):
                 pivot = factor[column, column]
                 here = slice(column, column + 1)
+                remaining[column][is_zero[column]] = 0.0
                 search_rows(
                     remaining[here],
                     (outputs / pivot**2)[None],

@@ -76,7 +76,11 @@ class Recovery:
             Importance of every parameter that may move, by name.
         """
         best, gradients = self.loss(weights), self._gradients(weights, list(free))
-        steps = {name: direction(gradients[name], importance) for name, importance in free.items()}
+        # Pruned weights stay so.
+        steps = {
+            name: direction(gradients[name], importance) * (weights[name] != 0).cpu().numpy()
+            for name, importance in free.items()
+        }
         chosen, length = weights, LONGEST
         for _ in range(1 + HALVINGS):
             moved = {

@@ -154,7 +154,8 @@ def choose_coupled(
             carried = before[row]
             for above in range(row):
                 carried += row_coupling[above, row] * known[above]
-            aim[0] = targets[column, row] - carried
+            # What is exactly zero stays so, whatever the errors before it.
+            aim[0] = targets[column, row] - carried if targets[column, row] != 0 else 0.0
             weight[0] = column_weights[column] * row_weights[row]
             choose_levels(aim, weight, classes[column, row : row + 1], costs, limit, levels[column, row : row + 1])
             errors[column, row] = levels[column, row] - targets[column, row]
@@ -172,6 +173,11 @@ def _best_of_parity(
     limit: int,
 ) -> tuple[int, float]:
     """The best magnitude of a parity in a quantiser, and its cost."""
+    if size == 0 and parity == 0:
+        # What is exactly zero stays so: the other parity has no such level, and costs too much.
+        return 0, _bits(costs, quantizer, kind, 0)
+    if size == 0:
+        return 1, INFINITE
     middle = size + 0.5 * quantizer
     lower = int(middle)
     if (lower & 1) != parity:

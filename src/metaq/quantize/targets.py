@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from metaq.config import require
 from metaq.model import checkpoint
 from metaq.quantize.allocation import Target
 from metaq.quantize.curvature import Curvature
-from metaq.quantize.rdo import Choice, Importance, central_value, matrix_shape, squared_error_importance
+from metaq.quantize.rdo import Importance, central_value, matrix_shape
 
 SHRINKAGE = 0.3
 """Share of the mean in every element's curvature: what calibration hardly touched keeps some worth."""
@@ -22,8 +21,8 @@ OUTPUT_SHRINKAGE = 1e-3
 """As ``SHRINKAGE``, for outputs of layers."""
 
 
-def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature] | None) -> Target:
-    """The tensor with its importance; every squared error counts the same if there is no `curvature` at all.
+def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature]) -> Target:
+    """The tensor with its importance.
 
     Raises
     ------
@@ -32,17 +31,12 @@ def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature
     """
     values = values_of(tensor)
     require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
-    importance = squared_error_importance(values.shape)
-    if curvature is not None:
-        require(
-            name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in."
-        )
-        importance = _importance(curvature[name], values.shape)
+    require(name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in.")
     return Target(
         name=name,
         values=values,
         dtype=checkpoint.dtype_of(name, tensor),
-        importance=importance,
+        importance=_importance(curvature[name], values.shape),
         center=central_value(values.reshape(matrix_shape(values.shape))),
     )
 
@@ -51,26 +45,6 @@ def values_of(tensor: torch.Tensor) -> NDArray[np.float64]:
     """The elements in float64."""
     values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
     return values
-
-
-def mean_inputs_of(targets: Mapping[str, Target], curvature: Mapping[str, Curvature]) -> dict[str, NDArray[np.float64]]:
-    """Mean inputs of the layers whose biases are quantised too, by name of the weight."""
-    return {
-        name: found.mean_inputs
-        for name, found in curvature.items()
-        if found.mean_inputs is not None and name in targets and bias_of(name) in targets
-    }
-
-
-def bias_of(name: str) -> str:
-    """Name of the bias beside the weight `name`."""
-    return name.removesuffix("weight") + "bias"
-
-
-def corrected(bias: Target, weight: Target, choice: Choice, mean_inputs: NDArray[np.float64]) -> Target:
-    """The bias, made up for the mean error of the outputs that quantising its weight causes."""
-    errors = choice.tensor.values() - weight.values
-    return replace(bias, values=bias.values - errors.reshape(len(errors), -1) @ mean_inputs)
 
 
 def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:

@@ -34,7 +34,8 @@ def uniform_grids(
         Number of buckets C, at least 2.
     center, radius
         Middle and half-width of the range; where not given, the middle of the group's extremes and the distance from
-        the centre to the farther one. Weights outside the range take the end bucket.
+        the centre to the farther one. Weights outside the range take the end bucket. Where weights are exactly zero and
+        no centre is given, it is moved by less than a bucket so that zero is a reference value.
     grouping
         ``"tensor"`` or ``"global"``.
 
@@ -52,8 +53,12 @@ def uniform_grids(
             pick(pair) for pick, pair in zip((min, max), zip(*extremes.values(), strict=True), strict=True)
         )
         extremes = dict.fromkeys(extremes, (lowest, highest))
+    has_zeros = {name: center is None and not values.all() for name, values in weights.items()}
+    if grouping == "global":
+        has_zeros = dict.fromkeys(has_zeros, any(has_zeros.values()))
     return {
-        name: _grid_over(*pair, count=count, center=center, radius=radius, name=name) for name, pair in extremes.items()
+        name: _grid_over(*pair, count=count, center=center, radius=radius, keeps_zeros=has_zeros[name], name=name)
+        for name, pair in extremes.items()
     }
 
 
@@ -72,12 +77,25 @@ def quantize_array(name: str, values: NDArray[np.floating], grid: BucketGrid, dt
 
 
 def _grid_over(
-    lowest: float, highest: float, *, count: int, center: float | None, radius: float | None, name: str
+    lowest: float,
+    highest: float,
+    *,
+    count: int,
+    center: float | None,
+    radius: float | None,
+    keeps_zeros: bool,
+    name: str,
 ) -> BucketGrid:
     middle = (lowest + highest) / 2 if center is None else center
     half_width = max(highest - middle, middle - lowest) if radius is None else radius
     if half_width == 0:
         half_width = abs(middle) or 1.0
+    if keeps_zeros:
+        # Moved by half a bucket at most, so that a bucket less has to cover the weights.
+        half_width *= 1.0 if radius is not None else count / (count - 1)
+        step = 2 * half_width / count
+        offset = 0.0 if count % 2 else 0.5
+        middle = step * (round(middle / step - offset) + offset)
     try:
         return BucketGrid(center=middle, radius=half_width, count=count)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""What the regulariser depends on: buckets, schedule, freezing, the pull onto the grid."""
+"""What the regulariser depends on: buckets, schedule, freezing."""
 
 from __future__ import annotations
 
@@ -84,22 +84,14 @@ class PlanConfig(Config):
     deepest
         Factor by which the bits fall at most over that time, where only an accuracy is given.
     settle
-        Length of the time in which oscillating weights are frozen for the first time.
-    refinements
-        Rounds in the time that is left: in each, some weights move and settle anew while all others are frozen.
-    moving
-        Share of the weights that move in a refinement, drawn at random.
-    free
-        Share of a refinement in which no weight is frozen.
+        Length of the time in which oscillating weights are frozen.
     quiet_speed
         Learning rate once the bits have risen again, over that while they fell.
     last_speed
         Learning rate at the end of settling over that at its beginning.
     decay_end
-        λ at the end of the first settling over that at its beginning, at most, unless a size that was asked for is
+        λ at the end of settling over that at its beginning, at most, unless a size that was asked for is
         exceeded.
-    least_strength, most_strength
-        Bounds of λ in refinements, over that at the beginning of the first settling.
     """
 
     press: float = 0.7
@@ -107,62 +99,16 @@ class PlanConfig(Config):
     undershoot: float = 0.75
     deepest: float = 1000.0
     settle: float = 0.15
-    refinements: int = 0
-    moving: float = 1.0
-    free: float = 0.65
     quiet_speed: float = 0.4
     last_speed: float = 0.1
     decay_end: float = 0.3
-    least_strength: float = 0.3
-    most_strength: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "press",
-            "fall",
-            "undershoot",
-            "settle",
-            "moving",
-            "free",
-            "quiet_speed",
-            "last_speed",
-            "decay_end",
-        ):
+        for name in ("press", "fall", "undershoot", "settle", "quiet_speed", "last_speed", "decay_end"):
             require(0 < getattr(self, name) <= 1, f"plan.{name}: {getattr(self, name)} is not in (0, 1].")
         require(self.fall < 1, f"plan.fall: {self.fall} leaves no time to rise again.")
-        require(self.free < 1, f"plan.free: {self.free} leaves no time to settle.")
         require(1 < self.deepest < math.inf, f"plan.deepest: {self.deepest} is not above 1.")
-        bounds = 0 < self.least_strength <= self.most_strength < math.inf
-        require(bounds, "plan.least_strength: must be positive and at most plan.most_strength.")
-        require(self.refinements >= 0, f"plan.refinements: {self.refinements} is negative.")
         require(self.press + self.settle <= 1, "plan: press and settle do not fit into all steps.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProximalConfig(Config):
-    """How float weights are pulled onto the grid by ``forward="proximal"``; see :mod:`metaq.regularizer.proximal`.
-
-    Attributes
-    ----------
-    first_pull, last_pull
-        By how much a step shortens the way of a weight to its target, over what is left of it after the step; from the
-        end of the warm-up to the end of training, geometric in between. Buckets are chosen while the pull is weaker
-        than the optimiser, which moves a weight by some share of a bucket a step; above that share weights settle.
-    refit_share
-        Share of the way, in logarithm, that a step size moves to its least-squares value at every refresh; 0 leaves it
-        as it was chosen. Only with ``buckets.rule="relative"``.
-    """
-
-    first_pull: float = 5e-4
-    last_pull: float = 0.02
-    refit_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.first_pull <= self.last_pull < math.inf,
-            "proximal.first_pull: must be positive and at most proximal.last_pull.",
-        )
-        require(0 <= self.refit_share <= 1, f"proximal.refit_share: {self.refit_share} is not between 0 and 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +123,7 @@ class RegularizerConfig(Config):
         What code lengths come from: ``"histogram"``, one a group, of zero order; ``"context"``, for the first step from
         zero also the model by which the context coder codes each weight, asked every 25 steps whatever `refresh_every`
         is (see :mod:`metaq.regularizer.context_prices`). The latter needs ``objective="code_length"``,
-        ``grouping="tensor"``, ``buckets.rule="relative"`` and another `forward` than ``"proximal"``.
+        ``grouping="tensor"`` and ``buckets.rule="relative"``.
     strength
         Greatest λ: loss units per bit.
     alpha
@@ -208,8 +154,6 @@ class RegularizerConfig(Config):
         a tenth once freezing sets in. Only with ``forward="quantized"`` and ``buckets.rule="relative"``.
     freeze
         Freezing of oscillating weights; only with ``forward="quantized"``.
-    proximal
-        The pull onto the grid; only with ``forward="proximal"``, which has no use for `hysteresis`.
     plan
         If given, λ is not planned but driven: by `target_bits`, or by whoever holds the regulariser (see
         :class:`metaq.regularizer.schedule.PlannedSchedule`); `strength`, `ramp`, `ramp_start`, `decay_end` and
@@ -231,7 +175,7 @@ class RegularizerConfig(Config):
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     buckets: BucketConfig = BucketConfig()
-    forward: Literal["quantized", "float", "proximal"] = "quantized"
+    forward: Literal["quantized", "float"] = "quantized"
     warmup: float = 0.15
     ramp: float = 0.35
     ramp_start: float = 0.4
@@ -240,7 +184,6 @@ class RegularizerConfig(Config):
     hysteresis: float = 0.6
     step_learning_rate: float = 1e-3
     freeze: FreezeConfig = FreezeConfig()
-    proximal: ProximalConfig = ProximalConfig()
     plan: PlanConfig | None = None
     target_bits: float | None = None
     spread_solver: Literal["fista", "exact"] = "fista"
@@ -259,18 +202,11 @@ class RegularizerConfig(Config):
         require(0 <= self.step_learning_rate < 1, f"step_learning_rate: {self.step_learning_rate} is not in [0, 1).")
         require(self.target_bits is None or self.target_bits > 0, f"target_bits: {self.target_bits} is not positive.")
         require(self.target_bits is None or self.plan is not None, "target_bits: needs a plan.")
-        compresses = self.objective == "code_length" or self.forward != "proximal"
-        require(compresses, 'forward="proximal": needs objective="code_length".')
-        refits = self.proximal.refit_share > 0
-        require(not refits or self.buckets.rule == "relative", 'proximal.refit_share: needs buckets.rule="relative".')
-        if self.rate_model == "context":
-            fits = self.objective == "code_length" and self.grouping == "tensor"
-            fits = fits and self.buckets.rule == "relative" and self.forward != "proximal"
-            require(
-                fits,
-                'rate_model="context": needs objective="code_length", grouping="tensor", buckets.rule="relative" and '
-                'another forward than "proximal".',
-            )
+        priced = self.objective == "code_length" and self.grouping == "tensor" and self.buckets.rule == "relative"
+        require(
+            priced or self.rate_model == "histogram",
+            'rate_model="context": needs objective="code_length", grouping="tensor" and buckets.rule="relative".',
+        )
         if self.plan is not None:
             drives = self.objective == "code_length" and self.forward == "quantized"
             require(drives, 'plan: needs objective="code_length" and forward="quantized".')

@@ -18,7 +18,7 @@ from metaq.coding.chunks import StreamShape
 from metaq.coding.context.small import flag_probabilities
 from metaq.entropy.cells import bucket_indices
 from metaq.entropy.objective import LEAST_FIRST_BITS
-from metaq.entropy.passes import GridSet, GroupArray, TensorPairs
+from metaq.entropy.passes import GridSet, TensorPairs
 
 REFRESH_STEPS = 25
 """Steps between two refreshes, each of which takes about as long as encoding all weights."""
@@ -73,7 +73,7 @@ class ContextPrices:
         self.are_known = True
 
     def add_slopes(
-        self, pairs: TensorPairs, grids: GridSet, slopes: GroupArray, *, hysteresis: float, strength: float
+        self, pairs: TensorPairs, grids: GridSet, slopes: torch.Tensor, *, hysteresis: float, strength: float
     ) -> None:
         """Add to the gradients of the weights beside the attractor what their slopes lack.
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from metaq.entropy import passes
-from metaq.entropy.passes import GridSet, GroupArray, TensorPairs
+from metaq.entropy.passes import GridSet, TensorPairs
 from metaq.errors import NonFiniteError
 from metaq.regularizer.config import BucketConfig
 from metaq.regularizer.participants import Participants
@@ -24,33 +20,26 @@ def first_grids(buckets: BucketConfig, participants: Participants, weights: Sequ
     Raises
     ------
     NonFiniteError
-        If a weight is NaN or infinite; where sums stay on a device, no-one looks.
+        If a weight is NaN or infinite; only checked where sums are on the CPU.
     """
-    group_count = len(participants.groups)
+    group_count, device = len(participants.groups), participants.device
     if buckets.rule == "fixed":
         grid = BucketGrid(center=buckets.center, radius=buckets.radius, count=buckets.count)
-        return GridSet.of([grid] * group_count)
+        return GridSet.of([grid] * group_count, device)
     counted, groups = participants.counted(weights)
-    local = passes.inner_products(TensorPairs(counted, counted, groups), group_count, participants.device)
+    local = passes.inner_products(TensorPairs(counted, counted, groups), group_count, device)
     (squares,) = participants.shards.total(local)
-    unit = GridSet.of([BucketGrid(center=0.0, radius=1.0, count=buckets.count)] * group_count)
-    if participants.device is not None:
-        unit = unit.on(participants.device)
-    else:
+    if participants.are_on_host:
         _require_finite(participants.groups, squares)
-    root_mean_squares = _or_one((squares / participants.placed(participants.counts)) ** 0.5)
-    return unit.rescaled(buckets.step_scale * root_mean_squares * buckets.count / 2)
+    root_mean_squares = (squares / participants.counts).sqrt()
+    step_sizes = torch.where(root_mean_squares == 0, 1.0, root_mean_squares) * buckets.step_scale
+    unit = GridSet.of([BucketGrid(center=0.0, radius=1.0, count=buckets.count)] * group_count, device)
+    return unit.rescaled(step_sizes * buckets.count / 2)
 
 
-def _or_one(numbers: GroupArray) -> GroupArray:
-    """1 in place of 0."""
-    library: Any = torch if isinstance(numbers, torch.Tensor) else np
-    return library.where(numbers == 0, 1.0, numbers)
-
-
-def _require_finite(names: Sequence[str], squares: NDArray[np.float64]) -> None:
-    for name, sum_of_squares in zip(names, squares, strict=True):
-        if not math.isfinite(sum_of_squares):
+def _require_finite(names: Sequence[str], squares: torch.Tensor) -> None:
+    for name, is_finite in zip(names, torch.isfinite(squares).tolist(), strict=True):
+        if not is_finite:
             raise NonFiniteError(
                 f"{name}: training has diverged to NaN or infinity; lower the learning rate or the strength."
             )

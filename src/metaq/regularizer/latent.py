@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from metaq.entropy import passes
-from metaq.entropy.passes import BucketWatch, GridSet, GroupArray
+from metaq.entropy.passes import BucketWatch, GridSet
 
 SETTLE_EVERY = 25
 """Steps between two searches for oscillating weights."""
@@ -41,7 +41,7 @@ class LatentWeights:
         for alike in self._alike:
             passes.begin(alike.watch, grids)
 
-    def restore(self, tensors: Sequence[torch.Tensor], factors: GroupArray, part: int) -> None:
+    def restore(self, tensors: Sequence[torch.Tensor], factors: torch.Tensor, part: int) -> None:
         """Give the tensors of one optimiser their latent weights times the factors of their groups, of shape (G,)."""
         for alike in self._alike_of(part):
             passes.restore(alike.watch, alike.of(tensors), factors)
@@ -57,13 +57,6 @@ class LatentWeights:
             watch.steps += 1
             settles = watch.steps % SETTLE_EVERY == 0
             passes.snap(watch, alike.of(tensors), grids, freeze_above=freeze_above if settles else None)
-
-    def let_some_move(self, share: float, *, seed: int) -> None:
-        """Freeze all weights but a random `share` of them."""
-        generator = torch.Generator().manual_seed(seed)
-        for alike in self._alike:
-            frozen = alike.watch.frozen
-            frozen.copy_(torch.rand(frozen.shape, generator=generator) >= share)
 
     def frozen_count(self, positions: Sequence[int]) -> int:
         """Weights of some of the tensors that no longer move."""

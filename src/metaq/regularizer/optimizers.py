@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,7 +20,91 @@ def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return innermost(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
-def unscale(optimizer: torch.optim.Optimizer) -> None:
+class OptimizerHooks:
+    """Work inside every step of some optimisers, until :meth:`remove`.
+
+    Parameters
+    ----------
+    optimizers
+        Wrappers of trainers are looked through.
+    before
+        Called before every step with the number of the optimiser and a tensor above 0 if a
+        ``GradScaler`` has told it to leave the weights as they are, or None.
+    after
+        Called after every step with the number of the optimiser.
+
+    Raises
+    ------
+    ConfigError
+        If one of the optimisers does not make one step from one gradient.
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        before: Callable[[int, torch.Tensor | None], None],
+        after: Callable[[int], None],
+    ) -> None:
+        self.optimizers = [innermost(optimizer) for optimizer in optimizers]
+        for optimizer in self.optimizers:
+            _require_single_gradient(optimizer)
+        self._before, self._after = before, after
+        self._outermost = [OutermostStep() for _ in self.optimizers]
+        self._handles = [
+            handle
+            for number, optimizer in enumerate(self.optimizers)
+            for handle in (
+                optimizer.register_step_pre_hook(partial(self._begin, number)),
+                optimizer.register_step_post_hook(partial(self._end, number)),
+            )
+        ]
+
+    def remove(self) -> None:
+        """Leave the optimisers alone."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(
+        self, number: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> StepArguments | None:
+        if not self._outermost[number].begins(type(optimizer)):
+            return None
+        left = _with_closure_called(arguments, options)
+        _unscale(optimizer)
+        self._before(number, _found_inf(optimizer))
+        return left
+
+    def _end(self, number: int, *_: object) -> None:
+        if self._outermost[number].ends():
+            self._after(number)
+
+
+class OutermostStep:
+    """Tells the steps that a loop asks for from those that they ask for themselves.
+
+    An optimiser whose ``step`` calls that of its base class has the hooks of both called. As many steps can be inside
+    one another as classes have a ``step`` that calls hooks; where more have begun, one ended by an exception, which
+    calls no hook.
+    """
+
+    def __init__(self) -> None:
+        self._begun = 0
+
+    def begins(self, kind: type) -> bool:
+        """Whether a step of an optimiser of class `kind` that begins is not inside another."""
+        most = sum(hasattr(vars(cls).get("step"), "hooked") for cls in kind.__mro__)
+        self._begun = 1 if self._begun >= most else self._begun + 1
+        return self._begun == 1
+
+    def ends(self) -> bool:
+        """Whether the step that ends is not inside another."""
+        self._begun -= 1
+        is_last = self._begun == 0
+        self._begun = max(self._begun, 0)
+        return is_last
+
+
+def _unscale(optimizer: torch.optim.Optimizer) -> None:
     """Do what a ``GradScaler`` leaves to a fused optimiser: divide gradients by the scale of the loss."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is None:
@@ -31,20 +114,20 @@ def unscale(optimizer: torch.optim.Optimizer) -> None:
     cast(Any, optimizer).grad_scale = None
 
 
-def found_inf(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
+def _found_inf(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
     """Above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are in this step."""
     found = getattr(optimizer, "found_inf", None)
     return found if isinstance(found, torch.Tensor) else None
 
 
-def require_single_gradient(optimizer: object) -> None:
+def _require_single_gradient(optimizer: object) -> None:
     """Refuse what does not make one step from one gradient."""
     fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
     name = type(optimizer).__name__
     require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
 
 
-def with_closure_called(arguments: tuple[Any, ...], options: dict[str, Any]) -> StepArguments | None:
+def _with_closure_called(arguments: tuple[Any, ...], options: dict[str, Any]) -> StepArguments | None:
     """Make the gradients of a step now, if it is given a closure that makes them; the arguments that are left then."""
     closure: Callable[[], Any] | None = options.get("closure", arguments[1] if len(arguments) > 1 else None)
     if closure is None:
@@ -52,44 +135,3 @@ def with_closure_called(arguments: tuple[Any, ...], options: dict[str, Any]) -> 
     with torch.enable_grad():
         loss = closure()
     return arguments[:1], {**options, "closure": lambda: loss}
-
-
-class OutermostStep:
-    """Tells the steps that a loop asks for from those that they ask for themselves.
-
-    An optimiser whose ``step`` calls that of its base class has the hooks of both called.
-    """
-
-    def __init__(self) -> None:
-        self._caller: FrameType | None = None
-        self._inner = 0
-
-    def begins(self, caller: FrameType) -> bool:
-        """Whether a step that begins is not inside another; `caller` is the frame that calls the hook."""
-        if self._caller is not None and _is_running(self._caller, caller):
-            self._inner += 1
-            return False
-        # A step that ended by an exception has told of no end.
-        self._caller, self._inner = caller, 0
-        return True
-
-    def ends(self) -> bool:
-        """Whether the step that ends is not inside another."""
-        if self._inner > 0:
-            self._inner -= 1
-            return False
-        self._caller = None
-        return True
-
-
-def hook_caller() -> FrameType:
-    """The frame that calls the hook that calls this."""
-    return sys._getframe(2)
-
-
-def _is_running(frame: FrameType, inside: FrameType) -> bool:
-    """Whether `frame` is one of those that have called `inside`, themselves or by way of others."""
-    outer: FrameType | None = inside
-    while outer is not None and outer is not frame:
-        outer = outer.f_back
-    return outer is frame

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from metaq.config import require
-from metaq.entropy.passes import GroupArray, TensorPairs
+from metaq.entropy.passes import CPU, TensorPairs
 from metaq.model.sharding import Shards, unwrapped
 from metaq.model.weights import FilterFn, group_globally, group_per_tensor, select_parameters
 from metaq.regularizer.config import RegularizerConfig
@@ -39,13 +37,15 @@ class Participants:
     groups
         Names of the groups.
     counts
-        Weights in every group, float64 of shape (G,), those of all processes.
+        Weights in every group, those of all processes: float64 of shape (G,) on `device`.
+    total
+        Weights in all groups.
     part_count
         Number of optimisers.
     shards
         How the tensors are spread over processes.
     device
-        The device that a step never has to leave, or None: then sums over weights go by way of the host.
+        Where sums over weights are: the device that a step never has to leave, or the CPU.
 
     Raises
     ------
@@ -61,21 +61,25 @@ class Participants:
         )
         groups = (group_per_tensor if config.grouping == "tensor" else group_globally)(parameters)
         self.groups = [group.name for group in groups]
-        self.counts = np.array([group.count for group in groups], dtype=np.float64)
+        self.total = sum(group.count for group in groups)
         self.names = [name for group in groups for name in group.parameters]
         self.parameters: list[torch.Tensor] = [p for group in groups for p in group.parameters.values()]
         self.group_of = [g for g, group in enumerate(groups) for _ in group.parameters]
         self.part_of = [0] * len(self.parameters)
         self.part_count = 1
         self.shards = Shards(self.parameters)
-        _refuse_shards(config, self.shards)
+        require(
+            config.rate_model != "context" or not self.shards.are_several,
+            'rate_model="context": does not work with sharded parameters; choose another, or DistributedDataParallel.',
+        )
         self._require_agreement(model, config, total_steps)
         self.device = device_of_sums(self.local(), config)
+        self.counts = torch.tensor([group.count for group in groups], dtype=torch.float64, device=self.device)
 
     @property
-    def total(self) -> int:
-        """Number of weights."""
-        return int(self.counts.sum())
+    def are_on_host(self) -> bool:
+        """Whether sums can be looked at without waiting for another device."""
+        return self.device.type == "cpu"
 
     def local(self) -> list[torch.Tensor]:
         """The weights that the model holds in this process."""
@@ -118,16 +122,11 @@ class Participants:
         self.part_of = [owners[id(parameter)][0] for parameter in self.parameters]
         self.part_count = len(optimizers)
 
-    def parts_of_groups(self) -> list[set[int]]:
-        """Numbers of the optimisers that update the tensors of every group."""
-        parts: list[set[int]] = [set() for _ in self.groups]
-        for group, part in zip(self.group_of, self.part_of, strict=True):
-            parts[group].add(part)
-        return parts
-
-    def placed(self, array: NDArray[np.float64]) -> GroupArray:
-        """Numbers by group where sums are."""
-        return array if self.device is None else torch.as_tensor(array, device=self.device)
+    def groups_of_parts(self) -> torch.Tensor:
+        """Whether an optimiser updates tensors of a group: bool of shape (optimisers, G) on the CPU."""
+        table = torch.zeros(self.part_count, len(self.groups), dtype=torch.bool)
+        table[self.part_of, self.group_of] = True
+        return table
 
     def _require_agreement(self, model: nn.Module, config: RegularizerConfig, total_steps: int) -> None:
         shapes = [(name, tuple(p.shape)) for name, p in zip(self.names, self.parameters, strict=True)]
@@ -136,19 +135,9 @@ class Participants:
         self.shards.require_agreement(description, getattr(model, "process_group", None))
 
 
-def device_of_sums(tensors: Sequence[torch.Tensor], config: RegularizerConfig) -> torch.device | None:
-    """The device that a step never has to leave, or None."""
+def device_of_sums(tensors: Sequence[torch.Tensor], config: RegularizerConfig) -> torch.device:
+    """The device that a step never has to leave, or the CPU."""
     devices = {tensor.device for tensor in tensors}
-    stays = config.objective == "code_length" and config.rate_model == "histogram"
-    stays = stays and config.buckets.rule == "relative" and config.forward != "proximal"
-    device = devices.pop() if len(devices) == 1 else torch.device("cpu")
-    return device if stays and device.type == "cuda" else None
-
-
-def _refuse_shards(config: RegularizerConfig, shards: Shards) -> None:
-    fits = config.forward != "proximal" and config.rate_model != "context"
-    require(
-        fits or not shards.are_several,
-        'forward="proximal", rate_model="context": do not work with sharded parameters; choose others, or '
-        "DistributedDataParallel.",
-    )
+    stays = config.objective == "code_length" and config.rate_model == "histogram" and config.buckets.rule == "relative"
+    device = devices.pop() if len(devices) == 1 else CPU
+    return device if stays and device.type == "cuda" else CPU

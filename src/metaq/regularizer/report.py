@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from metaq.entropy import passes
 from metaq.entropy.cells import CellStatistics
 from metaq.entropy.objective import entropy_bits
-from metaq.entropy.passes import GridSet
+from metaq.entropy.passes import CPU, GridSet
 from metaq.regularizer.participants import Participants
 from metaq.regularizer.slopes import SlopeRule
 
@@ -75,26 +74,26 @@ def report_of(
         If a weight has become NaN or infinite.
     """
     total = participants.shards.total
-    sums = total(*passes.cell_sums(*participants.counted(weights), grids))
-    passes.require_finite(*sums)
-    rows = zip(*sums, grids, strict=True)
+    counts, fractions = total(*passes.cell_sums(*participants.counted(weights), grids))
+    passes.require_finite(counts, fractions)
     phi_bits = sum(
-        rule.value(CellStatistics(counts=counts, fractions=fractions, grid=grid), g).value_bits
-        for g, (counts, fractions, grid) in enumerate(rows)
+        rule.value(CellStatistics(counts=counts[g].numpy(), fractions=fractions[g].numpy(), grid=grid), g).value_bits
+        for g, grid in enumerate(grids)
     )
-    bucket_counts, others = np.zeros((len(grids), grids.count)), np.array([0.0, float(frozen)])
+    bucket_counts = torch.zeros(len(grids), grids.count, dtype=torch.float64)
+    others = torch.tensor([0.0, frozen], dtype=torch.float64)
     counted = set(participants.shards.counted)
     for t, (tensor, quantized) in enumerate(zip(weights, values, strict=True)):
         if t in counted:
             bucket_counts += passes.bucket_counts([quantized], [participants.group_of[t]], grids)
-            others[0] += float((tensor.double() - quantized).square().sum())
+            others[0] += (tensor.double() - quantized).square().sum().to(CPU)
     bucket_counts, others = total(bucket_counts, others)
     bits = float(entropy_bits(bucket_counts))
     return RegularizerReport(
         phi_bits=phi_bits,
         bits=bits,
         bits_per_weight=bits / participants.total,
-        distance=math.sqrt(others[0] / participants.total),
+        distance=math.sqrt(float(others[0]) / participants.total),
         weights=participants.total,
         frozen=int(others[1]),
     )

@@ -15,8 +15,8 @@ FIRST_STRENGTH = 0.05
 PROPORTIONAL = 3.0
 """Logarithm of λ gained at once when the bits leave their path upwards by a unit of their logarithm."""
 
-INTEGRAL, REFINING_INTEGRAL = 57.0, 10.0
-"""What is gained over the whole time of pressing, or over one refinement, while the bits are off their path by that."""
+INTEGRAL = 57.0
+"""What is gained over the whole time of pressing while the bits are off their path by that."""
 
 LARGEST_ERROR, LARGEST_CHANGE = 0.5, 0.3
 """Of the logarithm of the bits, and of that of λ per refresh."""
@@ -33,9 +33,6 @@ class Schedule(Protocol):
 
     def freeze_threshold(self, progress: float, /) -> float | None:
         """Flips per step above which a weight is frozen; None where nothing is frozen."""
-
-    def refinement(self, before: float, progress: float, /) -> int:
-        """Number of the refinement that begins on the way from one progress to another; 0 if none does."""
 
     def step_learning_rate(self, progress: float, /) -> float:
         """Learning rate of the logarithm of a step size."""
@@ -78,10 +75,6 @@ class FixedSchedule:
             return None
         return _threshold(self._config, min((progress - start) / (1 - start), 1.0))
 
-    def refinement(self, _before: float, _progress: float) -> int:
-        """None ever begins."""
-        return 0
-
     def step_learning_rate(self, progress: float) -> float:
         """Falls linearly to a tenth once freezing sets in."""
         start = self._config.freeze.start
@@ -104,38 +97,27 @@ class Phase:
     ----------
     kind
         ``"warmup"``: as usual. ``"press"``: bits follow their path down, or are held. ``"settle"``: oscillating weights
-        are frozen. ``"free"``: at the beginning of a refinement, the weights that take part in it move.
-    round
-        0 up to the end of the first settling, then the number of the refinement.
+        are frozen.
     share
         Of the phase that is done, in [0, 1].
     """
 
-    kind: Literal["warmup", "press", "settle", "free"]
-    round: int
+    kind: Literal["warmup", "press", "settle"]
     share: float
 
 
 def phase_at(plan: PlanConfig, warmup: float, progress: float) -> Phase:
     """The phase at a share of all steps."""
     settle_start = warmup + plan.press
-    settle_end = settle_start + plan.settle
     if progress < warmup:
-        return Phase("warmup", 0, progress / warmup)
+        return Phase("warmup", progress / warmup)
     if progress < settle_start:
-        return Phase("press", 0, (progress - warmup) / plan.press)
-    if progress < settle_end or plan.refinements == 0:
-        return Phase("settle", 0, min((progress - settle_start) / plan.settle, 1.0))
-    done = min((progress - settle_end) / (1 - settle_end), 1.0) * plan.refinements
-    refinement = min(int(done), plan.refinements - 1)
-    share = done - refinement
-    if share < plan.free:
-        return Phase("free", refinement + 1, share / plan.free)
-    return Phase("settle", refinement + 1, min((share - plan.free) / (1 - plan.free), 1.0))
+        return Phase("press", (progress - warmup) / plan.press)
+    return Phase("settle", min((progress - settle_start) / plan.settle, 1.0))
 
 
 class PlannedSchedule:
-    """λ driven so that the bits follow a path: down to a goal, held there, settled, and refined in rounds.
+    """λ driven so that the bits follow a path: down to a goal, held there, and settled.
 
     λ is the multiplier of the constraint on the bits, found by ascent: it grows while there are too many of them and
     falls while there are too few (a proportional and an integral part on logarithms, so that nothing depends on the
@@ -171,7 +153,7 @@ class PlannedSchedule:
     def rises_at(self, progress: float) -> bool:
         """Whether the bits have fallen as far as they shall."""
         phase = self.phase(progress)
-        return phase.kind in ("settle", "free") or (phase.kind == "press" and phase.share >= self._plan.fall)
+        return phase.kind == "settle" or (phase.kind == "press" and phase.share >= self._plan.fall)
 
     def set_lowest(self, bits: float) -> None:
         """Take `bits` for the lowest point of the path, which sets a goal that may be exceeded."""
@@ -193,7 +175,7 @@ class PlannedSchedule:
         if phase.kind == "settle" and math.isnan(self._settles_from):
             self._settles_from = self._log_strength
         error = max(-LARGEST_ERROR, min(LARGEST_ERROR, now - self._path))
-        change = self._integral(phase) * error * passed
+        change = INTEGRAL / self._plan.press * error * passed
         change += 0.0 if math.isnan(self._error) else PROPORTIONAL * (error - self._error)
         self._error = error
         self._log_strength += max(-LARGEST_CHANGE, min(LARGEST_CHANGE, change))
@@ -209,11 +191,6 @@ class PlannedSchedule:
         phase = self.phase(progress)
         return _threshold(self._config, phase.share) if phase.kind == "settle" else None
 
-    def refinement(self, before: float, progress: float) -> int:
-        """See :class:`Schedule`."""
-        now = self.phase(progress).round
-        return now if now > self.phase(before).round else 0
-
     def step_learning_rate(self, progress: float) -> float:
         """Falls linearly to a tenth as weights settle."""
         phase = self.phase(progress)
@@ -228,7 +205,7 @@ class PlannedSchedule:
             return decayed
         if phase.kind == "press":
             return 1 + (plan.quiet_speed - 1) * max(0.0, phase.share - plan.fall) / (1 - plan.fall)
-        return plan.quiet_speed * (decayed if phase.kind == "settle" else 1.0)
+        return plan.quiet_speed * decayed
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`Schedule`."""
@@ -257,23 +234,12 @@ class PlannedSchedule:
         """Greatest fall of the logarithm of the bits over all steps."""
         return math.log(self._plan.deepest) / self._plan.press
 
-    def _integral(self, phase: Phase) -> float:
-        """What is gained over all steps."""
-        plan = self._plan
-        if phase.round == 0:
-            return INTEGRAL / plan.press
-        return REFINING_INTEGRAL * plan.refinements / (1 - self._config.warmup - plan.press - plan.settle)
-
     def _bounded(self, log_strength: float, phase: Phase, *, is_exceeded: bool) -> float:
-        """Between bounds relative to the strength at which weights first began to settle."""
-        plan, relative = self._plan, log_strength - self._settles_from
-        if phase.round == 0:
-            decayed = math.log(plan.decay_end) * phase.share
-            if is_exceeded and self._goal_is_given:
-                self._lift = max(self._lift, relative - decayed)
-            return self._settles_from + min(relative, decayed + self._lift)
-        least, most = math.log(plan.least_strength), math.log(plan.most_strength)
-        return self._settles_from + max(least, min(most, relative))
+        """At most a decay from the strength at which weights began to settle, lifted where a given goal is exceeded."""
+        relative, decayed = log_strength - self._settles_from, math.log(self._plan.decay_end) * phase.share
+        if is_exceeded and self._goal_is_given:
+            self._lift = max(self._lift, relative - decayed)
+        return self._settles_from + min(relative, decayed + self._lift)
 
     def _advance(self, phase: Phase, passed: float) -> None:
         """Move the path of the logarithm of the bits on by `passed` of all steps."""

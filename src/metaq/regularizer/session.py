@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from metaq import container
-from metaq.compression import pipeline
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.errors import ConfigError
@@ -38,15 +37,11 @@ class TrainingSession:
     ----------
     regularizer
         The regulariser of `model`.
-    finished
-        Whether the model holds its final, quantised weights.
     """
 
     def __init__(self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int) -> None:
         self.model = model
         self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps)
-        self.finished = False
-        self._grids: dict[str, BucketGrid] | None = None
         self._evaluation: contextlib.ExitStack | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._updating = False
@@ -54,7 +49,7 @@ class TrainingSession:
     @classmethod
     def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> TrainingSession:
         """One that stands where the session that gave `state` stood; errors as of :meth:`load_state_dict`."""
-        session = cls(model, config, total_steps=_saved_regularizer(state)["total_steps"])
+        session = cls(model, config, total_steps=_total_steps(state))
         session.load_state_dict(state)
         return session
 
@@ -75,17 +70,11 @@ class TrainingSession:
         self._hooks = []
 
     def interrupt(self) -> None:
-        """Detach; if a step was stopped midway, let the model hold the quantised weights of the step before."""
+        """Detach; if a step was stopped midway, let the model hold the weights that the step before left in it."""
         self.detach()
-        has_latent_weights = self.regularizer.config.forward == "quantized" and self.regularizer.active
-        if not self._updating or not has_latent_weights:
-            return
-        with self.regularizer.quantized_weights():
-            kept = [parameter.detach().clone() for parameter in self.model.parameters()]
-        with torch.no_grad():
-            for parameter, weights in zip(self.model.parameters(), kept, strict=True):
-                parameter.copy_(weights)
-        self._updating = False
+        if self._updating:
+            self.regularizer.put_back()
+            self._updating = False
 
     @property
     def is_holding(self) -> bool:
@@ -94,7 +83,7 @@ class TrainingSession:
 
     def hold(self) -> None:
         """Let the model hold the weights that its file would hold, until :meth:`release`."""
-        if self.finished or self._evaluation is not None:
+        if self.regularizer.finished or self._evaluation is not None:
             return
         evaluation = contextlib.ExitStack()
         evaluation.enter_context(self.regularizer.quantized_weights())
@@ -107,24 +96,10 @@ class TrainingSession:
             self._evaluation = None
 
     def finish(self, grids: Mapping[str, BucketGrid] | None = None) -> None:
-        """Leave quantised weights in the model; by `grids` if other weights were loaded into it meanwhile."""
-        if self.finished:
-            return
-        self.detach()
-        if grids is None:
-            self.regularizer.finish()
-        else:
-            parameters = self._parameters()
-            present = {name: whole(parameters[name].detach()) for name in grids}
-            for name, weights in pipeline.quantized_state_dict(present, grids=grids).items():
-                with torch.no_grad():
-                    parameters[name].copy_(_like(parameters[name], weights))
-            self._grids = dict(grids)
-        self.finished = True
-
-    def grids(self) -> dict[str, BucketGrid]:
-        """Grid of every tensor that takes part, by name."""
-        return self.regularizer.grids() if self._grids is None else self._grids
+        """Leave quantised weights in the model; by `grids` if weights of an earlier moment were loaded into it."""
+        if not self.regularizer.finished:
+            self.detach()
+            self.regularizer.finish(grids)
 
     def metrics(self) -> dict[str, float]:
         """The figures to log, of the weights that the model trains with; O(n)."""
@@ -149,28 +124,17 @@ class TrainingSession:
         metadata: Mapping[str, str | int | float] | None = None,
         coder: str = container.DEFAULT_CODER,
     ) -> WriteReport:
-        """Write the quantised model as a ``.metaq`` file; see :func:`metaq.save`.
-
-        Raises
-        ------
-        ConfigError
-            If the model has got other weights since its training ended.
-        """
-        if self.finished:
-            self._require_same_weights()
-            return pipeline.save(path, self.model, grids=self.grids(), metadata=metadata, coder=coder)
-        # Before the warm-up ends, grids follow from the weights that the model holds.
+        """Write the model as a ``.metaq`` file; see :meth:`EntropyRegularizer.save`."""
         self.release()
-        grids = self.grids()
-        with self.regularizer.quantized_weights():
-            return pipeline.save(path, self.model, grids=grids, metadata=metadata, coder=coder)
+        return self.regularizer.save(path, metadata=metadata, coder=coder)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside the model and the optimisers: whole tensors, numbers and strings.
 
         Where parameters are sharded, every process has to ask for it.
         """
-        return {"finished": self.finished, "regularizer": _gathered(self.regularizer.state_dict())}
+        gathered: dict[str, Any] = _gathered(self.regularizer.state_dict())
+        return gathered
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave.
@@ -180,33 +144,19 @@ class TrainingSession:
         ConfigError
             If it is of another model, configuration or number of steps.
         """
-        saved, total_steps = _saved_regularizer(state)["total_steps"], self.regularizer.total_steps
+        saved, total_steps = _total_steps(state), self.regularizer.total_steps
         require(
             saved == total_steps,
             f"checkpoint: it is of a training of {saved} steps and this one has {total_steps}; strength and freezing "
             "are planned over all of them: give the trainer the same number of epochs or steps to resume.",
         )
-        parameters = self._parameters()
+        parameters = dict(unwrapped(self.model).named_parameters())
         weights = {
             name: {key: _like(parameters[name], value) for key, value in kept.items()}
-            for name, kept in state["regularizer"]["weights"].items()
+            for name, kept in state["weights"].items()
             if name in parameters
         }
-        self.regularizer.load_state_dict({**state["regularizer"], "weights": weights})
-        self.finished = bool(state["finished"])
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        return dict(unwrapped(self.model).named_parameters())
-
-    def _require_same_weights(self) -> None:
-        parameters, grids = self._parameters(), self.grids()
-        present = {name: whole(parameters[name].detach()).cpu() for name in grids}
-        for name, weights in pipeline.quantized_state_dict(present, grids=grids).items():
-            require(
-                torch.equal(present[name], weights),
-                f"{name}: is not as training left it; load the checkpoint again through the trainer, or save the model "
-                "with metaq.save and grids of your own.",
-            )
+        self.regularizer.load_state_dict({**state, "weights": weights})
 
     def _set_updating(self, updating: bool) -> None:
         self._updating = updating
@@ -230,7 +180,7 @@ class SessionHolder:
 
     def grids(self) -> dict[str, BucketGrid]:
         """Grid of every tensor that takes part, by its name in what is trained: those of the weights that it holds."""
-        return self._present().grids()
+        return self._present().regularizer.grids()
 
     def save(
         self,
@@ -239,7 +189,7 @@ class SessionHolder:
         metadata: Mapping[str, str | int | float] | None = None,
         coder: str = container.DEFAULT_CODER,
     ) -> WriteReport:
-        """Write what was trained as a ``.metaq`` file; arguments and errors are those of :func:`metaq.save`.
+        """Write what was trained as a ``.metaq`` file, as :meth:`metaq.EntropyRegularizer.save` does.
 
         Raises
         ------
@@ -256,11 +206,11 @@ class SessionHolder:
         return self._session
 
 
-def _saved_regularizer(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    saved = state.get("regularizer")
-    if not isinstance(saved, Mapping) or "finished" not in state or not {"total_steps", "weights"} <= set(saved):
+def _total_steps(state: Mapping[str, Any]) -> int:
+    """Of the training whose state this is."""
+    if not {"finished", "total_steps", "weights"} <= set(state):
         raise ConfigError("checkpoint: the state of metaq in it is damaged or of another version; train anew.")
-    return saved
+    return int(state["total_steps"])
 
 
 def _gathered(state: Any) -> Any:

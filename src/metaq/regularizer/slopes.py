@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from metaq.entropy import objective, passes
 from metaq.entropy.cells import CellStatistics
 from metaq.entropy.objective import ObjectiveResult
-from metaq.entropy.passes import GridSet, GroupArray, on_host
+from metaq.entropy.passes import CPU, GridSet
 from metaq.regularizer.config import RegularizerConfig
 
 
@@ -24,12 +23,12 @@ class SlopeRule(Protocol):
         Multipliers that the next call starts from, float64 of shape (G, C); NaN where there are none.
     """
 
-    xi: GroupArray
+    xi: torch.Tensor
 
-    def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[GroupArray, ...]:
+    def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
         """What the slopes need to know of the weights; O(n)."""
 
-    def slopes(self, sums: Sequence[GroupArray], grids: GridSet) -> GroupArray:
+    def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
         """β on every cell of all groups, float64 of shape (G, C - 1); O(C)."""
 
     def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
@@ -46,20 +45,20 @@ class CodeLengthSlopes:
 
     def __init__(self, config: RegularizerConfig, names: Sequence[str]) -> None:
         self._has_central_attractor = config.buckets.rule == "relative"
-        self.xi = np.full((len(names), config.buckets.count), np.nan)
+        self.xi = torch.full((len(names), config.buckets.count), torch.nan, dtype=torch.float64)
 
-    def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[GroupArray, ...]:
+    def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
         """See :class:`SlopeRule`."""
         return (passes.bucket_counts(weights, groups, grids),)
 
-    def slopes(self, sums: Sequence[GroupArray], grids: GridSet) -> GroupArray:
+    def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
         """See :class:`SlopeRule`."""
         (counts,) = sums
         if self._has_central_attractor:
             return objective.magnitude_slopes(counts, attractor=grids.count // 2, step_size=grids.step_size)
         rows = zip(counts, grids.step_size, strict=True)
-        return np.stack(
-            [objective.magnitude_slopes(row, attractor=int(row.argmax()), step_size=float(step)) for row, step in rows]
+        return torch.stack(
+            [objective.magnitude_slopes(row, attractor=int(row.argmax()), step_size=step) for row, step in rows]
         )
 
     def value(self, statistics: CellStatistics, _group: int) -> ObjectiveResult:
@@ -73,16 +72,16 @@ class SpreadSlopes:
     def __init__(self, config: RegularizerConfig, names: Sequence[str]) -> None:
         self._config = config
         self._names = names
-        self.xi = np.full((len(names), config.buckets.count), np.nan)
+        self.xi = torch.full((len(names), config.buckets.count), torch.nan, dtype=torch.float64)
 
-    def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[GroupArray, ...]:
+    def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
         """See :class:`SlopeRule`."""
         return passes.cell_sums(weights, groups, grids)
 
-    def slopes(self, sums: Sequence[GroupArray], grids: GridSet) -> GroupArray:
+    def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
         """See :class:`SlopeRule`."""
         counts, fractions = sums
-        step_sizes = on_host(grids.step_size)
+        step_sizes = grids.on(CPU).step_size
         if self._config.spread_solver == "exact":
             slopes, self.xi = objective.exact_spread_slopes(
                 counts, fractions, starts=self.xi, step_sizes=step_sizes, names=self._names
@@ -100,7 +99,7 @@ class SpreadSlopes:
 
     def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
         """See :class:`SlopeRule`."""
-        start = None if np.isnan(self.xi[group]).any() else self.xi[group]
+        start = None if self.xi[group].isnan().any() else self.xi[group].numpy()
         if self._config.spread_solver == "exact":
             return objective.exact_spread(statistics, start=start)
         return objective.spread(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from metaq.entropy.passes import GroupArray
+from metaq.entropy.passes import CPU
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 
@@ -23,10 +22,12 @@ class StepLearner:
     tensor. Everything is on the device of the gradients.
     """
 
-    def __init__(self, group_count: int, device: torch.device | None = None) -> None:
-        self.steps, self.first, self.second = (_zeros(group_count, device) for _ in range(3))
+    def __init__(self, group_count: int, device: torch.device = CPU) -> None:
+        self.steps, self.first, self.second = (
+            torch.zeros(group_count, dtype=torch.float64, device=device) for _ in range(3)
+        )
 
-    def factors(self, gradients: GroupArray, learning_rate: float, chosen: GroupArray) -> GroupArray:
+    def factors(self, gradients: torch.Tensor, learning_rate: float, chosen: torch.Tensor) -> torch.Tensor:
         """What to multiply the step sizes with, of shape (G,); 1 where no gradient is finite and has been other than 0.
 
         Parameters
@@ -38,39 +39,24 @@ class StepLearner:
         chosen
             Groups whose step this is, bool of shape (G,); nothing changes for the others.
         """
-        library: Any = torch if isinstance(gradients, torch.Tensor) else np
-        usable = chosen & (abs(gradients) < LARGEST_GRADIENT)
-        known = library.where(usable, gradients, 0.0)
+        usable = chosen & (gradients.abs() < LARGEST_GRADIENT)
+        known = torch.where(usable, gradients, 0.0)
         self.steps = self.steps + usable
-        self.first = library.where(usable, FIRST_DECAY * self.first + (1 - FIRST_DECAY) * known, self.first)
-        second = SECOND_DECAY * self.second + (1 - SECOND_DECAY) * known**2
-        self.second = library.where(usable, second, self.second)
+        self.first = torch.where(usable, FIRST_DECAY * self.first + (1 - FIRST_DECAY) * known, self.first)
+        self.second = torch.where(usable, SECOND_DECAY * self.second + (1 - SECOND_DECAY) * known**2, self.second)
         moves = usable & (self.second > 0)
-        mean = self.first / library.where(moves, 1 - FIRST_DECAY**self.steps, 1.0)
-        mean_square = self.second / library.where(moves, 1 - SECOND_DECAY**self.steps, 1.0)
-        steps = library.where(moves, learning_rate * mean / library.sqrt(library.where(moves, mean_square, 1.0)), 0.0)
-        factors: GroupArray = library.exp(-steps)
-        return factors
+        mean = self.first / (1 - FIRST_DECAY**self.steps)
+        mean_square = self.second / (1 - SECOND_DECAY**self.steps)
+        return torch.where(moves, learning_rate * mean / mean_square.sqrt(), 0.0).neg().exp()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything :meth:`load_state_dict` needs."""
-        return {name: torch.as_tensor(getattr(self, name)).clone() for name in _STATE}
+        return {name: getattr(self, name).clone() for name in _STATE}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         for name in _STATE:
-            setattr(self, name, _like(getattr(self, name), state_dict[name]))
+            setattr(self, name, state_dict[name].to(self.steps.device, copy=True))
 
 
 _STATE = ("steps", "first", "second")
-
-
-def _zeros(count: int, device: torch.device | None) -> GroupArray:
-    return np.zeros(count) if device is None else torch.zeros(count, dtype=torch.float64, device=device)
-
-
-def _like(array: GroupArray, values: torch.Tensor) -> GroupArray:
-    """`values` where `array` is."""
-    if isinstance(array, torch.Tensor):
-        return values.to(array.device, copy=True)
-    return values.cpu().numpy().copy()

@@ -1,23 +1,19 @@
-"""Curves of one training, or of two in one chart, as SVG."""
+"""Curves of one training, or of two in one chart."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from metaq.report.svg import Axis, axis_over, line, picture, short, tag
+from metaq.report.drawing import FONT_SIZE, INK, LINE, Picture, make_logarithmic, picture, plot
 
-WIDTH, HEIGHT = 360.0, 224.0
-LEFT, RIGHT, TOP, BOTTOM = 48.0, 350.0, 14.0, 188.0
+WIDTH, HEIGHT = 360, 224
 MOST_POINTS = 600
 """Of a line; more are not seen."""
-
-X_TICKS, Y_TICKS = 6, 6
-UNDER_AXIS = 16.0
-END = 34.0
-"""Room that the last number of an axis needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +37,11 @@ class Curve:
     kept_epoch: int | None = None
     is_second: bool = False
 
+    @property
+    def kept(self) -> list[tuple[int, float]]:
+        """The point to mark, if there is one."""
+        return [(epoch, value) for epoch, value in self.points if epoch == self.kept_epoch]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
@@ -50,61 +51,47 @@ class Chart:
     ----------
     title
         What is drawn, with the unit.
-    svg
+    picture
         The picture.
     legend
         Labels and whether they are drawn in the second way.
     """
 
     title: str
-    svg: Markup
+    picture: Picture
     legend: Sequence[tuple[str, bool]]
 
 
 def chart(title: str, curves: Sequence[Curve], *, unit: str = "", is_logarithmic: bool = False) -> Chart | None:
     """Draw curves over the epochs; None if there is no finite value (no positive one on a logarithmic axis)."""
-    values = [value for curve in curves for _, value in curve.points]
-    y = axis_over(values, BOTTOM, TOP, is_logarithmic=is_logarithmic, has_round_ends=True)
-    x = axis_over([epoch for curve in curves for epoch, _ in curve.points], LEFT + 4, RIGHT - 4)
-    if x is None or y is None:
+    figure = figure_of(curves, is_logarithmic=is_logarithmic)
+    if figure is None:
         return None
-    drawn = [line(_placed(curve, x, y), class_=_class("line", curve.is_second)) for curve in curves]
-    marks = [_mark(curve, x, y) for curve in curves if curve.kept_epoch is not None]
-    svg = picture(_said(title, curves, unit), WIDTH, HEIGHT, _grid(x, y), *drawn, *marks)
-    return Chart(title=title, svg=svg, legend=[(curve.label, curve.is_second) for curve in curves])
+    legend = [(curve.label, curve.is_second) for curve in curves]
+    return Chart(title=title, picture=picture(figure, _said(title, curves, unit)), legend=legend)
 
 
-def _placed(curve: Curve, x: Axis, y: Axis) -> list[tuple[float, float]]:
-    step = -(-len(curve.points) // MOST_POINTS) or 1
-    chosen = [*curve.points[::step], *curve.points[-1:]]
-    gap = float("nan")
-    return [(x(epoch), gap if y.is_logarithmic and not value > 0 else y(value)) for epoch, value in chosen]
-
-
-def _grid(x: Axis, y: Axis) -> Markup:
-    parts = []
-    for value in y.ticks(Y_TICKS):
-        place = y(value)
-        parts.append(tag("path", d=f"M{LEFT:g} {place:.1f}H{RIGHT:g}", class_="grid"))
-        parts.append(tag("text", short(value), x=LEFT - 6, y=place + 4, class_="tick", text_anchor="end"))
-    epochs = sorted({round(value) for value in x.ticks(X_TICKS)})
-    for epoch in (epoch for epoch in epochs if x.low <= epoch <= x.high):
-        parts.append(tag("text", short(epoch), x=x(epoch), y=BOTTOM + UNDER_AXIS, class_="tick", text_anchor="middle"))
-    parts.append(tag("path", d=f"M{LEFT:g} {BOTTOM:g}H{RIGHT:g}", class_="axis"))
-    parts.append(tag("text", "epoch", x=RIGHT, y=BOTTOM + END - 1, class_="tick", text_anchor="end"))
-    return Markup("").join(parts)
-
-
-def _mark(curve: Curve, x: Axis, y: Axis) -> Markup:
-    """A dot at the epoch that was kept."""
-    found = [value for epoch, value in curve.points if epoch == curve.kept_epoch]
-    if not found or curve.kept_epoch is None or (y.is_logarithmic and not found[0] > 0):
-        return Markup("")
-    return tag("circle", cx=x(curve.kept_epoch), cy=y(found[0]), r=4, class_=_class("dot", curve.is_second))
-
-
-def _class(name: str, is_second: bool) -> str:
-    return f"{name} second" if is_second else name
+def figure_of(curves: Sequence[Curve], *, is_logarithmic: bool = False) -> Figure | None:
+    """The figure of :func:`chart`: a line for each curve, then a dot for each epoch that was kept."""
+    values = [value for curve in curves for _, value in curve.points]
+    usable = [value for value in values if math.isfinite(value) and (value > 0 or not is_logarithmic)]
+    if not usable:
+        return None
+    figure, axes = plot(WIDTH, HEIGHT)
+    if is_logarithmic:
+        make_logarithmic(axes, max(usable) / min(usable))
+    for curve in curves:
+        step = -(-len(curve.points) // MOST_POINTS) or 1
+        points = curve.points[::-step][::-1]
+        heights = [math.nan if is_logarithmic and not value > 0 else value for _, value in points]
+        style, colour, width = ("--", INK, 1.5) if curve.is_second else ("-", LINE, 2.0)
+        axes.plot([epoch for epoch, _ in points], heights, linestyle=style, color=colour, linewidth=width)
+    for curve in curves:
+        for epoch, value in curve.kept:
+            axes.plot([epoch], [value], "o", color=INK if curve.is_second else LINE, markersize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlabel("epoch", color=INK, size=FONT_SIZE, loc="right", labelpad=0)
+    return figure
 
 
 def _said(title: str, curves: Sequence[Curve], unit: str) -> str:
@@ -115,8 +102,8 @@ def _said(title: str, curves: Sequence[Curve], unit: str) -> str:
             continue
         (first, begin), (last, end) = curve.points[0], curve.points[-1]
         text = f"{curve.label}: {_value(begin, unit)} in epoch {first}, {_value(end, unit)} in epoch {last}"
-        kept = [value for epoch, value in curve.points if epoch == curve.kept_epoch]
-        said.append(text + (f", {_value(kept[0], unit)} in epoch {curve.kept_epoch}, which was kept" if kept else ""))
+        kept = [f", {_value(value, unit)} in epoch {epoch}, which was kept" for epoch, value in curve.kept]
+        said.append(text + "".join(kept))
     return f"{title}. {'; '.join(said)}."
 
 

@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-POSITIVE, NEGATIVE, FRAME = (31, 111, 191), (217, 104, 19), (128, 128, 128)
-FRAME_ALPHA = 110
+from metaq.report.drawing import Picture
+
+POSITIVE, NEGATIVE, FRAME = (31, 111, 191), (217, 104, 19), (128, 128, 128, 110)
+FRAME_WIDTH = 1
+"""Pixels round a tile."""
+
 MOST_UNITS = 64
 """Pictures of one layer."""
 
@@ -19,11 +23,9 @@ MOST_CHANNELS = 4
 WIDEST, LARGEST_SCALE = 620, 14
 """Pixels that a picture is wide at most, but for its frames and at least one a weight, and that a weight takes."""
 
-FRAME_WIDTH = 2
 
-
-def data_uri(tiles: NDArray[np.float64], *, largest: float) -> tuple[str, int, int]:
-    """A PNG with one framed tile a weight matrix, its width and its height.
+def draw(tiles: NDArray[np.float64], *, largest: float, alternative: str) -> Picture:
+    """A PNG with one framed tile a weight matrix.
 
     Parameters
     ----------
@@ -31,27 +33,24 @@ def data_uri(tiles: NDArray[np.float64], *, largest: float) -> tuple[str, int, i
         float64 of shape (units, channels, height, width): a unit's channels stand below each other.
     largest
         The absolute value that is drawn in full colour.
+    alternative
+        What the picture shows.
     """
     units, channels, height, width = tiles.shape
     across = min(units, max(1, round(math.sqrt(2 * units * channels * height / width))))
     scale = min(max(WIDEST // (across * width), 1), LARGEST_SCALE)
-    tall, wide = scale * height + FRAME_WIDTH, scale * width + FRAME_WIDTH
-    down = -(-units // across) * channels
-    pixels = np.zeros((down * tall + FRAME_WIDTH, across * wide + FRAME_WIDTH, 4), dtype=np.uint8)
-    for unit in range(units):
-        for channel in range(channels):
-            top, left = (unit // across * channels + channel) * tall, unit % across * wide
-            pixels[top : top + tall + FRAME_WIDTH, left : left + wide + FRAME_WIDTH] = (*FRAME, FRAME_ALPHA)
-    for unit in range(units):
-        for channel in range(channels):
-            top = (unit // across * channels + channel) * tall + FRAME_WIDTH
-            left = unit % across * wide + FRAME_WIDTH
-            large = np.kron(tiles[unit, channel], np.ones((scale, scale)))
-            pixels[top : top + scale * height, left : left + scale * width] = _coloured(large, largest)
+    large = _coloured(tiles, largest).repeat(scale, axis=2).repeat(scale, axis=3)
+    framed = np.full((*tiles.shape[:2], scale * height + 2 * FRAME_WIDTH, scale * width + 2 * FRAME_WIDTH, 4), FRAME)
+    framed[:, :, FRAME_WIDTH:-FRAME_WIDTH, FRAME_WIDTH:-FRAME_WIDTH] = large
+    down = -(-units // across)
+    places = np.zeros((down * across, *framed.shape[1:]), np.uint8)
+    places[:units] = framed
+    rows = places.reshape(down, across, *framed.shape[1:]).transpose(0, 2, 3, 1, 4, 5)
+    pixels = rows.reshape(down * channels * framed.shape[2], across * framed.shape[3], 4)
     stream = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(stream, format="PNG", optimize=True)
     address = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-    return address, pixels.shape[1], pixels.shape[0]
+    return Picture(address=address, width=pixels.shape[1], height=pixels.shape[0], alternative=alternative)
 
 
 def _coloured(weights: NDArray[np.float64], largest: float) -> NDArray[np.uint8]:

@@ -12,10 +12,9 @@ from torch import nn
 from metaq.errors import MetaqError
 from metaq.lab import nets, runs
 from metaq.report import filters
-from metaq.report.draft import Draft, Json
 from metaq.report.inspection import Inspection
 from metaq.report.model_file import Latent
-from metaq.report.subject import Filters
+from metaq.report.subject import Filters, Json, Subject
 
 
 def latent_weights(state: Json) -> dict[str, NDArray[np.float64]]:
@@ -29,29 +28,31 @@ def latent_weights(state: Json) -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def add_filters(draft: Draft, found: Inspection, net: str | None, state: Json, latent: Latent) -> None:
+def add_filters(subject: Subject, found: Inspection, net: str | None, state: Json, latent: Latent) -> None:
     """Pictures of the first layer's units; what a file merely names must not make code run or fail."""
     named = net or found.metadata.get("net")
     if named is None or (net is None and named not in nets.names()):
-        draft.missing["filters"] = "The network is not known, so neither is its first layer; --net names it."
+        subject.missing["filters"] = "The network is not known, so neither is its first layer; --net names it."
         return
     try:
         model = runs.build(str(named), found.state_dict)
     except MetaqError as error:
-        draft.missing["filters"] = f"These are not the weights of {named}, which the file names: {error}"
+        subject.missing["filters"] = f"These are not the weights of {named}, which the file names: {error}"
         return
     layer = next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)), None)
     name = f"{layer}.weight"
     after = _pictures(found.state_dict[name].double().numpy()) if name in found.state_dict else None
     if layer is None or after is None:
-        draft.missing["filters"] = "The first layer reads no pictures of few channels, so that there are none to show."
+        subject.missing["filters"] = (
+            "The first layer reads no pictures of few channels, so that there are none to show."
+        )
         return
     before = _matched(name, found, state, latent)
     if before is None:
-        draft.notes["filters"] = f"{_reason(draft, state)} Only what the file restores is shown."
+        subject.notes["filters"] = f"{_reason(subject, state)} Only what the file restores is shown."
     is_live = np.abs(after).sum(axis=(1, 2, 3)) > 0
     shown = np.flatnonzero(is_live)[: filters.MOST_UNITS] if len(after) > filters.MOST_UNITS else np.arange(len(after))
-    draft.parts["filters"] = Filters(
+    subject.filters = Filters(
         layer=layer,
         after=after[shown],
         before=None if before is None else before[shown],
@@ -61,9 +62,9 @@ def add_filters(draft: Draft, found: Inspection, net: str | None, state: Json, l
     )
 
 
-def _reason(draft: Draft, state: Json) -> str:
-    if "latent" in draft.missing:
-        return draft.missing["latent"]
+def _reason(subject: Subject, state: Json) -> str:
+    if "latent" in subject.missing:
+        return subject.missing["latent"]
     return "The run keeps no latent weights that are those of this file." if state else "A file has no latent weights."
 
 

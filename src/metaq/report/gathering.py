@@ -11,11 +11,10 @@ from metaq.errors import FormatError
 from metaq.files import write_bytes
 from metaq.lab import environment, runs
 from metaq.report import inspection, page
-from metaq.report.draft import Draft, Json
 from metaq.report.first_layer import add_filters, latent_weights
 from metaq.report.model_file import add_file, add_histograms
 from metaq.report.run_folder import add_accuracies, add_records, add_time, checkpoint_state, object_in
-from metaq.report.subject import Subject
+from metaq.report.subject import Json, Subject
 
 
 def gather(source: str | os.PathLike[str], *, net: str | None = None, name: str | None = None) -> Subject:
@@ -52,49 +51,51 @@ def write(path: str | os.PathLike[str], subjects: Sequence[Subject]) -> int:
 
 
 def _of_file(path: Path, net: str | None, name: str) -> Subject:
-    draft = Draft()
-    metadata = _add_weights(draft, path, net, {})
+    subject = Subject(name=name, title=name)
+    metadata = _add_weights(subject, path, net, {})
     named, data = net or metadata.get("net"), metadata.get("data")
     command = f"metaq evaluate {path.name} --net {named or 'NET'} --data {data or 'DATA'}"
-    draft.missing |= {
+    subject.missing |= {
         "accuracy": f"A file does not say how accurate it is; “{command}” measures it.",
         "seconds": "A file does not say how long its training took; the report on a run's folder does.",
         "curves": "There are no curves: a file has no metrics of its training. Give the run's folder.",
         "environment": "A file does not say by which command it was made. Give the run's folder.",
     }
-    return draft.finish(name=name, title=_title(named, data, name))
+    subject.title = _title(named, data, name)
+    return subject
 
 
 def _of_run(folder: Path, net: str | None, name: str) -> Subject:
-    draft = Draft()
-    config = object_in(folder, runs.CONFIG_FILE, draft, "config")
-    made_with = object_in(folder, environment.FILE_NAME, draft, "environment")
-    summary = object_in(folder, runs.SUMMARY_FILE, draft, "accuracy")
-    draft.parts["config"] = config or None
-    draft.parts["environment"] = {key: value for key, value in made_with.items() if isinstance(value, str | int)}
-    records = add_records(folder, draft)
-    state = checkpoint_state(folder, draft)
+    subject = Subject(name=name, title=name)
+    config = object_in(folder, runs.CONFIG_FILE, subject, "config")
+    made_with = object_in(folder, environment.FILE_NAME, subject, "environment")
+    summary = object_in(folder, runs.SUMMARY_FILE, subject, "accuracy")
+    subject.config = config or None
+    subject.environment = {key: value for key, value in made_with.items() if isinstance(value, str | int)}
+    records = add_records(folder, subject)
+    state = checkpoint_state(folder, subject)
     metadata: Mapping[str, object] = {}
     try:
-        metadata = _add_weights(draft, folder / runs.MODEL_FILE, net, state)
+        metadata = _add_weights(subject, folder / runs.MODEL_FILE, net, state)
     except FormatError as error:
         is_there = (folder / runs.MODEL_FILE).exists()
         advice = f"{runs.MODEL_FILE} is missing: the training has not ended; metaq train --resume goes on with it."
         reason = str(error).replace(f"{folder}{os.sep}", "") if is_there else advice
-        draft.missing |= dict.fromkeys(("file", "bytes", "tensors", "weights", "filters"), reason)
-    add_accuracies(draft, summary, records)
-    add_time(draft, summary, records)
+        subject.missing |= dict.fromkeys(("file", "bytes", "tensors", "weights", "filters"), reason)
+    add_accuracies(subject, summary, records)
+    add_time(subject, summary, records)
     facts = {**metadata, **config}
-    return draft.finish(name=name, title=_title(net or facts.get("net"), facts.get("data"), name))
+    subject.title = _title(net or facts.get("net"), facts.get("data"), name)
+    return subject
 
 
-def _add_weights(draft: Draft, path: Path, net: str | None, state: Json) -> dict[str, str | int | float]:
+def _add_weights(subject: Subject, path: Path, net: str | None, state: Json) -> dict[str, str | int | float]:
     """All that the file of weights tells; its metadata."""
-    found = inspection.inspect(path)
+    found = inspection.inspect(path, net=net)
     latent = latent_weights(state)
-    add_file(draft, found, net)
-    add_histograms(draft, found, latent)
-    add_filters(draft, found, net, state, latent)
+    add_file(subject, found)
+    add_histograms(subject, found, latent)
+    add_filters(subject, found, net, state, latent)
     return found.metadata
 
 

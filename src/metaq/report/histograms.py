@@ -1,20 +1,21 @@
-"""Weights of a tensor as bars, one a bucket, as SVG."""
+"""Weights of a tensor as bars, one a bucket."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from metaq.report.drawing import BAR, OUTLINE, Picture, make_logarithmic, picture, plot
 from metaq.report.subject import Histogram
-from metaq.report.svg import Axis, line, picture, short, shown, tag
+from metaq.report.text import shown
 from metaq.tensors.quantized import QuantizedTensor
 
-WIDTH, HEIGHT = 320.0, 150.0
-LEFT, RIGHT, TOP, BOTTOM = 48.0, 312.0, 8.0, 124.0
-LEAST = 0.5
+WIDTH, HEIGHT = 320, 150
+LEAST = 0.7
 """Lower end of the axis of counts: a count of one is seen."""
 
 MOST_BARS = 160
@@ -25,8 +26,6 @@ FLOAT_BARS = 60
 LATENT_BINS_PER_BAR = 4
 BAR_SHARE = 0.8
 """Of the room between two buckets, what a bar takes."""
-
-X_TICKS, Y_TICKS = 5, 4
 
 
 def of_buckets(tensor: QuantizedTensor, latent: NDArray[np.float64] | None) -> Histogram:
@@ -67,47 +66,34 @@ def of_values(name: str, values: NDArray[np.float64], latent: NDArray[np.float64
     )
 
 
-def draw(histogram: Histogram) -> Markup:
+def draw(histogram: Histogram) -> Picture:
     """The picture; counts are on a logarithmic axis."""
+    used = histogram.counts > 0
+    return picture(figure_of(histogram), _said(histogram, histogram.centers[used], histogram.counts[used]))
+
+
+def figure_of(histogram: Histogram) -> Figure:
+    """The figure of :func:`draw`: bars as one outline, and latent weights as another, in narrower bins."""
     used = histogram.counts > 0
     centers, counts = histogram.centers[used], histogram.counts[used]
     middle = float(centers.min() + centers.max()) / 2
     reach = max(float(centers.max() - centers.min()) + histogram.width, LEAST_BARS * histogram.width) / 2
-    low, high = middle - reach, middle + reach
-    outline = _outline(histogram, low, high)
-    tallest = max(float(counts.max()), *(count for _, count in outline), 2.0)
-    x = Axis(low=low, high=high, start=LEFT, end=RIGHT)
-    y = Axis(low=LEAST, high=tallest * 1.3, start=BOTTOM, end=TOP, is_logarithmic=True)
-    width = max(BAR_SHARE * (x(low + histogram.width) - LEFT), 0.8)
-    bars = "".join(
-        f"M{x(center) - width / 2:.1f} {BOTTOM:g}V{y(count):.1f}h{width:.1f}V{BOTTOM:g}z"
-        for center, count in zip(centers.tolist(), counts.tolist(), strict=True)
-    )
-    drawn = [_axes(x, y), tag("path", d=bars, class_="bars")]
-    if outline:
-        drawn.append(line([(x(place), y(max(count, LEAST))) for place, count in outline], class_="outline"))
-    return picture(_said(histogram, centers, counts), WIDTH, HEIGHT, *drawn)
-
-
-def _outline(histogram: Histogram, low: float, high: float) -> list[tuple[float, float]]:
-    """Latent weights, counted in narrower bins."""
-    if histogram.latent is None:
-        return []
-    bins = LATENT_BINS_PER_BAR * min(max(round((high - low) / histogram.width), 1), MOST_BARS)
-    counts, edges = np.histogram(histogram.latent, bins=bins, range=(low, high))
-    middles = (edges[:-1] + edges[1:]) / 2
-    return list(zip(middles.tolist(), counts.astype(float).tolist(), strict=True))
-
-
-def _axes(x: Axis, y: Axis) -> Markup:
-    parts = [tag("path", d=f"M{LEFT:g} {BOTTOM:g}H{RIGHT:g}", class_="axis")]
-    for value in y.ticks(Y_TICKS):
-        place = y(value)
-        parts.append(tag("path", d=f"M{LEFT:g} {place:.1f}H{RIGHT:g}", class_="grid"))
-        parts.append(tag("text", short(value), x=LEFT - 6, y=place + 4, class_="tick", text_anchor="end"))
-    for value in x.ticks(X_TICKS):
-        parts.append(tag("text", short(value), x=x(value), y=BOTTOM + 16, class_="tick", text_anchor="middle"))
-    return Markup("").join(parts)
+    figure, axes = plot(WIDTH, HEIGHT)
+    half = BAR_SHARE / 2 * histogram.width
+    edges = np.stack([centers - half, centers + half], axis=1).reshape(-1)
+    heights = np.stack([counts, np.full(counts.shape, LEAST)], axis=1).reshape(-1)[:-1]
+    axes.stairs(heights, edges, baseline=LEAST, fill=True, color=BAR)
+    tallest = max(int(counts.max()), 2)
+    if histogram.latent is not None:
+        bins = LATENT_BINS_PER_BAR * min(max(round(2 * reach / histogram.width), 1), MOST_BARS)
+        latent, places = np.histogram(histogram.latent, bins=bins, range=(middle - reach, middle + reach))
+        axes.plot((places[:-1] + places[1:]) / 2, np.maximum(latent, LEAST), color=OUTLINE, linewidth=1.25)
+        tallest = max(tallest, int(latent.max()))
+    make_logarithmic(axes, max(tallest / LEAST, 10))
+    axes.set_ylim(LEAST, 1.3 * tallest)
+    axes.set_xlim(middle - reach, middle + reach)
+    axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
+    return figure
 
 
 def _said(histogram: Histogram, centers: NDArray[np.float64], counts: NDArray[np.int64]) -> str:

@@ -1,4 +1,4 @@
-"""What a file holds, tensor by tensor. A ``.metaq`` file is described without PyTorch."""
+"""What a file holds, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
 from metaq.container.carried import is_carried, path_of
-from metaq.errors import ConfigError
+from metaq.report.units import LAYERS, units_left
 from metaq.tensors.coverage import Coverage
 from metaq.tensors.quantized import QuantizedTensor, Tensor, TiedTensor
 
 if TYPE_CHECKING:
     import torch
-
-    StateDict = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +71,12 @@ class Inspection:
     ----------
     path
         The file.
+    net
+        Network the weights belong to, as the caller said; or None.
     rows
-        One a tensor.
+        One per tensor.
     sizes
-        Sizes in all: of the file, of the tensors as the model holds them, and their ratio.
-    metadata
-        Free facts kept in a ``.metaq`` file.
-    coverage
-        How much is quantised; None of a file that is not ``.metaq``.
+        Sizes in all, as :attr:`metaq.container.Contents.sizes` gives them.
     file
         The ``.metaq`` file as read, its tensors in the order of the rows; None of another file.
     account
@@ -88,19 +84,21 @@ class Inspection:
     """
 
     path: Path
+    net: str | None
     rows: list[TensorRow]
     sizes: dict[str, float | int]
-    metadata: dict[str, str | int | float]
-    coverage: Coverage | None
-    file: container.File | None
-    account: container.Account | None
+    file: container.File | None = None
+    account: container.Account | None = None
 
-    @cached_property
-    def state_dict(self) -> StateDict:
-        """The weights; they need PyTorch."""
-        from metaq.model import checkpoint
+    @property
+    def metadata(self) -> dict[str, str | int | float]:
+        """Free facts kept in a ``.metaq`` file."""
+        return {} if self.file is None else dict(self.file.metadata)
 
-        return checkpoint.read(self.path) if self.file is None else checkpoint.weights_of(self.file)
+    @property
+    def coverage(self) -> Coverage | None:
+        """How much is quantised; None of a file that is not ``.metaq``."""
+        return None if self.file is None else self.file.coverage
 
     @cached_property
     def quantized(self) -> dict[str, QuantizedTensor]:
@@ -108,33 +106,30 @@ class Inspection:
         tensors = () if self.file is None else self.file.tensors
         return {tensor.name: tensor for tensor in tensors if isinstance(tensor, QuantizedTensor)}
 
-    def folded(self, net: str | None) -> dict[str, tuple[int, int]] | None:
-        """Units of every layer of a network, and those that :func:`metaq.model.structure.fold` leaves.
+    @cached_property
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights."""
+        from metaq.model import checkpoint
 
-        Parameters
-        ----------
-        net
-            The network. If it is None, the one that a ``.metaq`` file names, if that is a reference network; None is
-            returned if there is none, or the weights are not its own.
+        return checkpoint.read(self.path) if self.file is None else checkpoint.weights_of(self.file)
+
+    @cached_property
+    def folded(self) -> dict[str, tuple[int, int]] | None:
+        """Units of every layer, and those :func:`metaq.model.structure.fold` leaves; None of an unknown network.
+
+        That of a network which the file merely names is counted only if the network is a plain chain of layers.
 
         Raises
         ------
         ConfigError
-            If `net` is unknown or the weights are not its own.
+            If the network is unknown, or the weights are not its own.
         """
-        from metaq.lab import nets, runs
+        if self.net is None:
+            return None if self.file is None else _folded_chain(self.file)
+        from metaq.lab import runs
         from metaq.model.structure import fold
 
-        if net is not None:
-            return fold(runs.build(net, self.state_dict)).units
-        named = self.metadata.get("net")
-        # What a file merely names must not make code run or fail.
-        if named not in nets.names():
-            return None
-        try:
-            return fold(runs.build(str(named), self.state_dict)).units
-        except ConfigError:
-            return None
+        return fold(runs.build(self.net, self.state_dict)).units
 
     @property
     def frame(self) -> dict[str, int]:
@@ -153,11 +148,21 @@ class Inspection:
         """Plain dictionary, ready for JSON."""
         rows = [dataclasses.asdict(row) for row in self.rows]
         covered = {} if self.coverage is None else self.coverage.to_dict()
-        return {**self.sizes, **covered, **self.frame, "metadata": self.metadata, "tensors": rows}
+        told = {**self.sizes, **covered, **self.frame}
+        return {**told, "metadata": self.metadata, "folded": self.folded, "tensors": rows}
 
 
-def inspect(path: str | os.PathLike[str]) -> Inspection:
+def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspection:
     """Read a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file and describe every tensor.
+
+    A ``.metaq`` file is described without PyTorch.
+
+    Parameters
+    ----------
+    path
+        The file.
+    net
+        Network the weights belong to; by default the one that a ``.metaq`` file names, if it is a reference network.
 
     Raises
     ------
@@ -165,11 +170,29 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         If the file is missing, damaged or foreign.
     """
     source = Path(path)
-    return _of_metaq(source) if container.is_metaq(source) else _of_floats(source)
+    if not container.is_metaq(source):
+        return _inspect_other(source, net)
+    file, account = container.read(source), container.account(source)
+    sizes = account.parts_bytes[len(file.bases) :]
+    rows = [
+        _carried_row(entry, size) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry, size)
+        for tensor, entry, size in zip(file.tensors, file.entries, sizes, strict=True)
+    ]
+    return Inspection(path=source, net=net, rows=rows, sizes=file.sizes, file=file, account=account)
+
+
+def _inspect_other(path: Path, net: str | None) -> Inspection:
+    from metaq.compression import pipeline
+    from metaq.model import checkpoint
+
+    state_dict = checkpoint.read(path)
+    rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
+    sizes = pipeline.sizes(state_dict, file_bytes=path.stat().st_size)
+    return Inspection(path=path, net=net, rows=rows, sizes=sizes)
 
 
 def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
-    """Write a PNG with the weights of every floating tensor, tied ones once; a bar a bucket where it is quantised."""
+    """Write a PNG with the weights of every floating tensor, tied ones once; a bar per bucket where it is quantised."""
     from metaq.compression import pipeline
     from metaq.lab.plots import save_buckets
     from metaq.model.weights import alias_of
@@ -181,51 +204,14 @@ def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
     save_buckets(path, arrays, found.quantized)
 
 
-def _of_metaq(path: Path) -> Inspection:
-    file, account = container.read(path), container.account(path)
-    sizes = account.parts_bytes[len(file.bases) :]
-    holders = [e for e in file.entries if e.tied_to is None and not is_carried(e.name, file.metadata)]
-    return Inspection(
-        path=path,
-        rows=[
-            _carried_row(entry, size) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry, size)
-            for tensor, entry, size in zip(file.tensors, file.entries, sizes, strict=True)
-        ],
-        sizes=_sizes(
-            file.file_bytes,
-            float_bytes=sum(entry.restored_bytes for entry in holders),
-            weights=sum(entry.count for entry in holders),
-        ),
-        metadata=dict(file.metadata),
-        coverage=file.coverage,
-        file=file,
-        account=account,
-    )
-
-
-def _of_floats(path: Path) -> Inspection:
-    from metaq.model import checkpoint
-    from metaq.model.weights import alias_of
-
-    state_dict = checkpoint.read(path)
-    holders = [state_dict[name] for name in set(alias_of(state_dict, state_dict).values())]
-    sizes = _sizes(
-        path.stat().st_size,
-        float_bytes=sum(tensor.numel() * tensor.element_size() for tensor in holders),
-        weights=sum(tensor.numel() for tensor in holders),
-    )
-    rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
-    return Inspection(path=path, rows=rows, sizes=sizes, metadata={}, coverage=None, file=None, account=None)
-
-
-def _sizes(file_bytes: int, *, float_bytes: int, weights: int) -> dict[str, float | int]:
-    return {
-        "bytes": file_bytes,
-        "float_bytes": float_bytes,
-        "ratio": float_bytes / file_bytes,
-        "weights": weights,
-        "bits_per_weight": 8 * file_bytes / max(weights, 1),
-    }
+def _folded_chain(file: container.File) -> dict[str, tuple[int, int]] | None:
+    """Units before and after folding, if the file names a network of one chain and holds its weights."""
+    layers = LAYERS.get(str(file.metadata.get("net")), ())
+    tensors = {tensor.name: tensor for tensor in file.tensors}
+    if not layers or tensors.keys() != {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}:
+        return None
+    units = units_left([np.asarray(tensors[f"{layer}.weight"].restore()) for layer in layers])
+    return None if units is None else dict(zip(layers[:-1], units, strict=True))
 
 
 def _plain_row(name: str, tensor: torch.Tensor) -> TensorRow:
@@ -239,14 +225,20 @@ def _carried_row(entry: container.Entry, size: int) -> TensorRow:
 
 
 def _coded_row(tensor: Tensor, entry: container.Entry, size: int) -> TensorRow:
-    row = TensorRow(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype.name, stored_bytes=size)
-    if isinstance(tensor, TiedTensor):
-        return dataclasses.replace(row, tied_to=tensor.first.name)
     if not isinstance(tensor, QuantizedTensor):
-        return row
+        return TensorRow(
+            name=tensor.name,
+            shape=tensor.shape,
+            dtype=tensor.dtype.name,
+            stored_bytes=size,
+            tied_to=tensor.first.name if isinstance(tensor, TiedTensor) else None,
+        )
     counts = np.unique(tensor.indices, return_counts=True)[1]
-    return dataclasses.replace(
-        row,
+    return TensorRow(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype.name,
+        stored_bytes=size,
         coder=entry.coder,
         buckets=tensor.grid.count,
         step_size=tensor.grid.step_size,

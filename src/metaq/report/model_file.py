@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from metaq.container import Account
 from metaq.model.weights import alias_of
 from metaq.report import histograms
-from metaq.report.draft import Draft
 from metaq.report.inspection import Inspection, TensorRow
-from metaq.report.subject import Histogram, Kind, Share, TensorFacts
+from metaq.report.subject import Histogram, Kind, Share, Subject, TensorFacts
 
 MOST_HISTOGRAMS = 24
 
@@ -24,21 +23,21 @@ SHARING = (
 Latent = Mapping[str, NDArray[np.float64]]
 
 
-def add_file(draft: Draft, found: Inspection, net: str | None) -> None:
+def add_file(subject: Subject, found: Inspection) -> None:
     """Sizes, tensors and bytes of a file."""
-    draft.parts |= {"sizes": found.sizes, "metadata": found.metadata, "folded": found.folded(net)}
+    subject.sizes, subject.metadata, subject.folded = found.sizes, found.metadata, found.folded
     if not found.rows:
-        draft.missing["tensors"] = "The file holds no tensors."
+        subject.missing["tensors"] = "The file holds no tensors."
     if found.account is None or found.file is None:
-        draft.missing["bytes"] = "Only a .metaq file says where each of its bytes went."
-        draft.parts["tensors"] = [_facts(row, found, None) for row in found.rows]
+        subject.missing["bytes"] = "Only a .metaq file says where each of its bytes went."
+        subject.tensors = [_facts(row, found, None) for row in found.rows]
         return
-    draft.parts["tensors"] = [_facts(row, found, row.stored_bytes) for row in found.rows]
-    draft.parts["shares"] = _shares(found.rows, found.account, len(found.file.bases))
-    draft.parts["sharing"] = SHARING
+    subject.tensors = [_facts(row, found, row.stored_bytes) for row in found.rows]
+    subject.shares = _shares(found.rows, found.account, len(found.file.bases))
+    subject.sharing = SHARING
 
 
-def add_histograms(draft: Draft, found: Inspection, latent: Latent) -> None:
+def add_histograms(subject: Subject, found: Inspection, latent: Latent) -> None:
     """Distributions of the largest floating tensors, tied ones once."""
     names = [
         name
@@ -47,10 +46,10 @@ def add_histograms(draft: Draft, found: Inspection, latent: Latent) -> None:
     ]
     largest = sorted(names, key=lambda name: (-found.state_dict[name].numel(), name))
     drawn = [_histogram(name, found, latent.get(name)) for name in largest[:MOST_HISTOGRAMS]]
-    draft.parts["histograms"] = [each for each in drawn if each is not None]
-    draft.parts["histograms_left_out"] = len(largest) - len(draft.parts["histograms"])
-    if not draft.parts["histograms"]:
-        draft.missing["weights"] = "The file holds no floating tensor with finite elements to draw."
+    subject.histograms = [each for each in drawn if each is not None]
+    subject.histograms_left_out = len(largest) - len(subject.histograms)
+    if not subject.histograms:
+        subject.missing["weights"] = "The file holds no floating tensor with finite elements to draw."
 
 
 def _shares(rows: Sequence[TensorRow], account: Account, bases: int) -> list[Share]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -21,8 +21,9 @@ from markupsafe import Markup
 from metaq.errors import ConfigError
 from metaq.report import filters, histograms
 from metaq.report.curves import Chart, Curve, chart
+from metaq.report.drawing import Picture
 from metaq.report.subject import Filters, Histogram, Subject, TensorFacts
-from metaq.report.svg import breakable, printable, shown
+from metaq.report.text import breakable, printable, shown
 from metaq.report.treemap import treemaps
 
 TEMPLATES = "templates"
@@ -34,25 +35,6 @@ MARK, MARK_WITHIN_BYTES = '<meta name="generator" content="metaq report">', 2000
 MOST_HISTOGRAMS_COMPARED = 12
 
 BYTES = "Size, bytes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnFilters:
-    """One picture of the first layer.
-
-    Attributes
-    ----------
-    caption, alternative
-        What it shows, and the same with figures for those who do not see it.
-    address, width, height
-        The picture as a data URI, and the size to show it at.
-    """
-
-    caption: str
-    alternative: str
-    address: str
-    width: int
-    height: int
 
 
 def render(subjects: Sequence[Subject]) -> str:
@@ -168,8 +150,8 @@ def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
     return [each for each in drawn if each is not None]
 
 
-def _pictures(found: Filters) -> list[DrawnFilters]:
-    """Before and after in the same colours."""
+def _pictures(found: Filters) -> list[tuple[str, Picture]]:
+    """Before and after in the same colours, with their captions."""
     both = {"before, latent weights": found.before, "after, restored from the file": found.after}
     given = {caption: tiles for caption, tiles in both.items() if tiles is not None and tiles.size}
     largest = max((float(abs(tiles).max()) for tiles in given.values()), default=0.0)
@@ -177,17 +159,12 @@ def _pictures(found: Filters) -> list[DrawnFilters]:
     for caption, tiles in given.items():
         units, channels, height, width = tiles.shape
         live = int(tiles.any(axis=(1, 2, 3)).sum())
-        address, shown_width, shown_height = filters.data_uri(tiles, largest=largest)
         each = f"{channels} × {height} × {width}" if channels > 1 else f"{height} × {width}"
         alternative = (
             f"{shown(found.layer)} {caption}: {units} pictures of {each} weights, {live} of them with weights other "
             f"than zero; the largest is {float(abs(tiles).max()):.3g}."
         )
-        drawn.append(
-            DrawnFilters(
-                caption=caption, alternative=alternative, address=address, width=shown_width, height=shown_height
-            )
-        )
+        drawn.append((caption, filters.draw(tiles, largest=largest, alternative=alternative)))
     return drawn
 
 

@@ -6,94 +6,109 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeGuard
 
 from metaq.errors import FormatError
 from metaq.lab import runs
 from metaq.lab.train import EpochRecord, checkpointing
-from metaq.report.draft import Draft, Json, is_integer, is_number
-from metaq.report.subject import Accuracy
+from metaq.report.subject import Accuracy, Json, Subject
+
+LARGEST_INTEGER = 1 << 63
 
 
-def object_in(folder: Path, name: str, draft: Draft, part: str) -> Json:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a number, an integer of any reasonable size."""
+    return isinstance(value, float) or is_integer(value)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON is an integer of 63 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_INTEGER
+
+
+def object_in(folder: Path, name: str, subject: Subject, part: str) -> Json:
     """The JSON object in a file of the run; if there is none, nothing, and a sentence for the part it would give."""
     try:
         found = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        draft.missing[part] = f"{name} is missing from the run's folder."
+        subject.missing[part] = f"{name} is missing from the run's folder."
         return {}
     except (OSError, ValueError, RecursionError):
-        draft.missing[part] = f"{name} is damaged."
+        subject.missing[part] = f"{name} is damaged."
         return {}
     if not isinstance(found, dict):
-        draft.missing[part] = f"{name} is damaged: it holds no JSON object."
+        subject.missing[part] = f"{name} is damaged: it holds no JSON object."
         return {}
     return found
 
 
-def add_records(folder: Path, draft: Draft) -> list[EpochRecord]:
+def add_records(folder: Path, subject: Subject) -> list[EpochRecord]:
     """Metrics of the epochs up to the first damaged line."""
     records: list[EpochRecord] = []
     try:
         lines = (folder / runs.METRICS_FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        draft.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} is missing from the run's folder."
+        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} is missing from the run's folder."
         return records
     except (OSError, ValueError):
-        draft.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} cannot be read."
+        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} cannot be read."
         return records
     for number, line in enumerate(lines, start=1):
         record = _record_of(line)
         if record is None or (records and record.epoch <= records[-1].epoch):
-            draft.notes["curves"] = f"Line {number} of {runs.METRICS_FILE} is damaged; the curves end before it."
+            subject.notes["curves"] = f"Line {number} of {runs.METRICS_FILE} is damaged; the curves end before it."
             break
         records.append(record)
     if not records:
-        draft.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} holds no finished epoch."
-    draft.parts["records"] = records
+        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} holds no finished epoch."
+    subject.records = records
     return records
 
 
-def checkpoint_state(folder: Path, draft: Draft) -> Json:
+def checkpoint_state(folder: Path, subject: Subject) -> Json:
     """State of the training, read without executing anything in it; nothing where it cannot be read."""
     try:
         return checkpointing.load(folder)[1]
     except FormatError:
         state = "is damaged" if (folder / checkpointing.FILE_NAME).exists() else "is missing"
-        draft.missing["latent"] = f"{checkpointing.FILE_NAME} {state}, so that latent weights are not known."
+        subject.missing["latent"] = f"{checkpointing.FILE_NAME} {state}, so that latent weights are not known."
         return {}
 
 
-def add_accuracies(draft: Draft, summary: Mapping[str, object], records: Sequence[EpochRecord]) -> None:
+def add_accuracies(subject: Subject, summary: Mapping[str, object], records: Sequence[EpochRecord]) -> None:
     """Accuracies of the file and of float weights, and what images they are of."""
     restored, kept, validation = (summary.get(key) for key in ("accuracy", "kept_epoch", "validation_accuracy"))
-    sizes = draft.parts.get("sizes")
+    sizes = subject.sizes
     if is_integer(kept):
-        draft.parts["kept_epoch"] = kept
+        subject.kept_epoch = kept
     if sizes is not None and summary and summary.get("bytes") != sizes["bytes"]:
-        draft.missing["accuracy"] = f"{runs.SUMMARY_FILE} speaks of a file of another size than {runs.MODEL_FILE}."
+        subject.missing["accuracy"] = f"{runs.SUMMARY_FILE} speaks of a file of another size than {runs.MODEL_FILE}."
     elif is_number(restored):
         what = "weights restored from the file, on the test images"
-        draft.parts["after"] = Accuracy(percent=restored, what=what)  # type: ignore[arg-type]
+        subject.after = Accuracy(percent=restored, what=what)
         if is_number(validation) and is_integer(kept):
-            draft.notes["accuracy"] = f"{validation:.2f} % on the validation images, by which epoch {kept} was chosen."
+            subject.notes["accuracy"] = (
+                f"{validation:.2f} % on the validation images, by which epoch {kept} was chosen."
+            )
     else:
-        draft.missing.setdefault("accuracy", f"{runs.SUMMARY_FILE} does not say how accurate the file is.")
+        subject.missing.setdefault("accuracy", f"{runs.SUMMARY_FILE} does not say how accurate the file is.")
     before = _accuracy_before(summary, records)
     if before is not None:
-        draft.parts["before"] = before
+        subject.before = before
     else:
-        draft.missing["before"] = "The accuracy of float weights is not known: no epoch was without the entropy term."
+        subject.missing["before"] = "The accuracy of float weights is not known: no epoch was without the entropy term."
 
 
-def add_time(draft: Draft, summary: Mapping[str, object], records: Sequence[EpochRecord]) -> None:
+def add_time(subject: Subject, summary: Mapping[str, object], records: Sequence[EpochRecord]) -> None:
     """How long the training took, by its summary or else by its epochs."""
-    if is_number(summary.get("seconds")):
-        draft.parts["seconds"] = summary["seconds"]
+    seconds = summary.get("seconds")
+    if is_number(seconds):
+        subject.seconds = seconds
     elif records:
-        draft.parts["seconds"] = sum(record.seconds for record in records)
-        draft.notes["seconds"] = f"{len(records)} epochs so far"
+        subject.seconds = sum(record.seconds for record in records)
+        subject.notes["seconds"] = f"{len(records)} epochs so far"
     else:
-        draft.missing["seconds"] = "How long the training took is not known: there are no metrics."
+        subject.missing["seconds"] = "How long the training took is not known: there are no metrics."
 
 
 def _accuracy_before(summary: Mapping[str, object], records: Sequence[EpochRecord]) -> Accuracy | None:
@@ -101,7 +116,7 @@ def _accuracy_before(summary: Mapping[str, object], records: Sequence[EpochRecor
     measured = summary.get("float_accuracy")
     if is_number(measured):
         what = "the same network trained as usual, on the test images"
-        return Accuracy(percent=measured, what=what)  # type: ignore[arg-type]
+        return Accuracy(percent=measured, what=what)
     floats = [record for record in records if record.strength == 0]
     if not floats:
         return None

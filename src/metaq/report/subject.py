@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from metaq.lab.train.records import EpochRecord
 
+Json = dict[str, Any]
 Kind = Literal["quantised", "exact", "tied", "carried file"]
 
 
@@ -161,9 +162,9 @@ class Accuracy:
         return self.what.rpartition(" on ")[2]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Subject:
-    """Everything a page shows of one run or file.
+    """Everything a page shows of one run or file, filled in as it is found.
 
     Attributes
     ----------
@@ -221,8 +222,8 @@ class Subject:
     environment: Mapping[str, str | int] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     metadata: Mapping[str, str | int | float] = field(default_factory=dict)
-    missing: Mapping[str, str] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         """The figures, ready for JSON."""

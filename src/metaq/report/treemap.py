@@ -1,5 +1,5 @@
-"""Bytes as areas: a squarified treemap (Bruls, Huizing and van Wijk 2000) as SVG in percent, so that text keeps its
-size on every screen.
+"""Bytes as areas: a squarified treemap (Bruls, Huizing and van Wijk 2000) with places in percent, so that text
+keeps its size on every screen.
 """
 
 from __future__ import annotations
@@ -7,10 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from metaq.report.subject import Share
-from metaq.report.svg import shown, tag
+from metaq.report.text import shown
 
 SMALLEST_TILE = 0.0015
 """Share of all bytes below which parts are drawn together."""
@@ -18,44 +16,54 @@ SMALLEST_TILE = 0.0015
 MOST_TILES = 30
 """Above it, parts of one numbered block are drawn together: more would be too small to be named."""
 
-CHARACTER_WIDTH, LINE_HEIGHT, PADDING = 7.2, 17, 7
+CHARACTER_WIDTH, LINE_HEIGHT, PADDING, BASELINE = 7.2, 17, 7, 18
 """Of the text in tiles, in pixels; characters are taken for wide ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """A treemap for one kind of screen.
-
-    Attributes
-    ----------
-    class_
-        Chooses the screen in the style sheet.
-    width, height
-        The least width and the height it is shown with, in pixels.
-    """
-
-    class_: str
-    width: int
-    height: int
-
-
-FORMS = (
-    Form(class_="treemap widest", width=980, height=360),
-    Form(class_="treemap wide", width=640, height=320),
-    Form(class_="treemap tall", width=280, height=420),
-)
+FORMS = (("treemap widest", 980, 360), ("treemap wide", 640, 320), ("treemap tall", 280, 420))
+"""Classes of the style sheet for screens of several widths; the least width and the height of each, in pixels."""
 
 Box = tuple[float, float, float, float]
 """x, y, width, height."""
 
 
-def treemaps(shares: Sequence[Share], *, file_bytes: int) -> list[Markup]:
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A part of a treemap.
+
+    Attributes
+    ----------
+    label, size, is_tensor
+        Whose bytes they are, how many as text, and whether they hold elements of a tensor.
+    box
+        Its place in percent of the map.
+    lines
+        Of `label` and `size` what there is room for, with their distance from the top in pixels.
+    """
+
+    label: str
+    size: str
+    is_tensor: bool
+    box: Box
+    lines: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treemap:
+    """A treemap for one kind of screen, and what it shows in words."""
+
+    class_: str
+    alternative: str
+    tiles: Sequence[Tile]
+
+
+def treemaps(shares: Sequence[Share], *, file_bytes: int) -> list[Treemap]:
     """The same treemap for screens of several widths."""
-    tiles = _tiles(shares, file_bytes)
-    largest = tiles[0] if tiles else None
+    parts = _parts(shares, file_bytes)
     label = f"Treemap of {file_bytes:,} bytes in {len(shares)} parts"
-    label += f"; the largest is {shown(largest.label)} with {largest.bytes:,} bytes." if largest else "."
-    return [_drawn(tiles, form, f"{label} The table after it says the same.") for form in FORMS]
+    label += f"; the largest is {shown(parts[0].label)} with {parts[0].bytes:,} bytes." if parts else "."
+    said = f"{label} The table after it says the same."
+    return [Treemap(class_=class_, alternative=said, tiles=_tiles(parts, *size)) for class_, *size in FORMS]
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
@@ -88,7 +96,7 @@ def _worst(sizes: Sequence[float], unit: float, short: float) -> float:
     return max(max(short**2 * size * unit / total**2, total**2 / (short**2 * size * unit)) for size in sizes)
 
 
-def _tiles(shares: Sequence[Share], file_bytes: int) -> list[Share]:
+def _parts(shares: Sequence[Share], file_bytes: int) -> list[Share]:
     """Parts that are drawn, largest first; many of them by blocks, the smallest together."""
     least = SMALLEST_TILE * file_bytes
     if sum(share.bytes >= least for share in shares) > MOST_TILES:
@@ -117,22 +125,23 @@ def _by_block(shares: Sequence[Share]) -> list[Share]:
     ]
 
 
-def _drawn(tiles: Sequence[Share], form: Form, label: str) -> Markup:
-    boxes = squarify([float(tile.bytes) for tile in tiles], (0.0, 0.0, float(form.width), float(form.height)))
-    drawn = [_tile(tile, box, form) for tile, box in zip(tiles, boxes, strict=True)]
-    return tag("svg", *drawn, class_=form.class_, role="img", aria_label=label, focusable="false")
+def _tiles(parts: Sequence[Share], width: int, height: int) -> list[Tile]:
+    boxes = squarify([float(part.bytes) for part in parts], (0.0, 0.0, float(width), float(height)))
+    return [
+        _tile(part, box, (100 * box[0] / width, 100 * box[1] / height, 100 * box[2] / width, 100 * box[3] / height))
+        for part, box in zip(parts, boxes, strict=True)
+    ]
 
 
-def _tile(tile: Share, box: Box, form: Form) -> Markup:
-    x, y, width, height = box
-    places = {"x": x / form.width, "y": y / form.height, "width": width / form.width, "height": height / form.height}
-    percents = {name: f"{100 * value:.3f}%" for name, value in places.items()}
-    label, size = shown(tile.label), f"{tile.bytes:,}"
+def _tile(part: Share, box: Box, percent: Box) -> Tile:
+    *_, width, height = box
+    label, size = shown(part.label), f"{part.bytes:,}"
     fits = max(len(label), len(size)) * CHARACTER_WIDTH + 2 * PADDING <= width
     lines = [label, size][: max(int((height - PADDING) // LINE_HEIGHT), 0)] if fits else []
-    texts = [
-        tag("text", text, x=PADDING, y=PADDING + LINE_HEIGHT * number + 11, class_="size" if text == size else "name")
-        for number, text in enumerate(lines)
-    ]
-    rectangle = tag("rect", width="100%", height="100%", class_="tile" if tile.is_tensor else "tile rest")
-    return tag("svg", tag("title", f"{label}: {size} bytes"), rectangle, *texts, **percents)
+    return Tile(
+        label=label,
+        size=size,
+        is_tensor=part.is_tensor,
+        box=percent,
+        lines=[(text, BASELINE + LINE_HEIGHT * number) for number, text in enumerate(lines)],
+    )

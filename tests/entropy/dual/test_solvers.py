@@ -17,12 +17,20 @@ from metaq.entropy.dual import (
     solve_proximal_bundle,
 )
 from metaq.entropy.dual.primal import attainable_counts, hinge_sums, spread_counts
+from metaq.entropy.dual.problem import evaluate_parts
 from metaq.errors import ConfigError
 
 SOLVERS = (solve_dss, solve_exact, solve_fista, solve_projected_fista, solve_proximal_bundle)
 KINDS = ("concentrated", "bimodal", "uniform")
 seeds = st.integers(0, 2**32 - 1)
 every_solver = pytest.mark.parametrize("solve", SOLVERS)
+
+
+def evaluate(problem, xi):
+    """The dual function and a supergradient."""
+    statistics = problem.statistics
+    value, on_buckets, wanted = evaluate_parts(xi, statistics.counts, statistics.fractions, *problem.count_bounds)
+    return value, on_buckets - wanted
 
 
 @every_solver
@@ -38,7 +46,7 @@ def test_every_value_is_a_lower_bound_and_the_gap_an_upper_one(make_problem, sol
     assert result.value + result.gap >= optimum - 1e-8 * abs(optimum)
     assert result.iterations == len(result.values) <= 60
     assert result.evaluations >= result.iterations
-    value, supergradient = problem.evaluate(result.xi)
+    value, supergradient = evaluate(problem, result.xi)
     assert value == pytest.approx(result.value, rel=1e-12)
     if solve in (solve_dss, solve_fista, solve_proximal_bundle):
         np.testing.assert_allclose(result.residual, supergradient, atol=1e-9 * 300)
@@ -80,26 +88,15 @@ def test_twice_the_weights_need_no_other_settings(make_problem, solve):
     np.testing.assert_allclose(second.slopes, first.slopes, atol=1e-6)
 
 
-@every_solver
-def test_everything_is_proportional_to_the_coefficient(make_problem, solve):
-    plain, scaled = make_problem(), make_problem(coefficient=1000.0)
-    start = np.random.default_rng(0).random(8)
-    first = solve(plain, start=start, max_iterations=8)
-    second = solve(scaled, start=1000 * start, max_iterations=8)
-    assert second.value == pytest.approx(1000 * first.value, rel=1e-9)
-    assert scaled.evaluate(second.xi)[0] == pytest.approx(second.value, rel=1e-9)
-    np.testing.assert_allclose(second.slopes, 1000 * first.slopes, rtol=1e-6, atol=1e-6)
-
-
 def test_the_fixed_steps_of_the_thesis(make_problem):
     problem = make_problem("uniform", 400, 8)
     fixed = solve_fista(problem, start=np.zeros(8), max_iterations=9, zeta=900.0)
     relative = solve_fista(problem, start=np.zeros(8), max_iterations=9, zeta_per_weight=2.25)
     np.testing.assert_allclose(fixed.values, relative.values)
     start = np.full(8, 5.0)
-    first = problem.evaluate(start)[1]
+    first = evaluate(problem, start)[1]
     result = solve_dss(problem, start=start, max_iterations=2, fixed_step=0.001)
-    assert result.values[1] == pytest.approx(problem.evaluate(start + 0.001 * first)[0])
+    assert result.values[1] == pytest.approx(evaluate(problem, start + 0.001 * first)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,6 +109,7 @@ def test_projected_fista_is_within_a_millionth_after_500_evaluations(make_proble
     assert result.value >= (1 - 1e-6) * solve_exact(problem).value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [8, 16, 32, 64, 128, 256])
 def test_the_bundle_is_within_a_ten_thousandth_after_500_evaluations(make_problem, kind, count):
@@ -134,8 +132,8 @@ def test_supergradient_bounds_the_dual_function_from_above(make_problem, seed):
     problem = make_problem("bimodal", 50, 7, seed=seed)
     rng = np.random.default_rng(seed)
     here, there = rng.normal(2, 1.5, 7), rng.normal(2, 1.5, 7)
-    value, supergradient = problem.evaluate(here)
-    assert problem.evaluate(there)[0] <= value + supergradient @ (there - here) + 1e-7
+    value, supergradient = evaluate(problem, here)
+    assert evaluate(problem, there)[0] <= value + supergradient @ (there - here) + 1e-7
 
 
 def is_attainable(weights, v, counts):
@@ -197,7 +195,6 @@ def test_bad_arguments_are_named(make_problem, solve):
         ({"c_min": float("nan")}, "c_min"),
         ({"c_min": 2.0, "c_max": 1.0}, "c_max"),
         ({"c_max": float("nan")}, "c_max"),
-        ({"coefficient": 0.0}, "coefficient"),
         ({"weights": []}, "weights"),
     ],
 )
@@ -211,7 +208,6 @@ def test_bad_problems_are_named(make_problem, options, named):
     [
         (solve_fista, {"zeta": 0.0}, "zeta"),
         (solve_fista, {"zeta_per_weight": -1.0}, "zeta_per_weight"),
-        (solve_dss, {"first_step_bits": 0.0}, "first_step_bits"),
         (solve_dss, {"fixed_step": float("inf")}, "fixed_step"),
         (solve_proximal_bundle, {"bundle_size": 2}, "bundle_size"),
     ],

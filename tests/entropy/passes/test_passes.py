@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaq.entropy import passes
-from metaq.entropy.cells import bucket_counts, bucket_values, cell_positions, cell_statistics
+from metaq.entropy.cells import bucket_values, cell_statistics
 from metaq.entropy.passes import BucketWatch, GridSet, compiled_passes, torch_passes
 from metaq.errors import ConfigError, NonFiniteError
 from metaq.tensors.grid import BucketGrid
 
-BACKENDS = ("compiled", "torch")
+from ..plain import cell_positions
+
 DTYPES = (torch.float32, torch.float64)
 seeds = st.integers(0, 2**32 - 1)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -33,49 +34,20 @@ def case(seed, dtype, *, count=None, sizes=None):
     return tensors, groups, grids
 
 
+MODULES = {"compiled": compiled_passes, "torch": torch_passes}
+
+
 def sums_of(backend, tensors, groups, grids):
     """Counts and sums of units by cell."""
-    if backend == "torch":
-        counts, units, strange = torch_passes.cell_totals(tensors, groups, on_device(grids))
-        assert int(strange) == 0
-        return counts.numpy(), units.numpy()
-    counts, units = (np.zeros((len(grids), grids.count), np.int64) for _ in range(2))
-    assert compiled_passes.add_cell_sums(tensors, groups, grids, counts, units)
-    return counts, units
+    counts, units, strange = MODULES[backend].cell_totals(tensors, groups, grids)
+    assert int(strange) == 0
+    return counts.numpy(), units.numpy()
 
 
 def counts_of(backend, tensors, groups, grids):
-    if backend == "torch":
-        counts, strange = torch_passes.bucket_totals(tensors, groups, on_device(grids))
-        assert int(strange) == 0
-        return counts.numpy()
-    counts = np.zeros((len(grids), grids.count), np.int64)
-    assert compiled_passes.add_bucket_counts(tensors, groups, grids, counts)
-    return counts
-
-
-def products_of(backend, tensors, others, groups):
-    if backend == "torch":
-        return torch_passes.inner_products(tensors, others, groups, 3, torch.device("cpu")).numpy()
-    products = np.zeros(3)
-    compiled_passes.add_inner_products(tensors, others, groups, products)
-    return products
-
-
-def on_device(grids):
-    """The grids as tensors, as they are on a device."""
-    return grids.on(torch.device("cpu"))
-
-
-def arguments(backend, grids, array=None):
-    """The grids, or numbers by group, as a backend wants them."""
-    if array is not None:
-        return torch.from_numpy(array) if backend == "torch" else array
-    return on_device(grids) if backend == "torch" else grids
-
-
-def module_of(backend):
-    return torch_passes if backend == "torch" else compiled_passes
+    counts, strange = MODULES[backend].bucket_totals(tensors, groups, grids)
+    assert int(strange) == 0
+    return counts.numpy()
 
 
 @every_dtype
@@ -84,10 +56,10 @@ def module_of(backend):
 def test_both_backends_count_and_sum_to_the_same_integers(dtype, seed):
     tensors, groups, grids = case(seed, dtype)
     grid_set = GridSet.of(grids)
-    (counts, units), (others, other_units) = (sums_of(b, tensors, groups, grid_set) for b in BACKENDS)
+    (counts, units), (others, other_units) = (sums_of(b, tensors, groups, grid_set) for b in MODULES)
     np.testing.assert_array_equal(counts, others)
     np.testing.assert_array_equal(units, other_units)
-    np.testing.assert_array_equal(*(counts_of(b, tensors, groups, grid_set) for b in BACKENDS))
+    np.testing.assert_array_equal(*(counts_of(b, tensors, groups, grid_set) for b in MODULES))
 
 
 @every_dtype
@@ -95,7 +67,7 @@ def test_both_backends_count_and_sum_to_the_same_integers(dtype, seed):
 @settings(max_examples=40, deadline=None)
 def test_sums_are_those_of_every_weight_by_itself(dtype, seed):
     tensors, groups, grids = case(seed, dtype)
-    counts, fractions = passes.cell_sums(tensors, groups, GridSet.of(grids))
+    counts, fractions = (sums.numpy() for sums in passes.cell_sums(tensors, groups, GridSet.of(grids)))
     in_buckets = passes.bucket_counts(tensors, groups, GridSet.of(grids))
     for g, grid in enumerate(grids):
         mine = torch.cat(
@@ -120,10 +92,9 @@ def test_both_backends_add_the_same_slopes(dtype, seed):
     slopes = rng.normal(size=(3, 2 * (grids[0].count - 1)))
     before = [torch.from_numpy(rng.normal(size=tensor.shape)).to(dtype) for tensor in tensors]
     added = []
-    for backend in BACKENDS:
+    for backend in MODULES:
         gradients = [gradient.clone() for gradient in before]
-        given_grids, given_slopes = (arguments(backend, GridSet.of(grids), array) for array in (None, slopes))
-        module_of(backend).add_slopes(tensors, gradients, groups, given_grids, given_slopes)
+        MODULES[backend].add_slopes(tensors, gradients, groups, GridSet.of(grids), torch.from_numpy(slopes))
         added.append(gradients)
     for one, other, start, tensor, group in zip(*added, before, tensors, groups, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -138,14 +109,14 @@ def test_both_backends_snap_and_freeze_alike(dtype):
     tensors, groups, grids = case(5, dtype, count=9, sizes=[300, 7, 41])
     grid_set = GridSet.of(grids)
     outcomes = []
-    for backend in BACKENDS:
+    for backend in MODULES:
         watch = BucketWatch(tensors, groups)
         parameters = [tensor.clone() for tensor in tensors]
         generator = torch.Generator().manual_seed(0)
         for step in range(60):
             for parameter in parameters:
                 parameter += 0.2 * torch.randn(parameter.shape, dtype=dtype, generator=generator)
-            module_of(backend).snap(watch, parameters, arguments(backend, grid_set), 0.15 if step % 20 == 19 else None)
+            MODULES[backend].snap(watch, parameters, grid_set, 0.15 if step % 20 == 19 else None)
         outcomes.append((watch, parameters))
     (one, parameters), (other, other_parameters) = outcomes
     for name in BucketWatch.STATE:
@@ -160,13 +131,13 @@ def test_both_backends_snap_and_freeze_alike(dtype):
 @every_dtype
 def test_both_backends_restore_alike(dtype):
     tensors, groups, _ = case(8, dtype, count=9, sizes=[300, 0, 41])
-    factors = np.array([1.5, 0.99, 1.0])
-    for backend in BACKENDS:
+    factors = torch.tensor([1.5, 0.99, 1.0], dtype=torch.float64)
+    for backend in MODULES:
         watch = BucketWatch(tensors, groups)
         parameters = [torch.zeros_like(tensor) for tensor in tensors]
-        module_of(backend).restore(watch, parameters, arguments(backend, None, factors))
+        MODULES[backend].restore(watch, parameters, factors)
         for parameter, latent, tensor, group in zip(parameters, watch.pieces(), tensors, groups, strict=True):
-            assert torch.equal(parameter, tensor * factors[group])
+            assert torch.equal(parameter, tensor * float(factors[group]))
             assert torch.equal(latent, parameter)
 
 
@@ -181,11 +152,11 @@ def test_snapping_takes_the_bucket_of_the_grid_and_keeps_the_latent_weights():
         assert torch.equal(parameter, bucket_values(indices, grids[group]).float())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", MODULES)
 def test_inner_products_are_summed_by_group(backend):
     tensors, groups, _ = case(3, torch.float32, sizes=[300_000, 5, 70])
     others = [torch.randn(t.shape, generator=torch.Generator().manual_seed(1)) for t in tensors]
-    products = products_of(backend, tensors, others, groups)
+    products = MODULES[backend].inner_products(tensors, others, groups, 3)
     expected = np.zeros(3)
     for a, b, g in zip(tensors, others, groups, strict=True):
         expected[g] += float(a.double() @ b.double())
@@ -220,7 +191,7 @@ def test_half_precision_is_summed_like_the_same_numbers_in_full(dtype):
         np.testing.assert_array_equal(half, same)
     gradients = [torch.zeros_like(tensor) for tensor in tensors]
     pairs = passes.TensorPairs(tensors, gradients, groups)
-    passes.add_slopes(pairs, GridSet.of(grids), np.ones((3, 2 * (grids[0].count - 1))))
+    passes.add_slopes(pairs, GridSet.of(grids), torch.ones(3, 2 * (grids[0].count - 1), dtype=torch.float64))
     assert all(bool((gradient == 1).all()) for gradient in gradients)
 
 
@@ -246,18 +217,19 @@ def test_weights_that_are_not_finite_are_refused(bad, dtype):
     weights = torch.zeros(5000, dtype=dtype)
     weights[4321] = bad
     grid = BucketGrid(center=0.0, radius=2.0, count=21)
-    for sums in (cell_statistics, bucket_counts):
-        with pytest.raises(NonFiniteError, match="weights"):
-            sums([weights], grid)
-    for grids in (GridSet.of([grid]), on_device(GridSet.of([grid]))):
-        assert all(np.isnan(np.asarray(part)).all() for part in passes.cell_sums([weights], [0], grids))
-        assert np.isnan(np.asarray(passes.bucket_counts([weights], [0], grids))).all()
+    with pytest.raises(NonFiniteError, match="weights"):
+        cell_statistics([weights], grid)
+    grids = GridSet.of([grid])
+    assert all(bool(part.isnan().all()) for part in passes.cell_sums([weights], [0], grids))
+    assert bool(passes.bucket_counts([weights], [0], grids).isnan().all())
 
 
 def test_weights_that_are_not_finite_do_no_harm_to_other_gradients():
     weights, gradients = torch.tensor([0.3, float("nan"), float("inf"), -float("inf")]), torch.zeros(4)
     grid = GridSet.of([BucketGrid(center=0.0, radius=2.0, count=5)])
-    passes.add_slopes(passes.TensorPairs([weights], [gradients], [0]), grid, np.arange(8.0)[None])
+    passes.add_slopes(
+        passes.TensorPairs([weights], [gradients], [0]), grid, torch.arange(8.0, dtype=torch.float64)[None]
+    )
     assert gradients.tolist() == [4.0, 0.0, 7.0, 0.0]
 
 
@@ -278,7 +250,7 @@ def test_grids_of_different_sizes_are_refused():
 
 def test_rescaled_grids_have_radii_that_float32_holds():
     grids = GridSet.of([BucketGrid(center=0.0, radius=1.5, count=5), BucketGrid(center=0.0, radius=0.3, count=5)])
-    rescaled = grids.rescaled(np.array([0.1, 2.0]))
+    rescaled = grids.rescaled(torch.tensor([0.1, 2.0], dtype=torch.float64))
     assert [grid.radius for grid in rescaled] == [float(np.float32(1.5 * 0.1)), float(np.float32(0.6))]
     for group, grid in enumerate(rescaled):
         assert rescaled.step_size[group] == grid.step_size
@@ -290,25 +262,11 @@ def test_rescaled_grids_have_radii_that_float32_holds():
 def test_radii_beyond_float32_are_refused(factor):
     grids = GridSet.of([BucketGrid(center=0.0, radius=1.0, count=5)] * 2)
     with pytest.raises(NonFiniteError, match="step size"):
-        grids.rescaled(np.array([1.0, factor]))
+        grids.rescaled(torch.tensor([1.0, factor], dtype=torch.float64))
 
 
-@every_dtype
-@given(seed=seeds)
-@settings(max_examples=30, deadline=None)
-def test_sums_on_a_device_are_those_on_the_host(dtype, seed):
-    tensors, groups, grids = case(seed, dtype)
-    host, device = GridSet.of(grids), on_device(GridSet.of(grids))
-    for mine, other in zip(
-        passes.cell_sums(tensors, groups, host), passes.cell_sums(tensors, groups, device), strict=True
-    ):
-        np.testing.assert_array_equal(mine, other.numpy())
-    counts = passes.bucket_counts(tensors, groups, device)
-    np.testing.assert_array_equal(passes.bucket_counts(tensors, groups, host), counts.numpy())
-
-
-def test_a_device_that_holds_no_part_of_any_tensor_counts_nothing():
-    grids = on_device(GridSet.of([BucketGrid(center=0.0, radius=1.0, count=5)] * 2))
+def test_a_process_that_holds_no_part_of_any_tensor_counts_nothing():
+    grids = GridSet.of([BucketGrid(center=0.0, radius=1.0, count=5)] * 2)
     for tensors, groups in (([], []), ([torch.zeros(0, 4), torch.zeros(0)], [0, 1])):
         assert all(not part.any() for part in passes.cell_sums(tensors, groups, grids))
         assert not passes.bucket_counts(tensors, groups, grids).any()
@@ -321,13 +279,13 @@ def test_large_tensors_are_cut_along_their_rows_and_keep_their_layout():
         torch.randn(700, 4, 16, 16, generator=generator).to(memory_format=torch.channels_last),
         torch.randn(3, 300_000, generator=generator).double().t(),
     ]
-    grids = on_device(GridSet.of([BucketGrid(center=0.0, radius=2.0, count=9)] * 2))
+    grids = GridSet.of([BucketGrid(center=0.0, radius=2.0, count=9)] * 2)
     slopes = torch.arange(32.0, dtype=torch.float64).reshape(2, 16)
     for group, tensor in enumerate(tensors):
         gradient, plain = torch.zeros_like(tensor), torch.zeros(tensor.shape, dtype=tensor.dtype)
         assert gradient.stride() == tensor.stride()
         torch_passes.add_slopes([tensor], [gradient], [group], grids, slopes)
-        compiled_passes.add_slopes([tensor.contiguous()], [plain], [group], grids.on_host(), slopes.numpy())
+        compiled_passes.add_slopes([tensor.contiguous()], [plain], [group], grids, slopes)
         assert torch.equal(gradient, plain)
         watch, held = BucketWatch([tensor], [group]), tensor.clone(memory_format=torch.preserve_format)
         torch_passes.snap(watch, [held], grids, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,10 @@ LABELS = torch.tensor([0, 2])
 def test_what_is_no_data_set_is_refused(images: torch.Tensor, labels: torch.Tensor, words: str) -> None:
     with pytest.raises(DataError, match=words):
         data.ImageDataset(images=images, labels=labels, classes=3)
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
+    with pytest.raises(ConfigError, match=r"scikit-learn .* extra lab"):
+        data.load("digits")

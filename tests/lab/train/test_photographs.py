@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metaq import compress
 from metaq.compression import pipeline
 from metaq.lab import runs
 from metaq.lab.data import CropAndFlip, DataSplits, ImageDataset
@@ -86,7 +87,7 @@ def test_the_file_restores_what_was_measured(tmp_path: Path, photographs: DataSp
     trainer = Trainer(CONFIG, photographs, tmp_path, Silent())
     before = states(trainer)
     kept = trainer.run()
-    pipeline.save(tmp_path / "model.metaq", kept.state_dict, grids=kept.grids)
+    compress(kept.state_dict, grids=kept.grids).save(tmp_path / "model.metaq")
     restored = pipeline.load(tmp_path / "model.metaq")
     assert same(restored, kept.state_dict)
     exact = [name for name in restored if name not in kept.grids]

@@ -59,6 +59,7 @@ def test_two_processes_train_as_one_does(runs):
     assert load(together / "model.metaq").keys() == load(alone / "model.metaq").keys()
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_what_two_began(runs):
     folder, _ = runs[2]
     again = train(folder.parent, "--resume", str(folder), "--json", processes=2)
@@ -91,6 +92,7 @@ assert group() is None
 """
 
 
+@pytest.mark.slow
 def test_nothing_keeps_the_group_after_its_end(tmp_path):
     """The threads of a group that is kept may abort the process when the interpreter ends."""
     (tmp_path / "leaving.py").write_text(LEAVING)

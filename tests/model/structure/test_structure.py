@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from metaq.errors import ConfigError
 from metaq.lab import nets
-from metaq.model.structure import arrangement, cheapest_arrangement, find_chains, fit_layers, fold, is_folded
+from metaq.model.structure import arrangement, arrangements, find_chains, fit_layers, fold, is_folded
 
 IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -28,12 +31,13 @@ def sparse(model: nn.Module, *, share: float, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def nonzeros(model: nn.Module) -> int:
-    return sum(int((parameter != 0).sum()) for parameter in model.parameters())
+def nonzeros(weights: Mapping[str, torch.Tensor]) -> int:
+    return sum(int((tensor != 0).sum()) for tensor in weights.values())
 
 
-def negatives(model: nn.Module) -> int:
-    return sum(int((parameter < 0).sum()) for parameter in model.parameters())
+def computed(model: nn.Module, weights: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    """Outputs of `model` with other weights."""
+    return functional_call(model, dict(weights), inputs)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,18 @@ class Spread(nn.Module):
         return self.last(torch.flatten(torch.relu(self.first(x.reshape(-1, 2, 4))), 1))
 
 
-@pytest.mark.parametrize("model", [Residual(), Branching(), Recurrent(), Spread()])
+class PooledUnits(nn.Module):
+    """Takes the mean of units that lie side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.pool, self.last = nn.Linear(8, 8), nn.AvgPool1d(3, stride=1, padding=1), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(self.pool(self.first(x)))
+
+
+@pytest.mark.parametrize("model", [Residual(), Branching(), Recurrent(), Spread(), PooledUnits()])
 def test_units_that_others_may_read_are_left_alone(model):
     assert "first" not in {chain.producer for chain in find_chains(model)}
     assert "inner" not in {chain.producer for chain in find_chains(model)}
@@ -146,42 +161,62 @@ def test_padding_keeps_constant_channels_but_not_unread_ones():
 
 
 @pytest.mark.parametrize("name", CHAINED)
-def test_an_arrangement_computes_the_same_and_costs_no_more(name):
-    model = sparse(nets.create(name), share=0.05)
+@pytest.mark.parametrize("share", [0.05, 0.9])
+def test_arrangements_compute_the_same(name, share):
+    model = sparse(nets.create(name), share=share)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter /= 8
+    weights, chains = model.state_dict(), find_chains(model)
+    first, *others = arrangements(weights, chains)
+    assert all(torch.equal(first[name], tensor) for name, tensor in weights.items())
+    assert len(others) == 2
+    for arranged in others:
+        assert nonzeros(arranged) <= nonzeros(weights)
+        torch.testing.assert_close(computed(model, arranged, IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
+        assert not any(bool(torch.signbit(tensor[tensor == 0]).any()) for tensor in arranged.values())
 
-    def cost(tried: nn.Module) -> int:
-        return nonzeros(tried) + negatives(tried)
 
-    at_once, cheapest = arrangement(model), cheapest_arrangement(model, cost)
-    assert cost(cheapest) <= cost(at_once) < cost(model)
-    for arranged in (at_once, cheapest):
-        torch.testing.assert_close(arranged(IMAGES), model(IMAGES), rtol=1e-6, atol=1e-6)
-        assert not any(bool(torch.signbit(parameter[parameter == 0]).any()) for parameter in arranged.parameters())
-
-
-def test_units_come_by_falling_numbers_of_weights_and_mostly_positive():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+def layers(into: list[list[float]], out: list[list[float]], activation: nn.Module) -> nn.Module:
+    """Two linear layers: what goes into every unit, and what comes out of it."""
+    model = nn.Sequential(nn.Linear(len(into[0]), len(into)), activation, nn.Linear(len(into), len(out[0])))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[1.0, 0, 0], [-1, 1, -1], [1, 1, 0]]))
-        model[2].weight.copy_(torch.tensor([[1.0, 1, 1], [0, 1, 0]]))
-        model[0].bias.copy_(torch.tensor([1.0, 2, 3]))
-    arranged = arrangement(model)
-    assert arranged[0].weight.tolist() == [[1, -1, 1], [1, 1, 0], [1, 0, 0]]
-    assert arranged[0].bias.tolist() == [-2, 3, 1]
-    assert arranged[2].weight.tolist() == [[-1, 1, 1], [-1, 0, 0]]
+        model[0].weight.copy_(torch.tensor(into))
+        model[2].weight.copy_(torch.tensor(out).T)
+        model[0].bias.copy_(torch.arange(1.0, len(into) + 1))
+    return model
 
 
-def test_mirroring_finds_the_signs_that_cost_least():
-    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
-    with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).expand(4, 5))
-        model[2].weight.copy_(model[0].weight[:, :3].T)
-    assert negatives(cheapest_arrangement(model, negatives)[0]) <= 4
-    inputs = torch.rand(6, 5)
-    torch.testing.assert_close(cheapest_arrangement(model, negatives)(inputs), model(inputs))
+def test_each_unit_is_followed_by_the_one_most_like_it():
+    model = layers([[0.0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1]], [[1.0], [1], [1], [0.5]], nn.ReLU())
+    arranged = arrangement(model.state_dict(), find_chains(model))
+    assert arranged["0.bias"].tolist() == [1, 4, 2, 3]
+    assert arranged["0.weight"].tolist() == [[0, 1, 0, 1], [0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert arranged["2.weight"].tolist() == [[1, 0.5, 1, 1]]
+
+
+def test_an_opposite_unit_is_alike_behind_an_odd_function():
+    into, out = [[1.0, 1, 1, 0], [1, 1, 0, 0], [-1, -1, -1, 0]], [[1.0], [1], [-1]]
+    weights = {}
+    for activation in (nn.Tanh(), nn.ReLU()):
+        model = layers(into, out, activation)
+        weights[type(activation)] = arrangement(model.state_dict(), find_chains(model))
+    assert weights[nn.Tanh]["0.weight"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0]]
+    assert weights[nn.Tanh]["0.bias"].tolist() == [1, -3, 2]
+    assert weights[nn.Tanh]["2.weight"].tolist() == [[1, 1, 1]]
+    assert weights[nn.ReLU]["0.bias"].tolist() == [1, 2, 3]
+
+
+def test_what_reads_a_unit_tells_nothing_where_everything_does():
+    model = layers([[1.0, 2], [3, 4]], [[1.0, 0], [1, 1]], nn.ReLU())
+    assert len(arrangements(model.state_dict(), find_chains(model))) == 2
+
+
+def test_weights_that_nobody_reads_become_zero():
+    model = layers([[1.0, 2], [3, 4]], [[1.0, 0], [0, 0]], nn.ReLU())
+    arranged = arrangement(model.state_dict(), find_chains(model))
+    assert arranged["0.weight"].tolist() == [[1, 2], [0, 0]]
+    assert arranged["0.bias"].tolist() == [1, 0]
 
 
 def test_folded_weights_load_into_the_network_they_came_from():

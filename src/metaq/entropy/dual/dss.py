@@ -23,12 +23,11 @@ def solve_dss(
     start: NDArray[np.float64] | None = None,
     tolerance: float = 1e-9,
     max_iterations: int = 1000,
-    first_step_bits: float = FIRST_STEP_BITS,
     fixed_step: float | None = None,
 ) -> DualResult:
     """Maximise φ_w(ξ) by steps γ_k along the supergradient with Σ γ_k = ∞ and Σ γ_k² < ∞ (Shor 1985).
 
-    Step k has the length ``first_step_bits sqrt(C) / k``, whatever the number of weights. It converges for any
+    Step k has the length ``4 sqrt(C) / k`` in bits, whatever the number of weights. It converges for any
     supergradient, slowly; the best point seen is returned.
 
     Parameters
@@ -41,10 +40,8 @@ def solve_dss(
         Gap in bits per weight at which to stop.
     max_iterations
         Cap on the number of steps, one evaluation each.
-    first_step_bits
-        Root mean square change of a multiplier in the first step, for coefficient 1.
     fixed_step
-        γ_1 as the thesis fixes it, 1, instead of `first_step_bits`: step k is ``fixed_step / k`` times the
+        γ_1 as the thesis fixes it, 1, instead of a length: step k is ``fixed_step / k`` times the
         supergradient, which counts weights.
 
     Returns
@@ -57,8 +54,8 @@ def solve_dss(
         If an option is outside its range or `start` has another shape or is not finite.
     """
     check_limits(tolerance, max_iterations)
-    for name, step in (("first_step_bits", first_step_bits), ("fixed_step", fixed_step)):
-        require(step is None or (math.isfinite(step) and step > 0), f"{name}: {step} is not a positive number.")
+    is_valid = fixed_step is None or (math.isfinite(fixed_step) and fixed_step > 0)
+    require(is_valid, f"fixed_step: {fixed_step} is not a positive number.")
     statistics = problem.statistics
     xi, values = _ascend(
         problem.checked_start(start),
@@ -68,8 +65,8 @@ def solve_dss(
         *problem.count_bounds,
         tolerance * statistics.total,
         max_iterations,
-        first_step_bits * math.sqrt(statistics.grid.count),
-        0.0 if fixed_step is None else fixed_step / problem.coefficient,
+        FIRST_STEP_BITS * math.sqrt(statistics.grid.count),
+        0.0 if fixed_step is None else fixed_step,
     )
     return make_result(problem, xi, values=values, evaluations=len(values), tolerance=tolerance)
 

@@ -42,8 +42,8 @@ def solve_fista(
     max_iterations
         Cap on the number of steps, one evaluation each.
     zeta_per_weight
-        Reciprocal of the step for one weight and coefficient 1; the step is ``coefficient / (zeta_per_weight n)``, so
-        that the same number serves every n and every coefficient.
+        Reciprocal of the step for one weight; the step is ``1 / (zeta_per_weight n)``, so that the same number serves
+        every n.
     zeta
         Reciprocal of the step as the thesis fixes it, instead of `zeta_per_weight`: 1e5 for its 44,426 weights.
 
@@ -66,7 +66,7 @@ def solve_fista(
     )
     require(zeta is None or (math.isfinite(zeta) and zeta > 0), f"zeta: {zeta} is not a positive number.")
     statistics = problem.statistics
-    unit_zeta = zeta_per_weight * statistics.total if zeta is None else zeta * problem.coefficient
+    unit_zeta = zeta_per_weight * statistics.total if zeta is None else zeta
     xi, values = ascend(
         problem.checked_start(start),
         statistics.counts,
@@ -92,7 +92,7 @@ def ascend(
     max_iterations: int,
     zeta: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Best multipliers and the value at every step, for coefficient 1; `tolerance` in bits."""
+    """Best multipliers and the value at every step; `tolerance` in bits."""
     previous, probe, best = start, start, start
     best_value, momentum = -np.inf, 1.0
     values = np.empty(max_iterations)

@@ -1,9 +1,8 @@
 """The dual problem of METHOD (3): maximise φ_w(ξ) over one multiplier a bucket.
 
-    φ_w(ξ) = Σ_b [a c*_b log2 c*_b - ξ_b c*_b] + Σ_i κ_ξ(w_i),        c*_b = clip(2^(ξ_b / a) / e, c_min, c_max)
+    φ_w(ξ) = Σ_b [c*_b log2 c*_b - ξ_b c*_b] + Σ_i κ_ξ(w_i),        c*_b = clip(2^ξ_b / e, c_min, c_max)
 
-a is the coefficient of the entropy term, 1 unless one asks otherwise. The weights enter through their cell counts and
-sums only, so an evaluation costs O(C).
+The weights enter through their cell counts and sums only, so an evaluation costs O(C).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from metaq.compiled import compiled
 from metaq.config import require
 from metaq.entropy.cells import CellStatistics
-from metaq.entropy.hull import cell_slopes, lower_hull
+from metaq.entropy.hull import lower_hull
 
 C_MIN = 0.01
 """Least count of a bucket in the thesis: keeps 2^ξ away from zero for empty buckets."""
@@ -27,7 +26,7 @@ LOG2_E = math.log2(math.e)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpreadDual:
-    """The dual of ``min a Σ_b c_b log2 c_b`` over all ways to share weights between buckets (METHOD, equation 2).
+    """The dual of ``min Σ_b c_b log2 c_b`` over all ways to share weights between buckets (METHOD, equation 2).
 
     Attributes
     ----------
@@ -37,8 +36,6 @@ class SpreadDual:
         Least count of a bucket, above zero.
     c_max
         Greatest count of a bucket, at least `c_min`; None for the number of weights, as in the thesis.
-    coefficient
-        The factor a, above zero. Multipliers, values and slopes are proportional to it.
 
     Raises
     ------
@@ -49,7 +46,6 @@ class SpreadDual:
     statistics: CellStatistics
     c_min: float = C_MIN
     c_max: float | None = None
-    coefficient: float = 1.0
 
     def __post_init__(self) -> None:
         sums = (self.statistics.counts, self.statistics.fractions)
@@ -57,38 +53,25 @@ class SpreadDual:
         require(self.statistics.total > 0, "weights: the dual of an empty set of weights is not defined.")
         require(math.isfinite(self.c_min) and self.c_min > 0, f"c_min: {self.c_min} is not a positive number.")
         require(self.count_bounds[1] >= self.c_min, f"c_max: {self.count_bounds[1]} is below c_min = {self.c_min}.")
-        positive = math.isfinite(self.coefficient) and self.coefficient > 0
-        require(positive, f"coefficient: {self.coefficient} is not a positive number.")
 
     @property
     def count_bounds(self) -> tuple[float, float]:
         """Least and greatest count of a bucket."""
         return self.c_min, self.statistics.total if self.c_max is None else self.c_max
 
-    def uniform_start(self) -> NDArray[np.float64]:
-        """Multipliers that belong to equally full buckets: float64 of shape (C,)."""
-        even = max(self.statistics.total / self.statistics.grid.count, self.c_min)
-        return np.full(self.statistics.grid.count, self.coefficient * math.log2(math.e * even))
-
     def checked_start(self, start: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """`start` in units of the coefficient, by default :meth:`uniform_start`; refused unless finite, shape (C,)."""
-        if start is None:
-            return self.uniform_start() / self.coefficient
+        """`start`, by default :func:`even_multipliers`; refused unless finite and of shape (C,)."""
         count = self.statistics.grid.count
+        if start is None:
+            return even_multipliers(self.statistics.total, count, self.c_min)
         require(start.shape == (count,), f"start: shape {start.shape} where {count} multipliers are needed.")
         require(bool(np.isfinite(start).all()), "start: holds NaN or infinity; multipliers must be finite.")
-        return start.astype(np.float64) / self.coefficient
+        return start.astype(np.float64)
 
-    def evaluate(self, xi: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Value φ_w(ξ) in bits and a supergradient Σ_i x_ib - c*_b (float64 of shape (C,)) at `xi`; O(C)."""
-        value, on_buckets, counts = evaluate_parts(
-            self.checked_start(xi), self.statistics.counts, self.statistics.fractions, *self.count_bounds
-        )
-        return self.coefficient * value, on_buckets - counts
 
-    def slopes(self, xi: NDArray[np.float64]) -> NDArray[np.float64]:
-        """β on every cell in bits per unit of weight: float64 of shape (C - 1,)."""
-        return cell_slopes(self.statistics.grid.reference_values(), xi)
+def even_multipliers(total: float, count: int, c_min: float) -> NDArray[np.float64]:
+    """Multipliers that belong to `count` equally full buckets: float64 of shape (C,)."""
+    return np.full(count, math.log2(math.e * max(total / count, c_min)))
 
 
 @compiled
@@ -111,7 +94,7 @@ def evaluate_parts(
     c_min: float,
     c_max: float,
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """Value at `xi` for coefficient 1, the weights Σ_i x_ib put on every bucket, and the counts c*_b."""
+    """Value φ_w(ξ) in bits, the weights Σ_i x_ib put on every bucket, and the counts c*_b."""
     counts = np.empty(xi.size)
     value = conjugate(xi, c_min, c_max, counts)
     on_buckets = np.zeros(xi.size)

@@ -28,8 +28,7 @@ def solve_projected_fista(
     """Maximise φ_w(ξ) by FISTA over convex sequences, where the dual is smooth (METHOD, equation 3').
 
     The gradient is s - c*(ξ), with s the linear-binning counts; the projection is a convex regression. Step sizes come
-    from backtracking, so nothing needs tuning when n or the coefficient changes; momentum restarts when the value
-    falls.
+    from backtracking, so nothing needs tuning when n changes; momentum restarts when the value falls.
 
     Parameters
     ----------

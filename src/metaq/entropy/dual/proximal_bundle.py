@@ -26,7 +26,7 @@ LEAST_RADIUS, MOST_RADIUS = 1e-9, 1e9
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Point:
-    """A dual point: ξ, φ per weight, the shares of all weights per bucket in x and in c*; for coefficient 1."""
+    """A dual point: ξ, φ per weight, the shares of all weights per bucket in x and in c*."""
 
     xi: NDArray[np.float64]
     value: float

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from metaq.entropy.dual.primal import attainable_counts
 from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
+from metaq.entropy.hull import cell_slopes
 
 Status = Literal["converged", "iteration limit", "infeasible"]
 
@@ -24,7 +25,7 @@ class DualResult:
     xi
         Multipliers, one a bucket, float64 of shape (C,). φ grows by ξ_b per weight added to bucket b.
     value
-        φ_w(ξ) in bits, a lower bound of the optimum a Σ_b c_b log2 c_b.
+        φ_w(ξ) in bits, a lower bound of the optimum Σ_b c_b log2 c_b.
     gap
         Upper bound of the optimum, from attainable counts near those of `xi`, less `value`; in bits, infinite if no
         such counts are known.
@@ -42,7 +43,7 @@ class DualResult:
     values
         Dual value after every step, in bits.
     status
-        ``"converged"``: the gap is at most the tolerance, in bits per weight and unit of the coefficient. ``"iteration
+        ``"converged"``: the gap is at most the tolerance, in bits per weight. ``"iteration
         limit"``: it is not, and the cap was met. ``"infeasible"``: no attainable counts respect the bounds c_min and
         c_max, so that φ_w grows without limit.
     """
@@ -65,7 +66,7 @@ class DualResult:
 
 
 def upper_bound(problem: SpreadDual, wanted: NDArray[np.float64], also: NDArray[np.float64] | None = None) -> float:
-    """Value in bits, for coefficient 1, of attainable counts near `wanted` or `also`, whichever is less."""
+    """Value in bits of attainable counts near `wanted` or `also`, whichever is less."""
     return _best_counts(problem, wanted, also)[1]
 
 
@@ -78,7 +79,7 @@ def _best_counts(
 
 
 def proves_infeasible(problem: SpreadDual, value: float) -> bool:
-    """Whether a dual value (for coefficient 1) exceeds what any n weights can reach, n log2 n."""
+    """Whether a dual value exceeds what any n weights can reach, n log2 n."""
     n = problem.statistics.total
     limit = n * np.log2(max(n, 1.0))
     return bool(value > limit + 1e-9 * max(1.0, abs(limit)))
@@ -95,7 +96,7 @@ def make_result(
     infeasible: bool = False,
     also: NDArray[np.float64] | None = None,
 ) -> DualResult:
-    """Measure the dual point `xi` (for coefficient 1) and scale everything by the coefficient.
+    """Measure the dual point `xi`.
 
     `convex` says that `xi` was made a convex sequence, so that shares are chosen to go with the attainable counts;
     `infeasible` that the bounds are known to be out of reach. `also` gives further attainable counts, shape (C,), which
@@ -105,18 +106,18 @@ def make_result(
     value, on_buckets, wanted = evaluate_parts(xi, statistics.counts, statistics.fractions, *problem.count_bounds)
     counts, upper = _best_counts(problem, wanted, also)
     known = bool(np.isfinite(upper))
-    trace = tuple(problem.coefficient * float(v) for v in values)
+    trace = tuple(float(v) for v in values)
     if infeasible or proves_infeasible(problem, value):
         status: Status = "infeasible"
     else:
         status = "converged" if upper - value <= tolerance * statistics.total else "iteration limit"
     return DualResult(
-        xi=problem.coefficient * xi,
-        value=problem.coefficient * float(value),
-        gap=problem.coefficient * max(float(upper - value), 0.0),
+        xi=xi,
+        value=float(value),
+        gap=max(float(upper - value), 0.0),
         counts=counts if known else None,
         residual=(counts if convex and known else on_buckets) - wanted,
-        slopes=problem.coefficient * problem.slopes(xi),
+        slopes=cell_slopes(statistics.grid.reference_values(), xi),
         iterations=len(trace),
         evaluations=evaluations,
         values=trace,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from metaq.errors import SolverError
 
@@ -28,10 +27,11 @@ def minimize_on_simplex(quadratic: NDArray[np.float64], linear: NDArray[np.float
     Raises
     ------
     SolverError
-        If Clarabel is not installed.
+        If Clarabel, which brings SciPy, is not installed.
     """
     try:
         import clarabel
+        from scipy import sparse
     except ImportError as error:
         raise SolverError("The proximal bundle method needs Clarabel: pip install 'metaq-torch[reference]'.") from error
     m = linear.size

@@ -17,20 +17,19 @@ from metaq.entropy.passes.dispatch import (
     restore,
     snap,
 )
-from metaq.entropy.passes.grids import GridSet, GroupArray, on_host
+from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.entropy.passes.watch import BucketWatch
 
 __all__ = [
+    "CPU",
     "BucketWatch",
     "GridSet",
-    "GroupArray",
     "TensorPairs",
     "add_slopes",
     "begin",
     "bucket_counts",
     "cell_sums",
     "inner_products",
-    "on_host",
     "require_finite",
     "restore",
     "snap",

@@ -28,54 +28,46 @@ Jobs = NDArray[np.int64]
 Result = TypeVar("Result")
 
 
-def add_cell_sums(
-    tensors: Sequence[torch.Tensor],
-    groups: Sequence[int],
-    grids: GridSet,
-    counts: NDArray[np.int64],
-    units: NDArray[np.int64],
-) -> bool:
-    """Add to `counts` and `units`, int64 of shape (G, C), by cell; whether all weights are finite."""
-
+def cell_totals(
+    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights and sums of units by cell, int64 of shape (G, C), and whether a weight is not finite, int64."""
     jobs = _jobs(groups, tensors)
+    shape = (len(grids), grids.count)
 
     def count(rows: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
-        mine, my_units = np.zeros_like(counts), np.zeros_like(units)
-        finite = kernels.cell_sums(_like(tensors), jobs[rows], grids.first, grids.step_size, mine, my_units)
+        mine, my_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        finite = kernels.cell_sums(
+            _like(tensors), jobs[rows], grids.first.numpy(), grids.step_size.numpy(), mine, my_units
+        )
         return mine, my_units, finite
 
-    parts = _share_out(count, jobs)
-    for mine, my_units, _ in parts:
-        counts += mine
-        units += my_units
-    return all(finite for *_, finite in parts)
+    counts, units, finite = zip(*_share_out(count, jobs), strict=True)
+    return _total(counts), _total(units), torch.tensor(int(not all(finite)))
 
 
-def add_bucket_counts(
-    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet, counts: NDArray[np.int64]
-) -> bool:
-    """Add to `counts`, int64 of shape (G, C), by bucket; whether all weights are finite."""
-
+def bucket_totals(
+    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights by bucket, int64 of shape (G, C), and whether one is not finite, int64."""
     jobs = _jobs(groups, tensors)
 
     def count(rows: slice) -> tuple[NDArray[np.int64], bool]:
-        mine = np.zeros_like(counts)
-        finite = kernels.bucket_counts(_like(tensors), jobs[rows], grids.lower, grids.step_size, mine)
+        mine = np.zeros((len(grids), grids.count), np.int64)
+        finite = kernels.bucket_counts(_like(tensors), jobs[rows], grids.lower.numpy(), grids.step_size.numpy(), mine)
         return mine, finite
 
-    parts = _share_out(count, jobs)
-    for mine, _ in parts:
-        counts += mine
-    return all(finite for _, finite in parts)
+    counts, finite = zip(*_share_out(count, jobs), strict=True)
+    return _total(counts), torch.tensor(int(not all(finite)))
 
 
-def add_inner_products(
-    left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], groups: Sequence[int], products: NDArray[np.float64]
-) -> None:
-    """Add to `products`, float64 of shape (G,), job after job."""
+def inner_products(
+    left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], groups: Sequence[int], group_count: int
+) -> torch.Tensor:
+    """Σ left · right by group: float64 of shape (G,), added up job after job."""
     jobs = _jobs(groups, left, right)
     of_jobs = np.concatenate(_share_out(lambda rows: kernels.inner_products(_like(left), jobs[rows]), jobs))
-    products += np.bincount(jobs[:, 0], of_jobs, products.size)
+    return torch.from_numpy(np.bincount(jobs[:, 0], of_jobs, group_count))
 
 
 def add_slopes(
@@ -83,21 +75,23 @@ def add_slopes(
     gradients: Sequence[torch.Tensor],
     groups: Sequence[int],
     grids: GridSet,
-    slopes: NDArray[np.float64],
+    slopes: torch.Tensor,
 ) -> None:
     """Add slopes of half cells, of shape (G, 2 (C - 1)), to `gradients`."""
     like = _like(weights)
-    table = slopes.astype(like.dtype)
+    table = slopes.numpy().astype(like.dtype)
     jobs = _jobs(groups, weights, gradients)
-    _share_out(lambda rows: kernels.add_slopes(like, jobs[rows], grids.first, grids.step_size, table), jobs)
+    _share_out(
+        lambda rows: kernels.add_slopes(like, jobs[rows], grids.first.numpy(), grids.step_size.numpy(), table), jobs
+    )
 
 
-def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: NDArray[np.float64]) -> None:
+def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
     """Latent weights times the factors of their groups, also for the model."""
     latent = watch.arrays[0]
     jobs = _jobs(watch.groups, parameters)
     starts = _starts(jobs)
-    in_dtype = factors.astype(latent.dtype)
+    in_dtype = factors.numpy().astype(latent.dtype)
     _share_out(lambda rows: kernels.restore(latent, jobs[rows], starts[rows], in_dtype), jobs)
 
 
@@ -117,13 +111,17 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
             frozen,
             jobs[rows],
             starts[rows],
-            (grids.lower, grids.step_size, grids.center, grids.radius),
+            (grids.lower.numpy(), grids.step_size.numpy(), grids.center.numpy(), grids.radius.numpy()),
             grids.count,
             np.float32(MEMORY),
             threshold,
         )
 
     _share_out(take_over, jobs)
+
+
+def _total(tables: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+    return torch.from_numpy(sum(tables[1:], start=tables[0]))
 
 
 def _starts(jobs: Jobs) -> NDArray[np.int64]:

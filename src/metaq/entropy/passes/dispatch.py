@@ -1,19 +1,18 @@
 """One call for all tensors, whichever backends they need.
 
-Where the grids are on the host, results are too; where they are on another device, so are all tensors and results, and
-nothing waits for the host.
+Results are on the device of the grids. Where all tensors are there too, nothing waits for the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import ModuleType
 
-import numpy as np
 import torch
 
 from metaq.entropy.passes import compiled_passes, torch_passes
 from metaq.entropy.passes.fixed_point import UNIT_BITS
-from metaq.entropy.passes.grids import GridSet, GroupArray, on_host
+from metaq.entropy.passes.grids import GridSet
 from metaq.entropy.passes.watch import BucketWatch
 from metaq.errors import NonFiniteError
 
@@ -21,7 +20,9 @@ COMPILED_KINDS = {(torch.float32, True, True), (torch.float64, True, True)}
 """Dtype, on a CPU, contiguous."""
 
 
-def cell_sums(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[GroupArray, GroupArray]:
+def cell_sums(
+    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights in every cell, and the sum of their distances from its left end in steps.
 
     Weights outside the range count as lying on the end value; one on the last value is in the last cell, at its end.
@@ -29,7 +30,7 @@ def cell_sums(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: Gri
     Parameters
     ----------
     tensors
-        Floating tensors of any shape and dtype, on any device if the grids are on the host.
+        Floating tensors of any shape and dtype, on any device if the grids are on the CPU.
     groups
         Number of the group of every tensor, below ``len(grids)``.
     grids
@@ -41,48 +42,31 @@ def cell_sums(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: Gri
         float64 of shape (G, C - 1); every distance is rounded to a multiple of 2^-32 steps. All NaN if a weight is NaN
         or infinite: see :func:`require_finite`.
     """
-    device = _device_of(grids)
-    if device is not None:
-        counts, units, strange = torch_passes.cell_totals(tensors, groups, grids)
-        scale = torch.where(strange == 0, 1.0, torch.nan).double()
-        return _joined(counts * scale, units * (scale * 2.0**-UNIT_BITS))
-    totals, sums = (np.zeros((len(grids), grids.count), np.int64) for _ in range(2))
-    is_finite = True
-    for is_compiled, chosen in _by_backend(tensors):
-        part, of_part = [tensors[t] for t in chosen], [groups[t] for t in chosen]
-        if is_compiled:
-            is_finite &= compiled_passes.add_cell_sums(part, of_part, grids, totals, sums)
-            continue
-        counts, units, strange = torch_passes.cell_totals(part, of_part, grids.on(part[0].device))
-        totals += counts.cpu().numpy()
-        sums += units.cpu().numpy()
-        is_finite &= int(strange) == 0
-    unit = 1.0 if is_finite else np.nan
-    return _joined(totals * unit, sums * (unit * 2.0**-UNIT_BITS))
+    counts, units = (_zeros(grids, dtype=torch.int64) for _ in range(2))
+    strange = torch.zeros((), dtype=torch.int64, device=grids.device)
+    for backend, part, of_part in _parts(tensors, groups):
+        found = backend.cell_totals(part, of_part, grids.on(part[0].device))
+        for total, addend in zip((counts, units, strange), found, strict=True):
+            total += addend.to(grids.device)
+    scale = _nan_if(strange)
+    return _joined(counts * scale, units * (scale * 2.0**-UNIT_BITS))
 
 
-def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> GroupArray:
+def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> torch.Tensor:
     """Weights in every bucket by the rule of :meth:`metaq.tensors.grid.BucketGrid.assign`: float64 of shape (G, C).
 
     Arguments are those of :func:`cell_sums`; all NaN if a weight is NaN or infinite.
     """
-    if _device_of(grids) is not None:
-        counts, strange = torch_passes.bucket_totals(tensors, groups, grids)
-        return counts * torch.where(strange == 0, 1.0, torch.nan).double()
-    totals = np.zeros((len(grids), grids.count), np.int64)
-    is_finite = True
-    for is_compiled, chosen in _by_backend(tensors):
-        part, of_part = [tensors[t] for t in chosen], [groups[t] for t in chosen]
-        if is_compiled:
-            is_finite &= compiled_passes.add_bucket_counts(part, of_part, grids, totals)
-            continue
-        counts, strange = torch_passes.bucket_totals(part, of_part, grids.on(part[0].device))
-        totals += counts.cpu().numpy()
-        is_finite &= int(strange) == 0
-    return totals * (1.0 if is_finite else np.nan)
+    counts = _zeros(grids, dtype=torch.int64)
+    strange = torch.zeros((), dtype=torch.int64, device=grids.device)
+    for backend, part, of_part in _parts(tensors, groups):
+        found = backend.bucket_totals(part, of_part, grids.on(part[0].device))
+        for total, addend in zip((counts, strange), found, strict=True):
+            total += addend.to(grids.device)
+    return counts * _nan_if(strange)
 
 
-def require_finite(*sums: GroupArray) -> None:
+def require_finite(*sums: torch.Tensor) -> None:
     """Refuse sums over weights of which one is not finite; waits for the device if it has to.
 
     Raises
@@ -90,7 +74,7 @@ def require_finite(*sums: GroupArray) -> None:
     NonFiniteError
         If there is NaN or infinity among `sums`.
     """
-    if not all(bool(np.isfinite(on_host(array)).all()) for array in sums):
+    if not all(bool(torch.isfinite(array).all()) for array in sums):
         raise NonFiniteError("weights: training has diverged to NaN or infinity; lower the learning rate.")
 
 
@@ -108,26 +92,20 @@ class TensorPairs:
     def __init__(self, weights: list[torch.Tensor], gradients: list[torch.Tensor], groups: list[int]) -> None:
         self.weights, self.gradients, self.groups = weights, gradients, groups
         self.parts = [
-            (is_compiled, [weights[t] for t in chosen], [gradients[t] for t in chosen], [groups[t] for t in chosen])
-            for is_compiled, chosen in _by_backend(weights, gradients)
+            (backend, [weights[t] for t in chosen], [gradients[t] for t in chosen], [groups[t] for t in chosen])
+            for backend, chosen in _by_backend(weights, gradients)
         ]
 
 
-def inner_products(pairs: TensorPairs, group_count: int, device: torch.device | None = None) -> GroupArray:
-    """Σ weight · gradient over all pairs of a group: float64 of shape (G,), on the host if `device` is None."""
-    if device is not None:
-        return torch_passes.inner_products(pairs.weights, pairs.gradients, pairs.groups, group_count, device)
-    products = np.zeros(group_count)
-    for is_compiled, weights, gradients, groups in pairs.parts:
-        if is_compiled:
-            compiled_passes.add_inner_products(weights, gradients, groups, products)
-        else:
-            found = torch_passes.inner_products(weights, gradients, groups, group_count, weights[0].device)
-            products += found.cpu().numpy()
+def inner_products(pairs: TensorPairs, group_count: int, device: torch.device) -> torch.Tensor:
+    """Σ weight · gradient over all pairs of a group: float64 of shape (G,) on `device`."""
+    products = torch.zeros(group_count, dtype=torch.float64, device=device)
+    for backend, weights, gradients, groups in pairs.parts:
+        products += backend.inner_products(weights, gradients, groups, group_count).to(device)
     return products
 
 
-def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: GroupArray) -> None:
+def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: torch.Tensor) -> None:
     """Add to every gradient the slope of the half cell that its weight lies in.
 
     Parameters
@@ -140,12 +118,9 @@ def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: GroupArray) -> None:
         Slope on the lower and the upper half of every cell in turn, float64 of shape (G, 2 (C - 1)); a weight in the
         middle of a cell is in its upper half.
     """
-    for is_compiled, weights, gradients, groups in pairs.parts:
-        if is_compiled and _device_of(grids) is None:
-            compiled_passes.add_slopes(weights, gradients, groups, grids, on_host(slopes))
-        else:
-            device = weights[0].device
-            torch_passes.add_slopes(weights, gradients, groups, grids.on(device), _on(slopes, device))
+    for backend, weights, gradients, groups in pairs.parts:
+        device = weights[0].device
+        backend.add_slopes(weights, gradients, groups, grids.on(device), slopes.to(device))
 
 
 def begin(watch: BucketWatch, grids: GridSet) -> None:
@@ -153,15 +128,12 @@ def begin(watch: BucketWatch, grids: GridSet) -> None:
     torch_passes.begin(watch, grids.on(watch.latent.device))
 
 
-def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: GroupArray) -> None:
+def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
     """Multiply the latent weights of `watch` by the factor of their group and copy them to `parameters`.
 
     `factors` is of shape (G,).
     """
-    if isinstance(factors, np.ndarray) and _are_compiled([watch.latent], parameters):
-        compiled_passes.restore(watch, parameters, factors)
-    else:
-        torch_passes.restore(watch, parameters, _on(factors, watch.latent.device))
+    _backend(parameters, [watch.latent]).restore(watch, parameters, factors.to(watch.latent.device))
 
 
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, *, freeze_above: float | None) -> None:
@@ -170,13 +142,19 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
     Frozen weights stay where they are. With `freeze_above`, weights whose bucket changes more often than this per step
     are moved to the bucket they average to and frozen.
     """
-    if _device_of(grids) is None and _are_compiled([watch.latent], parameters):
-        compiled_passes.snap(watch, parameters, grids, freeze_above)
-    else:
-        torch_passes.snap(watch, parameters, grids.on(watch.latent.device), freeze_above)
+    _backend(parameters, [watch.latent]).snap(watch, parameters, grids.on(watch.latent.device), freeze_above)
 
 
-def _joined(counts: GroupArray, fractions: GroupArray) -> tuple[GroupArray, GroupArray]:
+def _zeros(grids: GridSet, dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(len(grids), grids.count, dtype=dtype, device=grids.device)
+
+
+def _nan_if(strange: torch.Tensor) -> torch.Tensor:
+    """NaN if weights are not finite, else 1."""
+    return torch.where(strange == 0, 1.0, torch.nan).double()
+
+
+def _joined(counts: torch.Tensor, fractions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums by cell, of shape (G, C - 1): weights on the last value are at the end of the last cell."""
     on_last = counts[:, -1]
     counts, fractions = counts[:, :-1], fractions[:, :-1]
@@ -185,31 +163,29 @@ def _joined(counts: GroupArray, fractions: GroupArray) -> tuple[GroupArray, Grou
     return counts, fractions
 
 
-def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[bool, list[int]]]:
-    """Whether they are for the compiled passes, and positions of tensors that one call can take.
+def _parts(
+    tensors: Sequence[torch.Tensor], groups: Sequence[int]
+) -> Iterator[tuple[ModuleType, list[torch.Tensor], list[int]]]:
+    """Tensors and groups that go through one call of a backend."""
+    for backend, chosen in _by_backend(tensors):
+        yield backend, [tensors[t] for t in chosen], [groups[t] for t in chosen]
+
+
+def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[ModuleType, list[int]]]:
+    """Backends, and positions of the tensors that one call of each can take.
 
     Tensors at one position go together.
     """
-    if _are_compiled(*lists):
-        return [(True, list(range(len(lists[0]))))]
-    chosen: dict[tuple[bool, torch.dtype, torch.device | None], list[int]] = {}
+    if _backend(*lists) is compiled_passes:
+        return [(compiled_passes, list(range(len(lists[0]))))]
+    chosen: dict[tuple[ModuleType, torch.dtype, torch.device], list[int]] = {}
     for position, together in enumerate(zip(*lists, strict=True)):
-        dtype, device = together[0].dtype, together[0].device
-        key = (True, dtype, None) if _are_compiled(together) else (False, dtype, device)
+        key = _backend(together), together[0].dtype, together[0].device
         chosen.setdefault(key, []).append(position)
-    return [(key[0], positions) for key, positions in chosen.items()]
+    return [(backend, positions) for (backend, *_), positions in chosen.items()]
 
 
-def _are_compiled(*lists: Sequence[torch.Tensor]) -> bool:
-    """Whether one call of the compiled passes can take all tensors."""
+def _backend(*lists: Sequence[torch.Tensor]) -> ModuleType:
+    """What one call with all tensors needs."""
     kinds = {(tensor.dtype, tensor.is_cpu, tensor.is_contiguous()) for tensors in lists for tensor in tensors}
-    return len(kinds) == 1 and kinds <= COMPILED_KINDS
-
-
-def _device_of(grids: GridSet) -> torch.device | None:
-    """The device that nothing may leave, or None where the grids are on the host."""
-    return grids.radius.device if isinstance(grids.radius, torch.Tensor) else None
-
-
-def _on(array: GroupArray, device: torch.device) -> torch.Tensor:
-    return torch.as_tensor(array, device=device)
+    return compiled_passes if len(kinds) == 1 and kinds <= COMPILED_KINDS else torch_passes

@@ -2,8 +2,7 @@
 
 A job is a row of group, number of weights and addresses. Weights go through in blocks that stay in the first-level
 cache: one loop without branches turns them into table indices, which the compiler can vectorise, a second one uses the
-tables. While a block is at work, later ones are fetched: without this, waiting for memory takes several times as long
-as the work on weights that are in no cache.
+tables.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any, cast
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -21,9 +19,6 @@ from metaq.compiled import compiled
 from metaq.entropy.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
 
 BLOCK = 256
-
-FETCHED_AHEAD, CACHE_LINE = 2048, 64
-"""Bytes between an item and the one fetched when its block begins, and between fetches."""
 
 LANES = 8
 """Slots a cell has, taken in turn: neighbouring weights of one cell need not wait for each other."""
@@ -33,14 +28,14 @@ ZERO, ONE = np.float32(0), np.float32(1)
 EDGE = 1e-7
 """Distance from a bucket's edge, in steps, where rounding may decide the bucket: more than 2^24 buckets times 2^-51."""
 
-UNITS_A_STEP = float(1 << UNIT_BITS)
+UNITS_PER_STEP = float(1 << UNIT_BITS)
 CELL_SHIFT = np.uint64(UNIT_BITS)
 UNIT_MASK = np.uint64((1 << UNIT_BITS) - 1)
 ONE_WEIGHT = np.uint64(1 << COUNT_SHIFT)
 SUM_SHIFT = np.uint64(COUNT_SHIFT)
 SUM_MASK = np.uint64((1 << COUNT_SHIFT) - 1)
 WIDE = np.uint64(LANES)
-WEIGHTS_A_FLUSH = LANES * SLOT_CAPACITY // 2
+WEIGHTS_PER_FLUSH = LANES * SLOT_CAPACITY // 2
 
 untyped = cast(Any, numba)
 carray = untyped.carray
@@ -60,41 +55,16 @@ pointer = cast("Callable[[Any, Any], Any]", intrinsic(_pointer))
 """An address as a pointer to items of the dtype of an array."""
 
 
-def _fetch(_context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        byte_pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
-        signature = ir.FunctionType(ir.VoidType(), [byte_pointer, integer, integer, integer])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte_pointer], signature)
-        to_read, to_all_caches, data = integer(0), integer(3), integer(1)
-        place = builder.inttoptr(arguments[0], byte_pointer)
-        builder.call(prefetch, [place, to_read, to_all_caches, data])
-        return context.get_dummy_value()
-
-    return untyped.types.void(address), generate
-
-
-fetch = cast("Callable[[int], None]", intrinsic(_fetch))
-"""Bring the cache line at an address near; does nothing where no memory is."""
-
-
-@compiled
-def _fetch_ahead(array: NDArray[Any], start: int) -> None:
-    """Bring a block of `array` near that comes after the one from `start`."""
-    begin = array.ctypes.data + start * array.itemsize + FETCHED_AHEAD
-    for address in range(begin, begin + BLOCK * array.itemsize, CACHE_LINE):
-        fetch(address)
-
-
 @compiled
 def _cells_and_units(
-    weights: Floats, first: float, units_a_weight: float, last: float, positions: NDArray[np.uint64]
+    weights: Floats, first: float, units_per_weight: float, last: float, positions: NDArray[np.uint64]
 ) -> bool:
     """Distance of every weight from the first reference value, in units; whether all weights are finite."""
     not_finite = 0
     for i in range(weights.size):
         distance = weights[i] - first
         not_finite += not abs(distance) < np.inf
-        position = distance * units_a_weight
+        position = distance * units_per_weight
         position = position if position > 0.0 else 0.0
         positions[i] = np.uint64(np.int64((position if position < last else last) + 0.5))
     return not_finite == 0
@@ -123,15 +93,14 @@ def cell_sums(
     count = counts.shape[1]
     positions = np.empty(BLOCK, np.uint64)
     slots = np.zeros(count * LANES, np.uint64)
-    last = (count - 1) * UNITS_A_STEP
+    last = (count - 1) * UNITS_PER_STEP
     for job in range(jobs.shape[0]):
         group, size = jobs[job, 0], jobs[job, 1]
         weights = carray(pointer(jobs[job, 2], like), (size,))
-        units_a_weight = UNITS_A_STEP / step_size[group]
+        units_per_weight = UNITS_PER_STEP / step_size[group]
         for start in range(0, size, BLOCK):
-            _fetch_ahead(weights, start)
             block = weights[start : start + BLOCK]
-            if not _cells_and_units(block, first[group], units_a_weight, last, positions):
+            if not _cells_and_units(block, first[group], units_per_weight, last, positions):
                 return False
             whole = block.size - block.size % LANES
             for i in range(0, whole, LANES):
@@ -140,7 +109,7 @@ def cell_sums(
                     slots[(position >> CELL_SHIFT) * WIDE + np.uint64(lane)] += (position & UNIT_MASK) + ONE_WEIGHT
             for i in range(whole, block.size):
                 slots[(positions[i] >> CELL_SHIFT) * WIDE] += (positions[i] & UNIT_MASK) + ONE_WEIGHT
-            if (start + BLOCK) % WEIGHTS_A_FLUSH == 0:
+            if (start + BLOCK) % WEIGHTS_PER_FLUSH == 0:
                 _flush(slots, counts[group], units[group])
         _flush(slots, counts[group], units[group])
     return True
@@ -153,13 +122,13 @@ def _bucket_indices(weights: Floats, lower: float, step_size: float, count: int,
     NaN takes the first bucket. A division takes several times as long as a multiplication, and only near an edge may
     the two differ.
     """
-    buckets_a_weight = 1.0 / step_size
+    buckets_per_weight = 1.0 / step_size
     last = count - 1.0
     near_edges, not_finite = 0, 0
     for i in range(weights.size):
         distance = weights[i] - lower
         not_finite += not abs(distance) < np.inf
-        position = distance * buckets_a_weight
+        position = distance * buckets_per_weight
         position = position if position > 0.0 else 0.0
         position = position if position < last else last
         near_edges += abs(position - np.rint(position)) < EDGE
@@ -188,7 +157,6 @@ def bucket_counts(
         group, size = jobs[job, 0], jobs[job, 1]
         weights = carray(pointer(jobs[job, 2], like), (size,))
         for start in range(0, size, BLOCK):
-            _fetch_ahead(weights, start)
             block = weights[start : start + BLOCK]
             if not _bucket_indices(block, lower[group], step_size[group], count, indices):
                 return False
@@ -215,9 +183,6 @@ def inner_products(like: Floats, jobs: NDArray[np.int64]) -> NDArray[np.float64]
         lanes = np.zeros(LANES)
         whole = left.size - left.size % LANES
         for i in range(0, whole, LANES):
-            if i % BLOCK == 0:
-                _fetch_ahead(left, i)
-                _fetch_ahead(right, i)
             for lane in range(LANES):
                 lanes[lane] += np.float64(left[i + lane]) * np.float64(right[i + lane])
         for i in range(whole, left.size):
@@ -242,13 +207,11 @@ def add_slopes(
         gradients = carray(pointer(jobs[job, 3], like), (size,))
         slopes = table[group]
         last = slopes.size - 1.0
-        halves_a_weight = 2.0 / step_size[group]
+        halves_per_weight = 2.0 / step_size[group]
         for start in range(0, size, BLOCK):
-            _fetch_ahead(weights, start)
-            _fetch_ahead(gradients, start)
             block, gradient = weights[start : start + BLOCK], gradients[start : start + BLOCK]
             for i in range(block.size):
-                position = (np.float64(block[i]) - first[group]) * halves_a_weight
+                position = (np.float64(block[i]) - first[group]) * halves_per_weight
                 position = position if position > 0.0 else 0.0
                 position = position if position < last else last
                 indices[i] = np.uint32(np.int32(position))
@@ -265,8 +228,6 @@ def restore(latent: Floats, jobs: NDArray[np.int64], starts: NDArray[np.int64], 
         weights = latent[starts[job] : starts[job] + size]
         factor = factors[group]
         for start in range(0, size, BLOCK):
-            _fetch_ahead(weights, start)
-            _fetch_ahead(parameter, start)
             block, held = weights[start : start + BLOCK], parameter[start : start + BLOCK]
             for i in range(block.size):
                 block[i] *= factor
@@ -295,12 +256,6 @@ def snap(
         parameter = carray(pointer(jobs[job, 2], latent), (size,))
         for start in range(0, size, BLOCK):
             at = starts[job] + start
-            _fetch_ahead(parameter, start)
-            _fetch_ahead(latent, at)
-            _fetch_ahead(previous, at)
-            _fetch_ahead(average, at)
-            _fetch_ahead(flips, at)
-            _fetch_ahead(frozen, at)
             end = min(at + BLOCK, starts[job] + size)
             weights, held = latent[at:end], parameter[start : start + BLOCK]
             before, mean, rate, stays = previous[at:end], average[at:end], flips[at:end], frozen[at:end]

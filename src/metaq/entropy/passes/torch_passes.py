@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 
+from metaq.entropy.passes import buckets
 from metaq.entropy.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
 from metaq.entropy.passes.grids import GridSet
 from metaq.entropy.passes.watch import MEMORY, BucketWatch
@@ -47,7 +48,7 @@ def cell_totals(
 
     Weights of one cell share out over lanes, so that additions to one address seldom meet.
     """
-    device = _device_of(grids)
+    device = grids.device
     cells = len(grids) * grids.count
     totals = torch.zeros(2 * cells + 1, dtype=torch.int64, device=device)
     last = float((grids.count - 1) << UNIT_BITS)
@@ -69,7 +70,7 @@ def bucket_totals(
     tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights by bucket, int64 of shape (G, C), and how many are not finite, int64."""
-    device = _device_of(grids)
+    device = grids.device
     cells = len(grids) * grids.count
     totals = torch.zeros(cells + 1, dtype=torch.int64, device=device)
     for pieces in _chunks(tensors):
@@ -88,9 +89,9 @@ def inner_products(
     right: Sequence[torch.Tensor],
     groups: Sequence[int],
     group_count: int,
-    device: torch.device,
 ) -> torch.Tensor:
     """Σ left · right by group: float64 of shape (G,), on the device where all tensors are."""
+    device = left[0].device
     products = torch.zeros(group_count, dtype=torch.float64, device=device)
     for pieces in _chunks(left):
         terms = _side_by_side(pieces, left).double().mul_(_side_by_side(pieces, right))
@@ -239,28 +240,20 @@ def _lane_indices(count: int, cells: int, device: torch.device) -> tuple[torch.T
     return lane.mul_(cells), lanes
 
 
-def _device_of(grids: GridSet) -> torch.device:
-    assert isinstance(grids.radius, torch.Tensor)
-    return grids.radius.device
-
-
 def _positions(
-    weights: torch.Tensor, group: torch.Tensor, grids: GridSet, units_a_step: float, last: float
+    weights: torch.Tensor, group: torch.Tensor, grids: GridSet, units_per_step: float, last: float
 ) -> torch.Tensor:
     """Distance from the first reference value in units, float64 in ``[0, last]``; 0 for NaN."""
     distances = weights.double().sub(grids.first[group])
-    scale = (units_a_step / grids.step_size)[group]
+    scale = (units_per_step / grids.step_size)[group]
     return distances.mul_(scale).nan_to_num_(nan=0.0).clamp_(0, last)
 
 
 def _bucket_indices(weights: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
-    """Bucket of every weight by the rule of :meth:`metaq.tensors.grid.BucketGrid.assign`, int64; 0 for NaN."""
-    positions = weights.double().sub(grids.lower[group]).div_(grids.step_size[group])
-    return positions.nan_to_num_(nan=0.0).clamp_(0, grids.count - 1).long()
+    return buckets.bucket_indices(
+        weights, lower=grids.lower[group], step_size=grids.step_size[group], count=grids.count
+    )
 
 
 def _bucket_values(indices: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
-    """Reference values by the formula of :meth:`metaq.tensors.grid.BucketGrid.values_of`: float64."""
-    numerators = (2 * indices + (1 - grids.count)).double()
-    numerators.mul_(grids.radius[group]).div_(grids.count)
-    return numerators.add_(grids.center[group])
+    return buckets.bucket_values(indices, center=grids.center[group], radius=grids.radius[group], count=grids.count)

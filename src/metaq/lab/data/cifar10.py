@@ -9,7 +9,7 @@ import torch
 
 from metaq.errors import DataError
 from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
-from metaq.lab.data.jpeg_archive import MAX_ARRAY_BYTES, read_jpeg_archive
+from metaq.lab.data.jpeg_archive import read_jpeg_archive
 from metaq.lab.data.places import DATA_VARIABLE, cache_folder, variable_folder
 from metaq.lab.data.split import hold_out
 
@@ -23,6 +23,7 @@ TRAIN_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_BATCH = "test_batch.bin"
 PICKLED_BATCH = "data_batch_1"
 SUBFOLDERS = (NAME, "cifar-10-batches-bin")
+MAX_BYTES = 1 << 30
 RECORD_BYTES = 1 + CHANNELS * SIDE * SIDE
 _TRAINING_IMAGES_FOR_ONE_HELD_OUT = 10
 
@@ -61,7 +62,7 @@ def read_binary(path: Path) -> ImageDataset:
     """
     try:
         size_bytes = path.stat().st_size
-        if size_bytes == 0 or size_bytes % RECORD_BYTES or size_bytes > MAX_ARRAY_BYTES:
+        if size_bytes == 0 or size_bytes % RECORD_BYTES or size_bytes > MAX_BYTES:
             raise DataError(f"{path}: has {size_bytes} bytes, not whole records of {RECORD_BYTES}; fetch it again.")
         records = np.fromfile(path, dtype=np.uint8).reshape(-1, RECORD_BYTES)
     except OSError as error:

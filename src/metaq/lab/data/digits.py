@@ -9,6 +9,7 @@ from torch.nn import functional
 from metaq.errors import ConfigError
 from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
 from metaq.lab.data.split import fixed_permutation, hold_out
+from metaq.lab.registry import needed
 
 NAME = "digits"
 TEST_COUNT = 400
@@ -26,11 +27,10 @@ def load_digits(options: LoadOptions) -> DataSplits:
     Raises
     ------
     ConfigError
-        If a folder is given, as these images are not read from one, or the validation count does not fit.
+        If scikit-learn is missing, a folder is given, as these images are not read from one, or the validation count
+        does not fit.
     """
-    # Imported here: scikit-learn takes about a second, which users of other data sets need not wait for.
-    from sklearn import datasets
-
+    datasets = needed("sklearn.datasets", "lab")
     if options.data_dir is not None:
         raise ConfigError(
             f"data folder: {options.data_dir} was given, but digits come with scikit-learn and are read from no "

@@ -1,22 +1,15 @@
-"""Data sets by name. A new one is a file with a loader and a line in the table below."""
+"""Data sets by name. A new one is a file with a loader and a line in :mod:`metaq.lab.registry`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from metaq.config import near_match
 from metaq.errors import ConfigError
-from metaq.lab.data import cifar10, digits, mnist
 from metaq.lab.data.dataset import DataSplits, LoadOptions, ProgressCallback
 from metaq.lab.data.idx_folder import load_folder
-
-_LOADERS: dict[str, Callable[[LoadOptions], DataSplits]] = {
-    cifar10.NAME: cifar10.load_cifar10,
-    digits.NAME: digits.load_digits,
-    mnist.NAME: mnist.load_mnist,
-}
+from metaq.lab.registry import DATA_SETS, resolve
 
 
 def names() -> list[str]:
@@ -27,7 +20,7 @@ def names() -> list[str]:
     >>> names()
     ['cifar10', 'digits', 'mnist']
     """
-    return sorted(_LOADERS)
+    return sorted(DATA_SETS)
 
 
 def load(
@@ -74,11 +67,12 @@ def load(
         validation_count=validation_count,
         progress=progress,
     )
-    if name in _LOADERS:
-        return _LOADERS[name](options)
+    if name in DATA_SETS:
+        splits: DataSplits = resolve(DATA_SETS[name])(options)
+        return splits
     folder = Path(name).expanduser()
     if not _is_path(name, folder):
-        raise ConfigError(f"data set: {name!r} is neither known nor a folder; {near_match(name, _LOADERS)}")
+        raise ConfigError(f"data set: {name!r} is neither known nor a folder; {near_match(name, DATA_SETS)}")
     if options.data_dir is not None:
         raise ConfigError(
             f"data folder: {options.data_dir} was given, but the data set {name} is a folder itself; give one "

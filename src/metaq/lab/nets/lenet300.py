@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-NAME = "lenet300"
 INPUT_SHAPE = (1, 28, 28)
 
 

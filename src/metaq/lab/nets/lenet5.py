@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NAME = "lenet5"
 INPUT_SHAPE = (1, 28, 28)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-NAME = "lenet5-caffe"
 INPUT_SHAPE = (1, 28, 28)
 
 

@@ -1,24 +1,15 @@
-"""Networks by name. A new one is a file with a module and a line in the table below."""
+"""Networks by name. A new one is a file with a module and a line in :mod:`metaq.lab.registry`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 
 from torch import nn
 
 from metaq.config import near_match
 from metaq.errors import ConfigError
-from metaq.lab.nets import lenet5, lenet5_caffe, lenet300, resnet20, vgg11
 from metaq.lab.nets.factory import create_from_factory
-
-_NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    lenet5.NAME: (lenet5.LeNet5, lenet5.INPUT_SHAPE),
-    lenet5_caffe.NAME: (lenet5_caffe.LeNet5Caffe, lenet5_caffe.INPUT_SHAPE),
-    lenet300.NAME: (lenet300.LeNet300, lenet300.INPUT_SHAPE),
-    resnet20.NAME: (resnet20.ResNet20, resnet20.INPUT_SHAPE),
-    vgg11.NAME: (vgg11.VGG11, vgg11.INPUT_SHAPE),
-}
-"""Factory and shape of one input by name."""
+from metaq.lab.registry import NETWORKS, resolve
 
 
 def names() -> list[str]:
@@ -29,7 +20,7 @@ def names() -> list[str]:
     >>> names()
     ['lenet300', 'lenet5', 'lenet5-caffe', 'resnet20', 'vgg11']
     """
-    return sorted(_NETWORKS)
+    return sorted(NETWORKS)
 
 
 def create(name: str) -> nn.Module:
@@ -51,12 +42,13 @@ def create(name: str) -> nn.Module:
     >>> sum(weights.numel() for weights in create("lenet5").parameters())
     44426
     """
-    if name in _NETWORKS:
-        return _NETWORKS[name][0]()
+    if name in NETWORKS:
+        model: nn.Module = resolve(NETWORKS[name])()
+        return model
     if ":" in name:
         return create_from_factory(name)
     raise ConfigError(
-        f"network: {name!r} is not known; {near_match(name, _NETWORKS)} A network of your own is written "
+        f"network: {name!r} is not known; {near_match(name, NETWORKS)} A network of your own is written "
         "package.module:factory."
     )
 
@@ -69,4 +61,7 @@ def input_shape(name: str) -> tuple[int, ...] | None:
     >>> input_shape("lenet5")
     (1, 28, 28)
     """
-    return _NETWORKS[name][1] if name in _NETWORKS else None
+    if name not in NETWORKS:
+        return None
+    shape: tuple[int, ...] = import_module(NETWORKS[name].partition(":")[0]).INPUT_SHAPE
+    return shape

@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from metaq.lab.nets import standardize
 
-NAME = "resnet20"
 INPUT_SHAPE = (3, 32, 32)
 BLOCKS = 3
 """In each of the three stages of 16, 32 and 64 channels."""

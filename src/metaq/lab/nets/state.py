@@ -40,8 +40,8 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
 
 def _sentence(model: nn.Module, problem: str) -> str:
     return (
-        f"weights: they do not fit the network {type(model).__name__} ({problem}); choose the network that they were "
-        "saved from."
+        f"weights: they do not fit the network {type(model).__name__} ({problem}); name the network that they were "
+        "saved from, with --net NAME or --net package.module:factory."
     )
 
 

@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from metaq.lab.nets import standardize
 
-NAME = "vgg11"
 INPUT_SHAPE = (3, 32, 32)
 
 WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)

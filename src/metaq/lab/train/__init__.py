@@ -1,9 +1,12 @@
 """Training with the entropy regulariser."""
 
-from metaq.lab.train.config import PRESETS, GoalConfig, TrainConfig, aim, plain, preset
+from metaq.lab.registry import PRESETS
+from metaq.lab.train.config import GoalConfig, TrainConfig, aim, plain
 from metaq.lab.train.devices import CPU, device_named
 from metaq.lab.train.evaluate import accuracy
-from metaq.lab.train.loop import Candidate, Loss, Observer, Trainer, label_loss
+from metaq.lab.train.loop import Candidate, Loss, Trainer, label_loss
+from metaq.lab.train.observing import Observer, Silent
+from metaq.lab.train.presets import preset
 from metaq.lab.train.processes import ALONE, Processes, launched
 from metaq.lab.train.records import EpochRecord
 
@@ -17,6 +20,7 @@ __all__ = [
     "Loss",
     "Observer",
     "Processes",
+    "Silent",
     "TrainConfig",
     "Trainer",
     "accuracy",

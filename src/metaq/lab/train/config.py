@@ -1,4 +1,4 @@
-"""Everything a training run depends on, and the presets."""
+"""Everything a training run depends on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from metaq.config import Config, near_match, require
-from metaq.errors import ConfigError
+from metaq.config import Config, require
 from metaq.lab.data.augmentation import Augmentation
 from metaq.lab.data.cropping import CropAndFlip
-from metaq.regularizer.config import BucketConfig, FreezeConfig, PlanConfig, RegularizerConfig
+from metaq.regularizer.config import PlanConfig, RegularizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +57,6 @@ class OptimizerConfig(Config):
         require(0 < self.beta2 < 1, f"optimizer.beta2: {self.beta2} is not in (0, 1).")
         decay = self.weight_decay
         require(0 <= decay < math.inf, f"optimizer.weight_decay: {decay} is not a finite number from 0 upwards.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopConfig(Config):
-    """When to stop before the last epoch: at the first epoch at which every target given here is met.
-
-    Attributes
-    ----------
-    accuracy
-        Validation accuracy of the quantised weights, in percent, or None.
-    bits
-        Zero-order entropy of the bucket indices, in bits, or None.
-    """
-
-    accuracy: float | None = None
-    bits: float | None = None
-
-    def __post_init__(self) -> None:
-        require(self.accuracy is None or 0 < self.accuracy <= 100, f"stop.accuracy: {self.accuracy} is no percentage.")
-        require(self.bits is None or self.bits > 0, f"stop.bits: {self.bits} is not positive.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +136,7 @@ class TrainConfig(Config):
         Name of a data set, or a folder of IDX files.
     epochs, batch_size
         Passes over the training images, images per step.
-    optimizer, regularizer, augmentation, stop, goal, teacher
+    optimizer, regularizer, augmentation, goal, teacher
         See their classes; `augmentation` None trains on the images as they are. A goal needs ``regularizer.plan``.
     crop
         How photographs are cropped and mirrored, before any other augmentation; None leaves them as they are.
@@ -192,7 +171,6 @@ class TrainConfig(Config):
     clean_from: float = 1.0
     init: InitConfig | None = None
     start: str | None = None
-    stop: StopConfig = StopConfig()
     goal: GoalConfig = GoalConfig()
     teacher: TeacherConfig | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -226,75 +204,6 @@ def plain(config: TrainConfig) -> TrainConfig:
         regularizer=replace(config.regularizer, strength=0.0, forward="float", plan=None),
         optimizer=replace(config.optimizer, relative_learning_rate=None),
     )
-
-
-_THESIS = TrainConfig(
-    net="lenet5",
-    data="mnist",
-    epochs=144,
-    batch_size=64,
-    optimizer=OptimizerConfig(learning_rate=7e-4, relative_learning_rate=None, last_share=1.0, beta2=0.999),
-    regularizer=RegularizerConfig(
-        objective="spread",
-        strength=0.0015,
-        alpha=0.533,
-        grouping="global",
-        buckets=BucketConfig(rule="fixed", count=6, center=-0.11, radius=1.114),
-        forward="float",
-        warmup=0.0,
-        ramp=0.0,
-        decay_end=1.0,
-        refresh_every=1,
-        freeze=FreezeConfig(start=1.0),
-    ),
-    augmentation=None,
-    clean_fraction_last=1.0,
-    init=InitConfig(),
-)
-
-_DIGITS = TrainConfig(
-    data="digits",
-    epochs=200,
-    batch_size=64,
-    optimizer=OptimizerConfig(relative_learning_rate=1.6e-2),
-    regularizer=RegularizerConfig(strength=2.5e-5),
-)
-
-_PHOTOGRAPHS = TrainConfig(
-    net="resnet20",
-    data="cifar10",
-    epochs=200,
-    batch_size=128,
-    regularizer=RegularizerConfig(strength=3e-7, exclude=("*norm*",)),
-    augmentation=None,
-    crop=CropAndFlip(),
-)
-"""Batch normalisation takes no part: where a scale jumps from bucket to bucket, a whole channel is disturbed."""
-
-_FLOAT_PHOTOGRAPHS = plain(
-    replace(
-        _PHOTOGRAPHS,
-        optimizer=OptimizerConfig(
-            name="sgd", learning_rate=0.1, weight_decay=5e-4, decay_start=0.0, last_share=1e-3, momentum=0.9
-        ),
-    )
-)
-
-PRESETS = {
-    "lenet5-mnist": TrainConfig(data="mnist", epochs=100, regularizer=RegularizerConfig(strength=1.3e-5)),
-    "lenet5-digits": _DIGITS,
-    "lenet300-mnist": TrainConfig(net="lenet300", data="mnist", epochs=60),
-    "lenet300-digits": replace(_DIGITS, net="lenet300"),
-    "resnet20-cifar10": _PHOTOGRAPHS,
-    "resnet20-cifar10-float": _FLOAT_PHOTOGRAPHS,
-    "vgg11-cifar10": replace(_PHOTOGRAPHS, net="vgg11", regularizer=replace(_PHOTOGRAPHS.regularizer, strength=1e-8)),
-    "vgg11-cifar10-float": replace(
-        _FLOAT_PHOTOGRAPHS, net="vgg11", optimizer=replace(_FLOAT_PHOTOGRAPHS.optimizer, learning_rate=0.02)
-    ),
-    "thesis": _THESIS,
-    "thesis-digits": replace(_THESIS, data="digits"),
-}
-"""Configurations by name."""
 
 
 TARGETED_PLAN = PlanConfig(press=0.76, settle=0.16)
@@ -345,10 +254,3 @@ def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | Non
         optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),
         regularizer=replace(config.regularizer, plan=plan, warmup=warmup),
     )
-
-
-def preset(name: str) -> TrainConfig:
-    """The preset called `name`; raises :class:`ConfigError` with the near match if there is none."""
-    if name not in PRESETS:
-        raise ConfigError(f"--preset {name}: there is no such preset; {near_match(name, PRESETS)}")
-    return PRESETS[name]

@@ -25,12 +25,6 @@ MOST_FALL = math.log(2)
 SMOOTHING = 0.5
 """Weight of the newest epoch in the running mean of the accuracy."""
 
-BITS_PER_ERROR = 1.0
-"""Exponent of the ratio of errors that the bits are changed by between two rounds."""
-
-LEAST_FACTOR, LARGEST_FACTOR = 0.85, 1.15
-"""Of the bits between two rounds."""
-
 
 class Goal:
     """Turns what an epoch measured into what the schedule of the regulariser is to do next.
@@ -65,17 +59,12 @@ class Goal:
             assert record.file_bytes is not None
             schedule.goal = self._config.bytes * bits / record.file_bytes
             return
-        allowed = self._allowed
-        phase, following = schedule.phase(progress - 1e-9), schedule.phase(next_progress)
         if schedule.goal is None and schedule.rises_at(next_progress):
             schedule.set_lowest(bits)
         elif schedule.goal is None:
             error = max(1 - self._smoothed / 100, 0.5 / self._images)
-            room = math.log(LOOSE_ERROR * allowed / error) / FALL_SOFTNESS
+            room = math.log(LOOSE_ERROR * self._allowed / error) / FALL_SOFTNESS
             schedule.speed = max(SLOWEST_SPEED, min(fastest, room))
-        elif following.round > phase.round:
-            factor = ((1 - accuracy / 100) / allowed) ** BITS_PER_ERROR
-            schedule.goal = bits * max(LEAST_FACTOR, min(LARGEST_FACTOR, factor))
 
     def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
         """Of the epoch last steered by: larger is better; what meets the goal, then what is best beyond it.

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,23 +24,15 @@ from metaq.lab.train.config import TrainConfig
 from metaq.lab.train.devices import CPU
 from metaq.lab.train.evaluate import accuracy
 from metaq.lab.train.goal import Goal
+from metaq.lab.train.observing import Observer
 from metaq.lab.train.processes import ALONE, Processes
 from metaq.lab.train.records import EpochRecord
 from metaq.model.norms import holding, rounded_norms
+from metaq.regularizer.base import Regularizer
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer
 from metaq.regularizer.report import RegularizerReport
 from metaq.regularizer.schedule import PlannedSchedule
 from metaq.tensors.grid import BucketGrid
-
-
-class Observer(Protocol):
-    """Whoever wants to follow a run: a progress bar, a log."""
-
-    def on_step(self, step: int, total_steps: int) -> None:
-        """After every optimiser step."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """After every epoch, once its checkpoint is on disk."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +92,8 @@ class Trainer:
         Where it runs; results differ from device to device by rounding.
     processes
         Those that share out every batch; the first writes the checkpoints.
+    make_regularizer
+        Takes what :class:`metaq.EntropyRegularizer` does.
 
     Raises
     ------
@@ -119,6 +113,7 @@ class Trainer:
         start: Mapping[str, torch.Tensor] | None = None,
         device: torch.device = CPU,
         processes: Processes = ALONE,
+        make_regularizer: Callable[..., Regularizer] = EntropyRegularizer,
     ) -> None:
         self.config = config
         self.processes = processes
@@ -132,7 +127,7 @@ class Trainer:
         accuracy(self.model, self.validation.take(torch.arange(1)))
         self.steps_per_epoch = math.ceil(len(self.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.regularizer = EntropyRegularizer(self.model, config.regularizer, total_steps=self.total_steps)
+        self.regularizer = make_regularizer(self.model, config.regularizer, total_steps=self.total_steps)
         self.optimizer = _make_optimizer(config, self.model)
         self.regularizer.attach(self.optimizer)
         self.goal = self._goal()
@@ -140,7 +135,7 @@ class Trainer:
         self.best: Candidate | None = None
 
     def run(self) -> Candidate:
-        """Train to the last epoch or an early stop; returns the epoch to keep.
+        """Train to the last epoch; returns the epoch to keep.
 
         Raises
         ------
@@ -150,7 +145,7 @@ class Trainer:
             Passed on; the checkpoint of the last finished epoch is on disk.
         """
         self._save()
-        while len(self.records) < self.config.epochs and not self._stop_reached():
+        while len(self.records) < self.config.epochs:
             record = self._run_epoch(len(self.records) + 1)
             self.records.append(record)
             if self.goal is not None:
@@ -316,18 +311,10 @@ class Trainer:
         """Share of all steps done at the end of an epoch."""
         return epoch / self.config.epochs
 
-    def _stop_reached(self) -> bool:
-        stop = self.config.stop
-        if not self.records or (stop.accuracy is None and stop.bits is None):
-            return False
-        last = self.records[-1]
-        accurate = stop.accuracy is None or last.quantized_accuracy >= stop.accuracy
-        return accurate and (stop.bits is None or last.bits <= stop.bits)
-
     def _consider(self, record: EpochRecord) -> None:
         """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
         rank = self._rank(record)
-        if self.best is None or self._stop_reached() or rank >= self.best.rank:
+        if self.best is None or rank >= self.best.rank:
             with self._as_in_file() as grids:
                 self.best = Candidate(record=record, state_dict=_on_cpu(self.model), grids=grids, rank=rank)
 

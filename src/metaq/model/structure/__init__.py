@@ -2,6 +2,6 @@
 
 from metaq.model.structure.chains import Chain, find_chains
 from metaq.model.structure.folding import Folded, fit_layers, fold, is_folded
-from metaq.model.structure.symmetry import arrangement, cheapest_arrangement
+from metaq.model.structure.symmetry import arrangement, arrangements
 
-__all__ = ["Chain", "Folded", "arrangement", "cheapest_arrangement", "find_chains", "fit_layers", "fold", "is_folded"]
+__all__ = ["Chain", "Folded", "arrangement", "arrangements", "find_chains", "fit_layers", "fold", "is_folded"]

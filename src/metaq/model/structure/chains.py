@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,31 +97,37 @@ class Chain:
 def find_chains(model: nn.Module) -> list[Chain]:
     """Pairs of linear or convolutional layers of `model` joined by nothing but elementwise functions and pooling.
 
-    The model is traced with :mod:`torch.fx`. Where that fails, or the way between two layers holds anything unknown,
-    there is no chain: a unit that is not listed may be read by others. Layers that are used twice, that share their
-    parameters or are grouped are left out.
+    A copy of the model, in evaluation, is traced with :mod:`torch.fx`. Where that fails, what the model does depends on
+    optional arguments, or the way between two layers holds anything unknown, there is no chain: a unit that is not
+    listed may be read by others. Layers that are used twice, that share their parameters, are grouped, or do more than
+    their class says are left out.
 
     Returns
     -------
     list of Chain
         In the order of the forward pass.
     """
+    tensors = itertools.chain(model.parameters(), model.buffers())
     try:
-        graph = fx.Tracer().trace(model)
+        # Tracing runs the code of the model, which may change it; the copy shares its tensors alone.
+        traced = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+        graph = fx.Tracer().trace(traced)
     except Exception:  # noqa: BLE001 - whatever a user's forward raises under tracing, there is no graph
         return []
-    modules = dict(model.named_modules())
+    if any(node.op == "placeholder" and _is_optional(node) for node in graph.nodes):
+        return []
+    modules = dict(traced.named_modules())
     uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
     owners = Counter(id(parameter) for module in modules.values() for parameter in module.parameters(recurse=False))
     read_directly = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
 
     def layer_at(node: fx.Node) -> Layer | None:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(module, LAYERS) or uses[node.target] > 1 or node.target in read_directly:
+        if type(module) not in LAYERS or uses[node.target] > 1 or node.target in read_directly:
             return None
+        assert isinstance(module, LAYERS)
         shared = any(owners[id(parameter)] > 1 for parameter in module.parameters(recurse=False))
-        altered = nn.utils.parametrize.is_parametrized(module) or getattr(module, "groups", 1) != 1
-        return None if shared or altered or bool(module._forward_hooks or module._forward_pre_hooks) else module
+        return None if shared or _does_more(module) or getattr(module, "groups", 1) != 1 else module
 
     found = (_follow(node, layer_at, modules) for node in graph.nodes if layer_at(node) is not None)
     return [chain for chain in found if chain is not None]
@@ -151,9 +159,9 @@ def _follow(node: fx.Node, layer_at: Callable[[fx.Node], Layer | None], modules:
         if step in ELEMENTWISE:
             functions.append(ELEMENTWISE[step])
             is_odd = is_odd and ELEMENTWISE[step] in ODD
-        elif _is_maximum_pool(step):
+        elif _is_maximum_pool(step) and not is_flat:
             is_odd = False
-        elif step in MEAN_POOLS:
+        elif step in MEAN_POOLS and not is_flat:
             keeps_constants = keeps_constants and _has_no_padding(following, modules)
         elif step in FLATTENINGS and _flattens_all_but_samples(following, modules):
             is_flat = True
@@ -189,9 +197,23 @@ def _joined(
     )
 
 
+def _is_optional(node: fx.Node) -> bool:
+    """Whether an argument of the model may be left out; with and without it, another way may be taken."""
+    return bool(node.args) or str(node.target).startswith("*")
+
+
+def _does_more(module: nn.Module) -> bool:
+    """Whether a module does not only what its class says."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return bool(hooks) or "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module)
+
+
 def _what(node: fx.Node, modules: dict[str, nn.Module]) -> Any:
-    """Class of a module, a function, or the name of a method."""
-    return type(modules[str(node.target)]) if node.op == "call_module" else node.target
+    """Class of a module, a function, or the name of a method; None for a module that does more than its class says."""
+    if node.op != "call_module":
+        return node.target
+    module = modules[str(node.target)]
+    return None if _does_more(module) else type(module)
 
 
 def _is_maximum_pool(step: Any) -> bool:

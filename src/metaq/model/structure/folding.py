@@ -50,20 +50,8 @@ def fold(model: nn.Module) -> Folded:
     before = {chain.producer: chain.units for chain in chains}
     while sum(_shrink(folded, chain) for chain in chains):
         pass
-    after = {name: outputs_of(layer_of(folded, name)) for name in before}
+    after = {name: outputs_of(_layer_of(folded, name)) for name in before}
     return Folded(model=folded, units={name: (before[name], after[name]) for name in before})
-
-
-@torch.no_grad()
-def silence_unread(model: nn.Module) -> None:
-    """Set to zero, in place, the weights and the bias of every unit whose output nobody reads."""
-    chains = find_chains(model)
-    for chain in reversed(chains):
-        producer, consumer = layer_of(model, chain.producer), layer_of(model, chain.consumer)
-        unread = ~_is_read(consumer, chain)
-        producer.weight[unread] = 0
-        if producer.bias is not None:
-            producer.bias[unread] = 0
 
 
 def is_folded(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> bool:
@@ -110,7 +98,7 @@ def fit_layers(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> nn.M
 
 def _shrink(model: nn.Module, chain: Chain) -> bool:
     """Take units out of one layer; whether there were any."""
-    producer, consumer = layer_of(model, chain.producer), layer_of(model, chain.consumer)
+    producer, consumer = _layer_of(model, chain.producer), _layer_of(model, chain.consumer)
     units = outputs_of(producer)
     chain = replace(chain, units=units)
     is_read = _is_read(consumer, chain)
@@ -146,7 +134,7 @@ def _is_read(consumer: Layer, chain: Chain) -> torch.Tensor:
     return (by_column != 0).any(dim=1)
 
 
-def layer_of(model: nn.Module, name: str) -> Layer:
+def _layer_of(model: nn.Module, name: str) -> Layer:
     """The linear or convolutional layer called `name`."""
     layer = model.get_submodule(name)
     assert isinstance(layer, LAYERS)

@@ -1,180 +1,161 @@
-"""Order and sign of hidden units: free to choose, and some choices need fewer bytes."""
+"""Order and sign of hidden units: free to choose, and some choices need fewer bytes.
+
+A coder that predicts a weight from those beside and above it gains where units that are alike lie side by side, all
+that weigh nothing at the end.
+"""
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
 
-from metaq.model.structure.chains import Chain, find_chains
-from metaq.model.structure.folding import layer_of, silence_unread
+from metaq.model.structure.chains import Chain
 
-Cost = Callable[[nn.Module], int]
-Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From what goes into every unit and what comes out of it, (units, …) each, to a number for every unit."""
+Weights = Mapping[str, torch.Tensor]
 
-
-def _into(into: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    return into.sum(dim=1)
+MOST_UNITS_COMPARED = 8192
+"""In a larger layer, units come by their numbers of weights alone: it would take too long to compare all pairs."""
 
 
-def _out(_: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    return out.sum(dim=1)
+def arrangement(weights: Weights, chains: Sequence[Chain]) -> dict[str, torch.Tensor]:
+    """Weights that compute the same, the hidden units in an order that mostly costs less: no trials.
 
-
-def _both(into: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    return into.sum(dim=1) + out.sum(dim=1)
-
-
-MEASURES = (_both, _into, _out)
-
-MOST_UNITS_MIRRORED_ALONE, MOST_WEIGHTS_MIRRORED_ALONE = 64, 10_000
-"""Units of a layer, and weights of the model other than zero, up to which units are mirrored one by one.
-
-With more of them, there is little to gain from each, and every trial costs more.
-"""
-
-
-@torch.no_grad()
-def arrangement(model: nn.Module) -> nn.Module:
-    """A copy of `model` that computes the same, its hidden units in one order that mostly costs least: no trials.
-
-    Weights of units that nobody reads become zero. Units come by falling numbers of weights that go in and out, and
-    behind an odd function, as tanh is, with the signs that make the sum of what goes in positive.
-    """
-    changed = copy.deepcopy(model)
-    silence_unread(changed)
-    return _arranged(changed, find_chains(changed), _both, _into, descending=True)
-
-
-@torch.no_grad()
-def cheapest_arrangement(model: nn.Module, cost: Cost) -> nn.Module:
-    """A copy of `model` that computes the same from weights that cost less.
-
-    Weights of units that nobody reads become zero. Hidden units are sorted by several keys, whichever costs least, at
-    first all layers by the same; where the way to the next layer is odd, as through tanh, units are mirrored: the signs
-    of what goes in and of what comes out change together. Every weight keeps its value or changes its sign.
+    Weights of units that nobody reads become zero. Each unit is followed by the one most like it that is left, which
+    is the one whose weights agree in sign with most of its own; the first unit has the most weights. Behind an odd
+    function, as tanh is, a unit is like another too if all signs are opposite; all of them change then, in what goes in
+    and in what comes out. Every weight keeps its value or changes its sign.
 
     Parameters
     ----------
-    model
-        Not changed.
-    cost
-        Bytes of a model's file.
-
-    Returns
-    -------
-    nn.Module
-        Costs at most what `model` and :func:`arrangement` of it do.
+    weights
+        State dict of a model; not changed.
+    chains
+        Of the model.
     """
-    best = copy.deepcopy(model)
-    silent = copy.deepcopy(best)
-    silence_unread(silent)
-    chains = find_chains(silent)
-    best, least = _cheaper(best, cost(best), [silent], cost)
-    best, least = _cheaper(best, least, _arranged_alike(silent, chains), cost)
+    return _neighbouring(_by_number_of_weights(weights, chains), chains, _agreement)
+
+
+def arrangements(weights: Weights, chains: Sequence[Chain]) -> list[dict[str, torch.Tensor]]:
+    """Weights that compute the same, one of which costs least: `weights`, their :func:`arrangement`, and where most
+    weights are zero, units side by side that the same ones read.
+
+    Parameters
+    ----------
+    weights
+        State dict of a model; not changed.
+    chains
+        Of the model.
+    """
+    by_number = _by_number_of_weights(weights, chains)
+    found = [dict(weights), _neighbouring(by_number, chains, _agreement)]
+    read = [_signs(by_number, chain)[1] for chain in chains]
+    if 2 * sum(int(out.count_nonzero()) for out in read) < sum(out.numel() for out in read):
+        found.append(_neighbouring(by_number, chains, _common_readers))
+    return found
+
+
+def _agreement(into: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    signs = torch.cat([into, out], dim=1)
+    return signs @ signs.T
+
+
+def _common_readers(_: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    read = out.abs()
+    return read @ read.T
+
+
+def _neighbouring(
+    weights: Weights, chains: Sequence[Chain], alike: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The weights with every unit followed by the one most like it, units without weights last.
+
+    Parameters
+    ----------
+    alike
+        From the signs of what goes into every unit and of what comes out of it to how alike any two are.
+    """
+    arranged = dict(weights)
     for chain in chains:
-        best, least = _cheaper(best, least, _sorted(best, chain), cost)
-    for chain in (chain for chain in chains if chain.is_odd):
-        best, least = _cheaper(best, least, _mirrored(best, chain), cost)
-    for chain in (chain for chain in chains if chain.is_odd):
-        for unit in _worth_mirroring_alone(best, chain):
-            best, least = _cheaper(best, least, [_with_signs(best, chain, _minus_one_at(unit, chain))], cost)
-    return best
+        if chain.units <= MOST_UNITS_COMPARED:
+            order, signs = _chained(alike(*_signs(arranged, chain)), is_odd=chain.is_odd)
+            arranged = _in_order(_with_signs(arranged, chain, signs), chain, order)
+    return arranged
 
 
-def _worth_mirroring_alone(model: nn.Module, chain: Chain) -> list[int]:
-    """Units with weights on both sides, if there are few enough."""
-    into, out = _signs(model, chain)
-    live = ((into != 0).any(dim=1) & (out != 0).any(dim=1)).nonzero().flatten().tolist()
-    weights = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
-    few = len(live) <= MOST_UNITS_MIRRORED_ALONE and weights <= MOST_WEIGHTS_MIRRORED_ALONE
-    return live if few else []
+def _chained(likeness: torch.Tensor, *, is_odd: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order of units from each to the one most like it, and their signs; the first comes first."""
+    count = len(likeness)
+    left = likeness.diagonal() > 0
+    order, signs = torch.arange(count), torch.ones(count)
+    left[0] = False
+    last, place = 0, 1
+    while bool(left.any()):
+        to_last = likeness[last]
+        following = int(torch.where(left, to_last.abs() if is_odd else to_last, -torch.inf).argmax())
+        signs[following] = -signs[last] if is_odd and to_last[following] < 0 else signs[last]
+        left[following] = False
+        order[place] = last = following
+        place += 1
+    rest = torch.ones(count, dtype=torch.bool)
+    rest[order[:place]] = False
+    order[place:] = rest.nonzero().flatten()
+    return order, signs
 
 
-def _cheaper(
-    best: nn.Module, least: int, others: list[nn.Module] | Iterator[nn.Module], cost: Cost
-) -> tuple[nn.Module, int]:
-    for other in others:
-        found = cost(other)
-        if found < least:
-            best, least = other, found
-    return best, least
-
-
-def _arranged_alike(model: nn.Module, chains: list[Chain]) -> Iterator[nn.Module]:
-    """All layers by the same key, in every way."""
-    balances = MEASURES if any(chain.is_odd for chain in chains) else MEASURES[:1]
-    for key, balance, descending in itertools.product(MEASURES, balances, (True, False)):
-        yield _arranged(model, chains, key, balance, descending=descending)
-
-
-def _arranged(model: nn.Module, chains: list[Chain], key: Measure, balance: Measure, *, descending: bool) -> nn.Module:
+def _by_number_of_weights(weights: Weights, chains: Sequence[Chain]) -> dict[str, torch.Tensor]:
+    """The weights with units by falling numbers of weights, zeros for those of units that nobody reads, and with the
+    signs that make the sum of what goes in positive.
+    """
+    arranged = dict(weights)
+    for chain in reversed(chains):
+        _, out = _signs(arranged, chain)
+        unread = (out == 0).all(dim=1)
+        for name in _of_producer(arranged, chain):
+            zero = torch.zeros_like(arranged[name])
+            arranged[name] = torch.where(_along(unread, zero, 0), zero, arranged[name])
     for chain in chains:
-        model = _in_order(model, chain, _order(model, chain, key, descending=descending))
+        into, out = _signs(arranged, chain)
+        number = into.abs().sum(dim=1) + out.abs().sum(dim=1)
+        arranged = _in_order(arranged, chain, torch.argsort(number, descending=True, stable=True))
         if chain.is_odd:
-            model = _with_signs(model, chain, _towards_positive(model, chain, balance))
-    return model
+            into, _ = _signs(arranged, chain)
+            arranged = _with_signs(arranged, chain, torch.where(into.sum(dim=1) < 0, -1.0, 1.0))
+    return arranged
 
 
-def _sorted(model: nn.Module, chain: Chain) -> Iterator[nn.Module]:
-    for key, descending in itertools.product(MEASURES, (True, False)):
-        yield _in_order(model, chain, _order(model, chain, key, descending=descending))
+def _signs(weights: Weights, chain: Chain) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signs of the weights that go into every unit and come out of it, float32 of shape (units, …) each."""
+    into = weights[f"{chain.producer}.weight"].sign().reshape(chain.units, -1)
+    out = weights[f"{chain.consumer}.weight"].sign().transpose(0, 1).reshape(chain.units, -1)
+    return into.float(), out.float()
 
 
-def _mirrored(model: nn.Module, chain: Chain) -> Iterator[nn.Module]:
-    for balance in MEASURES:
-        yield _with_signs(model, chain, _towards_positive(model, chain, balance))
-
-
-def _order(model: nn.Module, chain: Chain, key: Measure, *, descending: bool) -> torch.Tensor:
-    into, out = _signs(model, chain)
-    return torch.argsort(key(into.abs(), out.abs()), descending=descending, stable=True)
-
-
-def _towards_positive(model: nn.Module, chain: Chain, balance: Measure) -> torch.Tensor:
-    return torch.where(balance(*_signs(model, chain)) < 0, -1.0, 1.0)
-
-
-def _signs(model: nn.Module, chain: Chain) -> tuple[torch.Tensor, torch.Tensor]:
-    """Signs of the weights that go into every unit and come out of it, (units, …) each."""
-    into = layer_of(model, chain.producer).weight.sign().reshape(chain.units, -1)
-    out = layer_of(model, chain.consumer).weight.sign().transpose(0, 1).reshape(chain.units, -1)
-    return into, out
-
-
-def _in_order(model: nn.Module, chain: Chain, order: torch.Tensor) -> nn.Module:
-    changed = copy.deepcopy(model)
-    producer, consumer = layer_of(changed, chain.producer), layer_of(changed, chain.consumer)
-    producer.weight.copy_(producer.weight[order])
-    if producer.bias is not None:
-        producer.bias.copy_(producer.bias[order])
+def _in_order(weights: Weights, chain: Chain, order: torch.Tensor) -> dict[str, torch.Tensor]:
+    changed = dict(weights)
+    for name in _of_producer(weights, chain):
+        changed[name] = changed[name][order]
     columns = torch.arange(chain.units * chain.columns_per_unit).reshape(chain.units, -1)[order].reshape(-1)
-    consumer.weight.copy_(consumer.weight[:, columns])
+    consumer = f"{chain.consumer}.weight"
+    changed[consumer] = changed[consumer][:, columns]
     return changed
 
 
-def _with_signs(model: nn.Module, chain: Chain, signs: torch.Tensor) -> nn.Module:
-    changed = copy.deepcopy(model)
-    producer, consumer = layer_of(changed, chain.producer), layer_of(changed, chain.consumer)
-    # Adding zero turns -0 into 0.
-    producer.weight.copy_(producer.weight * _along(signs, producer.weight, 0) + 0.0)
-    if producer.bias is not None:
-        producer.bias.copy_(producer.bias * signs + 0.0)
+def _with_signs(weights: Weights, chain: Chain, signs: torch.Tensor) -> dict[str, torch.Tensor]:
+    changed = dict(weights)
     by_column = signs.repeat_interleave(chain.columns_per_unit)
-    consumer.weight.copy_(consumer.weight * _along(by_column, consumer.weight, 1) + 0.0)
+    parts = [(name, signs, 0) for name in _of_producer(weights, chain)]
+    for name, along, dimension in (*parts, (f"{chain.consumer}.weight", by_column, 1)):
+        # Adding zero turns -0 into 0.
+        changed[name] = changed[name] * _along(along.to(changed[name]), changed[name], dimension) + 0.0
     return changed
+
+
+def _of_producer(weights: Weights, chain: Chain) -> list[str]:
+    """Names of its weight and, where it has one, its bias."""
+    return [name for name in (f"{chain.producer}.weight", f"{chain.producer}.bias") if name in weights]
 
 
 def _along(values: torch.Tensor, weight: torch.Tensor, dimension: int) -> torch.Tensor:
-    """`values` so that they multiply `weight` along one dimension."""
-    return values.to(weight).reshape([-1 if d == dimension else 1 for d in range(weight.dim())])
-
-
-def _minus_one_at(unit: int, chain: Chain) -> torch.Tensor:
-    signs = torch.ones(chain.units)
-    signs[unit] = -1
-    return signs
+    """`values` so that they stand along one dimension of `weight`."""
+    return values.reshape([-1 if d == dimension else 1 for d in range(weight.dim())])

@@ -16,15 +16,14 @@ from torch import nn
 from metaq.entropy.ecsq import solve_ecsq
 from metaq.entropy.passes import GridSet
 from metaq.errors import ConfigError, NonFiniteError
-from metaq.regularizer.config import BucketConfig, PlanConfig, ProximalConfig, RegularizerConfig
-from metaq.regularizer.entropy_regularizer import EntropyRegularizer
-from metaq.regularizer.proximal import Multipliers, compression_step, pull_at
+from metaq.lab.proximal import Multipliers, ProximalRegularizer, compression_step
+from metaq.regularizer.config import BucketConfig, RegularizerConfig
 from metaq.tensors.grid import BucketGrid
 
 STEPS = 120
 GRID = BucketGrid(center=0.0, radius=1.5, count=3)
-PROXIMAL = ProximalConfig(first_pull=1e-3, last_pull=1.0)
-CONFIG = RegularizerConfig(forward="proximal", strength=1e-3, refresh_every=5, proximal=PROXIMAL)
+CONFIG = RegularizerConfig(forward="float", strength=1e-3, refresh_every=5)
+PULLS = {"first_pull": 1e-3, "last_pull": 1.0}
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -46,7 +45,7 @@ def train(model, optimizer, first, last, scale=1.0):
 def run(config=CONFIG, *, steps=STEPS, optimizer_class=torch.optim.Adam, lr=1e-2):
     model = make_model()
     optimizer = optimizer_class(model.parameters(), lr=lr)
-    regularizer = EntropyRegularizer(model, config, total_steps=steps).attach(optimizer)
+    regularizer = ProximalRegularizer(model, config, total_steps=steps, **PULLS).attach(optimizer)
     train(model, optimizer, 0, steps)
     return model, regularizer
 
@@ -69,10 +68,10 @@ def instance(seed, *, n=None):
 @settings(deadline=None)
 def test_no_bucket_is_better_for_any_weight_and_nearest_rounding_is_not_better_for_all(seed):
     _, grid, targets, strength, penalty = instance(seed)
-    found = compression_step(torch.from_numpy(targets), grid, strength=strength, penalty=penalty)
+    found, code_lengths = compression_step(torch.from_numpy(targets), grid, strength=strength, penalty=penalty)
     away = (targets[:, None] - grid.reference_values()) ** 2
-    costs = strength * found.code_lengths + penalty / 2 * away
-    indices = found.indices.numpy()
+    costs = strength * code_lengths + penalty / 2 * away
+    indices = found.numpy()
     mine = costs[np.arange(len(targets)), indices]
     assert (mine <= costs.min(axis=1) * (1 + 1e-9) + 1e-15).all()
     mine, nearest = (objective(targets, i, grid, strength, penalty) for i in (indices, grid.assign(targets)))
@@ -90,28 +89,18 @@ def test_the_compression_step_keeps_the_best_of_all_assignments_and_never_claims
     best = every[int(np.argmin(costs))]
     lengths = np.log2(5 / np.maximum(np.bincount(best, minlength=3), 0.01))
     for start in (None, lengths):
-        found = compression_step(torch.from_numpy(targets), GRID, strength=1.0, penalty=penalty, code_lengths=start)
-        reached = objective(targets, found.indices.numpy(), GRID, 1.0, penalty)
+        found, _ = compression_step(torch.from_numpy(targets), GRID, strength=1.0, penalty=penalty, code_lengths=start)
+        reached = objective(targets, found.numpy(), GRID, 1.0, penalty)
         assert reached >= min(costs) - 1e-9
     assert reached == pytest.approx(min(costs), rel=1e-9)
-
-
-@given(seeds)
-@settings(deadline=None)
-def test_the_step_size_is_that_of_least_squares(seed):
-    targets = torch.from_numpy(np.random.default_rng(seed).normal(0, 1, 40))
-    found = compression_step(targets, GRID, strength=1.0, penalty=20.0)
-    values = GRID.values_of(found.indices.numpy())
-    best = minimize_scalar(lambda factor: float(np.sum((targets.numpy() - factor * values) ** 2)))
-    assert found.step_factor == pytest.approx(best.x if values.any() else 1.0, rel=1e-5)
 
 
 @pytest.mark.parametrize(("strength", "penalty"), [(0.0, 1.0), (1.0, math.inf), (1e-300, 1e300)])
 def test_without_a_price_every_weight_takes_the_nearest_bucket(strength, penalty):
     targets = torch.linspace(-2, 2, 41, dtype=torch.float64)
-    found = compression_step(targets, GRID, strength=strength, penalty=penalty)
-    np.testing.assert_array_equal(found.indices.numpy(), GRID.assign(targets.numpy()))
-    assert found.code_lengths is None
+    found, code_lengths = compression_step(targets, GRID, strength=strength, penalty=penalty)
+    np.testing.assert_array_equal(found.numpy(), GRID.assign(targets.numpy()))
+    assert code_lengths is None
 
 
 def test_targets_that_are_not_finite_are_refused():
@@ -120,7 +109,11 @@ def test_targets_that_are_not_finite_are_refused():
 
 
 def test_the_pull_grows_geometrically():
-    assert [pull_at(PROXIMAL, share) for share in (0.0, 1 / 3, 1.0, 2.0)] == pytest.approx([1e-3, 1e-2, 1.0, 1.0])
+    regularizer = ProximalRegularizer(make_model(), replace(CONFIG, warmup=0.1), total_steps=100, **PULLS)
+    pulls = []
+    for regularizer.steps in (10, 40, 100, 200):
+        pulls.append(regularizer.pull())
+    assert pulls == pytest.approx([1e-3, 1e-2, 1.0, 1.0])
 
 
 def moved(multipliers, parameter, by):
@@ -144,7 +137,7 @@ def test_the_proximal_step_minimises_what_it_is_the_step_of(seed, pull):
     multipliers = Multipliers([parameter], [0], bucket_count=3)
     moved(multipliers, parameter, rng.normal(0, 1, 6))
     for _ in range(2):
-        multipliers.compress(grids, strength=0.1, pull=pull, refit_share=0.0)
+        multipliers.compress(grids, strength=0.1, pull=pull)
         moved(multipliers, parameter, rng.normal(0, 0.1, 6))
     gradient = torch.from_numpy(rng.normal(0, 1, 6))
     before = (parameter + 0.1 * gradient).numpy()
@@ -158,7 +151,7 @@ def test_multipliers_take_up_what_the_weights_are_short_of():
     parameter = torch.tensor([0.8, -0.2], dtype=torch.float64)
     multipliers, grids = Multipliers([parameter], [0], bucket_count=3), GridSet.of([GRID])
     moved(multipliers, parameter, [1e-9, 1e-9])
-    multipliers.compress(grids, strength=0.0, pull=0.5, refit_share=0.0)
+    multipliers.compress(grids, strength=0.0, pull=0.5)
     (u,) = multipliers.state_dict()["multipliers"]
     reached = 1 - 1 / 1.5
     torch.testing.assert_close(u, reached * torch.tensor([-0.2, -0.2], dtype=torch.float64), atol=1e-8, rtol=0)
@@ -172,7 +165,7 @@ def test_the_price_is_weighed_in_units_of_the_loss_whatever_the_learning_rate():
         multipliers.before_optimizer()
         parameter -= learning_rate * parameter.grad
         multipliers.after_optimizer()
-        multipliers.compress(grids, strength=0.1, pull=pull, refit_share=0.0)
+        multipliers.compress(grids, strength=0.1, pull=pull)
         return next(multipliers.values(grids)).tolist()
 
     assert buckets(0.1, 0.02) == buckets(1.0, 0.2)
@@ -191,16 +184,17 @@ def test_a_quadratic_loss_is_brought_as_low_as_by_quantising_for_it(strength):
     wanted = torch.randn(200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weights = nn.ParameterList([nn.Parameter(wanted.clone())])
     config = RegularizerConfig(
-        forward="proximal",
+        forward="float",
         strength=strength,
         warmup=0.0,
         ramp=0.0,
         decay_end=1.0,
         refresh_every=2,
-        proximal=ProximalConfig(first_pull=0.01, last_pull=1.0),
     )
     optimizer = torch.optim.SGD(weights.parameters(), lr=0.05)
-    regularizer = EntropyRegularizer(weights, config, total_steps=400).attach(optimizer)
+    regularizer = ProximalRegularizer(weights, config, total_steps=400, first_pull=0.01, last_pull=1.0).attach(
+        optimizer
+    )
     for _ in range(400):
         optimizer.zero_grad()
         (weights[0] - wanted).square().sum().backward()
@@ -226,7 +220,7 @@ def test_bits_fall_as_the_strength_grows():
 
 @pytest.mark.parametrize("exponent", [-6, 5])
 def test_the_scale_of_the_weights_does_not_matter(exponent):
-    config = replace(CONFIG, strength=1e-4, proximal=replace(PROXIMAL, refit_share=0.1))
+    config = replace(CONFIG, strength=1e-4)
 
     def quantized(scale):
         torch.manual_seed(0)
@@ -234,7 +228,7 @@ def test_the_scale_of_the_weights_does_not_matter(exponent):
         with torch.no_grad():
             model.weight *= scale
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * scale**2)
-        regularizer = EntropyRegularizer(model, config, total_steps=STEPS).attach(optimizer)
+        regularizer = ProximalRegularizer(model, config, total_steps=STEPS, **PULLS).attach(optimizer)
         train(model, optimizer, 0, STEPS, scale=1 / scale)
         regularizer.finish()
         return model.weight.detach() / scale, regularizer.report().bits
@@ -245,14 +239,14 @@ def test_the_scale_of_the_weights_does_not_matter(exponent):
     assert plain.unique().numel() > 2
 
 
-@pytest.mark.parametrize(("grouping", "refit_share"), [("tensor", 0.0), ("global", 0.3)])
+@pytest.mark.parametrize("grouping", ["tensor", "global"])
 @pytest.mark.parametrize("split", [7, 31, 60, 119])
-def test_resuming_gives_the_identical_result(split, grouping, refit_share):
-    config = replace(CONFIG, grouping=grouping, proximal=replace(PROXIMAL, refit_share=refit_share))
+def test_resuming_gives_the_identical_result(split, grouping):
+    config = replace(CONFIG, grouping=grouping)
     whole, regularizer = run(config)
     model = make_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    first = EntropyRegularizer(model, config, total_steps=STEPS).attach(optimizer)
+    first = ProximalRegularizer(model, config, total_steps=STEPS, **PULLS).attach(optimizer)
     train(model, optimizer, 0, split)
     stream = io.BytesIO()
     torch.save([model.state_dict(), optimizer.state_dict(), first.state_dict()], stream)
@@ -262,7 +256,7 @@ def test_resuming_gives_the_identical_result(split, grouping, refit_share):
     resumed.load_state_dict(of_model)
     optimizer = torch.optim.Adam(resumed.parameters(), lr=1e-2)
     optimizer.load_state_dict(of_optimizer)
-    second = EntropyRegularizer(resumed, config, total_steps=STEPS).attach(optimizer)
+    second = ProximalRegularizer(resumed, config, total_steps=STEPS, **PULLS).attach(optimizer)
     second.load_state_dict(of_regularizer)
     train(resumed, optimizer, split, STEPS)
     assert second.report() == regularizer.report()
@@ -293,7 +287,7 @@ def test_the_model_holds_float_weights_until_the_end():
 
 def test_the_pull_leaves_the_gradient_alone():
     model = make_model()
-    regularizer = EntropyRegularizer(model, RegularizerConfig(forward="proximal", warmup=0.0), total_steps=10)
+    regularizer = ProximalRegularizer(model, replace(CONFIG, warmup=0.0), total_steps=10)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     regularizer.before_step()
@@ -301,34 +295,46 @@ def test_the_pull_leaves_the_gradient_alone():
 
 
 def test_nothing_happens_before_the_warm_up_ends():
-    config = RegularizerConfig(forward="proximal", warmup=0.5, ramp=0.2, refresh_every=1)
+    config = RegularizerConfig(forward="float", warmup=0.5, ramp=0.2, refresh_every=1)
     model, plain = make_model(), make_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    regularizer = EntropyRegularizer(model, config, total_steps=20).attach(optimizer)
+    regularizer = ProximalRegularizer(model, config, total_steps=20, **PULLS).attach(optimizer)
     train(model, optimizer, 0, 10)
     train(plain, torch.optim.Adam(plain.parameters(), lr=1e-2), 0, 10)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
     assert regularizer.report().bits > 0
 
 
-def test_step_sizes_are_refitted_only_where_that_is_asked_for():
+def test_grids_stay_as_they_were_chosen():
     def step_sizes(config, steps=STEPS):
         return [grid.step_size for grid in run(config, steps=steps)[1].grids().values()]
 
     left = replace(CONFIG, warmup=0.0)
-    refitted = replace(left, proximal=replace(PROXIMAL, refit_share=0.5))
     assert step_sizes(left) == step_sizes(left, steps=1)
-    assert step_sizes(refitted) != step_sizes(left)
     fixed = replace(CONFIG, buckets=BucketConfig(rule="fixed", count=8, radius=0.5))
     assert set(step_sizes(fixed)) == {0.125}
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_the_plain_regulariser_is_added_to_the_gradient(norm, alpha):
+    config = replace(CONFIG, strength=0.5, alpha=alpha, norm=norm, warmup=0.0, ramp=0.0, decay_end=1.0)
+    model = make_model()
+    regularizer = ProximalRegularizer(model, config, total_steps=10)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    regularizer.before_step()
+    for parameter in model.parameters():
+        plain = parameter.sign() if norm == "l1" else 2 * parameter
+        torch.testing.assert_close(parameter.grad, 0.5 * alpha * plain.detach())
 
 
 def test_weights_that_get_no_gradient_are_rounded_to_the_nearest():
     model = nn.ParameterDict({"used": torch.randn(20), "unused": torch.randn(20)})
     before = model["unused"].detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    config = RegularizerConfig(forward="proximal", warmup=0.0, refresh_every=2, proximal=ProximalConfig(last_pull=1.0))
-    regularizer = EntropyRegularizer(model, config, total_steps=50).attach(optimizer)
+    config = RegularizerConfig(forward="float", warmup=0.0, refresh_every=2)
+    regularizer = ProximalRegularizer(model, config, total_steps=50, last_pull=1.0).attach(optimizer)
     for _ in range(50):
         optimizer.zero_grad()
         model["used"].square().sum().backward()
@@ -342,7 +348,7 @@ def test_weights_that_get_no_gradient_are_rounded_to_the_nearest():
 def test_half_precision_weights_are_pulled_onto_the_grid():
     model = make_model().to(torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    regularizer = EntropyRegularizer(model, CONFIG, total_steps=30).attach(optimizer)
+    regularizer = ProximalRegularizer(model, CONFIG, total_steps=30, **PULLS).attach(optimizer)
     for _ in range(30):
         optimizer.zero_grad()
         model(torch.ones(2, 12, dtype=torch.bfloat16)).float().sum().backward()
@@ -354,41 +360,29 @@ def test_half_precision_weights_are_pulled_onto_the_grid():
 
 def test_weights_that_diverge_are_told_of():
     model = make_model()
-    regularizer = EntropyRegularizer(model, CONFIG, total_steps=10)
+    regularizer = ProximalRegularizer(model, CONFIG, total_steps=10, **PULLS)
     optimizer = torch.optim.SGD(model.parameters(), lr=float("inf"))
     regularizer.attach(optimizer)
     with pytest.raises(NonFiniteError):
         train(model, optimizer, 0, 10)
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"objective": "spread"}, "code_length"),
-        ({"buckets": BucketConfig(rule="fixed"), "proximal": ProximalConfig(refit_share=0.5)}, "refit_share"),
-        ({"plan": PlanConfig()}, "plan"),
-        ({"target_bits": 100.0, "plan": PlanConfig()}, "plan"),
-    ],
-)
-def test_what_does_not_go_with_it_is_refused(options, named):
-    with pytest.raises(ConfigError, match=named):
-        RegularizerConfig(forward="proximal", **options)
+@pytest.mark.parametrize("options", [{"objective": "spread"}, {"forward": "quantized"}])
+def test_what_does_not_go_with_it_is_refused(options):
+    with pytest.raises(ConfigError, match="code_length"):
+        ProximalRegularizer(make_model(), replace(CONFIG, **options), total_steps=10)
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"first_pull": 0.0}, "first_pull"),
-        ({"first_pull": 0.5, "last_pull": 0.1}, "last_pull"),
-        ({"last_pull": math.inf}, "last_pull"),
-        ({"refit_share": 1.5}, "refit_share"),
-    ],
-)
-def test_pulls_out_of_range_are_refused(options, named):
-    with pytest.raises(ConfigError, match=named):
-        ProximalConfig(**options)
+@pytest.mark.parametrize("pulls", [{"first_pull": 0.0}, {"first_pull": 0.5, "last_pull": 0.1}, {"last_pull": math.inf}])
+def test_pulls_out_of_range_are_refused(pulls):
+    with pytest.raises(ConfigError, match="first_pull"):
+        ProximalRegularizer(make_model(), CONFIG, total_steps=10, **pulls)
 
 
-def test_the_configuration_survives_json():
-    assert RegularizerConfig.from_json(CONFIG.to_json()) == CONFIG
-    assert CONFIG.override(["proximal.last_pull=0.5"]).proximal.last_pull == 0.5
+def test_several_optimisers_and_states_of_other_pulls_are_refused():
+    model = make_model()
+    regularizer = ProximalRegularizer(model, CONFIG, total_steps=10, **PULLS)
+    with pytest.raises(ConfigError, match="one optimizer"):
+        regularizer.attach(*(torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (model[0], model[2])))
+    with pytest.raises(ConfigError, match="other pulls"):
+        ProximalRegularizer(model, CONFIG, total_steps=10).load_state_dict(regularizer.state_dict())

@@ -59,7 +59,7 @@ def small_is_large() -> Iterator[None]:
     """Blocks and chunks that small tensors fill."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("metaq.compression.quantizing.SEARCHED_ELEMENTS", LARGE)
-        patched.setattr("metaq.model.stored.MAX_TRELLIS_ROW", 1 << 12)
+        patched.setattr("metaq.compression.sampling.MAX_TRELLIS_ROW", 1 << 12)
         patched.setattr("metaq.compression.survey.BLOCK", 1 << 12)
         patched.setattr("metaq.compression.coding.CHUNK_BITS", CHUNK_BITS)
         patched.setattr("metaq.compression.sampling.TOTAL", 1 << 14)

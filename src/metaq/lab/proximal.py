@@ -15,38 +15,115 @@ rate that the optimiser was seen to have: how far it moved the weights of a grou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from typing_extensions import override
 
+from metaq.config import require
 from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.ecsq import solve_ecsq
 from metaq.entropy.passes import GridSet
-from metaq.regularizer.config import ProximalConfig
+from metaq.model.weights import FilterFn
+from metaq.regularizer.base import Regularizer
+from metaq.regularizer.config import RegularizerConfig
 from metaq.tensors.grid import BucketGrid
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Compression:
-    """What a compression step found for one group.
+class ProximalRegularizer(Regularizer):
+    """Pulls float weights to their buckets, ever more strongly; has the interface of the entropy regulariser.
 
-    Attributes
+    Parameters
     ----------
-    indices
-        Bucket of every weight, int64 of the shape of the targets.
-    code_lengths
-        ℓ_b in bits to start the next step from, float64 of shape (C,); None where buckets are the nearest.
-    step_factor
-        Least-squares step size for these buckets over the present one, for a grid around zero.
+    model, config, total_steps, filter_fn
+        See :class:`metaq.EntropyRegularizer`; `config` has ``objective="code_length"`` and ``forward="float"``.
+        ``hysteresis`` has no effect.
+    first_pull, last_pull
+        By how much a step shortens the way of a weight to its target, over what is left of it after the step; from the
+        end of the warm-up to the end of training, geometric in between. Buckets are chosen while the pull is weaker
+        than the optimiser, which moves a weight by some share of a bucket a step; above that share weights settle.
     """
 
-    indices: torch.Tensor
-    code_lengths: NDArray[np.float64] | None
-    step_factor: float
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RegularizerConfig | None = None,
+        *,
+        total_steps: int,
+        filter_fn: FilterFn | None = None,
+        first_pull: float = 5e-4,
+        last_pull: float = 0.02,
+    ) -> None:
+        config = config or RegularizerConfig(forward="float")
+        fits = config.objective == "code_length" and config.forward == "float"
+        require(fits, 'ProximalRegularizer: needs objective="code_length" and forward="float".')
+        require(0 < first_pull <= last_pull < math.inf, "first_pull: must be positive, finite, and at most last_pull.")
+        super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn)
+        require(not self._participants.shards.are_several, "ProximalRegularizer: takes no sharded parameters.")
+        self.first_pull, self.last_pull = first_pull, last_pull
+        self._multipliers: Multipliers | None = None
+
+    @override
+    @torch.no_grad()
+    def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
+        """At a refresh, find new targets for the pull; note what the optimiser is about to use; O(n log C) a sweep."""
+        if not self.active:
+            return
+        if self._multipliers is None:
+            self._multipliers = self._new_multipliers()
+        multipliers, config = self._multipliers, self.config
+        self._grids = grids = self._present_grids()
+        if self.steps % config.refresh_every == 0 and multipliers.steps > 0:
+            strength = self.current_strength() * (1 - config.alpha)
+            multipliers.compress(grids, strength=strength, pull=self.pull())
+        self._add_plain(self._participants.with_gradient(0)[0])
+        multipliers.before_optimizer()
+
+    @override
+    @torch.no_grad()
+    def after_step(self, part: int = 0) -> None:
+        """Take the proximal step."""
+        self.steps += 1
+        if self._multipliers is not None:
+            self._multipliers.after_optimizer()
+
+    def pull(self) -> float:
+        """Pull of the present step: geometric from first to last."""
+        share = (self._progress - self.config.warmup) / (1 - self.config.warmup)
+        return self.first_pull * float((self.last_pull / self.first_pull) ** min(share, 1.0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on to the identical result."""
+        multipliers = self._multipliers or self._new_multipliers()
+        pulls = [self.first_pull, self.last_pull]
+        return {**super().state_dict(), "pulls": pulls, "multipliers": multipliers.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over the state another regulariser of the same configuration gave."""
+        same = state_dict.get("pulls") == [self.first_pull, self.last_pull]
+        require(same, "regularizer state: saved with other pulls; build it with the same ones to resume.")
+        super().load_state_dict(state_dict)
+        if self._grids is not None and not self.finished:
+            self._multipliers = self._new_multipliers()
+            self._multipliers.load_state_dict(state_dict["multipliers"], self._grids)
+
+    def _share_out(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        require(len(optimizers) == 1, "ProximalRegularizer: needs one optimizer.")
+        super()._share_out(optimizers)
+
+    def _new_multipliers(self) -> Multipliers:
+        everyone = self._participants
+        return Multipliers(everyone.parameters, everyone.group_of, bucket_count=self.config.buckets.count)
+
+    def _quantized(self, grids: GridSet) -> Iterable[torch.Tensor]:
+        return super()._quantized(grids) if self._multipliers is None else self._multipliers.values(grids)
+
+    def _forget(self) -> None:
+        self._multipliers = None
 
 
 def compression_step(
@@ -56,7 +133,7 @@ def compression_step(
     strength: float,
     penalty: float,
     code_lengths: NDArray[np.float64] | None = None,
-) -> Compression:
+) -> tuple[torch.Tensor, NDArray[np.float64] | None]:
     """Minimise λ Σ_i ℓ_b(i) + ρ/2 Σ_i (t_i - v_b(i))² over buckets and code lengths, from `code_lengths` downwards.
 
     Parameters
@@ -74,8 +151,10 @@ def compression_step(
 
     Returns
     -------
-    Compression
-        A local minimum: no weight has a better bucket for the code lengths; never above nearest rounding.
+    indices, code_lengths
+        Bucket of every weight, int64 of the shape of the targets, and ℓ_b in bits to start the next step from, float64
+        of shape (C,); None where buckets are the nearest. A local minimum: no weight has a better bucket for the code
+        lengths; never above nearest rounding.
 
     Raises
     ------
@@ -83,21 +162,10 @@ def compression_step(
         If a target is NaN or infinite.
     """
     mu = penalty / (2 * strength) if strength > 0 else math.inf
-    if math.isfinite(mu):
-        found = solve_ecsq(targets, grid, mu=mu, code_lengths=code_lengths)
-        indices, lengths = found.indices, found.code.code_lengths
-    else:
-        indices, lengths = bucket_indices(targets, grid), None
-    values = bucket_values(indices, grid)
-    along, squares = float((targets.double() * values).sum()), float(values.square().sum())
-    return Compression(
-        indices=indices, code_lengths=lengths, step_factor=along / squares if along > 0 and squares > 0 else 1.0
-    )
-
-
-def pull_at(config: ProximalConfig, share: float) -> float:
-    """Pull of one step when `share` of the constrained part of the training is done: geometric from first to last."""
-    return float(config.first_pull * (config.last_pull / config.first_pull) ** min(share, 1.0))
+    if not math.isfinite(mu):
+        return bucket_indices(targets, grid), None
+    found = solve_ecsq(targets, grid, mu=mu, code_lengths=code_lengths)
+    return found.indices, found.code.code_lengths
 
 
 class Multipliers:
@@ -138,8 +206,8 @@ class Multipliers:
             grid = grids[group]
             yield bucket_values(bucket_indices(parameter, grid) if self._indices is None else self._indices[t], grid)
 
-    def compress(self, grids: GridSet, *, strength: float, pull: float, refit_share: float) -> GridSet:
-        """Compression step of every group, step sizes, then multipliers; returns the grids; O(n log C) a sweep.
+    def compress(self, grids: GridSet, *, strength: float, pull: float) -> None:
+        """Compression step of every group, then multipliers; O(n log C) a sweep.
 
         A group that had no gradient or did not move is rounded to the nearest. After K optimiser steps the multipliers
         move by w - z times 1 - (1 + pull)^-K, the share of its way that K proximal steps bring a weight: all of it
@@ -153,22 +221,20 @@ class Multipliers:
             λ, loss per bit.
         pull
             Of the proximal steps up to the next compression.
-        refit_share
-            See :class:`metaq.regularizer.config.ProximalConfig`; above 0 only for grids around zero.
         """
         if self._pull > 0:
             torch._foreach_mul_(self._multipliers, self._pull / pull)
         reached = 1 - (1 + pull) ** -max(self._steps, 1)
-        factors, found = np.ones(self._group_count), []
+        found = []
         for group, penalty in enumerate(self._penalties(pull)):
-            flat = self._shifted(group)
-            step = compression_step(
-                flat, grids[group], strength=strength, penalty=penalty, code_lengths=self._code_lengths[group]
+            indices, self._code_lengths[group] = compression_step(
+                self._shifted(group),
+                grids[group],
+                strength=strength,
+                penalty=penalty,
+                code_lengths=self._code_lengths[group],
             )
-            self._code_lengths[group] = step.code_lengths
-            factors[group] = step.step_factor**refit_share
-            found.append(step.indices)
-        grids = grids.rescaled(factors) if refit_share > 0 else grids
+            found.append(indices)
         self._indices = self._apart(found)
         for multiplier, parameter, value in zip(self._multipliers, self._parameters, self.values(grids), strict=True):
             multiplier += reached * (parameter - value).to(multiplier.dtype)
@@ -176,7 +242,6 @@ class Multipliers:
             torch._foreach_zero_(tensors)
         self._pull, self._steps = pull, 0
         self._set_anchors(grids)
-        return grids
 
     def before_optimizer(self) -> None:
         """Note weights and gradients that the optimiser is about to use."""

@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 
 from metaq import container
 from metaq.compression import pipeline
-from metaq.compression.compressing import compress_folder
+from metaq.compression.compressing import compress_to_file
+from metaq.compression.goal import Goal
 from metaq.compression.restoring import holds_folder, restore_folder
 from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.model.folder import open_folder
+from metaq.model.opened import open_model
 from metaq.tensors.quantized import Dtype, ExactTensor, Tensor
 
 from .conftest import INDEX, tensors
@@ -25,7 +27,7 @@ from .conftest import INDEX, tensors
 @pytest.fixture(scope="module")
 def packed(made_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packed") / "model.metaq"
-    compress_folder(open_folder(made_folder), out, coder="fast")
+    compress_to_file(open_model(made_folder), out, Goal(), coder="fast")
     return out
 
 

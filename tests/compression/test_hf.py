@@ -9,10 +9,10 @@ import torch
 
 from metaq import container, hf
 from metaq.compression import pipeline
-from metaq.compression.progress import NoProgress
 from metaq.compression.restoring import restore_folder
 from metaq.compression.work import WorkFolder
 from metaq.errors import ConfigError, FormatError
+from metaq.progress import NoProgress
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor
 
@@ -112,7 +112,7 @@ def test_grids_of_tensors_that_are_not_there(tmp_path):
 
 
 def test_other_models_and_missing_places(tmp_path):
-    with pytest.raises(ConfigError, match=r"Linear.*metaq\.save"):
+    with pytest.raises(ConfigError, match=r"Linear.*metaq\.compress"):
         hf.save_pretrained(torch.nn.Linear(3, 3), tmp_path / "m.metaq")
     with pytest.raises(ConfigError, match="nowhere"):
         hf.save_pretrained(bert(), tmp_path / "nowhere" / "m.metaq")

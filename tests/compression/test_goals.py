@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from metaq import container
-from metaq.compression import budget as compression
-from metaq.compression.compressor import Compressed, Compressor
+import metaq
+from metaq import compress, container
+from metaq.compression.compressed import Compressed
+from metaq.compression.goal import Goal
+from metaq.compression.search import SizeSearch, smallest_good
 from metaq.errors import ConfigError
 from metaq.lab import classifiers
 from metaq.lab.classifiers import drop_bound
 from metaq.quantize import curvature
 from metaq.quantize.recovery import Recovery
+from metaq.quantize.targets import target_of
 from metaq.tensors.quantized import ExactTensor
 
 
@@ -103,7 +107,7 @@ def test_no_data_and_no_logits_are_errors() -> None:
 @pytest.mark.parametrize("limit", [150, 300, 600])
 def test_a_budget_in_bytes_is_met_and_used(limit: int) -> None:
     model = network()
-    found = compression.compress(model, compression.Budget(target_bytes=limit), batches=[inputs()])
+    found = compress(model, target_bytes=limit, batches=[inputs()])
     size = len(container.encode(found.tensors))
     assert 0.85 * limit <= size <= limit
 
@@ -111,7 +115,7 @@ def test_a_budget_in_bytes_is_met_and_used(limit: int) -> None:
 def test_a_ratio_is_met_without_data() -> None:
     model = network()
     float_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
-    found = compression.compress(model.state_dict(), compression.Budget(target_ratio=6.0))
+    found = compress(model.state_dict(), target_ratio=6.0)
     assert len(container.encode(found.tensors)) <= float_bytes / 6
 
 
@@ -125,9 +129,8 @@ def test_calibration_helps() -> None:
         other.load_state_dict(found.state_dict())
         return float((other(data) - reference).square().mean().detach())
 
-    budget = compression.Budget(target_bytes=300)
-    calibrated = compression.compress(model, budget, batches=[data], loss=curvature.random_projection_loss)
-    assert error(calibrated) < error(compression.compress(model, budget))
+    calibrated = compress(model, target_bytes=300, batches=[data], loss=curvature.random_projection_loss)
+    assert error(calibrated) < error(compress(model, target_bytes=300))
 
 
 def test_accuracy_is_kept() -> None:
@@ -139,10 +142,7 @@ def test_accuracy_is_kept() -> None:
         other.load_state_dict(weights)
         return 100 * float((other(data).argmax(dim=1) == labels).double().mean())
 
-    tight, loose = (
-        compression.compress(model, compression.Budget(max_drop=drop), batches=[data], accuracy=percent)
-        for drop in (1.0, 10.0)
-    )
+    tight, loose = (compress(model, max_drop=drop, batches=[data], accuracy=percent) for drop in (1.0, 10.0))
     assert tight.float_accuracy == 100.0
     assert percent(tight.state_dict()) == tight.accuracy
     assert tight.accuracy is not None
@@ -163,7 +163,7 @@ def test_a_step_of_recovery_never_raises_the_loss_and_leaves_the_rest() -> None:
     model, data = network(), inputs(300)
     reference = model(data).detach()
     found = curvature.measure(model, [data], loss=curvature.random_projection_loss)
-    importance = Compressor(model, curvature=found)._targets["2.weight"].importance
+    importance = target_of("2.weight", model.state_dict()["2.weight"], found).importance
     recovery = Recovery(model, [data], squared_error_to(reference))
     worse = {**model.state_dict(), "0.weight": (4 * model[0].weight).round() / 4}
     better = recovery.improved(worse, {"2.weight": importance})
@@ -182,34 +182,70 @@ def test_recovery_helps_at_the_same_size() -> None:
         other.load_state_dict(found.state_dict())
         return float((other(data) - reference).square().mean().detach())
 
-    budget = compression.Budget(target_bytes=250)
     loss = curvature.random_projection_loss
-    plain = compression.compress(model, budget, batches=[data], loss=loss)
-    recovered = compression.compress(
-        model, budget, batches=[data], loss=loss, training_loss=squared_error_to(reference)
-    )
+    plain = compress(model, target_bytes=250, batches=[data], loss=loss)
+    recovered = compress(model, target_bytes=250, batches=[data], loss=loss, training_loss=squared_error_to(reference))
     assert len(container.encode(recovered.tensors)) <= 250
     assert error(recovered) < error(plain)
 
 
+class Jumping:
+    """Estimates files of 10,000 / λ bytes; those that it makes are smaller by a jump from some λ on."""
+
+    usual = 1.0
+
+    def __init__(self, jump: float) -> None:
+        self.jump = jump
+
+    def size_bytes(self, multiplier: float) -> float:
+        return 10_000 / multiplier
+
+    def file_bytes(self, multiplier: float) -> int:
+        return int((1.5 if multiplier < self.jump else 0.3) * self.size_bytes(multiplier))
+
+
 @pytest.mark.parametrize("limit", [250, 300, 500])
-def test_where_the_size_jumps_over_the_budget_the_finest_file_beyond_is_found(
-    monkeypatch: pytest.MonkeyPatch, limit: int
-) -> None:
-    model, data = network(), inputs(400)
-    recovery = Recovery(model, [data], squared_error_to(model(data).detach()))
-    plain = Compressor(model)
-    recovering = Compressor(model, recovery=recovery)
-    jump = 2.0 * plain.to_bytes(limit).multiplier
+def test_where_the_size_jumps_over_the_limit_the_finest_file_beyond_is_found(limit: int) -> None:
+    model = Jumping(jump=10_000 / limit)
+    search = SizeSearch(limit, model)
+    while (current := search.next(lambda: 0)) is not None:
+        search.finish(current, model.file_bytes(current.multiplier))
+    best = search.best()
+    assert best.file_bytes <= limit
+    assert model.jump <= best.multiplier < 1.2 * model.jump
 
-    def with_a_jump(_: Compressor, multiplier: float) -> Compressed:
-        shifted = multiplier / 4 if multiplier < jump else 20 * multiplier
-        return dataclasses.replace(plain._compressed(shifted, plain._at_once(shifted)), multiplier=multiplier)
 
-    monkeypatch.setattr(Compressor, "at", with_a_jump)
-    found = recovering.to_bytes(limit)
-    assert len(container.encode(found.tensors)) <= limit
-    assert jump <= found.multiplier < 1.2 * jump
+def test_a_search_goes_on_where_it_was() -> None:
+    model = Jumping(jump=40.0)
+    whole, begun = SizeSearch(250, model), SizeSearch(250, model)
+    for search, most in ((whole, 99), (begun, 2)):
+        while len(search.tries) < most and (current := search.next(lambda: 0)) is not None:
+            search.finish(current, model.file_bytes(current.multiplier))
+    resumed = SizeSearch(250, model, begun.tries)
+    while (current := resumed.next(lambda: 0)) is not None:
+        resumed.finish(current, model.file_bytes(current.multiplier))
+    assert resumed.tries == whole.tries
+
+
+@dataclasses.dataclass(frozen=True)
+class Noisy:
+    multiplier: float
+
+    @property
+    def file_bytes(self) -> int:
+        return int(1e6 / self.multiplier)
+
+
+@pytest.mark.parametrize("limit", [1e-3, 0.9, 50.0])
+def test_the_smallest_good_file_near_the_limit_is_found(limit: float) -> None:
+    # Beyond the limit there is one more λ, a neighbour of it, that happens to be good.
+    found = smallest_good(Noisy, lambda tried: tried.multiplier <= limit, 1.0)
+    assert found is not None
+    assert 0.85 * limit < found.multiplier <= limit
+    lucky = smallest_good(Noisy, lambda tried: tried.multiplier <= limit or tried.multiplier > 1.3 * limit, limit / 2)
+    assert lucky is not None
+    assert lucky.multiplier > 1.3 * limit
+    assert smallest_good(Noisy, lambda _: False, 1.0) is None
 
 
 def test_statistics_of_batch_normalisation_are_measured_anew() -> None:
@@ -218,9 +254,8 @@ def test_statistics_of_batch_normalisation_are_measured_anew() -> None:
     model(inputs(400))
     model.eval()
     batches = list(inputs(400).split(100))
-    budget = compression.Budget(target_ratio=2.0)
     kept, anew = (
-        compression.compress(model, budget, batches=batches, recalibrates_norms=choice).state_dict()
+        compress(model, target_ratio=2.0, batches=batches, recalibrates_norms=choice).state_dict()
         for choice in (False, True)
     )
     torch.testing.assert_close(kept["1.running_mean"], model[1].running_mean, rtol=0, atol=0.02)
@@ -236,7 +271,7 @@ def test_statistics_of_batch_normalisation_are_rounded_as_finely_as_the_weights_
     data = torch.randn(2000, 60)
     model(data)
     model.eval()
-    found = compression.compress(model, compression.Budget(target_ratio=ratio))
+    found = compress(model, target_ratio=ratio)
     assert [tensor.name for tensor in found.tensors if isinstance(tensor, ExactTensor)] == ["1.num_batches_tracked"]
     state = found.state_dict()
     exact = {name: model.state_dict()[name] if "running" in name else tensor for name, tensor in state.items()}
@@ -261,12 +296,12 @@ def test_the_bound_of_a_drop_counts_lost_and_gained_images() -> None:
 def test_tied_tensors_stay_tied() -> None:
     model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False))
     model[1].weight = model[0].weight
-    restored = compression.compress(model, compression.Budget(target_ratio=2.0)).state_dict()
+    restored = compress(model, target_ratio=2.0).state_dict()
     assert torch.equal(restored["0.weight"], restored["1.weight"])
     data = torch.randn(50, 5, generator=torch.Generator().manual_seed(6))
-    recovered = compression.compress(
+    recovered = compress(
         model,
-        compression.Budget(target_ratio=2.0),
+        target_ratio=2.0,
         batches=[data],
         loss=curvature.random_projection_loss,
         training_loss=squared_error_to(model(data).detach()),
@@ -277,40 +312,74 @@ def test_tied_tensors_stay_tied() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give one of"),
-        ({"max_drop": 1.0, "target_bytes": 3}, "give one of"),
-        ({"target_bytes": -1}, "must not be negative"),
-        ({"max_drop": float("nan")}, "must not be negative"),
+        ({"max_drop": 1.0, "target_bytes": 3}, "give one of them"),
+        ({"target_ratio": 3, "target_bits_per_weight": 3}, "give one of them"),
+        ({"target_bytes": -1}, "target_bytes: -1 must be positive"),
+        ({"max_drop": float("nan")}, "must be zero or more"),
         ({"target_ratio": 0.0}, "must be positive"),
     ],
 )
-def test_budgets_are_checked(options: dict[str, float], message: str) -> None:
+def test_goals_are_checked(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        compression.Budget(**options)  # type: ignore[arg-type]
+        Goal(**options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        compress(network(), accuracy=lambda _: 1.0, **options)  # type: ignore[arg-type]
+
+
+def test_a_goal_in_bits_counts_every_weight() -> None:
+    found = compress(network(), target_bits_per_weight=5.0)
+    assert found.weights == 403
+    assert found.bits_per_weight <= 5.0
+    assert found.file_bytes == len(found.data)
 
 
 def test_what_cannot_be_reached_is_said() -> None:
     with pytest.raises(ConfigError, match="no file of 10 bytes"):
-        compression.compress(network(), compression.Budget(target_bytes=10))
+        compress(network(), target_bytes=10)
+    with pytest.raises(ConfigError, match="no file of 10 bytes"):
+        compress(network(), target_bytes=10, batches=[inputs()])
     with pytest.raises(ConfigError, match="needs a way to measure accuracy"):
-        compression.compress(network(), compression.Budget(max_drop=1.0))
+        compress(network(), max_drop=1.0)
     with pytest.raises(ConfigError, match="calibration needs the module"):
-        compression.compress(network().state_dict(), compression.Budget(target_bytes=500), batches=[inputs()])
+        compress(network().state_dict(), target_bytes=500, batches=[inputs()])
     with pytest.raises(ConfigError, match="need calibration data"):
-        compression.compress(network(), compression.Budget(target_bytes=500), recalibrates_norms=True)
-    with pytest.raises(ConfigError, match="give one of them"):
-        compression.compress(
-            network(),
-            compression.Budget(target_bytes=500),
-            batches=[inputs()],
-            training_loss=squared_error_to(torch.zeros(200, 3)),
-            corrects_biases=True,
-        )
+        compress(network(), target_bytes=500, recalibrates_norms=True)
     figures = iter([1.0])
     with pytest.raises(ConfigError, match="even fine steps"):
-        compression.compress(
-            network(),
-            compression.Budget(max_drop=0.0),
-            batches=[inputs()],
-            accuracy=lambda _: next(figures, 0.0),
-        )
+        compress(network(), max_drop=0.0, batches=[inputs()], accuracy=lambda _: next(figures, 0.0))
+
+
+def test_without_a_goal_calibration_spends_the_bytes_of_the_default() -> None:
+    model = network()
+    plain, calibrated = compress(model), compress(model, batches=[inputs()])
+    assert 0.9 * plain.file_bytes < calibrated.file_bytes <= plain.file_bytes
+
+
+def test_a_quality_is_kept_without_calibration_too() -> None:
+    model, data = network(), inputs(500)
+    labels = model(data).argmax(dim=1)
+
+    def percent(weights: dict[str, torch.Tensor]) -> float:
+        other = network()
+        other.load_state_dict(weights)
+        return 100 * float((other(data).argmax(dim=1) == labels).double().mean())
+
+    found = compress(model.state_dict(), max_drop=2.0, accuracy=percent)
+    assert found.float_accuracy == 100.0
+    assert found.accuracy is not None
+    assert 98.0 <= found.accuracy == percent(found.state_dict())
+    assert found.file_bytes < compress(model.state_dict()).file_bytes
+
+
+@pytest.mark.parametrize("coder", ["small", "fast"])
+def test_what_is_saved_is_what_was_promised(tmp_path: Path, coder: str) -> None:
+    model = network()
+    found = compress(model, target_bytes=400, coder=coder, metadata={"net": "mine"})
+    found.save(tmp_path / "m.metaq")
+    assert (tmp_path / "m.metaq").stat().st_size == found.file_bytes <= 400
+    file = metaq.open(tmp_path / "m.metaq")
+    assert {entry.coder for entry in file.contents.entries} == {coder}
+    assert file.metadata == {"net": "mine"}
+    restored = metaq.load(tmp_path / "m.metaq")
+    assert restored.keys() == found.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(restored[name], tensor) for name, tensor in found.state_dict().items())

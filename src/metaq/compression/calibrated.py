@@ -1,0 +1,237 @@
+"""Quantising a module by what calibration data tell of it, for any λ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from torch import nn
+
+from metaq import container
+from metaq.compression.pipeline import exact_tensor, to_tensors
+from metaq.compression.search import SizeSearch, smallest_good
+from metaq.compression.sorting import SortedOut, norm_tolerance
+from metaq.model.checkpoint import StateDict, restore
+from metaq.model.norms import rounded_norms
+from metaq.model.opened import OpenedModel, state_dict_of
+from metaq.model.selection import RUNNING_STATISTICS
+from metaq.quantize.allocation import Target, allocate
+from metaq.quantize.curvature import Batch, Curvature
+from metaq.quantize.rdo import SCALAR_SLOPE, Choice
+from metaq.quantize.recalibration import recalibrated
+from metaq.quantize.recovery import Recovery
+from metaq.quantize.targets import target_of, values_of
+from metaq.quantize.uniform import quantize_array
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+
+START_STEP = 0.5
+"""Step, in standard deviations of the weights, whose λ is tried first."""
+
+RECOVERED_WIDENING, RECOVERED_BISECTIONS = 2.5, 3
+"""With recovery every λ takes gradients of the loss; fewer are tried."""
+
+EXCESS = 1.02
+"""What the coder takes beyond the estimated code lengths, about."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantized:
+    """A module quantised for some λ.
+
+    Attributes
+    ----------
+    tensors
+        All tensors.
+    multiplier
+        λ: loss per bit.
+    data
+        Bytes of the file.
+    """
+
+    tensors: tuple[Tensor, ...]
+    multiplier: float
+    data: bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return len(self.data)
+
+    @cached_property
+    def state_dict(self) -> StateDict:
+        """The quantised weights, as they are restored from the file."""
+        return restore(list(self.tensors))
+
+
+class CalibratedModel:
+    """Quantises a module for any λ; a :class:`metaq.compression.search.SizeEstimate` too.
+
+    Parameters
+    ----------
+    model
+        Opened from a module.
+    chosen
+        What becomes of its tensors.
+    curvature
+        Of every weight, by name.
+    recovery
+        If given, tensors are quantised one after the other, and those still to come make up for the loss.
+    norm_batches
+        If given, running statistics of batch normalisation are measured anew on them.
+    coder, metadata
+        Of the file.
+
+    Attributes
+    ----------
+    reasons
+        Why chosen tensors are kept exactly, by every name.
+    """
+
+    def __init__(
+        self,
+        model: OpenedModel,
+        chosen: SortedOut,
+        *,
+        curvature: Mapping[str, Curvature],
+        recovery: Recovery | None = None,
+        norm_batches: Sequence[Batch] = (),
+        coder: str = container.DEFAULT_CODER,
+        metadata: container.Metadata | None = None,
+    ) -> None:
+        assert model.module is not None
+        self._module: nn.Module = model.module
+        self._recovery = recovery
+        self._norm_batches = norm_batches
+        self._coder = coder
+        self._metadata = metadata
+        self._weights = state_dict_of(self._module)
+        self._alias = {name: model.first(name) for name in model.holders}
+        self._targets = {
+            name: target_of(name, self._weights[name], curvature)
+            for name in (model.first(tensor.name) for tensor in chosen.weights)
+        }
+        self._held: dict[str, QuantizedTensor | ExactTensor] = {}
+        for first in set(self._alias.values()) - self._targets.keys():
+            grid = chosen.grids.get(model.holders[first])
+            exact = exact_tensor(first, self._weights[first])
+            if grid is None:
+                self._held[first] = exact
+            else:
+                self._held[first] = quantize_array(first, values_of(self._weights[first]), grid, exact.dtype)
+        self.reasons = {
+            name: chosen.reasons[holder] for name, holder in model.holders.items() if holder in chosen.reasons
+        }
+        self._estimates: dict[float, float] = {}
+
+    @cached_property
+    def usual(self) -> float:
+        """λ that suits a step of ``START_STEP`` standard deviations of the weights, the median over all of them."""
+        slopes = [
+            target.importance.mean * float(np.var(target.values.astype(np.float64)) or 1.0)
+            for target in self._targets.values()
+        ]
+        counts = [target.values.size for target in self._targets.values()]
+        order = np.argsort(slopes)
+        middle = order[np.searchsorted(np.cumsum(np.array(counts)[order]), sum(counts) / 2)]
+        return float(max(SCALAR_SLOPE * START_STEP**2 * slopes[middle] / 2, 1e-300))
+
+    def size_bytes(self, multiplier: float) -> float:
+        """About how many bytes what is quantised takes for λ = `multiplier`."""
+        if multiplier not in self._estimates:
+            bits = sum(choice.bits for choice in allocate(self._targets, multiplier=multiplier).values())
+            self._estimates[multiplier] = EXCESS * bits / 8
+        return self._estimates[multiplier]
+
+    def at(self, multiplier: float) -> Quantized:
+        """Quantise for λ = `multiplier`."""
+        if self._recovery is None:
+            choices = allocate(self._targets, multiplier=multiplier)
+        else:
+            choices = self._one_after_another(multiplier, self._recovery)
+        quantized = {name: choice.tensor for name, choice in choices.items()}
+        exact = {name: exact_tensor(name, self._weights[name]) for name in self._targets.keys() - choices.keys()}
+        held = {**self._held, **exact, **quantized}
+        held |= self._statistics(restore(list(self._under_all_names(held))))
+        tensors = self._under_all_names(held)
+        data = container.encode(tensors, coder=self._coder, metadata=self._metadata)
+        return Quantized(tensors=tensors, multiplier=multiplier, data=data)
+
+    def to_bytes(self, limit: int) -> Quantized:
+        """The best quantisation whose file has at most `limit` bytes.
+
+        Raises
+        ------
+        ConfigError
+            If no file is that small.
+        """
+        search = SizeSearch(limit, self)
+        best: Quantized | None = None
+        while (current := search.next(lambda: 0)) is not None:
+            found = self.at(current.multiplier)
+            search.finish(current, found.file_bytes)
+            if search.fitting and search.fitting[-1].number == current.number:
+                best = found
+        search.best()
+        assert best is not None
+        return best
+
+    def to_quality(self, is_good: Callable[[Quantized], bool]) -> Quantized | None:
+        """The smallest file found that is good, or None."""
+        if self._recovery is None:
+            return smallest_good(self.at, is_good, self.usual)
+        return smallest_good(
+            self.at,
+            is_good,
+            self.usual,
+            widening=RECOVERED_WIDENING,
+            bisections=RECOVERED_BISECTIONS,
+            neighbours=(),
+        )
+
+    def _under_all_names(self, held: Mapping[str, QuantizedTensor | ExactTensor]) -> tuple[Tensor, ...]:
+        """The tensors that are `held`, and those tied to them."""
+        return tuple(
+            held[name] if name == first else TiedTensor(name=name, first=held[first])
+            for name, first in self._alias.items()
+        )
+
+    def _statistics(self, weights: StateDict) -> dict[str, QuantizedTensor | ExactTensor]:
+        """Running statistics of batch normalisation under quantised `weights`: measured anew if asked for, rounded."""
+        if self._norm_batches:
+            weights = weights | recalibrated(self._module, self._norm_batches, weights)
+        free = {name for name, tensor in self._held.items() if name.rpartition(".")[2] in RUNNING_STATISTICS}
+        norms = rounded_norms(weights, taken=weights.keys() - free, tolerance=norm_tolerance(self._error(weights)))
+        values = {name: weights[name] for name in free} | norms.values
+        held = to_tensors(values, grids=norms.grids)
+        return {tensor.name: tensor for tensor in held if not isinstance(tensor, TiedTensor)}
+
+    def _error(self, weights: StateDict) -> float:
+        """Root mean square error of the quantised weights over their root mean square."""
+        pairs = [(values_of(weights[name]), values_of(self._weights[name])) for name in self._targets]
+        squares = sum(float(np.square(before).sum()) for _, before in pairs)
+        errors = sum(float(np.square(after - before).sum()) for after, before in pairs)
+        return math.sqrt(errors / squares) if squares else 0.0
+
+    def _one_after_another(self, multiplier: float, recovery: Recovery) -> dict[str, Choice]:
+        """Matrices in the order of the model, then all vectors; what is still to come makes up for what is done."""
+        vectors = [name for name, target in self._targets.items() if target.values.ndim < 2]
+        groups = [[name] for name, target in self._targets.items() if target.values.ndim > 1]
+        left: dict[str, Target] = dict(self._targets)
+        weights = dict(self._weights)
+        choices: dict[str, Choice] = {}
+        for group in [*groups, *([vectors] if vectors else [])]:
+            targets = {name: replace(left.pop(name), values=values_of(weights[name])) for name in group}
+            found = allocate(targets, multiplier=multiplier)
+            choices |= found
+            weights |= restore([choice.tensor for choice in found.values()])
+            weights = self._tied(weights)
+            if left:
+                free = {name: target.importance for name, target in left.items()}
+                weights = self._tied(recovery.improved(weights, free))
+        return choices
+
+    def _tied(self, weights: StateDict) -> StateDict:
+        return {**weights, **{name: weights[first] for name, first in self._alias.items()}}

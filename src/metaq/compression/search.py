@@ -1,0 +1,265 @@
+"""The search for λ: the one whose file just fits a size, or the largest that keeps a quality.
+
+Whatever is compressed, quantising it for a λ gives a file of some size and quality: the larger λ, the smaller both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from metaq.errors import ConfigError
+
+RANGE = 1e-7, 1e6
+"""λ over a usual one between which a size is looked for."""
+
+MARGIN = 0.006
+"""Share of the limit that is left free at first, as estimates are about that good."""
+
+CLOSE = 0.98
+"""A file of this share of the limit is close enough."""
+
+MAX_TRIES = 8
+NUDGE = 1.1
+"""Factor on λ where the estimate has nothing more to tell."""
+
+TOLERANCE = 2e-3
+MAX_STEPS = 12
+WIDENING = 16.0
+
+QUALITY_WIDENING, QUALITY_WIDENINGS, QUALITY_BISECTIONS = 8.0, 12, 8
+NEIGHBOURS = (0.87, 0.93, 1.05, 1.1, 1.15, 1.2, 1.26, 1.32, 1.4, 1.5)
+"""Shares of the λ found that are tried too: near the limit the quality is noisy in λ."""
+
+
+class SizeEstimate(Protocol):
+    """About how many bytes a model takes for some λ, known before it is coded."""
+
+    @property
+    def usual(self) -> float:
+        """A λ that gives neither the smallest nor the largest file."""
+
+    def size_bytes(self, multiplier: float) -> float:
+        """Bytes of what is quantised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Try:
+    """A λ that was tried.
+
+    Attributes
+    ----------
+    number
+        Counted from 0.
+    multiplier
+        λ.
+    file_bytes, fixed_bytes
+        Size of the file, and how much of it does not depend on λ; 0 until they are known.
+    """
+
+    number: int
+    multiplier: float
+    file_bytes: int = 0
+    fixed_bytes: int = 0
+
+
+class SizeSearch:
+    """What was tried so far for a file of at most `limit` bytes: of the files that fit, the largest is the best.
+
+    Parameters
+    ----------
+    limit
+        Most bytes.
+    estimate
+        Tells which λ to try.
+    tries
+        Tries of an earlier run, which is gone on with.
+    """
+
+    def __init__(self, limit: int, estimate: SizeEstimate, tries: Sequence[Try] = ()) -> None:
+        self._limit = limit
+        self._estimate = estimate
+        self._finest, self._coarsest = (estimate.usual * factor for factor in RANGE)
+        self.tries = list(tries)
+
+    def next(self, fixed_bytes: Callable[[], int]) -> Try | None:
+        """The next try, or None if one is good enough.
+
+        Parameters
+        ----------
+        fixed_bytes
+            Estimates what does not depend on λ.
+
+        Raises
+        ------
+        ConfigError
+            If no file can be that small.
+        """
+        if self.tries and not self.tries[-1].file_bytes:
+            return self.tries[-1]
+        multiplier = self._following() if self.tries else self._first(fixed_bytes())
+        if multiplier is None:
+            return None
+        self.tries.append(Try(number=len(self.tries), multiplier=multiplier))
+        return self.tries[-1]
+
+    def finish(self, current: Try, file_bytes: int, fixed_bytes: int = 0) -> None:
+        """Take down the size of the file of `current`."""
+        self.tries[current.number] = Try(
+            number=current.number, multiplier=current.multiplier, file_bytes=file_bytes, fixed_bytes=fixed_bytes
+        )
+
+    @property
+    def fitting(self) -> list[Try]:
+        """The tries whose files fit, the best one last."""
+        found = [each for each in self.tries if 0 < each.file_bytes <= self._limit]
+        return sorted(found, key=lambda each: each.file_bytes)
+
+    def best(self) -> Try:
+        """The largest file that fits.
+
+        Raises
+        ------
+        ConfigError
+            If none does.
+        """
+        if not self.fitting:
+            smallest = min(self.tries, key=lambda each: each.file_bytes)
+            raise self._impossible(smallest.file_bytes, smallest.fixed_bytes)
+        return self.fitting[-1]
+
+    def _first(self, fixed_bytes: int) -> float:
+        if fixed_bytes >= self._limit:
+            raise self._impossible(fixed_bytes, fixed_bytes)
+        return self._multiplier_for(max((1 - MARGIN) * self._limit - fixed_bytes, 1))
+
+    def _following(self) -> float | None:
+        """λ of the next try, or None if no more are needed or possible."""
+        fitting = self.fitting
+        finest = min((each.multiplier for each in fitting), default=math.inf)
+        largest = fitting[-1].file_bytes if fitting else 0
+        if len(self.tries) >= MAX_TRIES or largest >= CLOSE * self._limit or finest <= NUDGE * self._finest:
+            return None
+        coarsest = max((each.multiplier for each in self.tries if each not in fitting), default=0.0)
+        if coarsest >= self._coarsest / NUDGE:
+            return None
+        last = self.tries[-1]
+        ratio = (last.file_bytes - last.fixed_bytes) / max(self._estimate.size_bytes(last.multiplier), 1)
+        room = (1 - MARGIN) * self._limit - last.fixed_bytes
+        if room <= 0:
+            return None
+        wanted = self._multiplier_for(room / max(ratio, 1e-3))
+        if coarsest < wanted < finest:
+            return wanted
+        if coarsest and math.isfinite(finest):
+            return math.sqrt(coarsest * finest)
+        return coarsest * NUDGE if coarsest else finest / NUDGE
+
+    def _multiplier_for(self, size_bytes: float) -> float:
+        """The λ for which the estimate is about `size_bytes`.
+
+        Bytes fall with λ; logarithms of both are interpolated.
+        """
+        estimate = self._estimate.size_bytes
+        low, high = self._bracket(size_bytes)
+        for number in range(MAX_STEPS):
+            sizes = [math.log(max(estimate(end), 1)) for end in (low, high)]
+            if sizes[0] <= sizes[1]:
+                break
+            share = (sizes[0] - math.log(size_bytes)) / (sizes[0] - sizes[1])
+            # Interpolation alone creeps where the curve bends; every third step halves the range.
+            share = 0.5 if number % 3 == 2 else min(max(share, 0.0), 1.0)
+            guess = math.exp((1 - share) * math.log(low) + share * math.log(high))
+            found = estimate(guess)
+            if abs(found - size_bytes) <= TOLERANCE * size_bytes:
+                return guess
+            low, high = (guess, high) if found > size_bytes else (low, guess)
+        return high
+
+    def _bracket(self, size_bytes: float) -> tuple[float, float]:
+        """Two λ, one for more bytes and one for fewer; both the same at the end of the range."""
+        estimate = self._estimate.size_bytes
+        low = high = self._estimate.usual
+        while estimate(low) < size_bytes:
+            if low <= self._finest:
+                return self._finest, self._finest
+            low, high = max(low / WIDENING, self._finest), low
+        while estimate(high) > size_bytes:
+            if high >= self._coarsest:
+                return self._coarsest, self._coarsest
+            low, high = high, min(high * WIDENING, self._coarsest)
+        return low, high
+
+    def _impossible(self, file_bytes: int, fixed_bytes: int) -> ConfigError:
+        kept = f", {fixed_bytes:,} of them for what is kept exactly" if fixed_bytes else ""
+        return ConfigError(
+            f"target_bytes: no file of {self._limit:,} bytes can be made of this model: the smallest has "
+            f"{file_bytes:,} bytes or more{kept}; allow more bytes."
+        )
+
+
+class Candidate(Protocol):
+    """A model quantised for some λ."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of its file."""
+
+
+CandidateT = TypeVar("CandidateT", bound=Candidate)
+
+
+def smallest_good(
+    at: Callable[[float], CandidateT],
+    is_good: Callable[[CandidateT], bool],
+    start: float,
+    *,
+    widening: float = QUALITY_WIDENING,
+    bisections: int = QUALITY_BISECTIONS,
+    neighbours: Sequence[float] = NEIGHBOURS,
+) -> CandidateT | None:
+    """The smallest file found among the good ones, or None if even small λ give none.
+
+    Parameters
+    ----------
+    at
+        From λ to the quantised model.
+    is_good
+        True for small λ and false for large ones, but for noise.
+    start
+        The first λ.
+    widening
+        Factor by which λ is changed until there is one good and one that is not.
+    bisections
+        How often the range between them is halved.
+    neighbours
+        Shares of the largest good λ that are tried too.
+    """
+    best: CandidateT | None = None
+    good, bad, multiplier = 0.0, math.inf, start
+
+    def tried() -> None:
+        nonlocal good, bad, best
+        found = at(multiplier)
+        if is_good(found):
+            good, best = multiplier, found
+        else:
+            bad = multiplier
+
+    tried()
+    for _ in range(QUALITY_WIDENINGS):
+        if good and math.isfinite(bad):
+            break
+        multiplier *= 1 / widening if math.isfinite(bad) else widening
+        tried()
+    for _ in range(bisections):
+        if not good or math.isinf(bad):
+            break
+        multiplier = math.sqrt(good * bad)
+        tried()
+    if best is None:
+        return None
+    near = [at(good * factor) for factor in neighbours]
+    return min([best, *filter(is_good, near)], key=lambda each: each.file_bytes)

@@ -1,0 +1,208 @@
+"""Quantising a model without data, tensor by tensor, wherever it lies; what is done is kept, and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from metaq.compression.coding import Job, code
+from metaq.compression.compressed import Report
+from metaq.compression.planning import DEFAULT_MULTIPLIER, TOO_WIDE, Rule
+from metaq.compression.quantizing import Quantizer
+from metaq.compression.rates import RateModel
+from metaq.compression.search import SizeSearch, Try
+from metaq.compression.sorting import SortedOut, sorted_out, statistics_grids
+from metaq.compression.survey import Survey, survey
+from metaq.compression.work import Attempt, WorkFolder
+from metaq.container import Metadata, carried
+from metaq.container.assembling import Parts, StoredChunk, assemble
+from metaq.container.coders import CHUNK_CODERS
+from metaq.container.exact import THOROUGH_BYTES, exact_payload
+from metaq.container.fields import utf8
+from metaq.container.layout import CHECKSUM_BYTES
+from metaq.model.opened import OpenedModel
+from metaq.model.selection import Selection
+from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import Progress
+from metaq.tensors.coverage import measured
+from metaq.tensors.grid import BucketGrid
+
+HEADER_BYTES = 8
+"""About what a tensor takes in the header."""
+
+TRIES = "tries.json"
+
+
+class UncalibratedModel:
+    """A model that is quantised for any λ, or on given grids.
+
+    Parameters
+    ----------
+    model, selection
+        The model, and what of it is quantised.
+    reader, work
+        Where its values come from, and where what is done is kept.
+    coder, metadata
+        Of the file.
+    progress
+        Shows how far it is.
+    """
+
+    def __init__(
+        self,
+        model: OpenedModel,
+        selection: Selection,
+        reader: Reader,
+        work: WorkFolder,
+        *,
+        coder: str,
+        metadata: Metadata,
+        progress: Progress,
+    ) -> None:
+        self._model = model
+        self._reader = reader
+        self._work = work
+        self._coder = coder
+        self._metadata = metadata if model.carried is None else {**metadata, carried.METADATA_KEY: carried.CONVENTION}
+        self._progress = progress
+        self._reasons = dict(selection.reasons)
+        names = {model.holders[name] for name in selection.names}
+        self._chosen = [tensor for tensor in model.tensors if tensor.name in names]
+        files = () if model.carried is None else model.carried.files
+        tied = [replace(model.tensor(name), name=name) for name in model.holders if name != model.holders[name]]
+        self._tensors = sorted([*model.tensors, *tied, *files], key=lambda tensor: utf8(tensor.name))
+        numbers = {tensor.name: number for number, tensor in enumerate(self._tensors)}
+        self._ties = {tensor.name: numbers[model.holders[tensor.name]] for tensor in tied}
+
+    def on_grids(self, out: Path, grids: Mapping[str, BucketGrid]) -> Report:
+        """Quantise on given grids, by any name of the tensor, and write the file."""
+        attempt = self._work.attempt(0, "grids")
+        held = {self._model.holders[name]: grid for name, grid in grids.items()}
+        return self._written(out, self._coded(Quantizer(self._reader, held), attempt), attempt, None)
+
+    def at(self, out: Path, multiplier: float = DEFAULT_MULTIPLIER, *, number: int = 0) -> Report:
+        """Quantise for a λ relative to the mean square of the weights, and write the file."""
+        attempt = self._work.attempt(number, multiplier.hex())
+        return self._written(out, self._coded(self._quantizer(multiplier), attempt), attempt, multiplier)
+
+    def to_limit(self, out: Path, limit: int) -> Report:
+        """Quantise so that the file has at most `limit` bytes, and hardly fewer, and write it."""
+        rates = RateModel(self._sorted.weights, self._survey, self._rule, self._sorted.samples, coder=self._coder)
+        quantized = {tensor.name for tensor in self._chosen}
+        exact = [tensor for tensor in self._tensors if tensor.name not in quantized | self._ties.keys()]
+        search = SizeSearch(limit, rates, self._known_tries())
+        while (current := search.next(lambda: _expected_bytes(self._reader, exact))) is not None:
+            self._keep(search)
+            attempt = self._work.attempt(current.number, current.multiplier.hex())
+            parts = self._coded(self._quantizer(current.multiplier), attempt)
+            chunks = _chunks(parts, attempt)
+            file_bytes = _file_bytes(parts, chunks)
+            attempt.close()
+            search.finish(current, file_bytes, file_bytes - _quantized_bytes(parts, chunks))
+            self._keep(search)
+            for other in search.tries:
+                if not search.fitting or other.number != search.fitting[-1].number:
+                    self._work.remove_attempt(other.number)
+        best = search.best()
+        return self.at(out, best.multiplier, number=best.number)
+
+    @cached_property
+    def _survey(self) -> Survey:
+        return survey(self._reader, self._chosen, self._work, self._progress)
+
+    @cached_property
+    def _sorted(self) -> SortedOut:
+        found = sorted_out(self._reader, self._chosen, self._survey.facts)
+        self._explain(found.reasons)
+        return found
+
+    @cached_property
+    def _rule(self) -> Rule:
+        return Rule(self._sorted.weights, self._survey, self._sorted.samples)
+
+    def _quantizer(self, multiplier: float) -> Quantizer:
+        plans = self._rule.plans(multiplier)
+        self._explain({tensor.name: TOO_WIDE for tensor in self._sorted.weights if tensor.name not in plans})
+        quantized = plans.keys() | self._sorted.grids.keys()
+        error = self._rule.relative_error(plans)
+        statistics = statistics_grids(self._model, self._reader, quantized, error)
+        return Quantizer(self._reader, {**self._sorted.grids, **statistics}, plans, self._survey)
+
+    def _explain(self, reasons: Mapping[str, str]) -> None:
+        """Keep `reasons`, given by names of holders, for all names of these tensors."""
+        for name, holder in self._model.holders.items():
+            if holder in reasons:
+                self._reasons[name] = reasons[holder]
+
+    def _coded(self, quantizer: Quantizer, attempt: Attempt) -> Parts:
+        self._progress.stage(
+            "compressing", sum(tensor.size_bytes for tensor in self._tensors if tensor.name not in self._ties)
+        )
+        job = Job(
+            tensors=self._tensors,
+            ties=self._ties,
+            bases=quantizer.bases,
+            metadata=self._metadata,
+            coder=self._coder,
+        )
+        return code(job, quantizer, self._reader, attempt, self._progress)
+
+    def _written(self, out: Path, parts: Parts, attempt: Attempt, multiplier: float | None) -> Report:
+        chunks = _chunks(parts, attempt)
+        file_bytes = assemble(out, parts.head(chunks), chunks, attempt.payload)
+        attempt.close()
+        files = () if self._model.carried is None else self._model.carried.files
+        names = {tensor.name for tensor in files}
+        entries = [entry for entry in parts.entries if entry.name not in names and entry.tied_to is None]
+        return Report(
+            file_bytes=file_bytes,
+            float_bytes=self._model.float_bytes,
+            weights=self._model.weights,
+            coverage=measured((entry, entry.grid is not None) for entry in entries).explained(self._reasons),
+            multiplier=multiplier,
+            carried=tuple(carried.path_of(tensor.name) for tensor in files),
+            carried_bytes=sum(entry.coded_bytes for entry in parts.placed(chunks) if entry.name in names),
+            left_out={} if self._model.carried is None else self._model.carried.left_out,
+            has_discarded=self._work.discarded,
+        )
+
+    def _known_tries(self) -> list[Try]:
+        return [
+            Try(number=number, multiplier=float.fromhex(multiplier), file_bytes=file_bytes, fixed_bytes=fixed_bytes)
+            for number, (multiplier, file_bytes, fixed_bytes) in enumerate(self._work.read(TRIES) or [])
+        ]
+
+    def _keep(self, search: SizeSearch) -> None:
+        self._work.write(TRIES, [[each.multiplier.hex(), each.file_bytes, each.fixed_bytes] for each in search.tries])
+
+
+def _expected_bytes(reader: Reader, exact: Sequence[StoredTensor]) -> int:
+    """About what tensors take that are kept exactly, and the header."""
+    total = 0
+    for tensor in exact:
+        is_large = tensor.size_bytes > THOROUGH_BYTES
+        total += HEADER_BYTES + (tensor.size_bytes if is_large else _packed_bytes(reader, tensor))
+    return total
+
+
+def _packed_bytes(reader: Reader, tensor: StoredTensor) -> int:
+    _, payload = exact_payload(tensor.size_bytes, lambda start, stop: reader.raw(tensor, start, stop))
+    return len(payload)
+
+
+def _chunks(parts: Parts, attempt: Attempt) -> list[StoredChunk]:
+    """The chunks of a finished attempt, in the order of the file."""
+    return [attempt.chunks[number] for number in range(len(parts.plans()))]
+
+
+def _file_bytes(parts: Parts, chunks: Sequence[StoredChunk]) -> int:
+    return len(parts.head(chunks)) + sum(chunk.size_bytes for chunk in chunks) + CHECKSUM_BYTES
+
+
+def _quantized_bytes(parts: Parts, chunks: Sequence[StoredChunk]) -> int:
+    """Bytes of the chunks of bucket indices."""
+    return sum(
+        chunk.size_bytes for (coder, _), chunk in zip(parts.plans(), chunks, strict=True) if coder in CHUNK_CODERS
+    )

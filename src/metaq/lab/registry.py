@@ -1,0 +1,75 @@
+"""Names of networks, data sets and presets, each with the place of what it stands for.
+
+Nothing is imported before it is used: the commands list these names without PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from metaq.errors import ConfigError
+
+NETWORKS = {
+    "lenet300": "metaq.lab.nets.lenet300:LeNet300",
+    "lenet5": "metaq.lab.nets.lenet5:LeNet5",
+    "lenet5-caffe": "metaq.lab.nets.lenet5_caffe:LeNet5Caffe",
+    "resnet20": "metaq.lab.nets.resnet20:ResNet20",
+    "vgg11": "metaq.lab.nets.vgg11:VGG11",
+}
+"""Classes of networks, built without arguments."""
+
+DATA_SETS = {
+    "cifar10": "metaq.lab.data.cifar10:load_cifar10",
+    "digits": "metaq.lab.data.digits:load_digits",
+    "mnist": "metaq.lab.data.mnist:load_mnist",
+}
+"""Functions from :class:`metaq.lab.data.dataset.LoadOptions` to splits."""
+
+PRESETS = {
+    "lenet5-mnist": "metaq.lab.train.presets:LENET5_MNIST",
+    "lenet5-digits": "metaq.lab.train.presets:LENET5_DIGITS",
+    "lenet300-mnist": "metaq.lab.train.presets:LENET300_MNIST",
+    "lenet300-digits": "metaq.lab.train.presets:LENET300_DIGITS",
+    "resnet20-cifar10": "metaq.lab.train.presets:RESNET20_CIFAR10",
+    "resnet20-cifar10-float": "metaq.lab.train.presets:RESNET20_CIFAR10_FLOAT",
+    "vgg11-cifar10": "metaq.lab.train.presets:VGG11_CIFAR10",
+    "vgg11-cifar10-float": "metaq.lab.train.presets:VGG11_CIFAR10_FLOAT",
+    "thesis": "metaq.lab.train.presets:THESIS",
+    "thesis-digits": "metaq.lab.train.presets:THESIS_DIGITS",
+}
+"""Configurations of trainings."""
+
+
+def resolve(place: str) -> Any:
+    """Import what ``module:attribute`` names.
+
+    Examples
+    --------
+    >>> resolve(NETWORKS["lenet5"]).__name__
+    'LeNet5'
+    """
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def needed(module: str, extra: str) -> Any:
+    """A module of another package, which one of metaq's extras brings.
+
+    Raises
+    ------
+    ConfigError
+        If the package is missing, naming the extra.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        raise ConfigError(
+            f"{PACKAGES.get(package, package)} is not installed; the extra {extra} of metaq brings it, as in: "
+            f"pip install '.[{extra}]'"
+        ) from error
+
+
+PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn"}
+"""Names of packages that are not those of their modules."""

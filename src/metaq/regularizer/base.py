@@ -1,0 +1,358 @@
+"""What every regulariser does beside its own steps: follow an optimiser, show the weights, report, and save."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from metaq import container
+from metaq.config import require
+from metaq.container import WriteReport
+from metaq.entropy import passes
+from metaq.entropy.cells import bucket_indices, bucket_values
+from metaq.entropy.passes import CPU, GridSet, TensorPairs
+from metaq.model.weights import FilterFn
+from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.first_grids import first_grids
+from metaq.regularizer.optimizers import OptimizerHooks
+from metaq.regularizer.participants import Participants
+from metaq.regularizer.report import RegularizerReport, report_of
+from metaq.regularizer.saving import write
+from metaq.regularizer.schedule import schedule_of
+from metaq.regularizer.slopes import slope_rule
+from metaq.tensors.grid import BucketGrid
+
+
+class Regularizer(abc.ABC):
+    """Works inside ``optimizer.step()`` of anybody's training loop; subclasses say what it does there.
+
+    Attributes
+    ----------
+    config, total_steps
+        As given.
+    steps
+        Optimiser steps so far.
+    schedule
+        Tells λ.
+    finished
+        Whether :meth:`finish` was called.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RegularizerConfig | None = None,
+        *,
+        total_steps: int,
+        filter_fn: FilterFn | None = None,
+    ) -> None:
+        self.config = config or RegularizerConfig()
+        require(total_steps >= 1, f"total_steps: {total_steps} is below 1.")
+        self.total_steps = total_steps
+        self.steps = 0
+        self.finished = False
+        self._model = model
+        self._participants = Participants(model, self.config, total_steps=total_steps, filter_fn=filter_fn)
+        self.schedule = schedule_of(self.config, weights=self._participants.total)
+        self._rule = slope_rule(self.config, self._participants.groups)
+        self._grids: GridSet | None = None
+        self._hooks: OptimizerHooks | None = None
+        self._open_views = 0
+
+    def attach(self, *optimizers: torch.optim.Optimizer) -> Self:
+        """Work inside every ``optimizer.step()`` from now on; returns the regulariser itself.
+
+        Of several optimisers the last keeps the time: the schedule moves on with its steps.
+
+        Raises
+        ------
+        ConfigError
+            If attached already, if a parameter that takes part is not updated by exactly one of the optimisers, or one
+            of them calls its closure several times a step.
+        """
+        require(self._hooks is None, "regularizer: attached to an optimizer already; call detach() first.")
+        require(bool(optimizers), "regularizer: no optimizer given; give those that update the model.")
+        hooks = OptimizerHooks(optimizers, self._before_hook, self.after_step)
+        try:
+            self._share_out(hooks.optimizers)
+        except BaseException:
+            hooks.remove()
+            raise
+        self._hooks = hooks
+        return self
+
+    def detach(self) -> None:
+        """Stop working inside the optimiser; the model keeps the weights it holds."""
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the warm-up is over."""
+        return self.steps >= self.config.warmup * self.total_steps
+
+    @abc.abstractmethod
+    def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
+        """Do what comes before the update of a step.
+
+        Parameters
+        ----------
+        part
+            Number of the optimiser that is about to step, among those attached.
+        found_inf
+            Above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are.
+        """
+
+    @abc.abstractmethod
+    def after_step(self, part: int = 0) -> None:
+        """Do what comes after the update of a step."""
+
+    def finish(self, grids: Mapping[str, BucketGrid] | None = None) -> None:
+        """End the training: leave the quantised weights in the model and detach.
+
+        Parameters
+        ----------
+        grids
+            If given, the model has been given weights of an earlier moment, and these are the grids that
+            :meth:`grids` told then.
+        """
+        self.detach()
+        with torch.no_grad():
+            if grids is None:
+                self._grids = self._stored_grids()
+            else:
+                self._forget()
+                of_group = dict(zip(self._participants.group_of, self._participants.names, strict=True))
+                self._grids = GridSet.of([grids[of_group[g]] for g in range(len(of_group))])
+            self._hold(self._quantized(self._grids))
+            self._forget()
+        self.finished = True
+
+    def put_back(self) -> None:
+        """Let the model hold what the last whole step left in it, after a step was stopped midway."""
+        if self._leaves_quantized:
+            self._hold(self._quantized(self._stored_grids()))
+
+    @contextlib.contextmanager
+    def latent_weights(self) -> Iterator[None]:
+        """Let the model hold the latent (float) weights inside the ``with`` block."""
+        with self._holding(self._weights()):
+            yield
+
+    @contextlib.contextmanager
+    def quantized_weights(self) -> Iterator[None]:
+        """Let the model hold the quantised weights inside the ``with`` block."""
+        with self._holding(self._quantized(self._stored_grids())):
+            yield
+
+    def grids(self) -> dict[str, BucketGrid]:
+        """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now.
+
+        Unless buckets are fixed, step sizes are rounded to float16, as in :meth:`quantized_weights` and :meth:`finish`.
+        """
+        stored = list(self._stored_grids())
+        everyone = self._participants
+        return {name: stored[group] for name, group in zip(everyone.names, everyone.group_of, strict=True)}
+
+    def current_strength(self) -> float:
+        """λ at the present step."""
+        return self.schedule.strength(self._progress) if self.active else 0.0
+
+    @torch.no_grad()
+    def report(self) -> RegularizerReport:
+        """φ, bits, bits per weight and distance to the grid of the present weights; O(n)."""
+        grids = self._host_grids()
+        values = self._quantized(grids)
+        return report_of(self._participants, self._rule, grids, self._weights(), values, frozen=self._frozen_count())
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str | int | float] | None = None,
+        coder: str = container.DEFAULT_CODER,
+    ) -> WriteReport:
+        """Write the model as it would be after :meth:`finish`, with the grids of now, as a ``.metaq`` file.
+
+        As in ``metaq train``, the vectors of batch normalisation are rounded, and hidden units come in the order that
+        needs the fewest bytes: the outputs stay the same but for rounding. The model and the training stay as they are,
+        so that a loop can save whenever an epoch is the best so far, and go on. Where parameters are sharded, or the
+        regulariser was built with a model in ``DistributedDataParallel``, every process has to call this, and the first
+        one writes.
+
+        Parameters
+        ----------
+        path
+            The file; an older one is replaced.
+        metadata
+            Small free facts to keep in the file.
+        coder
+            ``"small"`` or ``"fast"``.
+
+        Returns
+        -------
+        WriteReport
+            Bytes of the file and where they went, and how much of the model is quantised.
+
+        Raises
+        ------
+        ConfigError, OutputError
+            If the model holds other weights than the training left in it, or the file cannot be written.
+        """
+        if not self._open_views:
+            self._require_own_weights()
+        grids = self.grids()
+        with self.quantized_weights():
+            return write(path, self._model, grids, metadata=metadata, coder=coder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on to the identical result; holds tensors, numbers, strings only.
+
+        Its structure depends on the model and the configuration alone, and what is kept of a sharded parameter is
+        sharded like it, as ``torch.distributed.checkpoint`` wants it.
+        """
+        unknown = torch.full((len(self._participants.groups),), torch.nan, dtype=torch.float64)
+        grids = self._grids or GridSet(center=unknown, radius=unknown, count=self.config.buckets.count)
+        return {
+            "config": self.config.to_json(),
+            "total_steps": self.total_steps,
+            "steps": self.steps,
+            "finished": self.finished,
+            "groups": self._participants.groups,
+            "has_grids": self._grids is not None,
+            "radius": grids.radius.to(CPU, copy=True),
+            "center": grids.center.to(CPU, copy=True),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over the state another regulariser of the same configuration gave.
+
+        Raises
+        ------
+        ConfigError
+            If the configuration, the number of steps or the groups differ.
+        """
+        known = set(state_dict) == set(self.state_dict())
+        require(known, "regularizer state: parts are missing; it is damaged or of another version; train anew.")
+        same = state_dict["config"] == self.config.to_json() and state_dict["total_steps"] == self.total_steps
+        require(same, "regularizer state: saved with another configuration; build it with the same one to resume.")
+        require(
+            state_dict["groups"] == self._participants.groups,
+            "regularizer state: its tensor groups are not those of this model.",
+        )
+        self.steps = int(state_dict["steps"])
+        self.finished = bool(state_dict["finished"])
+        self.schedule.load_state_dict(state_dict["schedule"])
+        self._forget()
+        self._grids = None
+        if state_dict["has_grids"]:
+            device = self._participants.device
+            center, radius = (state_dict[name].to(device, copy=True) for name in ("center", "radius"))
+            self._grids = GridSet(center=center, radius=radius, count=self.config.buckets.count)
+
+    @property
+    def _progress(self) -> float:
+        """Share of all steps that are done."""
+        return self.steps / self.total_steps
+
+    def _before_hook(self, part: int, found_inf: torch.Tensor | None) -> None:
+        self.before_step(part, found_inf=found_inf)
+
+    def _share_out(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Note which optimiser updates which parameter."""
+        self._participants.share_out(optimizers)
+
+    def _weights(self) -> list[torch.Tensor]:
+        """The latent weights, one tensor each; the parts that this process holds."""
+        return self._participants.local()
+
+    def _quantized(self, grids: GridSet) -> Iterable[torch.Tensor]:
+        """The quantised weights on `grids`, float64, tensor by tensor."""
+        of_groups = list(grids.on(CPU))
+        pairs = zip(self._weights(), self._participants.group_of, strict=True)
+        return (bucket_values(bucket_indices(weights, of_groups[g]), of_groups[g]) for weights, g in pairs)
+
+    def _frozen_count(self) -> int:
+        """Weights that no longer move, of those that this process counts."""
+        return 0
+
+    @property
+    def _leaves_quantized(self) -> bool:
+        """Whether the weights in the model are quantised ones, and others are trained, or none any more."""
+        return self.finished
+
+    @abc.abstractmethod
+    def _forget(self) -> None:
+        """Drop what is only needed while training goes on."""
+
+    def _present_grids(self) -> GridSet:
+        """Grids of the groups; before the term sets in, those they would take now."""
+        return self._grids or first_grids(self.config.buckets, self._participants, self._weights())
+
+    def _host_grids(self) -> GridSet:
+        """The present grids on the CPU.
+
+        Raises
+        ------
+        NonFiniteError
+            If a weight has become NaN or infinite.
+        """
+        grids = self._present_grids().on(CPU)
+        passes.require_finite(grids.radius)
+        return grids
+
+    def _stored_grids(self) -> GridSet:
+        """The present grids as a file holds them."""
+        grids = self._host_grids()
+        return grids.rounded() if self.config.buckets.rule == "relative" else grids
+
+    @torch.no_grad()
+    def _require_own_weights(self) -> None:
+        if not self._leaves_quantized:
+            return
+        held = self._participants.local()
+        own = zip(self._quantized(self._host_grids()), self._quantized(self._stored_grids()), strict=True)
+        foreign = [
+            not any(torch.equal(tensor, values.to(tensor.dtype)) for values in either)
+            for tensor, either in zip(held, own, strict=True)
+        ]
+        (counts,) = self._participants.shards.total(torch.tensor(foreign, dtype=torch.float64))
+        names = [name for name, count in zip(self._participants.names, counts.tolist(), strict=True) if count]
+        require(
+            not names,
+            f"{', '.join(names[:1])}: is not as training left it. Save at the moment that you want to keep, or load "
+            "the regulariser's state of that moment together with the weights; metaq.compress takes any weights.",
+        )
+
+    def _add_plain(self, pairs: TensorPairs) -> None:
+        """Add the gradient of λ α R."""
+        config = self.config
+        if config.alpha > 0 and pairs.gradients:
+            plain = pairs.weights if config.norm == "l2" else torch._foreach_sign(pairs.weights)
+            factor = 2.0 if config.norm == "l2" else 1.0
+            torch._foreach_add_(pairs.gradients, plain, alpha=factor * self.current_strength() * config.alpha)
+
+    @contextlib.contextmanager
+    def _holding(self, values: Iterable[torch.Tensor]) -> Iterator[None]:
+        held = [tensor.detach().clone() for tensor in self._participants.local()]
+        self._hold(values)
+        self._open_views += 1
+        try:
+            yield
+        finally:
+            self._open_views -= 1
+            with torch.no_grad():
+                torch._foreach_copy_(self._participants.local(), held)
+
+    @torch.no_grad()
+    def _hold(self, values: Iterable[torch.Tensor]) -> None:
+        for tensor, value in zip(self._participants.local(), values, strict=True):
+            tensor.copy_(value)
