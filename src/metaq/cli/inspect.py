@@ -25,6 +25,8 @@ def inspect(
     if plot is not None:
         output.claim(plot, force=force)
     found = inspection.inspect(source, net=net)
+    # Before anything is printed, since a wrong network is an error.
+    units = found.folded
     if plot is not None:
         inspection.save_plot(plot, found)
     if as_json:
@@ -35,7 +37,7 @@ def inspect(
     columns = ["tensor", "shape", "dtype", "used", "step", "coder", "bytes", "bits", "mode"]
     legend = "used: buckets in use; bits: their entropy; mode: share of the most common"
     output.print_table(str(source), columns, [_cells(row) for row in found.rows], legend=legend)
-    folded = [] if found.folded is None else output.folded_rows(found.folded)
+    folded = [] if units is None else output.folded_rows(units)
     covered = [] if found.coverage is None else output.coverage_rows(found.coverage)
     frame = [(name.removesuffix("_bytes"), f"{size:,} bytes") for name, size in found.frame.items() if size]
     output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *frame, *covered, *folded])
