@@ -166,7 +166,7 @@ def test_the_class_is_one_of_transformers_whatever_the_file_says(tmp_path, archi
 def test_code_of_others_is_never_trusted(tmp_path):
     for load in (hf.from_pretrained, hf.load_tokenizer):
         with pytest.raises(ConfigError, match="trust_remote_code"):
-            metaq.load(tmp_path / "m.metaq", trust_remote_code=True)
+            load(tmp_path / "m.metaq", trust_remote_code=True)
 
 
 def test_a_model_type_that_only_its_own_code_knows(tmp_path):
