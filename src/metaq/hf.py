@@ -6,11 +6,10 @@ found by the configuration.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -127,8 +126,12 @@ def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Any:
     FormatError
         If the file is damaged, foreign, was not made of a folder, or has no configuration that Transformers knows.
     """
+    if options.get("trust_remote_code"):
+        raise ConfigError("trust_remote_code: code that a file brings along is never run; restore the folder instead.")
     transformers = _transformers()
-    with _restored(path, options) as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "model"
+        restore_folder(Path(path), folder)
         model_class = _class_of(transformers, Path(path), folder / CONFIG)
         try:
             model = model_class.from_pretrained(folder, **{"dtype": "auto", "local_files_only": True, **options})
@@ -147,23 +150,16 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
     FormatError
         If the file is damaged or foreign, was not made of a folder, or carries no tokenizer.
     """
+    if options.get("trust_remote_code"):
+        raise ConfigError("trust_remote_code: code that a file brings along is never run; restore the folder instead.")
     transformers = _transformers()
-    with _restored(path, options, only_files=True) as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "model"
+        restore_folder(Path(path), folder, only_files=True)
         try:
             return transformers.AutoTokenizer.from_pretrained(folder, **{"local_files_only": True, **options})
         except LOADING_ERRORS as error:
             raise FormatError(f"{path}: carries no tokenizer that Transformers knows ({error}).") from error
-
-
-@contextlib.contextmanager
-def _restored(path: str | os.PathLike[str], options: Mapping[str, Any], *, only_files: bool = False) -> Iterator[Path]:
-    """The folder that a file was made of, for a while; refuses `options` that ask for code of others to be trusted."""
-    if options.get("trust_remote_code"):
-        raise ConfigError("trust_remote_code: code that a file brings along is never run; restore the folder instead.")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        folder = Path(place) / "model"
-        restore_folder(Path(path), folder, only_files=only_files)
-        yield folder
 
 
 def _transformers() -> ModuleType:
