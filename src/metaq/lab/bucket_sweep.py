@@ -23,18 +23,10 @@ MOST_ROWS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOutcome:
-    """A finished sweep.
+    """A finished sweep: the tensors as quantised for the chosen row, of lowest entropy within the tolerance.
 
-    Attributes
-    ----------
-    float_accuracy
-        Accuracy of the weights as they were, in percent.
-    best
-        Rows of highest accuracy, best first, with file sizes.
-    chosen
-        The row of lowest entropy within the tolerance, with its file size.
-    tensors
-        The chosen quantisation.
+    `float_accuracy` is that of the weights as they were, in percent; `best` holds the rows of highest accuracy, best
+    first. All rows have their file sizes.
     """
 
     float_accuracy: float
@@ -56,24 +48,8 @@ def sweep_buckets(
 ) -> SweepOutcome:
     """Quantise with every bucket count, evaluate each, choose the smallest that loses at most `tolerance` points.
 
-    Parameters
-    ----------
-    state_dict
-        The weights.
-    counts
-        Bucket counts C.
-    net
-        Name of the network the weights belong to.
-    dataset
-        Images to evaluate on.
-    grids_of
-        Grid of every tensor for a bucket count.
-    tolerance
-        Points of accuracy that may be lost against the weights as they are.
-    metadata
-        What the file will hold beside the tensors; counts for its size.
-    on_row
-        Told of every row as soon as it is measured.
+    `grids_of` gives the grid of every tensor for a bucket count; `on_row` is told of every row as soon as it is
+    measured; `metadata` is what the file will hold beside the tensors, and counts for its size.
 
     Raises
     ------

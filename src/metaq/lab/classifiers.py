@@ -50,23 +50,9 @@ def compress_classifier(
 ) -> Compressed:
     """Compress a network on the training and validation images of a data set; the test images are not touched.
 
-    Parameters
-    ----------
-    state_dict
-        Trained weights.
-    goal
-        What to reach; accuracy is a lower bound of that on a test set, in percent (:func:`drop_bound`), from the
-        validation images and the training images that did not calibrate.
-    net
-        Name of the network, or its factory.
-    splits
-        The data set.
-    calibration_count
-        Training images that calibrate, at least 1.
-    recovers
-        Whether weights still to be quantised make up for what the others cost, by the labels of these images.
-    recalibrates_norms, include, exclude, coder, progress
-        See :func:`metaq.compress`.
+    Accuracy is a lower bound of that on a test set, in percent (:func:`drop_bound`), from the validation images and the
+    training images that did not calibrate. Weights still to be quantised make up for what the others cost, by the
+    labels of the calibration images, if it `recovers`. The other options are those of :func:`metaq.compress`.
 
     Raises
     ------
@@ -108,10 +94,7 @@ def compress_classifier(
 def drop_bound(before: torch.Tensor, after: torch.Tensor) -> float:
     """Share of a test set of ``TESTED`` images like these that is lost, net, at most with a confidence of nine in ten.
 
-    Parameters
-    ----------
-    before, after
-        Whether each image was and is classified rightly, bool of shape (N,).
+    Whether each image was classified rightly `before` and is `after` are bool of shape (N,).
     """
     lost = float((before & ~after).sum()) / len(before)
     gained = float((after & ~before).sum()) / len(before)

@@ -24,13 +24,7 @@ CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 
 
 def describe(*, device: torch.device) -> dict[str, str | int]:
-    """Command, versions and machine of this process, ready for JSON; neither user nor host is named.
-
-    Parameters
-    ----------
-    device
-        Where the run computes.
-    """
+    """Command, versions and machine of this process, which computes on `device`; neither user nor host is named."""
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "command": command(sys.argv),

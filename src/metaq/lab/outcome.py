@@ -14,22 +14,10 @@ import torch
 class Summary:
     """Size and accuracy of one file.
 
-    Attributes
-    ----------
-    accuracy
-        Of the weights restored from the file, in percent.
-    bytes
-        Size of the file on disk.
-    float_bytes
-        Size of the same tensors as the model holds them.
-    ratio
-        `float_bytes` over `bytes`.
-    weights
-        Elements of all tensors.
-    bits_per_weight
-        Bits of the file over `weights`.
-    seconds
-        Wall-clock time of the whole command, of what it wrote and measured too.
+    The accuracy is that of the weights restored from the file, in percent. `bytes` is the file's size on disk,
+    `float_bytes` that of the same tensors as the model holds them, `ratio` the second over the first; `weights` counts
+    the elements of all tensors, and `bits_per_weight` are the bits of the file over them. `seconds` is the wall-clock
+    time of the whole command, of what it wrote and measured too.
     """
 
     accuracy: float
@@ -47,20 +35,10 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingOutcome:
-    """A finished run.
+    """A finished run; the summary is of ``model.metaq`` on the test images.
 
-    Attributes
-    ----------
-    summary
-        Of ``model.metaq``, accuracy on the test images.
-    validation_accuracy
-        Of the same weights on the validation images, in percent.
-    kept_epoch, epochs
-        The epoch whose weights were kept, and how many were run.
-    folder
-        Where everything is.
-    weights
-        The weights that were packed, as they were in memory.
+    `validation_accuracy` is that of the same weights, in percent; `kept_epoch` the epoch that they are of; `weights`
+    what was packed, as it was in memory.
     """
 
     summary: Summary

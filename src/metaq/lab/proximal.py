@@ -137,19 +137,10 @@ def compression_step(
     """Minimise λ Σ_i ℓ_b(i) + ρ/2 Σ_i (t_i - v_b(i))² over buckets and code lengths, from `code_lengths` downwards.
 
     The `targets` are t = w + u, floating and not empty; `strength` is λ, loss per bit, and `penalty` ρ, loss per
-    squared unit of weight, perhaps infinite. Without a strength, every weight takes the nearest bucket.
-
-    Returns
-    -------
-    indices, code_lengths
-        Bucket of every weight, int64 of the shape of the targets, and ℓ_b in bits to start the next step from, float64
-        of shape (C,); None where buckets are the nearest. A local minimum: no weight has a better bucket for the code
-        lengths; never above nearest rounding.
-
-    Raises
-    ------
-    NonFiniteError
-        If a target is NaN or infinite.
+    squared unit of weight, perhaps infinite. Without a strength, every weight takes the nearest bucket. Gives the
+    bucket of every weight, int64 of the shape of the targets, and ℓ_b in bits to start the next step from, float64 of
+    shape (C,); None where buckets are the nearest. A local minimum: no weight has a better bucket for the code lengths;
+    never above nearest rounding. Raises :class:`NonFiniteError` if a target is NaN or infinite.
     """
     mu = penalty / (2 * strength) if strength > 0 else math.inf
     if not math.isfinite(mu):

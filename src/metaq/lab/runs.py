@@ -170,14 +170,7 @@ def measure_file(
 ) -> Summary:
     """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read.
 
-    Parameters
-    ----------
-    path
-        The file.
-    net
-        Its network; by default the one that :func:`network_of` finds.
-    load_dataset
-        Gives the images.
+    Its network is by default the one that :func:`network_of` finds.
     """
     begun = time.perf_counter()
     state_dict = checkpoint.read(path)

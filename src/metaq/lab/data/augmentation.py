@@ -62,33 +62,19 @@ class Augmentation(Config):
 def augment(
     images: Tensor, augmentation: Augmentation, *, clean_fraction: float | None = None, generator: torch.Generator
 ) -> Tensor:
-    """Distort a random part of `images` and leave the rest bit-identical.
+    """Distort a random part of `images` and leave the rest bit-identical; gives a new tensor.
 
     A distorted image takes, at every pixel, the bilinear interpolation of the original at another place: that pixel's
-    place under a random affine map, plus a smooth random displacement. Outside the image everything is zero.
-
-    Parameters
-    ----------
-    images
-        float of shape (N, channels, height, width); not changed.
-    augmentation
-        How far to distort.
-    clean_fraction
-        Share of the images to leave as they are, in place of the one in `augmentation`.
-    generator
-        Source of all randomness. On one machine the same state gives the same images.
-
-    Returns
-    -------
-    Tensor
-        New tensor of the shape, dtype and device of `images`.
+    place under a random affine map, plus a smooth random displacement. Outside the image everything is zero. The share
+    `clean_fraction` that is left as it is takes the place of the one in `augmentation`. On one machine the same state
+    of the generator gives the same images.
 
     Raises
     ------
     ConfigError
         If `clean_fraction` is not in [0, 1].
     DataError
-        If `images` are not floating point or have another number of axes.
+        If `images` are not floating point of shape (N, channels, height, width).
     """
     if images.dim() != 4 or not images.is_floating_point():
         raise DataError(

@@ -18,18 +18,8 @@ MAX_PADDING = 64
 class CropAndFlip(Config):
     """How photographs are varied (He et al. 2016 for CIFAR-10).
 
-    Attributes
-    ----------
-    padding_pixels
-        Every image is padded with so many zeros on each side, from 0 to 64, and a part of its own size is cut out at a
-        random place.
-    flips
-        Whether a random half of the images is mirrored, left to right.
-
-    Raises
-    ------
-    ConfigError
-        If a field is outside its range.
+    Every image is padded with `padding_pixels` zeros on each side, from 0 to 64, and a part of its own size is cut out
+    at a random place. With `flips`, a random half of the images is mirrored, left to right.
     """
 
     padding_pixels: int = 4
@@ -41,21 +31,9 @@ class CropAndFlip(Config):
 
 
 def crop_and_flip(images: Tensor, config: CropAndFlip, *, generator: torch.Generator) -> Tensor:
-    """Cut a random part out of every image, and mirror some.
+    """Cut a random part out of every image, (N, channels, height, width) of any dtype, and mirror some; a new tensor.
 
-    Parameters
-    ----------
-    images
-        Of shape (N, channels, height, width) and any dtype; not changed.
-    config
-        How far images are varied.
-    generator
-        Source of all randomness, on the CPU: the same state gives the same images on every device.
-
-    Returns
-    -------
-    Tensor
-        New tensor of the shape, dtype and device of `images`; every pixel is one of the original, or zero.
+    The generator is on the CPU: the same state gives the same images on every device.
 
     Raises
     ------

@@ -17,16 +17,7 @@ ProgressCallback = Callable[[int, int | None, str], object]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageDataset:
-    """Labelled images.
-
-    Attributes
-    ----------
-    images
-        uint8 of shape (N, channels, height, width).
-    labels
-        int64 of shape (N,), each in ``[0, classes)``.
-    classes
-        Number of classes.
+    """Labelled images: uint8 of shape (N, channels, height, width), and int64 labels of shape (N,) in ``[0, classes)``.
 
     Raises
     ------
@@ -73,12 +64,7 @@ class ImageDataset:
 class DataSplits:
     """A data set in three parts that share no image: to learn from, to choose with, and to report on.
 
-    Attributes
-    ----------
-    name
-        Name in the registry, or of a copy that is not the original; or the name of the folder.
-    train, validation, test
-        The three parts.
+    The name is that in the registry, or of a copy that is not the original, or of the folder.
     """
 
     name: str
@@ -89,17 +75,7 @@ class DataSplits:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """What the caller of :func:`metaq.lab.data.load` asked for; every loader takes one.
-
-    Attributes
-    ----------
-    data_dir
-        Folder that must hold the files, or None to look in the usual places.
-    validation_count
-        Images to hold out of the training images, or None for the data set's default.
-    progress
-        Told about downloads.
-    """
+    """What the caller of :func:`metaq.lab.data.load` asked for; see there. Every loader takes one."""
 
     data_dir: Path | None = None
     validation_count: int | None = None

@@ -19,18 +19,9 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteIdx:
-    """An IDX file that mirrors serve gzipped.
+    """An IDX file that mirrors serve gzipped; `name` is without ``.gz``, at most `max_bytes` are downloaded.
 
-    Attributes
-    ----------
-    name
-        File name without ``.gz``.
-    dimensions
-        Number of axes of the array in it.
-    sha256
-        Checksum of the uncompressed bytes, in hexadecimal; the wrapper differs from mirror to mirror.
-    max_bytes
-        Download no more than this.
+    The checksum is that of the uncompressed bytes, in hexadecimal; the wrapper differs from mirror to mirror.
     """
 
     name: str
@@ -42,12 +33,7 @@ class RemoteIdx:
 def fetch_idx(
     remote: RemoteIdx, *, mirrors: tuple[str, ...], folder: Path, progress: ProgressCallback | None = None
 ) -> Path:
-    """Download `remote` from the first mirror that serves it undamaged into `folder`, which is created.
-
-    Returns
-    -------
-    Path
-        The gzipped file, written atomically.
+    """Download `remote`, gzipped, from the first mirror that serves it undamaged into `folder`, which is created.
 
     Raises
     ------

@@ -31,13 +31,7 @@ class _Readable(Protocol):
 
 
 def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
-    """Read the array in the file `path`; whether it is gzipped is seen from its first bytes.
-
-    Raises
-    ------
-    DataError
-        As :func:`parse_idx`, and if the file cannot be read. The message names the file.
-    """
+    """Read the array in the file `path`, gzipped or not; raises :class:`DataError` as :func:`parse_idx`."""
     try:
         with path.open("rb") as stream:
             return parse_idx(stream, origin=str(path), dimensions=dimensions)
@@ -46,21 +40,9 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
 
 
 def parse_idx(stream: IO[bytes], *, origin: str, dimensions: int) -> NDArray[np.uint8]:
-    """Read one array of unsigned bytes.
+    """Read one read-only array of unsigned bytes from a seekable stream over a whole file, gzipped or not.
 
-    Parameters
-    ----------
-    stream
-        Seekable binary stream over the whole file, gzipped or not.
-    origin
-        Name of the file, for messages.
-    dimensions
-        How many axes the array must have: 3 for images, 1 for labels.
-
-    Returns
-    -------
-    NDArray
-        Read-only uint8 array of `dimensions` axes, none of them empty.
+    It has `dimensions` axes, none of them empty: 3 for images, 1 for labels. Messages name the file `origin`.
 
     Raises
     ------

@@ -21,24 +21,10 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedE
 
 
 def read_jpeg_archive(path: Path, parts: tuple[str, ...], *, side: int, classes: int) -> dict[str, ImageDataset]:
-    """Read and decode the images of the archive `path`; nothing in it is unpickled.
+    """Read and decode the images of an ``.npz`` archive by part; nothing in it is unpickled.
 
-    Parameters
-    ----------
-    path
-        An ``.npz`` file. Of every part it holds ``{part}_jpeg`` (uint8, all files end to end), ``{part}_offsets``
-        (integers, where each file begins and where the last ends) and ``{part}_labels`` (integers).
-    parts
-        Names of the parts.
-    side
-        Height and width that every image must have, in pixels; it must be in RGB.
-    classes
-        Number of classes.
-
-    Returns
-    -------
-    dict
-        The images of every part.
+    Of every part it holds ``{part}_jpeg`` (uint8, all files end to end), ``{part}_offsets`` (integers, where each file
+    begins and where the last ends) and ``{part}_labels`` (integers). Images are in RGB, `side` pixels high and wide.
 
     Raises
     ------

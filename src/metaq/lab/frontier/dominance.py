@@ -13,14 +13,8 @@ TRIALS_BEFORE_PRUNING = 4
 class Settled(NamedTuple):
     """One epoch at whose end the weights had been settling.
 
-    Attributes
-    ----------
-    share
-        Of the training that was done, in (0, 1].
-    bytes
-        Size of the file of its weights.
-    accuracy
-        Of its quantised weights on the validation images, in percent.
+    `share` is that of the training that was done, in (0, 1]; `bytes` the size of the file of its weights; `accuracy`
+    that of its quantised weights on the validation images, in percent.
     """
 
     share: float
@@ -30,22 +24,10 @@ class Settled(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A completed training.
+    """A completed training, numbered in the study from 0.
 
-    Attributes
-    ----------
-    number
-        In the study, from 0.
-    parameters
-        Settings in which it differs from the other trials, as ``--set`` takes them.
-    bytes
-        Size of its file.
-    validation_accuracy
-        Of the weights restored from the file, in percent.
-    file
-        Where it is.
-    settled
-        Its settled epochs, in order.
+    Its `parameters` are the settings in which it differs from the other trials, as ``--set`` takes them. The accuracy,
+    in percent, is that of the weights restored from its file. Its settled epochs are in order.
     """
 
     number: int
@@ -80,14 +62,8 @@ def frontier_of(trials: Iterable[Trial]) -> list[Trial]:
 def is_hopeless(now: Settled, *, goal_bytes: int, completed: Sequence[Trial]) -> bool:
     """Whether a running trial will be beaten even if it gains as much as any completed one did from here on.
 
-    Parameters
-    ----------
-    now
-        Its newest settled epoch.
-    goal_bytes
-        Size that it is trained to.
-    completed
-        Trials of the same number of epochs; False while there are fewer than ``TRIALS_BEFORE_PRUNING``.
+    `now` is its newest settled epoch, and all trials have the same number of epochs. False while there are fewer than
+    ``TRIALS_BEFORE_PRUNING``.
     """
     if len(completed) < TRIALS_BEFORE_PRUNING:
         return False

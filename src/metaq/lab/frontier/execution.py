@@ -126,10 +126,7 @@ def _run_workers(study: optuna.Study, plan: SweepPlan, observer: SweepObserver) 
 
 
 def _end(workers: list[SpawnProcess], *, at_once: bool) -> None:
-    """Wait until all have ended; `at_once` stops them.
-
-    They are told again if they do not listen.
-    """
+    """Wait until all have ended; `at_once` stops them, and tells them again if they do not listen."""
     while living := [worker for worker in workers if worker.is_alive()]:
         for worker in living:
             if at_once:

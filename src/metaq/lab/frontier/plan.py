@@ -29,24 +29,11 @@ class SweepObserver(Observer, Protocol):
 class SweepPlan:
     """What a sweep is to do.
 
-    Attributes
-    ----------
-    config
-        What its trainings have in common; has ``regularizer.plan``. Its seed is that of the proposals too.
-    trials
-        Finished trainings that the study is to have, those given up included.
-    smallest, largest
-        Range of the bytes that they are trained to.
-    folder
-        Where the trials and the results go.
-    storage
-        URL of the database of the study; None for a file in `folder`.
-    seconds
-        About how long one training takes; sets the number of epochs when the study is made. None: those of `config`.
-    workers
-        Processes.
-    data_dir
-        See :func:`metaq.lab.data.load`; for the processes that load the data themselves.
+    Its trainings have `config` in common, whose seed is that of the proposals too; they are trained to sizes from
+    `smallest` to `largest` bytes. The study is to have so many finished `trials`, those given up included, in the
+    database at the URL `storage`, by default a file in `folder`, where the results go. One training takes about so many
+    `seconds`, which set the number of epochs when the study is made; None: that of `config`. There are so many
+    `workers` processes, which load the data themselves from `data_dir`.
     """
 
     config: TrainConfig
@@ -91,15 +78,7 @@ class SweepPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A trial of the frontier.
-
-    Attributes
-    ----------
-    trial
-        Chosen on the validation images.
-    test_accuracy
-        Of its file on the test images, in percent.
-    """
+    """A trial of the frontier, chosen on the validation images; `test_accuracy` is that of its file in percent."""
 
     trial: Trial
     test_accuracy: float
@@ -107,22 +86,9 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """A finished sweep.
+    """A finished sweep: all completed trials, how many were given up, and the frontier, the smallest file first.
 
-    Attributes
-    ----------
-    net, data
-        Of the sweep.
-    float_bytes
-        Size of the network's tensors as the model holds them.
-    epochs
-        Of every trial.
-    trials
-        All completed ones.
-    given_up
-        Number of those that were not trained to their end.
-    members
-        The frontier, the smallest file first.
+    `float_bytes` is the size of the network's tensors as the model holds them; every trial has so many `epochs`.
     """
 
     net: str

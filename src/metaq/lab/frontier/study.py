@@ -59,20 +59,10 @@ def open_study(
     identity: Mapping[str, object],
     epochs: Callable[[], int],
 ) -> Iterator[tuple[optuna.Study, int]]:
-    """The study `name` in a storage, made if there is none, and the number of epochs of each of its trials.
+    """The study `name` in the database at a URL, made if there is none, and the number of epochs of each of its trials.
 
-    Parameters
-    ----------
-    storage
-        URL of a database.
-    name
-        Of the study.
-    seed
-        Of what is proposed.
-    identity
-        Settings that all of its trials have in common, as JSON values.
-    epochs
-        Asked once in the life of a study, by the process that makes it.
+    The `seed` is that of what is proposed, `identity` the settings that all trials have in common, as JSON values;
+    `epochs` is asked once in the life of a study, by the process that makes it.
 
     Raises
     ------

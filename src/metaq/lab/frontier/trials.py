@@ -33,18 +33,7 @@ def run_trials(
 ) -> None:
     """Run trials until the study has as many finished ones as `plan` asks for, whoever runs the others.
 
-    Parameters
-    ----------
-    study
-        Shared with other processes.
-    plan
-        The sweep.
-    config
-        What its trials have in common, their number of epochs included.
-    splits
-        The test images are not looked at.
-    observer
-        Told of every step, epoch and trial of this process.
+    The trials have `config` in common, their number of epochs included. The test images are not looked at.
     """
     unseen = replace(splits, test=splits.validation)
     while not is_complete(study, plan):
@@ -109,18 +98,12 @@ class _Judge:
         self._settled: list[Settled] = []
 
     def on_step(self, step: int, total_steps: int) -> None:
-        """Pass the news on."""
         self._observer.on_step(step, total_steps)
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Pass the news on, then judge.
+        """Pass the news on, then prune the trial if it is hopeless.
 
-        Raises
-        ------
-        optuna.TrialPruned
-            If the trial is hopeless.
-        KeyboardInterrupt
-            If the process that started this one is gone.
+        Raises KeyboardInterrupt if the process that started this one is gone.
         """
         self._observer.on_epoch(record)
         parent = parent_process()

@@ -13,22 +13,13 @@ from metaq.config import require
 def initialize_uniform(model: nn.Module, *, center: float, radius: float, generator: torch.Generator) -> None:
     """Draw every floating-point parameter of `model`, in place, uniformly from ``[center - radius, center + radius]``.
 
-    That is how the thesis starts its best model (centre −0.11, radius 1.114). Tied parameters are drawn once; buffers
-    are left alone.
-
-    Parameters
-    ----------
-    model
-        Its parameters are drawn in the order of ``model.parameters()``.
-    center, radius
-        Middle and half-width of the range, finite; the radius is positive.
-    generator
-        Source of the weights. They do not depend on the device of the model.
+    That is how the thesis starts its best model (centre −0.11, radius 1.114). Parameters are drawn in their order, tied
+    ones once, whatever the device of the model; buffers are left alone.
 
     Raises
     ------
     ConfigError
-        If `center` or `radius` is out of range.
+        If `center` or `radius` is not finite, or the radius not positive.
     """
     require(math.isfinite(center), f"center: {center} is not a finite number.")
     require(0 < radius < math.inf, f"radius: {radius} is not a positive finite number.")

@@ -16,11 +16,6 @@ class Standardize(nn.Module):
     """Subtracts a mean and divides by a standard deviation, channel by channel.
 
     Being part of the network, it need not be known by whoever loads a file; its constants are in none.
-
-    Parameters
-    ----------
-    mean, standard_deviation
-        One number a channel.
     """
 
     mean: Tensor
@@ -32,13 +27,7 @@ class Standardize(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images` of shape (N, channels, height, width), standardised.
-
-        Raises
-        ------
-        RuntimeError
-            If they have another shape, which broadcasting would let pass.
-        """
+        """Standardised images of shape (N, channels, height, width); RuntimeError for others, which would broadcast."""
         channels = len(self.mean)
         if images.ndim != 4 or images.shape[1] != channels:
             raise RuntimeError(f"images of {channels} channels are needed, of shape (N, {channels}, height, width)")

@@ -63,12 +63,8 @@ class OptimizerConfig(Config):
 class GoalConfig(Config):
     """What a training is to reach; one of the two at most.
 
-    Attributes
-    ----------
-    accuracy
-        Least validation accuracy of the quantised weights, in percent: the file becomes as small as it can.
-    bytes
-        Largest size of the file: the accuracy becomes as high as it can.
+    That is a least validation `accuracy` of the quantised weights, in percent, in as small a file as possible; or a
+    largest file of so many `bytes`, as accurate as possible.
     """
 
     accuracy: float | None = None
@@ -89,14 +85,8 @@ class GoalConfig(Config):
 class TeacherConfig(Config):
     """A trained network whose probabilities are learned beside the labels (Hinton et al. 2015).
 
-    Attributes
-    ----------
-    file
-        Its weights, in any format that metaq reads.
-    net
-        Its network; None for that of the run.
-    share
-        Weight of its probabilities in [0, 1]; the rest is the labels'.
+    The weights are in a `file` of any format that metaq reads, of the network `net`, by default the run's own. Its
+    probabilities weigh `share`, the labels the rest.
     """
 
     file: str
@@ -109,13 +99,7 @@ class TeacherConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig(Config):
-    """Uniform initialisation around `center`, as in the thesis.
-
-    Attributes
-    ----------
-    center, radius
-        Weights start uniform in ``[center - radius, center + radius]``.
-    """
+    """Weights start uniform in ``[center - radius, center + radius]``, as in the thesis."""
 
     center: float = -0.11
     radius: float = 1.114
@@ -223,20 +207,10 @@ LEAST_STEPS_OF_LARGE_BATCHES = 40
 
 
 def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | None = None) -> TrainConfig:
-    """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training images.
+    """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training `images`.
 
-    Weights that are trained already need no warm-up.
-
-    Parameters
-    ----------
-    config
-        Its network, data and seed are kept, and whether images are augmented.
-    goal
-        What to reach.
-    images
-        Training images.
-    epochs
-        Passes over them; by default so many that training has about ``STEPS_TO_GOAL`` steps.
+    Network, data and seed are kept, and whether images are augmented. Without `epochs`, training has about
+    ``STEPS_TO_GOAL`` steps. Weights that are trained already need no warm-up.
     """
     batch_size = LARGE_BATCH if images >= LEAST_STEPS_OF_LARGE_BATCHES * LARGE_BATCH else SMALL_BATCH
     steps_per_epoch = -(-images // batch_size)

@@ -27,17 +27,7 @@ SMOOTHING = 0.5
 
 
 class Goal:
-    """Turns what an epoch measured into what the schedule of the regulariser is to do next.
-
-    Parameters
-    ----------
-    config
-        Accuracy or bytes to reach.
-    schedule
-        Driven.
-    images
-        Validation images.
-    """
+    """Drives the schedule of the regulariser by what every epoch measured on so many validation `images`."""
 
     def __init__(self, config: GoalConfig, schedule: PlannedSchedule, *, images: int) -> None:
         self._config = config

@@ -39,16 +39,8 @@ from metaq.tensors.grid import BucketGrid
 class Candidate:
     """The epoch to keep so far.
 
-    Attributes
-    ----------
-    record
-        Its metrics.
-    state_dict
-        The weights that its file would restore.
-    grids
-        Their grids by tensor name; of tensors kept exactly none.
-    rank
-        Larger is better.
+    It holds the weights that its file would restore, the grids of those that are quantised, and a rank, larger is
+    better.
     """
 
     record: EpochRecord
@@ -72,28 +64,10 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor, _images: torch.Tensor
 class Trainer:
     """Trains one network as its configuration says; resumable to the identical result.
 
-    Parameters
-    ----------
-    config
-        The run.
-    data
-        Its training and validation images; the test images are not touched.
-    folder
-        Where the checkpoint of every epoch goes; must exist.
-    observer
-        Told of every step and epoch.
-    file_bytes
-        Size of a file; measured after every epoch where a goal is given.
-    loss
-        What is learned.
-    start
-        Trained weights to start from.
-    device
-        Where it runs; results differ from device to device by rounding.
-    processes
-        Those that share out every batch; the first writes the checkpoints.
-    make_regularizer
-        Takes what :class:`metaq.EntropyRegularizer` does.
+    The `folder`, which must exist, gets the checkpoint of every epoch. The test images are not touched. `file_bytes` is
+    called after every epoch where a goal is given. Trained weights to `start` from are optional. Results differ from
+    `device` to device by rounding. Several `processes` share out every batch, and the first writes the checkpoints.
+    `make_regularizer` takes what :class:`metaq.EntropyRegularizer` does.
 
     Raises
     ------

@@ -25,13 +25,7 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Processes:
-    """What a process does together with the others; alone, nothing.
-
-    Parameters
-    ----------
-    rank, count
-        Number of this process, from 0, and of all.
-    """
+    """What a process, numbered `rank` from 0 out of `count`, does together with the others; alone, nothing."""
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank = rank
@@ -111,9 +105,7 @@ ALONE = Processes()
 
 @contextmanager
 def launched(device: torch.device) -> Iterator[Processes]:
-    """The processes that ``torchrun`` has started this one with; one alone if it has not.
-
-    On GPUs every process has its own.
+    """The processes that ``torchrun`` has started this one with, each with a GPU of its own; one alone if it has not.
 
     Raises
     ------

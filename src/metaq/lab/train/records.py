@@ -18,32 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One line of ``metrics.jsonl``.
+    """One line of ``metrics.jsonl``; epochs count from 1, accuracies are on validation images, in percent.
 
-    Attributes
-    ----------
-    epoch
-        From 1.
-    loss
-        Mean training loss over the epoch, without the regulariser, in nats.
-    float_accuracy, quantized_accuracy
-        Validation accuracy of the latent and of the quantised weights, in percent.
-    phi_bits, bits
-        φ of the latent weights and zero-order entropy of the bucket indices, in bits.
-    bits_per_weight
-        `bits` over the number of weights.
-    estimated_bytes
-        `bits` in bytes, without tables and header.
-    file_bytes
-        Size of the file these weights would make; None where it is not measured.
-    distance
-        Root mean square distance of the latent weights from the grid.
-    frozen
-        Weights frozen because they oscillated.
-    strength
-        λ at the end of the epoch.
-    seconds
-        Duration of the epoch, evaluation included.
+    `loss` is the mean training loss without the regulariser, in nats. `float_accuracy` and `phi_bits` (φ) are of the
+    latent weights; `quantized_accuracy` is of the quantised ones, and `bits` the zero-order entropy of their bucket
+    indices, per weight in `bits_per_weight`, and without tables and header in `estimated_bytes`. `file_bytes` is the
+    size of the file that these weights would make, None where it is not measured. `distance` is the root mean square
+    distance of the latent weights from the grid, `frozen` the number of weights frozen because they oscillated,
+    `strength` λ at the end of the epoch, and `seconds` includes the evaluation.
     """
 
     epoch: int
@@ -70,12 +52,7 @@ def write_metrics(path: Path, records: Sequence[EpochRecord]) -> None:
 class ScalarLog:
     """TensorBoard event file of a run, where TensorBoard is installed; a context manager.
 
-    Parameters
-    ----------
-    folder
-        Where the event file goes.
-    after
-        Steps (epochs) already logged by the run this one resumes; later ones are purged.
+    What an earlier run logged beyond its first `after` epochs is purged.
     """
 
     def __init__(self, folder: Path, *, after: int) -> None:
