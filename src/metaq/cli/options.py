@@ -29,10 +29,8 @@ DataDir = Annotated[
     typer.Option("--data-dir", help="Folder that holds the data set; else $METAQ_DATA, else the cache folder."),
 ]
 Split = Annotated[str, typer.Option("--split", help="Images to evaluate on: test, validation or train.")]
-Buckets = Annotated[int, typer.Option("--buckets", help="Number of buckets C of every grid, at least 2.")]
 Center = Annotated[float | None, typer.Option("--center", help="Middle of the range; default: that of the weights.")]
 Radius = Annotated[float | None, typer.Option("--radius", help="Half-width of the range; default: all weights fit.")]
-Grouping = Annotated[str, typer.Option("--grouping", help="One grid per tensor, or one for all: tensor or global.")]
 Include = Annotated[list[str] | None, typer.Option("--include", help="Quantise only tensors matching this glob.")]
 Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Store tensors matching this glob exactly.")]
 

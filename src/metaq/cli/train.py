@@ -185,8 +185,9 @@ def _start(
 
 def _resume(folder: Path, data_dir: Path | None, where: Where, *, is_verbose: bool) -> TrainingOutcome:
     from metaq.lab import runs
+    from metaq.lab.train import checkpointing
 
-    config = runs.saved_config(folder)
+    config, _ = checkpointing.load(folder)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
     with output.stage_progress() as progress:
         observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -37,11 +36,6 @@ def describe(*, device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "device": str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",
     }
-
-
-def to_json(*, device: torch.device) -> str:
-    """What :func:`describe` gives, as a run's folder keeps it."""
-    return json.dumps(describe(device=device)) + "\n"
 
 
 def command(arguments: Sequence[str]) -> str:

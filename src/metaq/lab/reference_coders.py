@@ -27,7 +27,6 @@ from metaq.errors import CodecError
 Symbols = NDArray[np.integer]
 Positions = NDArray[np.int32]
 
-WORD_BYTES = 4
 WIDTHS = (1, 2, 4)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -42,13 +43,16 @@ from metaq.lab.train import (
     plain,
 )
 from metaq.lab.train.config import TeacherConfig
-from metaq.lab.train.records import ScalarLog, write_metrics
+from metaq.lab.train.records import log_scalars, scalar_writer, write_metrics
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
 from metaq.model.structure import arrangement
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Tensor
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
@@ -102,7 +106,8 @@ def train_to_folder(
     def begin() -> None:
         new_folder(folder, force=force)
         write_bytes(folder / CONFIG_FILE, config.to_json().encode())
-        write_bytes(folder / environment.FILE_NAME, environment.to_json(device=device).encode())
+        made_with = json.dumps(environment.describe(device=device)) + "\n"
+        write_bytes(folder / environment.FILE_NAME, made_with.encode())
 
     processes.by_first(begin)
     return _finish(trainer, splits, begun, progress or NoProgress())
@@ -133,11 +138,6 @@ def epochs_within(
     evaluating = 2 * (time.perf_counter() - begun)
     per_step = max(record.seconds - evaluating, 0.0) / tried
     return processes.agreed(max(1, int(seconds / (per_step * steps + evaluating))))
-
-
-def saved_config(folder: Path) -> TrainConfig:
-    """Configuration of the run in `folder`."""
-    return checkpointing.load(folder)[0]
 
 
 def resume_in_folder(
@@ -219,19 +219,16 @@ def summarize(
 class _Recorder:
     """Writes metrics and scalars after every epoch, then passes the news on."""
 
-    def __init__(self, folder: Path, observer: Observer, records: list[EpochRecord], scalars: ScalarLog) -> None:
-        self._folder = folder
-        self._observer = observer
-        self._records = list(records)
+    def __init__(self, trainer: Trainer, scalars: SummaryWriter | None) -> None:
+        self._trainer = trainer
+        self._observer = trainer.observer
         self._scalars = scalars
-
-    def on_step(self, step: int, total_steps: int) -> None:
-        self._observer.on_step(step, total_steps)
+        self.on_step = self._observer.on_step
 
     def on_epoch(self, record: EpochRecord) -> None:
-        self._records.append(record)
-        write_metrics(self._folder / METRICS_FILE, self._records)
-        self._scalars.write(record)
+        write_metrics(self._trainer.folder / METRICS_FILE, self._trainer.records)
+        if self._scalars is not None:
+            log_scalars(self._scalars, record)
         self._observer.on_epoch(record)
 
 
@@ -295,12 +292,9 @@ def _outputs(model: nn.Module, images: ImageDataset) -> int:
         return int(model.eval()(to_float(one.images)).shape[1])
 
 
-def _metadata(config: TrainConfig) -> container.Metadata:
-    return {"net": config.net, "data": config.data}
-
-
 def _encoded(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
-    return container.encode(pipeline.to_tensors(weights, grids=grids), metadata=_metadata(config))
+    metadata: container.Metadata = {"net": config.net, "data": config.data}
+    return container.encode(pipeline.to_tensors(weights, grids=grids), metadata=metadata)
 
 
 def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> int:
@@ -321,8 +315,8 @@ def _finish(trainer: Trainer, splits: DataSplits, begun: float, progress: Progre
 
 @contextmanager
 def _recording(trainer: Trainer) -> Iterator[None]:
-    with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
-        trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
+    with scalar_writer(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
+        trainer.observer = _Recorder(trainer, scalars)
         yield
 
 
@@ -333,7 +327,7 @@ def _written(
     path = trainer.folder / MODEL_FILE
     tensors = _final_tensors(kept, trainer.config, progress)
     progress.stage("writing the file", 1)
-    container.write(path, tensors, metadata=_metadata(trainer.config))
+    container.write(path, tensors, metadata={"net": trainer.config.net, "data": trainer.config.data})
     progress.stage("measuring the file", 1)
     measured = measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test)
     from metaq.lab.plots import save_curves

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metaq.errors import MetaqError
-from metaq.lab import nets, runs
+from metaq.lab import runs
+from metaq.lab.registry import NETWORKS
 from metaq.report import filters
 from metaq.report.inspection import Inspection
 from metaq.report.model_file import Latent
@@ -31,7 +32,7 @@ def latent_weights(state: Json) -> dict[str, NDArray[np.float64]]:
 def add_filters(subject: Subject, found: Inspection, net: str | None, state: Json, latent: Latent) -> None:
     """Pictures of the first layer's units; what a file merely names must not make code run or fail."""
     named = net or found.metadata.get("net")
-    if named is None or (net is None and named not in nets.names()):
+    if named is None or (net is None and named not in NETWORKS):
         subject.missing["filters"] = "The network is not known, so neither is its first layer; --net names it."
         return
     try:

@@ -3,7 +3,7 @@
 from metaq.lab.data.augmentation import Augmentation, augment
 from metaq.lab.data.cropping import CropAndFlip, crop_and_flip
 from metaq.lab.data.dataset import DataSplits, ImageDataset, ProgressCallback, channels_last, to_float
-from metaq.lab.data.registry import load, names
+from metaq.lab.data.registry import load
 
 __all__ = [
     "Augmentation",
@@ -15,6 +15,5 @@ __all__ = [
     "channels_last",
     "crop_and_flip",
     "load",
-    "names",
     "to_float",
 ]

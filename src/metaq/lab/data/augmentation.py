@@ -56,7 +56,7 @@ class Augmentation(Config):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{name}: {value} is not a finite number from 0 upwards.")
         require(2 <= self.elastic_cells <= 64, f"elastic_cells: {self.elastic_cells} is not between 2 and 64.")
-        _require_fraction(self.clean_fraction)
+        require(0 <= self.clean_fraction <= 1, f"clean_fraction: {self.clean_fraction} is not between 0 and 1.")
 
 
 def augment(
@@ -71,8 +71,6 @@ def augment(
 
     Raises
     ------
-    ConfigError
-        If `clean_fraction` is not in [0, 1].
     DataError
         If `images` are not floating point of shape (N, channels, height, width).
     """
@@ -82,7 +80,6 @@ def augment(
             "(N, channels, height, width) is needed."
         )
     fraction = augmentation.clean_fraction if clean_fraction is None else clean_fraction
-    _require_fraction(fraction)
     order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
     distorted = order[round(fraction * len(images)) :]
     result = images.clone()
@@ -134,7 +131,3 @@ def _coefficients(count: int, augmentation: Augmentation, generator: torch.Gener
     result[:, 1, linear, constant] = sine * scale_x * shear + cosine * scale_y
     result[:, :, constant, constant] = augmentation.shift_pixels * uniform[4:6].T
     return result
-
-
-def _require_fraction(value: float) -> None:
-    require(0 <= value <= 1, f"clean_fraction: {value} is not between 0 and 1.")

@@ -12,17 +12,6 @@ from metaq.lab.data.idx_folder import load_folder
 from metaq.lab.registry import DATA_SETS, resolve
 
 
-def names() -> list[str]:
-    """Names that :func:`load` knows, sorted.
-
-    Examples
-    --------
-    >>> names()
-    ['cifar10', 'digits', 'mnist']
-    """
-    return sorted(DATA_SETS)
-
-
 def load(
     name: str,
     *,
@@ -35,8 +24,8 @@ def load(
     Parameters
     ----------
     name
-        One of :func:`names`, or the path of a folder with four IDX files named as MNIST's (images of any size). A
-        folder that has the name of a data set is reached as ``./name``.
+        A key of :data:`metaq.lab.registry.DATA_SETS`, or the path of a folder with four IDX files named as MNIST's
+        (images of any size). A folder that has the name of a data set is reached as ``./name``.
     data_dir
         Folder that holds the files of a named data set. If it is given, nothing is looked for elsewhere and
         nothing is downloaded.
@@ -71,7 +60,8 @@ def load(
         splits: DataSplits = resolve(DATA_SETS[name])(options)
         return splits
     folder = Path(name).expanduser()
-    if not _is_path(name, folder):
+    # A path that leads nowhere is reported as a missing folder rather than as a misspelt name.
+    if not name or not (folder.is_dir() or "/" in name or os.sep in name):
         raise ConfigError(f"data set: {name!r} is neither known nor a folder; {near_match(name, DATA_SETS)}")
     if options.data_dir is not None:
         raise ConfigError(
@@ -79,8 +69,3 @@ def load(
             "of the two."
         )
     return load_folder(folder, options)
-
-
-def _is_path(name: str, folder: Path) -> bool:
-    # A path that leads nowhere is reported as a missing folder rather than as a misspelt name.
-    return bool(name) and (folder.is_dir() or "/" in name or os.sep in name)

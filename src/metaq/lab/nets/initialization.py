@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
-
-from metaq.config import require
 
 
 def initialize_uniform(model: nn.Module, *, center: float, radius: float, generator: torch.Generator) -> None:
@@ -15,14 +11,7 @@ def initialize_uniform(model: nn.Module, *, center: float, radius: float, genera
 
     That is how the thesis starts its best model (centre −0.11, radius 1.114). Parameters are drawn in their order, tied
     ones once, whatever the device of the model; buffers are left alone.
-
-    Raises
-    ------
-    ConfigError
-        If `center` or `radius` is not finite, or the radius not positive.
     """
-    require(math.isfinite(center), f"center: {center} is not a finite number.")
-    require(0 < radius < math.inf, f"radius: {radius} is not a positive finite number.")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():

@@ -12,25 +12,11 @@ from metaq.lab.nets.factory import create_from_factory
 from metaq.lab.registry import NETWORKS, resolve
 
 
-def names() -> list[str]:
-    """Names that :func:`create` knows, sorted.
-
-    Examples
-    --------
-    >>> names()
-    ['lenet300', 'lenet5', 'lenet5-caffe', 'resnet20', 'vgg11']
-    """
-    return sorted(NETWORKS)
-
-
 def create(name: str) -> nn.Module:
     """A new network with PyTorch's default initialisation, drawn from its global generator.
 
-    Parameters
-    ----------
-    name
-        One of :func:`names`, or ``package.module:factory``, which imports the module (the current folder is searched
-        first) and calls the factory without arguments. That runs the module's code.
+    The `name` is a key of :data:`metaq.lab.registry.NETWORKS`, or ``package.module:factory``, which imports the module
+    (the current folder is searched first) and calls the factory without arguments. That runs the module's code.
 
     Raises
     ------
@@ -54,7 +40,7 @@ def create(name: str) -> nn.Module:
 
 
 def input_shape(name: str) -> tuple[int, ...] | None:
-    """Shape of one input of a network in :func:`names`, without the batch; None for a network of one's own.
+    """Shape of one input of a registered network, without the batch; None for a network of one's own.
 
     Examples
     --------

@@ -105,7 +105,8 @@ class InitConfig(Config):
     radius: float = 1.114
 
     def __post_init__(self) -> None:
-        require(self.radius > 0, f"init.radius: {self.radius} is not positive.")
+        require(math.isfinite(self.center), f"init.center: {self.center} is not a finite number.")
+        require(0 < self.radius < math.inf, f"init.radius: {self.radius} is not a positive finite number.")
 
 
 @dataclass(frozen=True, kw_only=True)

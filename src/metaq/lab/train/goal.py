@@ -53,7 +53,8 @@ class Goal:
             schedule.set_lowest(bits)
         elif schedule.goal is None:
             error = max(1 - self._smoothed / 100, 0.5 / self._images)
-            room = math.log(LOOSE_ERROR * self._allowed / error) / FALL_SOFTNESS
+            allowed = max(1 - self._target / 100, 1 / self._images)
+            room = math.log(LOOSE_ERROR * allowed / error) / FALL_SOFTNESS
             schedule.speed = max(SLOWEST_SPEED, min(fastest, room))
 
     def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
@@ -80,11 +81,6 @@ class Goal:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._smoothed = state_dict["smoothed"]
-
-    @property
-    def _allowed(self) -> float:
-        """Error that is aimed at; at least one image."""
-        return max(1 - self._target / 100, 1 / self._images)
 
     @property
     def _target(self) -> float:

@@ -123,7 +123,7 @@ class Trainer:
             record = self._run_epoch(len(self.records) + 1)
             self.records.append(record)
             if self.goal is not None:
-                self.goal.steer(record, self._progress_at(record.epoch), self._progress_at(record.epoch + 1))
+                self.goal.steer(record, record.epoch / self.config.epochs, (record.epoch + 1) / self.config.epochs)
             self._consider(record)
             self._save()
             self.observer.on_epoch(record)
@@ -244,7 +244,8 @@ class Trainer:
     def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
         with self._as_in_file() as grids:
             quantized_accuracy = accuracy(self.model, self.validation)
-            file_bytes = self._file_bytes(grids)
+            measure = None if self.goal is None else self.file_bytes
+            file_bytes = None if measure is None else measure(_on_cpu(self.model), grids)
         if self.config.is_plain:
             float_accuracy, report = quantized_accuracy, _plain_report(self.model)
         else:
@@ -275,16 +276,6 @@ class Trainer:
         require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
         return Goal(self.config.goal, schedule, images=len(self.validation))
 
-    def _file_bytes(self, grids: dict[str, BucketGrid]) -> int | None:
-        """Size of the file of the weights that the model holds."""
-        if self.goal is None or self.file_bytes is None:
-            return None
-        return self.file_bytes(_on_cpu(self.model), grids)
-
-    def _progress_at(self, epoch: int) -> float:
-        """Share of all steps done at the end of an epoch."""
-        return epoch / self.config.epochs
-
     def _consider(self, record: EpochRecord) -> None:
         """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
         rank = self._rank(record)
@@ -294,7 +285,7 @@ class Trainer:
 
     def _rank(self, record: EpochRecord) -> tuple[float, ...]:
         if self.goal is not None:
-            return self.goal.rank(record, self._progress_at(record.epoch))
+            return self.goal.rank(record, record.epoch / self.config.epochs)
         eligible = record.epoch > self.config.select_from * self.config.epochs or record.epoch == self.config.epochs
         return eligible, record.quantized_accuracy, -record.bits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,36 +50,21 @@ def write_metrics(path: Path, records: Sequence[EpochRecord]) -> None:
     write_bytes(path, lines.encode())
 
 
-class ScalarLog:
-    """TensorBoard event file of a run, where TensorBoard is installed; a context manager.
-
-    What an earlier run logged beyond its first `after` epochs is purged.
-    """
-
-    def __init__(self, folder: Path, *, after: int) -> None:
-        self._writer = _open_writer(folder, after) if tensorboard_available() else None
-
-    def __enter__(self) -> ScalarLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def write(self, record: EpochRecord) -> None:
-        """Log every number of an epoch."""
-        if self._writer is None:
-            return
-        for name, value in dataclasses.asdict(record).items():
-            if name != "epoch" and value is not None:
-                self._writer.add_scalar(name, value, record.epoch)
-
-
-def _open_writer(folder: Path, after: int) -> SummaryWriter:
+def scalar_writer(folder: Path, *, after: int) -> AbstractContextManager[SummaryWriter | None]:
+    """TensorBoard's writer, if that is installed; what an earlier run logged beyond `after` epochs is purged."""
+    if not tensorboard_available():
+        return nullcontext()
     # It takes a second, which only trainings need.
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(log_dir=str(folder), purge_step=after + 1)
+
+
+def log_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
+    """Log every number of an epoch."""
+    for name, value in dataclasses.asdict(record).items():
+        if name != "epoch" and value is not None:
+            writer.add_scalar(name, value, record.epoch)
 
 
 def tensorboard_available() -> bool:
