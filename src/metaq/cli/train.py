@@ -160,13 +160,7 @@ def _aimed(
 
 
 def seconds_of(duration: str) -> float:
-    """Seconds of a duration such as ``90s``, ``15m`` or ``2h``.
-
-    Raises
-    ------
-    ConfigError
-        If it is none, or not positive.
-    """
+    """Seconds of a duration such as ``90s``, ``15m`` or ``2h``; raises :class:`ConfigError` unless positive."""
     parts = re.fullmatch(r"([0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9})([smh])", duration)
     seconds = float(parts[1]) * UNITS[parts[2]] if parts else 0.0
     require(seconds > 0, f"--time-budget {duration}: write a number and s, m or h, as in 15m.")

@@ -49,12 +49,8 @@ def sweep_buckets(
     """Quantise with every bucket count, evaluate each, choose the smallest that loses at most `tolerance` points.
 
     `grids_of` gives the grid of every tensor for a bucket count; `on_row` is told of every row as soon as it is
-    measured; `metadata` is what the file will hold beside the tensors, and counts for its size.
-
-    Raises
-    ------
-    ConfigError
-        If no bucket count keeps the accuracy.
+    measured; `metadata` is what the file will hold beside the tensors, and counts for its size. Raises
+    :class:`ConfigError` if no bucket count keeps the accuracy.
     """
     model = runs.build(net, state_dict)
     float_accuracy = accuracy(model, dataset)

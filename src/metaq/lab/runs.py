@@ -186,10 +186,7 @@ def measure_file(
 def network_of(path: str | os.PathLike[str]) -> str:
     """The network that a file names, ``lenet5`` if it names none.
 
-    Raises
-    ------
-    ConfigError
-        If it names none that metaq knows: a file alone makes no code of a stranger run.
+    Raises :class:`ConfigError` if metaq does not know it: a file alone makes no code of a stranger run.
     """
     named = str(container.read(path).metadata.get("net", DEFAULT_NET)) if container.is_metaq(path) else DEFAULT_NET
     require(

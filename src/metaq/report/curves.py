@@ -18,18 +18,9 @@ MOST_POINTS = 600
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a chart.
+    """One line of a chart: epochs and values, and perhaps the epoch to mark.
 
-    Attributes
-    ----------
-    label
-        What it is.
-    points
-        Epochs and values.
-    kept_epoch
-        The epoch to mark, or None.
-    is_second
-        Whether it is drawn in the second way: grey and dashed.
+    The second way to draw it is grey and dashed.
     """
 
     label: str
@@ -45,17 +36,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A picture with its heading and what its lines are.
-
-    Attributes
-    ----------
-    title
-        What is drawn, with the unit.
-    picture
-        The picture.
-    legend
-        Labels and whether they are drawn in the second way.
-    """
+    """A picture with its heading, which says the unit, and the labels of its lines, each with whether it is a second."""
 
     title: str
     picture: Picture

@@ -23,17 +23,7 @@ LOG_STEPS: tuple[tuple[float, tuple[float, ...]], ...] = ((10, ()), (100, (1, 2,
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image and what it shows.
-
-    Attributes
-    ----------
-    address
-        The image as a data URI.
-    width, height
-        In pixels of the page.
-    alternative
-        What it shows, for those who do not see it.
-    """
+    """An image as a data URI, its size in pixels of the page, and what it shows, for those who do not see it."""
 
     address: str
     width: int

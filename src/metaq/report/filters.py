@@ -25,16 +25,9 @@ WIDEST, LARGEST_SCALE = 620, 14
 
 
 def draw(tiles: NDArray[np.float64], *, largest: float, alternative: str) -> Picture:
-    """A PNG with one framed tile a weight matrix.
+    """A PNG with one framed tile per weight matrix; the absolute value `largest` is drawn in full colour.
 
-    Parameters
-    ----------
-    tiles
-        float64 of shape (units, channels, height, width): a unit's channels stand below each other.
-    largest
-        The absolute value that is drawn in full colour.
-    alternative
-        What the picture shows.
+    The tiles have shape (units, channels, height, width): a unit's channels stand below each other.
     """
     units, channels, height, width = tiles.shape
     across = min(units, max(1, round(math.sqrt(2 * units * channels * height / width))))

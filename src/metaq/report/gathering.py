@@ -18,16 +18,10 @@ from metaq.report.subject import Json, Subject
 
 
 def gather(source: str | os.PathLike[str], *, net: str | None = None, name: str | None = None) -> Subject:
-    """Everything a report shows of a run's folder or of a file of weights.
+    """Everything a report shows of a run's folder, complete or not, or of a file of weights.
 
-    Parameters
-    ----------
-    source
-        Folder of a run, complete or not, or a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file.
-    net
-        Network the weights belong to; by default the one that the file names, if it is a reference network.
-    name
-        What to call it; by default the name of the folder or file.
+    The network is by default the one that the file names, if it is a reference network; `name` says what to call the
+    subject, by default as the folder or file.
 
     Raises
     ------

@@ -25,28 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRow:
-    """One tensor of a file.
+    """One tensor of a file, or a file that is carried along, whose name is its path and whose shape its size in bytes.
 
-    Attributes
-    ----------
-    name, shape, dtype
-        As in the model.
-    stored_bytes
-        What it takes in a ``.metaq`` file, as :class:`metaq.container.Account` has it, else the bytes of the elements.
-    coder
-        Coder of the bucket indices, or None where the tensor is not quantised.
-    buckets, step_size
-        Size C of the grid and the distance between its values, or None.
-    buckets_used
-        Distinct bucket indices, or None.
-    entropy_bits
-        Zero-order entropy of the bucket indices in bits, or None.
-    mode_share
-        Share of the weights in the most common bucket, or None.
-    tied_to
-        The tensor whose elements these are, or None.
-    is_file
-        Whether it is no tensor but a file that is carried along; `name` is its path, `shape` its size in bytes.
+    `stored_bytes` is what it takes in a ``.metaq`` file, as :class:`metaq.container.Account` has it, else the bytes of
+    the elements. Of a tensor on a grid of so many `buckets`: the coder of the indices, the distance between values, how
+    many distinct indices there are, their zero-order entropy in bits, and the share of the most common one. `tied_to`
+    is the tensor whose elements these are.
     """
 
     name: str
@@ -65,22 +49,10 @@ class TensorRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inspection:
-    """Everything :func:`inspect` found.
+    """Everything :func:`inspect` found, with a row per tensor.
 
-    Attributes
-    ----------
-    path
-        The file.
-    net
-        Network the weights belong to, as the caller said; or None.
-    rows
-        One per tensor.
-    sizes
-        Sizes in all, as :attr:`metaq.container.Contents.sizes` gives them.
-    file
-        The ``.metaq`` file as read, its tensors in the order of the rows; None of another file.
-    account
-        Where the bytes of the ``.metaq`` file are; None of another file.
+    `net` is what the caller said; `sizes` are as :attr:`metaq.container.Contents.sizes` gives them; file, its tensors
+    in the order of the rows, and account are None of a file that is not ``.metaq``.
     """
 
     path: Path
@@ -117,12 +89,8 @@ class Inspection:
     def folded(self) -> dict[str, tuple[int, int]] | None:
         """Units of every layer, and those :func:`metaq.model.structure.fold` leaves; None of an unknown network.
 
-        That of a network which the file merely names is counted only if the network is a plain chain of layers.
-
-        Raises
-        ------
-        ConfigError
-            If the network is unknown, or the weights are not its own.
+        That of a network which the file merely names is counted only if the network is a plain chain of layers. Raises
+        :class:`ConfigError` if the network is unknown, or the weights are not its own.
         """
         if self.net is None:
             return None if self.file is None else _folded_chain(self.file)
@@ -155,14 +123,8 @@ class Inspection:
 def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspection:
     """Read a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file and describe every tensor.
 
-    A ``.metaq`` file is described without PyTorch.
-
-    Parameters
-    ----------
-    path
-        The file.
-    net
-        Network the weights belong to; by default the one that a ``.metaq`` file names, if it is a reference network.
+    A ``.metaq`` file is described without PyTorch. Its network is by default the one it names, if that is a reference
+    one.
 
     Raises
     ------

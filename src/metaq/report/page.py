@@ -40,13 +40,7 @@ Named = TypeVar("Named", TensorFacts, Histogram)
 
 
 def render(subjects: Sequence[Subject]) -> str:
-    """The page of one subject, or of two beside each other.
-
-    Raises
-    ------
-    ConfigError
-        If there are none, or more than two.
-    """
+    """The page of one subject, or of two beside each other; raises :class:`ConfigError` for any other number."""
     if not 1 <= len(subjects) <= 2:
         raise ConfigError(f"report: takes one or two runs or files, not {len(subjects)}.")
     style, program = (_resource(name) for name in ("page.css", "page.js"))

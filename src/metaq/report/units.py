@@ -16,20 +16,10 @@ LAYERS = {
 
 
 def units_left(weights: Sequence[NDArray[np.generic]]) -> list[tuple[int, int]] | None:
-    """Units of every layer but the last, and those that :func:`metaq.model.structure.fold` leaves of them.
+    """Units of every layer but the last, and those that :func:`metaq.model.structure.fold` leaves; None if no chain.
 
-    A unit goes if its weights are all zero, so that it is constant, or if no unit that stays reads it. One unit of
-    every layer stays.
-
-    Parameters
-    ----------
-    weights
-        Of every layer, of shape (units, inputs, ...); a unit may be several neighbouring inputs of the next layer.
-
-    Returns
-    -------
-    list or None
-        None if the shapes are not those of a chain.
+    Weights have shape (units, inputs, ...); a unit may be several neighbouring inputs of the next layer. A unit goes if
+    its weights are all zero, so that it is constant, or if no unit that stays reads it. One unit of every layer stays.
 
     Examples
     --------

@@ -55,10 +55,7 @@ def load_cifar10(options: LoadOptions) -> DataSplits:
 def read_binary(path: Path) -> ImageDataset:
     """Read one file of the binary version: records of a label and 3,072 bytes, all red, all green, all blue.
 
-    Raises
-    ------
-    DataError
-        If the file cannot be read, is no whole number of records, or has a label above 9.
+    Raises :class:`DataError` if it cannot be read, is no whole number of records, or has a label above 9.
     """
     try:
         size_bytes = path.stat().st_size

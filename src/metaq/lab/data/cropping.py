@@ -35,11 +35,6 @@ def crop_and_flip(images: Tensor, config: CropAndFlip, *, generator: torch.Gener
 
     The generator is on the CPU: the same state gives the same images on every device.
 
-    Raises
-    ------
-    DataError
-        If `images` have another number of axes.
-
     Examples
     --------
     >>> images = torch.tensor([[[[1, 2, 3]]]])

@@ -83,12 +83,7 @@ class LoadOptions:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 `images` of any shape as float32 in [0, 1].
-
-    Raises
-    ------
-    DataError
-        If `images` are not uint8, as dividing them by 255 would be a mistake then.
+    """uint8 `images` of any shape as float32 in [0, 1]; raises :class:`DataError` for another dtype, never divides it.
 
     Examples
     --------

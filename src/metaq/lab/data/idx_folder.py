@@ -68,12 +68,7 @@ def splits_from_arrays(
 ) -> DataSplits:
     """Join images and labels and hold out the validation images; `paths` are for messages.
 
-    Raises
-    ------
-    DataError
-        If the numbers of images and labels differ, or the two sets have images of different sizes.
-    ConfigError
-        If the validation count does not fit.
+    Raises :class:`DataError` if numbers of images and labels, or sizes of images, do not fit together.
     """
     for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS)):
         if len(arrays[images]) != len(arrays[labels]):

@@ -29,13 +29,7 @@ def fixed_permutation(count: int) -> Tensor:
 
 
 def hold_out(dataset: ImageDataset, *, count: int) -> tuple[ImageDataset, ImageDataset]:
-    """Split `dataset` in two: what is left, and `count` images held out. Both keep the order of `dataset`.
-
-    Raises
-    ------
-    ConfigError
-        If one of the two would be empty.
-    """
+    """Split in two: what is left, and `count` images held out, both in order; :class:`ConfigError` if one is empty."""
     if not 1 <= count < len(dataset):
         raise ConfigError(
             f"validation count: {count} cannot be held out of {len(dataset)} images; choose a number from 1 to "

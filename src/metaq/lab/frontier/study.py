@@ -62,12 +62,8 @@ def open_study(
     """The study `name` in the database at a URL, made if there is none, and the number of epochs of each of its trials.
 
     The `seed` is that of what is proposed, `identity` the settings that all trials have in common, as JSON values;
-    `epochs` is asked once in the life of a study, by the process that makes it.
-
-    Raises
-    ------
-    ConfigError
-        If the storage cannot be used, or the study was made with other settings.
+    `epochs` is asked once in the life of a study, by the process that makes it. Raises :class:`ConfigError` if the
+    storage cannot be used, or the study was made with other settings.
     """
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

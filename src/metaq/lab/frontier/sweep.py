@@ -16,14 +16,8 @@ def draw(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Fronti
     """Run the trials that the study lacks, measure the frontier, write ``frontier.json`` and ``frontier.png``.
 
     With several workers, a program that calls this must be importable without running again (``if __name__ ==
-    "__main__"``), since every worker is a new interpreter.
-
-    Raises
-    ------
-    ConfigError
-        If Optuna is not installed, the storage cannot be used, or its study was made with other settings.
-    KeyboardInterrupt
-        Passed on; every finished trial is in the storage.
+    "__main__"``), since every worker is a new interpreter. Raises :class:`ConfigError` if the storage cannot be used,
+    or its study was made with other settings. After a KeyboardInterrupt every finished trial is in the storage.
     """
     needs("optuna", "matplotlib")
     from metaq.lab.frontier.execution import execute

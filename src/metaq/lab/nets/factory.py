@@ -17,13 +17,8 @@ from metaq.errors import ConfigError
 def create_from_factory(spec: str) -> nn.Module:
     """Import and call the factory that `spec` names as ``package.module:factory``.
 
-    The current folder is searched first, as ``python -m`` does.
-
-    Raises
-    ------
-    ConfigError
-        If `spec` is malformed, the module cannot be imported, the factory is missing, is not callable, fails, or does
-        not return a ``torch.nn.Module``.
+    The current folder is searched first, as ``python -m`` does. Raises :class:`ConfigError` if `spec` is malformed, the
+    module cannot be imported, or the factory is missing, fails, or does not return a ``torch.nn.Module``.
     """
     module_name, attribute = _parse(spec)
     with _current_folder_first():

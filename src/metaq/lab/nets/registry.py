@@ -16,12 +16,8 @@ def create(name: str) -> nn.Module:
     """A new network with PyTorch's default initialisation, drawn from its global generator.
 
     The `name` is a key of :data:`metaq.lab.registry.NETWORKS`, or ``package.module:factory``, which imports the module
-    (the current folder is searched first) and calls the factory without arguments. That runs the module's code.
-
-    Raises
-    ------
-    ConfigError
-        If the name is unknown, or the factory cannot be imported or called, or does not return a ``torch.nn.Module``.
+    (the current folder is searched first) and calls the factory without arguments. That runs the module's code. Raises
+    :class:`ConfigError` if there is none, it fails, or it does not return a ``torch.nn.Module``.
 
     Examples
     --------

@@ -13,13 +13,7 @@ _NAMES_SHOWN = 3
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Load `state_dict` into `model`, every tensor of both, each of the same shape.
-
-    Raises
-    ------
-    ConfigError
-        If tensors are missing, left over or of another shape. `model` is as it was then.
-    """
+    """Load every tensor of both, each of the same shape, or raise :class:`ConfigError` and leave `model` as it was."""
     expected = model.state_dict()
     misfits = [
         _list("missing", [name for name in expected if name not in state_dict]),

@@ -14,10 +14,7 @@ KINDS = ("cpu", "cuda")
 def device_named(name: str) -> torch.device:
     """The device that `name` stands for: ``cpu``, ``cuda``, or ``cuda:1`` for the second of several.
 
-    Raises
-    ------
-    ConfigError
-        If it is none of these, or this machine does not have it.
+    Raises :class:`ConfigError` if it is none of these, or this machine does not have it.
 
     Examples
     --------

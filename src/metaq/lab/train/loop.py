@@ -111,12 +111,8 @@ class Trainer:
     def run(self) -> Candidate:
         """Train to the last epoch; returns the epoch to keep.
 
-        Raises
-        ------
-        MetaqError
-            If the loss becomes NaN or infinite.
-        KeyboardInterrupt
-            Passed on; the checkpoint of the last finished epoch is on disk.
+        Raises :class:`MetaqError` if the loss becomes NaN or infinite. After a KeyboardInterrupt the checkpoint of the
+        last finished epoch is on disk.
         """
         self._save()
         while len(self.records) < self.config.epochs:

@@ -107,10 +107,7 @@ ALONE = Processes()
 def launched(device: torch.device) -> Iterator[Processes]:
     """The processes that ``torchrun`` has started this one with, each with a GPU of its own; one alone if it has not.
 
-    Raises
-    ------
-    ConfigError
-        If the processes cannot find each other.
+    Raises :class:`ConfigError` if the processes cannot find each other.
     """
     count = os.environ.get("WORLD_SIZE", "1")
     if count == "1" or not all(name in os.environ for name in LAUNCHED):
