@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaq.report import curves, drawing, filters, histograms
+from metaq.report import curves, drawing, first_layer, histograms
 from metaq.report.curves import Curve, chart
 from metaq.report.subject import Share
 from metaq.report.treemap import squarify, treemaps
@@ -172,24 +172,24 @@ def test_nothing_finite_has_no_histogram():
 
 def test_filters_are_blue_where_positive_orange_where_negative_clear_where_zero():
     tiles = np.array([[[[2.0, 0.0], [-2.0, 1.0]]]])
-    drawn = filters.draw(tiles, largest=2.0, alternative="")
+    drawn = first_layer.draw(tiles, largest=2.0, alternative="")
     with Image.open(io.BytesIO(base64.b64decode(drawn.address.partition(",")[2]))) as image:
         assert image.size == (drawn.width, drawn.height)
-        scale = (drawn.width - 2 * filters.FRAME_WIDTH) // 2
-        places = [(filters.FRAME_WIDTH + scale // 2 + scale * x, filters.FRAME_WIDTH + scale // 2 + scale * y)
+        scale = (drawn.width - 2 * first_layer.FRAME_WIDTH) // 2
+        places = [(first_layer.FRAME_WIDTH + scale // 2 + scale * x, first_layer.FRAME_WIDTH + scale // 2 + scale * y)
                   for y in range(2) for x in range(2)]  # fmt: skip
         positive, zero, negative, smaller = (image.getpixel(place) for place in places)
-    assert positive == (*filters.POSITIVE, 255)
+    assert positive == (*first_layer.POSITIVE, 255)
     assert zero[3] == 0
-    assert negative == (*filters.NEGATIVE, 255)
-    assert smaller[:3] == filters.POSITIVE
+    assert negative == (*first_layer.NEGATIVE, 255)
+    assert smaller[:3] == first_layer.POSITIVE
     assert 0 < smaller[3] < 255
 
 
 def test_filters_stand_in_rows_and_the_channels_of_a_unit_below_each_other():
     tiles = np.arange(1.0, 1 + 5 * 2).reshape(5, 2, 1, 1) * np.ones((1, 1, 4, 4))
-    drawn = filters.draw(tiles, largest=10.0, alternative="")
-    side = 4 * filters.LARGEST_SCALE + 2 * filters.FRAME_WIDTH
+    drawn = first_layer.draw(tiles, largest=10.0, alternative="")
+    side = 4 * first_layer.LARGEST_SCALE + 2 * first_layer.FRAME_WIDTH
     with Image.open(io.BytesIO(base64.b64decode(drawn.address.partition(",")[2]))) as image:
         across, down = image.width // side, image.height // side
         alphas = [[image.getpixel((side * x + side // 2, side * y + side // 2))[3] for x in range(across)]

@@ -13,8 +13,6 @@ from metaq.lab.registry import NETWORKS
 
 if TYPE_CHECKING:
     from metaq.lab.data import DataSplits, ImageDataset
-    from metaq.model.checkpoint import StateDict
-    from metaq.tensors.grid import BucketGrid
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
@@ -49,30 +47,3 @@ def pick_split(splits: DataSplits, split: str) -> ImageDataset:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     require(split in parts, f"--split {split}: choose test, validation or train.")
     return parts[split]
-
-
-def grids_for(
-    state_dict: StateDict,
-    buckets: int,
-    *,
-    center: float | None,
-    radius: float | None,
-    grouping: str,
-    include: list[str] | None,
-    exclude: list[str] | None,
-) -> dict[str, BucketGrid]:
-    """Grids as the options ask for them."""
-    from metaq.compression.pipeline import choose_grids
-
-    require(buckets >= 2, f"--buckets {buckets}: a grid needs two buckets at least.")
-    require(radius is None or radius > 0, f"--radius {radius}: must be positive.")
-    require(grouping in ("tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
-    return choose_grids(
-        state_dict,
-        count=buckets,
-        center=center,
-        radius=radius,
-        grouping="global" if grouping == "global" else "tensor",
-        include=include or ("*",),
-        exclude=exclude or (),
-    )

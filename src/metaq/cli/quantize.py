@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,16 +23,18 @@ from metaq.cli.options import (
     Net,
     Radius,
     Split,
-    grids_for,
     load_data,
     pick_split,
 )
 from metaq.compression.compressing import compress as compress_on
+from metaq.compression.pipeline import choose_grids
 from metaq.config import require
 from metaq.lab import runs
 from metaq.lab.bucket_sweep import sweep_buckets
 from metaq.model import checkpoint
+from metaq.model.weights import ANY
 from metaq.quantize.sweep import SweepRow, parse_range
+from metaq.tensors.grid import BucketGrid
 
 DEFAULT_BUCKETS = 255
 
@@ -77,19 +78,25 @@ def quantize(
     if out is not None:
         output.claim(out, force=force)
     state_dict = checkpoint.read(source)
-    grids_of = partial(
-        grids_for,
-        state_dict,
-        center=center,
-        radius=radius,
-        grouping=grouping or ("tensor" if counts is None else "global"),
-        include=include,
-        exclude=exclude,
-    )
+    require(buckets is None or buckets >= 2, f"--buckets {buckets}: a grid needs two buckets at least.")
+    require(radius is None or radius > 0, f"--radius {radius}: must be positive.")
+    require(grouping in (None, "tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
+    is_global = grouping == "global" or (grouping is None and counts is not None)
+
+    def grids_of(count: int) -> dict[str, BucketGrid]:
+        return choose_grids(
+            state_dict,
+            count=count,
+            center=center,
+            radius=radius,
+            grouping="global" if is_global else "tensor",
+            include=include or ANY,
+            exclude=exclude or (),
+        )
+
     if counts is None:
         assert out is not None
-        grids = grids_of(DEFAULT_BUCKETS if buckets is None else buckets)
-        found = compress_on(state_dict, grids=grids, coder=coder)
+        found = compress_on(state_dict, grids=grids_of(buckets or DEFAULT_BUCKETS), coder=coder)
         found.save(out)
         print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
         return

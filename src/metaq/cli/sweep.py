@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,14 +9,12 @@ import typer
 
 from metaq.cli import output
 from metaq.cli.options import DataDir, Json, load_data
-from metaq.cli.train import seconds_of, taught
+from metaq.cli.train import configured, seconds_of, taught
 from metaq.config import needs, require
 from metaq.lab.registry import PRESETS
 
 if TYPE_CHECKING:
     from metaq.lab.frontier import Frontier, Trial
-    from metaq.lab.train import TrainConfig
-    from metaq.lab.train.config import TeacherConfig
 
 LARGEST_RATIO, SMALLEST_RATIO = 400, 20
 """Ratios between which the sizes of files lie where none are given."""
@@ -60,7 +57,8 @@ def sweep(
     from metaq.lab.train import GoalConfig, aim
 
     require(epochs is None or time_budget is None, "--time-budget: sets the number of epochs; give no --epochs then.")
-    config = _configure(preset_name, net, data, seed, taught(teacher, teacher_net))
+    named = {"net": net, "data": data, "seed": seed, "teacher": taught(teacher, teacher_net)}
+    config = configured(preset_name, named)
     seconds = None if time_budget is None else seconds_of(time_budget)
     float_bytes = frontier.float_bytes_of(config.net)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
@@ -108,15 +106,6 @@ class SweepProgress(output.QuietProgress):
         if not self._is_waiting:
             self._is_waiting = True
             output.note(f"waiting for {running} trials of other processes")
-
-
-def _configure(
-    preset_name: str, net: str | None, data: str | None, seed: int, teacher: TeacherConfig | None
-) -> TrainConfig:
-    from metaq.lab.train import preset
-
-    config = preset(preset_name)
-    return replace(config, net=net or config.net, data=data or config.data, seed=seed, teacher=teacher)
 
 
 def _print(found: Frontier, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -74,12 +75,18 @@ def train(
 ) -> None:
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
     from metaq.lab import runs
-    from metaq.lab.train import GoalConfig, device_named, launched, plain
+    from metaq.lab.train import GoalConfig, checkpointing, device_named, launched, plain
     from metaq.lab.train.records import tensorboard_available
 
     require((out is None) != (resume is None), "train: give either --out FOLDER or --resume FOLDER.")
     goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
-    named = {"net": net, "data": data, "epochs": epochs, "seed": seed, "start": None if start is None else str(start)}
+    named: dict[str, object] = {
+        "net": net,
+        "data": data,
+        "epochs": epochs,
+        "seed": seed,
+        "start": None if start is None else str(start),
+    }
     if resume is not None:
         given = (preset_name, target_accuracy, target_bytes, time_budget, teacher, teacher_net, *named.values())
         alone = all(value is None for value in given) and not (assignments or force or without_term)
@@ -97,13 +104,22 @@ def train(
         where = Where(device=device, processes=processes)
         try:
             if resume:
-                outcome = _resume(folder, data_dir, where, is_verbose=is_verbose)
+                config, _ = checkpointing.load(folder)
             else:
-                config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": taught(teacher, teacher_net)})
+                named["teacher"] = taught(teacher, teacher_net)
+                config = configured(preset_name or DEFAULT_PRESET, named)
                 config = plain(config) if without_term else config
-                splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+            splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+            if not resume:
                 config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
-                outcome = _start(config, splits, folder, where, force=force, is_verbose=is_verbose)
+            with output.stage_progress() as progress:
+                observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
+                if resume:
+                    outcome = runs.resume_in_folder(folder, splits, observer, progress=progress, **where)
+                else:
+                    outcome = runs.train_to_folder(
+                        config, splits, folder, observer, force=force, progress=progress, **where
+                    )
         except KeyboardInterrupt:
             output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
             raise typer.Exit(130) from None
@@ -120,7 +136,7 @@ class Where(TypedDict):
     processes: Processes
 
 
-def _configure(preset_name: str, named: dict[str, object]) -> TrainConfig:
+def configured(preset_name: str, named: Mapping[str, object]) -> TrainConfig:
     """The preset with whatever was named of its settings."""
     from metaq.lab.train import preset
 
@@ -165,27 +181,6 @@ def seconds_of(duration: str) -> float:
     seconds = float(parts[1]) * UNITS[parts[2]] if parts else 0.0
     require(seconds > 0, f"--time-budget {duration}: write a number and s, m or h, as in 15m.")
     return seconds
-
-
-def _start(
-    config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool, is_verbose: bool
-) -> TrainingOutcome:
-    from metaq.lab import runs
-
-    with output.stage_progress() as progress:
-        observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
-        return runs.train_to_folder(config, splits, folder, observer, force=force, progress=progress, **where)
-
-
-def _resume(folder: Path, data_dir: Path | None, where: Where, *, is_verbose: bool) -> TrainingOutcome:
-    from metaq.lab import runs
-    from metaq.lab.train import checkpointing
-
-    config, _ = checkpointing.load(folder)
-    splits = load_data(config.data, data_dir, validation_count=config.validation_count)
-    with output.stage_progress() as progress:
-        observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
-        return runs.resume_in_folder(folder, splits, observer, progress=progress, **where)
 
 
 def _print(outcome: TrainingOutcome) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from metaq import container
 from metaq.compression.compressed import Compressed
 from metaq.compression.compressing import compress
 from metaq.compression.goal import Goal
@@ -19,7 +19,6 @@ from metaq.lab import nets
 from metaq.lab.data import DataSplits, to_float
 from metaq.lab.train.evaluate import is_right
 from metaq.model.checkpoint import StateDict
-from metaq.progress import Progress
 from metaq.quantize.recovery import OutputLoss
 
 BATCH = 250
@@ -42,11 +41,7 @@ def compress_classifier(
     splits: DataSplits,
     calibration_count: int = 20_000,
     recovers: bool = True,
-    recalibrates_norms: bool = False,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    coder: str = container.DEFAULT_CODER,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> Compressed:
     """Compress a network on the training and validation images of a data set; the test images are not touched.
 
@@ -82,12 +77,8 @@ def compress_classifier(
         batches=batches,
         training_loss=_softened_loss(model, batches, splits.train.labels[:count]) if recovers else None,
         accuracy=percent,
-        include=include,
-        exclude=exclude,
-        recalibrates_norms=recalibrates_norms,
-        coder=coder,
-        progress=progress,
         **asdict(goal),
+        **options,
     )
 
 

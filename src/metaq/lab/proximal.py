@@ -150,7 +150,7 @@ def compression_step(
 
 
 class Multipliers:
-    """Targets z, multipliers u, and what the optimiser does between two compression steps.
+    """Targets z, multipliers u, and what the optimiser does in the `steps` since the last compression.
 
     Takes the tensors, the number of the group of each, and the number of buckets C.
     """
@@ -165,14 +165,9 @@ class Multipliers:
         self._anchors: list[torch.Tensor] = []
         self._bucket_count = bucket_count
         self._code_lengths: list[NDArray[np.float64] | None] = [None] * self._group_count
-        self._steps = 0
+        self.steps = 0
         self._pull = 0.0
         self._indices: list[torch.Tensor] | None = None
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps since the last compression."""
-        return self._steps
 
     def values(self, grids: GridSet) -> Iterator[torch.Tensor]:
         """z tensor by tensor, float64; before the first compression the present weights rounded to the nearest."""
@@ -190,7 +185,7 @@ class Multipliers:
         """
         if self._pull > 0:
             torch._foreach_mul_(self._multipliers, self._pull / pull)
-        reached = 1 - (1 + pull) ** -max(self._steps, 1)
+        reached = 1 - (1 + pull) ** -max(self.steps, 1)
         found = []
         for group, penalty in enumerate(self._penalties(pull)):
             indices, self._code_lengths[group] = compression_step(
@@ -206,7 +201,7 @@ class Multipliers:
             multiplier += reached * (parameter - value).to(multiplier.dtype)
         for tensors in (self._moved, self._gradients):
             torch._foreach_zero_(tensors)
-        self._pull, self._steps = pull, 0
+        self._pull, self.steps = pull, 0
         self._set_anchors(grids)
 
     def before_optimizer(self) -> None:
@@ -220,7 +215,7 @@ class Multipliers:
         """Note where the weights went, then take the proximal step w ← (w + pull (z - u)) / (1 + pull)."""
         for moved, parameter in zip(self._moved, self._parameters, strict=True):
             moved += parameter
-        self._steps += 1
+        self.steps += 1
         if self._anchors:
             torch._foreach_lerp_(self._parameters, self._anchors, self._pull / (1 + self._pull))
 
@@ -234,21 +229,18 @@ class Multipliers:
             "has_indices": self._indices is not None,
             "indices": self._indices or [torch.zeros_like(p, dtype=torch.int32) for p in self._parameters],
             "code_lengths": torch.tensor(np.stack([unknown if c is None else c for c in self._code_lengths])),
-            "steps": self._steps,
+            "steps": self.steps,
             "pull": self._pull,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], grids: GridSet) -> None:
         """Take over what :meth:`state_dict` gave; `grids` are the present ones."""
-        for name, tensors in (
-            ("multipliers", self._multipliers),
-            ("moved", self._moved),
-            ("gradients", self._gradients),
-        ):
+        own = {"multipliers": self._multipliers, "moved": self._moved, "gradients": self._gradients}
+        for name, tensors in own.items():
             torch._foreach_copy_(tensors, list(state_dict[name]))
         lengths = state_dict["code_lengths"].cpu().numpy()
         self._code_lengths = [None if np.isnan(row).any() else row for row in lengths]
-        self._steps, self._pull = int(state_dict["steps"]), float(state_dict["pull"])
+        self.steps, self._pull = int(state_dict["steps"]), float(state_dict["pull"])
         if state_dict["has_indices"]:
             places = zip(state_dict["indices"], self._parameters, strict=True)
             self._indices = [indices.to(parameter.device) for indices, parameter in places]

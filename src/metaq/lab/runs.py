@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +48,6 @@ from metaq.model.checkpoint import StateDict
 from metaq.model.structure import arrangement
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Tensor
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -304,17 +302,14 @@ def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: Tra
 
 
 def _finish(trainer: Trainer, splits: DataSplits, begun: float, progress: Progress) -> TrainingOutcome:
-    processes = trainer.processes
-    with _recording(trainer) if processes.is_first else nullcontext():
+    processes, folder = trainer.processes, trainer.folder / SCALARS_FOLDER
+    if processes.is_first:
+        with scalar_writer(folder, after=len(trainer.records)) as scalars:
+            trainer.observer = _Recorder(trainer, scalars)
+            kept = trainer.run()
+    else:
         kept = trainer.run()
     return processes.by_first(lambda: _written(trainer, kept, splits, begun, progress))
-
-
-@contextmanager
-def _recording(trainer: Trainer) -> Iterator[None]:
-    with scalar_writer(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
-        trainer.observer = _Recorder(trainer, scalars)
-        yield
 
 
 def _written(
@@ -322,7 +317,11 @@ def _written(
 ) -> TrainingOutcome:
     """Write the file of the epoch that was kept, measure it, and write what else a run leaves."""
     path = trainer.folder / MODEL_FILE
-    tensors = _final_tensors(kept, trainer.config, progress)
+    if trainer.config.is_plain:
+        tensors = pipeline.to_tensors(kept.state_dict, grids={})
+    else:
+        model = build(trainer.config.net, kept.state_dict)
+        tensors = trained_tensors(model, kept.grids, progress=progress)
     progress.stage("writing the file", 1)
     container.write(path, tensors, metadata={"net": trainer.config.net, "data": trainer.config.data})
     progress.stage("measuring the file", 1)
@@ -341,13 +340,6 @@ def _written(
     )
     write_bytes(trainer.folder / SUMMARY_FILE, (json.dumps(outcome_to_dict(outcome)) + "\n").encode())
     return outcome
-
-
-def _final_tensors(kept: Candidate, config: TrainConfig, progress: Progress) -> list[Tensor]:
-    """What the file of the epoch that was kept holds."""
-    if config.is_plain:
-        return pipeline.to_tensors(kept.state_dict, grids={})
-    return trained_tensors(build(config.net, kept.state_dict), kept.grids, progress=progress)
 
 
 def outcome_to_dict(outcome: TrainingOutcome) -> dict[str, float | int | str]:

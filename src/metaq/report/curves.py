@@ -36,7 +36,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A picture with its heading, which says the unit, and the labels of its lines, each with whether it is a second."""
+    """A picture with its heading, which says the unit, and the labels of its lines, with True for second ones."""
 
     title: str
     picture: Picture

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from metaq.errors import DataError
-from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
+from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions, hold_out
+from metaq.lab.data.download import DATA_VARIABLE, cache_folder, variable_folder
 from metaq.lab.data.jpeg_archive import read_jpeg_archive
-from metaq.lab.data.places import DATA_VARIABLE, cache_folder, variable_folder
-from metaq.lab.data.split import hold_out
 
 NAME = "cifar10"
 JPEG_NAME = "cifar10-jpeg"

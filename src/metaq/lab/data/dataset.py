@@ -1,4 +1,4 @@
-"""What a data set is: images and labels in memory, in three splits."""
+"""What a data set is: images and labels in memory, in three splits that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metaq.errors import DataError
+from metaq.errors import ConfigError, DataError
 
 ProgressCallback = Callable[[int, int | None, str], object]
 """Called with the bytes done, the bytes in all (None where the server does not say) and the name of the file."""
@@ -114,3 +115,33 @@ def channels_last(images: Tensor) -> Tensor:
 
 def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+SPLIT_SEED = 0
+"""Seed of every split. Changing it makes results incomparable with earlier ones."""
+
+
+def fixed_permutation(count: int) -> Tensor:
+    """A permutation of ``range(count)`` that never changes, int64 of shape (count,).
+
+    The raw output of PCG64 is sorted, because numpy promises that stream for ever; it does not promise what
+    ``Generator.permutation`` makes of it.
+
+    Examples
+    --------
+    >>> fixed_permutation(6).tolist()
+    [3, 2, 1, 0, 4, 5]
+    """
+    draws = np.random.PCG64(SPLIT_SEED).random_raw(count)
+    return torch.from_numpy(np.argsort(draws, kind="stable"))
+
+
+def hold_out(dataset: ImageDataset, *, count: int) -> tuple[ImageDataset, ImageDataset]:
+    """Split in two: what is left, and `count` images held out, both in order; :class:`ConfigError` if one is empty."""
+    if not 1 <= count < len(dataset):
+        raise ConfigError(
+            f"validation count: {count} cannot be held out of {len(dataset)} images; choose a number from 1 to "
+            f"{len(dataset) - 1}."
+        )
+    order = fixed_permutation(len(dataset))
+    return dataset.take(order[count:].sort().values), dataset.take(order[:count].sort().values)

@@ -8,8 +8,7 @@ from torch.nn import functional
 
 from metaq.config import needed
 from metaq.errors import ConfigError
-from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
-from metaq.lab.data.split import fixed_permutation, hold_out
+from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions, fixed_permutation, hold_out
 
 NAME = "digits"
 TEST_COUNT = 400

@@ -1,9 +1,10 @@
-"""Fetching one file from public mirrors, checked before anything is written."""
+"""Where data sets are looked for, and fetching a file from public mirrors, checked before anything is written."""
 
 from __future__ import annotations
 
 import http.client
 import io
+import os
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,23 @@ from metaq.files import write_bytes
 from metaq.lab.data.dataset import ProgressCallback
 from metaq.lab.data.idx import parse_idx, sha256_of_idx
 
+DATA_VARIABLE = "METAQ_DATA"
+"""Environment variable with the folder of all data sets."""
+
 TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 16
+
+
+def cache_folder() -> Path:
+    """Folder for downloads: ``metaq`` in XDG_CACHE_HOME, or in ``~/.cache`` where that is not set."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "metaq"
+
+
+def variable_folder() -> Path | None:
+    """The folder that METAQ_DATA names, or None where it is not set or empty."""
+    named = os.environ.get(DATA_VARIABLE)
+    return Path(named).expanduser() if named else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from metaq.errors import DataError
-from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
+from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions, hold_out
 from metaq.lab.data.idx import read_idx
-from metaq.lab.data.split import hold_out
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 TRAIN_LABELS = "train-labels-idx1-ubyte"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metaq.errors import DataError
 from metaq.lab.data.dataset import DataSplits, LoadOptions
-from metaq.lab.data.download import RemoteIdx, fetch_idx
+from metaq.lab.data.download import DATA_VARIABLE, RemoteIdx, cache_folder, fetch_idx, variable_folder
 from metaq.lab.data.idx import sha256_of_idx
 from metaq.lab.data.idx_folder import (
     DIMENSIONS,
@@ -24,7 +24,6 @@ from metaq.lab.data.idx_folder import (
     refuse_missing,
     splits_from_arrays,
 )
-from metaq.lab.data.places import DATA_VARIABLE, cache_folder, variable_folder
 
 NAME = "mnist"
 MIRRORS = (

@@ -23,7 +23,15 @@ from metaq.lab import data, runs
 from metaq.lab.data import DataSplits
 from metaq.lab.frontier import study as studies
 from metaq.lab.frontier.dominance import Trial, frontier_of
-from metaq.lab.frontier.plan import TRIALS_FOLDER, Frontier, Member, SweepObserver, SweepPlan, float_bytes_of
+from metaq.lab.frontier.plan import (
+    STUDY_FILE,
+    TRIALS_FOLDER,
+    Frontier,
+    Member,
+    SweepObserver,
+    SweepPlan,
+    float_bytes_of,
+)
 from metaq.lab.frontier.trials import is_complete, run_trials
 from metaq.lab.train import EpochRecord, TrainConfig
 
@@ -52,8 +60,8 @@ def _opened(plan: SweepPlan, splits: DataSplits) -> Iterator[tuple[optuna.Study,
     # Looked for before the study is read: a trial is in the study before it has a folder.
     has_trials = any((plan.folder / TRIALS_FOLDER).glob("*"))
     with studies.open_study(
-        plan.database,
-        plan.study_name,
+        plan.storage or f"sqlite:///{(plan.folder / STUDY_FILE).resolve()}",
+        f"{plan.config.net} on {plan.config.data}",
         seed=plan.config.seed,
         identity=plan.identity,
         epochs=lambda: _epochs(plan, splits),

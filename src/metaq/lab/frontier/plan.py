@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -57,19 +58,9 @@ class SweepPlan:
         )
 
     @property
-    def study_name(self) -> str:
-        """Of the network and the data."""
-        return f"{self.config.net} on {self.config.data}"
-
-    @property
-    def database(self) -> str:
-        """URL of the storage."""
-        return self.storage or f"sqlite:///{(self.folder / STUDY_FILE).resolve()}"
-
-    @property
     def identity(self) -> dict[str, object]:
-        """Settings that all trials of a study share."""
-        values = self.config.to_dict()
+        """Settings that all trials of a study share, as they come back from JSON."""
+        values: dict[str, object] = json.loads(self.config.to_json())
         del values["goal"]
         if self.seconds is not None:
             del values["epochs"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from metaq.config import require
+from metaq.config import flat, require
 from metaq.errors import ConfigError, MetaqError
 from metaq.lab.frontier.dominance import Settled, Trial
 
@@ -142,7 +141,7 @@ def _load_or_make(
     database: optuna.storages.RDBStorage, name: str, identity: Mapping[str, object], epochs: Callable[[], int]
 ) -> optuna.Study:
     if name not in optuna.get_all_study_names(database):
-        settings = {"identity": _as_json(identity), "epochs": epochs()}
+        settings = {"identity": identity, "epochs": epochs()}
         try:
             study = optuna.create_study(storage=database, study_name=name, directions=DIRECTIONS)
         except DuplicatedStudyError:
@@ -165,7 +164,7 @@ def _epochs_of(study: optuna.Study, identity: Mapping[str, object]) -> int:
         raise ConfigError(
             f"--storage: its study {study.study_name!r} was not made by metaq sweep; give another --storage."
         )
-    ours, theirs = _flat(_as_json(identity)), _flat(settings["identity"])
+    ours, theirs = flat(identity), flat(settings["identity"])
     different = [
         f"{key}: {theirs.get(key)}, now {ours.get(key)}"
         for key in sorted({*ours, *theirs})
@@ -177,22 +176,6 @@ def _epochs_of(study: optuna.Study, identity: Mapping[str, object]) -> int:
         "--out or --storage.",
     )
     return int(settings["epochs"])
-
-
-def _as_json(values: Mapping[str, object]) -> dict[str, object]:
-    """`values` as they come back from JSON, tuples as lists."""
-    plain: dict[str, object] = json.loads(json.dumps(values))
-    return plain
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _first_line(error: BaseException) -> str:

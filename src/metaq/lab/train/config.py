@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from metaq.config import Config, require
-from metaq.lab.data.augmentation import Augmentation
-from metaq.lab.data.cropping import CropAndFlip
+from metaq.lab.data.augmentation import Augmentation, CropAndFlip
 from metaq.regularizer.config import PlanConfig, RegularizerConfig
 
 

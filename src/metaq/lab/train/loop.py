@@ -21,12 +21,10 @@ from metaq.lab import nets
 from metaq.lab.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.lab.train import checkpointing
 from metaq.lab.train.config import TrainConfig
-from metaq.lab.train.devices import CPU
 from metaq.lab.train.evaluate import accuracy
 from metaq.lab.train.goal import Goal
-from metaq.lab.train.observing import Observer
-from metaq.lab.train.processes import ALONE, Processes
-from metaq.lab.train.records import EpochRecord
+from metaq.lab.train.processes import ALONE, CPU, Processes
+from metaq.lab.train.records import EpochRecord, Observer
 from metaq.model.norms import holding, rounded_norms
 from metaq.regularizer.base import Regularizer
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer

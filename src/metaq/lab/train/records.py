@@ -1,4 +1,4 @@
-"""What a training run remembers of every epoch, in memory and on disk."""
+"""What a training remembers of every epoch, in memory and on disk, and who follows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from metaq.files import write_bytes
 
@@ -70,3 +70,23 @@ def log_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
 def tensorboard_available() -> bool:
     """Whether scalars can be written for TensorBoard."""
     return find_spec("tensorboard") is not None
+
+
+class Observer(Protocol):
+    """Whoever wants to follow a run: a progress bar, a log."""
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """After every optimiser step."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After every epoch, once its checkpoint is on disk."""
+
+
+class Silent:
+    """Follows nothing."""
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """See :meth:`Observer.on_step`."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """See :meth:`Observer.on_epoch`."""
