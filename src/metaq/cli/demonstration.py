@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from metaq.compression import pipeline
 from metaq.files import write_bytes
 from metaq.lab import data, runs
 from metaq.lab.outcome import TrainingOutcome
 from metaq.lab.train import Observer, accuracy, preset
+from metaq.model.lazy import load
 from metaq.report import gathering
 from metaq.report.page import is_report
 
@@ -50,7 +50,7 @@ def run(folder: Path, *, seed: int, plain_observer: Observer, observer: Observer
     with TemporaryDirectory() as scratch:
         plain = runs.train_plain(config, splits, Path(scratch), plain_observer)
     outcome = runs.train_to_folder(config, splits, folder, observer)
-    restored = pipeline.load(folder / runs.MODEL_FILE)
+    restored = load(folder / runs.MODEL_FILE)
     result = DemonstrationResult(
         outcome=outcome,
         float_accuracy=accuracy(plain, splits.test),

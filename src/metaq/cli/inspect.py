@@ -25,6 +25,7 @@ def inspect(
     if plot is not None:
         output.claim(plot, force=force)
     found = inspection.inspect(source, net=net)
+    # Before anything is printed, since a wrong network is an error.
     units = found.folded
     if plot is not None:
         inspection.save_plot(plot, found)
