@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import DataDir, Exclude, Force, Include, Json, OwnNet, load_data
+from metaq.cli.options import Coder, DataDir, Exclude, Force, Include, Json, OwnNet, load_data
 from metaq.compression.compressed import Report
 from metaq.compression.compressing import compress_to_file
 from metaq.compression.goal import Goal
@@ -50,7 +50,7 @@ def compress(
     recalibrate_norms: Annotated[
         bool, typer.Option("--recalibrate-norms", help="Measure the statistics of batch normalisation anew.")
     ] = False,
-    coder: Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")] = "small",
+    coder: Coder = "small",
     include: Include = None,
     exclude: Exclude = None,
     force: Force = False,

@@ -21,6 +21,14 @@ OwnNet = Annotated[
     str | None,
     typer.Option("--net", help=f"Network: {', '.join(NETWORKS)}, or package.module:factory; else what the file names."),
 ]
+NewNet = Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")]
+NewData = Annotated[str | None, typer.Option("--data", help="Another data set than the preset's.")]
+Teacher = Annotated[
+    Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
+]
+TeacherNet = Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")]
+Model = Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")]
+Coder = Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")]
 Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, cifar10, or a folder of four IDX files.")]
 DataDir = Annotated[
     Path | None,

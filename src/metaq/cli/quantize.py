@@ -10,22 +10,8 @@ from typing import Annotated
 import typer
 
 from metaq import container
-from metaq.cli import output
+from metaq.cli import options, output
 from metaq.cli.compress import print_report
-from metaq.cli.options import (
-    Center,
-    Data,
-    DataDir,
-    Exclude,
-    Force,
-    Include,
-    Json,
-    Net,
-    Radius,
-    Split,
-    load_data,
-    pick_split,
-)
 from metaq.compression.compressing import compress as compress_on
 from metaq.compression.pipeline import choose_grids
 from metaq.config import require
@@ -45,8 +31,8 @@ def quantize(
     buckets: Annotated[
         int | None, typer.Option("--buckets", help="Buckets C of every grid, at least 2 [default: 255].")
     ] = None,
-    center: Center = None,
-    radius: Radius = None,
+    center: options.Center = None,
+    radius: options.Radius = None,
     grouping: Annotated[
         str | None,
         typer.Option("--grouping", help="tensor: one grid per tensor; global: one for all, as a sweep has by default."),
@@ -58,15 +44,15 @@ def quantize(
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="With --sweep: points of accuracy that may be lost.")
     ] = 0.1,
-    net: Net = "lenet5",
-    data: Data = "digits",
-    data_dir: DataDir = None,
-    split: Split = "validation",
-    coder: Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")] = "small",
-    include: Include = None,
-    exclude: Exclude = None,
-    force: Force = False,
-    as_json: Json = False,
+    net: options.Net = "lenet5",
+    data: options.Data = "digits",
+    data_dir: options.DataDir = None,
+    split: options.Split = "validation",
+    coder: options.Coder = "small",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Quantise on uniform buckets over the range of the weights, as in the thesis.
 
@@ -103,7 +89,7 @@ def quantize(
     bucket_counts = parse_range(counts)
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
     metadata = {"net": net, "data": data}
-    dataset = pick_split(load_data(data, data_dir), split)
+    dataset = options.pick_split(options.load_data(data, data_dir), split)
     with output.stage_progress() as progress:
         progress.stage("trying bucket counts", len(bucket_counts))
         outcome = sweep_buckets(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import DataDir, Json, load_data
+from metaq.cli.options import DataDir, Json, NewData, NewNet, Teacher, TeacherNet, load_data
 from metaq.cli.train import configured, seconds_of, taught
 from metaq.config import needs, require
 from metaq.lab.registry import PRESETS
@@ -26,8 +26,8 @@ def sweep(
     preset_name: Annotated[
         str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")
     ] = "lenet5-digits",
-    net: Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Another data set than the preset's.")] = None,
+    net: NewNet = None,
+    data: NewData = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of every trial.")] = None,
     time_budget: Annotated[
         str | None, typer.Option("--time-budget", help="Train every trial about so long: 90s, 15m, 2h.")
@@ -38,10 +38,8 @@ def sweep(
     largest: Annotated[
         int | None, typer.Option("--largest", help=f"Bytes to end at; default: 1/{SMALLEST_RATIO} of the floats.")
     ] = None,
-    teacher: Annotated[
-        Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
-    ] = None,
-    teacher_net: Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")] = None,
+    teacher: Teacher = None,
+    teacher_net: TeacherNet = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes that run trials at the same time.")] = 1,
     storage: Annotated[
         str | None, typer.Option("--storage", help="URL of the study's database; default: OUT/study.db.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import DataDir, Force, Json, load_data
+from metaq.cli.options import DataDir, Force, Json, NewData, NewNet, Teacher, TeacherNet, load_data
 from metaq.config import require
 from metaq.lab.registry import PRESETS
 
@@ -47,17 +47,15 @@ def train(
     time_budget: Annotated[
         str | None, typer.Option("--time-budget", help="Train about so long: 90s, 15m, 2h. Sets the number of epochs.")
     ] = None,
-    teacher: Annotated[
-        Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
-    ] = None,
-    teacher_net: Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")] = None,
+    teacher: Teacher = None,
+    teacher_net: TeacherNet = None,
     start: Annotated[Path | None, typer.Option("--from", help="File of trained weights to start from.")] = None,
     without_term: Annotated[
         bool,
         typer.Option("--float", help="Train as usual, without the entropy term: what to compare with, or start from."),
     ] = False,
-    net: Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Another data set than the preset's.")] = None,
+    net: NewNet = None,
+    data: NewData = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Another number of epochs.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed.")] = None,
     assignments: Annotated[

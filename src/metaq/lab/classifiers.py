@@ -47,12 +47,9 @@ def compress_classifier(
 
     Accuracy is a lower bound of that on a test set, in percent (:func:`drop_bound`), from the validation images and the
     training images that did not calibrate. Weights still to be quantised make up for what the others cost, by the
-    labels of the calibration images, if it `recovers`. The other options are those of :func:`metaq.compress`.
-
-    Raises
-    ------
-    ConfigError, DataError
-        If the weights do not fit the network, the network not the data, or the goal cannot be met.
+    labels of the calibration images, if it `recovers`. Further options are those of :func:`metaq.compress`. Raises
+    :class:`ConfigError` or :class:`DataError` if weights, network and data do not fit together, or the goal cannot be
+    met.
     """
     require(calibration_count >= 1, f"calibration: {calibration_count} images are too few; give one at least.")
     model, measured = nets.create(net), nets.create(net)

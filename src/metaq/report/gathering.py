@@ -21,14 +21,9 @@ def gather(source: str | os.PathLike[str], *, net: str | None = None, name: str 
     """Everything a report shows of a run's folder, complete or not, or of a file of weights.
 
     The network is by default the one that the file names, if it is a reference network; `name` says what to call the
-    subject, by default as the folder or file.
-
-    Raises
-    ------
-    ConfigError
-        If the folder holds no run, or `net` is unknown or not the network of these weights.
-    FormatError
-        If a file is missing, damaged or foreign. What is damaged in a run's folder leaves a sentence.
+    subject, by default as the folder or file. Raises :class:`ConfigError` if the folder holds no run, or `net` is
+    unknown or not the network of these weights; and :class:`FormatError` if a file is missing, damaged or foreign. What
+    is damaged in a run's folder leaves a sentence.
     """
     path = Path(source)
     if not path.is_dir():

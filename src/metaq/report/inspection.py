@@ -124,12 +124,7 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
     """Read a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file and describe every tensor.
 
     A ``.metaq`` file is described without PyTorch. Its network is by default the one it names, if that is a reference
-    one.
-
-    Raises
-    ------
-    FormatError
-        If the file is missing, damaged or foreign.
+    one. Raises :class:`FormatError` if the file is missing, damaged or foreign.
     """
     source = Path(path)
     if not container.is_metaq(source):

@@ -15,30 +15,14 @@ from metaq.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(Config):
-    """How far images are distorted.
+    """How far images are distorted; raises :class:`ConfigError` if a field is outside its range.
 
-    Attributes
-    ----------
-    rotation_degrees
-        Rotation about the centre, uniform within plus or minus this angle, in [0, 180].
-    scale
-        Each axis is scaled by a factor uniform in ``[1 - scale, 1 + scale]``, in [0, 1).
-    shear
-        Horizontal shift of a pixel per pixel of height, uniform within plus or minus this.
-    shift_pixels
-        Shift along each axis in pixels, uniform within plus or minus this.
-    elastic_pixels
-        Standard deviation, in pixels, of the normal displacements at the points of a coarse grid; between its points
-        the displacement is interpolated cubically.
-    elastic_cells
-        Points of that grid along each axis, from 2 to 64; its outer points lie on the border of the image.
-    clean_fraction
-        Share of the images of a batch that is left as it is, rounded to whole images, in [0, 1].
-
-    Raises
-    ------
-    ConfigError
-        If a field is outside its range.
+    An image is rotated about its centre by up to `rotation_degrees` in [0, 180], each axis is scaled by a factor in
+    ``[1 - scale, 1 + scale]`` and shifted by up to `shift_pixels`, and a pixel moves sideways by up to `shear` pixels
+    per pixel of height, all of it uniform. At the points of a coarse grid, `elastic_cells` along each axis from 2 to
+    64, the outer ones on the border of the image, displacements are normal with a standard deviation of
+    `elastic_pixels`; between them they are interpolated cubically. The share `clean_fraction` of a batch, rounded to
+    whole images, is left as it is.
     """
 
     rotation_degrees: float = 10.0
@@ -67,12 +51,8 @@ def augment(
     A distorted image takes, at every pixel, the bilinear interpolation of the original at another place: that pixel's
     place under a random affine map, plus a smooth random displacement. Outside the image everything is zero. The share
     `clean_fraction` that is left as it is takes the place of the one in `augmentation`. On one machine the same state
-    of the generator gives the same images.
-
-    Raises
-    ------
-    DataError
-        If `images` are not floating point of shape (N, channels, height, width).
+    of the generator gives the same images. Raises :class:`DataError` if `images` are not floating point of shape (N,
+    channels, height, width).
     """
     if images.dim() != 4 or not images.is_floating_point():
         raise DataError(

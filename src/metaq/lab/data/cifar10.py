@@ -35,13 +35,6 @@ def load_cifar10(options: LoadOptions) -> DataSplits:
     with each other. Either is looked for in ``options.data_dir`` and nowhere else if that is given; otherwise in the
     folder that the environment variable METAQ_DATA names, then in the user's cache. In each folder the files may lie
     directly or in a subfolder ``cifar10`` or ``cifar-10-batches-bin``. Nothing is downloaded.
-
-    Raises
-    ------
-    DataError
-        If the files are missing, damaged, or hold something else.
-    ConfigError
-        If the validation count does not fit.
     """
     name, train, test = _read(_find(options))
     count = options.validation_count

@@ -20,10 +20,7 @@ ProgressCallback = Callable[[int, int | None, str], object]
 class ImageDataset:
     """Labelled images: uint8 of shape (N, channels, height, width), and int64 labels of shape (N,) in ``[0, classes)``.
 
-    Raises
-    ------
-    DataError
-        If a tensor has another dtype or shape, there are no images, or a label is out of range.
+    Raises :class:`DataError` if a tensor has another dtype or shape, there are no images, or a label is out of range.
     """
 
     images: Tensor

@@ -51,12 +51,8 @@ def fetch_idx(
 ) -> Path:
     """Download `remote`, gzipped, from the first mirror that serves it undamaged into `folder`, which is created.
 
-    Raises
-    ------
-    DataError
-        If no mirror can be reached or none serves the right bytes; the message gives each mirror's reason.
-    OutputError
-        If the folder or the file cannot be written.
+    Raises :class:`DataError` with each mirror's reason if none serves the right bytes, and :class:`OutputError` if the
+    folder or the file cannot be written.
     """
     file_name = f"{remote.name}.gz"
     reasons: list[str] = []

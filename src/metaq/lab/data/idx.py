@@ -42,13 +42,9 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
 def parse_idx(stream: IO[bytes], *, origin: str, dimensions: int) -> NDArray[np.uint8]:
     """Read one read-only array of unsigned bytes from a seekable stream over a whole file, gzipped or not.
 
-    It has `dimensions` axes, none of them empty: 3 for images, 1 for labels. Messages name the file `origin`.
-
-    Raises
-    ------
-    DataError
-        If the gzip wrapper is damaged, the header is not the expected one, or the number of bytes is not what
-        the header states. At most that many bytes and one more are unpacked.
+    It has `dimensions` axes, none of them empty: 3 for images, 1 for labels. Messages name the file `origin`. Raises
+    :class:`DataError` if the gzip wrapper is damaged, the header is not the expected one, or the number of bytes is not
+    what the header states. At most that many bytes and one more are unpacked.
     """
     stored_bytes = stream.seek(0, io.SEEK_END)
     stream.seek(0)

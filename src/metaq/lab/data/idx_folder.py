@@ -26,10 +26,7 @@ _TRAINING_IMAGES_FOR_ONE_HELD_OUT = 12
 def load_folder(folder: Path, options: LoadOptions) -> DataSplits:
     """Read the four IDX files of `folder`; a twelfth of the training images is held out by default.
 
-    Raises
-    ------
-    DataError
-        If a file is missing or damaged, or files disagree about the size or the number of images.
+    Raises :class:`DataError` if a file is missing or damaged, or files disagree about the size or the number of images.
     """
     paths = find_files(folder)
     refuse_missing(folder, paths)

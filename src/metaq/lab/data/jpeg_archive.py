@@ -25,11 +25,7 @@ def read_jpeg_archive(path: Path, parts: tuple[str, ...], *, side: int, classes:
 
     Of every part it holds ``{part}_jpeg`` (uint8, all files end to end), ``{part}_offsets`` (integers, where each file
     begins and where the last ends) and ``{part}_labels`` (integers). Images are in RGB, `side` pixels high and wide.
-
-    Raises
-    ------
-    DataError
-        If the archive cannot be read, is damaged, or holds something else. The message names the file.
+    Raises :class:`DataError`, which names the file, if it cannot be read, is damaged, or holds something else.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:

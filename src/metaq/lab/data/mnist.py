@@ -44,16 +44,9 @@ _MAX_DOWNLOAD_BYTES = 32 << 20
 def load_mnist(options: LoadOptions) -> DataSplits:
     """Load MNIST; 5,000 of the 60,000 training images are held out by default.
 
-    The files are looked for in ``options.data_dir`` and nowhere else if that is given; otherwise in the folder
-    that the environment variable METAQ_DATA names, then in the user's cache, into which they are downloaded if
-    they are nowhere. In each folder they may lie directly or in a subfolder ``mnist``.
-
-    Raises
-    ------
-    DataError
-        If the files are missing and cannot be downloaded, are damaged, or are not MNIST's.
-    OutputError
-        If a downloaded file cannot be written.
+    The files are looked for in ``options.data_dir`` and nowhere else if that is given; otherwise in the folder that the
+    environment variable METAQ_DATA names, then in the user's cache, into which they are downloaded if they are nowhere.
+    In each folder they may lie directly or in a subfolder ``mnist``.
     """
     paths = _find_or_download(options)
     arrays = read_files(paths)

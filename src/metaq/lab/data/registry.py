@@ -21,18 +21,11 @@ def load(
 ) -> DataSplits:
     """Load a data set into memory.
 
-    Parameters
-    ----------
-    name
-        A key of :data:`metaq.lab.registry.DATA_SETS`, or the path of a folder with four IDX files named as MNIST's
-        (images of any size). A folder that has the name of a data set is reached as ``./name``.
-    data_dir
-        Folder that holds the files of a named data set. If it is given, nothing is looked for elsewhere and
-        nothing is downloaded.
-    validation_count
-        Images to hold out of the training images, from 1; the data set's default if None. Which ones is fixed.
-    progress
-        Called during a download with the bytes done, the bytes in all or None, and the file's name.
+    The `name` is a key of :data:`metaq.lab.registry.DATA_SETS`, or the path of a folder with four IDX files named as
+    MNIST's (images of any size). A folder that has the name of a data set is reached as ``./name``. If `data_dir` is
+    given, a named data set is looked for nowhere else, and nothing is downloaded. `validation_count` images, from 1 and
+    by default the data set's own number, are held out of the training images, always the same ones. `progress` is
+    called during a download.
 
     Raises
     ------
@@ -40,8 +33,6 @@ def load(
         If `name` is unknown, or an option does not fit the data set.
     DataError
         If files are missing, damaged or disagree, or a download fails.
-    OutputError
-        If a downloaded file cannot be written.
 
     Examples
     --------

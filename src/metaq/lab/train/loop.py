@@ -65,12 +65,8 @@ class Trainer:
     The `folder`, which must exist, gets the checkpoint of every epoch. The test images are not touched. `file_bytes` is
     called after every epoch where a goal is given. Trained weights to `start` from are optional. Results differ from
     `device` to device by rounding. Several `processes` share out every batch, and the first writes the checkpoints.
-    `make_regularizer` takes what :class:`metaq.EntropyRegularizer` does.
-
-    Raises
-    ------
-    DataError
-        If the network does not take these images or has fewer outputs than they have classes.
+    `make_regularizer` takes what :class:`metaq.EntropyRegularizer` does. Raises :class:`DataError` if the network does
+    not take these images or has fewer outputs than they have classes.
     """
 
     def __init__(
