@@ -14,7 +14,7 @@ import torch
 from metaq import container
 from metaq.cli.app import COMMANDS, load
 from metaq.cli.output import printable
-from metaq.report.units import LAYERS
+from metaq.report.inspection import LAYERS
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaq.report import curves, drawing, first_layer, histograms
-from metaq.report.curves import Curve, chart
+from metaq.report import drawing, first_layer, histograms
+from metaq.report.drawing import Curve, chart
 from metaq.report.subject import Share
 from metaq.report.treemap import squarify, treemaps
 from metaq.tensors.grid import BucketGrid
@@ -69,7 +69,7 @@ POINTS = [(1, 50.0), (2, 75.0), (3, 80.0)]
 
 def test_a_chart_has_a_line_for_each_curve_and_a_dot_at_the_epoch_kept():
     latent = Curve(label="latent", points=[(1, 60.0), (2, 70.0)], is_second=True)
-    figure = curves.figure_of([Curve(label="quantised", points=POINTS, kept_epoch=2), latent])
+    figure = drawing.figure_of([Curve(label="quantised", points=POINTS, kept_epoch=2), latent])
     assert figure is not None
     (axes,) = figure.axes
     drawn = [(line.get_xydata().tolist(), line.get_linestyle(), line.get_marker()) for line in axes.lines]
@@ -84,7 +84,9 @@ def test_a_chart_has_a_line_for_each_curve_and_a_dot_at_the_epoch_kept():
 
 @pytest.mark.parametrize("values", [(1.0, 1.1), (3.0, 40.0), (900.0, 1400.0), (1e-6, 1e6), (0.5, 0.5)])
 def test_logarithmic_charts_have_a_few_ticks_and_gaps_for_what_has_no_logarithm(values):
-    figure = curves.figure_of([Curve(label="", points=[(1, values[0]), (2, 0.0), (3, values[1])])], is_logarithmic=True)
+    figure = drawing.figure_of(
+        [Curve(label="", points=[(1, values[0]), (2, 0.0), (3, values[1])])], is_logarithmic=True
+    )
     assert figure is not None
     (axes,) = figure.axes
     assert axes.get_yscale() == "log"
@@ -113,8 +115,8 @@ def test_a_chart_is_the_same_svg_every_time_and_follows_light_and_dark():
     assert one == other
     svg = text_of(one.picture)
     root = ElementTree.fromstring(svg)
-    assert (one.picture.width, one.picture.height) == (curves.WIDTH, curves.HEIGHT)
-    assert root.get("viewBox") == f"0 0 {curves.WIDTH} {curves.HEIGHT}"
+    assert (one.picture.width, one.picture.height) == (drawing.WIDTH, drawing.HEIGHT)
+    assert root.get("viewBox") == f"0 0 {drawing.WIDTH} {drawing.HEIGHT}"
     assert "epoch" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "prefers-color-scheme:dark" in svg
     for light, dark in drawing.DARK.items():

@@ -12,7 +12,7 @@ import torch
 
 from metaq.files import write_bytes
 from metaq.lab import data, runs
-from metaq.lab.outcome import TrainingOutcome
+from metaq.lab.runs import TrainingOutcome
 from metaq.lab.train import Observer, accuracy, preset
 from metaq.model.lazy import load
 from metaq.report import gathering

@@ -22,7 +22,7 @@ from metaq import compiled
 from metaq.files import is_standard_output, refuse_overwrite
 
 if TYPE_CHECKING:
-    from metaq.lab.outcome import Summary
+    from metaq.lab.runs import Summary
     from metaq.lab.train import EpochRecord
     from metaq.tensors.coverage import Coverage
 

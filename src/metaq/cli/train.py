@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from metaq.lab.data import DataSplits
-    from metaq.lab.outcome import TrainingOutcome
+    from metaq.lab.runs import TrainingOutcome
     from metaq.lab.train import GoalConfig, Processes, TrainConfig
     from metaq.lab.train.config import TeacherConfig
 

@@ -12,8 +12,8 @@ NETWORKS = {
     "lenet300": "metaq.lab.nets.lenets:LeNet300",
     "lenet5": "metaq.lab.nets.lenets:LeNet5",
     "lenet5-caffe": "metaq.lab.nets.lenets:LeNet5Caffe",
-    "resnet20": "metaq.lab.nets.resnet20:ResNet20",
-    "vgg11": "metaq.lab.nets.vgg11:VGG11",
+    "resnet20": "metaq.lab.nets.photographs:ResNet20",
+    "vgg11": "metaq.lab.nets.photographs:VGG11",
 }
 """Classes of networks, built without arguments."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -23,7 +24,6 @@ from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.lab import environment, nets
 from metaq.lab.data import DataSplits, ImageDataset, to_float
-from metaq.lab.outcome import Summary, TrainingOutcome
 from metaq.lab.registry import NETWORKS
 from metaq.lab.train import (
     ALONE,
@@ -51,6 +51,46 @@ from metaq.tensors.grid import BucketGrid
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Size and accuracy of one file.
+
+    The accuracy is that of the weights restored from the file, in percent. `bytes` is the file's size on disk,
+    `float_bytes` that of the same tensors as the model holds them, `ratio` the second over the first; `weights` counts
+    the elements of all tensors, and `bits_per_weight` are the bits of the file over them. `seconds` is the wall-clock
+    time of the whole command, of what it wrote and measured too.
+    """
+
+    accuracy: float
+    bytes: int
+    float_bytes: int
+    ratio: float
+    weights: int
+    bits_per_weight: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Plain dictionary, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingOutcome:
+    """A finished run; the summary is of ``model.metaq`` on the test images.
+
+    `validation_accuracy` is that of the same weights, in percent; `kept_epoch` the epoch that they are of; `weights`
+    what was packed, as it was in memory.
+    """
+
+    summary: Summary
+    validation_accuracy: float
+    kept_epoch: int
+    epochs: int
+    folder: Path
+    weights: Mapping[str, torch.Tensor]
+
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"

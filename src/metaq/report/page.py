@@ -21,8 +21,7 @@ from markupsafe import Markup
 from metaq.config import flat
 from metaq.errors import ConfigError
 from metaq.report import first_layer, histograms
-from metaq.report.curves import Chart, Curve, chart
-from metaq.report.drawing import Picture
+from metaq.report.drawing import Chart, Curve, Picture, chart
 from metaq.report.subject import Filters, Histogram, Subject, TensorFacts
 from metaq.report.text import breakable, printable, shown
 from metaq.report.treemap import treemaps

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from metaq.errors import DataError
 from metaq.lab.data.dataset import DataSplits, LoadOptions
 from metaq.lab.data.download import DATA_VARIABLE, RemoteIdx, cache_folder, fetch_idx, variable_folder
-from metaq.lab.data.idx import sha256_of_idx
-from metaq.lab.data.idx_folder import (
+from metaq.lab.data.idx import (
     DIMENSIONS,
     TEST_IMAGES,
     TEST_LABELS,
@@ -22,6 +21,7 @@ from metaq.lab.data.idx_folder import (
     find_files,
     read_files,
     refuse_missing,
+    sha256_of_idx,
     splits_from_arrays,
 )
 

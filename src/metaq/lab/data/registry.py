@@ -8,7 +8,7 @@ from pathlib import Path
 from metaq.config import near_match
 from metaq.errors import ConfigError
 from metaq.lab.data.dataset import DataSplits, LoadOptions, ProgressCallback
-from metaq.lab.data.idx_folder import load_folder
+from metaq.lab.data.idx import load_folder
 from metaq.lab.registry import DATA_SETS, resolve
 
 

@@ -22,7 +22,6 @@ from metaq.errors import MetaqError, OutputError
 from metaq.lab import data, runs
 from metaq.lab.data import DataSplits
 from metaq.lab.frontier import study as studies
-from metaq.lab.frontier.dominance import Trial, frontier_of
 from metaq.lab.frontier.plan import (
     STUDY_FILE,
     TRIALS_FOLDER,
@@ -30,7 +29,9 @@ from metaq.lab.frontier.plan import (
     Member,
     SweepObserver,
     SweepPlan,
+    Trial,
     float_bytes_of,
+    frontier_of,
 )
 from metaq.lab.frontier.trials import is_complete, run_trials
 from metaq.lab.train import EpochRecord, TrainConfig

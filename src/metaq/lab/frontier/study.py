@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from metaq.config import flat, require
 from metaq.errors import ConfigError, MetaqError
-from metaq.lab.frontier.dominance import Settled, Trial
+from metaq.lab.frontier.plan import Settled, Trial
 
 DIRECTIONS = [optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE]
 SETTINGS, FILE, SETTLED = "settings", "file", "settled"

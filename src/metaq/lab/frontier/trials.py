@@ -13,8 +13,7 @@ from optuna.trial import TrialState
 from metaq.lab import runs
 from metaq.lab.data import DataSplits
 from metaq.lab.frontier import study as studies
-from metaq.lab.frontier.dominance import Settled, is_hopeless
-from metaq.lab.frontier.plan import TRIALS_FOLDER, SweepObserver, SweepPlan
+from metaq.lab.frontier.plan import TRIALS_FOLDER, Settled, SweepObserver, SweepPlan, is_hopeless
 from metaq.lab.train import EpochRecord, TrainConfig
 from metaq.regularizer.schedule import phase_at
 
