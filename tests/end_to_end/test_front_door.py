@@ -69,7 +69,7 @@ def test_a_file_is_inspected_and_restored_without_torch(tmp_path: Path) -> None:
 
 
 def test_lines_of_help_are_those_of_the_commands() -> None:
-    for name, (line, _) in COMMANDS.items():
+    for name, line in COMMANDS.items():
         assert " ".join(load(name).help.split("\n\n")[0].split()) == line
 
 

@@ -1,5 +1,6 @@
 """The frontier of size and accuracy of a network, drawn by many trainings to different sizes."""
 
+from metaq.lab.frontier.execution import draw, frontier_to_dict
 from metaq.lab.frontier.plan import (
     Frontier,
     Member,
@@ -11,7 +12,6 @@ from metaq.lab.frontier.plan import (
     frontier_of,
     is_hopeless,
 )
-from metaq.lab.frontier.sweep import draw, frontier_to_dict
 
 __all__ = [
     "Frontier",
