@@ -55,8 +55,12 @@ def sweep_buckets(
     model = runs.build(net, state_dict)
     float_accuracy = accuracy(model, dataset)
     rows = []
+
+    def quantized_with(count: int) -> list[Tensor]:
+        return pipeline.to_tensors(state_dict, grids=grids_of(count))
+
     for count in counts:
-        tensors = pipeline.to_tensors(state_dict, grids=grids_of(count))
+        tensors = quantized_with(count)
         model.load_state_dict(checkpoint.restore(tensors))
         row = SweepRow(buckets=count, accuracy=accuracy(model, dataset), entropy_bits=pipeline.entropy_bits(tensors))
         rows.append(row)
@@ -64,14 +68,11 @@ def sweep_buckets(
     chosen = choose_smallest(rows, least_accuracy=float_accuracy - tolerance)
     best = best_rows(rows, most=MOST_ROWS)
     sizes = {
-        row.buckets: len(
-            container.encode(pipeline.to_tensors(state_dict, grids=grids_of(row.buckets)), metadata=metadata)
-        )
-        for row in {*best, chosen}
+        row.buckets: len(container.encode(quantized_with(row.buckets), metadata=metadata)) for row in {*best, chosen}
     }
     return SweepOutcome(
         float_accuracy=float_accuracy,
         best=[replace(row, file_bytes=sizes[row.buckets]) for row in best],
         chosen=replace(chosen, file_bytes=sizes[chosen.buckets]),
-        tensors=pipeline.to_tensors(state_dict, grids=grids_of(chosen.buckets)),
+        tensors=quantized_with(chosen.buckets),
     )

@@ -16,17 +16,14 @@ _NAMES_SHOWN = 3
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Load every tensor of both, each of the same shape, or raise :class:`ConfigError` and leave `model` as it was."""
     expected = model.state_dict()
+    shared = [name for name in expected if name in state_dict]
     misfits = [
         _list("missing", [name for name in expected if name not in state_dict]),
         _list("unexpected", [name for name in state_dict if name not in expected]),
-        _list(
-            "of another shape",
-            [_shapes(name, state_dict[name], expected[name]) for name in expected if name in state_dict],
-        ),
+        _list("of another shape", [_shapes(name, state_dict[name], expected[name]) for name in shared]),
     ]
-    problems = [text for text in misfits if text]
-    if problems:
-        raise ConfigError(_sentence(model, "; ".join(problems)))
+    if any(misfits):
+        raise ConfigError(_sentence(model, "; ".join(filter(None, misfits))))
     try:
         model.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:
