@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import Force, Json
+from metaq.cli.options import Force, Json, Model
 from metaq.report import inspection
 
 
 def inspect(
-    source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
+    source: Model,
     net: Annotated[
         str | None, typer.Option("--net", help="Network, to tell what folds away; default: the one the file names.")
     ] = None,
