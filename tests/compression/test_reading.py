@@ -45,7 +45,7 @@ def test_all_tensors_and_small_files_are_found(folder):
     expected = tensors()
     assert [tensor.name for tensor in found.tensors] == sorted(expected)
     assert {tensor.name: tensor.shape for tensor in found.tensors} == {n: tuple(t.shape) for n, t in expected.items()}
-    assert found.float_bytes == sum(t.numel() * t.element_size() for t in expected.values())
+    assert sum(t.size_bytes for t in found.tensors) == sum(t.numel() * t.element_size() for t in expected.values())
     assert sorted(found.carried.checksums) == ["1_Pooling/config.json", "config.json", "empty.txt", "short.txt"]
     assert found.carried.left_out == {"pytorch_model.bin": "holds weights in another form"}
 

@@ -27,16 +27,8 @@ SNAPSHOTS, BLOBS = "snapshots", "blobs"
 
 @dataclass(frozen=True, kw_only=True)
 class Carried:
-    """Files of a folder.
-
-    Attributes
-    ----------
-    files
-        Those that are carried, as tensors of bytes.
-    checksums
-        SHA-256 of each by its path.
-    left_out
-        Paths of the others, each with the reason.
+    """Files that are carried, as tensors of bytes; SHA-256 of each by its path; paths of the others, each with the
+    reason.
     """
 
     files: tuple[StoredTensor, ...]
@@ -45,13 +37,7 @@ class Carried:
 
 
 def carried_files(folder: Path, weights: frozenset[str]) -> Carried:
-    """Files of `folder` but for those named in `weights`, which hold its tensors.
-
-    Raises
-    ------
-    FormatError
-        If a file cannot be read.
-    """
+    """Files of `folder` but for `weights`, which hold its tensors; :class:`FormatError` if one cannot be read."""
     files: list[StoredTensor] = []
     checksums: dict[str, str] = {}
     left_out: dict[str, str] = {}

@@ -33,13 +33,9 @@ WRITABLE_SUFFIXES = (".safetensors", ".pth", ".pt")
 def read(path: str | os.PathLike[str]) -> StateDict:
     """Read a state dict from a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file, told apart by their content.
 
-    Nothing in the file is executed. A checkpoint that keeps its state dict under ``state_dict``,
-    ``model_state_dict`` or ``model`` is opened up.
-
-    Raises
-    ------
-    FormatError
-        If the file is missing, empty, damaged, foreign, or needs arbitrary pickle to be read.
+    Nothing in the file is executed. A checkpoint that keeps its state dict under ``state_dict``, ``model_state_dict``
+    or ``model`` is opened up. Raises :class:`FormatError` if the file is missing, empty, damaged, foreign, or needs
+    arbitrary pickle to be read.
     """
     source = Path(path)
     head = _read_head(source)
@@ -53,14 +49,9 @@ def read(path: str | os.PathLike[str]) -> StateDict:
 def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]) -> int:
     """Write a state dict atomically as ``.safetensors``, ``.pth`` or ``.pt``; returns the size in bytes.
 
-    Tied tensors stay tied in ``.pth`` and ``.pt`` files, and are written one by one as ``.safetensors``.
-
-    Raises
-    ------
-    ConfigError
-        For another suffix, or a tensor that the file cannot hold.
-    OutputError
-        If the file cannot be written.
+    Tied tensors stay tied in ``.pth`` and ``.pt`` files, and are written one by one as ``.safetensors``. Raises
+    :class:`ConfigError` for another suffix, or a tensor that the file cannot hold, and :class:`OutputError` if it
+    cannot be written.
     """
     suffix = Path(path).suffix
     if suffix == ".safetensors":

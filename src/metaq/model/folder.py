@@ -22,40 +22,22 @@ SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelFolder:
-    """What is in a folder.
+    """What is in a folder: tensors in order of their names as UTF-8, and the other files.
 
-    Attributes
-    ----------
-    path
-        The folder.
-    tensors
-        In order of their names as UTF-8.
-    carried
-        The other files.
-    fingerprint
-        What tells that the folder is still the same: of every weight file its name, size, time of change and a checksum
-        of its header; of every carried file its name and checksum.
+    The fingerprint tells that it is still the same: of every weight file its name, size, time of change and a checksum
+    of its header; of every carried file its name and checksum.
     """
 
-    path: Path
     tensors: tuple[StoredTensor, ...]
     carried: Carried
     fingerprint: list[list[object]]
-
-    @property
-    def float_bytes(self) -> int:
-        """Size of all tensors."""
-        return sum(tensor.size_bytes for tensor in self.tensors)
 
 
 def open_folder(path: Path) -> ModelFolder:
     """Read and check everything about a folder but the elements of its tensors.
 
-    Raises
-    ------
-    FormatError
-        If there are no safetensors weights; if a shard is missing, damaged, or not in the index; if the index is not
-        valid or names tensors that its shards do not have; if a name is in two shards.
+    Raises :class:`FormatError` if there are no safetensors weights; if a shard is missing, damaged, or not in the
+    index; if the index is not valid or names tensors that its shards do not have; if a name is in two shards.
     """
     shards, placed = _shards(path)
     tensors: dict[str, StoredTensor] = {}
@@ -77,7 +59,7 @@ def open_folder(path: Path) -> ModelFolder:
     carried = carried_files(path, frozenset([*(shard.name for shard in shards), INDEX] if placed else [WEIGHTS]))
     fingerprint += [[name, checksum] for name, checksum in carried.checksums.items()]
     ordered = sorted(tensors.values(), key=lambda tensor: utf8(tensor.name))
-    return ModelFolder(path=path, tensors=tuple(ordered), carried=carried, fingerprint=fingerprint)
+    return ModelFolder(tensors=tuple(ordered), carried=carried, fingerprint=fingerprint)
 
 
 def _shards(path: Path) -> tuple[list[Path], dict[str, str]]:

@@ -43,14 +43,8 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RoundedNorms:
-    """Batch normalisations of a model as a file keeps them.
-
-    Attributes
-    ----------
-    values
-        Their rounded vectors, by name in the state dict; same shapes and dtypes.
-    grids
-        Grids that these lie on, of the same names.
+    """Rounded vectors of batch normalisations, by name in the state dict, same shapes and dtypes; and the grids they
+    lie on.
     """
 
     values: dict[str, torch.Tensor]
@@ -90,21 +84,9 @@ def rounded_norms(
     """Round the vectors of every batch normalisation in `state_dict` to grids of as few buckets as they bear.
 
     Layers are known by their ``running_mean`` and ``running_var``. Vectors that are not finite, or would need very fine
-    grids, are left out.
-
-    Parameters
-    ----------
-    state_dict
-        Tensors by name; not changed.
-    taken
-        Names of tensors that are on grids already, or must stay as they are for another reason.
-    tolerance
-        Largest root mean square error of a layer's outputs over their root mean square, positive.
-
-    Raises
-    ------
-    ConfigError
-        If `tolerance` is not positive.
+    grids, are left out, and those in `taken`: names of tensors that are on grids already, or must stay as they are for
+    another reason. `tolerance` is the largest root mean square error of a layer's outputs over their root mean square;
+    raises :class:`ConfigError` if it is not positive.
     """
     require(0 < tolerance < math.inf, f"tolerance: {tolerance} is not a positive number.")
     found = RoundedNorms(values={}, grids={})
@@ -150,9 +132,8 @@ def _norm_of(tensors: Mapping[str, torch.Tensor]) -> _Norm | None:
     """The layer with these vectors; None if they do not make one, or are not finite."""
     vectors = {field: tensor.detach().double().cpu().numpy() for field, tensor in tensors.items()}
     shape = vectors["mean"].shape
-    if any(vector.shape != shape or not np.isfinite(vector).all() for vector in vectors.values()):
-        return None
-    if (vectors["variance"] < 0).any():
+    is_usable = all(vector.shape == shape and np.isfinite(vector).all() for vector in vectors.values())
+    if not is_usable or (vectors["variance"] < 0).any():
         return None
     return _Norm(**{"scale": np.ones(shape), "shift": np.zeros(shape), **vectors})
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from metaq.model.folder import open_folder
 from metaq.model.sharding import is_sharded, unwrapped, whole
 from metaq.model.stored import Reader, StoredTensor, header_checksum, tensors_of
 from metaq.model.weights import alias_of, require_values
-from metaq.tensors.quantized import Dtype, ExactTensor, TiedTensor
+from metaq.tensors.quantized import ExactTensor, TiedTensor
 
 Weights = nn.Module | Mapping[str, torch.Tensor]
 """A model in memory: a module or a state dict."""
@@ -32,22 +32,11 @@ AnyModel = Weights | str | os.PathLike[str]
 class OpenedModel:
     """What is known of a model before its values are read.
 
-    Attributes
-    ----------
-    tensors
-        In order of their names as UTF-8, tied ones once, by the first of their names.
-    holders
-        For every name, in the order of the model, that of the tensor in `tensors`.
-    shown
-        What name globs and functions choose from, by every name: tensors as the model has them, or such without values.
-    buffers, frozen
-        Names that a module tells: of its buffers, and of parameters that are not trained.
-    module
-        The module, if it is one.
-    carried
-        The other files of a folder; None if it is none.
-    fingerprint
-        What tells that a file or folder is still the same; None for a model in memory.
+    `tensors` come in order of their names as UTF-8, tied ones once, by the first of their names; `holders` has for
+    every name, in the order of the model, that of the tensor among them. `shown` is what name globs and functions
+    choose from, by every name: tensors as the model has them, or such without values. Only a module tells names of
+    `buffers`, and of parameters that are `frozen`. `carried` are the other files of a folder. The fingerprint tells
+    that a file or folder is still the same; it is None for a model in memory.
     """
 
     tensors: tuple[StoredTensor, ...]
@@ -57,11 +46,10 @@ class OpenedModel:
     frozen: frozenset[str] = frozenset()
     module: nn.Module | None = None
     carried: Carried | None = None
-    fingerprint: list[list[object]] | None = field(default=None)
+    fingerprint: list[list[object]] | None = None
 
     @cached_property
-    def by_name(self) -> dict[str, StoredTensor]:
-        """The tensors by their names."""
+    def _by_name(self) -> dict[str, StoredTensor]:
         return {tensor.name: tensor for tensor in self.tensors}
 
     @cached_property
@@ -81,7 +69,7 @@ class OpenedModel:
 
     def tensor(self, name: str) -> StoredTensor:
         """The tensor that has `name` among its names."""
-        return self.by_name[self.holders[name]]
+        return self._by_name[self.holders[name]]
 
     def state_dict(self) -> StateDict:
         """All tensors with their values."""
@@ -109,12 +97,8 @@ class OpenedModel:
 def open_model(source: AnyModel) -> OpenedModel:
     """Read and check everything about a model but the values of tensors that can be read later.
 
-    Raises
-    ------
-    ConfigError
-        If a value of a state dict is not a tensor, or has no values yet, or is of a type that no file can hold.
-    FormatError
-        If a file or folder is missing, damaged or of an unknown kind.
+    Raises :class:`ConfigError` if a value of a state dict is not a tensor, has no values yet, or is of a type that no
+    file can hold, and :class:`FormatError` if a file or folder is missing, damaged or of an unknown kind.
     """
     if isinstance(source, nn.Module | Mapping):
         return _in_memory(source)
@@ -131,12 +115,8 @@ def open_model(source: AnyModel) -> OpenedModel:
 def state_dict_of(source: Weights) -> StateDict:
     """The state dict of a module, or a copy of the mapping itself; sharded tensors are gathered from all processes.
 
-    Wrappers of the module, such as ``DistributedDataParallel``, leave no trace in the names.
-
-    Raises
-    ------
-    ConfigError
-        If a value is not a tensor, or has no values yet.
+    Wrappers of the module, such as ``DistributedDataParallel``, leave no trace in the names. Raises
+    :class:`ConfigError` if a value is not a tensor, or has no values yet.
     """
     state_dict = dict(unwrapped(source).state_dict() if isinstance(source, nn.Module) else source)
     # Tied parameters are one; gathered by themselves, they would be two.
@@ -148,11 +128,6 @@ def state_dict_of(source: Weights) -> StateDict:
             key = same.get(name, id(tensor))
             gathered[key] = state_dict[name] = gathered[key] if key in gathered else whole(tensor)
     return state_dict
-
-
-def parameters_of(source: Weights) -> list[torch.Tensor]:
-    """The parameters of a module, or all tensors of a mapping."""
-    return list(source.parameters() if isinstance(source, nn.Module) else source.values())
 
 
 def _in_memory(source: Weights) -> OpenedModel:
@@ -180,22 +155,18 @@ def _in_memory(source: Weights) -> OpenedModel:
     )
 
 
-def _in_files(
-    tensors: tuple[StoredTensor, ...] | list[StoredTensor], fingerprint: list[list[object]], carried: Carried | None
-) -> OpenedModel:
+def _in_files(tensors: Sequence[StoredTensor], fingerprint: list[list[object]], carried: Carried | None) -> OpenedModel:
     ordered = sorted(tensors, key=lambda tensor: utf8(tensor.name))
     return OpenedModel(
         tensors=tuple(ordered),
         holders={tensor.name: tensor.name for tensor in ordered},
-        shown={tensor.name: _without_values(tensor) for tensor in ordered},
+        shown={
+            tensor.name: torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype.name), device="meta")
+            for tensor in ordered
+        },
         carried=carried,
         fingerprint=fingerprint,
     )
-
-
-def _without_values(tensor: StoredTensor) -> torch.Tensor:
-    dtype: Dtype = tensor.dtype
-    return torch.empty(tensor.shape, dtype=getattr(torch, dtype.name), device="meta")
 
 
 def _stamp(path: Path) -> list[object]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from metaq.config import require
 from metaq.container.layout import grid_fits
 from metaq.model.opened import OpenedModel
-from metaq.model.stored import StoredTensor
 from metaq.model.weights import ANY, FilterFn, choose
 from metaq.tensors.grid import BucketGrid
 
@@ -43,15 +42,7 @@ SCALE = "turns integers or floats of eight bits into weights"
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What of a model is quantised, if its values allow it.
-
-    Attributes
-    ----------
-    names
-        The tensors to quantise, tied ones by one name.
-    reasons
-        Why the others are stored exactly, by every name of theirs.
-    """
+    """Tensors to quantise if their values allow it, tied ones by one name; and why not the others, by every name."""
 
     names: tuple[str, ...]
     reasons: Mapping[str, str]
@@ -69,38 +60,29 @@ def select(
     Kept exactly are buffers, which only a module tells; what is a buffer or a table by its name; what dequantises
     packed weights; and, unless `include` or `filter_fn` say what to quantise, tensors too small to pay.
 
-    Parameters
-    ----------
-    model
-        Of :func:`metaq.model.opened.open_model`.
-    include, exclude
-        Name globs. A tied tensor is included by any of its names, and excluded by any.
-    filter_fn
-        Called once for every floating tensor that the globs leave, with its first name and the tensor, which has no
-        values where they lie in a file.
-
-    Raises
-    ------
-    ConfigError
-        If a glob matches no tensor, or the rules leave nothing of what could be quantised.
+    `include` and `exclude` are name globs: a tied tensor is included by any of its names, and excluded by any.
+    `filter_fn` is called once for every floating tensor that the globs leave, with its first name and the tensor, which
+    has no values where they lie in a file. Raises :class:`ConfigError` if a glob matches no tensor, or the rules leave
+    nothing of what could be quantised.
     """
     reasons = _reasons(model)
     is_default = tuple(include) == ANY and filter_fn is None
     if is_default and not exclude and reasons.keys() == model.holders.keys():
         return Selection(names=(), reasons=reasons)
     chosen, why = choose(model.shown, reasons, include=include, exclude=exclude, filter_fn=filter_fn)
-    small = {name for name in chosen if is_default and is_small(model.tensor(name))}
+    # A grid for such a tensor alone would not pay.
+    small = {
+        name
+        for name in chosen
+        if is_default and (model.tensor(name).count == 1 or model.tensor(name).size_bytes <= SMALLEST_BYTES)
+    }
     too_small = {name: TOO_SMALL for name in model.holders if model.first(name) in small}
     return Selection(names=tuple(name for name in chosen if name not in small), reasons={**why, **too_small})
 
 
 def select_gridded(model: OpenedModel, grids: Mapping[str, BucketGrid]) -> Selection:
-    """The tensors for which a grid is given, by any of their names.
-
-    Raises
-    ------
-    ConfigError
-        If a grid names no floating tensor, or does not fit its type, or names of a tied tensor have different grids.
+    """The tensors for which a grid is given, by any of their names; raises :class:`ConfigError` if one names no
+    floating tensor, does not fit its type, or is another than that of a tied tensor.
     """
     found: dict[str, tuple[str, BucketGrid]] = {}
     for name, grid in grids.items():
@@ -116,11 +98,6 @@ def select_gridded(model: OpenedModel, grids: Mapping[str, BucketGrid]) -> Selec
     reasons = {name: NO_GRID for name in model.holders if model.first(name) not in found}
     frozen = dict.fromkeys(model.frozen & reasons.keys(), f"frozen, {NO_GRID}")
     return Selection(names=tuple(found), reasons={**reasons, **frozen, **_reasons(model)})
-
-
-def is_small(tensor: StoredTensor) -> bool:
-    """Whether a grid for the tensor alone would not pay."""
-    return tensor.count == 1 or tensor.size_bytes <= SMALLEST_BYTES
 
 
 def _reasons(model: OpenedModel) -> dict[str, str]:

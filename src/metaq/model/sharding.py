@@ -63,17 +63,9 @@ def in_one_process(tensors: Iterable[torch.Tensor], job: Callable[[], Result], p
 
 
 class Shards:
-    """How parameters are spread over processes.
+    """How parameters of a model are spread over processes; sharded ones on one mesh of devices.
 
-    Parameters
-    ----------
-    parameters
-        Of a model; sharded ones on one mesh of devices.
-
-    Raises
-    ------
-    ConfigError
-        If sharded parameters are on several meshes, or hold partial sums.
+    Raises :class:`ConfigError` if they are on several meshes, or hold partial sums.
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
@@ -130,10 +122,7 @@ class Shards:
     def require_agreement(self, description: Any, process_group: Any = None) -> None:
         """Refuse to go on if another process describes what it is about to do otherwise.
 
-        Raises
-        ------
-        ConfigError
-            In all processes, naming one that differs.
+        Raises :class:`ConfigError` in all processes, naming one that differs.
         """
         groups = [process_group] if process_group is not None else []
         if self._mesh is not None:

@@ -9,7 +9,6 @@ from hashlib import sha256
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -51,13 +50,8 @@ MAX_HEADER_BYTES = 100_000_000
 class StoredTensor:
     """A tensor that is read when it is needed.
 
-    Attributes
-    ----------
-    name, dtype, shape
-        Of the tensor.
-    place
-        Its elements; or the safetensors file that holds it under its name; or, for a tensor of bytes that is a whole
-        file, that file.
+    `place` is its elements; or the safetensors file that holds it under its name; or, for a tensor of bytes that is a
+    whole file, that file.
     """
 
     name: str
@@ -92,18 +86,12 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def elements(self, tensor: StoredTensor, start: int, stop: int) -> Elements:
-        """Elements `start` to `stop`, of shape (n,).
-
-        Raises
-        ------
-        FormatError
-            If the file cannot be read or has changed.
+        """Elements `start` to `stop`, of shape (n,); raises :class:`FormatError` if the file cannot be read or has
+        changed.
         """
         place = tensor.place
         if not isinstance(place, Path):
@@ -148,13 +136,7 @@ class Reader:
 
 
 def open_safetensors(file: Path) -> Any:
-    """A safetensors file, checked and opened; a context manager.
-
-    Raises
-    ------
-    FormatError
-        If it is missing or damaged.
-    """
+    """A safetensors file, checked and opened, a context manager; :class:`FormatError` if it is missing or damaged."""
     safetensors = import_module("safetensors")
     try:
         return safetensors.safe_open(file, framework="pt")
@@ -167,10 +149,7 @@ def open_safetensors(file: Path) -> Any:
 def tensors_of(file: Path) -> list[StoredTensor]:
     """Tensors of a safetensors file, none of them read.
 
-    Raises
-    ------
-    FormatError
-        If the file is missing or damaged, or holds a type that no ``.metaq`` file can hold.
+    Raises :class:`FormatError` if it is missing or damaged, or holds a type that no ``.metaq`` file can hold.
     """
     found = []
     with open_safetensors(file) as opened:
@@ -188,10 +167,7 @@ def tensors_of(file: Path) -> list[StoredTensor]:
 def header_checksum(file: Path) -> str:
     """SHA-256 of the header of a safetensors file, which tells that its tensors are still the same ones.
 
-    Raises
-    ------
-    FormatError
-        If a name occurs twice, of which the library would take the last.
+    Raises :class:`FormatError` if a name occurs twice, of which the library would take the last.
     """
 
     def distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,9 +1,9 @@
-"""Which tensors of a model are trained towards few bits, and how they are grouped."""
+"""Which tensors of a model are trained towards few bits."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -26,27 +26,6 @@ ANY = ("*",)
 Chosen = TypeVar("Chosen", bound=torch.Tensor)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WeightGroup:
-    """Tensors that share one bucket grid and one table of code lengths.
-
-    Attributes
-    ----------
-    name
-        The tensor's own name, or ``"global"`` for the group of all.
-    parameters
-        The tensors by name, in the model's order.
-    """
-
-    name: str
-    parameters: Mapping[str, nn.Parameter]
-
-    @property
-    def count(self) -> int:
-        """Number of weights n in the group."""
-        return sum(parameter.numel() for parameter in self.parameters.values())
-
-
 def select_parameters(
     model: nn.Module,
     *,
@@ -59,19 +38,10 @@ def select_parameters(
     Frozen parameters (``requires_grad`` is False) are left as they are: nothing would move their weights towards the
     buckets. So only the adapters of a model with adapters take part.
 
-    Parameters
-    ----------
-    model
-        Any module.
-    include, exclude
-        Name globs. A tied parameter is included by any of its names, and excluded by any.
-    filter_fn
-        Called once for every parameter that the globs leave, with its first name.
-
-    Raises
-    ------
-    ConfigError
-        If a glob matches no parameter, if nothing is left, or if a chosen tensor has no values, NaN or infinity.
+    `include` and `exclude` are name globs: a tied parameter is included by any of its names, and excluded by any.
+    `filter_fn` is called once for every parameter that the globs leave, with its first name. Raises
+    :class:`ConfigError` if a glob matches no parameter, if nothing is left, or if a chosen tensor has no values, NaN or
+    infinity.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in parameters.items():
@@ -94,24 +64,14 @@ def choose(
 ) -> tuple[dict[str, Chosen], dict[str, str]]:
     """Tensors that the rules choose, by their first names, and why the others are not chosen, by every name.
 
-    Parameters
-    ----------
-    tensors
-        All of them by name, in the order of the model.
-    reasons
-        Why those are left out, whatever the rules say, that cannot be quantised or must not be; by name.
-    include, exclude, filter_fn
-        See :func:`select_parameters`.
-
-    Raises
-    ------
-    ConfigError
-        If a glob matches no tensor, or nothing is left.
+    `tensors` come in the order of the model; `reasons` tell of those that are left out whatever the rules say, because
+    they cannot be quantised or must not be. For the rules see :func:`select_parameters`. Raises :class:`ConfigError` if
+    a glob matches no tensor, or nothing is left.
     """
     suited = [name for name in tensors if name not in reasons]
     if not suited:
-        firsts = {first: reasons[first] for first in alias_of(tensors, reasons).values()}
-        raise ConfigError(f"there is no tensor to quantise: {_summary(firsts) or 'the model is empty'}.")
+        summary = _summary({first: reasons[first] for first in alias_of(tensors, reasons).values()})
+        raise ConfigError(f"there is no tensor to quantise: {summary or 'the model is empty'}.")
     _check_patterns(tensors, reasons, include, exclude)
     # Suited names come first, so that a tensor that a buffer shares is known by the name of the parameter.
     alias = alias_of(tensors, [*suited, *reasons])
@@ -119,14 +79,14 @@ def choose(
     for name, first in alias.items():
         names.setdefault(first, []).append(name)
     why = {first: reasons[first] for first in names if first in reasons}
-    for first in suited:
-        if first in names:
-            reason = _why_not_chosen(names[first], tensors[first], include, exclude, filter_fn)
-            if reason is not None:
-                why[first] = reason
-    chosen = {name: tensors[name] for name in suited if name in names and name not in why}
+    firsts = [name for name in suited if name in names]
+    for first in firsts:
+        reason = _why_not_chosen(names[first], tensors[first], include, exclude, filter_fn)
+        if reason is not None:
+            why[first] = reason
+    chosen = {name: tensors[name] for name in firsts if name not in why}
     if not chosen:
-        left_out = {name: why[name] for name in suited if name in names}
+        left_out = {name: why[name] for name in firsts}
         options = "include/exclude" if filter_fn is None else "include/exclude/filter_fn"
         raise ConfigError(
             f"{options}: no floating tensor is left to quantise ({_summary(left_out)}); widen the choice."
@@ -156,32 +116,17 @@ def alias_of(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[
     return {name: first.setdefault(_memory(tensors[name]), name) for name in names}
 
 
-def group_per_tensor(parameters: Mapping[str, nn.Parameter]) -> list[WeightGroup]:
-    """One group for every tensor."""
-    return [WeightGroup(name=name, parameters={name: parameter}) for name, parameter in parameters.items()]
-
-
-def group_globally(parameters: Mapping[str, nn.Parameter]) -> list[WeightGroup]:
-    """One group of all tensors, as in the thesis."""
-    return [WeightGroup(name="global", parameters=dict(parameters))]
-
-
-def why_not_quantizable(tensor: torch.Tensor) -> str | None:
-    """Why elements of this type can only be stored exactly, in a word or two; None if they can be quantised."""
-    if not tensor.numel():
-        return "empty"
-    if tensor.dtype in QUANTIZABLE:
-        return None
-    if tensor.is_floating_point():
-        return str(tensor.dtype).removeprefix("torch.")
-    if tensor.dtype is torch.bool:
-        return "boolean"
-    return "complex" if tensor.is_complex() else "integer"
-
-
 def _why_not_trained(parameter: torch.Tensor) -> str | None:
-    reason = why_not_quantizable(parameter)
-    return reason if reason is not None or parameter.requires_grad else "frozen"
+    """Why a parameter takes no part, in a word or two; None if it does."""
+    if not parameter.numel():
+        return "empty"
+    if parameter.dtype in QUANTIZABLE:
+        return None if parameter.requires_grad else "frozen"
+    if parameter.is_floating_point():
+        return str(parameter.dtype).removeprefix("torch.")
+    if parameter.dtype is torch.bool:
+        return "boolean"
+    return "complex" if parameter.is_complex() else "integer"
 
 
 def _why_not_chosen(
@@ -217,10 +162,7 @@ def _check_patterns(
 
 def _summary(reasons: Mapping[str, str]) -> str:
     """How many tensors are left out for what reason."""
-    counts: dict[str, int] = {}
-    for reason in reasons.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(reasons.values()).items())
 
 
 def _memory(tensor: torch.Tensor) -> Hashable:

@@ -10,7 +10,7 @@ from torch import nn
 from metaq.config import require
 from metaq.entropy.passes import CPU, TensorPairs
 from metaq.model.sharding import Shards, unwrapped
-from metaq.model.weights import FilterFn, group_globally, group_per_tensor, select_parameters
+from metaq.model.weights import FilterFn, select_parameters
 from metaq.regularizer.config import RegularizerConfig
 
 
@@ -30,12 +30,13 @@ class Participants:
         parameters = select_parameters(
             unwrapped(model), include=config.include, exclude=config.exclude, filter_fn=filter_fn
         )
-        groups = (group_per_tensor if config.grouping == "tensor" else group_globally)(parameters)
-        self.groups = [group.name for group in groups]
-        self.total = sum(group.count for group in groups)
-        self.names = [name for group in groups for name in group.parameters]
-        self.parameters: list[torch.Tensor] = [p for group in groups for p in group.parameters.values()]
-        self.group_of = [g for g, group in enumerate(groups) for _ in group.parameters]
+        self.names = list(parameters)
+        self.parameters: list[torch.Tensor] = list(parameters.values())
+        counts = [parameter.numel() for parameter in self.parameters]
+        self.total = sum(counts)
+        self.groups, self.group_of = self.names, list(range(len(counts)))
+        if config.grouping == "global":
+            self.groups, self.group_of, counts = ["global"], [0] * len(counts), [self.total]
         self.part_of = [0] * len(self.parameters)
         self.part_count = 1
         self.shards = Shards(self.parameters)
@@ -48,7 +49,7 @@ class Participants:
         description = [*shapes, *options, f"total_steps: {total_steps}"]
         self.shards.require_agreement(description, getattr(model, "process_group", None))
         self.device = device_of_sums(self.local(), config)
-        self.counts = torch.tensor([group.count for group in groups], dtype=torch.float64, device=self.device)
+        self.counts = torch.tensor(counts, dtype=torch.float64, device=self.device)
 
     @property
     def are_on_host(self) -> bool:

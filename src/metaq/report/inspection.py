@@ -194,11 +194,10 @@ def _inspect_other(path: Path, net: str | None) -> Inspection:
 def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
     """Write a PNG with the weights of every floating tensor, tied ones once; a bar per bucket where it is quantised."""
     needs("matplotlib")
-    from metaq.compression import pipeline
     from metaq.lab.plots import save_buckets
-    from metaq.model.weights import alias_of
+    from metaq.model.weights import QUANTIZABLE, alias_of
 
-    floating = pipeline.quantizable_names(found.state_dict)
+    floating = [name for name, tensor in found.state_dict.items() if tensor.numel() and tensor.dtype in QUANTIZABLE]
     names = list(dict.fromkeys(alias_of(found.state_dict, floating).values()))
     require(bool(names), "--plot: the file holds no floating tensor to draw.")
     arrays = {name: found.state_dict[name].double().numpy() for name in names}

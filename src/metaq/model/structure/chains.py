@@ -114,7 +114,9 @@ def find_chains(model: nn.Module) -> list[Chain]:
         graph = fx.Tracer().trace(traced)
     except Exception:  # noqa: BLE001 - whatever a user's forward raises under tracing, there is no graph
         return []
-    if any(node.op == "placeholder" and _is_optional(node) for node in graph.nodes):
+    arguments = [node for node in graph.nodes if node.op == "placeholder"]
+    # With and without an argument that may be left out, another way may be taken.
+    if any(node.args or str(node.target).startswith("*") for node in arguments):
         return []
     modules = dict(traced.named_modules())
     uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
@@ -154,7 +156,7 @@ def _follow(node: fx.Node, layer_at: Callable[[fx.Node], Layer | None], modules:
             return None
         consumer = layer_at(following)
         if consumer is not None:
-            return _joined(node, producer, following, consumer, functions, is_odd, keeps_constants, is_flat)
+            break
         step = _what(following, modules)
         if step in ELEMENTWISE:
             functions.append(ELEMENTWISE[step])
@@ -168,18 +170,6 @@ def _follow(node: fx.Node, layer_at: Callable[[fx.Node], Layer | None], modules:
         elif step not in KEEPING:
             return None
         at = following
-
-
-def _joined(
-    node: fx.Node,
-    producer: Layer,
-    following: fx.Node,
-    consumer: Layer,
-    functions: list[Function],
-    is_odd: bool,
-    keeps_constants: bool,
-    is_flat: bool,
-) -> Chain | None:
     units, columns = outputs_of(producer), int(consumer.weight.shape[1])
     if isinstance(consumer, nn.Linear) != is_flat or columns % units:
         return None
@@ -195,11 +185,6 @@ def _joined(
         is_odd=is_odd,
         keeps_constants=keeps_constants and not padded,
     )
-
-
-def _is_optional(node: fx.Node) -> bool:
-    """Whether an argument of the model may be left out; with and without it, another way may be taken."""
-    return bool(node.args) or str(node.target).startswith("*")
 
 
 def _does_more(module: nn.Module) -> bool:

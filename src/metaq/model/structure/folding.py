@@ -28,11 +28,6 @@ class Folded:
     model: nn.Module
     units: dict[str, tuple[int, int]]
 
-    @property
-    def parameters(self) -> int:
-        """Number of elements of all parameters left."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
 
 @torch.no_grad()
 def fold(model: nn.Module) -> Folded:
@@ -101,7 +96,7 @@ def _shrink(model: nn.Module, chain: Chain) -> bool:
     producer, consumer = _layer_of(model, chain.producer), _layer_of(model, chain.consumer)
     units = outputs_of(producer)
     chain = replace(chain, units=units)
-    is_read = _is_read(consumer, chain)
+    is_read = (consumer.weight.detach().transpose(0, 1).reshape(units, -1) != 0).any(dim=1)
     is_constant = (producer.weight.reshape(units, -1) == 0).all(dim=1)
     can_move = chain.keeps_constants and consumer.bias is not None
     stays = is_read & ~(is_constant & can_move)
@@ -110,8 +105,7 @@ def _shrink(model: nn.Module, chain: Chain) -> bool:
     if stays.all():
         return False
     if can_move:
-        moved = is_read & ~stays
-        _move_into_bias(producer, consumer, chain, moved)
+        _move_into_bias(producer, consumer, chain, is_read & ~stays)
     columns = stays.repeat_interleave(chain.columns_per_unit)
     _resize(producer, producer.weight[stays], None if producer.bias is None else producer.bias[stays])
     _resize(consumer, consumer.weight[:, columns], consumer.bias)
@@ -126,12 +120,6 @@ def _move_into_bias(producer: Layer, consumer: Layer, chain: Chain, moved: torch
     summed = weight.reshape(rows, columns, -1).sum(dim=2).reshape(rows, chain.units, -1).sum(dim=2)
     assert consumer.bias is not None
     consumer.bias.copy_(consumer.bias.double() + summed @ constants)
-
-
-def _is_read(consumer: Layer, chain: Chain) -> torch.Tensor:
-    """Whether any weight of the consumer reads each unit, bool of shape (units,)."""
-    by_column = consumer.weight.detach().transpose(0, 1).reshape(chain.units, -1)
-    return (by_column != 0).any(dim=1)
 
 
 def _layer_of(model: nn.Module, name: str) -> Layer:

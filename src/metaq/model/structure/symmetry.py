@@ -70,10 +70,7 @@ def _neighbouring(
 ) -> dict[str, torch.Tensor]:
     """The weights with every unit followed by the one most like it, units without weights last.
 
-    Parameters
-    ----------
-    alike
-        From the signs of what goes into every unit and of what comes out of it to how alike any two are.
+    `alike` tells from the signs of what goes into every unit and of what comes out of it how alike any two are.
     """
     arranged = dict(weights)
     for chain in chains:
