@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from metaq import container
-from metaq.compression.pipeline import exact_tensor, to_tensors
+from metaq.compression.pipeline import exact_tensor, on_grid, to_tensors
 from metaq.compression.search import SizeSearch, smallest_good
 from metaq.compression.sorting import SortedOut, norm_tolerance
 from metaq.model.checkpoint import StateDict, restore
@@ -24,7 +24,6 @@ from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.quantize.recalibration import recalibrated
 from metaq.quantize.recovery import Recovery
 from metaq.quantize.targets import target_of, values_of
-from metaq.quantize.uniform import quantize_array
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 START_STEP = 0.5
@@ -39,17 +38,7 @@ EXCESS = 1.02
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quantized:
-    """A module quantised for some λ.
-
-    Attributes
-    ----------
-    tensors
-        All tensors.
-    multiplier
-        λ: loss per bit.
-    data
-        Bytes of the file.
-    """
+    """A module quantised for some λ, with the bytes of its file."""
 
     tensors: tuple[Tensor, ...]
     multiplier: float
@@ -69,25 +58,9 @@ class Quantized:
 class CalibratedModel:
     """Quantises a module for any λ; a :class:`metaq.compression.search.SizeEstimate` too.
 
-    Parameters
-    ----------
-    model
-        Opened from a module.
-    chosen
-        What becomes of its tensors.
-    curvature
-        Of every weight, by name.
-    recovery
-        If given, tensors are quantised one after the other, and those still to come make up for the loss.
-    norm_batches
-        If given, running statistics of batch normalisation are measured anew on them.
-    coder, metadata
-        Of the file.
-
-    Attributes
-    ----------
-    reasons
-        Why chosen tensors are kept exactly, by every name.
+    With `recovery`, tensors are quantised one after the other, and those still to come make up for the loss. With
+    `norm_batches`, running statistics of batch normalisation are measured anew on them. `reasons` tell by every name
+    why chosen tensors are kept exactly.
     """
 
     def __init__(
@@ -115,12 +88,8 @@ class CalibratedModel:
         }
         self._held: dict[str, QuantizedTensor | ExactTensor] = {}
         for first in set(self._alias.values()) - self._targets.keys():
-            grid = chosen.grids.get(model.holders[first])
-            exact = exact_tensor(first, self._weights[first])
-            if grid is None:
-                self._held[first] = exact
-            else:
-                self._held[first] = quantize_array(first, values_of(self._weights[first]), grid, exact.dtype)
+            grid, tensor = chosen.grids.get(model.holders[first]), self._weights[first]
+            self._held[first] = exact_tensor(first, tensor) if grid is None else on_grid(first, tensor, grid)
         self.reasons = {
             name: chosen.reasons[holder] for name, holder in model.holders.items() if holder in chosen.reasons
         }
@@ -160,12 +129,8 @@ class CalibratedModel:
         return Quantized(tensors=tensors, multiplier=multiplier, data=data)
 
     def to_bytes(self, limit: int) -> Quantized:
-        """The best quantisation whose file has at most `limit` bytes.
-
-        Raises
-        ------
-        ConfigError
-            If no file is that small.
+        """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that
+        small.
         """
         search = SizeSearch(limit, self)
         best: Quantized | None = None

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import cpu_count
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.chunks import StreamShape
-from metaq.compression.quantizing import Quantizer, SymbolSource
-from metaq.compression.work import Attempt, Record
+from metaq.compression.quantizing import Quantizer
+from metaq.compression.work import Attempt
 from metaq.container import layout
 from metaq.container.assembling import Parts
 from metaq.container.coders import encode_chunk
@@ -25,7 +24,6 @@ from metaq.container.writer import named_errors
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Basis
 
 Symbols = NDArray[np.int32]
 
@@ -41,48 +39,26 @@ PLACEHOLDER = BucketGrid(center=0.0, radius=1.5, count=3)
 class Job:
     """What is coded.
 
-    Attributes
-    ----------
-    tensors
-        All tensors of the file, carried files included, in order of their names as UTF-8; a tied one by each of them.
-    ties
-        For the name of a tensor that is tied to one before it, the number of that one.
-    bases
-        In the order in which tensors first need them.
-    metadata, coder
-        Of the file.
+    `tensors` are all of the file, carried files included, in order of their names as UTF-8; a tied one by each of them.
+    `ties` are, for the name of a tensor tied to one before it, the number of that one.
     """
 
     tensors: Sequence[StoredTensor]
     ties: Mapping[str, int]
-    bases: Sequence[Basis]
     metadata: Metadata
     coder: str
 
 
-def code(job: Job, quantizer: Quantizer, reader: Reader, attempt: Attempt, progress: Progress) -> Parts:
-    """Code what the attempt has not yet; its chunks and the result make the file.
+class Coding:
+    """Codes what an attempt has not yet; its chunks and the result make the file."""
 
-    Raises
-    ------
-    CodecError
-        If a coder cannot hold a tensor.
-    FormatError
-        If a tensor cannot be read.
-    OutputError
-        If the disk is full.
-    """
-    return _Coding(job, quantizer, reader, attempt, progress).run()
-
-
-class _Coding:
     def __init__(self, job: Job, quantizer: Quantizer, reader: Reader, attempt: Attempt, progress: Progress) -> None:
         self._job = job
         self._quantizer = quantizer
         self._reader = reader
         self._attempt = attempt
         self._progress = progress
-        self._bases = [basis_entry(n, basis.size, basis.grid, job.coder) for n, basis in enumerate(job.bases)]
+        self._bases = [basis_entry(n, basis.size, basis.grid, job.coder) for n, basis in enumerate(quantizer.bases)]
         self._expected = [self._provisional(tensor) for tensor in job.tensors]
         self._plans = self._parts(self._expected, ()).plans()
         self._pieces: dict[int, list[tuple[int, Piece]]] = {}
@@ -91,11 +67,13 @@ class _Coding:
                 self._pieces.setdefault(piece.tensor, []).append((number, piece))
 
     def run(self) -> Parts:
-        """Code everything."""
+        """Raise :class:`CodecError` if a coder cannot hold a tensor, :class:`FormatError` if one cannot be read, and
+        :class:`OutputError` if the disk is full.
+        """
         entries: list[Entry] = []
         inline: list[bytes] = []
         with _ChunkPool(self._plans, self._job, self._attempt) as pool:
-            for number, basis in enumerate(self._job.bases):
+            for number, basis in enumerate(self._quantizer.bases):
                 symbols = basis.indices.reshape(-1).astype(np.int32)
                 for chunk, piece in self._missing(number):
                     shape = replace(piece.shape, alphabet_size=basis.grid.count)
@@ -152,14 +130,21 @@ class _Coding:
         self._progress.advance(tensor.dtype.itemsize * (tensor.count - sum(piece.shape.count for _, piece in missing)))
         if record is None or missing:
             source = self._quantizer.source(tensor)
-            record = _record_of(source)
+            record = {
+                "center": source.grid.center.hex(),
+                "radius": source.grid.radius.hex(),
+                "count": source.grid.count,
+                "trellis_bits": source.trellis_bits,
+            }
             if tensor.name not in self._attempt.tensors:
                 self._attempt.add_tensor(tensor.name, record)
             for chunk, piece in missing:
                 shape = replace(piece.shape, alphabet_size=source.grid.count, trellis_bits=source.trellis_bits)
                 pool.add(chunk, tensor.name, shape, source.symbols(piece.start, piece.start + shape.count))
                 self._progress.advance(tensor.dtype.itemsize * shape.count)
-        return replace(expected, grid=_grid_of(record), trellis_bits=record["trellis_bits"])
+        center, radius = float.fromhex(record["center"]), float.fromhex(record["radius"])
+        grid = BucketGrid(center=center, radius=radius, count=record["count"])
+        return replace(expected, grid=grid, trellis_bits=record["trellis_bits"])
 
     def _keep(self, part: int, tensor: StoredTensor, expected: Entry) -> Entry:
         ((chunk, _),) = self._pieces[part]
@@ -187,9 +172,7 @@ class _ChunkPool:
     def __enter__(self) -> _ChunkPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def add(self, chunk: int, name: str, shape: StreamShape, symbols: Symbols) -> None:
@@ -203,7 +186,6 @@ class _ChunkPool:
         self._waiting.append((chunk, self._pool.submit(_coded, self._coder, self._held.pop(chunk))))
 
     def finish(self) -> None:
-        """Wait for all chunks."""
         while self._waiting:
             self._take()
 
@@ -215,18 +197,3 @@ class _ChunkPool:
 def _coded(coder: str, pieces: Sequence[tuple[str, StreamShape, Symbols]]) -> bytes:
     streams, shapes = [symbols for _, _, symbols in pieces], [shape for _, shape, _ in pieces]
     return named_errors(pieces[0][0], lambda: encode_chunk(coder, streams, shapes))
-
-
-def _record_of(source: SymbolSource) -> Record:
-    grid = source.grid
-    return {
-        "center": grid.center.hex(),
-        "radius": grid.radius.hex(),
-        "count": grid.count,
-        "trellis_bits": source.trellis_bits,
-    }
-
-
-def _grid_of(record: Record) -> BucketGrid:
-    center, radius = float.fromhex(record["center"]), float.fromhex(record["radius"])
-    return BucketGrid(center=center, radius=radius, count=record["count"])

@@ -38,8 +38,8 @@ Found = TypeVar("Found")
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
 
-RECIPE = 2
-"""Changes whenever the same options would give another file, so that nobody goes on with half of the old one."""
+RECIPE = 3
+"""Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
 
 def compress(
@@ -116,22 +116,16 @@ def compress(
     )
     require(batches is None or grids is None, "grids: they leave nothing to calibrate; give no batches.")
     model = open_model(source)
-    job = _Job(
-        model=model,
-        selection=_selection(model, goal, include=include, exclude=exclude, filter_fn=filter_fn, grids=grids),
-        grids=grids,
-        coder=coder,
-        metadata=metadata or {},
-        progress=progress or NoProgress(),
-    )
+    selection = _selection(model, goal, include=include, exclude=exclude, filter_fn=filter_fn, grids=grids)
+    job = _Job(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress())
     _check(model, coder)
     before = None if accuracy is None else accuracy(model.state_dict())
     lowest = None if before is None or max_drop is None else before - max_drop
     if batches is None:
-        found = _without_data(job, goal, accuracy, lowest)
+        found = _without_data(job, accuracy, lowest)
     else:
         calibrated = _calibrated(job, list(batches), loss, training_loss, recalibrates_norms)
-        found = _with_data(job, calibrated, goal, accuracy, lowest)
+        found = _with_data(job, calibrated, accuracy, lowest)
     if accuracy is None:
         return found
     return replace(found, accuracy=accuracy(found.state_dict()), float_accuracy=before)
@@ -179,22 +173,18 @@ def compress_to_file(
         If the file or what is kept beside it cannot be written.
     """
     require(goal.max_drop is None, "max_drop: accuracy is measured on data; give a size, or nothing.")
-    job = _Job(
-        model=model,
-        selection=_selection(model, goal, include=include, exclude=exclude, filter_fn=None, grids=grids),
-        grids=grids,
-        coder=coder,
-        metadata=metadata or {},
-        progress=progress or NoProgress(),
-    )
-    limit = goal.limit_bytes(**job.limit_arguments)
+    selection = _selection(model, goal, include=include, exclude=exclude, filter_fn=None, grids=grids)
+    job = _Job(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress())
+    limit = job.limit_bytes
     _check(model, coder)
     record: Record = {
         "recipe": RECIPE,
         "model": model.fingerprint,
         "limit": limit,
-        "quantized": sorted(job.selection.names),
-        "grids": None if grids is None else {name: _described(grids[name]) for name in sorted(grids)},
+        "quantized": sorted(selection.names),
+        "grids": None
+        if grids is None
+        else {name: [grid.center.hex(), grid.radius.hex(), grid.count] for name, grid in sorted(grids.items())},
         "coder": coder,
     }
     with Reader() as reader, WorkFolder(out, record) as work:
@@ -213,21 +203,22 @@ def compress_to_file(
     return report
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Job:
     """What is compressed, and how the file is made; see :func:`compress`."""
 
     model: OpenedModel
     selection: Selection
+    goal: Goal
     grids: Mapping[str, BucketGrid] | None
     coder: str
     metadata: Metadata
     progress: Progress
 
     @property
-    def limit_arguments(self) -> dict[str, int]:
-        """What a goal asks of a model."""
-        return {"float_bytes": self.model.float_bytes, "weights": self.model.weights}
+    def limit_bytes(self) -> int | None:
+        """Most bytes of the file, if the goal is a size."""
+        return self.goal.limit_bytes(float_bytes=self.model.float_bytes, weights=self.model.weights)
 
     def uncalibrated(self, reader: Reader, work: WorkFolder) -> UncalibratedModel:
         """The model, ready to be quantised without data."""
@@ -242,8 +233,8 @@ class _Job:
         )
 
 
-def _without_data(job: _Job, goal: Goal, accuracy: Accuracy | None, lowest: float | None) -> Compressed:
-    limit = goal.limit_bytes(**job.limit_arguments)
+def _without_data(job: _Job, accuracy: Accuracy | None, lowest: float | None) -> Compressed:
+    limit = job.limit_bytes
     with TemporaryDirectory() as folder, Reader() as reader:
         out = Path(folder) / "model.metaq"
         with WorkFolder(out, {}) as work:
@@ -262,19 +253,12 @@ def _without_data(job: _Job, goal: Goal, accuracy: Accuracy | None, lowest: floa
             return _reached(best, lowest)
 
 
-def _with_data(
-    job: _Job,
-    model: CalibratedModel,
-    goal: Goal,
-    accuracy: Accuracy | None,
-    lowest: float | None,
-) -> Compressed:
+def _with_data(job: _Job, model: CalibratedModel, accuracy: Accuracy | None, lowest: float | None) -> Compressed:
     if accuracy is not None and lowest is not None:
         best = model.to_quality(lambda found: accuracy(found.state_dict) >= lowest)
         found = _reached(best, lowest)
     else:
-        limit = goal.limit_bytes(**job.limit_arguments)
-        found = model.to_bytes(limit or _without_data(job, goal, None, None).file_bytes)
+        found = model.to_bytes(job.limit_bytes or _without_data(job, None, None).file_bytes)
     reasons = {**job.selection.reasons, **model.reasons}
     return Compressed(
         data=found.data,
@@ -341,7 +325,3 @@ def _check(model: OpenedModel, coder: str) -> None:
     files = () if model.carried is None else model.carried.files
     check_tensors([*files, *model.tensors])
     check_elements(tensor.shape for tensor in model.tensors)
-
-
-def _described(grid: BucketGrid) -> list[object]:
-    return [grid.center.hex(), grid.radius.hex(), grid.count]

@@ -19,6 +19,7 @@ from metaq.model.selection import select
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn, alias_of
 from metaq.progress import NoProgress
+from metaq.quantize.targets import values_of
 from metaq.quantize.uniform import Grouping, quantize_array, uniform_grids
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
@@ -75,34 +76,28 @@ def choose_grids(
     return {name: grids[name] for name in names.values() if name in grids}
 
 
-def quantizable_names(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the floating tensors with at least one element; all others can only be stored exactly."""
-    return [
-        name
-        for name, tensor in state_dict.items()
-        if tensor.numel() > 0 and checkpoint.dtype_of(name, tensor).kind == "float"
-    ]
-
-
 def to_tensors(source: Weights, *, grids: Mapping[str, BucketGrid]) -> list[Tensor]:
-    """Bucket indices for every tensor that has a grid, exact bits for the others; tied tensors once.
+    """Bucket indices for every tensor that has a grid, by any of its names, exact bits for the others; tied tensors
+    once.
 
-    Tied tensors have the grid of any of their names.
-
-    Raises
-    ------
-    ConfigError
-        If a grid names no tensor, or one that cannot be quantised, or names of a tied tensor have different grids.
+    Raises :class:`ConfigError` if a grid names no tensor, or one that cannot be quantised, or names of a tied tensor
+    have different grids.
     """
     state_dict = state_dict_of(source)
     for name in grids:
         require(name in state_dict, f"{name}: a grid is given for it but there is no such tensor.")
     alias = alias_of(state_dict, state_dict)
-    by_first = _grids_by_first(alias, grids)
+    by_first: dict[str, BucketGrid] = {}
+    for name, grid in grids.items():
+        first = alias[name]
+        require(
+            by_first.setdefault(first, grid) == grid,
+            f"{name}: has another grid than {first}, to which it is tied; give one of them.",
+        )
     held: dict[str, QuantizedTensor | ExactTensor] = {}
     for name in dict.fromkeys(alias.values()):
         tensor = state_dict[name]
-        held[name] = _quantized(name, tensor, by_first[name]) if name in by_first else exact_tensor(name, tensor)
+        held[name] = on_grid(name, tensor, by_first[name]) if name in by_first else exact_tensor(name, tensor)
     return [held[name] if name in held else TiedTensor(name=name, first=held[alias[name]]) for name in state_dict]
 
 
@@ -111,26 +106,14 @@ def exact_tensor(name: str, tensor: torch.Tensor) -> ExactTensor:
     return ExactTensor(name=name, values=checkpoint.to_storage(name, tensor), dtype=checkpoint.dtype_of(name, tensor))
 
 
+def on_grid(name: str, tensor: torch.Tensor, grid: BucketGrid) -> QuantizedTensor:
+    """`tensor` on `grid`; raises :class:`ConfigError` if a value is NaN or infinite."""
+    return quantize_array(name, values_of(tensor), grid, checkpoint.dtype_of(name, tensor))
+
+
 def quantized_state_dict(source: Weights, *, grids: Mapping[str, BucketGrid]) -> StateDict:
     """State dict with every tensor that has a grid snapped to it: what a saved file restores to, bit for bit."""
     return checkpoint.restore(to_tensors(source, grids=grids))
-
-
-def _grids_by_first(alias: Mapping[str, str], grids: Mapping[str, BucketGrid]) -> dict[str, BucketGrid]:
-    """Grids by the first name of every tensor."""
-    found: dict[str, BucketGrid] = {}
-    for name, grid in grids.items():
-        first = alias[name]
-        require(
-            found.setdefault(first, grid) == grid,
-            f"{name}: has another grid than {first}, to which it is tied; give one of them.",
-        )
-    return found
-
-
-def _quantized(name: str, tensor: torch.Tensor, grid: BucketGrid) -> QuantizedTensor:
-    values = tensor.detach().double().cpu().numpy()
-    return quantize_array(name, values, grid, checkpoint.dtype_of(name, tensor))
 
 
 def entropy_bits(tensors: Sequence[Tensor]) -> float:
@@ -142,16 +125,11 @@ def entropy_bits(tensors: Sequence[Tensor]) -> float:
     return sum(zero_order_entropy_bits(np.concatenate(indices)) for indices in by_grid.values())
 
 
-def model_bytes(state_dict: Mapping[str, torch.Tensor]) -> int:
-    """Size in bytes of the tensors as the model holds them, tied ones once."""
-    firsts = (state_dict[name] for name in set(alias_of(state_dict, state_dict).values()))
-    return sum(tensor.numel() * tensor.element_size() for tensor in firsts)
-
-
 def sizes(state_dict: Mapping[str, torch.Tensor], *, file_bytes: int) -> dict[str, float | int]:
     """Bytes of the file beside those of the tensors, tied ones once: ``bytes``, ``float_bytes``, ``ratio``, …"""
-    float_bytes = model_bytes(state_dict)
-    weights = sum(state_dict[name].numel() for name in set(alias_of(state_dict, state_dict).values()))
+    held = [state_dict[name] for name in set(alias_of(state_dict, state_dict).values())]
+    float_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
+    weights = sum(tensor.numel() for tensor in held)
     return {
         "bytes": file_bytes,
         "float_bytes": float_bytes,

@@ -54,20 +54,11 @@ TOO_WIDE = "its range is too wide for steps this small"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How one tensor is quantised.
+    """How one tensor is quantised; see :class:`metaq.quantize.blocks.Fineness` too.
 
-    Attributes
-    ----------
-    importance
-        Second derivative of the distortion.
-    multiplier
-        λ, in the unit of the distortion per bit.
-    step_size, trellis_bits
-        See :class:`metaq.quantize.blocks.Fineness`.
-    is_centered
-        Whether the grid is symmetric around zero whatever value many weights share, so that zeros stay zero.
-    axes
-        Number in :attr:`Survey.axes` of those whose basis is used, or None.
+    `importance` is the second derivative of the distortion, `multiplier` λ in the unit of the distortion per bit. With
+    `is_centered`, the grid is symmetric around zero whatever value many weights share, so that zeros stay zero. `axes`
+    is the number in :attr:`Survey.axes` of those whose basis is used, or None.
     """
 
     importance: float
@@ -88,16 +79,9 @@ class Plan:
 
 
 class Rule:
-    """Plans for any λ.
+    """Plans for any λ, for finite floating tensors.
 
-    Parameters
-    ----------
-    tensors
-        Finite floating tensors.
-    survey
-        What is known of them.
-    samples
-        Some rows of every tensor, float64 (n, columns), by name: they tell whose basis suits others.
+    `samples` are some rows of every tensor, float64 (n, columns), by name: they tell whose basis suits others.
     """
 
     def __init__(self, tensors: Sequence[StoredTensor], survey: Survey, samples: Mapping[str, Floats]) -> None:
@@ -118,9 +102,8 @@ class Rule:
         }
 
     def plans(self, multiplier: float) -> dict[str, Plan]:
-        """How every tensor is quantised for a λ relative to the mean square of the weights.
-
-        Tensors whose range is too wide for their step are left out.
+        """How every tensor is quantised for a λ relative to the mean square of the weights; left out if its range is
+        too wide.
         """
         plain = {tensor.name: self._plain(tensor, multiplier) for tensor in self._tensors}
         rows = {tensor.name: tensor.shape[0] for tensor in self._tensors if len(tensor.shape) == 2}

@@ -16,8 +16,10 @@ from metaq.container.layout import LARGEST, grid_fits
 from metaq.errors import ConfigError
 from metaq.model.stored import Reader, StoredTensor
 from metaq.quantize.allocation import SEARCHED_ELEMENTS, Target, allocate_one
-from metaq.quantize.blocks import Fineness, Margins, MarginSums, as_rows, learn, levels_of, own_classes
+from metaq.quantize.blocks import Fineness, as_rows, learn, levels_of, margins_of
+from metaq.quantize.rates import scale_classes
 from metaq.quantize.rdo import Importance, central_value, matrix_shape
+from metaq.quantize.rotation import symmetric_grid
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
 
@@ -44,21 +46,9 @@ class SymbolSource(Protocol):
 
 
 class Quantizer:
-    """Knows how every tensor is kept: by a plan, on a given grid, or exactly.
+    """Knows how every tensor is kept: by a plan, on a given grid, or exactly; grids and plans by name of the tensor.
 
-    Parameters
-    ----------
-    reader
-        Where the weights are.
-    grids
-        Given grids by name of the tensor.
-    plans, survey
-        Plans by name of the tensor in the order of the file, and what they are based on.
-
-    Attributes
-    ----------
-    bases
-        The bases that are used, in the order in which tensors first need them.
+    `bases` are those that are used, in the order in which tensors first need them.
     """
 
     def __init__(
@@ -93,7 +83,13 @@ class Quantizer:
             return GridSource(self._reader, tensor, self._grids[tensor.name])
         plan = self._plans[tensor.name]
         axes = None if plan.axes is None else self._survey.axes[plan.axes]
-        return quantized(self._reader, tensor, plan, self._survey.facts[tensor.name], axes)
+        if tensor.count <= SEARCHED_ELEMENTS:
+            found = WholeSource.of(self._reader, tensor, plan, axes)
+            if axes is not None or grid_fits(found.grid, tensor.dtype):
+                return found
+        if is_matrix(tensor):
+            return MatrixSource(self._reader, tensor, plan, axes)
+        return FlatSource(self._reader, tensor, plan, self._survey.facts[tensor.name])
 
     def _numbered(self, basis: Basis) -> int:
         """Number of a basis; a file holds equal ones once."""
@@ -102,17 +98,6 @@ class Quantizer:
                 return number
         self.bases.append(basis)
         return len(self.bases) - 1
-
-
-def quantized(reader: Reader, tensor: StoredTensor, plan: Plan, facts: Facts, axes: Axes | None) -> SymbolSource:
-    """The tensor as it is quantised by `plan`; `axes` are those that the plan names."""
-    if tensor.count <= SEARCHED_ELEMENTS:
-        found = WholeSource.of(reader, tensor, plan, axes)
-        if axes is not None or grid_fits(found.grid, tensor.dtype):
-            return found
-    if is_matrix(tensor):
-        return MatrixSource(reader, tensor, plan, axes)
-    return FlatSource(reader, tensor, plan, facts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,12 +125,11 @@ class WholeSource:
         return cls(indices=indices, grid=found.grid, trellis_bits=found.trellis_bits)
 
     def symbols(self, start: int, stop: int) -> Symbols:
-        """See :meth:`SymbolSource.symbols`."""
         return self.indices[start:stop]
 
 
 class MatrixSource:
-    """A large matrix, quantised some rows at a time; see :func:`quantized`."""
+    """A large matrix, quantised some rows at a time."""
 
     def __init__(self, reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None) -> None:
         self._reader = reader
@@ -156,21 +140,24 @@ class MatrixSource:
         self._center = 0.0
         if axes is None:
             self._center = _center(np.concatenate([rows for _, rows in samples]), tensor, plan)
-        self._margins = self._measured()
+        measured = blocks_of(tensor, self._columns)
+        self._margins = margins_of(
+            tensor.shape[0], ((start // self._columns, self._block(start, stop)) for start, stop in measured)
+        )
         self._fineness = plan.fineness(self._margins.largest)
         if axes is None:
             self._fineness = _fitting(self._center, self._fineness, tensor)
         self.trellis_bits = plan.trellis_bits
-        self.grid = symmetric_grid(self._center, self._fineness)
+        self.grid = symmetric_grid(self._center, self._fineness.step_size, self._fineness.limit)
         self._above: tuple[int, Floats] | None = None
         blocks = [(first, self._coordinates(rows)) for first, rows in samples]
         step = self._fineness.step_size
-        self._costs = learn(
+        self._costs, _ = learn(
             [(block, self._margins.classes(block, first, step)) for first, block in blocks], self._fineness
-        ).costs
+        )
 
     def symbols(self, start: int, stop: int) -> Symbols:
-        """See :meth:`SymbolSource.symbols`; pieces are whole rows."""
+        """Pieces are whole rows."""
         first = start // self._columns
         block = self._block(start, stop)
         above = None if first == 0 else self._row_before(first)
@@ -185,12 +172,6 @@ class MatrixSource:
             return self._above[1]
         before: Floats = self._block((row - 1) * self._columns, row * self._columns)[0]
         return before
-
-    def _measured(self) -> Margins:
-        sums = MarginSums(self._tensor.shape[0], self._columns)
-        for start, stop in blocks_of(self._tensor, self._columns):
-            sums.add(start // self._columns, self._block(start, stop))
-        return sums.finished()
 
     def _block(self, start: int, stop: int) -> Floats:
         return self._coordinates(self._reader.values(self._tensor, start, stop).reshape(-1, self._columns))
@@ -211,15 +192,14 @@ class FlatSource:
         samples = [rows for _, rows in sampled_rows(reader, tensor, LEARNED_WEIGHTS)]
         self._center = _center(np.concatenate(samples), tensor, plan)
         self._fineness = _fitting(self._center, plan.fineness(facts.largest + abs(self._center)), tensor)
-        self.grid = symmetric_grid(self._center, self._fineness)
+        self.grid = symmetric_grid(self._center, self._fineness.step_size, self._fineness.limit)
         blocks = [rows - self._center for rows in samples]
         step = self._fineness.step_size
-        self._costs = learn([(block, own_classes(block, step)) for block in blocks], self._fineness).costs
+        self._costs, _ = learn([(block, scale_classes(block, step)) for block in blocks], self._fineness)
 
     def symbols(self, start: int, stop: int) -> Symbols:
-        """See :meth:`SymbolSource.symbols`."""
         block = as_rows(self._reader.values(self._tensor, start, stop) - self._center)
-        classes = own_classes(block, self._fineness.step_size)
+        classes = scale_classes(block, self._fineness.step_size)
         levels = levels_of(block, classes, self._costs, self._fineness).reshape(-1)[: stop - start]
         return levels + (self.grid.count - 1) // 2
 
@@ -235,7 +215,6 @@ class GridSource:
         self.grid = grid
 
     def symbols(self, start: int, stop: int) -> Symbols:
-        """See :meth:`SymbolSource.symbols`."""
         values = self._reader.values(self._tensor, start, stop)
         if not np.isfinite(values).all():
             raise ConfigError(
@@ -255,11 +234,5 @@ def _fitting(center: float, fineness: Fineness, tensor: StoredTensor) -> Finenes
     bound = int(min((LARGEST[tensor.dtype] - abs(center)) / fineness.step_size, fineness.limit))
     fineness = replace(fineness, limit=max(bound, 1))
     # The last bit of the outermost value may still be one too many.
-    fits = fineness.limit == 1 or grid_fits(symmetric_grid(center, fineness), tensor.dtype)
+    fits = fineness.limit == 1 or grid_fits(symmetric_grid(center, fineness.step_size, fineness.limit), tensor.dtype)
     return fineness if fits else replace(fineness, limit=fineness.limit - 1)
-
-
-def symmetric_grid(center: float, fineness: Fineness) -> BucketGrid:
-    """Grid of all levels up to the limit."""
-    count = 2 * fineness.limit + 1
-    return BucketGrid(center=center, radius=fineness.step_size * count / 2, count=count)

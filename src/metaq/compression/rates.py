@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from metaq.compression.planning import DEFAULT_MULTIPLIER, Plan, Rule
 from metaq.compression.survey import Survey
 from metaq.model.stored import StoredTensor
-from metaq.quantize.blocks import learn, own_classes
+from metaq.quantize.blocks import learn
+from metaq.quantize.rates import scale_classes
 from metaq.quantize.rotation import BASIS_BITS
 
 Floats = NDArray[np.float64]
@@ -22,14 +23,7 @@ EXCESS = {"small": 1.02, "fast": 1.045}
 class RateModel:
     """Estimated bytes of the quantised tensors for any λ; a :class:`metaq.compression.search.SizeEstimate`.
 
-    Parameters
-    ----------
-    tensors, survey, rule
-        The tensors, and how they are quantised.
-    coder
-        What codes them.
-    samples
-        Some rows of every tensor, float64 (n, columns), by name.
+    `samples` are some rows of every tensor, float64 (n, columns), by name.
     """
 
     def __init__(
@@ -50,11 +44,9 @@ class RateModel:
 
     @property
     def usual(self) -> float:
-        """The λ of the default quality."""
         return DEFAULT_MULTIPLIER
 
     def size_bytes(self, multiplier: float) -> float:
-        """The estimate for λ = `multiplier`."""
         if multiplier not in self._known:
             plans = self._rule.plans(multiplier)
             bits = 0.0
@@ -72,4 +64,4 @@ class RateModel:
         if plan.axes is not None:
             sample = sample @ self._survey.axes[plan.axes].inverse
         fineness = plan.fineness(float(np.abs(sample).max()))
-        return learn([(sample, own_classes(sample, fineness.step_size))], fineness).bits_per_weight
+        return learn([(sample, scale_classes(sample, fineness.step_size))], fineness)[1]

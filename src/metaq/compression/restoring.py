@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metaq import container
-from metaq.compression.safetensors_writer import MAX_SHARD_BYTES, SafetensorsFolder, head_of, in_order, refusal
+from metaq.compression.safetensors_writer import MAX_SHARD_BYTES, head_of, in_order, refusal, write_weights
 from metaq.config import require
 from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
@@ -26,15 +27,7 @@ from metaq.tensors.quantized import Dtype
 
 @dataclass(frozen=True, kw_only=True)
 class RestoredFolder:
-    """What was restored.
-
-    Attributes
-    ----------
-    files
-        Paths in the folder.
-    float_bytes, weights
-        Size of the tensors, and their number of elements.
-    """
+    """Paths in the restored folder, bytes of its tensors, and their number of elements."""
 
     files: tuple[str, ...]
     float_bytes: int
@@ -97,7 +90,8 @@ def restore_folder(
         temporary = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=out.parent))
         _write_files(source, temporary, files)
         if tensors:
-            _write_weights(source, temporary, tensors, max_shard_bytes, progress or NoProgress())
+            restored = _restored(source, tensors, progress or NoProgress())
+            write_weights(temporary, tensors, restored, max_shard_bytes=max_shard_bytes)
         temporary.chmod(0o777 & ~umask())
         _put_in_place(temporary, out)
     except BaseException as error:
@@ -116,34 +110,24 @@ def restore_folder(
 def restore_safetensors(source: Path, out: Path, *, progress: Progress | None = None) -> None:
     """Restore the tensors of a ``.metaq`` file, without the files that it carries, as one safetensors file.
 
-    Tied tensors are written one by one. Memory is that of :func:`metaq.container.stream`.
-
-    Raises
-    ------
-    ConfigError
-        If safetensors cannot hold one of the tensors.
-    FormatError
-        If the file is damaged or foreign.
-    OutputError
-        If `out` cannot be written.
+    Tied tensors are written one by one. Memory is that of :func:`metaq.container.stream`. Raises :class:`ConfigError`
+    if safetensors cannot hold one of the tensors, :class:`FormatError` if the file is damaged or foreign, and
+    :class:`OutputError` if `out` cannot be written.
     """
     entries = in_order(_split(container.describe(source))[1])
     for entry in entries:
         reason = refusal(entry)
         require(reason is None, f"{out}: {entry.name}: {reason}; end the name in .pth.")
-    progress = progress or NoProgress()
-    progress.stage("restoring", sum(entry.restored_bytes for entry in entries))
     head, offsets = head_of(entries)
     places = {entry.name: len(head) + offset for entry, offset in zip(entries, offsets, strict=True)}
 
     def write(stream: IO[bytes]) -> None:
         stream.write(head)
-        for entry, tensor in container.stream(source, names=places, is_writable=False):
+        for entry, values in _restored(source, entries, progress or NoProgress()):
             stream.seek(places[entry.name])
-            stream.write(np.ascontiguousarray(tensor.restore()).reshape(-1).view(np.uint8).data)
-            progress.advance(entry.restored_bytes)
+            stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
             # Nothing may hold a tensor while the next one is restored.
-            del tensor
+            del values
         stream.seek(0, os.SEEK_END)
 
     write_atomically(out, write)
@@ -204,17 +188,15 @@ def _check_space(out: Path, needed: int) -> None:
         raise OutputError(f"{out}: needs {needed:,} bytes where {free:,} are free; free some or choose another place.")
 
 
-def _write_weights(
-    source: Path, folder: Path, tensors: Sequence[Entry], max_shard_bytes: int, progress: Progress
-) -> None:
+def _restored(
+    source: Path, tensors: Sequence[Entry], progress: Progress
+) -> Iterator[tuple[Entry, NDArray[np.generic]]]:
     progress.stage("restoring", sum(entry.restored_bytes for entry in tensors))
-    with SafetensorsFolder(folder, tensors, max_shard_bytes=max_shard_bytes) as weights:
-        for entry, tensor in container.stream(source, names=[entry.name for entry in tensors], is_writable=False):
-            weights.write(entry.name, tensor.restore())
-            progress.advance(entry.restored_bytes)
-            # Nothing may hold a tensor while the next one is restored.
-            del tensor
-        weights.finish()
+    for entry, tensor in container.stream(source, names=[entry.name for entry in tensors], is_writable=False):
+        yield entry, tensor.restore()
+        progress.advance(entry.restored_bytes)
+        # Nothing may hold a tensor while the next one is restored.
+        del tensor
 
 
 def _write_files(source: Path, folder: Path, files: Sequence[Entry]) -> None:

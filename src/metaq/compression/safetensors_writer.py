@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -23,71 +22,45 @@ METADATA = "__metadata__"
 MAX_SHARD_BYTES = 5_000_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    file: str
-    offset_bytes: int
+def write_weights(
+    folder: Path,
+    entries: Sequence[Entry],
+    tensors: Iterator[tuple[Entry, NDArray[np.generic]]],
+    *,
+    max_shard_bytes: int,
+) -> None:
+    """Write weight files of a folder from their tensors, little-endian, all of which `entries` tell before.
 
-
-class SafetensorsFolder:
-    """Weight files of a folder, whose tensors are all known before the first is written; a context manager.
-
-    Parameters
-    ----------
-    path
-        The folder.
-    entries
-        The tensors, in order of their names.
-    max_shard_bytes
-        Most bytes of the tensors of a file, unless a single one has more.
-
-    Raises
-    ------
-    FormatError
-        If safetensors has no such element type.
+    A file has at most `max_shard_bytes` of tensors, unless a single one has more. Raises :class:`FormatError` if
+    safetensors has no such element type.
     """
-
-    def __init__(self, path: Path, entries: Sequence[Entry], *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        for entry in entries:
-            reason = refusal(entry)
-            if reason is not None:
-                raise FormatError(f"{entry.name}: {reason}; restore it as .pth.")
-        self._path = path
-        self._shards = _named(_shared_out(entries, max_shard_bytes))
-        self._places: dict[str, _Place] = {}
-        self._streams: dict[str, IO[bytes]] = {}
-
-    def __enter__(self) -> SafetensorsFolder:
-        for name, entries in self._shards.items():
-            stream = (self._path / name).open("wb")
-            self._streams[name] = stream
-            head, offsets = head_of(entries)
-            stream.write(head)
-            for entry, offset in zip(entries, offsets, strict=True):
-                self._places[entry.name] = _Place(file=name, offset_bytes=len(head) + offset)
-        if len(self._shards) > 1:
-            weight_map = {name: place.file for name, place in sorted(self._places.items())}
-            total = sum(entry.restored_bytes for entries in self._shards.values() for entry in entries)
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (self._path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for stream in self._streams.values():
-            stream.close()
-
-    def write(self, name: str, values: NDArray[np.generic]) -> None:
-        """Write the elements of a tensor, little-endian."""
-        place = self._places[name]
-        stream = self._streams[place.file]
-        stream.seek(place.offset_bytes)
-        stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-
-    def finish(self) -> None:
-        """Flush everything to disk, once all tensors were written."""
-        for stream in self._streams.values():
+    for entry in entries:
+        reason = refusal(entry)
+        if reason is not None:
+            raise FormatError(f"{entry.name}: {reason}; restore it as .pth.")
+    places: dict[str, tuple[str, int]] = {}
+    streams: dict[str, IO[bytes]] = {}
+    shards = _named(_shared_out(entries, max_shard_bytes))
+    with ExitStack() as opened:
+        for name, held in shards.items():
+            streams[name] = opened.enter_context((folder / name).open("wb"))
+            head, offsets = head_of(held)
+            streams[name].write(head)
+            places |= {entry.name: (name, len(head) + offset) for entry, offset in zip(held, offsets, strict=True)}
+        if len(shards) > 1:
+            weight_map = {name: file for name, (file, _) in sorted(places.items())}
+            index = {
+                "metadata": {"total_size": sum(entry.restored_bytes for entry in entries)},
+                "weight_map": weight_map,
+            }
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        for entry, values in tensors:
+            file, offset = places[entry.name]
+            streams[file].seek(offset)
+            streams[file].write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+            # Nothing may hold a tensor while the next one is restored.
+            del values
+        for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
 

@@ -41,8 +41,7 @@ def quota(tensor: StoredTensor, tensors: Sequence[StoredTensor]) -> int:
 def sampled_rows(reader: Reader, tensor: StoredTensor, weights: int) -> list[tuple[int, Floats]]:
     """Runs of whole rows, about `weights` weights in all, each with the number of its first row.
 
-    Weights of a tensor without rows worth the name come in rows of their own, see
-    :func:`metaq.quantize.blocks.as_rows`.
+    A tensor without rows worth the name is cut into rows, see :func:`metaq.quantize.blocks.as_rows`.
     """
     length = tensor.row_length if is_matrix(tensor) else FLAT_ROW
     rows = -(-tensor.count // length)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from metaq.errors import ConfigError
@@ -47,17 +47,7 @@ class SizeEstimate(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Try:
-    """A λ that was tried.
-
-    Attributes
-    ----------
-    number
-        Counted from 0.
-    multiplier
-        λ.
-    file_bytes, fixed_bytes
-        Size of the file, and how much of it does not depend on λ; 0 until they are known.
-    """
+    """A λ that was tried: its number from 0, and bytes of its file and of what does not depend on λ; 0 until known."""
 
     number: int
     multiplier: float
@@ -68,14 +58,7 @@ class Try:
 class SizeSearch:
     """What was tried so far for a file of at most `limit` bytes: of the files that fit, the largest is the best.
 
-    Parameters
-    ----------
-    limit
-        Most bytes.
-    estimate
-        Tells which λ to try.
-    tries
-        Tries of an earlier run, which is gone on with.
+    `tries` are those of an earlier run, which is gone on with.
     """
 
     def __init__(self, limit: int, estimate: SizeEstimate, tries: Sequence[Try] = ()) -> None:
@@ -85,17 +68,9 @@ class SizeSearch:
         self.tries = list(tries)
 
     def next(self, fixed_bytes: Callable[[], int]) -> Try | None:
-        """The next try, or None if one is good enough.
+        """The next try, or None if one is good enough; `fixed_bytes` estimates what does not depend on λ.
 
-        Parameters
-        ----------
-        fixed_bytes
-            Estimates what does not depend on λ.
-
-        Raises
-        ------
-        ConfigError
-            If no file can be that small.
+        Raises :class:`ConfigError` if no file can be that small.
         """
         if self.tries and not self.tries[-1].file_bytes:
             return self.tries[-1]
@@ -107,9 +82,7 @@ class SizeSearch:
 
     def finish(self, current: Try, file_bytes: int, fixed_bytes: int = 0) -> None:
         """Take down the size of the file of `current`."""
-        self.tries[current.number] = Try(
-            number=current.number, multiplier=current.multiplier, file_bytes=file_bytes, fixed_bytes=fixed_bytes
-        )
+        self.tries[current.number] = replace(current, file_bytes=file_bytes, fixed_bytes=fixed_bytes)
 
     @property
     def fitting(self) -> list[Try]:
@@ -118,13 +91,7 @@ class SizeSearch:
         return sorted(found, key=lambda each: each.file_bytes)
 
     def best(self) -> Try:
-        """The largest file that fits.
-
-        Raises
-        ------
-        ConfigError
-            If none does.
-        """
+        """The largest file that fits; raises :class:`ConfigError` if none does."""
         if not self.fitting:
             smallest = min(self.tries, key=lambda each: each.file_bytes)
             raise self._impossible(smallest.file_bytes, smallest.fixed_bytes)
@@ -158,10 +125,7 @@ class SizeSearch:
         return coarsest * NUDGE if coarsest else finest / NUDGE
 
     def _multiplier_for(self, size_bytes: float) -> float:
-        """The λ for which the estimate is about `size_bytes`.
-
-        Bytes fall with λ; logarithms of both are interpolated.
-        """
+        """λ for which the estimate is about `size_bytes`: bytes fall with λ; logarithms of both are interpolated."""
         estimate = self._estimate.size_bytes
         low, high = self._bracket(size_bytes)
         for number in range(MAX_STEPS):
@@ -222,20 +186,9 @@ def smallest_good(
 ) -> CandidateT | None:
     """The smallest file found among the good ones, or None if even small λ give none.
 
-    Parameters
-    ----------
-    at
-        From λ to the quantised model.
-    is_good
-        True for small λ and false for large ones, but for noise.
-    start
-        The first λ.
-    widening
-        Factor by which λ is changed until there is one good and one that is not.
-    bisections
-        How often the range between them is halved.
-    neighbours
-        Shares of the largest good λ that are tried too.
+    `at` gives the model quantised for a λ; `is_good` is true for small λ and false for large ones, but for noise. From
+    `start`, λ is changed by the factor `widening` until there is one good and one that is not, the range between them
+    is halved `bisections` times, and λ of the shares `neighbours` of the largest good one are tried too.
     """
     best: CandidateT | None = None
     good, bad, multiplier = 0.0, math.inf, start

@@ -39,16 +39,8 @@ NORM_SHARE, LEAST_NORM_TOLERANCE = 0.1, 1e-4
 class SortedOut:
     """Chosen tensors by what becomes of them.
 
-    Attributes
-    ----------
-    weights
-        Those that are quantised as λ asks for.
-    samples
-        Some rows of each of these, float64 (n, columns), by name.
-    grids
-        Grids on which tensors of few values lie exactly, by name.
-    reasons
-        Why the others are kept exactly, by name.
+    `weights` are quantised as λ asks for, with `samples` of their rows, float64 (n, columns), by name. Tensors of few
+    values lie exactly on `grids`. The others are kept exactly for `reasons`.
     """
 
     weights: tuple[StoredTensor, ...]
@@ -94,16 +86,10 @@ def median_magnitude(sample: Floats) -> float:
 def statistics_grids(
     model: OpenedModel, reader: Reader, quantized: Iterable[str], relative_error: float
 ) -> dict[str, BucketGrid]:
-    """Grids for the running statistics of batch normalisation, as fine as weights of this `relative_error` deserve.
+    """Grids for running statistics of batch normalisation, as fine as weights with this relative error deserve.
 
-    Parameters
-    ----------
-    model, reader
-        Where the vectors are.
-    quantized
-        Names of the tensors that have grids.
-    relative_error
-        Root mean square error of the weights over their root mean square.
+    `quantized` are names of the tensors that have grids, `relative_error` the root mean square error of the weights
+    over their root mean square.
     """
     stems = {name.removesuffix(ENDINGS["mean"]) for name in model.holders if name.endswith(ENDINGS["mean"])}
     names = [stem + ending for stem in sorted(stems) for ending in ENDINGS.values()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -38,20 +38,9 @@ REPEATED = 8
 class Facts:
     """What is known of the weights of a tensor.
 
-    Attributes
-    ----------
-    mean_square
-        Mean of their squares.
-    largest
-        Their largest magnitude.
-    is_finite
-        Whether none is NaN or infinite, and no square of one is too large for float64.
-    values
-        The values they take in increasing order, if these are few, else empty.
-    is_monotone
-        Whether it is a vector of rising or of falling numbers, as tables of frequencies and positions are.
-    zero_share
-        Share of exact zeros, those of rows without any other weight left out.
+    It is finite if no weight is NaN or infinite, and no square of one is too large for float64. `values` are those that
+    they take in increasing order, if these are few, else empty. `zero_share` leaves out zeros of rows without any other
+    weight. A vector of rising or of falling numbers is monotone, as tables of frequencies and positions are.
     """
 
     mean_square: float
@@ -64,17 +53,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Axes:
-    """Principal axes of a tall matrix.
-
-    Attributes
-    ----------
-    name
-        The matrix.
-    basis
-        The axes, quantised.
-    before, after
-        Mean squares of the columns without and with it, float64 of shape (columns,).
-    """
+    """Quantised principal axes of a tall matrix; mean squares of its columns without and with them, (columns,)."""
 
     name: str
     basis: Basis
@@ -183,14 +162,11 @@ def _scattered_zeros(rows: Floats) -> int:
 
 def _keep(found: Survey, work: WorkFolder) -> None:
     for number, axes in enumerate(found.axes):
-        work.write_array(_array_name(number), axes.basis.indices)
+        work.write_array(f"basis-{number}.npy", axes.basis.indices)
     work.write(
         SURVEY,
         {
-            "facts": {
-                name: [*map(float.hex, _numbers(facts)), facts.is_monotone, facts.is_finite]
-                for name, facts in found.facts.items()
-            },
+            "facts": {name: asdict(facts) for name, facts in found.facts.items()},
             "axes": [
                 {
                     "name": axes.name,
@@ -210,13 +186,10 @@ def _known(work: WorkFolder) -> Survey | None:
     kept = work.read(SURVEY)
     if kept is None:
         return None
-    facts = {
-        name: _facts(*map(float.fromhex, numbers), is_monotone=is_monotone, is_finite=is_finite)
-        for name, (*numbers, is_monotone, is_finite) in kept["facts"].items()
-    }
+    facts = {name: Facts(**{**told, "values": tuple(told["values"])}) for name, told in kept["facts"].items()}
     axes = []
     for number, record in enumerate(kept["axes"]):
-        indices = work.read_array(_array_name(number))
+        indices = work.read_array(f"basis-{number}.npy")
         if indices is None:
             return None
         grid = BucketGrid(center=0.0, radius=record["radius"], count=record["count"])
@@ -224,24 +197,3 @@ def _known(work: WorkFolder) -> Survey | None:
         before, after = np.array(record["before"]), np.array(record["after"])
         axes.append(Axes(name=record["name"], basis=basis, before=before, after=after))
     return Survey(facts=facts, axes=tuple(axes))
-
-
-def _numbers(facts: Facts) -> tuple[float, ...]:
-    return facts.mean_square, facts.largest, facts.zero_share, *facts.values
-
-
-def _facts(
-    mean_square: float, largest: float, zero_share: float, *values: float, is_monotone: bool, is_finite: bool
-) -> Facts:
-    return Facts(
-        mean_square=mean_square,
-        largest=largest,
-        is_finite=is_finite,
-        values=values,
-        zero_share=zero_share,
-        is_monotone=is_monotone,
-    )
-
-
-def _array_name(number: int) -> str:
-    return f"basis-{number}.npy"

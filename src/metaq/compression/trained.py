@@ -32,24 +32,12 @@ def trained_tensors(
 
     The vectors of batch normalisation that have no grid are rounded (:func:`metaq.model.norms.rounded_norms`). Hidden
     units that only one other layer reads come in the order, and behind an odd function such as tanh with the signs,
-    that need the fewest bytes (:func:`metaq.model.structure.arrangements`); where the way from layer to layer
-    is not known, they stay as they are.
+    that need the fewest bytes (:func:`metaq.model.structure.arrangements`); where the way from layer to layer is not
+    known, they stay as they are.
 
-    Parameters
-    ----------
-    model
-        Not changed. Where its parameters are sharded, every process has to call this, and all get the same tensors.
-    grids
-        Bucket grid by tensor name. Tensors without one are kept exactly.
-    coder
-        Of the file.
-    progress
-        Shows how far the arranging is.
-
-    Raises
-    ------
-    ConfigError
-        If a tensor cannot be quantised, or a grid names none.
+    The model is not changed. Where its parameters are sharded, every process has to call this, and all get the same
+    tensors. Tensors without a grid, by name, are kept exactly. Raises :class:`ConfigError` if a tensor cannot be
+    quantised, or a grid names none.
     """
     weights = quantized_state_dict(model, grids=grids)
     norms = rounded_norms(weights, taken=grids.keys() | _tied(weights))

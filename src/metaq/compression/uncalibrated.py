@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from metaq.compression.coding import Job, code
+from metaq.compression.coding import Coding, Job
 from metaq.compression.compressed import Report
 from metaq.compression.planning import DEFAULT_MULTIPLIER, TOO_WIDE, Rule
 from metaq.compression.quantizing import Quantizer
@@ -36,19 +36,7 @@ TRIES = "tries.json"
 
 
 class UncalibratedModel:
-    """A model that is quantised for any λ, or on given grids.
-
-    Parameters
-    ----------
-    model, selection
-        The model, and what of it is quantised.
-    reader, work
-        Where its values come from, and where what is done is kept.
-    coder, metadata
-        Of the file.
-    progress
-        Shows how far it is.
-    """
+    """A model that is quantised for any λ, or on given grids; `work` keeps what is done."""
 
     def __init__(
         self,
@@ -70,9 +58,9 @@ class UncalibratedModel:
         self._reasons = dict(selection.reasons)
         names = {model.holders[name] for name in selection.names}
         self._chosen = [tensor for tensor in model.tensors if tensor.name in names]
-        files = () if model.carried is None else model.carried.files
+        self._files = () if model.carried is None else model.carried.files
         tied = [replace(model.tensor(name), name=name) for name in model.holders if name != model.holders[name]]
-        self._tensors = sorted([*model.tensors, *tied, *files], key=lambda tensor: utf8(tensor.name))
+        self._tensors = sorted([*model.tensors, *tied, *self._files], key=lambda tensor: utf8(tensor.name))
         numbers = {tensor.name: number for number, tensor in enumerate(self._tensors)}
         self._ties = {tensor.name: numbers[model.holders[tensor.name]] for tensor in tied}
 
@@ -98,7 +86,7 @@ class UncalibratedModel:
             attempt = self._work.attempt(current.number, current.multiplier.hex())
             parts = self._coded(self._quantizer(current.multiplier), attempt)
             chunks = _chunks(parts, attempt)
-            file_bytes = _file_bytes(parts, chunks)
+            file_bytes = len(parts.head(chunks)) + sum(chunk.size_bytes for chunk in chunks) + CHECKSUM_BYTES
             attempt.close()
             search.finish(current, file_bytes, file_bytes - _quantized_bytes(parts, chunks))
             self._keep(search)
@@ -140,21 +128,14 @@ class UncalibratedModel:
         self._progress.stage(
             "compressing", sum(tensor.size_bytes for tensor in self._tensors if tensor.name not in self._ties)
         )
-        job = Job(
-            tensors=self._tensors,
-            ties=self._ties,
-            bases=quantizer.bases,
-            metadata=self._metadata,
-            coder=self._coder,
-        )
-        return code(job, quantizer, self._reader, attempt, self._progress)
+        job = Job(tensors=self._tensors, ties=self._ties, metadata=self._metadata, coder=self._coder)
+        return Coding(job, quantizer, self._reader, attempt, self._progress).run()
 
     def _written(self, out: Path, parts: Parts, attempt: Attempt, multiplier: float | None) -> Report:
         chunks = _chunks(parts, attempt)
         file_bytes = assemble(out, parts.head(chunks), chunks, attempt.payload)
         attempt.close()
-        files = () if self._model.carried is None else self._model.carried.files
-        names = {tensor.name for tensor in files}
+        names = {tensor.name for tensor in self._files}
         entries = [entry for entry in parts.entries if entry.name not in names and entry.tied_to is None]
         return Report(
             file_bytes=file_bytes,
@@ -162,7 +143,7 @@ class UncalibratedModel:
             weights=self._model.weights,
             coverage=measured((entry, entry.grid is not None) for entry in entries).explained(self._reasons),
             multiplier=multiplier,
-            carried=tuple(carried.path_of(tensor.name) for tensor in files),
+            carried=tuple(carried.path_of(tensor.name) for tensor in self._files),
             carried_bytes=sum(entry.coded_bytes for entry in parts.placed(chunks) if entry.name in names),
             left_out={} if self._model.carried is None else self._model.carried.left_out,
             has_discarded=self._work.discarded,
@@ -182,23 +163,17 @@ def _expected_bytes(reader: Reader, exact: Sequence[StoredTensor]) -> int:
     """About what tensors take that are kept exactly, and the header."""
     total = 0
     for tensor in exact:
-        is_large = tensor.size_bytes > THOROUGH_BYTES
-        total += HEADER_BYTES + (tensor.size_bytes if is_large else _packed_bytes(reader, tensor))
+        total += HEADER_BYTES
+        if tensor.size_bytes > THOROUGH_BYTES:
+            total += tensor.size_bytes
+        else:
+            total += len(exact_payload(tensor.size_bytes, partial(reader.raw, tensor))[1])
     return total
-
-
-def _packed_bytes(reader: Reader, tensor: StoredTensor) -> int:
-    _, payload = exact_payload(tensor.size_bytes, lambda start, stop: reader.raw(tensor, start, stop))
-    return len(payload)
 
 
 def _chunks(parts: Parts, attempt: Attempt) -> list[StoredChunk]:
     """The chunks of a finished attempt, in the order of the file."""
     return [attempt.chunks[number] for number in range(len(parts.plans()))]
-
-
-def _file_bytes(parts: Parts, chunks: Sequence[StoredChunk]) -> int:
-    return len(parts.head(chunks)) + sum(chunk.size_bytes for chunk in chunks) + CHECKSUM_BYTES
 
 
 def _quantized_bytes(parts: Parts, chunks: Sequence[StoredChunk]) -> int:

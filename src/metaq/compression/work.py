@@ -11,9 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -49,26 +47,9 @@ def work_path(out: Path) -> Path:
 class WorkFolder:
     """The work folder of one output, open for one run at a time; a context manager that leaves it as it is.
 
-    Parameters
-    ----------
-    out
-        The output.
-    job
-        All that the output depends on, ready for JSON; what is found of another job is thrown away.
-
-    Attributes
-    ----------
-    path
-        The folder.
-    discarded
-        Whether something of another job was thrown away.
-
-    Raises
-    ------
-    ConfigError
-        If another run is at work on the same output.
-    OutputError
-        If the folder cannot be made.
+    `job` is all that the output depends on, ready for JSON; what is found of another job is thrown away, and
+    `discarded` tells of it. Raises :class:`ConfigError` if another run is at work on the same output, and
+    :class:`OutputError` if the folder cannot be made.
     """
 
     def __init__(self, out: Path, job: Record) -> None:
@@ -92,9 +73,7 @@ class WorkFolder:
             self._open = opened.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def read(self, name: str) -> Any:
@@ -106,7 +85,6 @@ class WorkFolder:
         return None if record is None else record["value"]
 
     def write(self, name: str, value: object) -> None:
-        """Keep something that JSON can hold."""
         write_bytes(self.path / name, _line({"value": value}))
 
     def read_array(self, name: str) -> NDArray[np.int64] | None:
@@ -122,7 +100,6 @@ class WorkFolder:
         return found
 
     def write_array(self, name: str, values: NDArray[np.int64]) -> None:
-        """Keep an array."""
         content = io.BytesIO()
         np.save(content, values)
         write_bytes(self.path / name, packed_checksum(zlib.crc32(content.getvalue())) + content.getvalue())
@@ -134,7 +111,6 @@ class WorkFolder:
         return attempt
 
     def remove_attempt(self, number: int) -> None:
-        """Take an attempt away."""
         shutil.rmtree(self._attempt_path(number), ignore_errors=True)
 
     def remove(self) -> None:
@@ -166,12 +142,6 @@ def _lock(stream: IO[bytes], out: Path) -> None:
         raise ConfigError(f"{out}: another run is at work on it; wait for that one.") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    offset_bytes: int
-    chunk: StoredChunk
-
-
 class Attempt:
     """Chunks of one attempt at the file, in the order in which they became ready, and what was decided about tensors.
 
@@ -181,7 +151,8 @@ class Attempt:
     def __init__(self, out: Path, path: Path, key: str) -> None:
         self._out = out
         self._tensors: dict[str, Record] = {}
-        self._chunks: dict[int, _Place] = {}
+        self._chunks: dict[int, StoredChunk] = {}
+        self._offsets: dict[int, int] = {}
         self._end = 0
         try:
             path.mkdir(exist_ok=True)
@@ -199,21 +170,14 @@ class Attempt:
     @property
     def chunks(self) -> Mapping[int, StoredChunk]:
         """The chunks that are done, by their numbers."""
-        return {number: place.chunk for number, place in self._chunks.items()}
+        return self._chunks
 
     def add_tensor(self, name: str, record: Record) -> None:
-        """Keep what was decided about a tensor."""
         self._append({"tensor": name, **record})
         self._tensors[name] = record
 
     def add_chunk(self, number: int, payload: bytes) -> None:
-        """Keep a chunk.
-
-        Raises
-        ------
-        OutputError
-            If the disk is full.
-        """
+        """Keep a chunk; raises :class:`OutputError` if the disk is full."""
         chunk = StoredChunk(size_bytes=len(payload), checksum=zlib.crc32(payload))
         try:
             self._payloads.seek(self._end)
@@ -222,20 +186,23 @@ class Attempt:
         except OSError as error:
             raise unwritable(self._out, error) from error
         self._append({"chunk": number, "size": chunk.size_bytes, "checksum": chunk.checksum})
-        self._chunks[number] = _Place(offset_bytes=self._end, chunk=chunk)
-        self._end += chunk.size_bytes
+        self._place(number, chunk)
 
     def payload(self, number: int) -> Iterator[bytes]:
         """The payload of a chunk in pieces."""
-        place = self._chunks[number]
-        for start in range(0, place.chunk.size_bytes, BLOCK_BYTES):
-            self._payloads.seek(place.offset_bytes + start)
-            yield self._payloads.read(min(BLOCK_BYTES, place.chunk.size_bytes - start))
+        size_bytes = self._chunks[number].size_bytes
+        for start in range(0, size_bytes, BLOCK_BYTES):
+            self._payloads.seek(self._offsets[number] + start)
+            yield self._payloads.read(min(BLOCK_BYTES, size_bytes - start))
 
     def close(self) -> None:
-        """Close the files."""
         self._payloads.close()
         self._journal.close()
+
+    def _place(self, number: int, chunk: StoredChunk) -> None:
+        self._chunks[number] = chunk
+        self._offsets[number] = self._end
+        self._end += chunk.size_bytes
 
     def _append(self, record: Record) -> None:
         try:
@@ -271,8 +238,7 @@ class Attempt:
         chunk = StoredChunk(size_bytes=record["size"], checksum=record["checksum"])
         if self._checksum(chunk.size_bytes) != chunk.checksum:
             return False
-        self._chunks[record["chunk"]] = _Place(offset_bytes=self._end, chunk=chunk)
-        self._end += chunk.size_bytes
+        self._place(record["chunk"], chunk)
         return True
 
     def _checksum(self, size_bytes: int) -> int | None:

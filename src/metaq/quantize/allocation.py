@@ -30,16 +30,8 @@ MAX_ROTATED_ZEROS = 1e-3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """A tensor to quantise.
-
-    Attributes
-    ----------
-    name, values, dtype
-        Finite weights of any shape but empty.
-    importance
-        Curvature of the loss for them.
-    center
-        Central value of their grid, such as :func:`metaq.quantize.rdo.central_value`; 0 is used with a basis.
+    """A tensor to quantise: finite weights of any shape but empty; `center` is the central value of their grid (0 with
+    a basis).
     """
 
     name: str

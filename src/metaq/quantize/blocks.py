@@ -6,18 +6,14 @@ learned from a sample of its blocks, so that every block is searched once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from os import cpu_count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.quantize.rates import initial_costs, learned_costs, magnitude_classes, scale_classes
-from metaq.quantize.rdo import MAX_MAGNITUDE, PASSES, ROWS_AT_ONCE, predecessors
-from metaq.quantize.search import count_rows, search_rows
-from metaq.tensors.trellis import transitions
+from metaq.quantize.rates import magnitude_classes
+from metaq.quantize.rdo import MAX_MAGNITUDE, learned_levels, predecessors, search_all
 
 Floats = NDArray[np.float64]
 Classes = NDArray[np.uint8]
@@ -31,16 +27,8 @@ FLAT_ROW = 1024
 class Fineness:
     """How a tensor is quantised.
 
-    Attributes
-    ----------
-    step_size
-        Distance of reference values.
-    weight
-        What a squared step of error is worth in bits.
-    trellis_bits
-        0, or the binary logarithm of the number of trellis states.
-    limit
-        Largest magnitude of a level.
+    `weight` is what a squared step of error is worth in bits, `trellis_bits` 0 or the binary logarithm of the number of
+    trellis states, `limit` the largest magnitude of a level.
     """
 
     step_size: float
@@ -51,15 +39,7 @@ class Fineness:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Margins:
-    """Mean magnitudes of a matrix, in its own unit.
-
-    Attributes
-    ----------
-    rows, columns
-        float64 of shape (rows,) and (columns,).
-    largest
-        The largest magnitude.
-    """
+    """Mean magnitudes of rows and columns of a matrix, in its own unit, and the largest one."""
 
     rows: Floats
     columns: Floats
@@ -76,40 +56,15 @@ class Margins:
         )
 
 
-class MarginSums:
-    """Margins of a matrix of `rows` rows, gathered from its blocks in any order."""
-
-    def __init__(self, rows: int, columns: int) -> None:
-        self._rows = np.zeros(rows)
-        self._columns = np.zeros(columns)
-        self._largest = 0.0
-
-    def add(self, start: int, block: Floats) -> None:
-        """Take the rows from number `start` on, float64 of shape (n, columns)."""
+def margins_of(rows: int, blocks: Iterable[tuple[int, Floats]]) -> Margins:
+    """Margins of a matrix of so many rows from its blocks in any order, each with the number of its first row."""
+    row_means, column_sums, largest = np.zeros(rows), np.zeros(1), 0.0
+    for start, block in blocks:
         sizes = np.abs(block)
-        self._rows[start : start + len(block)] = sizes.mean(axis=1)
-        self._columns += sizes.sum(axis=0)
-        self._largest = max(self._largest, float(sizes.max()))
-
-    def finished(self) -> Margins:
-        """The margins, once all blocks were added."""
-        return Margins(rows=self._rows, columns=self._columns / len(self._rows), largest=self._largest)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Learned:
-    """Code lengths found on a sample.
-
-    Attributes
-    ----------
-    costs
-        See :mod:`metaq.quantize.rates`.
-    bits_per_weight
-        What the weights of the sample take on average by these costs.
-    """
-
-    costs: Floats
-    bits_per_weight: float
+        row_means[start : start + len(block)] = sizes.mean(axis=1)
+        column_sums = column_sums + sizes.sum(axis=0)
+        largest = max(largest, float(sizes.max()))
+    return Margins(rows=row_means, columns=column_sums / rows, largest=largest)
 
 
 def as_rows(values: Floats) -> Floats:
@@ -120,52 +75,20 @@ def as_rows(values: Floats) -> Floats:
     return padded.reshape(rows, FLAT_ROW)
 
 
-def own_classes(block: Floats, step_size: float) -> Classes:
-    """Classes of a block by itself."""
-    return scale_classes(block, step_size)
-
-
-def learn(blocks: Sequence[tuple[Floats, Classes]], fineness: Fineness) -> Learned:
-    """Code lengths from blocks of weights and their classes, each of shape (rows, columns)."""
-    costs = initial_costs()
-    counts = np.zeros(costs.shape, dtype=np.int64)
-    trellis = _trellis(fineness)
-    bits = 0.0
-    for _ in range(PASSES):
-        found = [(levels_of(block, classes, costs, fineness), classes) for block, classes in blocks]
-        counts[:] = 0
-        for levels, classes in found:
-            count_rows(levels, classes, trellis, counts)
-        costs = learned_costs(counts)
-        bits = float((counts * costs).sum())
-    return Learned(costs=costs, bits_per_weight=bits / max(sum(block.size for block, _ in blocks), 1))
+def learn(blocks: Sequence[tuple[Floats, Classes]], fineness: Fineness) -> tuple[Floats, float]:
+    """Code lengths from blocks of weights and their classes, (rows, columns) each, and what a weight takes by them."""
+    _, costs, bits = learned_levels(
+        [classes for _, classes in blocks],
+        lambda costs: [levels_of(block, classes, costs, fineness) for block, classes in blocks],
+        fineness.trellis_bits,
+    )
+    return costs, bits / max(sum(block.size for block, _ in blocks), 1)
 
 
 def levels_of(block: Floats, classes: Classes, costs: Floats, fineness: Fineness) -> NDArray[np.int32]:
-    """Levels of a block of whole rows, int32 of its shape (rows, columns).
+    """Levels of a block of whole rows, int32 of its shape (rows, columns); `block` is weights less the centre, float64.
 
-    Parameters
-    ----------
-    block
-        Weights less the centre, float64.
-    classes, costs
-        See :mod:`metaq.quantize.rates`.
-    fineness
-        How to quantise.
+    For classes and costs see :mod:`metaq.quantize.rates`.
     """
-    targets = block / fineness.step_size
-    levels = np.zeros(targets.shape, dtype=np.int32)
-    ways = predecessors(fineness.trellis_bits) if fineness.trellis_bits else np.zeros(0, dtype=np.int32)
-
-    def search(start: int) -> None:
-        rows = slice(start, start + ROWS_AT_ONCE)
-        weights = np.full(targets[rows].shape, fineness.weight)
-        search_rows(targets[rows], weights, classes[rows], costs, fineness.limit, ways, levels[rows])
-
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        list(pool.map(search, range(0, len(levels), ROWS_AT_ONCE)))
-    return levels
-
-
-def _trellis(fineness: Fineness) -> NDArray[np.int32]:
-    return transitions(fineness.trellis_bits) if fineness.trellis_bits else np.zeros(0, dtype=np.int32)
+    ways = predecessors(fineness.trellis_bits)
+    return search_all(block / fineness.step_size, fineness.weight, classes, costs, fineness.limit, ways)

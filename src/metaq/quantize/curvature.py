@@ -48,17 +48,11 @@ MAX_GRADIENTS = 1 << 24
 class Curvature:
     """Curvature of the loss for one parameter.
 
-    Attributes
-    ----------
-    diagonal
-        Fisher information of every element, float64, shape of the parameter.
-    inputs
-        Matrix over the columns of the weight (first dimension, all others), float64 (columns, columns): for linear
-        layers the second moment of what its rows are multiplied with. For a bias, a single row, all of F. None where
-        only the diagonal is known.
-    outputs
-        Matrix over the rows, float64 (rows, rows), or for large weights its diagonal, float64 (rows,), if `inputs` are
-        given.
+    `diagonal` is the Fisher information of every element, float64, in the shape of the parameter. `inputs` is a matrix
+    over the columns of the weight (first dimension, all others), float64 (columns, columns): for linear layers the
+    second moment of what its rows are multiplied with; for a bias, a single row, all of F; None where only the diagonal
+    is known. With it, `outputs` is a matrix over the rows, float64 (rows, rows), or for large weights its diagonal,
+    (rows,).
     """
 
     diagonal: NDArray[np.float64]
@@ -72,23 +66,20 @@ def categorical_loss(output: object, generator: torch.Generator) -> tuple[torch.
     The numbers of a sample have mean zero and the covariance ``diag(p) - p pᵀ`` of a label drawn with the model's own
     probabilities p, but not a label's rare large gradients.
     """
-    require(
-        isinstance(output, torch.Tensor) and output.ndim == 2,
-        "curvature: the model's output is no matrix of logits; pass a loss of your own.",
-    )
-    logits = output if isinstance(output, torch.Tensor) else torch.empty(0)
-    probabilities = logits.detach().softmax(dim=1)
-    drawn = probabilities.sqrt() * torch.randn(logits.shape, generator=generator).to(logits)
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        raise ConfigError("curvature: the model's output is no matrix of logits; pass a loss of your own.")
+    probabilities = output.detach().softmax(dim=1)
+    drawn = probabilities.sqrt() * torch.randn(output.shape, generator=generator).to(output)
     directions = drawn - probabilities * drawn.sum(dim=1, keepdim=True)
-    return (logits * directions).sum(), len(logits)
+    return (output * directions).sum(), len(output)
 
 
 def random_projection_loss(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
     """Product of a tensor, shape (samples, …), with standard normal numbers: its curvature is that of squared error."""
-    require(isinstance(output, torch.Tensor), "curvature: the model's output is no tensor; pass a loss of your own.")
-    tensor = output if isinstance(output, torch.Tensor) else torch.empty(0)
-    directions = torch.randn(tensor.shape, generator=generator).to(tensor)
-    return (tensor * directions).sum(), len(tensor)
+    if not isinstance(output, torch.Tensor):
+        raise ConfigError("curvature: the model's output is no tensor; pass a loss of your own.")
+    directions = torch.randn(output.shape, generator=generator).to(output)
+    return (output * directions).sum(), len(output)
 
 
 def measure(
@@ -137,7 +128,7 @@ def measure(
             samples += count
     finally:
         for tap in taps.values():
-            tap.remove()
+            tap.handle.remove()
         for parameter in frozen:
             parameter.requires_grad_(False)
         model.train(was_training)
@@ -157,10 +148,8 @@ def measure(
 def copied(model: nn.Module) -> nn.Module:
     """A copy of the model, in evaluation mode.
 
-    Raises
-    ------
-    ConfigError
-        If a module holds tensors that it has computed, as the older ``torch.nn.utils.weight_norm`` does.
+    Raises :class:`ConfigError` if a module holds tensors that it has computed, as the older
+    ``torch.nn.utils.weight_norm`` does.
     """
     try:
         return copy.deepcopy(model).eval()
@@ -191,21 +180,13 @@ class _Tap:
         self._bias_is_coupled = rows**2 <= MAX_COUPLED
         self._inputs = torch.zeros(columns, columns, dtype=torch.float64)
         self._positions = 0
+        self.has_seen = False  # some modules use a layer's weight without calling it
         self._over_columns = torch.zeros(columns, columns, dtype=torch.float64)
         self._over_rows = torch.zeros((rows, rows) if self._is_coupled else (rows,), dtype=torch.float64)
         self._bias = torch.zeros((rows, rows) if self._bias_is_coupled else (rows,), dtype=torch.float64)
         self._has_positions = False
         self._layer = layer
-        self._handle = layer.register_forward_hook(self._see)
-
-    def remove(self) -> None:
-        """Stop looking."""
-        self._handle.remove()
-
-    @property
-    def has_seen(self) -> bool:
-        """Whether the layer was called; some modules use a layer's weight without calling it."""
-        return self._positions > 0
+        self.handle = layer.register_forward_hook(self._see)
 
     def bias_of(self, name: str) -> list[str]:
         """Name of the bias beside the weight `name`, if there is one."""
@@ -238,6 +219,7 @@ class _Tap:
         flat = patches.flatten(0, 1)
         self._inputs += (flat.T @ flat).double().cpu()
         self._positions += len(flat)
+        self.has_seen = self._positions > 0
         if output.requires_grad:
             output.register_hook(lambda gradient: self._see_gradient(patches, gradient))  # type: ignore[no-untyped-call]
 

@@ -19,12 +19,7 @@ LARGEST_COUNT = 1 << 12
 def lossless_grid(values: Sequence[float], dtype: Dtype) -> BucketGrid | None:
     """A grid from which every one of `values` is restored bit for bit, or None if none is found.
 
-    Parameters
-    ----------
-    values
-        Finite, different, in increasing order; at least one.
-    dtype
-        Type of the tensor that takes them.
+    They are finite, different, in increasing order, at least one; `dtype` is that of the tensor that takes them.
     """
     require(len(values) > 0, "values: there are none.")
     points = np.array(values, dtype=np.float64)

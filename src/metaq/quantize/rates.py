@@ -31,17 +31,10 @@ def magnitude_classes(
     mean: float,
     above: NDArray[np.float64] | None = None,
 ) -> NDArray[np.uint8]:
-    """As :func:`scale_classes` for some rows of a matrix.
+    """As :func:`scale_classes` for some rows of a matrix, float64 of shape (n, columns), in steps.
 
-    Parameters
-    ----------
-    sizes
-        Magnitudes in steps, float64 of shape (n, columns).
-    row_means, column_means, mean
-        Of the magnitudes of these rows (n,), of the columns of the whole matrix (columns,), and of all; `mean` is
-        positive.
-    above
-        Magnitudes of the row before, float64 of shape (columns,), if there is one.
+    The means are of the magnitudes of these rows (n,), of the columns of the whole matrix (columns,), and of all, which
+    is positive; `above` are magnitudes of the row before, (columns,), if there is one.
     """
     by_margins = np.outer(row_means, column_means) / mean
     near = np.full_like(sizes, mean)

@@ -10,6 +10,7 @@ outputs that later layers add up, such as those of units that do the same, must 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -19,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.quantize.rates import initial_costs, learned_costs, scale_classes
-from metaq.quantize.rotation import rotate
+from metaq.quantize.rotation import rotate, symmetric_grid
 from metaq.quantize.search import choose_coupled, count_rows, search_rows
-from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor
 from metaq.tensors.trellis import continued_numerators, transitions
 
@@ -53,14 +53,9 @@ TRELLIS_SLOPE = 0.08
 class Importance:
     """Curvature of the loss for one tensor, seen as a matrix (first dimension, all others); one row for a vector.
 
-    Attributes
-    ----------
-    elements
-        Of every element, float64, shape of the matrix; 2.0 throughout makes the distortion the squared error.
-    inputs
-        Second moment of the inputs, float64 (columns, columns), or None: then `elements` are used.
-    outputs
-        Curvature of the outputs, float64 (rows, rows), or its diagonal, float64 (rows,), if `inputs` are given.
+    `elements` is that of every element, float64; 2.0 throughout makes the distortion the squared error. `inputs` is the
+    second moment of the inputs, float64 (columns, columns); without it, `elements` are used. With it, `outputs` is the
+    curvature of the outputs, float64 (rows, rows), or its diagonal, (rows,).
     """
 
     elements: Floats
@@ -83,17 +78,7 @@ class Importance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choice:
-    """A quantised tensor, and what it costs.
-
-    Attributes
-    ----------
-    tensor
-        Bucket indices with their grid.
-    distortion
-        Estimated gain of the loss.
-    bits
-        Estimated code length.
-    """
+    """A quantised tensor, the estimated gain of the loss, and the estimated code length in bits."""
 
     tensor: QuantizedTensor
     distortion: float
@@ -129,26 +114,11 @@ def quantize(
     center: float = 0.0,
     basis: Basis | None = None,
 ) -> Choice:
-    """Quantise one tensor.
+    """Quantise finite weights of any shape, at least one, to the step size, rounded to five binary digits.
 
-    Parameters
-    ----------
-    name, dtype
-        Of the result.
-    values
-        Finite weights of any shape, at least one.
-    importance
-        See :class:`Importance`.
-    step_size
-        Distance of reference values; rounded to five binary digits.
-    multiplier
-        λ, what a bit may cost in distortion.
-    trellis_bits
-        0, or the binary logarithm of the number of trellis states.
-    center
-        Central reference value, such as :func:`central_value`; 0 with a basis.
-    basis
-        If given, the rows are quantised as coefficients of its rows; not with `inputs`.
+    λ, the multiplier, is what a bit may cost in distortion; `trellis_bits` is 0, or the binary logarithm of the number
+    of trellis states; `center` is the central reference value, such as :func:`central_value`. If a basis is given, the
+    rows are quantised as coefficients of its rows; then there are no `inputs`, and the centre is 0.
     """
     matrix = values.astype(np.float64).reshape(matrix_shape(values.shape))
     step = rounded_step(step_size)
@@ -162,10 +132,11 @@ def quantize(
         rotated=basis is not None,
     )
     levels, bits = search.run()
-    grid = _grid_for(levels, center=center, step=step)
+    limit = max(int(np.abs(levels).max()), 1)
+    grid = symmetric_grid(center, step, limit)
     tensor = QuantizedTensor(
         name=name,
-        indices=(levels.astype(np.int64) + (grid.count - 1) // 2).reshape(values.shape),
+        indices=(levels.astype(np.int64) + limit).reshape(values.shape),
         grid=grid,
         dtype=dtype,
         scan="columns" if trellis_bits and importance.inputs is not None and values.ndim > 1 else "rows",
@@ -208,8 +179,7 @@ class _Search:
         self._importance = importance
         self._trellis_bits = trellis_bits
         self._rotated = rotated
-        self._trellis = transitions(trellis_bits) if trellis_bits else np.zeros(0, dtype=np.int32)
-        self._predecessors = predecessors(trellis_bits) if trellis_bits else np.zeros(0, dtype=np.int32)
+        self._predecessors = predecessors(trellis_bits)
 
     def run(self) -> tuple[NDArray[np.int32], float]:
         """Levels in the shape of the matrix, and their bits."""
@@ -220,15 +190,7 @@ class _Search:
             search = self._coupled if is_coupled else self._with_feedback
         scanned = np.ascontiguousarray(self._targets.T) if by_columns else self._targets
         classes = scale_classes(scanned, 1.0)
-        costs = initial_costs()
-        counts = np.zeros(costs.shape, dtype=np.int64)
-        levels = np.zeros(scanned.shape, dtype=np.int32)
-        for _ in range(PASSES):
-            levels = search(classes, costs)
-            counts[:] = 0
-            count_rows(levels, classes, self._trellis, counts)
-            costs = learned_costs(counts)
-        bits = float((counts * costs).sum())
+        (levels,), _, bits = learned_levels([classes], lambda costs: [search(classes, costs)], self._trellis_bits)
         return (np.ascontiguousarray(levels.T) if by_columns else levels), bits
 
     def _direct(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
@@ -236,28 +198,13 @@ class _Search:
         if self._rotated:
             elements = np.repeat(elements.mean(axis=1, keepdims=True), elements.shape[1], axis=1)
         weights = np.maximum(elements, MIN_IMPORTANCE * max(float(elements.mean()), 1e-300)) * self._weight
-        levels = np.zeros(self._targets.shape, dtype=np.int32)
-
-        def search(start: int) -> None:
-            rows = slice(start, start + ROWS_AT_ONCE)
-            search_rows(
-                self._targets[rows],
-                weights[rows],
-                classes[rows],
-                costs,
-                MAX_MAGNITUDE,
-                self._predecessors,
-                levels[rows],
-            )
-
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            list(pool.map(search, range(0, len(levels), ROWS_AT_ONCE)))
-        return levels
+        return search_all(self._targets, weights, classes, costs, MAX_MAGNITUDE, self._predecessors)
 
     def _with_feedback(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
         assert self._importance.inputs is not None
         assert self._importance.outputs is not None
-        factor = feedback_factor(self._importance.inputs)
+        # Upper Cholesky factor of the inverse second moment: row j compensates column j.
+        factor = np.linalg.cholesky(np.linalg.inv(damped(self._importance.inputs, DAMPING))).T
         outputs = self._importance.by_output
         outputs = np.maximum(outputs, MIN_IMPORTANCE * max(float(outputs.mean()), 1e-300)) * self._weight
         remaining = np.ascontiguousarray(self._targets.T)
@@ -312,16 +259,51 @@ class _Search:
         return numerators / 2
 
 
+def learned_levels(
+    classes: Sequence[NDArray[np.uint8]], search: Callable[[Floats], list[NDArray[np.int32]]], trellis_bits: int
+) -> tuple[list[NDArray[np.int32]], Floats, float]:
+    """Levels of blocks with these `classes`, the code lengths learned from them, and the bits that they take by these.
+
+    `search` gives the levels of all blocks for code lengths, at first those of Laplacian levels.
+    """
+    costs = initial_costs()
+    counts = np.zeros(costs.shape, dtype=np.int64)
+    trellis = transitions(trellis_bits) if trellis_bits else np.zeros(0, dtype=np.int32)
+    levels: list[NDArray[np.int32]] = []
+    for _ in range(PASSES):
+        levels = search(costs)
+        counts[:] = 0
+        for found, its_classes in zip(levels, classes, strict=True):
+            count_rows(found, its_classes, trellis, counts)
+        costs = learned_costs(counts)
+    return levels, costs, float((counts * costs).sum())
+
+
+def search_all(
+    targets: Floats,
+    weights: Floats | float,
+    classes: NDArray[np.uint8],
+    costs: Floats,
+    limit: int,
+    ways: NDArray[np.int32],
+) -> NDArray[np.int32]:
+    """Levels of all rows, some of them at once; see :func:`metaq.quantize.search.search_rows`."""
+    levels = np.zeros(targets.shape, dtype=np.int32)
+
+    def search(start: int) -> None:
+        rows = slice(start, start + ROWS_AT_ONCE)
+        own = weights[rows] if isinstance(weights, np.ndarray) else np.full(targets[rows].shape, weights)
+        search_rows(targets[rows], own, classes[rows], costs, limit, ways, levels[rows])
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        list(pool.map(search, range(0, len(levels), ROWS_AT_ONCE)))
+    return levels
+
+
 def damped(matrix: Floats, share: float) -> Floats:
     """`matrix` with `share` of the mean of its diagonal added to that; positive definite."""
     result: Floats = matrix + np.eye(len(matrix)) * max(share * float(np.diag(matrix).mean()), 1e-30)
     return result
-
-
-def feedback_factor(inputs: Floats) -> Floats:
-    """Upper Cholesky factor of the inverse second moment, float64 (columns, columns): row j compensates column j."""
-    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped(inputs, DAMPING))).T
-    return factor
 
 
 def unit_factors(matrix: Floats) -> tuple[Floats, Floats]:
@@ -333,14 +315,11 @@ def unit_factors(matrix: Floats) -> tuple[Floats, Floats]:
 
 @cache
 def predecessors(trellis_bits: int) -> NDArray[np.int32]:
-    """The two ways into every state, each as ``2 * state + parity``, int32 of shape (2 * states,)."""
+    """The two ways into every state, each as ``2 * state + parity``, int32 (2 * states,); none without bits."""
+    if not trellis_bits:
+        return np.zeros(0, dtype=np.int32)
     following = transitions(trellis_bits)
     return np.argsort(following, kind="stable").astype(np.int32)
-
-
-def _grid_for(levels: NDArray[np.int32], *, center: float, step: float) -> BucketGrid:
-    count = 2 * max(int(np.abs(levels).max()), 1) + 1
-    return BucketGrid(center=center, radius=step * count / 2, count=count)
 
 
 def rounded_step(step_size: float) -> float:

@@ -34,19 +34,8 @@ SEARCH_STRIDE = 4
 class Recovery:
     """The loss of a model on calibration data, and steps that lower it.
 
-    Parameters
-    ----------
-    model
-        Copied, and evaluated in evaluation mode.
-    batches
-        Inputs, on the model's device.
-    loss
-        See :data:`OutputLoss`.
-
-    Raises
-    ------
-    ConfigError
-        If there is no batch, or the model cannot be copied.
+    The model is copied, and evaluated in evaluation mode; batches are on its device. Raises :class:`ConfigError` if
+    there is none, or the model cannot be copied.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch], loss: OutputLoss) -> None:
@@ -66,15 +55,7 @@ class Recovery:
             return sum(float(self._of(number)) for number in some) / len(some)
 
     def improved(self, weights: StateDict, free: Mapping[str, Importance]) -> StateDict:
-        """`weights`, moved where they are `free` so that the loss is lower, or as they are.
-
-        Parameters
-        ----------
-        weights
-            State dict of the model.
-        free
-            Importance of every parameter that may move, by name.
-        """
+        """The state dict, moved where it is `free`, by name, so that the loss is lower, or as it is."""
         best, gradients = self.loss(weights), self._gradients(weights, list(free))
         # Pruned weights stay so.
         steps = {

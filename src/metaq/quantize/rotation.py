@@ -30,6 +30,12 @@ NOISE = 0.07
 MIN_GAIN_BITS = 0.02
 
 
+def symmetric_grid(center: float, step_size: float, limit: int) -> BucketGrid:
+    """Grid of all levels of at most the magnitude `limit`."""
+    count = 2 * limit + 1
+    return BucketGrid(center=center, radius=step_size * count / 2, count=count)
+
+
 def find_basis(matrix: Floats, step_size: float) -> Basis | None:
     """A basis of its own for `matrix`, float64 (rows, columns), if that saves bits at `step_size`; else None."""
     rows, columns = matrix.shape
@@ -53,7 +59,9 @@ def principal_basis(second_moment: Floats) -> Basis | None:
     spoils them.
     """
     _, vectors = np.linalg.eigh(second_moment)
-    basis = _basis_of(np.round(vectors[:, ::-1].T / BASIS_STEP).astype(np.int64))
+    levels = np.round(vectors[:, ::-1].T / BASIS_STEP).astype(np.int64)
+    limit = int(np.abs(levels).max())
+    basis = Basis(indices=levels + limit, grid=symmetric_grid(0.0, BASIS_STEP, limit))
     return basis if np.linalg.cond(basis.values()) <= 2 else None
 
 
@@ -92,9 +100,3 @@ def saved_bits(before: Floats, after: Floats, step_size: float) -> float:
     """Estimated bits per weight saved where the mean squares of the columns change from `before` to `after`."""
     noise = NOISE * step_size**2
     return float((np.log2(1 + before / noise) - np.log2(1 + after / noise)).mean() / 2)
-
-
-def _basis_of(levels: NDArray[np.int64]) -> Basis:
-    count = 2 * int(np.abs(levels).max()) + 1
-    grid = BucketGrid(center=0.0, radius=BASIS_STEP * count / 2, count=count)
-    return Basis(indices=levels + count // 2, grid=grid)

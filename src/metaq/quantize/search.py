@@ -22,18 +22,9 @@ def choose_levels(
 ) -> None:
     """Fill `levels` one by one: the least of ``importance * (target - level)**2 + cost`` among three candidates.
 
-    Parameters
-    ----------
-    targets
-        Weights less the centre, in steps, float64 of shape (n,).
-    importances
-        Curvature over λ: what a squared step is worth in bits, float64 of shape (n,).
-    classes, costs
-        See :mod:`metaq.quantize.rates`; quantiser 0 is used.
-    limit
-        Largest magnitude that the grid holds.
-    levels
-        Result, int32 of shape (n,).
+    Targets are weights less the centre, in steps; importances are curvature over λ: what a squared step is worth in
+    bits. For classes and costs see :mod:`metaq.quantize.rates`; quantiser 0 is used. `limit` is the largest magnitude
+    that the grid holds.
     """
     for place in range(targets.size):
         size = abs(targets[place])
@@ -59,11 +50,8 @@ def choose_path(
 ) -> None:
     """Fill `levels` with the path through the trellis of the least total cost (Viterbi); arguments as above.
 
-    Parameters
-    ----------
-    predecessors
-        For every state its two predecessors, each as ``2 * state + parity``, int32 of shape (2 * states,). The path
-        starts in state 0.
+    `predecessors` are for every state its two, each as ``2 * state + parity``, (2 * states,). The path starts in state
+    0.
     """
     number = targets.size
     states = predecessors.size // 2
@@ -126,18 +114,10 @@ def choose_coupled(
 ) -> None:
     """Fill `levels` one by one, each with the errors of those before in mind, over the columns and over the rows.
 
-    With E the errors, U the coupling of rows, V that of columns, and c, r the weights, the whole distortion is
-    ``sum_ij r_i c_j (Uᵀ E V)_ij²``. As U and V are unit upper triangular, the term of an element has errors of rows and
-    columns up to its own alone.
-
-    Parameters
-    ----------
-    targets, classes, costs, limit, levels
-        As above, in two dimensions: (columns, rows).
-    column_weights, row_weights
-        float64 (columns,) and (rows,).
-    column_coupling, row_coupling
-        float64 (columns, columns) and (rows, rows).
+    With E the errors, U the coupling of rows, V that of columns, and c, r the weights, the whole distortion is ``sum_ij
+    r_i c_j (Uᵀ E V)_ij²``. As U and V are unit upper triangular, the term of an element has errors of rows and columns
+    up to its own alone. Arguments are as above, in two dimensions: (columns, rows); the weights (columns,) and (rows,),
+    the couplings (columns, columns) and (rows, rows), all float64.
     """
     columns, rows = targets.shape
     errors = np.zeros((columns, rows))
@@ -201,21 +181,6 @@ def _bits(costs: NDArray[np.float64], quantizer: int, kind: int, magnitude: int)
 
 
 @compiled
-def count_levels(
-    levels: NDArray[np.int32],
-    classes: NDArray[np.uint8],
-    trellis: NDArray[np.int32],
-    counts: NDArray[np.int64],
-) -> None:
-    """Add the levels of one row to `counts`, int64 (2, CLASSES, MAX_LEVEL + 1); no trellis if it is empty."""
-    state = 0
-    for place in range(levels.size):
-        counts[state & 1, classes[place], min(abs(levels[place]), MAX_LEVEL)] += 1
-        if trellis.size:
-            state = trellis[2 * state + (levels[place] & 1)]
-
-
-@compiled
 def search_rows(
     targets: NDArray[np.float64],
     importances: NDArray[np.float64],
@@ -237,6 +202,11 @@ def search_rows(
 def count_rows(
     levels: NDArray[np.int32], classes: NDArray[np.uint8], trellis: NDArray[np.int32], counts: NDArray[np.int64]
 ) -> None:
-    """Add all rows of `levels` to `counts`; see :func:`count_levels`."""
+    """Add the levels of all rows to `counts`, int64 (2, CLASSES, MAX_LEVEL + 1); no trellis if it is empty."""
     for row in range(levels.shape[0]):
-        count_levels(levels[row], classes[row], trellis, counts)
+        state = 0
+        for place in range(levels.shape[1]):
+            level = levels[row, place]
+            counts[state & 1, classes[row, place], min(abs(level), MAX_LEVEL)] += 1
+            if trellis.size:
+                state = trellis[2 * state + (level & 1)]

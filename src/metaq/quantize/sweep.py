@@ -11,18 +11,8 @@ from metaq.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow:
-    """One bucket count.
-
-    Attributes
-    ----------
-    buckets
-        Number of buckets C.
-    accuracy
-        Accuracy of the quantised weights, in percent.
-    entropy_bits
-        Zero-order entropy of the bucket indices, one table a grid, in bits.
-    file_bytes
-        Size of the complete ``.metaq`` file in bytes, or None where it was not written.
+    """A bucket count, percent of images classified rightly, entropy of the indices with one table a grid, and the bytes
+    of the file if written.
     """
 
     buckets: int
@@ -32,12 +22,7 @@ class SweepRow:
 
 
 def parse_range(text: str) -> range:
-    """Bucket counts from ``FIRST:LAST`` or ``FIRST:LAST:STEP``, the last included.
-
-    Raises
-    ------
-    ConfigError
-        If the text is not of that form or the range is empty or begins below 2.
+    """Bucket counts from ``FIRST:LAST`` or ``FIRST:LAST:STEP``, the last included; else :class:`ConfigError`.
 
     Examples
     --------
@@ -58,12 +43,8 @@ def best_rows(rows: Sequence[SweepRow], *, most: int) -> list[SweepRow]:
 
 
 def choose_smallest(rows: Sequence[SweepRow], *, least_accuracy: float) -> SweepRow:
-    """The row of lowest entropy among those of at least `least_accuracy` percent.
-
-    Raises
-    ------
-    ConfigError
-        If no row is that accurate.
+    """The row of lowest entropy among those of at least `least_accuracy` percent; :class:`ConfigError` if there is
+    none.
     """
     good = [row for row in rows if row.accuracy >= least_accuracy]
     if not good:

@@ -22,13 +22,7 @@ OUTPUT_SHRINKAGE = 1e-3
 
 
 def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature]) -> Target:
-    """The tensor with its importance.
-
-    Raises
-    ------
-    ConfigError
-        If a weight is NaN or infinite, or `curvature` does not know it.
-    """
+    """The tensor and its importance; :class:`ConfigError` if it is not finite, or `curvature` does not know it."""
     values = values_of(tensor)
     require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
     require(name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in.")

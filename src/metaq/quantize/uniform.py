@@ -24,37 +24,22 @@ def uniform_grids(
     radius: float | None = None,
     grouping: Grouping = "tensor",
 ) -> dict[str, BucketGrid]:
-    """A grid of `count` buckets for every tensor, over its own range or over that of all.
+    """A grid of `count` buckets for every tensor, over its own range or, for ``"global"``, over that of all.
 
-    Parameters
-    ----------
-    weights
-        Float arrays of any shape by name, none empty.
-    count
-        Number of buckets C, at least 2.
-    center, radius
-        Middle and half-width of the range; where not given, the middle of the group's extremes and the distance from
-        the centre to the farther one. Weights outside the range take the end bucket. Where weights are exactly zero and
-        no centre is given, it is moved by less than a bucket so that zero is a reference value.
-    grouping
-        ``"tensor"`` or ``"global"``.
+    The centre is the middle of the group's extremes, and the radius the distance from it to the farther one, unless
+    given. Weights outside the range take the end bucket. Where weights are exactly zero and no centre is given, it is
+    moved by less than a bucket so that zero is a reference value.
 
-    Raises
-    ------
-    ConfigError
-        If a weight is NaN or infinite, or a value does not make a grid.
+    Raises :class:`ConfigError` if a weight is NaN or infinite, or a value does not make a grid.
     """
     require(bool(weights), "weights: there is no tensor to quantise.")
     for name, values in weights.items():
         require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
     extremes = {name: (float(values.min()), float(values.max())) for name, values in weights.items()}
-    if grouping == "global":
-        lowest, highest = (
-            pick(pair) for pick, pair in zip((min, max), zip(*extremes.values(), strict=True), strict=True)
-        )
-        extremes = dict.fromkeys(extremes, (lowest, highest))
     has_zeros = {name: center is None and not values.all() for name, values in weights.items()}
     if grouping == "global":
+        lowest, highest = min(low for low, _ in extremes.values()), max(high for _, high in extremes.values())
+        extremes = dict.fromkeys(extremes, (lowest, highest))
         has_zeros = dict.fromkeys(has_zeros, any(has_zeros.values()))
     return {
         name: _grid_over(*pair, count=count, center=center, radius=radius, keeps_zeros=has_zeros[name], name=name)
@@ -63,13 +48,7 @@ def uniform_grids(
 
 
 def quantize_array(name: str, values: NDArray[np.floating], grid: BucketGrid, dtype: Dtype) -> QuantizedTensor:
-    """Snap `values` to `grid`; `dtype` is the element type they shall be restored to.
-
-    Raises
-    ------
-    ConfigError
-        If a value is NaN or infinite; the tensor is named.
-    """
+    """Snap to `grid` what is restored as `dtype`; :class:`ConfigError` names the tensor if a value is not finite."""
     try:
         return QuantizedTensor(name=name, indices=grid.assign(values), grid=grid, dtype=dtype)
     except ConfigError as error:
