@@ -131,14 +131,7 @@ def combined(
     Sums of products of integers below 2**53 are exact in float64, in whatever order they are taken, so that every
     machine finds the same values.
 
-    Parameters
-    ----------
-    numerators
-        Integers, shape (n, size).
-    basis_numerators
-        Integers, shape (size, size).
-    unit
-        See :func:`combined_unit`.
+    Both numerators are integers, of shape (n, size) and (size, size); for `unit` see :func:`combined_unit`.
     """
     sums = numerators @ basis_numerators
     # Whether a sum of zeros is -0 depends on the order after all; this makes it 0.
