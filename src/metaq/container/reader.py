@@ -14,7 +14,7 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.container.coders import decode_chunk
+from metaq.container.coders import CODERS
 from metaq.container.contents import Chunk, Contents, Entry, File
 from metaq.container.frame import Frame, open_checked_frame, open_frame
 from metaq.container.layout import combinations_fit, largest_column_sum
@@ -328,7 +328,7 @@ def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes) 
     try:
         if entry.grid is None:
             return [_elements(payload, entry)]
-        return list(decode_chunk(chunk.coder, payload, [piece.shape for piece in chunk.pieces]))
+        return list(CODERS[chunk.coder].decode_chunk(payload, [piece.shape for piece in chunk.pieces]))
     except ImportError as error:
         reason = f"the coder {chunk.coder} needs the package {error.name}, which cannot be imported; install it."
         raise _chunk_error(name, chunk, entry, reason) from error

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.bits import BitReader, bit_lengths, exp_golomb, pack
-from metaq.coding.chunks import StreamShape
+from metaq.coding.chunks import StreamShape, check_shapes, check_symbols, checked_streams
 from metaq.coding.context import fast_kernel as kernel
 from metaq.coding.varint import decode_varint, encode_varint
 from metaq.errors import CodecError
 from metaq.tensors.trellis import transitions
 
-MAX_ALPHABET = 1 << 31
 INT32 = np.iinfo(np.int32)
 
 ESCAPE_FLAG, SHIFT_FLAG = 16, 32
@@ -60,45 +59,36 @@ class FastCoder:
     name = "fast"
     identifier = 2
 
-    def encode_chunk(self, streams: Sequence[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> bytes:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.encode_chunk`."""
-        if len(streams) != len(shapes):
-            raise CodecError(f"fast: {len(streams)} streams are given with {len(shapes)} shapes.")
-        residuals = [_residuals(symbols, shape) for symbols, shape in zip(streams, shapes, strict=True)]
-        total = sum(shape.count for shape in shapes)
-        if total == 0:
-            return b""
+    def encode_chunk(self, streams: Sequence[NDArray[np.integer]], shapes: Sequence[StreamShape]) -> bytes:
+        checked = checked_streams("fast", streams, shapes)
+        residuals = [stream - np.int32(shape.central) for stream, shape in zip(checked, shapes, strict=True)]
         layouts, lengths = _plan(residuals, shapes)
         if lengths.size == 1:
             whole = residuals[0] if len(residuals) == 1 else np.concatenate(residuals)
             return encode_varint(0) + _encode_block(whole)
         ends = np.cumsum(lengths)
         places = ends - lengths
-        pool = np.empty(total, dtype=np.int32)
+        pool = np.empty(ends[-1], dtype=np.int32)
         for values, shape, layout in zip(residuals, shapes, layouts, strict=True):
             if layout.split:
                 kernel.split(values, *_trellis(shape), layout.row_length, layout.blocks, places, pool)
-            elif values.size:
+            else:
                 kernel.split_rows(values, layout.row_length, layout.blocks, places, pool)
         parts = [_encode_block(pool[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
         return _layouts_to_bytes(lengths, shapes, layouts) + b"".join(parts)
 
     def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[NDArray[np.int32]]:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.decode_chunk`."""
         layouts, blocks, pool = _read_blocks(payload, shapes)
         streams, _ = _merge(pool, blocks, shapes, layouts)
-        offset = blocks[0].offset if blocks else 0
+        offset = blocks[0].offset
         for symbols, shape in zip(streams, shapes, strict=True):
-            if _central(shape) != offset:
-                symbols += np.int32(_central(shape) - offset)
-            _check_symbols(symbols, shape)
+            if shape.central != offset:
+                symbols += np.int32(shape.central - offset)
+            check_symbols("fast", symbols, shape)
         return streams
 
     def code_lengths(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[float]:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.code_lengths`.
-
-        What a block takes beside its symbols, its table most of all, is shared out in proportion to them.
-        """
+        """What a block takes beside its symbols, its table most of all, is shared out in proportion to them."""
         layouts, blocks, pool = _read_blocks(payload, shapes)
         _, taken = _merge(pool, blocks, shapes, layouts)
         sums = np.concatenate([[0.0], *(_symbol_bits(block, pool) for block in blocks)]).cumsum()
@@ -116,31 +106,15 @@ class FastCoder:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layout:
-    """Where the symbols of a stream are.
-
-    Attributes
-    ----------
-    by_rows
-        Whether the rows may be in different blocks.
-    split
-        Whether the symbols of the two quantisers are in different blocks.
-    row_length
-        Symbols of a row, or of the stream if it is not divided by rows.
-    blocks
-        Block of the symbols of quantiser 0 and 1 of every row, int64 of shape (2 * rows,); equal if not split.
+    """Where the symbols of a stream are: whether its rows, and the symbols of the two quantisers, may be in different
+    blocks; symbols of a row, or of the stream if it is not divided by rows; and the block of the symbols of quantiser 0
+    and 1 of every row, int64 of shape (2 * rows,), equal if not split.
     """
 
     by_rows: bool
     split: bool
     row_length: int
     blocks: NDArray[np.int64]
-
-
-def _rows(shape: StreamShape) -> int:
-    """Number of rows that could be told apart; 1 if the stream is no matrix of several."""
-    if 0 < shape.row_length < shape.count and shape.count % shape.row_length == 0:
-        return shape.count // shape.row_length
-    return 1
 
 
 def _plan(residuals: list[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> tuple[list[_Layout], NDArray[np.int64]]:
@@ -173,7 +147,7 @@ def _layout(shape: StreamShape, by_rows: bool, split: bool, numbers: NDArray[np.
         # The two of a row have to differ even where one is never used.
         pairs[:, 0] = np.where(pairs[:, 0] < 0, pairs[:, 1] == 0, pairs[:, 0])
         pairs[:, 1] = np.where(pairs[:, 1] < 0, pairs[:, 0] == 0, pairs[:, 1])
-    row_length = shape.row_length if by_rows else max(shape.count, 1)
+    row_length = shape.row_length if by_rows else shape.count
     return _Layout(by_rows=by_rows, split=split, row_length=row_length, blocks=pairs.reshape(-1))
 
 
@@ -233,9 +207,9 @@ def _tally(values: NDArray[np.int32], shape: StreamShape, classes: NDArray[np.in
 def _row_classes(values: NDArray[np.int32], shape: StreamShape) -> NDArray[np.int64]:
     """Class of every row by its scale, int64 of shape (rows,); of shape (1,) if classes promise nothing."""
     none = np.zeros(1, dtype=np.int64)
-    rows = _rows(shape)
-    if rows < 2 or shape.count < MIN_CLASSED_COUNT:
+    if not shape.usable_row or shape.count < MIN_CLASSED_COUNT:
         return none
+    rows = shape.count // shape.row_length
     sums = np.zeros(rows, dtype=np.int64)
     kernel.magnitudes(values, shape.row_length, sums)
     # A tenth keeps rows of nothing but central symbols finite, and near the others.
@@ -258,10 +232,7 @@ def _layouts_to_bytes(lengths: NDArray[np.int64], shapes: Sequence[StreamShape],
     head = encode_varint(lengths.size - 1) + b"".join(encode_varint(int(length)) for length in lengths[:-1])
     width = (lengths.size - 1).bit_length()
     fields = [
-        field
-        for shape, layout in zip(shapes, layouts, strict=True)
-        if shape.count
-        for field in _layout_fields(shape, layout, width)
+        field for shape, layout in zip(shapes, layouts, strict=True) for field in _layout_fields(shape, layout, width)
     ]
     return head + pack(np.concatenate([values for values, _ in fields]), np.concatenate([bits for _, bits in fields]))
 
@@ -270,7 +241,7 @@ def _layout_fields(
     shape: StreamShape, layout: _Layout, width: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Values and widths of the fields of one stream."""
-    flags = [int(layout.by_rows)] * (_rows(shape) > 1) + [int(layout.split)] * (shape.trellis_bits > 0)
+    flags = [int(layout.by_rows)] * (shape.usable_row > 0) + [int(layout.split)] * (shape.trellis_bits > 0)
     numbers = layout.blocks if layout.split else layout.blocks[::2]
     return [
         (np.array(flags, dtype=np.int64), np.ones(len(flags), dtype=np.int64)),
@@ -299,14 +270,12 @@ def _layouts_from_bytes(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[
 
 
 def _read_layout(reader: BitReader, shape: StreamShape, last_block: int) -> _Layout:
-    rows = _rows(shape)
-    by_rows = bool(shape.count and rows > 1 and reader.unsigned(1))
-    split = bool(shape.count and shape.trellis_bits and reader.unsigned(1))
-    segments = rows if by_rows else int(shape.count > 0)
-    numbers = reader.fields((1 + split) * segments, last_block.bit_length())
+    by_rows = bool(shape.usable_row and reader.unsigned(1))
+    split = bool(shape.trellis_bits and reader.unsigned(1))
+    row_length = shape.row_length if by_rows else shape.count
+    numbers = reader.fields((1 + split) * (shape.count // row_length), last_block.bit_length())
     if numbers.max(initial=0) > last_block or (split and (numbers[::2] == numbers[1::2]).any()):
         raise CodecError(f"fast: a stream is said to be in blocks that are no two of {last_block + 1}.")
-    row_length = shape.row_length if by_rows else max(shape.count, 1)
     blocks = numbers if split else np.repeat(numbers, 2)
     return _Layout(by_rows=by_rows, split=split, row_length=row_length, blocks=blocks)
 
@@ -346,16 +315,9 @@ def _merge(
 class _Table:
     """What the tokens of a block are and what share of the states each is given.
 
-    Attributes
-    ----------
-    shift
-        A residual without its lowest `shift` bits is a token.
-    first
-        Token of index 1.
-    masses
-        By index, int64 of shape (m,): index 0 is that of all tokens without mass. They sum to ``2**table_bits``.
-    table_bits
-        0 if there is a single token, else from ``MIN_TABLE_BITS`` to ``MAX_TABLE_BITS``.
+    A residual without its lowest `shift` bits is a token; `first` is the token of index 1. `masses` by index, int64 of
+    shape (m,), sum to ``2**table_bits``; index 0 is that of all tokens without mass. `table_bits` is 0 if there is a
+    single token, else from ``MIN_TABLE_BITS`` to ``MAX_TABLE_BITS``.
     """
 
     shift: int
@@ -496,7 +458,7 @@ def _mass_fields(table: _Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _histogram(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The values that occur, increasing, and how often, both int64."""
-    lowest, highest = kernel.min_and_max(values)
+    lowest, highest = int(values.min()), int(values.max())
     span = highest - lowest + 1
     if span > max(values.size, 4 * kernel.MAX_TOKENS):
         unique, number = np.unique(values, return_counts=True)
@@ -543,20 +505,8 @@ def _escapes_to_bytes(table: _Table, tokens: NDArray[np.int32]) -> bytes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Block:
-    """A block that was decoded.
-
-    Attributes
-    ----------
-    table
-        Its table.
-    escape_order
-        Golomb order of its escapes, 0 if it has none.
-    start, stop
-        Where its residuals stand among those of all blocks.
-    offset
-        What was added to them.
-    size_bytes
-        Of its code.
+    """A block that was decoded: its table, the Golomb order of its escapes or 0, where its residuals stand among those
+    of all blocks, what was added to them, and the size of its code.
     """
 
     table: _Table
@@ -574,17 +524,12 @@ def _read_blocks(
 
     Behind the residuals of several blocks there is an element more.
     """
-    for shape in shapes:
-        _check_shape(shape)
+    check_shapes("fast", shapes)
     total = sum(shape.count for shape in shapes)
-    if total == 0:
-        if payload:
-            raise CodecError(f"fast: {len(payload)} bytes are given for no symbols.")
-        return [], [], np.empty(0, dtype=np.int32)
     layouts, lengths, position = _layouts_from_bytes(payload, shapes)
     padded = np.zeros(len(payload) + 8, dtype=np.uint8)
     padded[:-8] = np.frombuffer(payload, dtype=np.uint8)
-    offset = _central(shapes[0]) if len(shapes) == 1 and len(lengths) == 1 else 0
+    offset = shapes[0].central if len(shapes) == 1 and len(lengths) == 1 else 0
     pool = np.empty(total + (len(lengths) > 1), dtype=np.int32)
     blocks = []
     start = 0
@@ -705,32 +650,3 @@ def _check_range(tokens: NDArray[np.int64], shift: int, offset: int) -> None:
     lowest, highest = INT32.min >> shift, (INT32.max - offset) >> shift
     if int(tokens.min()) < lowest or int(tokens.max()) > highest:
         raise CodecError("fast: a table or an escape leads outside every alphabet.")
-
-
-# What streams may be.
-
-
-def _central(shape: StreamShape) -> int:
-    return (shape.alphabet_size - 1) // 2
-
-
-def _residuals(symbols: NDArray[np.int32], shape: StreamShape) -> NDArray[np.int32]:
-    """Symbols less the central one of their alphabet, int32."""
-    _check_shape(shape)
-    if symbols.dtype != np.int32 or symbols.shape != (shape.count,):
-        raise CodecError(f"fast: a stream is {symbols.dtype} of shape {symbols.shape}, not int32 of ({shape.count},).")
-    _check_symbols(symbols, shape)
-    return symbols - np.int32(_central(shape))
-
-
-def _check_shape(shape: StreamShape) -> None:
-    if shape.count < 0 or not 0 < shape.alphabet_size <= MAX_ALPHABET or shape.row_length < 0:
-        raise CodecError(f"fast: {shape} is no stream of symbols.")
-
-
-def _check_symbols(symbols: NDArray[np.int32], shape: StreamShape) -> None:
-    if symbols.size == 0:
-        return
-    lowest, highest = kernel.min_and_max(symbols)
-    if lowest < 0 or highest >= shape.alphabet_size:
-        raise CodecError(f"fast: symbols from {lowest} to {highest} are outside an alphabet of {shape.alphabet_size}.")

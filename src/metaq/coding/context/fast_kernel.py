@@ -33,17 +33,6 @@ SPARE_WORDS = 8
 
 
 @compiled
-def min_and_max(values: NDArray[np.int32]) -> tuple[int, int]:
-    """Smallest and largest of `values`, int32 of shape (n,), n >= 1."""
-    lowest = highest = values[0]
-    for index in range(values.size):
-        value = values[index]
-        lowest = min(lowest, value)
-        highest = max(highest, value)
-    return int(lowest), int(highest)
-
-
-@compiled
 def count(values: NDArray[np.int32], lowest: int, counts: NDArray[np.int32]) -> None:
     """Add to `counts`, int32 of shape (4, m), how often every value in ``lowest + [0, m)`` occurs, in four parts.
 
@@ -102,23 +91,9 @@ def decode(
 ) -> int:
     """Fill `out` with ``marker + index`` of the coded tokens and return the byte after them.
 
-    Parameters
-    ----------
-    data
-        The payload and eight bytes more, uint8.
-    start
-        Byte where the code starts.
-    table, table_bits
-        See :func:`decoding_table`.
-    marker
-        Value of index 0, the escape; int32 holds this and all that follow.
-    out
-        int32 of shape (n,).
-
-    Returns
-    -------
-    int
-        ``CUT_OFF`` if the data end before, ``BAD_STATE`` if the code does not start or end as it must.
+    `data` is the payload and eight bytes more, and the code starts at byte `start`; for `table` see
+    :func:`decoding_table`. Index 0 is the escape; int32 holds `marker` and all values that follow. Returned is
+    ``CUT_OFF`` if the data end before, ``BAD_STATE`` if the code does not start or end as it must.
     """
     end = 8 * (data.size - 8)
     position = 8 * start
@@ -210,20 +185,10 @@ def _window(data: NDArray[np.uint8], position: int) -> int:
 def encode(
     values: NDArray[np.int32], marker: int, masses: NDArray[np.int64], table_bits: int, words: NDArray[np.uint32]
 ) -> int:
-    """Code `values` into the end of `words` and return the byte where the code starts.
+    """Code tokens into the end of `words`, of shape (words_for(n),), and return the byte where the code starts.
 
-    Parameters
-    ----------
-    values
-        Tokens, int32 of shape (n,).
-    marker
-        ``value - marker`` is the index of a token; indices outside `masses` or without mass are coded as index 0.
-    masses
-        By index, int64 of shape (m,).
-    table_bits
-        Binary logarithm of their sum.
-    words
-        uint32 of shape (words_for(n),).
+    ``value - marker`` is the index of a token. `masses` by index sum to ``2**table_bits``; indices outside them or
+    without mass are coded as index 0.
     """
     size = 1 << table_bits
     owners = spread(masses, table_bits)
@@ -476,22 +441,9 @@ def split(
 ) -> None:
     """Append every value of a stream to the block of its row and quantiser.
 
-    Parameters
-    ----------
-    values
-        Residuals, int32 of shape (n,).
-    transitions
-        Of the trellis, see :func:`metaq.tensors.trellis.transitions`.
-    restart
-        Values after which the trellis begins anew.
-    row_length
-        Values that share their two blocks.
-    blocks
-        Two blocks a row, by quantiser, int64 of shape (2 * rows,).
-    places
-        Where the next value of each block goes, changed by the call, int64.
-    pool
-        All blocks, int32.
+    The trellis (:func:`metaq.tensors.trellis.transitions`) begins anew after `restart` values; `row_length` values
+    share two blocks, by quantiser, in `blocks` of shape (2 * rows,). `places`, where the next value of each block goes
+    in `pool`, are changed by the call.
     """
     state, left = 0, restart
     for row in range(values.size // row_length):

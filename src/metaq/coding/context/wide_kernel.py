@@ -84,20 +84,11 @@ TRELLIS_STATE, ROW_SUM, ROW_EXPECTED, COLUMN, ROW, LEFT, SECOND = range(7)
 
 
 class Model(NamedTuple):
-    """Everything that adapts; all arrays have one dimension.
+    """Everything that adapts, and constant tables; all arrays have one dimension.
 
-    Attributes
-    ----------
-    table
-        A slot a context and decision: probability of a 1 times ``2**30`` above 16 bits of how often it was seen.
-    weights
-        Mixing weights times 65536, four a decision.
-    columns
-        Mean magnitude of every column times 4096; empty without rows.
-    memory
-        See ``TRELLIS_STATE`` and the names after it.
-    levels, fine_levels, rates, logits, logistic
-        Constant tables.
+    A slot of `table` holds, for a context and decision, the probability of a 1 times ``2**30`` above 16 bits of how
+    often it was seen. Mixing weights are times 65536, four a decision; `columns` are mean magnitudes times 4096, empty
+    without rows; for `memory` see ``TRELLIS_STATE`` and the names after it.
     """
 
     table: NDArray[np.int64]
@@ -142,27 +133,11 @@ def code_wide(
     state: NDArray[np.int64],
     data: NDArray[np.uint8],
 ) -> int:
-    """Code some symbols of a stream; all that is in use is in local variables, which makes the loop twice as fast.
+    """Code the symbols from `start` to before `stop` of a stream, changing `values` where they are decoded.
 
-    Parameters
-    ----------
-    values
-        Symbols of the stream, of shape (n,), changed where they are decoded.
-    start, stop
-        First symbol, and the one after the last.
-    row_length, mode, alphabet_size
-        Of the stream; `row_length` divides n and is less, or is 0.
-    trellis
-        See :func:`metaq.tensors.trellis.transitions`; empty if there is none.
-    model
-        What was learned from the symbols before.
-    state, data
-        Of the binary range code.
-
-    Returns
-    -------
-    int
-        `stop`, or -1 if a decoded symbol is outside the alphabet.
+    All that is in use is in local variables, which makes the loop twice as fast. `row_length` divides the stream and is
+    less, or is 0; `trellis` (see :func:`metaq.tensors.trellis.transitions`) is empty if there is none. Returns `stop`,
+    or -1 if a decoded symbol is outside the alphabet.
     """
     table, weights, columns, memory, levels, fine_levels, rates, logits, logistic = model
     decodes = state[DECODES] != 0
