@@ -86,9 +86,8 @@ def check_shapes(name: str, shapes: Sequence[StreamShape]) -> None:
             raise CodecError(f"{name}: {shape} is no stream of symbols.")
 
 
-def check_symbols(name: str, stream: NDArray[np.integer], shape: StreamShape) -> None:
-    """Refuse a stream with symbols outside the alphabet with a :class:`CodecError`."""
-    lowest, highest = int(stream.min()), int(stream.max())
+def check_range(name: str, lowest: int, highest: int, shape: StreamShape) -> None:
+    """Refuse symbols from `lowest` to `highest` that leave the alphabet with a :class:`CodecError`."""
     if lowest < 0 or highest >= shape.alphabet_size:
         raise CodecError(f"{name}: symbols {lowest} to {highest} do not fit an alphabet of {shape.alphabet_size}.")
 
@@ -105,5 +104,5 @@ def checked_streams(
             raise CodecError(
                 f"{name}: a stream is {stream.dtype} of shape {stream.shape}, not ({shape.count},) integers."
             )
-        check_symbols(name, stream, shape)
+        check_range(name, int(stream.min()), int(stream.max()), shape)
     return [np.ascontiguousarray(stream, dtype=np.int32) for stream in streams]

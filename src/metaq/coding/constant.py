@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.chunks import StreamShape, check_symbols, checked_streams
+from metaq.coding.chunks import StreamShape, checked_streams
 from metaq.coding.varint import decode_varint, encode_varint
 from metaq.errors import CodecError
 
@@ -35,7 +35,8 @@ class ConstantCoder:
         symbols, position = [], 0
         for shape in shapes:
             symbol, position = decode_varint(payload, position)
-            check_symbols("constant", np.array(symbol), shape)
+            if symbol >= shape.alphabet_size:
+                raise CodecError(f"constant: symbol {symbol} is outside the alphabet of {shape.alphabet_size}.")
             symbols.append(symbol)
         if position != len(payload):
             raise CodecError(f"constant: {len(payload) - position} bytes are left over at the end.")

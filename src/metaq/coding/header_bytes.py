@@ -93,8 +93,7 @@ def encode_header_bytes(raw: bytes) -> bytes:
     b'conv1.weight'
     """
     model, state = _started()
-    # A decision never takes more than 9 bits, nor does the end more than 4 bytes.
-    out = np.zeros(9 * len(raw) + 8, dtype=np.uint8)
+    out = _room(raw)
     _encode(workspace(np.frombuffer(raw, dtype=np.uint8)), model, state, out)
     return out[: state[POSITION]].tobytes()
 
@@ -102,10 +101,8 @@ def encode_header_bytes(raw: bytes) -> bytes:
 def decode_header_bytes(coded: bytes, size_bytes: int) -> bytes:
     """Invert :func:`encode_header_bytes`: the `size_bytes` bytes that `coded` stands for.
 
-    Raises
-    ------
-    CodecError
-        If no header of `size_bytes` bytes is that short, or `coded` is not what encoding the result gives.
+    Raises :class:`CodecError` if no header of `size_bytes` bytes is that short, or `coded` is not what encoding the
+    result gives.
     """
     if size_bytes > MAX_EXPANSION * (len(coded) + 8):
         raise CodecError(f"{len(coded)} bytes cannot hold a header of {size_bytes}.")
@@ -130,26 +127,20 @@ def _primed() -> tuple[Model, int]:
         logistic=logistic_table(),
     )
     model = Model(*map(workspace, tables))
-    state = workspace(np.zeros(5, dtype=np.int64))
-    _prime(workspace(np.frombuffer(DICTIONARY, dtype=np.uint8)), model, state)
+    state = workspace(np.array([0, TOP, 0, 0, 0], dtype=np.int64))
+    _encode(workspace(np.frombuffer(DICTIONARY, dtype=np.uint8)), model, state, _room(DICTIONARY))
     return model, int(state[HISTORY])
+
+
+def _room(raw: bytes) -> NDArray[np.uint8]:
+    # A decision never takes more than 9 bits, nor does the end more than 4 bytes.
+    return np.zeros(9 * len(raw) + 8, dtype=np.uint8)
 
 
 def _started() -> tuple[Model, NDArray[np.int64]]:
     """A copy of the primed model, and the state of a coder that has coded nothing."""
     model, history = _primed()
     return Model(*(array.copy() for array in model)), workspace(np.array([0, TOP, 0, 0, history], dtype=np.int64))
-
-
-@compiled
-def _prime(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64]) -> None:
-    for byte in data:
-        node = 1
-        for place in range(8):
-            bit = (int(byte) >> (7 - place)) & 1
-            _learn(bit, _predict(node, state[HISTORY], model), model)
-            node = node << 1 | bit
-        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
 
 
 @compiled

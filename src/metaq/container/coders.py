@@ -38,10 +38,7 @@ def name_of(identifier: int) -> str | None:
 def encode_chunk(name: str, streams: Sequence[NDArray[np.integer]], shapes: Sequence[StreamShape]) -> bytes:
     """Code `streams`; what is returned has been decoded and compared.
 
-    Raises
-    ------
-    CodecError
-        If the coder cannot hold a stream, or does not restore it.
+    Raises :class:`CodecError` if the coder cannot hold a stream, or does not restore it.
     """
     payload = CODERS[name].encode_chunk(streams, shapes)
     restored = CODERS[name].decode_chunk(payload, shapes)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.context import deep_model as deep
+from metaq.coding.context.binary import RATE_BITS
 from metaq.coding.context.deep_model import Model, Stream
 from metaq.coding.context.levels import LARGEST, LEVELS
 from metaq.coding.context.prediction import COEFFICIENT_BITS
@@ -139,9 +140,7 @@ def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Mod
         place = expert * deep.SCALE_CLASSES + model.classes[expert]
         distance = UNIT * abs(residual) if expert == deep.BASE_EXPERT else error
         count = model.scale_counts[place]
-        model.scales[place] += (
-            ((distance << deep.SCALE_BITS) - model.scales[place]) * model.rates[count]
-        ) >> deep.RATE_BITS
+        model.scales[place] += (((distance << deep.SCALE_BITS) - model.scales[place]) * model.rates[count]) >> RATE_BITS
         if count < SCALE_LIMIT:
             model.scale_counts[place] = count + 1
     if stream.facts[deep.ROW_BASE]:
@@ -157,19 +156,6 @@ def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
         tally[deep.VOTES] -= 1
     else:
         tally[deep.BASE], tally[deep.VOTES] = value, 0
-
-
-@compiled_part
-def adapt(slot: int, bit: int, limit: int, model: Model) -> None:
-    """Move the probability in `slot` towards `bit`, the less the more was seen, up to `limit`."""
-    value = model.table[slot]
-    count = value & ((1 << deep.COUNT_BITS) - 1)
-    probability = value >> deep.COUNT_BITS
-    target = ((1 << deep.PROBABILITY_BITS) - 1) * bit
-    probability += ((target - probability) * model.rates[count]) >> deep.RATE_BITS
-    if count < limit:
-        count += 1
-    model.table[slot] = probability << deep.COUNT_BITS | count
 
 
 @compiled_part

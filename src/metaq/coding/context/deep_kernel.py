@@ -11,13 +11,12 @@ and signs, the most frequent decisions, are worth a version.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from metaq.coding.arrays import Bytes, Integers
+from metaq.coding.context import binary
 from metaq.coding.context import deep_model as deep
-from metaq.coding.context.binary import DECODES, EVEN, LOWEST_PROBABILITY, ONE, choose_or_narrow, clipped
-from metaq.coding.context.deep_contexts import UNIT, adapt, learn_symbol, set_contexts
-from metaq.coding.context.deep_model import Model, Stream
+from metaq.coding.context.binary import ONE, adapted, choose_or_narrow, clipped
+from metaq.coding.context.deep_contexts import UNIT, learn_symbol, set_contexts
+from metaq.coding.context.deep_model import FLAG_NODE, SIGN_NODE, Model, Stream
 from metaq.coding.logistic import CUMULATIVE_BITS, LOGIT_LIMIT
 from metaq.compiled import compiled, compiled_part
 
@@ -29,10 +28,6 @@ WEIGHT_SHIFT = 24
 LEARNING_RATE = 20
 LEARNING_GAIN = 400
 LEARNING_TIME = 700
-COARSE_SHIFT = deep.COUNT_BITS + deep.PROBABILITY_BITS - 16
-"""What is left of a slot without its lowest bits so many is its probability in units of 2**-16."""
-
-COUNT_MASK = (1 << deep.COUNT_BITS) - 1
 LENGTH_SETS = 3
 FIRST_LENGTH_SET = 2
 TOTAL = 1 << CUMULATIVE_BITS
@@ -45,9 +40,7 @@ OUTSIDE = 1 << 40
 
 
 @compiled
-def code_deep(
-    start: int, stop: int, stream: Stream, model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]
-) -> int:
+def code_deep(start: int, stop: int, stream: Stream, model: Model, state: Integers, data: Bytes) -> int:
     """Code the symbols from `start` to `stop` or the end of a row without other symbols than the mode.
 
     Returns where the next call starts, or -1 if a decoded symbol is outside the alphabet.
@@ -67,7 +60,7 @@ def code_deep(
         set_contexts(index, column, stream, model)
         base = tally[deep.BASE]
         value = base + _code_residual(stream.values[index] - base, stream.facts, model, state, data)
-        if state[DECODES]:
+        if state[binary.DECODES]:
             if value < 0 or value > stream.facts[deep.HIGHEST]:
                 return -1
             stream.values[index] = value
@@ -83,21 +76,21 @@ def code_deep(
 
 
 @compiled_part
-def _code_row_flag(index: int, stream: Stream, model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
+def _code_row_flag(index: int, stream: Stream, model: Model, state: Integers, data: Bytes) -> int:
     """Code whether the row from `index` on has other symbols than the mode."""
     row_length, mode = stream.facts[deep.ROW], stream.facts[deep.MODE]
     live = 0
-    if not state[DECODES]:
+    if not state[binary.DECODES]:
         place = index
         while place < index + row_length and stream.values[place] == mode:
             place += 1
         live = 1 if place < index + row_length else 0
     slot = deep.ROW_NODE + (stream.row_hints[index // row_length] if len(stream.row_hints) else UNKNOWN_HINT)
-    probability = clipped(model.table[slot] >> COARSE_SHIFT)
+    probability = clipped(model.table[slot] >> binary.COARSE_SHIFT)
     if len(stream.flags):
-        stream.flags[index : index + row_length] = max(probability // row_length, LOWEST_PROBABILITY)
+        stream.flags[index : index + row_length] = max(probability // row_length, binary.LOWEST_PROBABILITY)
     live = choose_or_narrow(probability, live, state, data)
-    adapt(slot, live, deep.ROW_COUNT_LIMIT, model)
+    model.table[slot] = adapted(model.table[slot], live, deep.ROW_COUNT_LIMIT, model.rates)
     return live
 
 
@@ -111,19 +104,17 @@ def _fill_row(index: int, stream: Stream) -> None:
 
 
 @compiled_part
-def _code_residual(
-    residual: int, facts: NDArray[np.int64], model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]
-) -> int:
+def _code_residual(residual: int, facts: Integers, model: Model, state: Integers, data: Bytes) -> int:
     """Code the decisions of `residual`; what was decoded, or `residual` itself."""
     differs = 1 if residual != 0 else 0
-    if not _code(deep.FLAG_NODE, differs, 0, 0, 0, model, state, data):
+    if not _code(FLAG_NODE, differs, 0, 0, 0, model, state, data):
         return 0
     base = model.tally[deep.BASE]
     positive = 1 if residual > 0 else 0
     if base == 0 or base == facts[deep.HIGHEST]:
         positive = 1 if base == 0 else 0
     else:
-        positive = _code(deep.SIGN_NODE, positive, 0, 0, 0, model, state, data)
+        positive = _code(SIGN_NODE, positive, 0, 0, 0, model, state, data)
     model.tally[deep.SIGN] = 1 if positive else -1
     magnitude = abs(residual)
     further = 0
@@ -146,7 +137,7 @@ def _code_residual(
 
 
 @compiled_part
-def _code_digits(magnitude: int, further: int, model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
+def _code_digits(magnitude: int, further: int, model: Model, state: Integers, data: Bytes) -> int:
     """Code the `further` digits of `magnitude` after the first; all of it."""
     node = deep.DIGIT_NODE + deep.DIGIT_NODES * min(further - 1, deep.DIGIT_LENGTHS - 1) - 1
     found = 1
@@ -156,22 +147,13 @@ def _code_digits(magnitude: int, further: int, model: Model, state: NDArray[np.i
             low = found << (place + 1)
             bit = _code(node + found, bit, low, low + (1 << place), low + (2 << place), model, state, data)
         else:
-            bit = choose_or_narrow(int(EVEN), bit, state, data)
+            bit = choose_or_narrow(int(binary.EVEN), bit, state, data)
         found = found << 1 | bit
     return found
 
 
 @compiled_part
-def _code(
-    node: int,
-    bit: int,
-    low: int,
-    middle: int,
-    high: int,
-    model: Model,
-    state: NDArray[np.int64],
-    data: NDArray[np.uint8],
-) -> int:
+def _code(node: int, bit: int, low: int, middle: int, high: int, model: Model, state: Integers, data: Bytes) -> int:
     """Code a decision: whether the magnitude is in [middle, high) or in [low, middle), for nodes after the sign.
 
     If `high` is 0, there is no upper end.
@@ -185,7 +167,7 @@ def _code(
     total = _ask_contexts(node, chosen, model) + _ask_experts(node, chosen, low, middle, high, model)
     logit = min(max(total >> WEIGHT_BITS, -LOGIT_LIMIT), LOGIT_LIMIT)
     probability = clipped(model.logistic[logit + LOGIT_LIMIT + 1])
-    if node == deep.FLAG_NODE:
+    if node == FLAG_NODE:
         model.tally[deep.FLAG_PROBABILITY] = probability
     bit = choose_or_narrow(probability, bit, state, data)
     decided = model.decided[chosen]
@@ -196,7 +178,8 @@ def _code(
         change = (model.inputs[place] * error + (1 << (WEIGHT_SHIFT - 1))) >> WEIGHT_SHIFT
         model.weights[model.places[place]] += change
     for context in range(deep.CONTEXTS if node < deep.COLUMN_NODES else deep.COLUMN_CONTEXT):
-        adapt(model.slots[context], bit, deep.COUNT_LIMIT, model)
+        slot = model.slots[context]
+        model.table[slot] = adapted(model.table[slot], bit, deep.COUNT_LIMIT, model.rates)
     return bit
 
 
@@ -212,10 +195,10 @@ def _ask_contexts(node: int, chosen: int, model: Model) -> int:
         value = model.table[slot]
         if value == 0:
             # Not seen yet: what is known without any context is the best guess.
-            value = ground >> deep.COUNT_BITS << deep.COUNT_BITS
+            value = ground >> binary.COUNT_BITS << binary.COUNT_BITS
             model.table[slot] = value
-        logit = model.logits[value >> COARSE_SHIFT]
-        place = (chosen * deep.INPUTS + context) * deep.CONFIDENCES + model.confidences[value & COUNT_MASK]
+        logit = model.logits[value >> binary.COARSE_SHIFT]
+        place = (chosen * deep.INPUTS + context) * deep.CONFIDENCES + model.confidences[value & binary.COUNT_MASK]
         model.slots[context] = slot
         model.inputs[context] = logit
         model.places[context] = place
@@ -240,10 +223,10 @@ def _ask_experts(node: int, chosen: int, low: int, middle: int, high: int, model
 @compiled_part
 def _expert_logit(expert: int, node: int, low: int, middle: int, high: int, model: Model) -> int:
     mean, inverse = model.edges[2 * expert], model.edges[2 * expert + 1]
-    if node == deep.FLAG_NODE:
+    if node == FLAG_NODE:
         zero = _below(1, mean, inverse, model) - _below(0, mean, inverse, model)
         one = TOTAL - zero
-    elif node == deep.SIGN_NODE:
+    elif node == SIGN_NODE:
         one = TOTAL - _below(1, mean, inverse, model)
         zero = _below(0, mean, inverse, model)
     else:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.coding.context.binary import COUNT_BITS, PROBABILITY_BITS, rate_table
 from metaq.coding.context.levels import LEVELS, level_table
 from metaq.coding.logistic import cumulative_table, logistic_table, logit_table
 from metaq.compiled import workspace
@@ -68,11 +69,8 @@ SETS = 6
 DIGIT_SET = SETS - 1
 CONFIDENCES = 8
 
-COUNT_BITS = 16
-PROBABILITY_BITS = 30
 COUNT_LIMIT = 400
 ROW_COUNT_LIMIT = 250
-RATE_BITS = 22
 CONTEXT_FACTORS = (2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 2, 2)
 CONFIDENCE_WEIGHTS = (0, 1300, 1650, 2300, 2950, 3300, 3300, 2600)
 CONFIDENCE_EDGES = (1, 2, 4, 8, 16, 40, 120)
@@ -121,11 +119,11 @@ class Stream(NamedTuple):
 class Model(NamedTuple):
     """Everything that adapts, scratch space and constant tables; all arrays have one dimension.
 
-    A slot of `table` holds, for a context and decision, the probability of a 1 times ``2**30`` above 16 bits of how
-    often it was seen. Mixing weights are times 65536, by set, input and confidence; `decided` are the decisions so far,
-    by set. `scales` are mean distances of symbols from an expert's prediction in 1/4096, by expert and class. Of the
-    current symbol and decision there are the first slot of each context, its slot, the logits, the places of the
-    weights, and for every expert its class and edges: (mean above the base in 1/16, 2**28 over its scale in 1/4096).
+    `table` has a slot for every context and decision. Mixing weights are times 65536, by set, input and confidence;
+    `decided` are the decisions so far, by set. `scales` are mean distances of symbols from an expert's prediction in
+    1/4096, by expert and class. Of the current symbol and decision there are the first slot of each context, its slot,
+    the logits, the places of the weights, and for every expert its class and edges: (mean above the base in 1/16, 2**28
+    over its scale in 1/4096).
     """
 
     table: NDArray[np.int64]
@@ -170,7 +168,7 @@ def new_model() -> Model:
         logits=workspace(logit_table()),
         logistic=workspace(logistic_table()),
         cumulative=workspace(cumulative_table()),
-        rates=workspace(((2 << RATE_BITS) // (2 * counts + 3)).astype(np.int64)),
+        rates=rate_table(COUNT_LIMIT),
         confidences=workspace(np.searchsorted(CONFIDENCE_EDGES, counts, side="right").astype(np.int64)),
         levels=workspace(level_table()),
     )

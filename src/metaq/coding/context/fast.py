@@ -14,8 +14,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.coding.arrays import Integers, Symbols
 from metaq.coding.bits import BitReader, bit_lengths, exp_golomb, pack
-from metaq.coding.chunks import StreamShape, check_shapes, check_symbols, checked_streams
+from metaq.coding.chunks import StreamShape, check_range, check_shapes, checked_streams
 from metaq.coding.context import fast_kernel as kernel
 from metaq.coding.varint import decode_varint, encode_varint
 from metaq.errors import CodecError
@@ -77,14 +78,14 @@ class FastCoder:
         parts = [_encode_block(pool[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
         return _layouts_to_bytes(lengths, shapes, layouts) + b"".join(parts)
 
-    def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[NDArray[np.int32]]:
+    def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[Symbols]:
         layouts, blocks, pool = _read_blocks(payload, shapes)
         streams, _ = _merge(pool, blocks, shapes, layouts)
         offset = blocks[0].offset
         for symbols, shape in zip(streams, shapes, strict=True):
             if shape.central != offset:
                 symbols += np.int32(shape.central - offset)
-            check_symbols("fast", symbols, shape)
+            check_range("fast", *kernel.min_and_max(symbols), shape)
         return streams
 
     def code_lengths(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[float]:
@@ -114,10 +115,10 @@ class _Layout:
     by_rows: bool
     split: bool
     row_length: int
-    blocks: NDArray[np.int64]
+    blocks: Integers
 
 
-def _plan(residuals: list[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> tuple[list[_Layout], NDArray[np.int64]]:
+def _plan(residuals: list[Symbols], shapes: Sequence[StreamShape]) -> tuple[list[_Layout], Integers]:
     """Layouts that make the chunk small, and the number of symbols in each block."""
     classes = [_row_classes(values, shape) for values, shape in zip(residuals, shapes, strict=True)]
     trellis = any(shape.trellis_bits for shape in shapes)
@@ -140,7 +141,7 @@ def _plan(residuals: list[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> 
     return layouts, np.array([counts.sum() for counts in blocks.counts])
 
 
-def _layout(shape: StreamShape, by_rows: bool, split: bool, numbers: NDArray[np.int64]) -> _Layout:
+def _layout(shape: StreamShape, by_rows: bool, split: bool, numbers: Integers) -> _Layout:
     """Layout from the blocks of every row, int64 of shape (rows, 1 or 2), -1 where a part has no symbols."""
     pairs = np.repeat(numbers, 2, axis=1) if numbers.shape[1] == 1 else numbers.copy()
     if split:
@@ -155,10 +156,10 @@ class _Blocks:
     """Blocks filled so far, as counts; a part joins the one whose statistics suit it if that saves its table."""
 
     def __init__(self) -> None:
-        self.counts: list[NDArray[np.int64]] = []
+        self.counts: list[Integers] = []
         self._quantizers: list[int] = []
 
-    def place(self, counts: NDArray[np.int64], quantizer: int) -> int:
+    def place(self, counts: Integers, quantizer: int) -> int:
         """Number of the block for a part of one quantiser, which is in it from then on; -1 if it has no symbols."""
         size = counts.sum()
         if size == 0:
@@ -179,7 +180,7 @@ class _Blocks:
         return best
 
 
-def _cost_bits(counts: NDArray[np.int64]) -> float:
+def _cost_bits(counts: Integers) -> float:
     """Estimate for blocks with these counts, one a row of the last axis."""
     totals = counts.sum(axis=-1)
     used = counts[counts > 0]
@@ -187,7 +188,7 @@ def _cost_bits(counts: NDArray[np.int64]) -> float:
     return coded + TABLE_BITS * float((totals > 0).sum()) + TOKEN_BITS * used.size
 
 
-def _split_pays(tallies: list[NDArray[np.int64]], shapes: Sequence[StreamShape]) -> bool:
+def _split_pays(tallies: list[Integers], shapes: Sequence[StreamShape]) -> bool:
     both = sum(
         (counts.sum(axis=0) for counts, shape in zip(tallies, shapes, strict=True) if shape.trellis_bits),
         start=np.zeros((2, 2 * TALLY_HALF), dtype=np.int64),
@@ -195,7 +196,7 @@ def _split_pays(tallies: list[NDArray[np.int64]], shapes: Sequence[StreamShape])
     return _cost_bits(both) < _cost_bits(both.sum(axis=0))
 
 
-def _tally(values: NDArray[np.int32], shape: StreamShape, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _tally(values: Symbols, shape: StreamShape, classes: Integers) -> Integers:
     """Clipped residuals by class of row and quantiser, int64 of shape (classes, 2, 2 * TALLY_HALF)."""
     number = int(classes.max()) + 1
     counts = np.zeros((2 * number, 2 * TALLY_HALF), dtype=np.int64)
@@ -204,7 +205,7 @@ def _tally(values: NDArray[np.int32], shape: StreamShape, classes: NDArray[np.in
     return counts.reshape(number, 2, -1)
 
 
-def _row_classes(values: NDArray[np.int32], shape: StreamShape) -> NDArray[np.int64]:
+def _row_classes(values: Symbols, shape: StreamShape) -> Integers:
     """Class of every row by its scale, int64 of shape (rows,); of shape (1,) if classes promise nothing."""
     none = np.zeros(1, dtype=np.int64)
     if not shape.usable_row or shape.count < MIN_CLASSED_COUNT:
@@ -222,13 +223,13 @@ def _row_classes(values: NDArray[np.int32], shape: StreamShape) -> NDArray[np.in
     return np.unique(classes, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _trellis(shape: StreamShape) -> tuple[NDArray[np.int32], int]:
+def _trellis(shape: StreamShape) -> tuple[Symbols, int]:
     """Transitions of the trellis, and the number of symbols after which it begins anew."""
     table = transitions(shape.trellis_bits) if shape.trellis_bits else np.zeros(2, dtype=np.int32)
     return table, shape.row_length or shape.count
 
 
-def _layouts_to_bytes(lengths: NDArray[np.int64], shapes: Sequence[StreamShape], layouts: list[_Layout]) -> bytes:
+def _layouts_to_bytes(lengths: Integers, shapes: Sequence[StreamShape], layouts: list[_Layout]) -> bytes:
     head = encode_varint(lengths.size - 1) + b"".join(encode_varint(int(length)) for length in lengths[:-1])
     width = (lengths.size - 1).bit_length()
     fields = [
@@ -237,9 +238,7 @@ def _layouts_to_bytes(lengths: NDArray[np.int64], shapes: Sequence[StreamShape],
     return head + pack(np.concatenate([values for values, _ in fields]), np.concatenate([bits for _, bits in fields]))
 
 
-def _layout_fields(
-    shape: StreamShape, layout: _Layout, width: int
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _layout_fields(shape: StreamShape, layout: _Layout, width: int) -> list[tuple[Integers, Integers]]:
     """Values and widths of the fields of one stream."""
     flags = [int(layout.by_rows)] * (shape.usable_row > 0) + [int(layout.split)] * (shape.trellis_bits > 0)
     numbers = layout.blocks if layout.split else layout.blocks[::2]
@@ -249,7 +248,7 @@ def _layout_fields(
     ]
 
 
-def _layouts_from_bytes(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_Layout], NDArray[np.int64], int]:
+def _layouts_from_bytes(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_Layout], Integers, int]:
     """Layouts (none if there is one block only), symbols of every block, and the byte after them."""
     total = sum(shape.count for shape in shapes)
     others, position = decode_varint(payload, 0)
@@ -281,8 +280,8 @@ def _read_layout(reader: BitReader, shape: StreamShape, last_block: int) -> _Lay
 
 
 def _merge(
-    pool: NDArray[np.int32], blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
-) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int64]]]:
+    pool: Symbols, blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
+) -> tuple[list[Symbols], list[Integers]]:
     """Streams from the symbols of all blocks, and where in `pool` each block stood before and after every stream.
 
     If there are several blocks, `pool` has one element more than they have.
@@ -322,7 +321,7 @@ class _Table:
 
     shift: int
     first: int
-    masses: NDArray[np.int64]
+    masses: Integers
     table_bits: int
 
     @property
@@ -330,13 +329,13 @@ class _Table:
         """Whether there are tokens without mass."""
         return bool(self.masses[0] > 0)
 
-    def masses_of(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    def masses_of(self, tokens: Integers) -> Integers:
         """Masses of tokens, 0 where they are escaped."""
         index = tokens - self.first + 1
         inside = (index > 0) & (index < self.masses.size)
         return np.where(inside, self.masses[np.where(inside, index, 0)], 0)
 
-    def numbers(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    def numbers(self, tokens: Integers) -> Integers:
         """Numbers of tokens without mass: those within the table first, then by distance, above and below in turn."""
         index = tokens - self.first
         inside = self.masses[1:] == 0
@@ -347,7 +346,7 @@ class _Table:
         within = ranks[index.clip(0, inside.size - 1)]
         return np.where(index < 0, below, np.where(index < inside.size, within, above))
 
-    def tokens(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def tokens(self, numbers: Integers) -> Integers:
         """Invert :meth:`numbers`."""
         places = np.flatnonzero(self.masses[1:] == 0)
         outside = numbers - places.size
@@ -358,7 +357,7 @@ class _Table:
         return np.where(outside < 0, self.first + places[numbers.clip(0, places.size - 1)], beyond)
 
 
-def _fit(tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> _Table:
+def _fit(tokens: Integers, counts: Integers) -> _Table:
     """The table that makes a block smallest, for the residuals that occur, increasing, and how often they do."""
     best: _Table | None = None
     best_bits = 0.0
@@ -379,7 +378,7 @@ def _fit(tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> _Table:
     return best
 
 
-def _candidates(tokens: NDArray[np.int64], counts: NDArray[np.int64], shift: int) -> list[_Table]:
+def _candidates(tokens: Integers, counts: Integers, shift: int) -> list[_Table]:
     if tokens.size == 1:
         return [_Table(shift=shift, first=int(tokens[0]), masses=np.array([0, 1]), table_bits=0)]
     size = int(counts.sum())
@@ -394,9 +393,7 @@ def _candidates(tokens: NDArray[np.int64], counts: NDArray[np.int64], shift: int
     return tables
 
 
-def _table(
-    tokens: NDArray[np.int64], counts: NDArray[np.int64], wanted: NDArray[np.int64], shift: int, table_bits: int
-) -> _Table | None:
+def _table(tokens: Integers, counts: Integers, wanted: Integers, shift: int, table_bits: int) -> _Table | None:
     """Table in which tokens have about the masses `wanted`; None if there is no room for that."""
     mode = int(counts.argmax())
     reach = kernel.MAX_TOKENS // 2
@@ -416,7 +413,7 @@ def _table(
     return _Table(shift=shift, first=first, masses=dense, table_bits=table_bits)
 
 
-def _level(masses: NDArray[np.int64], weights: NDArray[np.int64], total: int) -> bool:
+def _level(masses: Integers, weights: Integers, total: int) -> bool:
     """Change `masses` where it costs least until they sum to `total`; False if they cannot."""
     while (excess := int(masses.sum()) - total) != 0:
         if excess > 0:
@@ -432,7 +429,7 @@ def _level(masses: NDArray[np.int64], weights: NDArray[np.int64], total: int) ->
     return True
 
 
-def _size_bits(table: _Table, tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> float:
+def _size_bits(table: _Table, tokens: Integers, counts: Integers) -> float:
     """Size of a block but for its lowest bits."""
     masses = table.masses_of(tokens)
     escaped = masses == 0
@@ -443,7 +440,7 @@ def _size_bits(table: _Table, tokens: NDArray[np.int64], counts: NDArray[np.int6
     return float(coded + _mass_fields(table)[1].sum() + golomb_bits)
 
 
-def _mass_fields(table: _Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _mass_fields(table: _Table) -> tuple[Integers, Integers]:
     """Golomb codes of the masses, each in the order that the mass before it suggests."""
     if table.table_bits == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -451,14 +448,12 @@ def _mass_fields(table: _Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     previous = np.concatenate([[0], masses[:-1]])
     if table.escapes:
         previous[1] = 0
-    orders = np.maximum(bit_lengths(previous) - 2, 0)
-    shifted = masses + (np.int64(1) << orders)
-    return shifted, 2 * bit_lengths(shifted) - 1 - orders
+    return exp_golomb(masses, np.maximum(bit_lengths(previous) - 2, 0))
 
 
-def _histogram(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _histogram(values: Symbols) -> tuple[Integers, Integers]:
     """The values that occur, increasing, and how often, both int64."""
-    lowest, highest = int(values.min()), int(values.max())
+    lowest, highest = kernel.min_and_max(values)
     span = highest - lowest + 1
     if span > max(values.size, 4 * kernel.MAX_TOKENS):
         unique, number = np.unique(values, return_counts=True)
@@ -473,7 +468,7 @@ def _histogram(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np
 # Blocks.
 
 
-def _encode_block(values: NDArray[np.int32]) -> bytes:
+def _encode_block(values: Symbols) -> bytes:
     """Code of residuals, int32 of shape (n,), n >= 1."""
     table = _fit(*_histogram(values))
     kind = table.table_bits | ESCAPE_FLAG * table.escapes | SHIFT_FLAG * (table.shift > 0)
@@ -494,7 +489,7 @@ def _encode_block(values: NDArray[np.int32]) -> bytes:
     return b"".join(parts)
 
 
-def _escapes_to_bytes(table: _Table, tokens: NDArray[np.int32]) -> bytes:
+def _escapes_to_bytes(table: _Table, tokens: Symbols) -> bytes:
     escaped = np.empty(tokens.size + 1, dtype=np.int64)
     number = kernel.find_escapes(tokens, table.first - 1, table.masses, escaped)
     numbers = table.numbers(escaped[:number])
@@ -503,7 +498,7 @@ def _escapes_to_bytes(table: _Table, tokens: NDArray[np.int32]) -> bytes:
     return pack(np.concatenate([[order], values]), np.concatenate([[kernel.ORDER_BITS], widths]))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Block:
     """A block that was decoded: its table, the Golomb order of its escapes or 0, where its residuals stand among those
     of all blocks, what was added to them, and the size of its code.
@@ -517,9 +512,7 @@ class _Block:
     size_bytes: int
 
 
-def _read_blocks(
-    payload: bytes, shapes: Sequence[StreamShape]
-) -> tuple[list[_Layout], list[_Block], NDArray[np.int32]]:
+def _read_blocks(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_Layout], list[_Block], Symbols]:
     """Layouts (none if there is one block only), the blocks, and their residuals plus offset one block after another.
 
     Behind the residuals of several blocks there is an element more.
@@ -536,23 +529,14 @@ def _read_blocks(
     for length in lengths.tolist():
         before, stop = position, start + length
         table, order, position = _decode_block(payload, padded, position, offset, pool[start:stop])
-        blocks.append(
-            _Block(
-                table=table,
-                escape_order=order,
-                start=start,
-                stop=stop,
-                offset=offset,
-                size_bytes=position - before,
-            )
-        )
+        blocks.append(_Block(table, order, start, stop, offset, position - before))
         start = stop
     if position != len(payload):
         raise CodecError(f"fast: {len(payload) - position} bytes are left over at the end.")
     return layouts, blocks, pool
 
 
-def _symbol_bits(block: _Block, pool: NDArray[np.int32]) -> NDArray[np.float64]:
+def _symbol_bits(block: _Block, pool: Symbols) -> NDArray[np.float64]:
     """Bits of every residual of a block, with its share of what else the block takes."""
     table = block.table
     tokens = (pool[block.start : block.stop].astype(np.int64) - block.offset) >> table.shift
@@ -567,7 +551,7 @@ def _symbol_bits(block: _Block, pool: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 def _decode_block(
-    payload: bytes, padded: NDArray[np.uint8], position: int, offset: int, out: NDArray[np.int32]
+    payload: bytes, padded: NDArray[np.uint8], position: int, offset: int, out: Symbols
 ) -> tuple[_Table, int, int]:
     """Fill `out` with residuals plus `offset` from byte `position` on.
 
@@ -631,7 +615,7 @@ def _table_from_bytes(payload: bytes, padded: NDArray[np.uint8], position: int, 
     return table, int(position)
 
 
-def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: NDArray[np.int32]) -> tuple[int, int]:
+def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: Symbols) -> tuple[int, int]:
     """Put the escaped tokens into `out`; their Golomb order and the byte after them."""
     marker = table.first - 1 + base
     number = int(np.count_nonzero(out == marker))
@@ -645,7 +629,7 @@ def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: 
     return order, reader.finish_byte()
 
 
-def _check_range(tokens: NDArray[np.int64], shift: int, offset: int) -> None:
+def _check_range(tokens: Integers, shift: int, offset: int) -> None:
     """Check that the residuals of `tokens` are int32 with and without `offset` >= 0."""
     lowest, highest = INT32.min >> shift, (INT32.max - offset) >> shift
     if int(tokens.min()) < lowest or int(tokens.max()) > highest:

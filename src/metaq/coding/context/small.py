@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.coding.arrays import Integers, Symbols
 from metaq.coding.chunks import StreamShape, check_shapes, checked_streams
 from metaq.coding.context import deep_kernel, wide_kernel
 from metaq.coding.context.binary import DECISIONS_PER_BIT, ONE, TAIL_BITS, BinaryCode
@@ -42,9 +43,6 @@ SEGMENT = 4096
 
 SYMBOL_BYTES = 140
 """More than a symbol can take: at most 65 decisions of at most 17 bits."""
-
-Symbols = NDArray[np.int32]
-Integers = NDArray[np.int64]
 
 
 @dataclass
@@ -114,17 +112,8 @@ def _decoded(payload: bytes, shapes: Sequence[StreamShape]) -> list[tuple[Symbol
 def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[NDArray[np.float64]]:
     """How likely every symbol is to be another than the central one, as the deep recipe predicts it on its way.
 
-    Parameters
-    ----------
-    streams
-        int32 of shape (n,) each, every symbol below the alphabet size of its shape.
-    shapes
-        As many.
-
-    Returns
-    -------
-    float64 of shape (n,) for each stream
-        In (0, 1). In a row of central symbols alone, the share of a symbol in the probability that the row is another.
+    Probabilities are in (0, 1), float64 of shape (n,) for each stream of shape (n,), whose symbols are in its alphabet.
+    In a row of central symbols alone, it is the share of a symbol in the probability that the row is another.
     """
     code, memory, model = BinaryCode(), _Memory(), new_model()
     probabilities = []
@@ -201,12 +190,13 @@ def _best_options(stream: Symbols, shape: StreamShape, mode: int) -> _Options:
         for prediction in [Prediction()] + ([fitted] if fitted.period else [])
         for follows in (False, True)
     ]
-    sizes = []
-    for each in options:
+
+    def size_bytes(each: _Options) -> int:
         code = BinaryCode()
         _code_deep(stream, shape, mode, each, new_model(), _Memory(), code)
-        sizes.append(len(code.finish()))
-    return options[sizes.index(min(sizes))]
+        return len(code.finish())
+
+    return min(options, key=size_bytes)
 
 
 def _mode(stream: Symbols, shape: StreamShape) -> int:
@@ -238,13 +228,7 @@ def _code_wide(symbols: Symbols, shape: StreamShape, mode: int, memory: _Memory,
 
 
 def _code_deep(
-    symbols: Symbols,
-    shape: StreamShape,
-    mode: int,
-    options: _Options,
-    model: Model,
-    memory: _Memory,
-    code: BinaryCode,
+    symbols: Symbols, shape: StreamShape, mode: int, options: _Options, model: Model, memory: _Memory, code: BinaryCode
 ) -> Symbols:
     mode = _code_mode(mode, shape, memory, code)
     if shape.usable_row:
