@@ -159,7 +159,6 @@ def measure_step_overhead(seed: int, *, rounds: int) -> Result:
         "default_every_fourth": RegularizerConfig(warmup=0.0, refresh_every=4),
         "default": RegularizerConfig(warmup=0.0),
         "spread_every_step": RegularizerConfig(warmup=0.0, refresh_every=1, **spread),  # type: ignore[arg-type]
-        "spread_exact_every_step": RegularizerConfig(warmup=0.0, refresh_every=1, spread_solver="exact", **spread),  # type: ignore[arg-type]
         "spread_every_fourth": RegularizerConfig(warmup=0.0, refresh_every=4, **spread),  # type: ignore[arg-type]
     }
     steps = {name: lenet_step(config, seed) for name, config in configs.items()}

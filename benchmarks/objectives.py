@@ -41,8 +41,8 @@ from metaq.errors import MetaqError
 from metaq.lab import bucket_sweep as sweeps
 from metaq.lab import data, runs
 from metaq.lab.data import DataSplits, ImageDataset
-from metaq.lab.outcome import Summary
 from metaq.lab.proximal import ProximalRegularizer
+from metaq.lab.runs import Summary
 from metaq.lab.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
 from metaq.model.checkpoint import StateDict
 from metaq.quantize.sweep import SweepRow

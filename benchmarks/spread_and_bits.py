@@ -45,7 +45,7 @@ def spread_slopes(weights: torch.Tensor) -> NDArray[np.float64]:
 
 def code_length_slopes(weights: torch.Tensor) -> NDArray[np.float64]:
     """β of the entropy of the linearly binned weights on every cell."""
-    return code_length(cell_statistics([weights], GRID)).slopes
+    return code_length(cell_statistics([weights], GRID))[1]
 
 
 def after_moves(weights: torch.Tensor, slopes_of: Callable[[torch.Tensor], NDArray[np.float64]]) -> torch.Tensor:

@@ -23,7 +23,8 @@ from typing import Any
 from support.results import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "models" / "lenet5-mnist.metaq"
+MODEL = Path("models") / "lenet5-mnist.metaq"
+"""In each checkout, as it can read its own."""
 LIBRARIES = ("torch", "numba", "scipy", "sklearn", "matplotlib", "tensorboard", "constriction", "jinja2")
 PROGRAM = f"""
 import sys
@@ -53,10 +54,11 @@ def commands(folder: Path, checkpoint: Path) -> dict[str, Sequence[str]]:
 
 def run_once(checkout: Path, arguments: Sequence[str], cache: Path) -> tuple[float, list[str]]:
     """Seconds of processor of a command of the sources in `checkout`, and the libraries it imported."""
+    checkout = checkout.resolve()
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src"), "NUMBA_CACHE_DIR": str(cache)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-c", PROGRAM, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=checkout)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"metaq {' '.join(arguments)}: {done.stderr.strip()}")
@@ -112,8 +114,9 @@ def main() -> None:
     parser.add_argument("--json", help="file for the figures, - for stdout")
     parser.add_argument("--plot", help="accepted from make bench; there is no picture")
     options = parser.parse_args()
+    checkpoint = options.checkpoint and options.checkpoint.resolve()
     checkouts = {"now": ROOT} | ({"baseline": options.baseline.resolve()} if options.baseline else {})
-    results = measure(checkouts, options.checkpoint, options.runs)
+    results = measure(checkouts, checkpoint, options.runs)
     show(results)
     write_json(results, options.json)
 

@@ -14,7 +14,7 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 from typer.models import ArgumentInfo, OptionInfo
 
-from metaq.cli.app import COMMANDS
+from metaq.cli.app import EXAMPLES
 
 PLACE = "<!-- commands -->"
 KINDS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
@@ -29,7 +29,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 def reference() -> str:
     """Markdown with a section for every command."""
-    return "\n\n".join(_command(name, example) for name, (_, example) in COMMANDS.items())
+    return "\n\n".join(_command(name, example) for name, example in EXAMPLES.items())
 
 
 def _command(name: str, example: str) -> str:

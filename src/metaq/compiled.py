@@ -31,17 +31,11 @@ def compiled(function: Function) -> Function:
 
 
 def compiled_part(function: Function) -> Function:
-    """As :func:`compiled`, for a function that compiled ones alone call, so that the first use waits less.
+    """As :func:`compiled`, for a function that compiled ones alone call: its way in from Python is not compiled.
 
-    Its way in from Python is not compiled, which for records of many arrays takes as long as the function itself; nor
-    is it compiled anew for every constant that a call names.
+    With records of many arrays as arguments that takes as long as the function itself.
     """
-    part = _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-    if IS_COMPILED:
-        made = cast(Any, part)
-        template, plain = made.get_call_template, _numba().types.unliteral
-        made.get_call_template = lambda args, named: template(tuple(map(plain, args)), named)
-    return part
+    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def _compiled(function: Function, **options: bool) -> Function:

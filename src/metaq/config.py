@@ -27,6 +27,15 @@ def near_match(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(names[:MOST_NAMES])}{more}."
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found
+
+
 def require(condition: bool, message: str) -> None:
     """Raise :class:`ConfigError` with `message` unless `condition` holds."""
     if not condition:

@@ -83,7 +83,9 @@ class EntropyCallback(SessionHolder, pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget what was trained before, unless it is the module now used."""
         if stage == "fit" or (self._session is not None and self._session.model is not self._part_of(pl_module)):
-            self._forget()
+            if self._session is not None:
+                self._session.detach()
+            self._session = None
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -99,7 +101,15 @@ class EntropyCallback(SessionHolder, pl.Callback):
             "into the module instead and start a new one.",
         )
         done = 0 if loaded is not None else trainer.global_step // len(trainer.optimizers)
-        total_steps = self.total_steps or _expected_steps(trainer) - done
+        total_steps = self.total_steps
+        if total_steps is None:
+            expected = trainer.estimated_stepping_batches
+            require(
+                0 < expected < math.inf,
+                "total_steps: the trainer does not know how many steps it will make; give total_steps to "
+                "EntropyCallback, or max_steps to the trainer.",
+            )
+            total_steps = int(expected) - done
         self._session = TrainingSession(self._part_of(pl_module), self.config, total_steps=total_steps)
         self._session.attach(trainer.optimizers)
         if loaded is not None:
@@ -173,11 +183,6 @@ class EntropyCallback(SessionHolder, pl.Callback):
         self._session = TrainingSession.of_state(self._part_of(pl_module), self.config, loaded)
         return True
 
-    def _forget(self) -> None:
-        if self._session is not None:
-            self._session.detach()
-            self._session = None
-
     def _part_of(self, pl_module: pl.LightningModule) -> nn.Module:
         try:
             return pl_module.get_submodule(self.submodule)
@@ -186,14 +191,3 @@ class EntropyCallback(SessionHolder, pl.Callback):
             raise ConfigError(
                 f"submodule: the module has no part {self.submodule!r}; {near_match(self.submodule, names)}"
             ) from error
-
-
-def _expected_steps(trainer: pl.Trainer) -> int:
-    """Steps of the last optimiser from the very beginning to the end of the training."""
-    steps = trainer.estimated_stepping_batches
-    require(
-        0 < steps < math.inf,
-        "total_steps: the trainer does not know how many steps it will make; give total_steps to EntropyCallback, or "
-        "max_steps to the trainer.",
-    )
-    return int(steps)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from metaq import container
-from metaq.compression import pipeline, survey, uncalibrated
+from metaq import container, load
+from metaq.compression import survey, uncalibrated
 from metaq.compression.compressed import Report
 from metaq.compression.compressing import compress_to_file
 from metaq.compression.goal import Goal
@@ -67,7 +67,7 @@ def test_the_file_is_the_one_that_is_written_at_once(whole):
 def test_weights_come_back_about_as_they_were_and_the_rest_exactly(whole, tmp_path):
     path = tmp_path / "model.metaq"
     path.write_bytes(whole)
-    restored, expected = pipeline.load(path), tensors()
+    restored, expected = load(path), tensors()
     assert restored.keys() == expected.keys()
     for name in ("embed.position_ids", "nothing.weight", "norm.running_mean", "scalar"):
         assert torch.equal(restored[name], expected[name])
@@ -325,7 +325,7 @@ def test_narrow_sources_come_back_in_their_type(tmp_path, dtype):
     assert (
         container.encode(file.tensors, metadata=file.metadata, coder="fast", chunk_bits=CHUNK_BITS) == out.read_bytes()
     )
-    restored = pipeline.load(out)
+    restored = load(out)
     for name, tensor in held.items():
         assert restored[name].dtype == tensor.dtype
         assert relative_error(restored[name], tensor) < 0.3
@@ -345,7 +345,7 @@ def test_numbers_that_no_grid_has_are_kept_and_named(tmp_path):
     out = tmp_path / "m.metaq"
     report = compress(saved(tmp_path / "model", held), out)
     assert reasons(report) == dict.fromkeys(("huge", "inf", "nan"), "holds NaN, infinity or numbers near it")
-    restored = pipeline.load(out)
+    restored = load(out)
     for name in ("nan", "inf", "huge"):
         assert restored[name].numpy().tobytes() == held[name].numpy().tobytes()
 
@@ -366,7 +366,7 @@ def test_odd_tensors_pass(tmp_path):
     assert (
         container.encode(file.tensors, metadata=file.metadata, coder="fast", chunk_bits=CHUNK_BITS) == out.read_bytes()
     )
-    restored = pipeline.load(out)
+    restored = load(out)
     assert torch.equal(restored["zeros"], held["zeros"])
     assert all(torch.isfinite(tensor).all() for tensor in restored.values())
     assert torch.equal(restored["constant"], held["constant"])
@@ -380,7 +380,7 @@ def test_scales_that_differ_much_are_neither_spoilt_nor_spared(tmp_path):
     held = {f"s{n}": 10.0**n * torch.randn(128, 128, generator=generator) for n in (-4, -2, 0, 2, 4)}
     out = tmp_path / "m.metaq"
     compress(saved(tmp_path / "model", held), out)
-    restored = pipeline.load(out)
+    restored = load(out)
     errors = [relative_error(restored[name], tensor) for name, tensor in held.items()]
     # A factor of four in importance either way is one of two in the error.
     assert max(errors) < 4.5 * min(errors)
@@ -390,7 +390,7 @@ def test_grids_that_are_given_are_used(made_folder, tmp_path):
     grid = BucketGrid(center=0.0, radius=0.25, count=11)
     out = tmp_path / "m.metaq"
     report = compress(made_folder, out, grids={"layer.1.weight": grid, "layer.0.weight": grid})
-    restored, expected = pipeline.load(out), tensors()
+    restored, expected = load(out), tensors()
     for name, tensor in expected.items():
         if name in ("layer.0.weight", "layer.1.weight"):
             values = grid.values_of(grid.assign(tensor.double().numpy())).astype(np.float32)

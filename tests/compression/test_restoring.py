@@ -11,8 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from metaq import container
-from metaq.compression import pipeline
+from metaq import container, load
 from metaq.compression.compressing import compress_to_file
 from metaq.compression.goal import Goal
 from metaq.compression.restoring import holds_folder, restore_folder
@@ -59,7 +58,7 @@ def test_the_folder_comes_back(packed, made_folder, tmp_path):
     ]
     for name in ("1_Pooling/config.json", "config.json", "empty.txt", "short.txt"):
         assert (tmp_path / "back" / name).read_bytes() == (made_folder / name).read_bytes()
-    back, expected = load_file(tmp_path / "back" / "model.safetensors"), pipeline.load(packed)
+    back, expected = load_file(tmp_path / "back" / "model.safetensors"), load(packed)
     assert back.keys() == expected.keys()
     assert all(torch.equal(back[name], expected[name]) for name in expected)
     with safe_open(tmp_path / "back" / "model.safetensors", "pt") as file:
@@ -70,7 +69,7 @@ def test_the_folder_comes_back(packed, made_folder, tmp_path):
 def test_large_weights_are_sharded_with_an_index(packed, tmp_path):
     restore_folder(packed, tmp_path / "back", max_shard_bytes=100_000)
     index = json.loads((tmp_path / "back" / INDEX).read_text())
-    expected = pipeline.load(packed)
+    expected = load(packed)
     assert index["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in expected.values())
     assert index["weight_map"].keys() == expected.keys()
     shards = sorted((tmp_path / "back").glob("model-*.safetensors"))
@@ -151,7 +150,7 @@ def test_a_file_of_no_folder_is_no_folder(tmp_path):
     assert not holds_folder(tmp_path / "m.metaq")
     with pytest.raises(FormatError, match="not made of a folder"):
         restore_folder(tmp_path / "m.metaq", tmp_path / "back")
-    assert "file:config.json" in pipeline.load(tmp_path / "m.metaq")
+    assert "file:config.json" in load(tmp_path / "m.metaq")
 
 
 def test_types_that_safetensors_lacks_are_named(tmp_path):

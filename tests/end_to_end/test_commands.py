@@ -26,9 +26,9 @@ def test_help_of_every_command_shows_an_example():
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
-def test_compress_and_decompress_give_the_quantised_weights_bit_for_bit(tmp_path, checkpoint, suffix):
+def test_quantize_and_decompress_give_the_quantised_weights_bit_for_bit(tmp_path, checkpoint, suffix):
     packed, restored = tmp_path / "model.metaq", tmp_path / f"back{suffix}"
-    told = run_metaq("compress", checkpoint, "-o", packed, "--buckets", 33, "--json")
+    told = run_metaq("quantize", checkpoint, "-o", packed, "--buckets", 33, "--json")
     assert told.status == 0, told.err
     numbers = told.json
     assert numbers["bytes"] == packed.stat().st_size

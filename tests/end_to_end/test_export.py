@@ -243,11 +243,15 @@ def test_inspect_tells_what_folds(sparse, file):
         assert f"{kept} of {units} left" in shown.out
 
 
-def test_inspect_folds_only_when_it_is_told_the_network(file):
+def test_inspect_takes_the_network_that_a_file_names(sparse, file):
+    name, _ = sparse
     told = run_metaq("inspect", file, "--json")
     assert told.status == 0, told.err
-    assert told.json["folded"] is None
-    assert "units of" not in run_metaq("inspect", file).out
+    if file.suffix == ".metaq":
+        assert {layer: tuple(units) for layer, units in told.json["folded"].items()} == UNITS[name]
+    else:
+        assert told.json["folded"] is None
+        assert "units of" not in run_metaq("inspect", file).out
 
 
 def test_inspect_tells_what_is_left_of_a_folded_file(tmp_path, sparse, file):

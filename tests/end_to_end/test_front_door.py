@@ -14,7 +14,7 @@ import torch
 from metaq import container
 from metaq.cli.app import COMMANDS, load
 from metaq.cli.output import printable
-from metaq.report.units import LAYERS
+from metaq.report.inspection import LAYERS
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor
 
@@ -69,7 +69,7 @@ def test_a_file_is_inspected_and_restored_without_torch(tmp_path: Path) -> None:
 
 
 def test_lines_of_help_are_those_of_the_commands() -> None:
-    for name, (line, _) in COMMANDS.items():
+    for name, line in COMMANDS.items():
         assert " ".join(load(name).help.split("\n\n")[0].split()) == line
 
 

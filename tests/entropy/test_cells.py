@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaq.entropy.cells import cell_statistics
-from metaq.entropy.objective import code_length, spread
+from metaq.entropy.dual import SpreadDual, solve_fista
+from metaq.entropy.objective import code_length
 from metaq.errors import ConfigError
 from metaq.tensors.grid import BucketGrid
 
@@ -66,7 +67,7 @@ def test_no_array_of_weights_times_buckets_is_allocated():
     peak_before = _peak_resident_bytes()
     tracemalloc.start()
     statistics = cell_statistics([weights], grid)
-    slopes = spread(statistics, start=None, iterations=15, zeta_per_weight=2.25).slopes
+    slopes = solve_fista(SpreadDual(statistics=statistics), max_iterations=15).slopes
     code_length(statistics)
     python_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

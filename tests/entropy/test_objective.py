@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaq.entropy.cells import cell_statistics
-from metaq.entropy.objective import code_length, magnitude_slopes, spread
+from metaq.entropy.dual import SpreadDual, solve_fista
+from metaq.entropy.objective import code_length, magnitude_slopes
 from metaq.tensors.grid import BucketGrid
 
 from .plain import cell_positions
@@ -16,7 +17,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def value(weights, grid):
-    return code_length(cell_statistics([torch.from_numpy(weights)], grid)).value_bits
+    return code_length(cell_statistics([torch.from_numpy(weights)], grid))[0]
 
 
 @given(seeds, st.integers(20, 200), st.integers(3, 9))
@@ -27,7 +28,7 @@ def test_beta_of_code_length_is_the_finite_difference_of_phi(seed, n, count):
     in_every_cell = np.repeat((v[:-1] + v[1:]) / 2, 2)
     weights = np.concatenate([in_every_cell, rng.uniform(v[0], v[-1], n)])
     tensor = torch.from_numpy(weights)
-    slopes = code_length(cell_statistics([tensor], grid)).slopes
+    slopes = code_length(cell_statistics([tensor], grid))[1]
     cells, inside = cell_positions(tensor, grid)
     h = 1e-4 * grid.step_size
     for i in range(0, len(weights), 7):
@@ -58,14 +59,14 @@ def test_a_step_against_beta_lowers_the_bits_of_code_length():
     generator = torch.Generator().manual_seed(0)
     weights = 0.3 * torch.randn(5000, generator=generator, dtype=torch.float64)
     grid = BucketGrid(center=0.0, radius=1.05, count=21)
-    before = code_length(cell_statistics([weights], grid))
+    before, _ = code_length(cell_statistics([weights], grid))
     moved = weights
     for _ in range(50):
         statistics = cell_statistics([moved], grid)
-        beta = torch.from_numpy(code_length(statistics).slopes)[cell_positions(moved, grid)[0]]
+        beta = torch.from_numpy(code_length(statistics)[1])[cell_positions(moved, grid)[0]]
         moved = moved - 1e-3 * beta
-    after = code_length(cell_statistics([moved], grid))
-    assert after.value_bits < 0.9 * before.value_bits
+    after, _ = code_length(cell_statistics([moved], grid))
+    assert after < 0.9 * before
 
 
 def test_the_thesis_objective_moves_clusters_to_the_empty_middle_and_saves_no_bits():
@@ -76,7 +77,8 @@ def test_the_thesis_objective_moves_clusters_to_the_empty_middle_and_saves_no_bi
     bits_before = value(weights.double().numpy(), grid)
     moved, xi = weights.double(), None
     for _ in range(60):
-        result = spread(cell_statistics([moved], grid), start=xi, iterations=15, zeta_per_weight=2.25)
+        problem = SpreadDual(statistics=cell_statistics([moved], grid))
+        result = solve_fista(problem, start=xi, max_iterations=15)
         xi = result.xi
         moved = moved - 2e-3 * torch.from_numpy(result.slopes)[cell_positions(moved, grid)[0]]
     assert value(moved.numpy(), grid) > 0.99 * bits_before

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import platform
 import sys
 
@@ -12,7 +11,7 @@ from metaq.lab import environment
 
 def test_the_environment_tells_versions_and_command_but_neither_user_nor_host(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/metaq", "train", "--out", "a run"])
-    found = json.loads(environment.to_json(device=torch.device("cpu")))
+    found = environment.describe(device=torch.device("cpu"))
     assert found["command"] == "metaq train --out 'a run'"
     assert found["torch"] == torch.__version__.partition("+")[0] or found["torch"] == torch.__version__
     assert found["python"] == platform.python_version()

@@ -162,8 +162,15 @@ def proposals(found):
     return [done.parameters for done in found.trials]
 
 
+STUDY = "lenet5 on digits"
+
+
+def database(plan):
+    return f"sqlite:///{plan.folder / 'study.db'}"
+
+
 def states(plan):
-    study = optuna.load_study(study_name=plan.study_name, storage=plan.database)
+    study = optuna.load_study(study_name=STUDY, storage=database(plan))
     found = [done.state for done in study.trials]
     study._storage._backend.engine.dispose()
     return found
@@ -229,8 +236,8 @@ def test_an_interrupted_trial_is_replaced(tmp_path, trainings):
 def test_a_trial_left_by_a_killed_process_is_waited_for_then_replaced(tmp_path, monkeypatch, sign_of_life):
     plan = plan_in(tmp_path, trials=2)
     draw(plan, SPLITS, Follower())
-    storage = optuna.storages.RDBStorage(plan.database)
-    left = optuna.load_study(storage=storage, study_name=plan.study_name).ask()
+    storage = optuna.storages.RDBStorage(database(plan))
+    left = optuna.load_study(storage=storage, study_name=STUDY).ask()
     if sign_of_life:
         left.suggest_float("optimizer.relative_learning_rate", 4e-3, 1.6e-2, log=True)
         storage.record_heartbeat(left._trial_id)
@@ -268,8 +275,8 @@ def test_a_study_of_other_settings_is_refused(tmp_path):
 def test_a_study_of_another_program_is_refused(tmp_path, monkeypatch):
     plan = plan_in(tmp_path)
     monkeypatch.setattr(studies, "SETTINGS_PATIENCE_SECONDS", 0)
-    storage = optuna.storages.RDBStorage(plan.database)
-    optuna.create_study(storage=storage, study_name=plan.study_name)
+    storage = optuna.storages.RDBStorage(database(plan))
+    optuna.create_study(storage=storage, study_name=STUDY)
     storage.remove_session()
     storage.engine.dispose()
     with pytest.raises(ConfigError, match="was not made by metaq sweep"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from metaq import BucketConfig, ConfigError, EntropyRegularizer, FreezeConfig, RegularizerConfig, SolverError
 from metaq.entropy.cells import cell_statistics
-from metaq.entropy.dual import SpreadDual, solve_exact
+from metaq.entropy.dual import SpreadDual, solve_fista
 
 STEPS = 60
 
@@ -183,10 +183,9 @@ def test_spread_objective_is_resumed_with_its_multipliers():
 
 
 @pytest.mark.parametrize("grouping", ["tensor", "global"])
-def test_exact_multipliers_of_the_spread_objective_are_those_of_the_dual_solver(grouping):
+def test_multipliers_of_the_spread_objective_are_those_of_the_dual_solver(grouping):
     config = RegularizerConfig(
         objective="spread",
-        spread_solver="exact",
         grouping=grouping,
         forward="float",
         refresh_every=1,
@@ -202,22 +201,9 @@ def test_exact_multipliers_of_the_spread_objective_are_those_of_the_dual_solver(
     weights = [parameter.detach() for parameter in model.parameters()]
     groups = [weights] if grouping == "global" else [[tensor] for tensor in weights]
     for group, grid, slopes in zip(groups, regularizer._grids, regularizer._slopes, strict=True):
-        expected = solve_exact(SpreadDual(statistics=cell_statistics(group, grid)))
+        problem = SpreadDual(statistics=cell_statistics(group, grid))
+        expected = solve_fista(problem, max_iterations=config.fista_iterations, tolerance=1e-300)
         np.testing.assert_allclose(slopes, expected.slopes, atol=1e-6 * sum(tensor.numel() for tensor in group))
-
-
-def test_weights_that_cannot_fill_the_buckets_are_named_for_the_exact_solver():
-    config = RegularizerConfig(
-        objective="spread",
-        spread_solver="exact",
-        forward="float",
-        warmup=0.0,
-        buckets=BucketConfig(rule="fixed", count=7, radius=1e-9),
-    )
-    model = make_model()
-    regularizer = EntropyRegularizer(model, config, total_steps=10)
-    with pytest.raises(SolverError, match=r"0\.weight.*spread_solver"):
-        regularizer.before_step()
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaq.report import curves, drawing, filters, histograms
-from metaq.report.curves import Curve, chart
+from metaq.report import drawing, first_layer, histograms
+from metaq.report.drawing import Curve, chart
 from metaq.report.subject import Share
 from metaq.report.treemap import squarify, treemaps
 from metaq.tensors.grid import BucketGrid
@@ -69,7 +69,7 @@ POINTS = [(1, 50.0), (2, 75.0), (3, 80.0)]
 
 def test_a_chart_has_a_line_for_each_curve_and_a_dot_at_the_epoch_kept():
     latent = Curve(label="latent", points=[(1, 60.0), (2, 70.0)], is_second=True)
-    figure = curves.figure_of([Curve(label="quantised", points=POINTS, kept_epoch=2), latent])
+    figure = drawing.figure_of([Curve(label="quantised", points=POINTS, kept_epoch=2), latent])
     assert figure is not None
     (axes,) = figure.axes
     drawn = [(line.get_xydata().tolist(), line.get_linestyle(), line.get_marker()) for line in axes.lines]
@@ -84,7 +84,9 @@ def test_a_chart_has_a_line_for_each_curve_and_a_dot_at_the_epoch_kept():
 
 @pytest.mark.parametrize("values", [(1.0, 1.1), (3.0, 40.0), (900.0, 1400.0), (1e-6, 1e6), (0.5, 0.5)])
 def test_logarithmic_charts_have_a_few_ticks_and_gaps_for_what_has_no_logarithm(values):
-    figure = curves.figure_of([Curve(label="", points=[(1, values[0]), (2, 0.0), (3, values[1])])], is_logarithmic=True)
+    figure = drawing.figure_of(
+        [Curve(label="", points=[(1, values[0]), (2, 0.0), (3, values[1])])], is_logarithmic=True
+    )
     assert figure is not None
     (axes,) = figure.axes
     assert axes.get_yscale() == "log"
@@ -113,8 +115,8 @@ def test_a_chart_is_the_same_svg_every_time_and_follows_light_and_dark():
     assert one == other
     svg = text_of(one.picture)
     root = ElementTree.fromstring(svg)
-    assert (one.picture.width, one.picture.height) == (curves.WIDTH, curves.HEIGHT)
-    assert root.get("viewBox") == f"0 0 {curves.WIDTH} {curves.HEIGHT}"
+    assert (one.picture.width, one.picture.height) == (drawing.WIDTH, drawing.HEIGHT)
+    assert root.get("viewBox") == f"0 0 {drawing.WIDTH} {drawing.HEIGHT}"
     assert "epoch" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "prefers-color-scheme:dark" in svg
     for light, dark in drawing.DARK.items():
@@ -172,24 +174,24 @@ def test_nothing_finite_has_no_histogram():
 
 def test_filters_are_blue_where_positive_orange_where_negative_clear_where_zero():
     tiles = np.array([[[[2.0, 0.0], [-2.0, 1.0]]]])
-    drawn = filters.draw(tiles, largest=2.0, alternative="")
+    drawn = first_layer.draw(tiles, largest=2.0, alternative="")
     with Image.open(io.BytesIO(base64.b64decode(drawn.address.partition(",")[2]))) as image:
         assert image.size == (drawn.width, drawn.height)
-        scale = (drawn.width - 2 * filters.FRAME_WIDTH) // 2
-        places = [(filters.FRAME_WIDTH + scale // 2 + scale * x, filters.FRAME_WIDTH + scale // 2 + scale * y)
+        scale = (drawn.width - 2 * first_layer.FRAME_WIDTH) // 2
+        places = [(first_layer.FRAME_WIDTH + scale // 2 + scale * x, first_layer.FRAME_WIDTH + scale // 2 + scale * y)
                   for y in range(2) for x in range(2)]  # fmt: skip
         positive, zero, negative, smaller = (image.getpixel(place) for place in places)
-    assert positive == (*filters.POSITIVE, 255)
+    assert positive == (*first_layer.POSITIVE, 255)
     assert zero[3] == 0
-    assert negative == (*filters.NEGATIVE, 255)
-    assert smaller[:3] == filters.POSITIVE
+    assert negative == (*first_layer.NEGATIVE, 255)
+    assert smaller[:3] == first_layer.POSITIVE
     assert 0 < smaller[3] < 255
 
 
 def test_filters_stand_in_rows_and_the_channels_of_a_unit_below_each_other():
     tiles = np.arange(1.0, 1 + 5 * 2).reshape(5, 2, 1, 1) * np.ones((1, 1, 4, 4))
-    drawn = filters.draw(tiles, largest=10.0, alternative="")
-    side = 4 * filters.LARGEST_SCALE + 2 * filters.FRAME_WIDTH
+    drawn = first_layer.draw(tiles, largest=10.0, alternative="")
+    side = 4 * first_layer.LARGEST_SCALE + 2 * first_layer.FRAME_WIDTH
     with Image.open(io.BytesIO(base64.b64decode(drawn.address.partition(",")[2]))) as image:
         across, down = image.width // side, image.height // side
         alphas = [[image.getpixel((side * x + side // 2, side * y + side // 2))[3] for x in range(across)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import compress, container
+from metaq import compress, container, load
 from metaq.cli import demonstration
 from metaq.compression import pipeline
 from metaq.errors import ConfigError, FormatError
@@ -75,7 +75,7 @@ def test_a_finished_run_has_all_its_parts(run):
 
 
 def test_rows_count_zeros_and_live_rows_and_columns_of_what_the_file_restores(run):
-    state = pipeline.load(run / runs.MODEL_FILE)
+    state = load(run / runs.MODEL_FILE)
     for tensor in gathering.gather(run).tensors:
         values = state[tensor.name]
         assert tensor.zeros == int((values == 0).sum())
@@ -94,7 +94,7 @@ def test_filters_before_are_the_latent_weights_of_the_same_units(run):
     kept = state["best"]["state_dict"]["conv1.weight"]
     latent = state["regularizer"]["weights"]["conv1.weight"]["latent"].double()
     order, signs = torch.tensor([3, 0, 5, 1, 2, 4]), torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0]).view(-1, 1, 1, 1)
-    weights = pipeline.load(run / runs.MODEL_FILE)
+    weights = load(run / runs.MODEL_FILE)
     weights["conv1.weight"] = kept[order] * signs
     container.write(
         run / runs.MODEL_FILE, pipeline.to_tensors(weights, grids={}), metadata={"net": "lenet5", "data": "digits"}
@@ -105,7 +105,7 @@ def test_filters_before_are_the_latent_weights_of_the_same_units(run):
 
 
 def test_filters_of_another_file_have_no_before(run):
-    weights = {name: tensor + 1 for name, tensor in pipeline.load(run / runs.MODEL_FILE).items()}
+    weights = {name: tensor + 1 for name, tensor in load(run / runs.MODEL_FILE).items()}
     container.write(run / runs.MODEL_FILE, pipeline.to_tensors(weights, grids={}), metadata={"net": "lenet5"})
     found = gathering.gather(run)
     assert found.filters.before is None
@@ -184,7 +184,7 @@ def test_figures_of_the_wrong_type_are_not_taken(run):
 
 
 def test_the_accuracy_of_another_file_is_not_shown(run):
-    weights = pipeline.load(run / runs.MODEL_FILE)
+    weights = load(run / runs.MODEL_FILE)
     compress(weights, grids={}, metadata={"net": "lenet5"}).save(run / runs.MODEL_FILE)
     found = gathering.gather(run)
     assert found.after is None

@@ -365,5 +365,5 @@ def test_the_program_of_its_page_runs(tmp_path, monkeypatch):
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
-    with pytest.raises(ConfigError, match=r"pip install 'metaq-torch\[lightning\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[lightning\]'"):
         runpy.run_path(metaq.lightning.__file__)

@@ -316,5 +316,5 @@ def test_the_program_of_its_page_runs(tmp_path, monkeypatch):
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'metaq-torch\[transformers\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[transformers\]'"):
         runpy.run_path(metaq.transformers.__file__)

@@ -20,52 +20,35 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 
 COMMANDS = {
-    "train": (
-        "Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings.",
-        "train --preset lenet5-mnist --out runs/lenet5",
-    ),
-    "quantize": (
-        "Quantise on uniform buckets over the range of the weights, as in the thesis.",
-        "quantize model.pth -o model.metaq --buckets 255",
-    ),
-    "compress": (
-        "Quantise the weights of a checkpoint or of a model folder and write them as one small file.",
-        "compress model.pth -o model.metaq --target-ratio 10",
-    ),
-    "decompress": (
-        "Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder.",
-        "decompress model.metaq -o model.safetensors",
-    ),
-    "export": (
-        "Write a model as an ONNX network with small integers, or as dense weights; folded or as it is.",
-        "export model.metaq --net lenet5 --fold -o model.onnx",
-    ),
-    "evaluate": (
-        "Restore a model from its file and measure its accuracy.",
-        "evaluate model.metaq --data mnist --json",
-    ),
-    "inspect": (
-        "Show what a file holds, tensor by tensor.",
-        "inspect model.metaq --plot model.png",
-    ),
+    "train": "Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings.",
+    "quantize": "Quantise on uniform buckets over the range of the weights, as in the thesis.",
+    "compress": "Quantise the weights of a checkpoint or of a model folder and write them as one small file.",
+    "decompress": "Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder.",
+    "export": "Write a model as an ONNX network with small integers, or as dense weights; folded or as it is.",
+    "evaluate": "Restore a model from its file and measure its accuracy.",
+    "inspect": "Show what a file holds, tensor by tensor.",
     "report": (
-        "Write one self-contained HTML page about a run or a file: figures, curves, tensors, and where the bytes went.",
-        "report runs/demo -o report.html",
+        "Write one self-contained HTML page about a run or a file: figures, curves, tensors, and where the bytes went."
     ),
-    "demo": (
-        "The whole road on embedded digits: train, quantise, pack, restore, evaluate, report.",
-        "demo --out runs/demo",
-    ),
-    "reproduce": (
-        "Print published tables beside what is measured now.",
-        "reproduce thesis --checkpoint lenet5.pth --data-dir data",
-    ),
-    "sweep": (
-        "Train a network to many sizes and show how accurate it is at each; the same command again goes on.",
-        "sweep --net lenet5 --data mnist --trials 40 --out sweeps/lenet5",
-    ),
+    "demo": "The whole road on embedded digits: train, quantise, pack, restore, evaluate, report.",
+    "reproduce": "Print published tables beside what is measured now.",
+    "sweep": "Train a network to many sizes and show how accurate it is at each; the same command again goes on.",
 }
-"""Line of help and example of every command, the function of that name in the module of that name."""
+"""Line of help of every command, the function of that name in the module of that name."""
+
+EXAMPLES = {
+    "train": "train --preset lenet5-mnist --out runs/lenet5",
+    "quantize": "quantize model.pth -o model.metaq --buckets 255",
+    "compress": "compress model.pth -o model.metaq --target-ratio 10",
+    "decompress": "decompress model.metaq -o model.safetensors",
+    "export": "export model.metaq --net lenet5 --fold -o model.onnx",
+    "evaluate": "evaluate model.metaq --data mnist --json",
+    "inspect": "inspect model.metaq --plot model.png",
+    "report": "report runs/demo -o report.html",
+    "demo": "demo --out runs/demo",
+    "reproduce": "reproduce thesis --checkpoint lenet5.pth --data-dir data",
+    "sweep": "sweep --net lenet5 --data mnist --trials 40 --out sweeps/lenet5",
+}
 
 SETTINGS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
@@ -85,9 +68,8 @@ class LazyGroup(typer.core.TyperGroup):
 
 def load(name: str) -> Any:
     """The command `name`, whose module is imported."""
-    example = COMMANDS[name][1]
     own = typer.Typer(add_completion=False, **SETTINGS)
-    own.command(name, epilog=f"Example: metaq {example}")(getattr(import_module(f"metaq.cli.{name}"), name))
+    own.command(name, epilog=f"Example: metaq {EXAMPLES[name]}")(getattr(import_module(f"metaq.cli.{name}"), name))
     return typer.main.get_command(own)
 
 
@@ -103,7 +85,7 @@ def main() -> None:
         no_args_is_help=True,
         **SETTINGS,
     )
-    for name, (line, _) in COMMANDS.items():
+    for name, line in COMMANDS.items():
         app.command(name, help=line)(lambda: None)
     try:
         with output.telling_of_compilation():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import DataDir, Exclude, Force, Include, Json, OwnNet, load_data
+from metaq.cli.options import Coder, DataDir, Exclude, Force, Include, Json, OwnNet, load_data
 from metaq.compression.compressed import Report
 from metaq.compression.compressing import compress_to_file
 from metaq.compression.goal import Goal
@@ -17,8 +17,6 @@ from metaq.compression.work import work_path
 from metaq.config import require
 from metaq.model.opened import open_model
 from metaq.model.weights import ANY
-
-DEFAULT_CALIBRATION = 20_000
 
 
 def compress(
@@ -52,7 +50,7 @@ def compress(
     recalibrate_norms: Annotated[
         bool, typer.Option("--recalibrate-norms", help="Measure the statistics of batch normalisation anew.")
     ] = False,
-    coder: Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")] = "small",
+    coder: Coder = "small",
     include: Include = None,
     exclude: Exclude = None,
     force: Force = False,
@@ -71,53 +69,29 @@ def compress(
         target_bits_per_weight=target_bits_per_weight,
         max_drop=max_drop,
     )
+    options: dict[str, Any] = {"include": include or ANY, "exclude": exclude or (), "coder": coder}
     if data is None:
         require(max_drop is None, "--max-drop: accuracy is measured on images; name them by --data.")
         require(
             calibration is None and recover and not recalibrate_norms,
             "--calibration, --no-recover, --recalibrate-norms: say how to calibrate; give --data.",
         )
-        report = _without_data(source, out, goal, include, exclude, coder)
+        report = _without_data(source, out, goal, **options)
     else:
         require(not source.is_dir(), "--data: folders are compressed without data; leave it out.")
-        report = _with_data(
-            source,
-            out,
-            goal,
-            include,
-            exclude,
-            coder,
-            data=data,
-            data_dir=data_dir,
-            net=net,
-            calibration=DEFAULT_CALIBRATION if calibration is None else calibration,
-            recovers=recover,
-            recalibrates_norms=recalibrate_norms,
-        )
+        options |= {"recovers": recover, "recalibrates_norms": recalibrate_norms}
+        if calibration is not None:
+            options["calibration_count"] = calibration
+        report = _with_data(source, out, goal, data, data_dir, net, **options)
     if report.has_discarded:
         output.note(f"{work_path(out)} was of another model or other options; it was thrown away, and all done anew.")
     print_report(report, out, seconds=time.perf_counter() - begun, as_json=as_json)
 
 
-def _without_data(
-    source: Path,
-    out: Path,
-    goal: Goal,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    coder: str,
-) -> Report:
+def _without_data(source: Path, out: Path, goal: Goal, **options: Any) -> Report:
     try:
         with output.stage_progress() as progress:
-            return compress_to_file(
-                open_model(source),
-                out,
-                goal,
-                include=include or ANY,
-                exclude=exclude or (),
-                coder=coder,
-                progress=progress,
-            )
+            return compress_to_file(open_model(source), out, goal, progress=progress, **options)
     except KeyboardInterrupt:
         if work_path(out).exists():
             output.note(f"What is done is kept in {work_path(out)}; the same command goes on from there.")
@@ -125,19 +99,7 @@ def _without_data(
 
 
 def _with_data(
-    source: Path,
-    out: Path,
-    goal: Goal,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    coder: str,
-    *,
-    data: str,
-    data_dir: Path | None,
-    net: str | None,
-    calibration: int,
-    recovers: bool,
-    recalibrates_norms: bool,
+    source: Path, out: Path, goal: Goal, data: str, data_dir: Path | None, net: str | None, **options: Any
 ) -> Report:
     from metaq.lab.classifiers import compress_classifier
     from metaq.lab.runs import network_of
@@ -150,13 +112,8 @@ def _with_data(
             goal,
             net=network_of(source) if net is None else net,
             splits=load_data(data, data_dir),
-            calibration_count=calibration,
-            recovers=recovers,
-            recalibrates_norms=recalibrates_norms,
-            include=include or ANY,
-            exclude=exclude or (),
-            coder=coder,
             progress=progress,
+            **options,
         )
     found.save(out)
     return found
@@ -171,20 +128,10 @@ def print_report(report: Report, out: Path, *, seconds: float, as_json: bool) ->
         "weights": report.weights,
         "bits_per_weight": report.bits_per_weight,
     }
-    accuracies = {
-        name: value
-        for name, value in (
-            ("float_calibration_accuracy", report.float_accuracy),
-            ("calibration_accuracy", report.accuracy),
-        )
-        if value is not None
-    }
+    known = {"float_calibration_accuracy": report.float_accuracy, "calibration_accuracy": report.accuracy}
+    accuracies = {name: value for name, value in known.items() if value is not None}
     if as_json:
-        files = {
-            "carried_bytes": report.carried_bytes,
-            "carried": list(report.carried),
-            "left_out": report.left_out,
-        }
+        files = {"carried_bytes": report.carried_bytes, "carried": list(report.carried), "left_out": report.left_out}
         told = {**sizes, **accuracies, "seconds": seconds, "file": str(out), "multiplier": report.multiplier, **files}
         output.print_json({**told, **report.coverage.to_dict()})
         output.warn_of_left_out(report.coverage)

@@ -28,37 +28,28 @@ def decompress(
 ) -> None:
     """Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder."""
     begun = time.perf_counter()
+    files: dict[str, list[str]] = {}
     if out.suffix not in SUFFIXES and holds_folder(source):
-        _restore_folder(source, out, force=force, as_json=as_json)
+        with output.stage_progress() as progress:
+            files = {"files": list(restore_folder(source, out, force=force, progress=progress).files)}
+    else:
+        require(out.suffix in SUFFIXES, f"{out}: end the name in one of {', '.join(SUFFIXES)}.")
+        output.claim(out, force=force)
+        _restore_file(source, out)
+    sizes = container.describe(source).sizes
+    if as_json:
+        output.print_json({**sizes, "seconds": time.perf_counter() - begun, "file": str(out), **files})
         return
-    require(out.suffix in SUFFIXES, f"{out}: end the name in one of {', '.join(SUFFIXES)}.")
-    output.claim(out, force=force)
+    output.print_table(f"{source} restored as {out}", ["", "value"], output.size_rows(sizes))
+    for what, names in files.items():
+        output.note_names(what, dict.fromkeys(names, ""))
+
+
+def _restore_file(source: Path, out: Path) -> None:
     if out.suffix == ".safetensors":
         with output.stage_progress() as progress:
             restore_safetensors(source, out, progress=progress)
-    else:
-        _restore_for_torch(source, out)
-    sizes = container.describe(source).sizes
-    if as_json:
-        output.print_json({**sizes, "seconds": time.perf_counter() - begun, "file": str(out)})
-    else:
-        output.print_table(f"{source} restored as {out}", ["", "value"], output.size_rows(sizes))
-
-
-def _restore_for_torch(source: Path, out: Path) -> None:
+        return
     from metaq.model import checkpoint
 
     checkpoint.write(out, checkpoint.weights_of(container.read(source)))
-
-
-def _restore_folder(source: Path, out: Path, *, force: bool, as_json: bool) -> None:
-    begun = time.perf_counter()
-    with output.stage_progress() as progress:
-        restored = restore_folder(source, out, force=force, progress=progress)
-    sizes = container.describe(source).sizes
-    if as_json:
-        files = list(restored.files)
-        output.print_json({**sizes, "seconds": time.perf_counter() - begun, "file": str(out), "files": files})
-        return
-    output.print_table(f"{source} restored as {out}", ["", "value"], output.size_rows(sizes))
-    output.note_names("files", dict.fromkeys(restored.files, ""))

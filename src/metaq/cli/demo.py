@@ -37,9 +37,15 @@ def demo(
             plain_observer=output.QuietProgress(progress, "float network"),
             observer=output.TrainingProgress(progress, "few bits"),
         )
-        page = _report(Path(folder), REPORT_FILE if out is None else out / runs.REPORT_FILE)
+        page = REPORT_FILE if out is None else out / runs.REPORT_FILE
+        report: Path | None = None
+        try:
+            report = demonstration.write_report(Path(folder), page)
+        except OutputError as error:
+            # Without a place for the report the demonstration has succeeded all the same.
+            output.note(f"no report: {error}")
     if as_json:
-        output.print_json({**result.to_dict(), "report": None if page is None else str(page)})
+        output.print_json({**result.to_dict(), "report": None if report is None else str(report)})
         return
     summary = result.outcome.summary
     rows = [
@@ -51,16 +57,5 @@ def demo(
         ("restored tensors bit-equal to the quantised", "yes" if result.bit_equal else "NO"),
     ]
     output.print_table("LeNet-5 on digits, 400 test images", ["", "value"], rows)
-    if page is not None:
-        output.line(f"report: {page.resolve()}")
-
-
-def _report(folder: Path, page: Path) -> Path | None:
-    """Write the report; without a place for it the demonstration has succeeded all the same."""
-    from metaq.cli import demonstration
-
-    try:
-        return demonstration.write_report(folder, page)
-    except OutputError as error:
-        output.note(f"no report: {error}")
-        return None
+    if report is not None:
+        output.line(f"report: {report.resolve()}")

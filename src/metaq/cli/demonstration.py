@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from metaq.compression import pipeline
 from metaq.files import write_bytes
 from metaq.lab import data, runs
-from metaq.lab.outcome import TrainingOutcome
+from metaq.lab.runs import TrainingOutcome
 from metaq.lab.train import Observer, accuracy, preset
+from metaq.model.lazy import load
 from metaq.report import gathering
 from metaq.report.page import is_report
 
@@ -24,16 +24,10 @@ REPORT_NAME = "metaq demo"
 
 @dataclass(frozen=True, kw_only=True)
 class DemonstrationResult:
-    """What the demonstration measured.
+    """What the demonstration measured: the run with the entropy term, and what it is compared with.
 
-    Attributes
-    ----------
-    outcome
-        The run with the entropy term; accuracy of the weights restored from the file.
-    float_accuracy
-        Test accuracy in percent of the same network trained alike without the term.
-    bit_equal
-        Whether every tensor restored from the file equals the quantised one bit for bit.
+    `float_accuracy` is the test accuracy in percent of the same network trained alike without the term; `bit_equal`
+    says whether every tensor restored from the file equals the quantised one bit for bit.
     """
 
     outcome: TrainingOutcome
@@ -56,7 +50,7 @@ def run(folder: Path, *, seed: int, plain_observer: Observer, observer: Observer
     with TemporaryDirectory() as scratch:
         plain = runs.train_plain(config, splits, Path(scratch), plain_observer)
     outcome = runs.train_to_folder(config, splits, folder, observer)
-    restored = pipeline.load(folder / runs.MODEL_FILE)
+    restored = load(folder / runs.MODEL_FILE)
     result = DemonstrationResult(
         outcome=outcome,
         float_accuracy=accuracy(plain, splits.test),
@@ -73,11 +67,6 @@ def write_report(folder: Path, page: Path) -> Path:
     """Write the report on the run in `folder`; where it is.
 
     An older report of that name is replaced; beside any other file the page gets a number.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
     """
     places = chain([page], (page.with_stem(f"{page.stem}-{number}") for number in count(2)))
     place = next(each for each in places if not each.exists() or (each.is_file() and is_report(each)))

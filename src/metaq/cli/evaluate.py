@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from metaq.cli import output
-from metaq.cli.options import Data, DataDir, Json, OwnNet, Split, load_data, pick_split
+from metaq.cli.options import Data, DataDir, Json, Model, OwnNet, Split, load_data, pick_split
 
 
 def evaluate(
-    source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
+    source: Model,
     net: OwnNet = None,
     data: Data = "digits",
     data_dir: DataDir = None,

@@ -12,7 +12,7 @@ import typer
 
 from metaq import container
 from metaq.cli import output
-from metaq.cli.options import Force, Json, OwnNet
+from metaq.cli.options import Force, Json, Model, OwnNet
 from metaq.config import needs, require
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ EXAMPLES = 2
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
+    source: Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="The .onnx, .safetensors, .pth or .pt file to write.")],
     fold: Annotated[
         bool,

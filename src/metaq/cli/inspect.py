@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import Force, Json
+from metaq.cli.options import Force, Json, Model
 from metaq.report import inspection
 
 
 def inspect(
-    source: Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")],
+    source: Model,
     net: Annotated[
         str | None, typer.Option("--net", help="Network, to tell what folds away; default: the one the file names.")
     ] = None,
@@ -25,6 +25,7 @@ def inspect(
     if plot is not None:
         output.claim(plot, force=force)
     found = inspection.inspect(source, net=net)
+    # Before anything is printed, since a wrong network is an error.
     units = found.folded
     if plot is not None:
         inspection.save_plot(plot, found)

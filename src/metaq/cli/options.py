@@ -13,8 +13,6 @@ from metaq.lab.registry import NETWORKS
 
 if TYPE_CHECKING:
     from metaq.lab.data import DataSplits, ImageDataset
-    from metaq.model.checkpoint import StateDict
-    from metaq.tensors.grid import BucketGrid
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
@@ -23,16 +21,22 @@ OwnNet = Annotated[
     str | None,
     typer.Option("--net", help=f"Network: {', '.join(NETWORKS)}, or package.module:factory; else what the file names."),
 ]
+NewNet = Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")]
+NewData = Annotated[str | None, typer.Option("--data", help="Another data set than the preset's.")]
+Teacher = Annotated[
+    Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
+]
+TeacherNet = Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")]
+Model = Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")]
+Coder = Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")]
 Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, cifar10, or a folder of four IDX files.")]
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder that holds the data set; else $METAQ_DATA, else the cache folder."),
 ]
 Split = Annotated[str, typer.Option("--split", help="Images to evaluate on: test, validation or train.")]
-Buckets = Annotated[int, typer.Option("--buckets", help="Number of buckets C of every grid, at least 2.")]
 Center = Annotated[float | None, typer.Option("--center", help="Middle of the range; default: that of the weights.")]
 Radius = Annotated[float | None, typer.Option("--radius", help="Half-width of the range; default: all weights fit.")]
-Grouping = Annotated[str, typer.Option("--grouping", help="One grid per tensor, or one for all: tensor or global.")]
 Include = Annotated[list[str] | None, typer.Option("--include", help="Quantise only tensors matching this glob.")]
 Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Store tensors matching this glob exactly.")]
 
@@ -51,30 +55,3 @@ def pick_split(splits: DataSplits, split: str) -> ImageDataset:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     require(split in parts, f"--split {split}: choose test, validation or train.")
     return parts[split]
-
-
-def grids_for(
-    state_dict: StateDict,
-    buckets: int,
-    *,
-    center: float | None,
-    radius: float | None,
-    grouping: str,
-    include: list[str] | None,
-    exclude: list[str] | None,
-) -> dict[str, BucketGrid]:
-    """Grids as the options ask for them."""
-    from metaq.compression.pipeline import choose_grids
-
-    require(buckets >= 2, f"--buckets {buckets}: a grid needs two buckets at least.")
-    require(radius is None or radius > 0, f"--radius {radius}: must be positive.")
-    require(grouping in ("tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
-    return choose_grids(
-        state_dict,
-        count=buckets,
-        center=center,
-        radius=radius,
-        grouping="global" if grouping == "global" else "tensor",
-        include=include or ("*",),
-        exclude=exclude or (),
-    )

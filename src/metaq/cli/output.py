@@ -22,7 +22,7 @@ from metaq import compiled
 from metaq.files import is_standard_output, refuse_overwrite
 
 if TYPE_CHECKING:
-    from metaq.lab.outcome import Summary
+    from metaq.lab.runs import Summary
     from metaq.lab.train import EpochRecord
     from metaq.tensors.coverage import Coverage
 
@@ -74,20 +74,9 @@ def printable(text: str, encoding: str = "utf-8") -> str:
     >>> printable("6×5 größe", "ascii")
     '6x5 gr\\\\xf6\\\\xdfe'
     """
-    return (
-        "".join(character if character.isprintable() else _escaped(character) for character in text)
-        .translate({ord(special): plain for special, plain in PLAIN.items() if not _can_show(special, encoding)})
-        .encode(encoding, "backslashreplace")
-        .decode(encoding)
-    )
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def _can_show(character: str, encoding: str) -> bool:
-    return character.encode(encoding, "ignore") != b""
+    plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    unknown = {ord(special): known for special, known in PLAIN.items() if not special.encode(encoding, "ignore")}
+    return plain.translate(unknown).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _print(console: Console, message: str) -> None:

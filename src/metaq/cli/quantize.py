@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from metaq import container
-from metaq.cli import output
+from metaq.cli import options, output
 from metaq.cli.compress import print_report
-from metaq.cli.options import (
-    Center,
-    Data,
-    DataDir,
-    Exclude,
-    Force,
-    Include,
-    Json,
-    Net,
-    Radius,
-    Split,
-    grids_for,
-    load_data,
-    pick_split,
-)
 from metaq.compression.compressing import compress as compress_on
+from metaq.compression.pipeline import choose_grids
 from metaq.config import require
 from metaq.lab import runs
 from metaq.lab.bucket_sweep import sweep_buckets
 from metaq.model import checkpoint
+from metaq.model.weights import ANY
 from metaq.quantize.sweep import SweepRow, parse_range
+from metaq.tensors.grid import BucketGrid
 
 DEFAULT_BUCKETS = 255
 
@@ -44,8 +31,8 @@ def quantize(
     buckets: Annotated[
         int | None, typer.Option("--buckets", help="Buckets C of every grid, at least 2 [default: 255].")
     ] = None,
-    center: Center = None,
-    radius: Radius = None,
+    center: options.Center = None,
+    radius: options.Radius = None,
     grouping: Annotated[
         str | None,
         typer.Option("--grouping", help="tensor: one grid per tensor; global: one for all, as a sweep has by default."),
@@ -57,15 +44,15 @@ def quantize(
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="With --sweep: points of accuracy that may be lost.")
     ] = 0.1,
-    net: Net = "lenet5",
-    data: Data = "digits",
-    data_dir: DataDir = None,
-    split: Split = "validation",
-    coder: Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")] = "small",
-    include: Include = None,
-    exclude: Exclude = None,
-    force: Force = False,
-    as_json: Json = False,
+    net: options.Net = "lenet5",
+    data: options.Data = "digits",
+    data_dir: options.DataDir = None,
+    split: options.Split = "validation",
+    coder: options.Coder = "small",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Quantise on uniform buckets over the range of the weights, as in the thesis.
 
@@ -77,26 +64,32 @@ def quantize(
     if out is not None:
         output.claim(out, force=force)
     state_dict = checkpoint.read(source)
-    grids_of = partial(
-        grids_for,
-        state_dict,
-        center=center,
-        radius=radius,
-        grouping=grouping or ("tensor" if counts is None else "global"),
-        include=include,
-        exclude=exclude,
-    )
+    require(buckets is None or buckets >= 2, f"--buckets {buckets}: a grid needs two buckets at least.")
+    require(radius is None or radius > 0, f"--radius {radius}: must be positive.")
+    require(grouping in (None, "tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
+    is_global = grouping == "global" or (grouping is None and counts is not None)
+
+    def grids_of(count: int) -> dict[str, BucketGrid]:
+        return choose_grids(
+            state_dict,
+            count=count,
+            center=center,
+            radius=radius,
+            grouping="global" if is_global else "tensor",
+            include=include or ANY,
+            exclude=exclude or (),
+        )
+
     if counts is None:
         assert out is not None
-        grids = grids_of(DEFAULT_BUCKETS if buckets is None else buckets)
-        found = compress_on(state_dict, grids=grids, coder=coder)
+        found = compress_on(state_dict, grids=grids_of(buckets or DEFAULT_BUCKETS), coder=coder)
         found.save(out)
         print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
         return
     bucket_counts = parse_range(counts)
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
     metadata = {"net": net, "data": data}
-    dataset = pick_split(load_data(data, data_dir), split)
+    dataset = options.pick_split(options.load_data(data, data_dir), split)
     with output.stage_progress() as progress:
         progress.stage("trying bucket counts", len(bucket_counts))
         outcome = sweep_buckets(

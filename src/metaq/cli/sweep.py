@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import DataDir, Json, load_data
-from metaq.cli.train import seconds_of, taught
+from metaq.cli.options import DataDir, Json, NewData, NewNet, Teacher, TeacherNet, load_data
+from metaq.cli.train import configured, seconds_of, taught
 from metaq.config import needs, require
 from metaq.lab.registry import PRESETS
 
 if TYPE_CHECKING:
     from metaq.lab.frontier import Frontier, Trial
-    from metaq.lab.train import TrainConfig
-    from metaq.lab.train.config import TeacherConfig
 
 LARGEST_RATIO, SMALLEST_RATIO = 400, 20
 """Ratios between which the sizes of files lie where none are given."""
@@ -29,8 +26,8 @@ def sweep(
     preset_name: Annotated[
         str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")
     ] = "lenet5-digits",
-    net: Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Another data set than the preset's.")] = None,
+    net: NewNet = None,
+    data: NewData = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of every trial.")] = None,
     time_budget: Annotated[
         str | None, typer.Option("--time-budget", help="Train every trial about so long: 90s, 15m, 2h.")
@@ -41,10 +38,8 @@ def sweep(
     largest: Annotated[
         int | None, typer.Option("--largest", help=f"Bytes to end at; default: 1/{SMALLEST_RATIO} of the floats.")
     ] = None,
-    teacher: Annotated[
-        Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
-    ] = None,
-    teacher_net: Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")] = None,
+    teacher: Teacher = None,
+    teacher_net: TeacherNet = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes that run trials at the same time.")] = 1,
     storage: Annotated[
         str | None, typer.Option("--storage", help="URL of the study's database; default: OUT/study.db.")
@@ -60,7 +55,8 @@ def sweep(
     from metaq.lab.train import GoalConfig, aim
 
     require(epochs is None or time_budget is None, "--time-budget: sets the number of epochs; give no --epochs then.")
-    config = _configure(preset_name, net, data, seed, taught(teacher, teacher_net))
+    named = {"net": net, "data": data, "seed": seed, "teacher": taught(teacher, teacher_net)}
+    config = configured(preset_name, named)
     seconds = None if time_budget is None else seconds_of(time_budget)
     float_bytes = frontier.float_bytes_of(config.net)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
@@ -108,15 +104,6 @@ class SweepProgress(output.QuietProgress):
         if not self._is_waiting:
             self._is_waiting = True
             output.note(f"waiting for {running} trials of other processes")
-
-
-def _configure(
-    preset_name: str, net: str | None, data: str | None, seed: int, teacher: TeacherConfig | None
-) -> TrainConfig:
-    from metaq.lab.train import preset
-
-    config = preset(preset_name)
-    return replace(config, net=net or config.net, data=data or config.data, seed=seed, teacher=teacher)
 
 
 def _print(found: Frontier, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import DataDir, Force, Json, load_data
+from metaq.cli.options import DataDir, Force, Json, NewData, NewNet, Teacher, TeacherNet, load_data
 from metaq.config import require
 from metaq.lab.registry import PRESETS
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from metaq.lab.data import DataSplits
-    from metaq.lab.outcome import TrainingOutcome
+    from metaq.lab.runs import TrainingOutcome
     from metaq.lab.train import GoalConfig, Processes, TrainConfig
     from metaq.lab.train.config import TeacherConfig
 
@@ -46,17 +47,15 @@ def train(
     time_budget: Annotated[
         str | None, typer.Option("--time-budget", help="Train about so long: 90s, 15m, 2h. Sets the number of epochs.")
     ] = None,
-    teacher: Annotated[
-        Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
-    ] = None,
-    teacher_net: Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")] = None,
+    teacher: Teacher = None,
+    teacher_net: TeacherNet = None,
     start: Annotated[Path | None, typer.Option("--from", help="File of trained weights to start from.")] = None,
     without_term: Annotated[
         bool,
         typer.Option("--float", help="Train as usual, without the entropy term: what to compare with, or start from."),
     ] = False,
-    net: Annotated[str | None, typer.Option("--net", help="Another network than the preset's.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Another data set than the preset's.")] = None,
+    net: NewNet = None,
+    data: NewData = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Another number of epochs.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed.")] = None,
     assignments: Annotated[
@@ -74,12 +73,18 @@ def train(
 ) -> None:
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
     from metaq.lab import runs
-    from metaq.lab.train import GoalConfig, device_named, launched, plain
+    from metaq.lab.train import GoalConfig, checkpointing, device_named, launched, plain
     from metaq.lab.train.records import tensorboard_available
 
     require((out is None) != (resume is None), "train: give either --out FOLDER or --resume FOLDER.")
     goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
-    named = {"net": net, "data": data, "epochs": epochs, "seed": seed, "start": None if start is None else str(start)}
+    named: dict[str, object] = {
+        "net": net,
+        "data": data,
+        "epochs": epochs,
+        "seed": seed,
+        "start": None if start is None else str(start),
+    }
     if resume is not None:
         given = (preset_name, target_accuracy, target_bytes, time_budget, teacher, teacher_net, *named.values())
         alone = all(value is None for value in given) and not (assignments or force or without_term)
@@ -97,13 +102,22 @@ def train(
         where = Where(device=device, processes=processes)
         try:
             if resume:
-                outcome = _resume(folder, data_dir, where, is_verbose=is_verbose)
+                config, _ = checkpointing.load(folder)
             else:
-                config = _configure(preset_name or DEFAULT_PRESET, {**named, "teacher": taught(teacher, teacher_net)})
+                named["teacher"] = taught(teacher, teacher_net)
+                config = configured(preset_name or DEFAULT_PRESET, named)
                 config = plain(config) if without_term else config
-                splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+            splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+            if not resume:
                 config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
-                outcome = _start(config, splits, folder, where, force=force, is_verbose=is_verbose)
+            with output.stage_progress() as progress:
+                observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
+                if resume:
+                    outcome = runs.resume_in_folder(folder, splits, observer, progress=progress, **where)
+                else:
+                    outcome = runs.train_to_folder(
+                        config, splits, folder, observer, force=force, progress=progress, **where
+                    )
         except KeyboardInterrupt:
             output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
             raise typer.Exit(130) from None
@@ -120,7 +134,7 @@ class Where(TypedDict):
     processes: Processes
 
 
-def _configure(preset_name: str, named: dict[str, object]) -> TrainConfig:
+def configured(preset_name: str, named: Mapping[str, object]) -> TrainConfig:
     """The preset with whatever was named of its settings."""
     from metaq.lab.train import preset
 
@@ -160,37 +174,11 @@ def _aimed(
 
 
 def seconds_of(duration: str) -> float:
-    """Seconds of a duration such as ``90s``, ``15m`` or ``2h``.
-
-    Raises
-    ------
-    ConfigError
-        If it is none, or not positive.
-    """
+    """Seconds of a duration such as ``90s``, ``15m`` or ``2h``; raises :class:`ConfigError` unless positive."""
     parts = re.fullmatch(r"([0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9})([smh])", duration)
     seconds = float(parts[1]) * UNITS[parts[2]] if parts else 0.0
     require(seconds > 0, f"--time-budget {duration}: write a number and s, m or h, as in 15m.")
     return seconds
-
-
-def _start(
-    config: TrainConfig, splits: DataSplits, folder: Path, where: Where, *, force: bool, is_verbose: bool
-) -> TrainingOutcome:
-    from metaq.lab import runs
-
-    with output.stage_progress() as progress:
-        observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
-        return runs.train_to_folder(config, splits, folder, observer, force=force, progress=progress, **where)
-
-
-def _resume(folder: Path, data_dir: Path | None, where: Where, *, is_verbose: bool) -> TrainingOutcome:
-    from metaq.lab import runs
-
-    config = runs.saved_config(folder)
-    splits = load_data(config.data, data_dir, validation_count=config.validation_count)
-    with output.stage_progress() as progress:
-        observer = output.TrainingProgress(progress, "training", is_verbose=is_verbose)
-        return runs.resume_in_folder(folder, splits, observer, progress=progress, **where)
 
 
 def _print(outcome: TrainingOutcome) -> None:

@@ -14,7 +14,6 @@ from metaq.compression.survey import look_at
 from metaq.config import require
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
-from metaq.model.lazy import load as load
 from metaq.model.opened import AnyModel, Weights, open_model, state_dict_of
 from metaq.model.selection import select
 from metaq.model.stored import Reader

@@ -24,15 +24,8 @@ class CellStatistics:
     """Counts and sums of weights by cell ``[v_j, v_{j+1})`` of a grid of C reference values.
 
     Weights outside ``[v_0, v_{C-1}]`` count as lying on the end value; a weight on ``v_{C-1}`` is in the last cell.
-
-    Attributes
-    ----------
-    counts
-        Weights in each cell, float64 of shape (C - 1,).
-    fractions
-        Sum over the cell's weights of ``(w - v_j) / step_size``, each in [0, 1]; float64 of shape (C - 1,).
-    grid
-        The grid.
+    Float64 of shape (C - 1,) are `counts`, and `fractions`: sums over a cell's weights of ``(w - v_j) / step_size``,
+    each in [0, 1].
     """
 
     counts: NDArray[np.float64]
@@ -52,12 +45,7 @@ class CellStatistics:
 def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellStatistics:
     """Counts and sums of all `tensors` together: O(n) time, O(C) memory beside a few blocks of weights.
 
-    Raises
-    ------
-    ConfigError
-        If a tensor is not a floating one.
-    NonFiniteError
-        If a weight is NaN or infinite.
+    Tensors have to be floating, by :class:`ConfigError`, and weights finite, by :class:`NonFiniteError`.
     """
     parts = list(tensors)
     for tensor in parts:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,11 +32,11 @@ class Code:
     Attributes
     ----------
     value_bits
-        The objective in bits; with multipliers, their term included.
+        The objective in bits.
     code_bits
         Σ_b c_b log2(n / c_b), the zero-order entropy of the buckets, in bits.
     squared_distance
-        Σ_i (w_i + ν_i / (2 μ) - v_b(i))², in squared units of weight; without multipliers, the distortion.
+        The distortion Σ_i (w_i - v_b(i))², in squared units of weight.
     counts
         Weights in every bucket, float64 of shape (C,).
     code_lengths
@@ -54,11 +55,6 @@ class Code:
     values: tuple[float, ...]
     converged: bool
 
-    @property
-    def sweeps(self) -> int:
-        """Number of assignments."""
-        return len(self.values)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EcsqResult:
@@ -71,9 +67,8 @@ class EcsqResult:
     indices
         Bucket of every weight, int64.
     beta
-        ∂φ_μ/∂w = ν + 2 μ (w - v_b), in bits per unit of weight, float64 (Danskin: buckets and code lengths may be held
-        fixed). Descending along -β pulls weights towards cheap and near buckets. In the method of multipliers for
-        w_i = v_b(i) it is also the next multiplier ν.
+        ∂φ_μ/∂w = 2 μ (w - v_b), in bits per unit of weight, float64 (Danskin: buckets and code lengths may be held
+        fixed). Descending along -β pulls weights towards cheap and near buckets.
     """
 
     code: Code
@@ -81,13 +76,12 @@ class EcsqResult:
     beta: torch.Tensor
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Assignment:
-    """Weights in every bucket, Σ of squared distances of what is assigned, and where it went."""
+class _Assignment(NamedTuple):
+    """Where weights go, how many to every bucket, and the sum of their squared distances from it."""
 
+    indices: torch.Tensor
     counts: NDArray[np.float64]
     squared_distance: float
-    indices: torch.Tensor
 
 
 def solve_ecsq(
@@ -96,7 +90,6 @@ def solve_ecsq(
     *,
     mu: float,
     code_lengths: NDArray[np.float64] | None = None,
-    multipliers: torch.Tensor | None = None,
     max_sweeps: int = 100,
 ) -> EcsqResult:
     """Find buckets and code lengths of a local minimum of φ_μ, no worse than nearest rounding with its own code.
@@ -114,8 +107,6 @@ def solve_ecsq(
         μ, bits per squared unit of weight, above zero. Large: nearest rounding. Small: all in the cheapest bucket.
     code_lengths
         Where to start, float64 of shape (C,), finite; by default the ideal code of nearest rounding.
-    multipliers
-        ν of w_i = v_b(i), of the shape and device of `weights`: adds Σ_i ν_i (w_i - v_b(i)) to the objective.
     max_sweeps
         Cap on the number of assignments.
 
@@ -126,7 +117,7 @@ def solve_ecsq(
     Raises
     ------
     ConfigError, NonFiniteError
-        If an argument has the wrong shape, dtype, device or range, or is not finite.
+        If an argument has the wrong shape, dtype or range, or is not finite.
 
     Notes
     -----
@@ -134,53 +125,53 @@ def solve_ecsq(
 
     References
     ----------
-    Chou, Lookabaugh and Gray 1989; Carreira-Perpiñán, "Model compression as constrained optimization", 2017, for the
-    multipliers.
+    Chou, Lookabaugh and Gray 1989.
     """
-    _check_options(grid, mu, code_lengths, max_sweeps)
-    flat = _checked(weights)
-    shifts = torch.zeros_like(flat) if multipliers is None else _checked_multipliers(multipliers, weights) / (2 * mu)
-    problem = _Problem(targets=flat + shifts, grid=grid, mu=mu, constant=-mu * float(shifts.square().sum()))
-    nearest = problem.assignment(bucket_indices(problem.targets, grid))
-    ideal = problem.ideal_lengths(nearest.counts)
+    require(math.isfinite(mu) and mu > 0, f"mu: {mu} is not a positive number.")
+    require(max_sweeps >= 1, f"max_sweeps: {max_sweeps} is below 1.")
+    if code_lengths is not None:
+        shape = code_lengths.shape
+        require(shape == (grid.count,), f"code_lengths: shape {shape} where {grid.count} lengths are needed.")
+        require(bool(np.isfinite(code_lengths).all()), "code_lengths: holds NaN or infinity; all must be finite.")
+    problem = _Problem(weights=_checked(weights), grid=grid, mu=mu)
+    nearest = problem.assignment(bucket_indices(problem.weights, grid))
+    ideal = _ideal_lengths(nearest.counts)
     code, found = _alternate(problem, ideal if code_lengths is None else code_lengths, max_sweeps)
     if code_lengths is not None and code.value_bits > problem.cost(nearest, ideal):
         code, found = _alternate(problem, ideal, max_sweeps)
-    beta = 2 * mu * (problem.targets - bucket_values(found.indices, grid))
+    beta = 2 * mu * (problem.weights - bucket_values(found.indices, grid))
     return EcsqResult(code=code, indices=found.indices.reshape(weights.shape), beta=beta.reshape(weights.shape))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Problem:
-    """The objective with the term of the multipliers made a square: weights move to `targets`, a constant is left."""
-
-    targets: torch.Tensor
+    weights: torch.Tensor
     grid: BucketGrid
     mu: float
-    constant: float
 
     def assignment(self, indices: torch.Tensor) -> _Assignment:
         counts = torch.bincount(indices, minlength=self.grid.count).double().cpu().numpy()
-        distance = float((self.targets - bucket_values(indices, self.grid)).square().sum())
-        return _Assignment(counts=counts, squared_distance=distance, indices=indices)
+        distance = float((self.weights - bucket_values(indices, self.grid)).square().sum())
+        return _Assignment(indices, counts, distance)
 
     def best_assignment(self, lengths: NDArray[np.float64]) -> _Assignment:
         """Every weight at the hull's vertex that is best for it."""
-        v, device = self.grid.reference_values(), self.targets.device
+        v, device = self.grid.reference_values(), self.weights.device
         buckets = lower_hull(v, lengths + self.mu * (v - self.grid.center) ** 2)
         left, right = buckets[:-1], buckets[1:]
         longer = lengths[right] - lengths[left]
         thresholds = (v[left] + v[right]) / 2 + longer / (2 * self.mu * (v[right] - v[left]))
-        places = torch.bucketize(self.targets, torch.from_numpy(thresholds).to(device), right=True)
+        places = torch.bucketize(self.weights, torch.from_numpy(thresholds).to(device), right=True)
         return self.assignment(torch.from_numpy(buckets).to(device)[places])
-
-    def ideal_lengths(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        lengths: NDArray[np.float64] = np.log2(counts.sum() / np.maximum(counts, C_MIN))
-        return lengths
 
     def cost(self, assignment: _Assignment, lengths: NDArray[np.float64]) -> float:
         """The objective in bits."""
-        return float(assignment.counts @ lengths) + self.mu * assignment.squared_distance + self.constant
+        return float(assignment.counts @ lengths) + self.mu * assignment.squared_distance
+
+
+def _ideal_lengths(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.log2(counts.sum() / np.maximum(counts, C_MIN))
+    return lengths
 
 
 def _alternate(problem: _Problem, start: NDArray[np.float64], max_sweeps: int) -> tuple[Code, _Assignment]:
@@ -188,7 +179,7 @@ def _alternate(problem: _Problem, start: NDArray[np.float64], max_sweeps: int) -
     lengths, converged = start, False
     while not converged and len(values) < max_sweeps:
         found = problem.best_assignment(lengths)
-        ideal = problem.ideal_lengths(found.counts)
+        ideal = _ideal_lengths(found.counts)
         converged = bool((ideal == lengths).all())
         lengths = ideal
         values.append(problem.cost(found, lengths))
@@ -205,27 +196,9 @@ def _alternate(problem: _Problem, start: NDArray[np.float64], max_sweeps: int) -
     return code, found
 
 
-def _check_options(grid: BucketGrid, mu: float, code_lengths: NDArray[np.float64] | None, max_sweeps: int) -> None:
-    require(math.isfinite(mu) and mu > 0, f"mu: {mu} is not a positive number.")
-    require(max_sweeps >= 1, f"max_sweeps: {max_sweeps} is below 1.")
-    if code_lengths is not None:
-        shape = code_lengths.shape
-        require(shape == (grid.count,), f"code_lengths: shape {shape} where {grid.count} lengths are needed.")
-        require(bool(np.isfinite(code_lengths).all()), "code_lengths: holds NaN or infinity; all must be finite.")
-
-
 def _checked(weights: torch.Tensor) -> torch.Tensor:
     require(weights.is_floating_point(), f"weights: dtype {weights.dtype} given; a floating one is needed.")
     require(weights.numel() > 0, "weights: no weight given; one at least is needed.")
     if not bool(torch.isfinite(weights).all()):
         raise NonFiniteError("weights: NaN or infinity found; all must be finite.")
     return weights.detach().reshape(-1).double()
-
-
-def _checked_multipliers(multipliers: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    require(
-        multipliers.shape == weights.shape and multipliers.device == weights.device,
-        "multipliers: must have the shape of the weights and be on their device.",
-    )
-    require(bool(torch.isfinite(multipliers).all()), "multipliers: NaN or infinity found; all must be finite.")
-    return multipliers.detach().reshape(-1).double()

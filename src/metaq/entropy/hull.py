@@ -13,18 +13,8 @@ def lower_hull(v: NDArray[np.float64], xi: NDArray[np.float64]) -> NDArray[np.in
     """Indices of the vertices of the lower convex hull of the points ``(v_b, xi_b)``, in increasing order.
 
     Andrew's monotone chain, O(C). A point on the segment between two others is kept, and the first and the last
-    point are always vertices, so that a weight is shared between the nearest points that can share it.
-
-    Parameters
-    ----------
-    v
-        Strictly increasing abscissae, float64 of shape (C,).
-    xi
-        Ordinates in any order, float64 of shape (C,).
-
-    Returns
-    -------
-    int64 of shape (breakpoints,)
+    point are always vertices, so that a weight is shared between the nearest points that can share it. `v` increases
+    strictly; `v` and `xi` are float64 of shape (C,).
     """
     vertices = np.empty(v.size, np.int64)
     size = 0

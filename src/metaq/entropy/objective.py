@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from metaq.entropy.cells import CellStatistics, linear_binning
-from metaq.entropy.dual import SpreadDual, solve_exact, solve_fista
-from metaq.entropy.dual.exact import newton
 from metaq.entropy.dual.fista import ascend
-from metaq.entropy.dual.primal import bounds_are_attainable
 from metaq.entropy.dual.problem import C_MIN, even_multipliers
 from metaq.entropy.hull import cell_slopes
-from metaq.errors import SolverError
 
 CHORD_SHARE = 0.7
 """Share of the mean rise since the attractor that a slope keeps at least."""
@@ -35,74 +28,19 @@ LEAST_FIRST_BITS = 2.0
 LEAST_STEP_BITS = 0.3
 """Least price of every further step."""
 
-NEWTON_STEPS = 100
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ObjectiveResult:
-    """φ of a group of weights.
-
-    Attributes
-    ----------
-    value_bits
-        φ(w) in bits.
-    slopes
-        β on every cell, ∂φ/∂w in bits per unit of weight, float64 of shape (C - 1,).
-    xi
-        Multipliers to start the next call from, float64 of shape (C,); None where there are none.
-    """
-
-    value_bits: float
-    slopes: NDArray[np.float64]
-    xi: NDArray[np.float64] | None
-
-
-def spread(
-    statistics: CellStatistics, *, start: NDArray[np.float64] | None, iterations: int, zeta_per_weight: float
-) -> ObjectiveResult:
-    """The thesis's problem: φ(w) = min Σ_b c_b log2 c_b, through its dual and FISTA.
-
-    Minimising it *spreads* the weights over the buckets and raises the bits of a zero-order code (METHOD, section 2);
-    it is here for study and comparison. A weight outside the range has the slope of the end cell.
-
-    Parameters
-    ----------
-    statistics
-        Cell counts and sums.
-    start
-        Multipliers of the previous call, float64 of shape (C,), or None.
-    iterations
-        Dual evaluations, O(C) each.
-    zeta_per_weight
-        Reciprocal of the step divided by n, so that the same number serves every n; the thesis has 2.25.
-    """
-    problem = SpreadDual(statistics=statistics)
-    result = solve_fista(problem, start=start, max_iterations=iterations, zeta_per_weight=zeta_per_weight)
-    return ObjectiveResult(value_bits=result.value, slopes=result.slopes, xi=result.xi)
-
-
-def exact_spread(statistics: CellStatistics, *, start: NDArray[np.float64] | None) -> ObjectiveResult:
-    """:func:`spread` with the exact solution of the dual; `value_bits` is that of the best point found."""
-    result = solve_exact(SpreadDual(statistics=statistics), start=start)
-    return ObjectiveResult(value_bits=result.value, slopes=result.slopes, xi=result.xi)
-
-
-def code_length(statistics: CellStatistics) -> ObjectiveResult:
+def code_length(statistics: CellStatistics) -> tuple[float, NDArray[np.float64]]:
     """Entropy of the linearly binned histogram: φ(w) = Σ_b s_b ℓ_b with ℓ_b = log2(n / s_b) (METHOD, section 3).
 
     Each weight is shared between its two neighbouring buckets; β is the slope between their code lengths, the exact
     derivative of φ wherever both hold any weight. Lowering φ lowers the bits of the file.
 
-    Parameters
-    ----------
-    statistics
-        Cell counts and sums.
+    Returns φ(w) in bits, and β = ∂φ/∂w on every cell in bits per unit of weight, float64 of shape (C - 1,).
     """
     s = statistics.linear_binning()
     code_lengths = np.log2(statistics.total / np.maximum(s, C_MIN))
     value_bits = float(s[s > 0] @ np.log2(statistics.total / s[s > 0]))
-    slopes = np.diff(code_lengths) / statistics.grid.step_size
-    return ObjectiveResult(value_bits=value_bits, slopes=slopes, xi=None)
+    return value_bits, np.diff(code_lengths) / statistics.grid.step_size
 
 
 def spread_slopes(
@@ -114,7 +52,11 @@ def spread_slopes(
     iterations: int,
     zeta_per_weight: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """β of :func:`spread` for many groups in one call, and the multipliers to start the next call from.
+    """β of the thesis's problem for many groups, and multipliers to start from next time: the dual by FISTA.
+
+    Minimising φ(w) = min Σ_b c_b log2 c_b *spreads* the weights over the buckets and raises the bits of a zero-order
+    code (METHOD, section 2); it is here for study and comparison. A weight outside the range has the slope of the end
+    cell.
 
     Parameters
     ----------
@@ -124,8 +66,10 @@ def spread_slopes(
         Multipliers of the previous call, float64 of shape (G, C); NaN where there are none.
     step_sizes
         Distance between reference values, float64 of shape (G,).
-    iterations, zeta_per_weight
-        As in :func:`spread`.
+    iterations
+        Dual evaluations, O(C) each.
+    zeta_per_weight
+        Reciprocal of the step divided by n, so that the same number serves every n; the thesis has 2.25.
 
     Returns
     -------
@@ -134,48 +78,10 @@ def spread_slopes(
     """
     xi = np.empty(starts.shape)
     rows = zip(cell_counts.numpy(), fractions.numpy(), starts.numpy(), strict=True)
-    for g, (counts, inside, start) in enumerate(rows):
+    for group, (counts, inside, start) in enumerate(rows):
         n, s = float(counts.sum()), linear_binning(counts, inside)
-        zeta = zeta_per_weight * n
-        xi[g] = ascend(_start(start, n), counts, inside, s, C_MIN, n, -np.inf, iterations, zeta)[0]
-    return _slopes(xi, step_sizes)
-
-
-def exact_spread_slopes(
-    cell_counts: torch.Tensor,
-    fractions: torch.Tensor,
-    *,
-    starts: torch.Tensor,
-    step_sizes: torch.Tensor,
-    names: Sequence[str],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`spread_slopes` from the exact solution of the dual; `names` of the groups are for errors.
-
-    Raises
-    ------
-    SolverError
-        If the weights of a group cannot put the least count into every bucket.
-    """
-    xi = np.empty(starts.shape)
-    rows = zip(cell_counts.numpy(), fractions.numpy(), starts.numpy(), strict=True)
-    for g, (counts, inside, start) in enumerate(rows):
-        n, s = float(counts.sum()), linear_binning(counts, inside)
-        if not bounds_are_attainable(s, C_MIN):
-            raise SolverError(
-                f"{names[g]}: its weights cannot put {C_MIN} on every bucket, as when all lie beyond the range; widen "
-                'buckets.radius or set spread_solver to "fista".'
-            )
-        xi[g] = newton(s, _start(start, n), C_MIN, n, NEWTON_STEPS)[0]
-    return _slopes(xi, step_sizes)
-
-
-def _start(row: NDArray[np.float64], n: float) -> NDArray[np.float64]:
-    """The multipliers of the previous call, or those of equally full buckets where there are none."""
-    return even_multipliers(n, row.size, C_MIN) if np.isnan(row[0]) else row
-
-
-def _slopes(xi: NDArray[np.float64], step_sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slopes of the lower hulls of all rows, float64 of shape (G, C - 1), and the rows."""
+        first = even_multipliers(n, start.size, C_MIN) if np.isnan(start[0]) else start
+        xi[group] = ascend(first, counts, inside, s, C_MIN, n, -np.inf, iterations, zeta_per_weight * n)[0]
     places = np.arange(xi.shape[1], dtype=np.float64)
     per_step = torch.from_numpy(np.stack([cell_slopes(places, row) for row in xi]))
     return per_step / step_sizes[:, None], torch.from_numpy(xi)
@@ -189,19 +95,9 @@ def magnitude_slopes(bucket_counts: torch.Tensor, *, attractor: int, step_size: 
     the price rises outward over every cell: by the increment of the smoothed code lengths, but at least by a fixed
     share of the mean rise so far. The constants of this module were chosen by experiment on validation data.
 
-    Parameters
-    ----------
-    bucket_counts
-        Weights in each bucket, float64 of shape (..., C), every sum above zero.
-    attractor
-        Index of the bucket that weights are drawn to.
-    step_size
-        Distance between neighbouring reference values, of shape (...).
-
-    Returns
-    -------
-    float64 of shape (..., C - 1)
-        Bits per unit of weight on every cell; negative below the attractor, positive above it.
+    `bucket_counts` are float64 of shape (..., C), every sum above zero, `attractor` is the index of the bucket that
+    weights are drawn to, and `step_size` of shape (...). Returns float64 of shape (..., C - 1): bits per unit of weight
+    on every cell, negative below the attractor, positive above it.
     """
     total = bucket_counts.sum(-1)[..., None]
     above, below = bucket_counts.shape[-1] - 1 - attractor, attractor

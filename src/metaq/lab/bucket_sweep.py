@@ -23,18 +23,10 @@ MOST_ROWS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOutcome:
-    """A finished sweep.
+    """A finished sweep: the tensors as quantised for the chosen row, of lowest entropy within the tolerance.
 
-    Attributes
-    ----------
-    float_accuracy
-        Accuracy of the weights as they were, in percent.
-    best
-        Rows of highest accuracy, best first, with file sizes.
-    chosen
-        The row of lowest entropy within the tolerance, with its file size.
-    tensors
-        The chosen quantisation.
+    `float_accuracy` is that of the weights as they were, in percent; `best` holds the rows of highest accuracy, best
+    first. All rows have their file sizes.
     """
 
     float_accuracy: float
@@ -56,35 +48,19 @@ def sweep_buckets(
 ) -> SweepOutcome:
     """Quantise with every bucket count, evaluate each, choose the smallest that loses at most `tolerance` points.
 
-    Parameters
-    ----------
-    state_dict
-        The weights.
-    counts
-        Bucket counts C.
-    net
-        Name of the network the weights belong to.
-    dataset
-        Images to evaluate on.
-    grids_of
-        Grid of every tensor for a bucket count.
-    tolerance
-        Points of accuracy that may be lost against the weights as they are.
-    metadata
-        What the file will hold beside the tensors; counts for its size.
-    on_row
-        Told of every row as soon as it is measured.
-
-    Raises
-    ------
-    ConfigError
-        If no bucket count keeps the accuracy.
+    `grids_of` gives the grid of every tensor for a bucket count; `on_row` is told of every row as soon as it is
+    measured; `metadata` is what the file will hold beside the tensors, and counts for its size. Raises
+    :class:`ConfigError` if no bucket count keeps the accuracy.
     """
     model = runs.build(net, state_dict)
     float_accuracy = accuracy(model, dataset)
     rows = []
+
+    def quantized_with(count: int) -> list[Tensor]:
+        return pipeline.to_tensors(state_dict, grids=grids_of(count))
+
     for count in counts:
-        tensors = pipeline.to_tensors(state_dict, grids=grids_of(count))
+        tensors = quantized_with(count)
         model.load_state_dict(checkpoint.restore(tensors))
         row = SweepRow(buckets=count, accuracy=accuracy(model, dataset), entropy_bits=pipeline.entropy_bits(tensors))
         rows.append(row)
@@ -92,14 +68,11 @@ def sweep_buckets(
     chosen = choose_smallest(rows, least_accuracy=float_accuracy - tolerance)
     best = best_rows(rows, most=MOST_ROWS)
     sizes = {
-        row.buckets: len(
-            container.encode(pipeline.to_tensors(state_dict, grids=grids_of(row.buckets)), metadata=metadata)
-        )
-        for row in {*best, chosen}
+        row.buckets: len(container.encode(quantized_with(row.buckets), metadata=metadata)) for row in {*best, chosen}
     }
     return SweepOutcome(
         float_accuracy=float_accuracy,
         best=[replace(row, file_bytes=sizes[row.buckets]) for row in best],
         chosen=replace(chosen, file_bytes=sizes[chosen.buckets]),
-        tensors=pipeline.to_tensors(state_dict, grids=grids_of(chosen.buckets)),
+        tensors=quantized_with(chosen.buckets),
     )

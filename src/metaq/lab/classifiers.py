@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from metaq import container
 from metaq.compression.compressed import Compressed
 from metaq.compression.compressing import compress
 from metaq.compression.goal import Goal
@@ -19,7 +19,6 @@ from metaq.lab import nets
 from metaq.lab.data import DataSplits, to_float
 from metaq.lab.train.evaluate import is_right
 from metaq.model.checkpoint import StateDict
-from metaq.progress import Progress
 from metaq.quantize.recovery import OutputLoss
 
 BATCH = 250
@@ -42,36 +41,15 @@ def compress_classifier(
     splits: DataSplits,
     calibration_count: int = 20_000,
     recovers: bool = True,
-    recalibrates_norms: bool = False,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    coder: str = container.DEFAULT_CODER,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> Compressed:
     """Compress a network on the training and validation images of a data set; the test images are not touched.
 
-    Parameters
-    ----------
-    state_dict
-        Trained weights.
-    goal
-        What to reach; accuracy is a lower bound of that on a test set, in percent (:func:`drop_bound`), from the
-        validation images and the training images that did not calibrate.
-    net
-        Name of the network, or its factory.
-    splits
-        The data set.
-    calibration_count
-        Training images that calibrate, at least 1.
-    recovers
-        Whether weights still to be quantised make up for what the others cost, by the labels of these images.
-    recalibrates_norms, include, exclude, coder, progress
-        See :func:`metaq.compress`.
-
-    Raises
-    ------
-    ConfigError, DataError
-        If the weights do not fit the network, the network not the data, or the goal cannot be met.
+    Accuracy is a lower bound of that on a test set, in percent (:func:`drop_bound`), from the validation images and the
+    training images that did not calibrate. Weights still to be quantised make up for what the others cost, by the
+    labels of the calibration images, if it `recovers`. Further options are those of :func:`metaq.compress`. Raises
+    :class:`ConfigError` or :class:`DataError` if weights, network and data do not fit together, or the goal cannot be
+    met.
     """
     require(calibration_count >= 1, f"calibration: {calibration_count} images are too few; give one at least.")
     model, measured = nets.create(net), nets.create(net)
@@ -96,22 +74,15 @@ def compress_classifier(
         batches=batches,
         training_loss=_softened_loss(model, batches, splits.train.labels[:count]) if recovers else None,
         accuracy=percent,
-        include=include,
-        exclude=exclude,
-        recalibrates_norms=recalibrates_norms,
-        coder=coder,
-        progress=progress,
         **asdict(goal),
+        **options,
     )
 
 
 def drop_bound(before: torch.Tensor, after: torch.Tensor) -> float:
     """Share of a test set of ``TESTED`` images like these that is lost, net, at most with a confidence of nine in ten.
 
-    Parameters
-    ----------
-    before, after
-        Whether each image was and is classified rightly, bool of shape (N,).
+    Whether each image was classified rightly `before` and is `after` are bool of shape (N,).
     """
     lost = float((before & ~after).sum()) / len(before)
     gained = float((after & ~before).sum()) / len(before)

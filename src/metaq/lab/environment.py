@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -24,13 +23,7 @@ CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 
 
 def describe(*, device: torch.device) -> dict[str, str | int]:
-    """Command, versions and machine of this process, ready for JSON; neither user nor host is named.
-
-    Parameters
-    ----------
-    device
-        Where the run computes.
-    """
+    """Command, versions and machine of this process, which computes on `device`; neither user nor host is named."""
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "command": command(sys.argv),
@@ -43,11 +36,6 @@ def describe(*, device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "device": str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",
     }
-
-
-def to_json(*, device: torch.device) -> str:
-    """What :func:`describe` gives, as a run's folder keeps it."""
-    return json.dumps(describe(device=device)) + "\n"
 
 
 def command(arguments: Sequence[str]) -> str:

@@ -23,17 +23,7 @@ COLUMNS = 2
 
 
 def save_curves(path: str | os.PathLike[str], records: Sequence[EpochRecord], *, kept_epoch: int) -> None:
-    """Write a PNG of validation accuracy, bytes and distance to the grid over the epochs of a run.
-
-    Parameters
-    ----------
-    path
-        The PNG file; written atomically.
-    records
-        One for every epoch, at least one.
-    kept_epoch
-        The epoch whose weights were kept; marked.
-    """
+    """Write a PNG of validation accuracy, bytes and distance to the grid over all epochs, the kept one marked."""
     epochs = [record.epoch for record in records]
     figure = Figure(figsize=(9, 9), layout="constrained")
     accuracy, size, distance = figure.subplots(3, 1, sharex=True)
@@ -63,17 +53,7 @@ def save_buckets(
     tensors: Mapping[str, NDArray[np.floating]],
     quantized: Mapping[str, QuantizedTensor],
 ) -> None:
-    """Write a PNG with the weights of every tensor: a bar a bucket where it is quantised, else a histogram.
-
-    Parameters
-    ----------
-    path
-        The PNG file; written atomically.
-    tensors
-        Float arrays by name, at least one.
-    quantized
-        Bucket indices of those that are quantised.
-    """
+    """Write a PNG with the weights of every tensor: a bar per bucket where it is quantised, else a histogram."""
     rows = math.ceil(len(tensors) / COLUMNS)
     figure = Figure(figsize=(6 * COLUMNS, 2.6 * rows), layout="constrained")
     all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()

@@ -137,19 +137,10 @@ def compression_step(
     """Minimise λ Σ_i ℓ_b(i) + ρ/2 Σ_i (t_i - v_b(i))² over buckets and code lengths, from `code_lengths` downwards.
 
     The `targets` are t = w + u, floating and not empty; `strength` is λ, loss per bit, and `penalty` ρ, loss per
-    squared unit of weight, perhaps infinite. Without a strength, every weight takes the nearest bucket.
-
-    Returns
-    -------
-    indices, code_lengths
-        Bucket of every weight, int64 of the shape of the targets, and ℓ_b in bits to start the next step from, float64
-        of shape (C,); None where buckets are the nearest. A local minimum: no weight has a better bucket for the code
-        lengths; never above nearest rounding.
-
-    Raises
-    ------
-    NonFiniteError
-        If a target is NaN or infinite.
+    squared unit of weight, perhaps infinite. Without a strength, every weight takes the nearest bucket. Gives the
+    bucket of every weight, int64 of the shape of the targets, and ℓ_b in bits to start the next step from, float64 of
+    shape (C,); None where buckets are the nearest. A local minimum: no weight has a better bucket for the code lengths;
+    never above nearest rounding. Raises :class:`NonFiniteError` if a target is NaN or infinite.
     """
     mu = penalty / (2 * strength) if strength > 0 else math.inf
     if not math.isfinite(mu):
@@ -159,7 +150,7 @@ def compression_step(
 
 
 class Multipliers:
-    """Targets z, multipliers u, and what the optimiser does between two compression steps.
+    """Targets z, multipliers u, and what the optimiser does in the `steps` since the last compression.
 
     Takes the tensors, the number of the group of each, and the number of buckets C.
     """
@@ -174,14 +165,9 @@ class Multipliers:
         self._anchors: list[torch.Tensor] = []
         self._bucket_count = bucket_count
         self._code_lengths: list[NDArray[np.float64] | None] = [None] * self._group_count
-        self._steps = 0
+        self.steps = 0
         self._pull = 0.0
         self._indices: list[torch.Tensor] | None = None
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps since the last compression."""
-        return self._steps
 
     def values(self, grids: GridSet) -> Iterator[torch.Tensor]:
         """z tensor by tensor, float64; before the first compression the present weights rounded to the nearest."""
@@ -199,7 +185,7 @@ class Multipliers:
         """
         if self._pull > 0:
             torch._foreach_mul_(self._multipliers, self._pull / pull)
-        reached = 1 - (1 + pull) ** -max(self._steps, 1)
+        reached = 1 - (1 + pull) ** -max(self.steps, 1)
         found = []
         for group, penalty in enumerate(self._penalties(pull)):
             indices, self._code_lengths[group] = compression_step(
@@ -215,7 +201,7 @@ class Multipliers:
             multiplier += reached * (parameter - value).to(multiplier.dtype)
         for tensors in (self._moved, self._gradients):
             torch._foreach_zero_(tensors)
-        self._pull, self._steps = pull, 0
+        self._pull, self.steps = pull, 0
         self._set_anchors(grids)
 
     def before_optimizer(self) -> None:
@@ -229,7 +215,7 @@ class Multipliers:
         """Note where the weights went, then take the proximal step w ← (w + pull (z - u)) / (1 + pull)."""
         for moved, parameter in zip(self._moved, self._parameters, strict=True):
             moved += parameter
-        self._steps += 1
+        self.steps += 1
         if self._anchors:
             torch._foreach_lerp_(self._parameters, self._anchors, self._pull / (1 + self._pull))
 
@@ -243,21 +229,18 @@ class Multipliers:
             "has_indices": self._indices is not None,
             "indices": self._indices or [torch.zeros_like(p, dtype=torch.int32) for p in self._parameters],
             "code_lengths": torch.tensor(np.stack([unknown if c is None else c for c in self._code_lengths])),
-            "steps": self._steps,
+            "steps": self.steps,
             "pull": self._pull,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], grids: GridSet) -> None:
         """Take over what :meth:`state_dict` gave; `grids` are the present ones."""
-        for name, tensors in (
-            ("multipliers", self._multipliers),
-            ("moved", self._moved),
-            ("gradients", self._gradients),
-        ):
+        own = {"multipliers": self._multipliers, "moved": self._moved, "gradients": self._gradients}
+        for name, tensors in own.items():
             torch._foreach_copy_(tensors, list(state_dict[name]))
         lengths = state_dict["code_lengths"].cpu().numpy()
         self._code_lengths = [None if np.isnan(row).any() else row for row in lengths]
-        self._steps, self._pull = int(state_dict["steps"]), float(state_dict["pull"])
+        self.steps, self._pull = int(state_dict["steps"]), float(state_dict["pull"])
         if state_dict["has_indices"]:
             places = zip(state_dict["indices"], self._parameters, strict=True)
             self._indices = [indices.to(parameter.device) for indices, parameter in places]

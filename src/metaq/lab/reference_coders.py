@@ -27,7 +27,6 @@ from metaq.errors import CodecError
 Symbols = NDArray[np.integer]
 Positions = NDArray[np.int32]
 
-WORD_BYTES = 4
 WIDTHS = (1, 2, 4)
 
 
@@ -45,19 +44,14 @@ class ReferenceCoder(Protocol):
 class StaticCoder:
     """A code of fixed probabilities, which the counts of the symbols give.
 
-    Attributes
-    ----------
-    code
-        From positions in the table, int32 of shape (n,), and the probability of every position to words.
-    decode_words
-        From the words, n and the probabilities to the positions.
+    `code` makes words of positions in the table, int32 of shape (n,), and the probability of every position;
+    `decode_words` makes positions of the words, n and the probabilities.
     """
 
     code: Callable[[Positions, NDArray[np.float64]], NDArray[np.uint32]]
     decode_words: Callable[[NDArray[np.uint32], int, NDArray[np.float64]], Positions]
 
     def encode(self, symbols: Symbols) -> bytes:
-        """See :meth:`ReferenceCoder.encode`."""
         used, counts = np.unique(symbols, return_counts=True)
         if used.size == 1:
             return static_table(symbols)
@@ -65,7 +59,6 @@ class StaticCoder:
         return static_table(symbols) + self.code(positions, _shares(counts)).astype("<u4").tobytes()
 
     def decode(self, payload: bytes, count: int) -> Symbols:
-        """See :meth:`ReferenceCoder.decode`."""
         lowest, position = decode_varint(payload, 0)
         size, position = decode_varint(payload, position)
         counts = np.zeros(size, dtype=np.int64)
@@ -80,24 +73,16 @@ class StaticCoder:
 
 @dataclass(frozen=True, kw_only=True)
 class BytesCoder:
-    """A general compressor of the symbols as bytes.
-
-    Attributes
-    ----------
-    compress, decompress
-        The compressor.
-    """
+    """A general compressor of the symbols as bytes."""
 
     compress: Callable[[bytes], bytes]
     decompress: Callable[[bytes], bytes]
 
     def encode(self, symbols: Symbols) -> bytes:
-        """See :meth:`ReferenceCoder.encode`."""
         width = next(width for width in WIDTHS if int(symbols.max()) < 1 << 8 * width)
         return bytes([width]) + self.compress(symbols.astype(f"<u{width}").tobytes())
 
     def decode(self, payload: bytes, count: int) -> Symbols:
-        """See :meth:`ReferenceCoder.decode`."""
         return np.frombuffer(self.decompress(payload[1:]), dtype=f"<u{payload[0]}", count=count)
 
 

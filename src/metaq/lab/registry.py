@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import Any
 
 NETWORKS = {
-    "lenet300": "metaq.lab.nets.lenet300:LeNet300",
-    "lenet5": "metaq.lab.nets.lenet5:LeNet5",
-    "lenet5-caffe": "metaq.lab.nets.lenet5_caffe:LeNet5Caffe",
-    "resnet20": "metaq.lab.nets.resnet20:ResNet20",
-    "vgg11": "metaq.lab.nets.vgg11:VGG11",
+    "lenet300": "metaq.lab.nets.lenets:LeNet300",
+    "lenet5": "metaq.lab.nets.lenets:LeNet5",
+    "lenet5-caffe": "metaq.lab.nets.lenets:LeNet5Caffe",
+    "resnet20": "metaq.lab.nets.photographs:ResNet20",
+    "vgg11": "metaq.lab.nets.photographs:VGG11",
 }
 """Classes of networks, built without arguments."""
 

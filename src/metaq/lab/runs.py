@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,7 +24,6 @@ from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
 from metaq.lab import environment, nets
 from metaq.lab.data import DataSplits, ImageDataset, to_float
-from metaq.lab.outcome import Summary, TrainingOutcome
 from metaq.lab.registry import NETWORKS
 from metaq.lab.train import (
     ALONE,
@@ -42,13 +42,55 @@ from metaq.lab.train import (
     plain,
 )
 from metaq.lab.train.config import TeacherConfig
-from metaq.lab.train.records import ScalarLog, write_metrics
+from metaq.lab.train.records import log_scalars, scalar_writer, write_metrics
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
 from metaq.model.structure import arrangement
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Tensor
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Size and accuracy of one file.
+
+    The accuracy is that of the weights restored from the file, in percent. `bytes` is the file's size on disk,
+    `float_bytes` that of the same tensors as the model holds them, `ratio` the second over the first; `weights` counts
+    the elements of all tensors, and `bits_per_weight` are the bits of the file over them. `seconds` is the wall-clock
+    time of the whole command, of what it wrote and measured too.
+    """
+
+    accuracy: float
+    bytes: int
+    float_bytes: int
+    ratio: float
+    weights: int
+    bits_per_weight: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Plain dictionary, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingOutcome:
+    """A finished run; the summary is of ``model.metaq`` on the test images.
+
+    `validation_accuracy` is that of the same weights, in percent; `kept_epoch` the epoch that they are of; `weights`
+    what was packed, as it was in memory.
+    """
+
+    summary: Summary
+    validation_accuracy: float
+    kept_epoch: int
+    epochs: int
+    folder: Path
+    weights: Mapping[str, torch.Tensor]
+
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
 CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
@@ -102,7 +144,8 @@ def train_to_folder(
     def begin() -> None:
         new_folder(folder, force=force)
         write_bytes(folder / CONFIG_FILE, config.to_json().encode())
-        write_bytes(folder / environment.FILE_NAME, environment.to_json(device=device).encode())
+        made_with = json.dumps(environment.describe(device=device)) + "\n"
+        write_bytes(folder / environment.FILE_NAME, made_with.encode())
 
     processes.by_first(begin)
     return _finish(trainer, splits, begun, progress or NoProgress())
@@ -135,11 +178,6 @@ def epochs_within(
     return processes.agreed(max(1, int(seconds / (per_step * steps + evaluating))))
 
 
-def saved_config(folder: Path) -> TrainConfig:
-    """Configuration of the run in `folder`."""
-    return checkpointing.load(folder)[0]
-
-
 def resume_in_folder(
     folder: Path,
     splits: DataSplits,
@@ -170,14 +208,7 @@ def measure_file(
 ) -> Summary:
     """Restore a model from any file metaq reads and measure it; the data are loaded once the file has been read.
 
-    Parameters
-    ----------
-    path
-        The file.
-    net
-        Its network; by default the one that :func:`network_of` finds.
-    load_dataset
-        Gives the images.
+    Its network is by default the one that :func:`network_of` finds.
     """
     begun = time.perf_counter()
     state_dict = checkpoint.read(path)
@@ -193,10 +224,7 @@ def measure_file(
 def network_of(path: str | os.PathLike[str]) -> str:
     """The network that a file names, ``lenet5`` if it names none.
 
-    Raises
-    ------
-    ConfigError
-        If it names none that metaq knows: a file alone makes no code of a stranger run.
+    Raises :class:`ConfigError` if metaq does not know it: a file alone makes no code of a stranger run.
     """
     named = str(container.read(path).metadata.get("net", DEFAULT_NET)) if container.is_metaq(path) else DEFAULT_NET
     require(
@@ -226,19 +254,16 @@ def summarize(
 class _Recorder:
     """Writes metrics and scalars after every epoch, then passes the news on."""
 
-    def __init__(self, folder: Path, observer: Observer, records: list[EpochRecord], scalars: ScalarLog) -> None:
-        self._folder = folder
-        self._observer = observer
-        self._records = list(records)
+    def __init__(self, trainer: Trainer, scalars: SummaryWriter | None) -> None:
+        self._trainer = trainer
+        self._observer = trainer.observer
         self._scalars = scalars
-
-    def on_step(self, step: int, total_steps: int) -> None:
-        self._observer.on_step(step, total_steps)
+        self.on_step = self._observer.on_step
 
     def on_epoch(self, record: EpochRecord) -> None:
-        self._records.append(record)
-        write_metrics(self._folder / METRICS_FILE, self._records)
-        self._scalars.write(record)
+        write_metrics(self._trainer.folder / METRICS_FILE, self._trainer.records)
+        if self._scalars is not None:
+            log_scalars(self._scalars, record)
         self._observer.on_epoch(record)
 
 
@@ -302,12 +327,9 @@ def _outputs(model: nn.Module, images: ImageDataset) -> int:
         return int(model.eval()(to_float(one.images)).shape[1])
 
 
-def _metadata(config: TrainConfig) -> container.Metadata:
-    return {"net": config.net, "data": config.data}
-
-
 def _encoded(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
-    return container.encode(pipeline.to_tensors(weights, grids=grids), metadata=_metadata(config))
+    metadata: container.Metadata = {"net": config.net, "data": config.data}
+    return container.encode(pipeline.to_tensors(weights, grids=grids), metadata=metadata)
 
 
 def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> int:
@@ -320,17 +342,14 @@ def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: Tra
 
 
 def _finish(trainer: Trainer, splits: DataSplits, begun: float, progress: Progress) -> TrainingOutcome:
-    processes = trainer.processes
-    with _recording(trainer) if processes.is_first else nullcontext():
+    processes, folder = trainer.processes, trainer.folder / SCALARS_FOLDER
+    if processes.is_first:
+        with scalar_writer(folder, after=len(trainer.records)) as scalars:
+            trainer.observer = _Recorder(trainer, scalars)
+            kept = trainer.run()
+    else:
         kept = trainer.run()
     return processes.by_first(lambda: _written(trainer, kept, splits, begun, progress))
-
-
-@contextmanager
-def _recording(trainer: Trainer) -> Iterator[None]:
-    with ScalarLog(trainer.folder / SCALARS_FOLDER, after=len(trainer.records)) as scalars:
-        trainer.observer = _Recorder(trainer.folder, trainer.observer, trainer.records, scalars)
-        yield
 
 
 def _written(
@@ -338,9 +357,13 @@ def _written(
 ) -> TrainingOutcome:
     """Write the file of the epoch that was kept, measure it, and write what else a run leaves."""
     path = trainer.folder / MODEL_FILE
-    tensors = _final_tensors(kept, trainer.config, progress)
+    if trainer.config.is_plain:
+        tensors = pipeline.to_tensors(kept.state_dict, grids={})
+    else:
+        model = build(trainer.config.net, kept.state_dict)
+        tensors = trained_tensors(model, kept.grids, progress=progress)
     progress.stage("writing the file", 1)
-    container.write(path, tensors, metadata=_metadata(trainer.config))
+    container.write(path, tensors, metadata={"net": trainer.config.net, "data": trainer.config.data})
     progress.stage("measuring the file", 1)
     measured = measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test)
     from metaq.lab.plots import save_curves
@@ -357,13 +380,6 @@ def _written(
     )
     write_bytes(trainer.folder / SUMMARY_FILE, (json.dumps(outcome_to_dict(outcome)) + "\n").encode())
     return outcome
-
-
-def _final_tensors(kept: Candidate, config: TrainConfig, progress: Progress) -> list[Tensor]:
-    """What the file of the epoch that was kept holds."""
-    if config.is_plain:
-        return pipeline.to_tensors(kept.state_dict, grids={})
-    return trained_tensors(build(config.net, kept.state_dict), kept.grids, progress=progress)
 
 
 def outcome_to_dict(outcome: TrainingOutcome) -> dict[str, float | int | str]:

@@ -87,18 +87,11 @@ class SizeRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ThesisReport:
-    """Both tables.
+    """Both tables: a row for every published bucket count, then sizes of coded weights.
 
-    Attributes
-    ----------
-    quantization
-        A row for every published bucket count.
-    original_sizes
-        Coded the original way: one table for all weights, not counted; gzip and zstd over float32 bytes.
-    own_sizes
-        Bucket indices coded tensor by tensor by other coders and by metaq's, tables counted, in bits.
-    file_bytes
-        Size of the complete ``.metaq`` file.
+    The original's sizes have one table for all weights, not counted, and gzip and zstd over float32 bytes. The own
+    sizes are of bucket indices coded tensor by tensor by other coders and by metaq's, tables counted. `file_bytes` is
+    the size of the complete ``.metaq`` file.
     """
 
     quantization: list[QuantizationRow]
@@ -110,17 +103,7 @@ class ThesisReport:
 def reproduce(
     state_dict: Mapping[str, torch.Tensor], test: ImageDataset, *, on_row: Callable[[], None]
 ) -> ThesisReport:
-    """Measure the published tables on the original checkpoint.
-
-    Parameters
-    ----------
-    state_dict
-        Weights of the original LeNet-5, before quantisation.
-    test
-        The MNIST test images.
-    on_row
-        Called after every bucket count.
-    """
+    """Measure the published tables on the original LeNet-5 and the MNIST test images; `on_row` is called per row."""
     model = runs.build("lenet5", state_dict)
     rows = []
     for buckets, (published_accuracy, published_bits) in PUBLISHED_SWEEP.items():

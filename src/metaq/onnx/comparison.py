@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils import _pytree
 
 from metaq.errors import OutputError
-from metaq.onnx.reasons import reason
 from metaq.quantize.curvature import Batch, call
 
 BATCH_SIZES = (1, 3)
@@ -19,36 +18,26 @@ BATCH_SIZES = (1, 3)
 
 LOGS_ONLY_FATAL = 4
 
+LONGEST_REASON = 300
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in another package: kind and first line of the error at the bottom of `error`."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}"[:LONGEST_REASON] if lines else type(error).__name__
+
 
 def largest_difference(
     file: bytes, model: nn.Module, inputs: Batch, *, is_batch_free: bool, generator: torch.Generator
 ) -> float:
-    """Largest difference between the outputs of onnxruntime and of `model`, over the largest output of each kind.
+    """Largest difference between the outputs of onnxruntime for an ONNX `file` and of `model`, over the largest output.
 
-    Parameters
-    ----------
-    file
-        An ONNX file.
-    model
-        In evaluation mode, on the CPU.
-    inputs
-        Examples. They are compared themselves, and so are inputs like them: floating ones drawn uniformly from the
-        range of the examples, others from their elements.
-    is_batch_free
-        Whether other sizes of the first dimension are tried.
-    generator
-        Source of the inputs.
-
-    Returns
-    -------
-    float
-        The relative difference; infinite where integers or the shape differ or something is not a number. Outputs that
-        are all 0 count absolutely.
-
-    Raises
-    ------
-    OutputError
-        If onnxruntime cannot run the file.
+    `model` is in evaluation mode, on the CPU. The examples `inputs` are compared themselves, and so are inputs like
+    them from `generator`; if `is_batch_free`, also with other sizes of the first dimension. The difference is infinite
+    where integers or the shape differ or something is not a number; outputs that are all 0 count absolutely. An
+    OutputError says that onnxruntime cannot run the file.
     """
     # Imported late: a file can be made without it.
     import onnxruntime
@@ -84,7 +73,10 @@ def _refusal_explained() -> Iterator[None]:
 
 
 def inputs_like(inputs: Batch, size: int | None, generator: torch.Generator) -> Batch:
-    """Random inputs of the same kind; with `size` in their first dimensions, if they have any, where it is given."""
+    """Random inputs of the same kind; with `size` in their first dimensions, if they have any, where it is given.
+
+    Floating ones are drawn uniformly from the range of the examples, others from their elements.
+    """
 
     def drawn(example: torch.Tensor) -> torch.Tensor:
         shape = example.shape if size is None or not example.dim() else (size, *example.shape[1:])

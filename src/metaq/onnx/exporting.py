@@ -17,9 +17,8 @@ from torch.utils import _pytree
 from metaq.config import near_match, needs, require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
-from metaq.onnx.comparison import BATCH_SIZES, inputs_like, largest_difference
+from metaq.onnx.comparison import BATCH_SIZES, inputs_like, largest_difference, reason
 from metaq.onnx.integers import IntegerWeight, integer_weight
-from metaq.onnx.reasons import reason
 from metaq.quantize.curvature import Batch, call
 from metaq.tensors.quantized import QuantizedTensor, Tensor
 
@@ -121,7 +120,9 @@ def export(
 
     network = copy.deepcopy(model).cpu().eval()
     examples, is_batch_free = _examples(network, inputs)
-    state = _state(network)
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    # Under all of their names; tied ones are the same object.
+    state = {**parameters, **dict(network.named_buffers(remove_duplicate=False))}
     weights, floats = _as_integers(state, list(tensors))
     # Those that are all the same, as biases of 0 are, may be optimised away, which open ones are not.
     opened = [name for name, weight in weights.items() if np.ptp(weight.integers.levels)]
@@ -134,7 +135,13 @@ def export(
     if find_spec("onnxruntime") is not None:
         generator = torch.Generator().manual_seed(SEED)
         difference = largest_difference(file, network, examples, is_batch_free=is_batch_free, generator=generator)
-        _require_close(path, difference, _tolerance(network, tolerance))
+        digits = [torch.finfo(p.dtype).eps for p in parameters.values() if p.is_floating_point()]
+        most = max([tolerance, *(ROUNDING_UNITS * digit for digit in digits)])
+        if not difference <= most:
+            raise OutputError(
+                f"{path}: outputs of onnxruntime differ from those of PyTorch by {difference:.2g} of the largest one, "
+                f"more than {most:.2g}; nothing was written. A larger tolerance would let them pass."
+            )
     read = {id(state[name]) for name in saved}
     return Exported(
         file_bytes=write_bytes(path, file),
@@ -174,12 +181,6 @@ def _require_runs(network: nn.Module, inputs: Batch) -> None:
             f"network {type(network).__name__}: does not take inputs of shape {shapes} ({reason(error)}); give the "
             "shape that it takes."
         ) from error
-
-
-def _state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers under all of their names; tied ones are the same object."""
-    parameters = network.named_parameters(remove_duplicate=False)
-    return {**dict(parameters), **dict(network.named_buffers(remove_duplicate=False))}
 
 
 def _as_integers(
@@ -230,17 +231,3 @@ def _serialized(path: str | os.PathLike[str], made: ModelProto) -> bytes:
         raise OutputError(f"{path}: the graph is not valid ONNX ({reason(error)}); nothing was written.") from error
     file: bytes = made.SerializeToString(deterministic=True)
     return file
-
-
-def _require_close(path: str | os.PathLike[str], difference: float, tolerance: float) -> None:
-    if not difference <= tolerance:
-        raise OutputError(
-            f"{path}: outputs of onnxruntime differ from those of PyTorch by {difference:.2g} of the largest one, more "
-            f"than {tolerance:.2g}; nothing was written. A larger tolerance would let them pass."
-        )
-
-
-def _tolerance(network: nn.Module, tolerance: float) -> float:
-    """`tolerance`, or what rounding makes of it where weights have fewer digits than float32."""
-    floating = [parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()]
-    return max([tolerance, *(ROUNDING_UNITS * torch.finfo(dtype).eps for dtype in floating)])

@@ -30,36 +30,23 @@ GATHERED_WIDTHS = (8, 16)
 """Bits of the types that ``Gather`` takes."""
 
 
-@dataclass(kw_only=True)
-class Names:
-    """Names that a graph uses already."""
-
-    taken: set[str]
+class Names(set[str]):
+    """Names of values and nodes that a graph uses already, and those within its nodes."""
 
     def new(self, wanted: str) -> str:
         """`wanted`, with underscores after it if it is taken."""
-        while wanted in self.taken:
+        while wanted in self:
             wanted += "_"
-        self.taken.add(wanted)
+        self.add(wanted)
         return wanted
 
 
 @dataclass(kw_only=True)
 class Parts:
-    """What computes a weight.
+    """What computes a weight from the integers called `stored`, out of which rows can be picked if `is_gatherable`.
 
-    Attributes
-    ----------
-    initializers
-        Integers, scales and other constants.
-    before
-        Nodes that do not depend on the integers of the weight.
-    steps
-        Operator, further inputs and attributes of what is done to these integers one after the other.
-    stored
-        Name of the integers.
-    is_gatherable
-        Whether rows can be picked out of them.
+    `initializers` are integers, scales and other constants, and nodes `before` do not depend on the integers of the
+    weight. `steps` are operator, further inputs and attributes of what is done to these one after the other.
     """
 
     stored: str
@@ -104,15 +91,6 @@ def name_batch(model: ModelProto) -> bool:
     return bool(firsts) and all(first.dim_param for first in firsts)
 
 
-def names_of(model: ModelProto) -> Names:
-    """All names of values and nodes of the graph and of those within its nodes."""
-    taken: set[str] = set()
-    for graph in _graphs(model.graph):
-        taken.update(part.name for part in [*graph.input, *graph.initializer, *graph.output, *graph.node])
-        taken.update(name for node in graph.node for name in node.output)
-    return Names(taken=taken)
-
-
 def weight_parts(name: str, weight: IntegerWeight, names: Names) -> Parts:
     """What computes the weight called `name`."""
     gatherable = weight.integers.width in GATHERED_WIDTHS
@@ -132,22 +110,21 @@ def weight_parts(name: str, weight: IntegerWeight, names: Names) -> Parts:
 
 
 def saved_bytes(name: str, weight: IntegerWeight, parts: Parts | None = None) -> int:
-    """By how much a file becomes smaller with the weight called `name` in integers; negative if it grows.
-
-    `parts` are by default those that computing the weight by itself would take.
-    """
-    parts = parts or weight_parts(name, weight, Names(taken=set()))
+    """Bytes by which a weight in integers makes a file smaller; by default with the `parts` that it takes by itself."""
+    parts = parts or weight_parts(name, weight, Names())
     levels = weight.integers.levels
     dtype = weight.casts[-1] if weight.casts else torch.float32
     header = TensorProto(name=name, dims=levels.shape, data_type=FLOATS[dtype])
-    nodes = [*parts.before, *parts.nodes(parts.stored, name, Names(taken=set()))]
+    nodes = [*parts.before, *parts.nodes(parts.stored, name, Names())]
     return levels.size * dtype.itemsize + _size_bytes([header]) - _size_bytes([*parts.initializers, *nodes])
 
 
 def replace_weights(model: ModelProto, weights: Mapping[str, IntegerWeight]) -> dict[str, int]:
     """Compute initialisers and inputs from integers; the bytes that each name that was found has saved."""
-    names = names_of(model)
-    graph = model.graph
+    graph, names = model.graph, Names()
+    for each in _graphs(graph):
+        names.update(part.name for part in [*each.input, *each.initializer, *each.output, *each.node])
+        names.update(name for node in each.node for name in node.output)
     there = {value.name for value in [*graph.input, *graph.initializer]}
     found = {name: weight for name, weight in weights.items() if name in there}
     for values in (graph.input, graph.initializer):
@@ -180,7 +157,8 @@ def _computing(
     Rows are looked up among integers where that is possible, so that only they are computed.
     """
     may_look_up = parts.is_gatherable or len(parts.steps) > 1
-    lookups = [node for node in graph.node if may_look_up and _looks_up(node, name)]
+    gathers = [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]
+    lookups = [node for node in gathers if may_look_up and _number(node, "axis") == 0]
     uses = sum(list(node.input).count(name) for inner in _graphs(graph) for node in inner.node)
     uses += sum(output.name == name for output in graph.output)
     start, done = parts.stored, 0
@@ -197,11 +175,6 @@ def _computing(
         gather.input[0], gather.output[0] = start, rows
         instead[output] = [gather, *parts.nodes(rows, output, names, first=done)]
     return begin, instead
-
-
-def _looks_up(node: NodeProto, name: str) -> bool:
-    """Whether a node picks rows of the value called `name`."""
-    return node.op_type == "Gather" and node.input[0] == name and _number(node, "axis") == 0
 
 
 def _is_computed_as_written(graph: GraphProto, name: str) -> bool:

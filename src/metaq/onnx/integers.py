@@ -29,16 +29,8 @@ NARROW = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 class Integers:
     """What ``DequantizeLinear`` computes ``(stored - zero_point) * scale`` from, in float32.
 
-    Attributes
-    ----------
-    levels
-        ``stored - zero_point``, int64, shape of the tensor.
-    width
-        Bits of the signed integer type that `stored` fits.
-    zero_point
-        A number of that type, 0 if that is possible.
-    scale
-        What a level counts.
+    `levels` are ``stored - zero_point``, int64 in the shape of the tensor; `width` has the bits of the signed type that
+    `stored` fits; the zero point is 0 if that is possible.
     """
 
     levels: NDArray[np.int64]
@@ -60,20 +52,8 @@ class Integers:
 class IntegerWeight:
     """How a weight is computed: from `integers`, then each of the others in this order where it is not None or empty.
 
-    Attributes
-    ----------
-    integers
-        Where it begins.
-    basis
-        Matrix that the matrix of integers is multiplied by.
-    factor
-        By which it is multiplied, float32.
-    offset
-        What is added, float32.
-    casts
-        Types to which the values are rounded one after the other.
-    difference
-        Largest absolute difference from the weight of the model.
+    Their matrix times the matrix `basis`, times `factor`, plus `offset`, rounded to the types of `casts` one after the
+    other; `difference` is the largest absolute one from the weight of the model.
     """
 
     integers: Integers
@@ -94,14 +74,8 @@ def integer_weight(weight: torch.Tensor, tensor: QuantizedTensor) -> IntegerWeig
     """The way to compute `weight` from the narrowest integers, or None if there is no equal one.
 
     Equal means: no element differs by more than two units in the last place of the largest one. Where the step of the
-    grid has few digits, as learned steps have, none differs at all.
-
-    Parameters
-    ----------
-    weight
-        Floating tensor of the model: restored from `tensor`, or what folding left of that.
-    tensor
-        The same weight on its grid.
+    grid has few digits, as learned steps have, none differs at all. `weight` is the model's floating tensor: restored
+    from `tensor`, or what folding left of that.
     """
     wanted = weight.detach().double().cpu()
     if not wanted.numel():

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from typing import Any
+from typing import Any, cast
 
 import torch
 from onnx import ModelProto
 from torch import nn
 
 from metaq.errors import ConfigError
-from metaq.onnx.reasons import reason
+from metaq.onnx.comparison import reason
 from metaq.quantize.curvature import Batch
 
 OPSET = 21
@@ -25,15 +25,15 @@ def trace(model: nn.Module, inputs: Batch, *, open_names: Collection[str], is_ba
     """The graph of `model`, with the weights of `open_names` as inputs after its own.
 
     As inputs, they come through the optimisation of the graph as they are: neither transposed, nor fused, nor renamed.
-    If the batch is free, the first dimensions of the inputs are left open as far as the network allows it.
-
-    Raises
-    ------
-    ConfigError
-        If the network cannot be traced, or uses an operator that ONNX lacks.
+    If the batch is free, the first dimensions of the inputs are left open as far as the network allows it. A
+    ConfigError says that the network cannot be traced, or uses an operator that ONNX lacks.
     """
     arguments, keywords = _arguments(inputs)
-    shapes = _open_shapes([*arguments, *keywords.values()] if is_batch_free else [])
+    # PyTorch finds out where in the arguments the shapes belong.
+    shapes: Any = cast(Any, torch.export.ShapesCollection)()
+    for tensor in [*arguments, *keywords.values()] if is_batch_free else []:
+        if tensor.dim():
+            shapes[tensor] = {0: torch.export.Dim.AUTO}
     with torch.no_grad(), _quiet():
         try:
             exported = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
@@ -45,7 +45,11 @@ def trace(model: nn.Module, inputs: Batch, *, open_names: Collection[str], is_ba
         try:
             program = torch.onnx.export(exported, dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
             assert program is not None
-            _open(program.model.graph, open_names)
+            made = program.model.graph
+            for name in [name for name in made.initializers if name in open_names]:
+                value = made.initializers.pop(name)
+                value.const_value = None
+                made.inputs.append(value)
             program.optimize()
             graph: ModelProto = program.model_proto
         except Exception as error:
@@ -62,24 +66,6 @@ def _arguments(inputs: Batch) -> tuple[tuple[torch.Tensor, ...], dict[str, torch
     if isinstance(inputs, tuple):
         return inputs, {}
     return (), dict(inputs)
-
-
-def _open_shapes(tensors: Iterable[torch.Tensor]) -> Any:
-    """Shapes in which the first dimensions are left open, for PyTorch to find where in the arguments they belong."""
-    collection: Any = torch.export.ShapesCollection
-    shapes = collection()
-    for tensor in tensors:
-        if tensor.dim():
-            shapes[tensor] = {0: torch.export.Dim.AUTO}
-    return shapes
-
-
-def _open(graph: Any, names: Collection[str]) -> None:
-    """Turn initialisers into inputs."""
-    for name in [name for name in graph.initializers if name in names]:
-        value = graph.initializers.pop(name)
-        value.const_value = None
-        graph.inputs.append(value)
 
 
 @contextmanager

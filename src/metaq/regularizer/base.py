@@ -6,24 +6,28 @@ import abc
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from torch import nn
 
 from metaq import container
+from metaq.compression.trained import trained_tensors
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.entropy import passes
 from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.passes import CPU, GridSet, TensorPairs
+from metaq.errors import NonFiniteError
+from metaq.model.opened import open_model
+from metaq.model.selection import select_gridded
+from metaq.model.sharding import in_one_process, is_sharded
 from metaq.model.weights import FilterFn
 from metaq.regularizer.config import RegularizerConfig
-from metaq.regularizer.first_grids import first_grids
 from metaq.regularizer.optimizers import OptimizerHooks
 from metaq.regularizer.participants import Participants
 from metaq.regularizer.report import RegularizerReport, report_of
-from metaq.regularizer.saving import write
 from metaq.regularizer.schedule import schedule_of
 from metaq.regularizer.slopes import slope_rule
 from metaq.tensors.grid import BucketGrid
@@ -32,16 +36,7 @@ from metaq.tensors.grid import BucketGrid
 class Regularizer(abc.ABC):
     """Works inside ``optimizer.step()`` of anybody's training loop; subclasses say what it does there.
 
-    Attributes
-    ----------
-    config, total_steps
-        As given.
-    steps
-        Optimiser steps so far.
-    schedule
-        Tells λ.
-    finished
-        Whether :meth:`finish` was called.
+    `steps` are the optimiser's so far, `schedule` tells λ, and `finished` whether :meth:`finish` was called.
     """
 
     def __init__(
@@ -60,7 +55,7 @@ class Regularizer(abc.ABC):
         self._model = model
         self._participants = Participants(model, self.config, total_steps=total_steps, filter_fn=filter_fn)
         self.schedule = schedule_of(self.config, weights=self._participants.total)
-        self._rule = slope_rule(self.config, self._participants.groups)
+        self._rule = slope_rule(self.config, len(self._participants.groups))
         self._grids: GridSet | None = None
         self._hooks: OptimizerHooks | None = None
         self._open_views = 0
@@ -133,17 +128,13 @@ class Regularizer(abc.ABC):
         if was_updating and self._leaves_quantized:
             self._hold(self._quantized(self._stored_grids()))
 
-    @contextlib.contextmanager
-    def latent_weights(self) -> Iterator[None]:
+    def latent_weights(self) -> contextlib.AbstractContextManager[None]:
         """Let the model hold the latent (float) weights inside the ``with`` block."""
-        with self._holding(self._weights()):
-            yield
+        return self._holding(self._weights())
 
-    @contextlib.contextmanager
-    def quantized_weights(self) -> Iterator[None]:
+    def quantized_weights(self) -> contextlib.AbstractContextManager[None]:
         """Let the model hold the quantised weights inside the ``with`` block."""
-        with self._holding(self._quantized(self._stored_grids())):
-            yield
+        return self._holding(self._quantized(self._stored_grids()))
 
     def grids(self) -> dict[str, BucketGrid]:
         """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now.
@@ -201,9 +192,19 @@ class Regularizer(abc.ABC):
         """
         if not self._open_views:
             self._require_own_weights()
-        grids = self.grids()
+        model, grids = self._model, self.grids()
         with self.quantized_weights():
-            return write(path, self._model, grids, metadata=metadata, coder=coder)
+            parameters = list(model.parameters())
+            # Sharded weights are gathered by all processes together; of replicas, one is enough.
+            gathered = trained_tensors(model, grids, coder=coder) if any(map(is_sharded, parameters)) else None
+
+            def write_here() -> WriteReport:
+                tensors = gathered or trained_tensors(model, grids, coder=coder)
+                return container.write(path, tensors, metadata=metadata, coder=coder)
+
+            report = in_one_process(parameters, write_here, getattr(model, "process_group", None))
+            reasons = select_gridded(open_model(model), grids).reasons
+        return replace(report, coverage=report.coverage.explained(reasons))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on to the identical result; holds tensors, numbers, strings only.
@@ -284,17 +285,30 @@ class Regularizer(abc.ABC):
         """Drop what is only needed while training goes on."""
 
     def _present_grids(self) -> GridSet:
-        """Grids of the groups; before the term sets in, those they would take now."""
-        return self._grids or first_grids(self.config.buckets, self._participants, self._weights())
+        """Grids of the groups; before the term sets in, those they would take now: O(n) for relative ones."""
+        if self._grids is not None:
+            return self._grids
+        buckets, everyone = self.config.buckets, self._participants
+        group_count, device = len(everyone.groups), everyone.device
+        if buckets.rule == "fixed":
+            grid = BucketGrid(center=buckets.center, radius=buckets.radius, count=buckets.count)
+            return GridSet.of([grid] * group_count, device)
+        counted, groups = everyone.counted(self._weights())
+        local = passes.inner_products(TensorPairs(counted, counted, groups), group_count, device)
+        (squares,) = everyone.shards.total(local)
+        if everyone.are_on_host:
+            for name, is_finite in zip(everyone.groups, torch.isfinite(squares).tolist(), strict=True):
+                if not is_finite:
+                    raise NonFiniteError(
+                        f"{name}: training has diverged to NaN or infinity; lower the learning rate or the strength."
+                    )
+        root_mean_squares = (squares / everyone.counts).sqrt()
+        step_sizes = torch.where(root_mean_squares == 0, 1.0, root_mean_squares) * buckets.step_scale
+        unit = GridSet.of([BucketGrid(center=0.0, radius=1.0, count=buckets.count)] * group_count, device)
+        return unit.rescaled(step_sizes * buckets.count / 2)
 
     def _host_grids(self) -> GridSet:
-        """The present grids on the CPU.
-
-        Raises
-        ------
-        NonFiniteError
-            If a weight has become NaN or infinite.
-        """
+        """The present grids on the CPU; :class:`NonFiniteError` if a weight has become NaN or infinite."""
         grids = self._present_grids().on(CPU)
         passes.require_finite(grids.radius)
         return grids

@@ -160,10 +160,9 @@ class RegularizerConfig(Config):
         ``freeze.start`` have no effect then. Only with ``objective="code_length"`` and ``forward="quantized"``.
     target_bits
         With a plan: zero-order entropy of the bucket indices to reach, in bits.
-    spread_solver
-        For ``"spread"``: a few steps of FISTA, as in the thesis, or the exact solution.
     fista_iterations, fista_zeta_per_weight
-        Dual evaluations per refresh and reciprocal step size over n, for ``"fista"``.
+        For ``"spread"``, whose dual some steps of FISTA solve, as in the thesis: evaluations per refresh and reciprocal
+        step size over n.
     """
 
     objective: Literal["code_length", "spread"] = "code_length"
@@ -186,20 +185,18 @@ class RegularizerConfig(Config):
     freeze: FreezeConfig = FreezeConfig()
     plan: PlanConfig | None = None
     target_bits: float | None = None
-    spread_solver: Literal["fista", "exact"] = "fista"
     fista_iterations: int = 15
     fista_zeta_per_weight: float = 2.25
 
     def __post_init__(self) -> None:
         require(self.strength >= 0 and math.isfinite(self.strength), f"strength: {self.strength} is negative.")
         require(0 <= self.alpha <= 1, f"alpha: {self.alpha} is not between 0 and 1.")
-        require(0 <= self.warmup < 1, f"warmup: {self.warmup} is not in [0, 1).")
+        for name in ("warmup", "hysteresis", "step_learning_rate"):
+            require(0 <= getattr(self, name) < 1, f"{name}: {getattr(self, name)} is not in [0, 1).")
+        for name in ("ramp_start", "decay_end"):
+            require(0 < getattr(self, name) <= 1, f"{name}: {getattr(self, name)} is not in (0, 1].")
         require(0 <= self.ramp <= 1 - self.warmup, f"ramp: {self.ramp} does not fit after the warm-up.")
-        require(0 < self.ramp_start <= 1, f"ramp_start: {self.ramp_start} is not in (0, 1].")
-        require(0 < self.decay_end <= 1, f"decay_end: {self.decay_end} is not in (0, 1].")
         require(self.refresh_every >= 1, f"refresh_every: {self.refresh_every} is below 1.")
-        require(0 <= self.hysteresis < 1, f"hysteresis: {self.hysteresis} is not in [0, 1).")
-        require(0 <= self.step_learning_rate < 1, f"step_learning_rate: {self.step_learning_rate} is not in [0, 1).")
         require(self.target_bits is None or self.target_bits > 0, f"target_bits: {self.target_bits} is not positive.")
         require(self.target_bits is None or self.plan is not None, "target_bits: needs a plan.")
         priced = self.objective == "code_length" and self.grouping == "tensor" and self.buckets.rule == "relative"

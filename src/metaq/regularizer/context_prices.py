@@ -39,20 +39,18 @@ class ContextPrices:
     def refresh(self, weights: Sequence[torch.Tensor], grids: GridSet) -> None:
         """Ask the coder's model anew about the latent weights, one tensor a group; zero is the attractor; O(n)."""
         central = grids.count // 2
-        symbols = [_symbols(weights[position], grids, position) for position in self._order]
-        shapes = [
-            StreamShape(count=weight.numel(), alphabet_size=grids.count, row_length=_row_length(weight))
-            for weight in (weights[position] for position in self._order)
-        ]
-        surplus: dict[int, torch.Tensor] = {}
-        for position, probability, stream in zip(
-            self._order, flag_probabilities(symbols, shapes), symbols, strict=True
-        ):
+        symbols, shapes = [], []
+        for position in self._order:
+            weight = weights[position]
+            symbols.append(bucket_indices(weight, grids[position]).cpu().numpy().astype(np.int32).reshape(-1))
+            row_length = weight.numel() // len(weight) if weight.ndim > 1 else 0
+            shapes.append(StreamShape(count=weight.numel(), alphabet_size=grids.count, row_length=row_length))
+        found = zip(self._order, flag_probabilities(symbols, shapes), symbols, strict=True)
+        for position, probability, stream in found:
             weight, seldom = weights[position], 0.5 / stream.size
             share = np.clip((stream != central).mean(), seldom, 1 - seldom)
-            bits = _price(probability) - _price(share)
-            surplus[position] = torch.from_numpy(bits).to(device=weight.device, dtype=weight.dtype).view_as(weight)
-        self._surplus = [surplus[position] for position in range(len(weights))]
+            bits = torch.from_numpy(_price(probability) - _price(share))
+            self._surplus[position] = bits.to(device=weight.device, dtype=weight.dtype).view_as(weight)
         self.are_known = True
 
     def add_slopes(
@@ -81,14 +79,6 @@ class ContextPrices:
         """Take over what :meth:`state_dict` gave."""
         self.are_known = bool(state_dict["are_known"])
         self._surplus = [bits.clone() for bits in state_dict["surplus"]]
-
-
-def _symbols(weight: torch.Tensor, grids: GridSet, group: int) -> NDArray[np.int32]:
-    return bucket_indices(weight, grids[group]).cpu().numpy().astype(np.int32).reshape(-1)
-
-
-def _row_length(weight: torch.Tensor) -> int:
-    return weight.numel() // len(weight) if weight.ndim > 1 else 0
 
 
 def _price(probability: NDArray[np.float64] | float) -> NDArray[np.float64]:

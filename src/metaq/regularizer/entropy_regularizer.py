@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from metaq.model.weights import FilterFn
 from metaq.regularizer.base import Regularizer
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
-from metaq.regularizer.host_copy import HostCopy
 from metaq.regularizer.latent import LatentWeights
 from metaq.regularizer.schedule import PlannedSchedule
 from metaq.regularizer.step_size import StepLearner
@@ -88,7 +88,10 @@ class EntropyRegularizer(Regularizer):
         """Give the model back its latent weights and add the term's gradient to ``.grad``; O(n)."""
         if not self.active:
             return
-        grids = self._start() if self._grids is None else self._grids
+        grids = self._present_grids()
+        if self._grids is None and self.config.forward == "quantized":
+            self._latent = self._new_latent()
+            self._latent.begin(grids)
         is_new, self._last_seen = self.steps != self._last_seen, self.steps
         refreshes = self._slopes is None or (is_new and self.steps % self.config.refresh_every == 0)
         everyone = self._participants
@@ -104,7 +107,10 @@ class EntropyRegularizer(Regularizer):
         factors = self._no_factors
         if self._learns_steps:
             learning_rate = self.schedule.step_learning_rate(self._progress)
-            products = totals[-1] if found_inf is None else totals[-1] + self._nan_where(found_inf)
+            products = totals[-1]
+            if found_inf is not None:
+                # Added to gradients, NaN makes them count for nothing.
+                products = products + torch.where(found_inf > 0, torch.nan, 0.0).to(everyone.device)
             factors = self._step_learner.factors(products, learning_rate, self._groups_of_parts[part])
             grids = grids.rescaled(factors)
             slopes = slopes / factors[:, None]
@@ -124,7 +130,7 @@ class EntropyRegularizer(Regularizer):
         self._latent.snap(self._participants.local(), self._grids, part, freeze_above=freeze_above)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on to the identical result; see :meth:`Regularizer.state_dict`."""
+        """Everything needed to go on to the identical result."""
         shape = len(self._participants.groups), self.config.buckets.count - 1
         unknown = torch.full(shape, torch.nan, dtype=torch.float64)
         return {
@@ -138,7 +144,7 @@ class EntropyRegularizer(Regularizer):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over the state that :meth:`state_dict` gave; see :meth:`Regularizer.load_state_dict`."""
+        """Take over the state that :meth:`state_dict` gave; a ConfigError if it is of another model or training."""
         super().load_state_dict(state_dict)
         self._last_seen = -1
         slopes = state_dict["slopes"]
@@ -152,16 +158,12 @@ class EntropyRegularizer(Regularizer):
         if self._grids is not None and self.config.forward == "quantized" and not self.finished:
             self._latent = self._new_latent()
             states = [state_dict["weights"][name] for name in self._participants.names]
-            self._latent.load_state_of_tensors([_local_state(state) for state in states])
+            self._latent.load_state_of_tensors([_each_tensor(local_part, state) for state in states])
 
     @property
     def _learns_steps(self) -> bool:
         config = self.config
         return config.forward == "quantized" and config.buckets.rule == "relative" and config.step_learning_rate > 0
-
-    def _nan_where(self, found_inf: torch.Tensor) -> torch.Tensor:
-        """NaN if `found_inf` is above 0, else 0: added to gradients, it makes them count for nothing."""
-        return torch.where(found_inf > 0, torch.nan, 0.0).to(self._participants.device)
 
     def _share_out(self, optimizers: list[torch.optim.Optimizer]) -> None:
         super()._share_out(optimizers)
@@ -177,13 +179,6 @@ class EntropyRegularizer(Regularizer):
             self._latent = self._new_latent()
             self._latent.load_state_of_tensors(state)
 
-    def _start(self) -> GridSet:
-        grids = self._present_grids()
-        if self.config.forward == "quantized":
-            self._latent = self._new_latent()
-            self._latent.begin(grids)
-        return grids
-
     def _new_latent(self) -> LatentWeights:
         everyone = self._participants
         return LatentWeights(everyone.local(), everyone.group_of, everyone.part_of)
@@ -192,13 +187,10 @@ class EntropyRegularizer(Regularizer):
         """What is kept of every single weight, by name of the tensor."""
         if self.config.forward == "float":
             return {}
-        latent = self._latent or self._new_latent()
+        everyone, states = self._participants, (self._latent or self._new_latent()).state_of_tensors()
         return {
-            name: {
-                key: self._participants.shards.like_parameter(t, value) if isinstance(value, torch.Tensor) else value
-                for key, value in state.items()
-            }
-            for t, (name, state) in enumerate(zip(self._participants.names, latent.state_of_tensors(), strict=True))
+            name: _each_tensor(partial(everyone.shards.like_parameter, t), state)
+            for t, (name, state) in enumerate(zip(everyone.names, states, strict=True))
         }
 
     def _refreshed(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
@@ -206,16 +198,12 @@ class EntropyRegularizer(Regularizer):
         if self._participants.are_on_host:
             passes.require_finite(*sums)
         if isinstance(self.schedule, PlannedSchedule):
-            self._show_bits(entropy_bits(sums[0]), self.schedule)
+            bits, is_here = HostCopy(entropy_bits(sums[0])), self._participants.are_on_host
+            seen = bits if is_here else self._unseen_bits
+            self._unseen_bits = None if is_here else bits
+            if seen is not None:
+                self.schedule.observe(seen.value(), self._progress)
         return self._rule.slopes(sums, grids)
-
-    def _show_bits(self, bits: torch.Tensor, schedule: PlannedSchedule) -> None:
-        if self._participants.are_on_host:
-            schedule.observe(float(bits), self._progress)
-            return
-        if self._unseen_bits is not None:
-            schedule.observe(self._unseen_bits.value(), self._progress)
-        self._unseen_bits = HostCopy(bits)
 
     def _weights(self) -> list[torch.Tensor]:
         return super()._weights() if self._latent is None else self._latent.tensors()
@@ -240,5 +228,21 @@ class EntropyRegularizer(Regularizer):
         self._add_plain(pairs)
 
 
-def _local_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: local_part(value) if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+class HostCopy:
+    """A float64 scalar on its way from a device to the host, which goes on working meanwhile."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        is_remote = value.is_cuda
+        self._value = torch.empty((), dtype=torch.float64, pin_memory=is_remote)
+        self._value.copy_(value, non_blocking=True)
+        self._arrival = torch.cuda.current_stream(value.device).record_event() if is_remote else None
+
+    def value(self) -> float:
+        """The number; waits for it if it has not arrived."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return float(self._value)
+
+
+def _each_tensor(change: Callable[[torch.Tensor], torch.Tensor], state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: change(value) if isinstance(value, torch.Tensor) else value for key, value in state.items()}

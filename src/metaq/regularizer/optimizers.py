@@ -21,16 +21,10 @@ def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class OptimizerHooks:
-    """Work inside every step of some optimisers, until :meth:`remove`.
+    """Work inside every step of some optimisers, until :meth:`remove`; looks through the wrappers of trainers.
 
     `before` is called before every step with the number of the optimiser and, as `found_inf`, a tensor above 0 if a
     ``GradScaler`` has told the optimiser to leave the weights as they are, or None; `after` with the number after it.
-    Wrappers of trainers are looked through.
-
-    Raises
-    ------
-    ConfigError
-        If one of the optimisers does not make one step from one gradient.
     """
 
     def __init__(
@@ -41,11 +35,13 @@ class OptimizerHooks:
     ) -> None:
         self.optimizers = [innermost(optimizer) for optimizer in optimizers]
         for optimizer in self.optimizers:
-            _require_single_gradient(optimizer)
+            fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
+            name = type(optimizer).__name__
+            require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
         self.is_updating = False
         """Whether a step is under way, past what comes before it."""
         self._before, self._after = before, after
-        self._outermost = [OutermostStep() for _ in self.optimizers]
+        self._begun = [0] * len(self.optimizers)
         self._handles = [
             handle
             for number, optimizer in enumerate(self.optimizers)
@@ -63,43 +59,26 @@ class OptimizerHooks:
     def _begin(
         self, number: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> StepArguments | None:
-        if not self._outermost[number].begins(type(optimizer)):
+        # An optimiser whose step calls that of its base class has the hooks of both called: only the outermost counts.
+        # As many can be inside one another as classes have a step that calls hooks; where more have begun, one ended by
+        # an exception, which calls no hook.
+        most = sum(hasattr(vars(cls).get("step"), "hooked") for cls in type(optimizer).__mro__)
+        self._begun[number] = 1 if self._begun[number] >= most else self._begun[number] + 1
+        if self._begun[number] > 1:
             return None
         left = _with_closure_called(arguments, options)
         _unscale(optimizer)
-        self._before(number, found_inf=_found_inf(optimizer))
+        found_inf = getattr(optimizer, "found_inf", None)
+        self._before(number, found_inf=found_inf if isinstance(found_inf, torch.Tensor) else None)
         self.is_updating = True
         return left
 
     def _end(self, number: int, *_: object) -> None:
-        if self._outermost[number].ends():
+        self._begun[number] -= 1
+        if self._begun[number] == 0:
             self._after(number)
             self.is_updating = False
-
-
-class OutermostStep:
-    """Tells the steps that a loop asks for from those that they ask for themselves.
-
-    An optimiser whose ``step`` calls that of its base class has the hooks of both called. As many steps can be inside
-    one another as classes have a ``step`` that calls hooks; where more have begun, one ended by an exception, which
-    calls no hook.
-    """
-
-    def __init__(self) -> None:
-        self._begun = 0
-
-    def begins(self, kind: type) -> bool:
-        """Whether a step of an optimiser of class `kind` that begins is not inside another."""
-        most = sum(hasattr(vars(cls).get("step"), "hooked") for cls in kind.__mro__)
-        self._begun = 1 if self._begun >= most else self._begun + 1
-        return self._begun == 1
-
-    def ends(self) -> bool:
-        """Whether the step that ends is not inside another."""
-        self._begun -= 1
-        is_last = self._begun == 0
-        self._begun = max(self._begun, 0)
-        return is_last
+        self._begun[number] = max(self._begun[number], 0)
 
 
 def _unscale(optimizer: torch.optim.Optimizer) -> None:
@@ -110,19 +89,6 @@ def _unscale(optimizer: torch.optim.Optimizer) -> None:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     torch._foreach_mul_(gradients, [scale.to(gradient.device).reciprocal() for gradient in gradients])
     cast(Any, optimizer).grad_scale = None
-
-
-def _found_inf(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
-    """Above 0 if a ``GradScaler`` has told the optimiser to leave the weights as they are in this step."""
-    found = getattr(optimizer, "found_inf", None)
-    return found if isinstance(found, torch.Tensor) else None
-
-
-def _require_single_gradient(optimizer: object) -> None:
-    """Refuse what does not make one step from one gradient."""
-    fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
-    name = type(optimizer).__name__
-    require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
 
 
 def _with_closure_called(arguments: tuple[Any, ...], options: dict[str, Any]) -> StepArguments | None:

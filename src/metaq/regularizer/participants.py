@@ -17,26 +17,11 @@ from metaq.regularizer.config import RegularizerConfig
 class Participants:
     """Parameters of a model that a configuration chooses, in a fixed order.
 
-    `filter_fn` is called once for every parameter that the configuration leaves. All processes have to agree on
-    `total_steps`.
-
-    Attributes
-    ----------
-    names, parameters, group_of, part_of
-        Of every tensor its name, itself, and the numbers of its group and of its optimiser.
-    groups, counts, total
-        Names of the groups; weights in each of them, those of all processes, float64 of shape (G,) on `device`; in all.
-    part_count
-        Number of optimisers.
-    shards
-        How the tensors are spread over processes.
-    device
-        Where sums over weights are: the device that a step never has to leave, or the CPU.
-
-    Raises
-    ------
-    ConfigError
-        If no parameter is left, one cannot take part, or processes disagree.
+    Of every tensor there are its name, itself, and the numbers of its group and of its optimiser, of which there are
+    `part_count`; `counts` has the weights in every group, those of all processes, float64 of shape (G,) on `device`,
+    where sums over weights are; `shards` tells how the tensors are spread over processes. `filter_fn` is called once
+    for every parameter that the configuration leaves. It is a ConfigError if none is left, one cannot take part, or
+    processes disagree, also on `total_steps`.
     """
 
     def __init__(
@@ -58,7 +43,10 @@ class Participants:
             config.rate_model != "context" or not self.shards.are_several,
             'rate_model="context": does not work with sharded parameters; choose another, or DistributedDataParallel.',
         )
-        self._require_agreement(model, config, total_steps)
+        shapes = [(name, tuple(p.shape)) for name, p in zip(self.names, self.parameters, strict=True)]
+        options = [line.strip(" ,") for line in config.to_json().splitlines()]
+        description = [*shapes, *options, f"total_steps: {total_steps}"]
+        self.shards.require_agreement(description, getattr(model, "process_group", None))
         self.device = device_of_sums(self.local(), config)
         self.counts = torch.tensor([group.count for group in groups], dtype=torch.float64, device=self.device)
 
@@ -90,13 +78,7 @@ class Participants:
         return pairs[0], pairs[-1]
 
     def share_out(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Note which optimiser updates which parameter.
-
-        Raises
-        ------
-        ConfigError
-            If one is updated by none or by several.
-        """
+        """Note which optimiser updates which parameter; a ConfigError if one is updated by none or by several."""
         owners: dict[int, list[int]] = {}
         for part, optimizer in enumerate(optimizers):
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
@@ -113,12 +95,6 @@ class Participants:
         table = torch.zeros(self.part_count, len(self.groups), dtype=torch.bool)
         table[self.part_of, self.group_of] = True
         return table
-
-    def _require_agreement(self, model: nn.Module, config: RegularizerConfig, total_steps: int) -> None:
-        shapes = [(name, tuple(p.shape)) for name, p in zip(self.names, self.parameters, strict=True)]
-        options = [line.strip(" ,") for line in config.to_json().splitlines()]
-        description = [*shapes, *options, f"total_steps: {total_steps}"]
-        self.shards.require_agreement(description, getattr(model, "process_group", None))
 
 
 def device_of_sums(tensors: Sequence[torch.Tensor], config: RegularizerConfig) -> torch.device:

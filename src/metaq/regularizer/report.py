@@ -53,21 +53,16 @@ def report_of(
     *,
     frozen: int,
 ) -> RegularizerReport:
-    """Sum up over all weights of all processes, where the `grids` are on the CPU; O(n).
+    """Sum up over all weights of all processes, with `grids` on the CPU; O(n); refuses NaN and infinity.
 
     `weights` and `values` are the latent and the quantised weights, one tensor each, the latter in float64; `frozen`
     counts those of this process.
-
-    Raises
-    ------
-    NonFiniteError
-        If a weight has become NaN or infinite.
     """
     total = participants.shards.total
     counts, fractions = total(*passes.cell_sums(*participants.counted(weights), grids))
     passes.require_finite(counts, fractions)
     phi_bits = sum(
-        rule.value(CellStatistics(counts=counts[g].numpy(), fractions=fractions[g].numpy(), grid=grid), g).value_bits
+        rule.value(CellStatistics(counts=counts[g].numpy(), fractions=fractions[g].numpy(), grid=grid), g)
         for g, grid in enumerate(grids)
     )
     bucket_counts = torch.zeros(len(grids), grids.count, dtype=torch.float64)

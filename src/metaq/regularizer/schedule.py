@@ -28,17 +28,27 @@ LARGEST_ERROR, LARGEST_CHANGE = 0.5, 0.3
 class Schedule(abc.ABC):
     """What the regulariser and a training loop ask at every step; `progress` is the share of all steps done."""
 
+    def __init__(self, config: RegularizerConfig) -> None:
+        self._config = config
+
     @abc.abstractmethod
     def strength(self, progress: float) -> float:
         """λ, once the warm-up is over."""
 
     @abc.abstractmethod
-    def freeze_threshold(self, progress: float) -> float | None:
-        """Flips per step above which a weight is frozen; None where nothing is frozen."""
+    def settled(self, progress: float) -> float | None:
+        """Share of the time of freezing that is over; None before it."""
 
-    @abc.abstractmethod
+    def freeze_threshold(self, progress: float) -> float | None:
+        """Flips per step above which a weight is frozen, geometric from first to last; None where nothing is frozen."""
+        freeze, share = self._config.freeze, self.settled(progress)
+        if share is None:
+            return None
+        return float(freeze.first_threshold * (freeze.last_threshold / freeze.first_threshold) ** share)
+
     def step_learning_rate(self, progress: float) -> float:
-        """Learning rate of the logarithm of a step size."""
+        """Learning rate of the logarithm of a step size: falls linearly to a tenth once freezing sets in."""
+        return self._config.step_learning_rate * (1 - 0.9 * (self.settled(progress) or 0.0))
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers that :meth:`load_state_dict` takes over."""
@@ -57,9 +67,7 @@ def schedule_of(config: RegularizerConfig, *, weights: int) -> Schedule:
 class FixedSchedule(Schedule):
     """λ by plan: a geometric ramp up, then a geometric decay; freezing from a share of all steps on."""
 
-    def __init__(self, config: RegularizerConfig) -> None:
-        self._config = config
-
+    @override
     def strength(self, progress: float) -> float:
         config = self._config
         ramp_end = config.warmup + config.ramp
@@ -69,30 +77,17 @@ class FixedSchedule(Schedule):
             return config.strength
         return float(config.strength * config.decay_end ** ((min(progress, 1.0) - ramp_end) / (1 - ramp_end)))
 
-    def freeze_threshold(self, progress: float) -> float | None:
+    @override
+    def settled(self, progress: float) -> float | None:
         start = self._config.freeze.start
-        if start >= 1 or progress < start:
-            return None
-        return _threshold(self._config, min((progress - start) / (1 - start), 1.0))
-
-    def step_learning_rate(self, progress: float) -> float:
-        """Falls linearly to a tenth once freezing sets in."""
-        start = self._config.freeze.start
-        late = max(0.0, progress - start) / max(1 - start, 1e-9)
-        return self._config.step_learning_rate * (1 - 0.9 * min(late, 1.0))
+        return None if start >= 1 or progress < start else min((progress - start) / (1 - start), 1.0)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Where a planned training stands.
+    """Where a planned training stands, and what share of that phase is done, in [0, 1].
 
-    Attributes
-    ----------
-    kind
-        ``"warmup"``: as usual. ``"press"``: bits follow their path down, or are held. ``"settle"``: oscillating weights
-        are frozen.
-    share
-        Of the phase that is done, in [0, 1].
+    After the warm-up, while pressing, bits follow their path down, or are held; then oscillating weights are frozen.
     """
 
     kind: Literal["warmup", "press", "settle"]
@@ -117,16 +112,12 @@ class PlannedSchedule(Schedule):
     scale of the loss or the size of the network). As weights settle it decays, but while the bits exceed a goal
     that was given it goes on being driven.
 
-    Attributes
-    ----------
-    goal
-        Bits to reach; None until known. May be changed at any time.
-    speed
-        Share, from -1 to 1, of the plan's greatest rate at which the path falls, where there is no goal.
+    `goal` is the bits to reach, None until known; it may be changed at any time. Where there is none, the path falls
+    at `speed` times the plan's greatest rate, from -1 to 1.
     """
 
     def __init__(self, config: RegularizerConfig, plan: PlanConfig, *, weights: int) -> None:
-        self._config = config
+        super().__init__(config)
         self._plan = plan
         self.goal = config.target_bits
         self.speed = 1.0
@@ -179,15 +170,10 @@ class PlannedSchedule(Schedule):
     def strength(self, progress: float) -> float:
         return math.exp(self._log_strength)
 
-    def freeze_threshold(self, progress: float) -> float | None:
+    @override
+    def settled(self, progress: float) -> float | None:
         phase = self.phase(progress)
-        return _threshold(self._config, phase.share) if phase.kind == "settle" else None
-
-    def step_learning_rate(self, progress: float) -> float:
-        """Falls linearly to a tenth as weights settle."""
-        phase = self.phase(progress)
-        late = phase.share if phase.kind == "settle" else 0.0
-        return self._config.step_learning_rate * (1 - 0.9 * late)
+        return phase.share if phase.kind == "settle" else None
 
     def learning_rate_share(self, progress: float) -> float:
         """Learning rate of the weights over its value while the bits fall."""
@@ -227,9 +213,3 @@ class PlannedSchedule(Schedule):
             self._path = lowest + (goal - lowest) * (phase.share - plan.fall) / (1 - plan.fall)
         else:
             self._path = lowest + (self._first - lowest) * (1 - phase.share / plan.fall) ** 2
-
-
-def _threshold(config: RegularizerConfig, share: float) -> float:
-    """Freezing threshold at a share of the time of freezing."""
-    freeze = config.freeze
-    return float(freeze.first_threshold * (freeze.last_threshold / freeze.first_threshold) ** share)

@@ -19,6 +19,9 @@ from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer
 from metaq.tensors.grid import BucketGrid
 
+FIGURES = ("bits_per_weight", "bits", "phi_bits", "distance", "frozen")
+"""Of a report, what is logged."""
+
 
 class TrainingSession:
     """A regulariser from the first step of a training to its end, however that comes.
@@ -53,11 +56,6 @@ class TrainingSession:
         self.release()
         self.regularizer.interrupt()
 
-    @property
-    def is_holding(self) -> bool:
-        """Whether the model holds quantised weights only until :meth:`release`."""
-        return self._evaluation is not None
-
     def hold(self) -> None:
         """Let the model hold the weights that its file would hold, until :meth:`release`."""
         if self.regularizer.finished or self._evaluation is not None:
@@ -80,19 +78,13 @@ class TrainingSession:
 
     def metrics(self) -> dict[str, float]:
         """The figures to log, of the weights that the model trains with; O(n)."""
-        was_holding = self.is_holding
+        was_holding = self._evaluation is not None
         self.release()
         report = self.regularizer.report()
         if was_holding:
             self.hold()
-        return {
-            "bits_per_weight": report.bits_per_weight,
-            "bits": report.bits,
-            "phi_bits": report.phi_bits,
-            "distance": report.distance,
-            "frozen": float(report.frozen),
-            "strength": self.regularizer.current_strength(),
-        }
+        figures = {name: float(getattr(report, name)) for name in FIGURES}
+        return {**figures, "strength": self.regularizer.current_strength()}
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> WriteReport:
         """Write the model as a ``.metaq`` file; see :meth:`EntropyRegularizer.save`."""
@@ -104,17 +96,10 @@ class TrainingSession:
 
         Where parameters are sharded, every process has to ask for it.
         """
-        gathered: dict[str, Any] = _gathered(self.regularizer.state_dict())
-        return gathered
+        return cast(dict[str, Any], _gathered(self.regularizer.state_dict()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave.
-
-        Raises
-        ------
-        ConfigError
-            If it is of another model, configuration or number of steps.
-        """
+        """Take over what :meth:`state_dict` gave; a ConfigError if model, configuration or number of steps differ."""
         saved, total_steps = _total_steps(state), self.regularizer.total_steps
         require(
             saved == total_steps,
@@ -137,13 +122,7 @@ class SessionHolder:
 
     @property
     def regularizer(self) -> EntropyRegularizer:
-        """That of the present or last training.
-
-        Raises
-        ------
-        ConfigError
-            If there was none yet.
-        """
+        """That of the present or last training; a ConfigError if there was none yet."""
         return self._present().regularizer
 
     def grids(self) -> dict[str, BucketGrid]:

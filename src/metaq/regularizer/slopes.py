@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import TypedDict
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from metaq.entropy import objective, passes
 from metaq.entropy.cells import CellStatistics
-from metaq.entropy.objective import ObjectiveResult
+from metaq.entropy.dual import SpreadDual, solve_fista
 from metaq.entropy.passes import CPU, GridSet
 from metaq.regularizer.config import RegularizerConfig
 
@@ -21,15 +18,12 @@ from metaq.regularizer.config import RegularizerConfig
 class SlopeRule(abc.ABC):
     """From weights to slopes, by way of sums that several processes may add up.
 
-    Attributes
-    ----------
-    xi
-        Multipliers that the next call starts from, float64 of shape (G, C); NaN where there are none.
+    `xi` are the multipliers that the next call starts from, float64 of shape (G, C); NaN where there are none.
     """
 
-    def __init__(self, config: RegularizerConfig, names: Sequence[str]) -> None:
-        self._config, self._names = config, names
-        self.xi = torch.full((len(names), config.buckets.count), torch.nan, dtype=torch.float64)
+    def __init__(self, config: RegularizerConfig, group_count: int) -> None:
+        self._config = config
+        self.xi = torch.full((group_count, config.buckets.count), torch.nan, dtype=torch.float64)
 
     @abc.abstractmethod
     def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
@@ -40,15 +34,14 @@ class SlopeRule(abc.ABC):
         """β on every cell of all groups, float64 of shape (G, C - 1); O(C)."""
 
     @abc.abstractmethod
-    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        """φ of one group."""
+    def value(self, statistics: CellStatistics, group: int) -> float:
+        """φ of one group, in bits."""
 
 
-def slope_rule(config: RegularizerConfig, names: Sequence[str]) -> SlopeRule:
-    """The rule of a configuration; `names` of the groups are for errors."""
-    if config.objective == "code_length":
-        return CodeLengthSlopes(config, names)
-    return ExactSpreadSlopes(config, names) if config.spread_solver == "exact" else SpreadSlopes(config, names)
+def slope_rule(config: RegularizerConfig, group_count: int) -> SlopeRule:
+    """The rule of a configuration for G groups."""
+    rule = CodeLengthSlopes if config.objective == "code_length" else SpreadSlopes
+    return rule(config, group_count)
 
 
 class CodeLengthSlopes(SlopeRule):
@@ -69,8 +62,8 @@ class CodeLengthSlopes(SlopeRule):
         )
 
     @override
-    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        return objective.code_length(statistics)
+    def value(self, statistics: CellStatistics, group: int) -> float:
+        return objective.code_length(statistics)[0]
 
 
 class SpreadSlopes(SlopeRule):
@@ -83,38 +76,19 @@ class SpreadSlopes(SlopeRule):
     @override
     def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
         slopes, self.xi = objective.spread_slopes(
-            *sums, starts=self.xi, step_sizes=grids.on(CPU).step_size, **self._effort
+            *sums,
+            starts=self.xi,
+            step_sizes=grids.on(CPU).step_size,
+            iterations=self._config.fista_iterations,
+            zeta_per_weight=self._config.fista_zeta_per_weight,
         )
         return slopes
 
     @override
-    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        return objective.spread(statistics, start=self._start(group), **self._effort)
-
-    @property
-    def _effort(self) -> _Effort:
-        config = self._config
-        return {"iterations": config.fista_iterations, "zeta_per_weight": config.fista_zeta_per_weight}
-
-    def _start(self, group: int) -> NDArray[np.float64] | None:
-        return None if self.xi[group].isnan().any() else self.xi[group].numpy()
-
-
-class ExactSpreadSlopes(SpreadSlopes):
-    """The same from the exact solution of the dual."""
-
-    @override
-    def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
-        slopes, self.xi = objective.exact_spread_slopes(
-            *sums, starts=self.xi, step_sizes=grids.on(CPU).step_size, names=self._names
-        )
-        return slopes
-
-    @override
-    def value(self, statistics: CellStatistics, group: int) -> ObjectiveResult:
-        return objective.exact_spread(statistics, start=self._start(group))
-
-
-class _Effort(TypedDict):
-    iterations: int
-    zeta_per_weight: float
+    def value(self, statistics: CellStatistics, group: int) -> float:
+        return solve_fista(
+            SpreadDual(statistics=statistics),
+            start=None if self.xi[group].isnan().any() else self.xi[group].numpy(),
+            max_iterations=self._config.fista_iterations,
+            zeta_per_weight=self._config.fista_zeta_per_weight,
+        ).value

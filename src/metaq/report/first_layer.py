@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from metaq.errors import MetaqError
-from metaq.lab import nets, runs
-from metaq.report import filters
+from metaq.lab import runs
+from metaq.lab.registry import NETWORKS
+from metaq.report.drawing import Picture
 from metaq.report.inspection import Inspection
 from metaq.report.model_file import Latent
 from metaq.report.subject import Filters, Json, Subject
+
+POSITIVE, NEGATIVE, FRAME = (31, 111, 191), (217, 104, 19), (128, 128, 128, 110)
+FRAME_WIDTH = 1
+"""Pixels round a tile."""
+
+MOST_UNITS = 64
+"""Pictures of one layer."""
+
+MOST_CHANNELS = 4
+WIDEST, LARGEST_SCALE = 620, 14
+"""Pixels that a picture is wide at most, but for its frames and at least one a weight, and that a weight takes."""
 
 
 def latent_weights(state: Json) -> dict[str, NDArray[np.float64]]:
@@ -31,7 +46,7 @@ def latent_weights(state: Json) -> dict[str, NDArray[np.float64]]:
 def add_filters(subject: Subject, found: Inspection, net: str | None, state: Json, latent: Latent) -> None:
     """Pictures of the first layer's units; what a file merely names must not make code run or fail."""
     named = net or found.metadata.get("net")
-    if named is None or (net is None and named not in nets.names()):
+    if named is None or (net is None and named not in NETWORKS):
         subject.missing["filters"] = "The network is not known, so neither is its first layer; --net names it."
         return
     try:
@@ -51,7 +66,7 @@ def add_filters(subject: Subject, found: Inspection, net: str | None, state: Jso
     if before is None:
         subject.notes["filters"] = f"{_reason(subject, state)} Only what the file restores is shown."
     is_live = np.abs(after).sum(axis=(1, 2, 3)) > 0
-    shown = np.flatnonzero(is_live)[: filters.MOST_UNITS] if len(after) > filters.MOST_UNITS else np.arange(len(after))
+    shown = np.flatnonzero(is_live)[:MOST_UNITS] if len(after) > MOST_UNITS else np.arange(len(after))
     subject.filters = Filters(
         layer=layer,
         after=after[shown],
@@ -73,7 +88,7 @@ def _pictures(weight: NDArray[np.float64]) -> NDArray[np.float64] | None:
     if not weight.size:
         return None
     if weight.ndim == 4:
-        return weight if weight.shape[1] <= filters.MOST_CHANNELS else None
+        return weight if weight.shape[1] <= MOST_CHANNELS else None
     units, inputs = weight.shape
     for channels in (1, 3):
         side = math.isqrt(inputs // channels)
@@ -114,3 +129,32 @@ def _at(values: object, *keys: str) -> object:
     for key in keys:
         values = values.get(key) if isinstance(values, dict) else None
     return values
+
+
+def draw(tiles: NDArray[np.float64], *, largest: float, alternative: str) -> Picture:
+    """A PNG with one framed tile per weight matrix; the absolute value `largest` is drawn in full colour.
+
+    The tiles have shape (units, channels, height, width): a unit's channels stand below each other.
+    """
+    units, channels, height, width = tiles.shape
+    across = min(units, max(1, round(math.sqrt(2 * units * channels * height / width))))
+    scale = min(max(WIDEST // (across * width), 1), LARGEST_SCALE)
+    large = _coloured(tiles, largest).repeat(scale, axis=2).repeat(scale, axis=3)
+    framed = np.full((*tiles.shape[:2], scale * height + 2 * FRAME_WIDTH, scale * width + 2 * FRAME_WIDTH, 4), FRAME)
+    framed[:, :, FRAME_WIDTH:-FRAME_WIDTH, FRAME_WIDTH:-FRAME_WIDTH] = large
+    down = -(-units // across)
+    places = np.zeros((down * across, *framed.shape[1:]), np.uint8)
+    places[:units] = framed
+    rows = places.reshape(down, across, *framed.shape[1:]).transpose(0, 2, 3, 1, 4, 5)
+    pixels = rows.reshape(down * channels * framed.shape[2], across * framed.shape[3], 4)
+    stream = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(stream, format="PNG", optimize=True)
+    address = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return Picture(address=address, width=pixels.shape[1], height=pixels.shape[0], alternative=alternative)
+
+
+def _coloured(weights: NDArray[np.float64], largest: float) -> NDArray[np.uint8]:
+    shares = np.clip(np.nan_to_num(np.abs(weights) / largest if largest > 0 else np.zeros_like(weights)), 0, 1)
+    colours = np.where((weights > 0)[..., None], POSITIVE, NEGATIVE)
+    # The square root makes small weights visible.
+    return np.concatenate([colours, np.round(255 * np.sqrt(shares))[..., None]], axis=-1).astype(np.uint8)

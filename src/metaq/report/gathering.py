@@ -1,40 +1,158 @@
-"""From a run's folder or a file of weights to the subject of a report, and from there to the page."""
+"""From a run's folder, whose files may all be missing or damaged, or a file of weights to the subject of a report."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TypeGuard
 
 from metaq.config import require
 from metaq.errors import FormatError
 from metaq.files import write_bytes
 from metaq.lab import environment, runs
+from metaq.lab.train import EpochRecord, checkpointing
 from metaq.report import inspection, page
 from metaq.report.first_layer import add_filters, latent_weights
 from metaq.report.model_file import add_file, add_histograms
-from metaq.report.run_folder import add_accuracies, add_records, add_time, checkpoint_state, object_in
-from metaq.report.subject import Json, Subject
+from metaq.report.subject import Accuracy, Json, Subject
+
+LARGEST_INTEGER = 1 << 63
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a number, an integer of any reasonable size."""
+    return isinstance(value, float) or is_integer(value)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON is an integer of 63 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_INTEGER
+
+
+def object_in(folder: Path, name: str, subject: Subject, part: str) -> Json:
+    """The JSON object in a file of the run; if there is none, nothing, and a sentence for the part it would give."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        subject.missing[part] = f"{name} is missing from the run's folder."
+        return {}
+    except (OSError, ValueError, RecursionError):
+        subject.missing[part] = f"{name} is damaged."
+        return {}
+    if not isinstance(found, dict):
+        subject.missing[part] = f"{name} is damaged: it holds no JSON object."
+        return {}
+    return found
+
+
+def add_records(folder: Path, subject: Subject) -> list[EpochRecord]:
+    """Metrics of the epochs up to the first damaged line."""
+    records: list[EpochRecord] = []
+    try:
+        lines = (folder / runs.METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} is missing from the run's folder."
+        return records
+    except (OSError, ValueError):
+        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} cannot be read."
+        return records
+    for number, line in enumerate(lines, start=1):
+        record = _record_of(line)
+        if record is None or (records and record.epoch <= records[-1].epoch):
+            subject.notes["curves"] = f"Line {number} of {runs.METRICS_FILE} is damaged; the curves end before it."
+            break
+        records.append(record)
+    if not records:
+        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} holds no finished epoch."
+    subject.records = records
+    return records
+
+
+def checkpoint_state(folder: Path, subject: Subject) -> Json:
+    """State of the training, read without executing anything in it; nothing where it cannot be read."""
+    try:
+        return checkpointing.load(folder)[1]
+    except FormatError:
+        state = "is damaged" if (folder / checkpointing.FILE_NAME).exists() else "is missing"
+        subject.missing["latent"] = f"{checkpointing.FILE_NAME} {state}, so that latent weights are not known."
+        return {}
+
+
+def add_accuracies(subject: Subject, summary: Mapping[str, object], records: Sequence[EpochRecord]) -> None:
+    """Accuracies of the file and of float weights, and what images they are of."""
+    restored, kept, validation = (summary.get(key) for key in ("accuracy", "kept_epoch", "validation_accuracy"))
+    sizes = subject.sizes
+    if is_integer(kept):
+        subject.kept_epoch = kept
+    if sizes is not None and summary and summary.get("bytes") != sizes["bytes"]:
+        subject.missing["accuracy"] = f"{runs.SUMMARY_FILE} speaks of a file of another size than {runs.MODEL_FILE}."
+    elif is_number(restored):
+        what = "weights restored from the file, on the test images"
+        subject.after = Accuracy(percent=restored, what=what)
+        if is_number(validation) and is_integer(kept):
+            subject.notes["accuracy"] = (
+                f"{validation:.2f} % on the validation images, by which epoch {kept} was chosen."
+            )
+    else:
+        subject.missing.setdefault("accuracy", f"{runs.SUMMARY_FILE} does not say how accurate the file is.")
+    before = _accuracy_before(summary, records)
+    if before is not None:
+        subject.before = before
+    else:
+        subject.missing["before"] = "The accuracy of float weights is not known: no epoch was without the entropy term."
+
+
+def add_time(subject: Subject, summary: Mapping[str, object], records: Sequence[EpochRecord]) -> None:
+    """How long the training took, by its summary or else by its epochs."""
+    seconds = summary.get("seconds")
+    if is_number(seconds):
+        subject.seconds = seconds
+    elif records:
+        subject.seconds = sum(record.seconds for record in records)
+        subject.notes["seconds"] = f"{len(records)} epochs so far"
+    else:
+        subject.missing["seconds"] = "How long the training took is not known: there are no metrics."
+
+
+def _accuracy_before(summary: Mapping[str, object], records: Sequence[EpochRecord]) -> Accuracy | None:
+    """Of the same network trained as usual, if the run measured it, else of the last float weights of the run."""
+    measured = summary.get("float_accuracy")
+    if is_number(measured):
+        what = "the same network trained as usual, on the test images"
+        return Accuracy(percent=measured, what=what)
+    floats = [record for record in records if record.strength == 0]
+    if not floats:
+        return None
+    last = floats[-1]
+    what = f"float weights in epoch {last.epoch}, before the entropy term set in, on the validation images"
+    return Accuracy(percent=last.float_accuracy, what=what)
+
+
+def _record_of(line: str) -> EpochRecord | None:
+    """A line of metrics; None if it is not what a training writes."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    numbers = {each.name: values.get(each.name) for each in fields(EpochRecord)}
+    optional = {"file_bytes"} if numbers["file_bytes"] is None else set()
+    if not all(is_number(value) for name, value in numbers.items() if name not in optional):
+        return None
+    return EpochRecord(**numbers) if is_integer(numbers["epoch"]) else None  # type: ignore[arg-type]
 
 
 def gather(source: str | os.PathLike[str], *, net: str | None = None, name: str | None = None) -> Subject:
-    """Everything a report shows of a run's folder or of a file of weights.
+    """Everything a report shows of a run's folder, complete or not, or of a file of weights.
 
-    Parameters
-    ----------
-    source
-        Folder of a run, complete or not, or a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file.
-    net
-        Network the weights belong to; by default the one that the file names, if it is a reference network.
-    name
-        What to call it; by default the name of the folder or file.
-
-    Raises
-    ------
-    ConfigError
-        If the folder holds no run, or `net` is unknown or not the network of these weights.
-    FormatError
-        If a file is missing, damaged or foreign. What is damaged in a run's folder leaves a sentence.
+    The network is by default the one that the file names, if it is a reference network; `name` says what to call the
+    subject, by default as the folder or file. Raises :class:`ConfigError` if the folder holds no run, or `net` is
+    unknown or not the network of these weights; and :class:`FormatError` if a file is missing, damaged or foreign. What
+    is damaged in a run's folder leaves a sentence.
     """
     path = Path(source)
     if not path.is_dir():

@@ -4,49 +4,76 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import needs, require
 from metaq.container.carried import is_carried, path_of
-from metaq.report.units import LAYERS, units_left
 from metaq.tensors.coverage import Coverage
 from metaq.tensors.quantized import QuantizedTensor, Tensor, TiedTensor
 
 if TYPE_CHECKING:
     import torch
 
+LAYERS = {
+    "lenet300": ("fc1", "fc2", "fc3"),
+    "lenet5": ("conv1", "conv2", "fc1", "fc2", "fc3"),
+    "lenet5-caffe": ("conv1", "conv2", "fc1", "fc2"),
+}
+"""Layers of the reference networks in which every layer is read by the next one alone."""
+
+
+def units_left(weights: Sequence[NDArray[np.generic]]) -> list[tuple[int, int]] | None:
+    """Units of every layer but the last, and those that :func:`metaq.model.structure.fold` leaves; None if no chain.
+
+    Weights have shape (units, inputs, ...); a unit may be several neighbouring inputs of the next layer. A unit goes if
+    its weights are all zero, so that it is constant, or if no unit that stays reads it. One unit of every layer stays.
+
+    Examples
+    --------
+    >>> units_left([np.array([[1.0], [0.0], [2.0]]), np.array([[0.0, 5.0, 3.0]])])
+    [(3, 1)]
+    """
+    units = [len(layer) for layer in weights]
+    if any(layer.ndim < 2 for layer in weights) or any(
+        before == 0 or layer.shape[1] == 0 or layer.shape[1] % before
+        for before, layer in zip(units, weights[1:], strict=False)
+    ):
+        return None
+    # reads[k][i, j]: unit i of layer k + 1 reads unit j of layer k.
+    reads = [
+        (layer.reshape(len(layer), before, -1) != 0).any(axis=2)
+        for before, layer in zip(units, weights[1:], strict=False)
+    ]
+    live = [np.ones(count, dtype=bool) for count in units]
+    live[0] = (weights[0].reshape(units[0], -1) != 0).any(axis=1)
+    while True:
+        before = sum(int(kept.sum()) for kept in live)
+        for number, read in enumerate(reads):
+            is_last = number + 1 == len(reads)
+            live[number] &= read[live[number + 1]].any(axis=0)
+            if not is_last:
+                live[number + 1] &= read[:, live[number]].any(axis=1)
+        if sum(int(kept.sum()) for kept in live) == before:
+            return [(count, max(1, int(kept.sum()))) for count, kept in zip(units[:-1], live[:-1], strict=True)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRow:
-    """One tensor of a file.
+    """One tensor of a file, or a file that is carried along, whose name is its path and whose shape its size in bytes.
 
-    Attributes
-    ----------
-    name, shape, dtype
-        As in the model.
-    stored_bytes
-        What it takes in a ``.metaq`` file, as :class:`metaq.container.Account` has it, else the bytes of the elements.
-    coder
-        Coder of the bucket indices, or None where the tensor is not quantised.
-    buckets, step_size
-        Size C of the grid and the distance between its values, or None.
-    buckets_used
-        Distinct bucket indices, or None.
-    entropy_bits
-        Zero-order entropy of the bucket indices in bits, or None.
-    mode_share
-        Share of the weights in the most common bucket, or None.
-    tied_to
-        The tensor whose elements these are, or None.
-    is_file
-        Whether it is no tensor but a file that is carried along; `name` is its path, `shape` its size in bytes.
+    `stored_bytes` is what it takes in a ``.metaq`` file, as :class:`metaq.container.Account` has it, else the bytes of
+    the elements. Of a tensor on a grid of so many `buckets`: the coder of the indices, the distance between values, how
+    many distinct indices there are, their zero-order entropy in bits, and the share of the most common one. `tied_to`
+    is the tensor whose elements these are.
     """
 
     name: str
@@ -65,22 +92,10 @@ class TensorRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inspection:
-    """Everything :func:`inspect` found.
+    """Everything :func:`inspect` found, with a row per tensor.
 
-    Attributes
-    ----------
-    path
-        The file.
-    net
-        Network the weights belong to, as the caller said; or None.
-    rows
-        One per tensor.
-    sizes
-        Sizes in all, as :attr:`metaq.container.Contents.sizes` gives them.
-    file
-        The ``.metaq`` file as read, its tensors in the order of the rows; None of another file.
-    account
-        Where the bytes of the ``.metaq`` file are; None of another file.
+    `net` is what the caller said; `sizes` are as :attr:`metaq.container.Contents.sizes` gives them; file, its tensors
+    in the order of the rows, and account are None of a file that is not ``.metaq``.
     """
 
     path: Path
@@ -117,12 +132,8 @@ class Inspection:
     def folded(self) -> dict[str, tuple[int, int]] | None:
         """Units of every layer, and those :func:`metaq.model.structure.fold` leaves; None of an unknown network.
 
-        That of a network which the file merely names is counted only if the network is a plain chain of layers.
-
-        Raises
-        ------
-        ConfigError
-            If the network is unknown, or the weights are not its own.
+        That of a network which the file merely names is counted only if the network is a plain chain of layers. Raises
+        :class:`ConfigError` if the network is unknown, or the weights are not its own.
         """
         if self.net is None:
             return None if self.file is None else _folded_chain(self.file)
@@ -155,19 +166,8 @@ class Inspection:
 def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspection:
     """Read a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file and describe every tensor.
 
-    A ``.metaq`` file is described without PyTorch.
-
-    Parameters
-    ----------
-    path
-        The file.
-    net
-        Network the weights belong to; by default the one that a ``.metaq`` file names, if it is a reference network.
-
-    Raises
-    ------
-    FormatError
-        If the file is missing, damaged or foreign.
+    A ``.metaq`` file is described without PyTorch. Its network is by default the one it names, if that is a reference
+    one. Raises :class:`FormatError` if the file is missing, damaged or foreign.
     """
     source = Path(path)
     if not container.is_metaq(source):

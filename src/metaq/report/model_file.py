@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from metaq.container import Account
@@ -45,7 +45,7 @@ def add_histograms(subject: Subject, found: Inspection, latent: Latent) -> None:
         if found.state_dict[name].is_floating_point() and found.state_dict[name].numel() > 0
     ]
     largest = sorted(names, key=lambda name: (-found.state_dict[name].numel(), name))
-    drawn = [_histogram(name, found, latent.get(name)) for name in largest[:MOST_HISTOGRAMS]]
+    drawn = (_histogram(name, found, latent.get(name)) for name in largest[:MOST_HISTOGRAMS])
     subject.histograms = [each for each in drawn if each is not None]
     subject.histograms_left_out = len(largest) - len(subject.histograms)
     if not subject.histograms:
@@ -71,29 +71,17 @@ def _shares(rows: Sequence[TensorRow], account: Account, bases: int) -> list[Sha
 
 
 def _facts(row: TensorRow, found: Inspection, size: int | None) -> TensorFacts:
+    make = partial(TensorFacts, name=row.name, shape=row.shape, dtype=row.dtype, coder=row.coder, bytes=size)
     if row.is_file:
-        elements = row.shape[0] if row.shape else 0
-        return TensorFacts(
-            name=row.name,
-            shape=row.shape,
-            dtype=row.dtype,
-            kind="carried file",
-            coder=row.coder,
-            elements=elements,
-            zeros=None,
-            bytes=size,
-        )
-    is_live = _values(found.state_dict[row.name]) != 0
+        return make(kind="carried file", elements=row.shape[0] if row.shape else 0, zeros=None)
+    # Elements that numpy can compare, whatever their type.
+    tensor = found.state_dict[row.name]
+    is_live = (tensor.double() if tensor.is_floating_point() else tensor).numpy() != 0
     kind: Kind = "quantised" if row.step_size is not None else "exact"
-    return TensorFacts(
-        name=row.name,
-        shape=row.shape,
-        dtype=row.dtype,
+    return make(
         kind="tied" if row.tied_to is not None else kind,
-        coder=row.coder,
         elements=is_live.size,
         zeros=is_live.size - int(is_live.sum()),
-        bytes=size,
         buckets=row.buckets,
         buckets_used=row.buckets_used,
         step_size=row.step_size,
@@ -110,12 +98,6 @@ def _live_along(dimension: int, is_live: NDArray[np.bool_]) -> tuple[int, int] |
         return None
     others = tuple(each for each in range(is_live.ndim) if each != dimension)
     return int(is_live.any(axis=others).sum()), is_live.shape[dimension]
-
-
-def _values(tensor: torch.Tensor) -> NDArray[np.generic]:
-    """Elements that numpy can compare, whatever their type."""
-    known: NDArray[np.generic] = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
-    return known
 
 
 def _histogram(name: str, found: Inspection, latent: NDArray[np.float64] | None) -> Histogram | None:

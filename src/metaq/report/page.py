@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from metaq.config import flat
 from metaq.errors import ConfigError
-from metaq.report import filters, histograms
-from metaq.report.curves import Chart, Curve, chart
-from metaq.report.drawing import Picture
+from metaq.report import first_layer, histograms
+from metaq.report.drawing import Chart, Curve, Picture, chart
 from metaq.report.subject import Filters, Histogram, Subject, TensorFacts
 from metaq.report.text import breakable, printable, shown
 from metaq.report.treemap import treemaps
@@ -40,13 +40,7 @@ Named = TypeVar("Named", TensorFacts, Histogram)
 
 
 def render(subjects: Sequence[Subject]) -> str:
-    """The page of one subject, or of two beside each other.
-
-    Raises
-    ------
-    ConfigError
-        If there are none, or more than two.
-    """
+    """The page of one subject, or of two beside each other; raises :class:`ConfigError` for any other number."""
     if not 1 <= len(subjects) <= 2:
         raise ConfigError(f"report: takes one or two runs or files, not {len(subjects)}.")
     style, program = (_resource(name) for name in ("page.css", "page.js"))
@@ -166,7 +160,7 @@ def _pictures(found: Filters) -> list[tuple[str, Picture]]:
             f"{shown(found.layer)} {caption}: {units} pictures of {each} weights, {live} of them with weights other "
             f"than zero; the largest is {float(abs(tiles).max()):.3g}."
         )
-        drawn.append((caption, filters.draw(tiles, largest=largest, alternative=alternative)))
+        drawn.append((caption, first_layer.draw(tiles, largest=largest, alternative=alternative)))
     return drawn
 
 
@@ -189,18 +183,12 @@ def _differences(subjects: Sequence[Subject]) -> list[tuple[str, str, str]]:
     """Settings and facts of the environment that are not the same in two runs; of a file none is known."""
     if len(subjects) < 2 or any(subject.config is None for subject in subjects):
         return []
-    first, second = (_flat(subject.config or {}) | _flat(subject.environment) for subject in subjects)
+    first, second = (
+        {name: str(value) for name, value in (flat(subject.config or {}) | flat(subject.environment)).items()}
+        for subject in subjects
+    )
     return [
         (name, first.get(name, "–"), second.get(name, "–"))
         for name in {**first, **second}
         if first.get(name) != second.get(name)
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings by their dotted names."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
-    return found

@@ -18,27 +18,13 @@ Kind = Literal["quantised", "exact", "tied", "carried file"]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFacts:
-    """One row of the table of tensors.
+    """One row of the table of tensors; a file that is carried along has its path as name and its size as shape.
 
-    Attributes
-    ----------
-    name, shape, dtype, kind
-        As in the model, and how it is kept; of a file that is carried along, its path, and its size as the shape.
-    coder
-        Of the bucket indices, or how an exact tensor is packed; None outside ``.metaq`` files.
-    elements, zeros
-        How many there are, and how many of them are zero as restored; None of carried files.
-    bytes
-        Its share of the file's bytes; None where the file is of a kind that does not tell.
-    buckets, buckets_used, step_size
-        Of its grid, or None.
-    entropy_bits
-        Zero-order entropy of its bucket indices in bits, or None.
-    live_rows, live_columns
-        Rows, by the first dimension, and columns, by the second, that hold anything but zero, and how many there are;
-        None where it has no such dimension.
-    tied_to
-        The tensor whose elements these are, or None.
+    `coder` is that of the bucket indices, or how an exact tensor is packed; None outside ``.metaq`` files. `zeros` are
+    as restored; None of carried files. `bytes` is the share of the file's bytes; None where the file is of a kind that
+    does not tell. Grid and zero-order entropy, in bits, are None where there is no grid. `live_rows` counts, by the
+    first dimension, what holds anything but zero, and how much there is, `live_columns` by the second; None without
+    such a dimension.
     """
 
     name: str
@@ -81,14 +67,8 @@ class Share:
 class Histogram:
     """How the elements of a tensor are distributed.
 
-    Attributes
-    ----------
-    centers, counts, width
-        Middle of every bar, how many elements it stands for, and its width; in weight units.
-    buckets_per_bar
-        How many buckets a bar stands for; None if the bars are not of buckets.
-    latent
-        Latent weights of the run, or None.
+    Every bar has its middle, how many elements it stands for, and one width, in weight units. It stands for so many
+    buckets; None if the bars are not of buckets. Latent weights are those of the run.
     """
 
     name: str
@@ -101,17 +81,10 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Filters:
-    """Weights of the first layer, unit by unit.
+    """Weights of the first layer, unit by unit: `after` as restored from the file, `before` latent ones or None.
 
-    Attributes
-    ----------
-    after, before
-        As restored from the file, and latent weights of the same units or None; float64 of shape (units, channels,
-        height, width).
-    units, live_units
-        How many units there are, of which `after` may hold some, and how many have weights other than zero.
-    reads
-        ``"kernels"`` of a convolution, or ``"rows"`` of a linear layer that reads square pictures.
+    Both have shape (units, channels, height, width) and may hold only some of all `units`, of which `live_units` have
+    weights other than zero. A convolution reads kernels, a linear layer rows that are square pictures.
     """
 
     layer: str
@@ -139,34 +112,14 @@ class Accuracy:
 class Subject:
     """Everything a page shows of one run or file, filled in as it is found.
 
-    Attributes
-    ----------
-    name, title
-        Of the folder or file, without the way to it; network and data, if they are known, else the name.
-    sizes
-        As :func:`metaq.compression.pipeline.sizes` gives them, or None if there is no file.
-    after, before
-        Accuracy of the file, and of float weights.
-    seconds
-        Duration of the training.
-    records, kept_epoch
-        Metrics of every epoch, and which of them is in the file.
-    tensors
-        In the order of the file.
-    shares, sharing
-        The file's bytes, together its size, largest first; how they were shared out, in a sentence.
-    histograms, histograms_left_out
-        Of the largest tensors, and how many there are besides.
-    filters
-        Of the first layer.
-    folded
-        Units of every layer, and those that folding leaves.
-    environment, config
-        Command, versions and machine of the run; its settings, as JSON holds them.
-    metadata
-        Free facts kept in the file.
-    missing, notes
-        By part of the page, why it is not there and what is to be known about it, in a sentence.
+    `name` is that of the folder or file, without the way to it; `title` network and data, if known, else the name.
+    `sizes` are as :func:`metaq.compression.pipeline.sizes` gives them, or None if there is no file. `after` is the
+    accuracy of the file, `before` that of float weights; `kept_epoch` the one in the file. Tensors stand in the order
+    of the file. `shares` are the file's bytes, together its size, largest first; `sharing` says how they were shared
+    out. Histograms are of the largest tensors, filters of the first layer. `folded` has units of every layer, and those
+    that folding leaves. `environment` has command, versions and machine of the run, `config` its settings, as JSON
+    holds them, `metadata` free facts kept in the file. `missing` and `notes` say by part of the page, in a sentence,
+    why it is not there and what is to be known about it.
     """
 
     name: str

@@ -28,16 +28,9 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A part of a treemap.
+    """A part of a treemap: whose bytes, how many as text, and its place in percent of the map.
 
-    Attributes
-    ----------
-    label, size, is_tensor
-        Whose bytes they are, how many as text, and whether they hold elements of a tensor.
-    box
-        Its place in percent of the map.
-    lines
-        Of `label` and `size` what there is room for, with their distance from the top in pixels.
+    `lines` are what there is room for of label and size, with their distance from the top in pixels.
     """
 
     label: str

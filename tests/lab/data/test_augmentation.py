@@ -158,8 +158,6 @@ def test_values_out_of_range_are_refused(fields: dict[str, float]) -> None:
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="clean_fraction: 2"):
-        augment(noise(2), NONE, clean_fraction=2.0, generator=generator())
     with pytest.raises(DataError, match=r"shape \(1, 28, 28\)"):
         augment(noise(2)[0], NONE, generator=generator())
     with pytest.raises(DataError, match="uint8"):

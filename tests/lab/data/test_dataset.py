@@ -10,7 +10,7 @@ import torch
 
 from metaq.errors import ConfigError, DataError
 from metaq.lab import data
-from metaq.lab.data.split import fixed_permutation
+from metaq.lab.data.dataset import fixed_permutation
 
 
 def test_digits_are_images_for_mnist_networks() -> None:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from metaq.errors import ConfigError
 from metaq.lab import nets
+from metaq.lab.registry import NETWORKS
+from metaq.lab.train.config import InitConfig
 
 REFERENCE = os.environ.get("METAQ_REFERENCE")
 
 
-@pytest.mark.parametrize("name", nets.names())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_reference_networks_take_inputs_of_the_shape_that_is_told(name):
     assert nets.create(name)(torch.rand(2, *nets.input_shape(name))).shape == (2, 10)
     assert nets.input_shape("package.module:factory") is None
@@ -40,7 +42,7 @@ def test_networks_have_the_published_size(name: str, weights: int, images: tuple
     model = nets.create(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == weights
     assert model(torch.zeros(3, *images)).shape == (3, 10)
-    assert name in nets.names()
+    assert name in NETWORKS
 
 
 def test_default_initialisation_follows_the_global_seed() -> None:
@@ -244,7 +246,7 @@ def test_uniform_weights_can_be_repeated_and_spare_what_is_no_weight() -> None:
 )
 def test_an_interval_that_is_none_is_refused(center: float, radius: float, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        nets.initialize_uniform(nn.Linear(1, 1), center=center, radius=radius, generator=torch.Generator())
+        InitConfig(center=center, radius=radius)
 
 
 def altered(**changes: Tensor | None) -> dict[str, Tensor]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaq import compress
-from metaq.compression import pipeline
+from metaq import compress, load
 from metaq.lab import runs
 from metaq.lab.data import CropAndFlip, DataSplits, ImageDataset
 from metaq.lab.train import CPU, TrainConfig, Trainer, accuracy, device_named
@@ -88,7 +87,7 @@ def test_the_file_restores_what_was_measured(tmp_path: Path, photographs: DataSp
     before = states(trainer)
     kept = trainer.run()
     compress(kept.state_dict, grids=kept.grids).save(tmp_path / "model.metaq")
-    restored = pipeline.load(tmp_path / "model.metaq")
+    restored = load(tmp_path / "model.metaq")
     assert same(restored, kept.state_dict)
     exact = [name for name in restored if name not in kept.grids]
     assert all(name.endswith("num_batches_tracked") for name in exact)

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from metaq.errors import ConfigError
 from metaq.lab import nets
+from metaq.lab.registry import NETWORKS
 from metaq.model.structure import arrangement, arrangements, find_chains, fit_layers, fold, is_folded
 
 IMAGES = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -69,7 +70,7 @@ def test_a_folded_network_computes_the_same(name, share):
     torch.testing.assert_close(folded.model(IMAGES.double()), model(IMAGES.double()), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(set(nets.names()) - set(CHAINED)))
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(CHAINED)))
 def test_a_network_with_normalisation_between_its_layers_is_left_as_it_is(name):
     model = sparse(nets.create(name), share=0.1).eval()
     images = torch.rand(4, *nets.input_shape(name), generator=torch.Generator().manual_seed(0))

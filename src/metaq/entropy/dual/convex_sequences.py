@@ -31,39 +31,18 @@ def lower_envelope(xi: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def knots_of(xi: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where the convex sequence `xi` (shape (C,)) has a kink, and both ends; bool of shape (C,)."""
-    is_knot = np.ones(xi.size, np.bool_)
-    for b in range(1, xi.size - 1):
-        is_knot[b] = xi[b + 1] - xi[b] > xi[b] - xi[b - 1]
-    return is_knot
-
-
-@compiled
 def convex_regression(
     y: NDArray[np.float64], weights: NDArray[np.float64], start: NDArray[np.float64], max_rounds: int
 ) -> tuple[NDArray[np.float64], int]:
     """The convex sequence ξ that minimises Σ_b weights_b (ξ_b - y_b)².
 
-    Every step keeps ξ convex and never raises the sum of squares. O(C) a round; a good `start` saves rounds.
-
-    Parameters
-    ----------
-    y
-        What to fit, float64 of shape (C,), C at least 2.
-    weights
-        Positive, float64 of shape (C,).
-    start
-        A convex sequence, float64 of shape (C,).
-    max_rounds
-        Cap on the number of fits.
-
-    Returns
-    -------
-    float64 of shape (C,), and the number of fits made
+    Every step keeps ξ convex and never raises the sum of squares. O(C) a round, of which `max_rounds` fits are the cap;
+    a good `start`, a convex sequence, saves rounds. Returns ξ and the number of fits made. All are float64 of shape
+    (C,), C at least 2, and `weights` positive.
     """
     xi = start.copy()
-    is_knot = knots_of(xi)
+    is_knot = np.ones(xi.size, np.bool_)
+    is_knot[1:-1] = np.diff(xi)[1:] > np.diff(xi)[:-1]
     best = np.inf
     fits = 0
     while fits < max_rounds:
@@ -71,9 +50,7 @@ def convex_regression(
         while blocked and fits < max_rounds:
             blocked = _move_to_fit(y, weights, xi, is_knot)
             fits += 1
-        squares = 0.0
-        for b in range(y.size):
-            squares += weights[b] * (xi[b] - y[b]) ** 2
+        squares = float((weights * (xi - y) ** 2).sum())
         one_only = squares >= best
         best = min(best, squares)
         if not _add_knots(y, weights, xi, is_knot, one_only):
@@ -89,8 +66,7 @@ def _move_to_fit(
     knots = np.flatnonzero(is_knot)
     fitted = _fit(y, weights, knots)
     share = 1.0
-    kept = np.empty(knots.size)
-    kept[:] = 1.0
+    kept = np.ones(knots.size)
     for j in range(1, knots.size - 1):
         before, here, after = knots[j - 1], knots[j], knots[j + 1]
         wanted = (fitted[j + 1] - fitted[j]) / (after - here) - (fitted[j] - fitted[j - 1]) / (here - before)
@@ -153,9 +129,7 @@ def _add_knots(
 
     The derivative along the kink at k is Σ_b (b - k)_+ weights_b (y_b - ξ_b), up to a positive factor.
     """
-    scale = 0.0
-    for b in range(y.size):
-        scale += weights[b] * (abs(y[b] - xi[b]) + 1e-3 * (abs(y[b]) + abs(xi[b])))
+    scale = float((weights * (np.abs(y - xi) + 1e-3 * (np.abs(y) + np.abs(xi)))).sum())
     least = ROUNDING * scale * y.size
     beyond, derivative = 0.0, 0.0
     local, local_at = least, -1

@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.compiled import compiled
-from metaq.entropy.dual.ascent import check_limits
 from metaq.entropy.dual.convex_sequences import convex_regression, lower_envelope
 from metaq.entropy.dual.primal import bounds_are_attainable
 from metaq.entropy.dual.problem import SpreadDual, conjugate
-from metaq.entropy.dual.result import DualResult, make_result
+from metaq.entropy.dual.result import DualResult, check_limits, make_result
 
 FIRST_DAMPING, MOST_DAMPING = 0.3, 10.0
 """Curvature added per unit of gradient while full Newton steps fail; falls tenfold with every one that succeeds."""

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from metaq.compiled import compiled
 from metaq.config import require
-from metaq.entropy.dual.ascent import check_limits, gap_is_closed
 from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
-from metaq.entropy.dual.result import DualResult, make_result
+from metaq.entropy.dual.result import DualResult, check_limits, gap_is_closed, make_result
 
 ZETA_PER_WEIGHT = 2.25
 """The thesis's 1e5 for 44,426 weights."""
@@ -33,10 +32,8 @@ def solve_fista(
 
     Parameters
     ----------
-    problem
-        The dual problem.
-    start
-        First multipliers, float64 of shape (C,); by default those of equally full buckets.
+    problem, start
+        As in :func:`metaq.entropy.dual.solve_exact`.
     tolerance
         Gap in bits per weight at which to stop.
     max_iterations

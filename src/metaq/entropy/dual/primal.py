@@ -51,6 +51,19 @@ def spread_counts(s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
+def _completed(counts: NDArray[np.float64], s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`counts` with as much on the two end buckets as their sum and mean need to be those of `s`."""
+    completed = counts.copy()
+    missing, missing_moment = 0.0, 0.0
+    for b in range(s.size):
+        missing += s[b] - counts[b]
+        missing_moment += b * (s[b] - counts[b])
+    completed[-1] += missing_moment / (s.size - 1)
+    completed[0] += missing - missing_moment / (s.size - 1)
+    return completed
+
+
+@compiled
 def attainable_counts(
     wanted: NDArray[np.float64], s: NDArray[np.float64], c_min: float, c_max: float
 ) -> tuple[NDArray[np.float64], float]:
@@ -59,36 +72,22 @@ def attainable_counts(
     Returns the counts (shape (C,)) and their value Σ c log2 c in bits, infinite if the mixture has none. O(C).
     """
     count = s.size
-    last = count - 1
     n = s.sum()
     inner = spread_counts(s)
-    outer = wanted.copy()
-    missing = 0.0
-    missing_moment = 0.0
-    for b in range(count):
-        missing += s[b] - wanted[b]
-        missing_moment += b * (s[b] - wanted[b])
-    outer[last] += missing_moment / last
-    outer[0] += missing - missing_moment / last
+    outer = _completed(wanted, s)
     least, most = 0.0, 1.0
     slack = ROUNDING * n * count
     hinge_s, hinge_inner, hinge_outer = hinge_sums(s), hinge_sums(inner), hinge_sums(outer)
-    for k in range(count):
-        for side in range(3):
-            if side == 0 and k == 0:
-                continue
-            if side == 0:
-                inside, outside = hinge_inner[k] - hinge_s[k] + slack, hinge_outer[k] - hinge_s[k] + slack
-            elif side == 1:
-                inside, outside = inner[k] - c_min + slack, outer[k] - c_min + slack
-            else:
-                inside, outside = c_max - inner[k] + slack, c_max - outer[k] + slack
-            if inside >= 0 and outside < 0:
-                most = min(most, inside / (inside - outside))
-            elif inside < 0 and outside >= 0:
-                least = max(least, inside / (inside - outside))
-            elif inside < 0:
-                return inner, np.inf
+    all_inside = np.concatenate(((hinge_inner - hinge_s)[1:], inner - c_min, c_max - inner)) + slack
+    all_outside = np.concatenate(((hinge_outer - hinge_s)[1:], outer - c_min, c_max - outer)) + slack
+    for k in range(all_inside.size):
+        inside, outside = all_inside[k], all_outside[k]
+        if inside >= 0 and outside < 0:
+            most = min(most, inside / (inside - outside))
+        elif inside < 0 and outside >= 0:
+            least = max(least, inside / (inside - outside))
+        elif inside < 0:
+            return inner, np.inf
     if least > most:
         return inner, np.inf
     counts = inner + most * (outer - inner)
@@ -105,16 +104,8 @@ def bounds_are_attainable(s: NDArray[np.float64], c_min: float) -> bool:
 
     The counts that dominate all others of this kind leave `c_min` on every bucket and put the rest on the two ends.
     """
-    last = s.size - 1
-    extreme = np.full(s.size, c_min)
-    missing = 0.0
-    missing_moment = 0.0
-    for b in range(s.size):
-        missing += s[b] - c_min
-        missing_moment += b * (s[b] - c_min)
-    extreme[last] += missing_moment / last
-    extreme[0] += missing - missing_moment / last
+    extreme = _completed(np.full(s.size, c_min), s)
     slack = ROUNDING * s.sum() * s.size
-    if extreme[0] < c_min - slack or extreme[last] < c_min - slack:
+    if min(extreme[0], extreme[-1]) < c_min - slack:
         return False
     return bool((hinge_sums(extreme)[1:] >= hinge_sums(s)[1:] - slack).all())

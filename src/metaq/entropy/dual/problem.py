@@ -33,9 +33,7 @@ class SpreadDual:
     statistics
         Cell counts and sums of the weights.
     c_min
-        Least count of a bucket, above zero.
-    c_max
-        Greatest count of a bucket, at least `c_min`; None for the number of weights, as in the thesis.
+        Least count of a bucket, above zero; the greatest is the number of weights, as in the thesis.
 
     Raises
     ------
@@ -45,19 +43,18 @@ class SpreadDual:
 
     statistics: CellStatistics
     c_min: float = C_MIN
-    c_max: float | None = None
 
     def __post_init__(self) -> None:
         sums = (self.statistics.counts, self.statistics.fractions)
         require(all(np.isfinite(a).all() for a in sums), "statistics: cell counts and sums must be finite.")
         require(self.statistics.total > 0, "weights: the dual of an empty set of weights is not defined.")
         require(math.isfinite(self.c_min) and self.c_min > 0, f"c_min: {self.c_min} is not a positive number.")
-        require(self.count_bounds[1] >= self.c_min, f"c_max: {self.count_bounds[1]} is below c_min = {self.c_min}.")
+        require(self.c_min <= self.statistics.total, f"c_min: {self.c_min} is more than there are weights.")
 
     @property
     def count_bounds(self) -> tuple[float, float]:
         """Least and greatest count of a bucket."""
-        return self.c_min, self.statistics.total if self.c_max is None else self.c_max
+        return self.c_min, self.statistics.total
 
     def checked_start(self, start: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """`start`, by default :func:`even_multipliers`; refused unless finite and of shape (C,)."""

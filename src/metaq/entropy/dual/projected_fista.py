@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.compiled import compiled
-from metaq.entropy.dual.ascent import check_limits, gap_is_closed
 from metaq.entropy.dual.convex_sequences import convex_regression, lower_envelope
 from metaq.entropy.dual.problem import SpreadDual, conjugate
-from metaq.entropy.dual.result import DualResult, make_result
+from metaq.entropy.dual.result import DualResult, check_limits, gap_is_closed, make_result
 
 STEP_GROWTH = 1.25
 """The step is tried this much longer after every step; backtracking halves it."""
@@ -32,11 +31,8 @@ def solve_projected_fista(
 
     Parameters
     ----------
-    problem
-        The dual problem.
-    start
-        First multipliers, float64 of shape (C,), of which the lower envelope is taken; by default those of equally full
-        buckets.
+    problem, start
+        As in :func:`metaq.entropy.dual.solve_exact`; of the multipliers the lower envelope is taken.
     tolerance
         Gap in bits per weight at which to stop.
     max_iterations

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.config import require
-from metaq.entropy.dual.ascent import check_limits
 from metaq.entropy.dual.primal import spread_counts
 from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
-from metaq.entropy.dual.result import DualResult, make_result, proves_infeasible, upper_bound
-from metaq.entropy.dual.simplex_program import minimize_on_simplex
+from metaq.entropy.dual.result import DualResult, best_counts, check_limits, make_result, proves_infeasible
+from metaq.errors import SolverError
 
 SERIOUS_SHARE = 0.1
 """Share of the predicted increase that a trial point must reach to become the new centre."""
@@ -23,9 +21,14 @@ GOOD_SHARE = 0.5
 LEAST_RADIUS, MOST_RADIUS = 1e-9, 1e9
 """Bounds of the proximal parameter t."""
 
+LEAST_BUNDLE = 100
+"""Greatest number of cuts, or C if that is more: an optimum that fills all buckets is a mixture of many."""
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Point:
+PRECISION = 1e-10
+"""Of the quadratic programs."""
+
+
+class _Point(NamedTuple):
     """A dual point: ξ, φ per weight, the shares of all weights per bucket in x and in c*."""
 
     xi: NDArray[np.float64]
@@ -34,8 +37,7 @@ class _Point:
     wanted: NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Trial:
+class _Trial(NamedTuple):
     """Where the model is greatest, the increase it predicts there, and what share of the cuts makes it so."""
 
     xi: NDArray[np.float64]
@@ -50,7 +52,6 @@ def solve_proximal_bundle(
     start: NDArray[np.float64] | None = None,
     tolerance: float = 1e-6,
     max_iterations: int = 500,
-    bundle_size: int | None = None,
 ) -> DualResult:
     """Maximise φ_w(ξ) by a proximal bundle method.
 
@@ -65,17 +66,12 @@ def solve_proximal_bundle(
 
     Parameters
     ----------
-    problem
-        The dual problem.
-    start
-        First multipliers, float64 of shape (C,); by default those of equally full buckets.
+    problem, start
+        As in :func:`metaq.entropy.dual.solve_exact`.
     tolerance
         Gap in bits per weight at which to stop, looked at once the predicted increase is a tenth of it.
     max_iterations
         Cap on the number of evaluations.
-    bundle_size
-        Greatest number of cuts, at least 3; by default the larger of 100 and C. The thesis uses 10. An optimum that
-        fills all buckets is a mixture of many cuts, so fewer cuts than C / 4 are slow.
 
     Returns
     -------
@@ -85,7 +81,7 @@ def solve_proximal_bundle(
     Raises
     ------
     ConfigError
-        If an option is outside its range or `start` has another shape or is not finite.
+        If an option is outside its range, or `start` has another shape or is not finite.
     SolverError
         If Clarabel, which solves the quadratic programs, is not installed.
 
@@ -96,17 +92,18 @@ def solve_proximal_bundle(
     Optim. Appl. 2009, for the sum of a smooth and a polyhedral function.
     """
     check_limits(tolerance, max_iterations)
-    size = max(100, problem.statistics.grid.count) if bundle_size is None else bundle_size
-    require(size >= 3, f"bundle_size: {size} is below 3.")
+    n = problem.statistics.total
+    size = max(LEAST_BUNDLE, problem.statistics.grid.count)
     centre = _evaluate(problem, problem.checked_start(start))
     s = problem.statistics.linear_binning()
     cuts = np.stack([centre.on_buckets, s / s.sum(), spread_counts(s) / s.sum()])
     radius = 2.0 * problem.statistics.grid.count
     values = [centre.value]
-    while len(values) < max_iterations and not proves_infeasible(problem, centre.value * problem.statistics.total):
-        trial = _propose(centre, cuts, _curvature(problem, centre), radius)
+    while len(values) < max_iterations and not proves_infeasible(problem, centre.value * n):
+        trial = _propose(problem, centre, cuts, radius)
         if trial.predicted <= 0.1 * tolerance:
-            if radius >= MOST_RADIUS or _gap(problem, centre, trial.aggregate) <= tolerance:
+            _, upper = best_counts(problem, n * centre.wanted, n * trial.aggregate)
+            if radius >= MOST_RADIUS or upper / n - centre.value <= tolerance:
                 break
             radius *= 10
             continue
@@ -122,7 +119,6 @@ def solve_proximal_bundle(
             if increase >= GOOD_SHARE * trial.predicted:
                 radius = min(2 * radius, MOST_RADIUS)
         values.append(centre.value)
-    n = problem.statistics.total
     also = n * trial.aggregate if len(values) > 1 else None
     return make_result(
         problem, centre.xi, values=n * np.array(values), evaluations=len(values), tolerance=tolerance, also=also
@@ -136,32 +132,44 @@ def _evaluate(problem: SpreadDual, xi: NDArray[np.float64]) -> _Point:
     return _Point(xi=xi, value=float(value) / n, on_buckets=on_buckets / n, wanted=wanted / n)
 
 
-def _gap(problem: SpreadDual, point: _Point, aggregate: NDArray[np.float64]) -> float:
-    n = problem.statistics.total
-    return upper_bound(problem, n * point.wanted, n * aggregate) / n - point.value
-
-
-def _curvature(problem: SpreadDual, point: _Point) -> NDArray[np.float64]:
-    """Second derivative of the smooth part: ln 2 times c*, zero where c* is at a bound."""
-    c_min, c_max = problem.count_bounds
-    counts = point.wanted * problem.statistics.total
-    return np.where((counts > c_min) & (counts < c_max), np.log(2.0) * point.wanted, 0.0)
-
-
-def _propose(centre: _Point, cuts: NDArray[np.float64], curvature: NDArray[np.float64], radius: float) -> _Trial:
+def _propose(problem: SpreadDual, centre: _Point, cuts: NDArray[np.float64], radius: float) -> _Trial:
     """Maximise the model less the proximal term, through its dual: a convex combination of the cuts."""
+    c_min, c_max = problem.count_bounds
+    counts = centre.wanted * problem.statistics.total
+    curvature = np.where((counts > c_min) & (counts < c_max), np.log(2.0) * centre.wanted, 0.0)
     stiffness = 1 / radius + curvature
     errors = cuts @ centre.xi - centre.on_buckets @ centre.xi
     gradients = cuts - centre.wanted
-    multipliers = minimize_on_simplex((gradients / stiffness) @ gradients.T, errors)
+    multipliers = _minimize_on_simplex((gradients / stiffness) @ gradients.T, errors)
     direction = multipliers @ gradients
     predicted = multipliers @ errors + 0.5 * direction @ (direction / stiffness)
-    return _Trial(
-        xi=centre.xi + direction / stiffness,
-        predicted=float(predicted),
-        multipliers=multipliers,
-        aggregate=multipliers @ cuts,
-    )
+    return _Trial(centre.xi + direction / stiffness, float(predicted), multipliers, multipliers @ cuts)
+
+
+def _minimize_on_simplex(quadratic: NDArray[np.float64], linear: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The α that minimises ``α' Q α / 2 + q' α`` over α ≥ 0, Σ α = 1, with Q of shape (m, m) positive semidefinite."""
+    try:
+        import clarabel
+        from scipy import sparse
+    except ImportError as error:
+        raise SolverError("The proximal bundle method needs Clarabel: pip install 'metaq-torch[reference]'.") from error
+    m = linear.size
+    scale = max(float(np.abs(np.diag(quadratic)).max()), float(np.abs(linear).max()), np.finfo(np.float64).tiny)
+    constraints = sparse.csc_matrix(np.vstack([np.ones(m), -np.eye(m)]))
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = PRECISION
+    solution = clarabel.DefaultSolver(
+        sparse.csc_matrix(np.triu(quadratic / scale)),
+        linear / scale,
+        constraints,
+        np.concatenate([np.ones(1), np.zeros(m)]),
+        [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(m)],
+        settings,
+    ).solve()
+    shares = np.nan_to_num(np.maximum(np.array(solution.x), 0.0))
+    total = shares.sum()
+    return shares / total if total > 0 else np.full(m, 1 / m)
 
 
 def _add_cut(cuts: NDArray[np.float64], cut: NDArray[np.float64], trial: _Trial, size: int) -> NDArray[np.float64]:

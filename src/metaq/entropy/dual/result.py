@@ -1,4 +1,4 @@
-"""What every dual solver hands back."""
+"""What every dual solver hands back, and when it stops."""
 
 from __future__ import annotations
 
@@ -9,11 +9,39 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.compiled import compiled
+from metaq.config import require
 from metaq.entropy.dual.primal import attainable_counts
 from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
 from metaq.entropy.hull import cell_slopes
 
 Status = Literal["converged", "iteration limit", "infeasible"]
+
+CHECK_EVERY = 10
+"""Steps between two looks at the gap."""
+
+
+def check_limits(tolerance: float, max_iterations: int) -> None:
+    """Refuse a tolerance or an iteration cap outside its range."""
+    require(tolerance > 0, f"tolerance: {tolerance} is not positive.")
+    require(max_iterations >= 1, f"max_iterations: {max_iterations} is below 1.")
+
+
+@compiled
+def gap_is_closed(
+    step: int,
+    value: float,
+    wanted: NDArray[np.float64],
+    s: NDArray[np.float64],
+    c_min: float,
+    c_max: float,
+    tolerance: float,
+) -> bool:
+    """Whether attainable counts near `wanted` prove `value` within `tolerance` bits; looks every so many steps, never
+    for a negative tolerance."""
+    if tolerance < 0 or (step + 1) % CHECK_EVERY:
+        return False
+    return bool(attainable_counts(wanted, s, c_min, c_max)[1] - value <= tolerance)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +72,8 @@ class DualResult:
         Dual value after every step, in bits.
     status
         ``"converged"``: the gap is at most the tolerance, in bits per weight. ``"iteration
-        limit"``: it is not, and the cap was met. ``"infeasible"``: no attainable counts respect the bounds c_min and
-        c_max, so that φ_w grows without limit.
+        limit"``: it is not, and the cap was met. ``"infeasible"``: no attainable counts respect the bound c_min, so
+        that φ_w grows without limit.
     """
 
     xi: NDArray[np.float64]
@@ -65,14 +93,10 @@ class DualResult:
         return self.status == "converged"
 
 
-def upper_bound(problem: SpreadDual, wanted: NDArray[np.float64], also: NDArray[np.float64] | None = None) -> float:
-    """Value in bits of attainable counts near `wanted` or `also`, whichever is less."""
-    return _best_counts(problem, wanted, also)[1]
-
-
-def _best_counts(
+def best_counts(
     problem: SpreadDual, wanted: NDArray[np.float64], also: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], float]:
+    """Attainable counts near `wanted` or `also`, whichever are better, and their value in bits."""
     s = problem.statistics.linear_binning()
     candidates = [attainable_counts(c, s, *problem.count_bounds) for c in (wanted, also) if c is not None]
     return min(candidates, key=lambda candidate: candidate[1])
@@ -98,13 +122,12 @@ def make_result(
 ) -> DualResult:
     """Measure the dual point `xi`.
 
-    `convex` says that `xi` was made a convex sequence, so that shares are chosen to go with the attainable counts;
-    `infeasible` that the bounds are known to be out of reach. `also` gives further attainable counts, shape (C,), which
-    serve for the gap if they are better.
+    `convex`: shares are chosen to go with the attainable counts, since `xi` is a convex sequence. `infeasible`: the
+    bounds are known to be out of reach. `also`: further attainable counts, which serve for the gap if they are better.
     """
     statistics = problem.statistics
     value, on_buckets, wanted = evaluate_parts(xi, statistics.counts, statistics.fractions, *problem.count_bounds)
-    counts, upper = _best_counts(problem, wanted, also)
+    counts, upper = best_counts(problem, wanted, also)
     known = bool(np.isfinite(upper))
     trace = tuple(float(v) for v in values)
     if infeasible or proves_infeasible(problem, value):

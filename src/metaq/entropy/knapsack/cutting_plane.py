@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from metaq.config import require
@@ -15,16 +13,6 @@ CHUNK = 1 << 20
 ROUNDING = 8 * torch.finfo(torch.float64).eps
 """Bound of the relative error of ξ_b - β v_b: a cut lower by less than that is no improvement, as rounding could go on
 replacing cuts for ever."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Cuts:
-    """The two active cuts of every weight of a chunk, as indices of points, and which weights are finished."""
-
-    left: torch.Tensor
-    right: torch.Tensor
-    finished: torch.Tensor
-    iterations: int
 
 
 def solve_cutting_plane(
@@ -74,22 +62,23 @@ def solve_cutting_plane(
         _solve_chunk(chunk, *points, max_iterations=max_iterations)
         for chunk in _chunks(problem.weights, buckets=len(problem.abscissae))
     ]
-    left = torch.cat([cuts.left for cuts in chunks])
-    right = torch.cat([cuts.right for cuts in chunks])
-    finished = torch.cat([cuts.finished for cuts in chunks])
+    *parts, iterations = zip(*chunks, strict=True)
+    left, right, finished = (torch.cat(part) for part in parts)
     beta_low, beta_high = _optimal_betas(problem.weights, *points, left, right, finished)
     return problem.solution(
         left=left,
         right=right,
         beta_low=beta_low,
         beta_high=beta_high,
-        iterations=max(cuts.iterations for cuts in chunks),
+        iterations=max(iterations),
         converged=bool(finished.all()),
     )
 
 
-def _solve_chunk(w: torch.Tensor, v: torch.Tensor, xi: torch.Tensor, *, max_iterations: int) -> _Cuts:
-    """Kelley's method for the weights `w`, of which only the unfinished ones go on.
+def _solve_chunk(
+    w: torch.Tensor, v: torch.Tensor, xi: torch.Tensor, *, max_iterations: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """The two active cuts of every weight in `w` as indices of points, which weights are finished, and iterations.
 
     Invariant: ``v[left] <= w <= v[right]`` and ``v[left] < v[right]``. With every replacement the segment between the
     two points falls at w or, where one of them is at w, turns about it towards lower values; so no pair comes twice.
@@ -114,7 +103,7 @@ def _solve_chunk(w: torch.Tensor, v: torch.Tensor, xi: torch.Tensor, *, max_iter
         unfinished = unfinished[improves]
     finished = torch.ones_like(left, dtype=torch.bool)
     finished[unfinished] = False
-    return _Cuts(left=left, right=right, finished=finished, iterations=iterations)
+    return left, right, finished, iterations
 
 
 def _optimal_betas(

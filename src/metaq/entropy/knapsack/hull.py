@@ -76,12 +76,10 @@ def solve_hull(
 
 
 def _slopes_around(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Slopes of the hull left and right of every vertex, float64 of shape (B,); ∓inf outside the ends.
-
-    Rounding may turn the slopes on either side of a vertex between collinear points round; they are put in order.
-    """
+    """Slopes of the hull left and right of every vertex, float64 of shape (B,); ∓inf outside the ends."""
     slopes = np.diff(y) / np.diff(x)
     before, after = np.r_[-np.inf, slopes], np.r_[slopes, np.inf]
+    # Rounding may turn the two round between collinear points.
     return np.minimum(before, after), np.maximum(before, after)
 
 

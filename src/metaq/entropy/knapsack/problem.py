@@ -71,19 +71,8 @@ class KnapsackSolution:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """Checked input: weights on their device, points on the CPU.
-
-    Attributes
-    ----------
-    weights
-        float64 of shape (n,), within ``[abscissae[0], abscissae[-1]]``.
-    shape
-        Shape the weights had.
-    abscissae, ordinates
-        Points in strictly increasing order, float64 of shape (P,), P = C or C + 1.
-    buckets
-        Bucket of every point, or :data:`FREE_ZERO`; int64 of shape (P,).
-    """
+    """Checked input: weights, float64 of shape (n,) within the range of the points, on their device; their old shape;
+    and P = C or C + 1 points in increasing order on the CPU, each with its bucket or :data:`FREE_ZERO`."""
 
     weights: torch.Tensor
     shape: torch.Size
@@ -129,13 +118,7 @@ class Problem:
 def make_problem(
     weights: torch.Tensor, reference_values: torch.Tensor, xi: torch.Tensor, *, delta: float | None
 ) -> Problem:
-    """Check the arguments that all solvers share and form the points; one transfer of 2 C numbers to the CPU.
-
-    Raises
-    ------
-    ConfigError
-        If an argument has the wrong dtype, shape, device or order, or holds NaN or infinity.
-    """
+    """Check the arguments that all solvers share and form the points; one transfer of 2 C numbers to the CPU."""
     _check_tensors(weights, reference_values, xi)
     v, ordinates = torch.stack([reference_values.detach(), xi.detach()]).double().cpu().numpy()
     require(bool(np.isfinite(v).all()), "reference_values: NaN or infinity found; all must be finite.")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.entropy.knapsack.problem import KnapsackSolution, Problem, make_problem
+from metaq.entropy.knapsack.problem import KnapsackSolution, make_problem
 from metaq.errors import SolverError
 
 TOLERANCES = ("tol_gap_abs", "tol_gap_rel", "tol_feas")
@@ -55,13 +55,21 @@ def solve_reference(
     METHOD, section 1; Diamond and Boyd, "CVXPY", 2016; Goulart and Chen, "Clarabel", 2024.
     """
     problem = make_problem(weights, reference_values, xi, delta=delta)
-    cvxpy = _import_cvxpy()
+    try:
+        importlib.import_module("clarabel")
+        cvxpy = importlib.import_module("cvxpy")
+    except ImportError as error:
+        raise SolverError(
+            "reference solver: CVXPY with Clarabel is not installed; install it with "
+            "pip install 'metaq-torch[reference]'."
+        ) from error
     w = problem.weights.cpu().numpy()
     v, v_middle, v_half = _scaled(problem.abscissae)
     xi_scaled, _, xi_half = _scaled(problem.ordinates)
     alpha_beta, shares, program = _solve_program(cvxpy, (w - v_middle) / v_half, v, xi_scaled)
     device = problem.weights.device
-    left, right = (torch.from_numpy(side).to(device) for side in _holders(problem, w, shares))
+    sides = problem.abscissae <= w[:, None], problem.abscissae >= w[:, None]
+    left, right = (torch.from_numpy(np.where(side, shares, -np.inf).argmax(axis=1)).to(device) for side in sides)
     beta = torch.from_numpy(alpha_beta[:, 1] * (xi_half / v_half)).to(device)
     return problem.solution(
         left=left,
@@ -71,17 +79,6 @@ def solve_reference(
         iterations=int(program.solver_stats.num_iters),
         converged=bool(program.status == cvxpy.OPTIMAL),
     )
-
-
-def _import_cvxpy() -> ModuleType:
-    try:
-        importlib.import_module("clarabel")
-        return importlib.import_module("cvxpy")
-    except ImportError as error:
-        raise SolverError(
-            "reference solver: CVXPY with Clarabel is not installed; install it with "
-            "pip install 'metaq-torch[reference]'."
-        ) from error
 
 
 def _solve_program(
@@ -103,17 +100,6 @@ def _solve_program(
     if alpha_beta.value is None or below.dual_value is None:
         raise SolverError(f"reference solver: Clarabel found no solution ({program.status}); use solve_hull.")
     return alpha_beta.value, below.dual_value, program
-
-
-def _holders(
-    problem: Problem, w: NDArray[np.float64], shares: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Points of greatest share at or below and at or above every weight, int64 of shape (n,) each."""
-    at_or_below = problem.abscissae <= w[:, None]
-    at_or_above = problem.abscissae >= w[:, None]
-    left = np.where(at_or_below, shares, -np.inf).argmax(axis=1)
-    right = np.where(at_or_above, shares, -np.inf).argmax(axis=1)
-    return left, right
 
 
 def _scaled(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:

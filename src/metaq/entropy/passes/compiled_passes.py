@@ -28,37 +28,14 @@ Jobs = NDArray[np.int64]
 Result = TypeVar("Result")
 
 
-def cell_totals(
-    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def cell_totals(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
     """Weights and sums of units by cell, int64 of shape (G, C), and whether a weight is not finite, int64."""
-    jobs = _jobs(groups, tensors)
-    shape = (len(grids), grids.count)
-
-    def count(rows: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
-        mine, my_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        finite = kernels.cell_sums(
-            _like(tensors), jobs[rows], grids.first.numpy(), grids.step_size.numpy(), mine, my_units
-        )
-        return mine, my_units, finite
-
-    counts, units, finite = zip(*_share_out(count, jobs), strict=True)
-    return _total(counts), _total(units), torch.tensor(int(not all(finite)))
+    return _totals(kernels.cell_sums, 2, tensors, groups, grids, grids.first)
 
 
-def bucket_totals(
-    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
-) -> tuple[torch.Tensor, torch.Tensor]:
+def bucket_totals(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
     """Weights by bucket, int64 of shape (G, C), and whether one is not finite, int64."""
-    jobs = _jobs(groups, tensors)
-
-    def count(rows: slice) -> tuple[NDArray[np.int64], bool]:
-        mine = np.zeros((len(grids), grids.count), np.int64)
-        finite = kernels.bucket_counts(_like(tensors), jobs[rows], grids.lower.numpy(), grids.step_size.numpy(), mine)
-        return mine, finite
-
-    counts, finite = zip(*_share_out(count, jobs), strict=True)
-    return _total(counts), torch.tensor(int(not all(finite)))
+    return _totals(kernels.bucket_counts, 1, tensors, groups, grids, grids.lower)
 
 
 def inner_products(
@@ -86,47 +63,40 @@ def add_slopes(
     )
 
 
-def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
-    """Latent weights times the factors of their groups, also for the model."""
-    latent = watch.arrays[0]
-    jobs = _jobs(watch.groups, parameters)
-    starts = _starts(jobs)
-    in_dtype = factors.numpy().astype(latent.dtype)
-    _share_out(lambda rows: kernels.restore(latent, jobs[rows], starts[rows], in_dtype), jobs)
-
-
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters in one pass."""
     latent, previous, average, flips, frozen = watch.arrays
     threshold = np.float32(np.inf if freeze_above is None else freeze_above)
+    of_grids = (grids.lower.numpy(), grids.step_size.numpy(), grids.center.numpy(), grids.radius.numpy())
     jobs = _jobs(watch.groups, parameters)
-    starts = _starts(jobs)
+    # Where the weights of every job begin among the weights of all.
+    starts = np.cumsum(jobs[:, 1]) - jobs[:, 1]
 
     def take_over(rows: slice) -> None:
-        kernels.snap(
-            latent,
-            previous,
-            average,
-            flips,
-            frozen,
-            jobs[rows],
-            starts[rows],
-            (grids.lower.numpy(), grids.step_size.numpy(), grids.center.numpy(), grids.radius.numpy()),
-            grids.count,
-            np.float32(MEMORY),
-            threshold,
-        )
+        places, memory = (jobs[rows], starts[rows]), np.float32(MEMORY)
+        kernels.snap(latent, previous, average, flips, frozen, *places, of_grids, grids.count, memory, threshold)
 
     _share_out(take_over, jobs)
 
 
-def _total(tables: Sequence[NDArray[np.int64]]) -> torch.Tensor:
-    return torch.from_numpy(sum(tables[1:], start=tables[0]))
+def _totals(
+    kernel: Callable[..., bool],
+    table_count: int,
+    tensors: Sequence[torch.Tensor],
+    groups: Sequence[int],
+    grids: GridSet,
+    origins: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """Tables that a kernel adds to, from the `origins` of grids on, and whether a weight is not finite."""
+    jobs = _jobs(groups, tensors)
 
+    def count(rows: slice) -> tuple[list[NDArray[np.int64]], bool]:
+        tables = [np.zeros((len(grids), grids.count), np.int64) for _ in range(table_count)]
+        return tables, kernel(_like(tensors), jobs[rows], origins.numpy(), grids.step_size.numpy(), *tables)
 
-def _starts(jobs: Jobs) -> NDArray[np.int64]:
-    """Where the weights of every job begin among the weights of all."""
-    return np.cumsum(jobs[:, 1]) - jobs[:, 1]
+    parts, finite = zip(*_share_out(count, jobs), strict=True)
+    sums = (torch.from_numpy(sum(of_parts[1:], start=of_parts[0])) for of_parts in zip(*parts, strict=True))
+    return *sums, torch.tensor(int(not all(finite)))
 
 
 def _like(tensors: Sequence[torch.Tensor]) -> NDArray[np.floating]:

@@ -5,14 +5,14 @@ Results are on the device of the grids. Where all tensors are there too, nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 
 from metaq.entropy.passes import compiled_passes, torch_passes
-from metaq.entropy.passes.fixed_point import UNIT_BITS
-from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.buckets import bucket_indices
+from metaq.entropy.passes.grids import UNIT_BITS, GridSet
 from metaq.entropy.passes.watch import BucketWatch
 from metaq.errors import NonFiniteError
 
@@ -26,30 +26,16 @@ def cell_sums(
     """Weights in every cell, and the sum of their distances from its left end in steps.
 
     Weights outside the range count as lying on the end value; one on the last value is in the last cell, at its end.
-
-    Parameters
-    ----------
-    tensors
-        Floating tensors of any shape and dtype, on any device if the grids are on the CPU.
-    groups
-        Number of the group of every tensor, below ``len(grids)``.
-    grids
-        Grid of every group.
-
-    Returns
-    -------
-    counts, fractions
-        float64 of shape (G, C - 1); every distance is rounded to a multiple of 2^-32 steps. All NaN if a weight is NaN
-        or infinite: see :func:`require_finite`.
+    Tensors are floating, of any shape and dtype, on any device if the grids are on the CPU; `groups` has the number of
+    the group of each. Returns float64 of shape (G, C - 1), with every distance rounded to a multiple of 2^-32 steps:
+    all NaN if a weight is NaN or infinite, see :func:`require_finite`.
     """
-    counts, units = (_zeros(grids, dtype=torch.int64) for _ in range(2))
-    strange = torch.zeros((), dtype=torch.int64, device=grids.device)
-    for backend, part, of_part in _parts(tensors, groups):
-        found = backend.cell_totals(part, of_part, grids.on(part[0].device))
-        for total, addend in zip((counts, units, strange), found, strict=True):
-            total += addend.to(grids.device)
-    scale = _nan_if(strange)
-    return _joined(counts * scale, units * (scale * 2.0**-UNIT_BITS))
+    counts, units, scale = _totals("cell_totals", tensors, groups, grids)
+    counts, fractions = counts * scale, units * (scale * 2.0**-UNIT_BITS)
+    # Weights on the last value are at the end of the last cell.
+    counts[:, -2] += counts[:, -1]
+    fractions[:, -2] += counts[:, -1]
+    return counts[:, :-1], fractions[:, :-1]
 
 
 def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> torch.Tensor:
@@ -57,37 +43,18 @@ def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids:
 
     Arguments are those of :func:`cell_sums`; all NaN if a weight is NaN or infinite.
     """
-    counts = _zeros(grids, dtype=torch.int64)
-    strange = torch.zeros((), dtype=torch.int64, device=grids.device)
-    for backend, part, of_part in _parts(tensors, groups):
-        found = backend.bucket_totals(part, of_part, grids.on(part[0].device))
-        for total, addend in zip((counts, strange), found, strict=True):
-            total += addend.to(grids.device)
-    return counts * _nan_if(strange)
+    counts, scale = _totals("bucket_totals", tensors, groups, grids)
+    return counts * scale
 
 
 def require_finite(*sums: torch.Tensor) -> None:
-    """Refuse sums over weights of which one is not finite; waits for the device if it has to.
-
-    Raises
-    ------
-    NonFiniteError
-        If there is NaN or infinity among `sums`.
-    """
+    """Refuse sums over weights of which one is not finite by :class:`NonFiniteError`; may wait for the device."""
     if not all(bool(torch.isfinite(array).all()) for array in sums):
         raise NonFiniteError("weights: training has diverged to NaN or infinity; lower the learning rate.")
 
 
 class TensorPairs:
-    """Weights and gradients of the same shapes and dtypes, sorted by backend.
-
-    Parameters
-    ----------
-    weights, gradients
-        Tensors in pairs.
-    groups
-        Number of the group of every pair.
-    """
+    """Weights and gradients of the same shapes and dtypes, each pair with its group, sorted by backend."""
 
     def __init__(self, weights: list[torch.Tensor], gradients: list[torch.Tensor], groups: list[int]) -> None:
         self.weights, self.gradients, self.groups = weights, gradients, groups
@@ -106,17 +73,10 @@ def inner_products(pairs: TensorPairs, group_count: int, device: torch.device) -
 
 
 def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: torch.Tensor) -> None:
-    """Add to every gradient the slope of the half cell that its weight lies in.
+    """Add to every gradient, in place, the slope of the half cell that its weight lies in.
 
-    Parameters
-    ----------
-    pairs
-        Weights and gradients; the gradients are changed in place.
-    grids
-        Grid of every group.
-    slopes
-        Slope on the lower and the upper half of every cell in turn, float64 of shape (G, 2 (C - 1)); a weight in the
-        middle of a cell is in its upper half.
+    `slopes` are those on the lower and the upper half of every cell in turn, float64 of shape (G, 2 (C - 1)); a weight
+    in the middle of a cell is in its upper half.
     """
     for backend, weights, gradients, groups in pairs.parts:
         device = weights[0].device
@@ -125,15 +85,19 @@ def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: torch.Tensor) -> None
 
 def begin(watch: BucketWatch, grids: GridSet) -> None:
     """Take the buckets that the latent weights of `watch` are in for those they have always been in."""
-    torch_passes.begin(watch, grids.on(watch.latent.device))
+    here = grids.on(watch.latent.device)
+    for kept, group in zip(watch.state_of_tensors(), watch.groups, strict=True):
+        lower, step_size = here.lower[group], here.step_size[group]
+        indices = bucket_indices(kept["latent"], lower=lower, step_size=step_size, count=here.count)
+        kept["previous"].copy_(indices)
+        kept["average"].copy_(indices)
 
 
 def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
-    """Multiply the latent weights of `watch` by the factor of their group and copy them to `parameters`.
-
-    `factors` is of shape (G,).
-    """
-    _backend(parameters, [watch.latent]).restore(watch, parameters, factors.to(watch.latent.device))
+    """Multiply the latent weights of `watch` by the factor of their group, of (G,), and copy them to `parameters`."""
+    of_groups = factors.to(watch.latent).unbind()
+    torch._foreach_mul_(watch.tensors, [of_groups[group] for group in watch.groups])
+    torch._foreach_copy_(list(parameters), watch.tensors)
 
 
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, *, freeze_above: float | None) -> None:
@@ -145,37 +109,21 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
     _backend(parameters, [watch.latent]).snap(watch, parameters, grids.on(watch.latent.device), freeze_above)
 
 
-def _zeros(grids: GridSet, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(len(grids), grids.count, dtype=dtype, device=grids.device)
-
-
-def _nan_if(strange: torch.Tensor) -> torch.Tensor:
-    """NaN if weights are not finite, else 1."""
-    return torch.where(strange == 0, 1.0, torch.nan).double()
-
-
-def _joined(counts: torch.Tensor, fractions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums by cell, of shape (G, C - 1): weights on the last value are at the end of the last cell."""
-    on_last = counts[:, -1]
-    counts, fractions = counts[:, :-1], fractions[:, :-1]
-    counts[:, -1] += on_last
-    fractions[:, -1] += on_last
-    return counts, fractions
-
-
-def _parts(
-    tensors: Sequence[torch.Tensor], groups: Sequence[int]
-) -> Iterator[tuple[ModuleType, list[torch.Tensor], list[int]]]:
-    """Tensors and groups that go through one call of a backend."""
+def _totals(method: str, tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> list[torch.Tensor]:
+    """Tables that a method of the backends counts, int64 of shape (G, C), and NaN if a weight is not finite, else 1."""
+    tables = 2 if method == "cell_totals" else 1
+    sums = [torch.zeros(len(grids), grids.count, dtype=torch.int64, device=grids.device) for _ in range(tables)]
+    strange = torch.zeros((), dtype=torch.int64, device=grids.device)
     for backend, chosen in _by_backend(tensors):
-        yield backend, [tensors[t] for t in chosen], [groups[t] for t in chosen]
+        part = [tensors[t] for t in chosen]
+        found = getattr(backend, method)(part, [groups[t] for t in chosen], grids.on(part[0].device))
+        for total, addend in zip((*sums, strange), found, strict=True):
+            total += addend.to(grids.device)
+    return [*sums, torch.where(strange == 0, 1.0, torch.nan).double()]
 
 
 def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[ModuleType, list[int]]]:
-    """Backends, and positions of the tensors that one call of each can take.
-
-    Tensors at one position go together.
-    """
+    """Backends, and positions of the tensors that one call of each can take; those at one position go together."""
     if _backend(*lists) is compiled_passes:
         return [(compiled_passes, list(range(len(lists[0]))))]
     chosen: dict[tuple[ModuleType, torch.dtype, torch.device], list[int]] = {}

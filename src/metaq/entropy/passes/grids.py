@@ -1,4 +1,4 @@
-"""The grids of all groups, as tensors that a pass over the weights can index."""
+"""The grids of all groups, as tensors that a pass over the weights can index, and in what units it counts."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from metaq.tensors.grid import BucketGrid
 CPU = torch.device("cpu")
 HALF = torch.finfo(torch.float16)
 
+# Counts and sums of fractions are in one 64-bit integer: sums are exact, do not depend on their order, and one integer
+# addition serves both.
+UNIT_BITS = 32
+"""A step has 2^UNIT_BITS units."""
+
+COUNT_SHIFT = 47
+"""Bits of a slot below its count."""
+
+SLOT_CAPACITY = 1 << (COUNT_SHIFT - UNIT_BITS)
+"""Weights a slot can take before its sum of units may reach the bits of its count."""
+
 
 class GridSet:
-    """Parameters of G grids with the same number of buckets, by group, all on one device.
+    """Parameters of G grids of `count` buckets each, float64 of shape (G,), all on one device.
 
-    Attributes
-    ----------
-    count
-        Number of buckets C of every grid.
-    first
-        First reference value, float64 of shape (G,).
-    lower
-        Left edge of the first bucket, float64 of shape (G,).
-    step_size
-        Distance between reference values, float64 of shape (G,).
-    center, radius
-        Middle and half-width of the ranges, float64 of shape (G,).
+    `center` and `radius` are middle and half-width of the ranges, `lower` the left edge of the first bucket, `first`
+    its reference value, `step_size` the distance between reference values.
     """
 
     def __init__(self, *, center: torch.Tensor, radius: torch.Tensor, count: int) -> None:
@@ -74,10 +75,7 @@ class GridSet:
     def rescaled(self, factors: torch.Tensor) -> GridSet:
         """Grids with every radius times its factor, rounded to float32, which takes half the bytes in a file.
 
-        Raises
-        ------
-        NonFiniteError
-            If a radius is beyond the range of float32; checked on a CPU only.
+        Refuses a radius beyond the range of float32 by :class:`NonFiniteError`, on a CPU only.
         """
         radius = (self.radius * factors).float().double()
         if radius.is_cpu and not bool(((radius > 0) & (radius < torch.inf)).all()):

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from metaq.compiled import compiled
-from metaq.entropy.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
+from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
 
 BLOCK = 256
 
@@ -217,21 +217,6 @@ def add_slopes(
                 indices[i] = np.uint32(np.int32(position))
             for i in range(block.size):
                 gradient[i] += slopes[indices[i]]
-
-
-@compiled
-def restore(latent: Floats, jobs: NDArray[np.int64], starts: NDArray[np.int64], factors: Floats) -> None:
-    """Multiply by the factor of the group, in place, and copy to the array of the job."""
-    for job in range(jobs.shape[0]):
-        group, size = jobs[job, 0], jobs[job, 1]
-        parameter = carray(pointer(jobs[job, 2], latent), (size,))
-        weights = latent[starts[job] : starts[job] + size]
-        factor = factors[group]
-        for start in range(0, size, BLOCK):
-            block, held = weights[start : start + BLOCK], parameter[start : start + BLOCK]
-            for i in range(block.size):
-                block[i] *= factor
-                held[i] = block[i]
 
 
 @compiled

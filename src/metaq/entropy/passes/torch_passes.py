@@ -14,8 +14,7 @@ from functools import lru_cache
 import torch
 
 from metaq.entropy.passes import buckets
-from metaq.entropy.passes.fixed_point import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
-from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS, GridSet
 from metaq.entropy.passes.watch import MEMORY, BucketWatch
 
 CPU_CHUNK = 1 << 18
@@ -55,12 +54,10 @@ def cell_totals(
     for pieces in _chunks(tensors):
         weights, group = _side_by_side(pieces, tensors), _group_of(pieces, groups, device)
         positions = _positions(weights, group, grids, 2.0**UNIT_BITS, last).add_(0.5).long()
-        index, lanes = _lane_indices(weights.numel(), cells, device)
-        index.add_(group * grids.count).add_(positions >> UNIT_BITS)
         packed = (positions & ((1 << UNIT_BITS) - 1)) + (1 << COUNT_SHIFT)
-        slots = torch.zeros(lanes * cells, dtype=torch.int64, device=device).scatter_add_(0, index, packed)
-        totals[:cells] += (slots >> COUNT_SHIFT).reshape(lanes, cells).sum(dim=0)
-        totals[cells:-1] += (slots & ((1 << COUNT_SHIFT) - 1)).reshape(lanes, cells).sum(dim=0)
+        slots = _slots(packed, group, positions >> UNIT_BITS, grids)
+        totals[:cells] += (slots >> COUNT_SHIFT).sum(dim=0)
+        totals[cells:-1] += (slots & ((1 << COUNT_SHIFT) - 1)).sum(dim=0)
         totals[-1] += torch.isfinite(weights).logical_not_().sum()
     shape = (len(grids), grids.count)
     return totals[:cells].reshape(shape), totals[cells:-1].reshape(shape), totals[-1]
@@ -75,11 +72,8 @@ def bucket_totals(
     totals = torch.zeros(cells + 1, dtype=torch.int64, device=device)
     for pieces in _chunks(tensors):
         weights, group = _side_by_side(pieces, tensors), _group_of(pieces, groups, device)
-        index, lanes = _lane_indices(weights.numel(), cells, device)
-        index.add_(group * grids.count).add_(_bucket_indices(weights, group, grids))
-        slots = torch.zeros(lanes * cells, dtype=torch.int64, device=device)
-        slots.scatter_add_(0, index, torch.ones_like(index))
-        totals[:-1] += slots.reshape(lanes, cells).sum(dim=0)
+        indices = _bucket_indices(weights, group, grids)
+        totals[:-1] += _slots(torch.ones_like(indices), group, indices, grids).sum(dim=0)
         totals[-1] += torch.isfinite(weights).logical_not_().sum()
     return totals[:-1].reshape(len(grids), grids.count), totals[-1]
 
@@ -119,25 +113,6 @@ def add_slopes(
         parts = [piece.of(gradients) for piece in pieces]
         added = table[positions.add_(group * halves)].to(parts[0].dtype)
         torch._foreach_add_(parts, _apart(added, parts))
-
-
-def begin(watch: BucketWatch, grids: GridSet) -> None:
-    """Take the buckets of the latent weights for those they have always been in."""
-    pieces_of_all = watch.pieces()
-    for pieces in _chunks(pieces_of_all):
-        span = _span(pieces)
-        indices = _bucket_indices(watch.latent[span], _group_of(pieces, watch.groups, watch.latent.device), grids)
-        watch.previous[span].copy_(indices)
-        watch.average[span].copy_(indices)
-
-
-def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
-    """Latent weights times the factors of their groups, also for the model."""
-    for pieces in _chunks(parameters):
-        latent = watch.latent[_span(pieces)]
-        latent *= factors[_group_of(pieces, watch.groups, latent.device)].to(latent.dtype)
-        parts = [piece.of(parameters) for piece in pieces]
-        torch._foreach_copy_(parts, _apart(latent, parts))
 
 
 def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
@@ -233,11 +208,13 @@ def _members(groups: tuple[int, ...], group_count: int, device: torch.device) ->
     return table.to(device)
 
 
-def _lane_indices(count: int, cells: int, device: torch.device) -> tuple[torch.Tensor, int]:
-    """Where the slots of every weight's lane begin, int64 of shape (count,), and the number of lanes."""
-    lanes = 2 * -(-count // SLOT_CAPACITY)
-    lane: torch.Tensor = torch.arange(count, device=device) % lanes
-    return lane.mul_(cells), lanes
+def _slots(values: torch.Tensor, group: torch.Tensor, cell: torch.Tensor, grids: GridSet) -> torch.Tensor:
+    """Sums of `values` by lane and by cell of all groups: int64 of shape (lanes, G C)."""
+    cells = len(grids) * grids.count
+    lanes = 2 * -(-len(values) // SLOT_CAPACITY)
+    index = (torch.arange(len(values), device=values.device) % lanes).mul_(cells).add_(group * grids.count).add_(cell)
+    slots = torch.zeros(lanes * cells, dtype=torch.int64, device=values.device)
+    return slots.scatter_add_(0, index, values).reshape(lanes, cells)
 
 
 def _positions(

@@ -14,24 +14,12 @@ MEMORY = 0.02
 
 
 class BucketWatch:
-    """Latent weights of some tensors of one dtype and device, side by side, and the recent history of their buckets.
+    """Latent weights of tensors of one dtype and device, side by side, and the recent history of their buckets.
 
-    Attributes
-    ----------
-    latent
-        Weights the optimiser works on, of shape (n,).
-    previous
-        Bucket index after the last step, int32 of shape (n,).
-    average, flips
-        Running averages of the bucket index and of how often it changes per step, float32 of shape (n,).
-    frozen
-        Weights that no longer move, bool of shape (n,).
-    steps
-        Number of steps watched.
-    sizes
-        Number of weights of every tensor.
-    groups
-        Number of the group of every tensor.
+    Of n weights: `latent`, which the optimiser works on; `previous`, the bucket after the last step, int32; `average`
+    and `flips`, running averages of the bucket and of how often it changes per step, float32; `frozen`, which no longer
+    move, bool. `steps` were watched. Every tensor has a size, the number of its group, and in `tensors` a
+    view of its latent weights in its shape.
     """
 
     STATE = ("latent", "previous", "average", "flips", "frozen")
@@ -41,6 +29,8 @@ class BucketWatch:
         self.sizes = [tensor.numel() for tensor in tensors]
         self.groups = groups
         self.latent = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        pieces = zip(torch.split(self.latent, self.sizes), tensors, strict=True)
+        self.tensors = [piece.view(tensor.shape) for piece, tensor in pieces]
         self.previous = torch.zeros_like(self.latent, dtype=torch.int32)
         self.average = torch.zeros_like(self.latent, dtype=torch.float32)
         self.flips = torch.zeros_like(self.average)
@@ -50,10 +40,6 @@ class BucketWatch:
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """The tensors named in :attr:`STATE` as NumPy arrays of the same memory; only on a CPU."""
         return tuple(getattr(self, name).numpy() for name in self.STATE)
-
-    def pieces(self) -> list[torch.Tensor]:
-        """The latent weights of every tensor, flat views of :attr:`latent`."""
-        return list(torch.split(self.latent, self.sizes))
 
     def state_of_tensors(self) -> list[dict[str, torch.Tensor]]:
         """What is remembered of every tensor, by the names of :attr:`STATE`; flat views, not copies."""

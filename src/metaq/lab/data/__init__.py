@@ -1,9 +1,8 @@
 """Image data sets, loaded whole into memory as uint8 tensors, and their augmentation."""
 
-from metaq.lab.data.augmentation import Augmentation, augment
-from metaq.lab.data.cropping import CropAndFlip, crop_and_flip
+from metaq.lab.data.augmentation import Augmentation, CropAndFlip, augment, crop_and_flip
 from metaq.lab.data.dataset import DataSplits, ImageDataset, ProgressCallback, channels_last, to_float
-from metaq.lab.data.registry import load, names
+from metaq.lab.data.registry import load
 
 __all__ = [
     "Augmentation",
@@ -15,6 +14,5 @@ __all__ = [
     "channels_last",
     "crop_and_flip",
     "load",
-    "names",
     "to_float",
 ]

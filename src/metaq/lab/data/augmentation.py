@@ -1,4 +1,4 @@
-"""Random distortions of images, for a whole batch at once."""
+"""Random distortions, crops and mirror images, for a whole batch at once."""
 
 from __future__ import annotations
 
@@ -15,30 +15,14 @@ from metaq.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(Config):
-    """How far images are distorted.
+    """How far images are distorted; raises :class:`ConfigError` if a field is outside its range.
 
-    Attributes
-    ----------
-    rotation_degrees
-        Rotation about the centre, uniform within plus or minus this angle, in [0, 180].
-    scale
-        Each axis is scaled by a factor uniform in ``[1 - scale, 1 + scale]``, in [0, 1).
-    shear
-        Horizontal shift of a pixel per pixel of height, uniform within plus or minus this.
-    shift_pixels
-        Shift along each axis in pixels, uniform within plus or minus this.
-    elastic_pixels
-        Standard deviation, in pixels, of the normal displacements at the points of a coarse grid; between its points
-        the displacement is interpolated cubically.
-    elastic_cells
-        Points of that grid along each axis, from 2 to 64; its outer points lie on the border of the image.
-    clean_fraction
-        Share of the images of a batch that is left as it is, rounded to whole images, in [0, 1].
-
-    Raises
-    ------
-    ConfigError
-        If a field is outside its range.
+    An image is rotated about its centre by up to `rotation_degrees` in [0, 180], each axis is scaled by a factor in
+    ``[1 - scale, 1 + scale]`` and shifted by up to `shift_pixels`, and a pixel moves sideways by up to `shear` pixels
+    per pixel of height, all of it uniform. At the points of a coarse grid, `elastic_cells` along each axis from 2 to
+    64, the outer ones on the border of the image, displacements are normal with a standard deviation of
+    `elastic_pixels`; between them they are interpolated cubically. The share `clean_fraction` of a batch, rounded to
+    whole images, is left as it is.
     """
 
     rotation_degrees: float = 10.0
@@ -56,39 +40,19 @@ class Augmentation(Config):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{name}: {value} is not a finite number from 0 upwards.")
         require(2 <= self.elastic_cells <= 64, f"elastic_cells: {self.elastic_cells} is not between 2 and 64.")
-        _require_fraction(self.clean_fraction)
+        require(0 <= self.clean_fraction <= 1, f"clean_fraction: {self.clean_fraction} is not between 0 and 1.")
 
 
 def augment(
     images: Tensor, augmentation: Augmentation, *, clean_fraction: float | None = None, generator: torch.Generator
 ) -> Tensor:
-    """Distort a random part of `images` and leave the rest bit-identical.
+    """Distort a random part of `images` and leave the rest bit-identical; gives a new tensor.
 
     A distorted image takes, at every pixel, the bilinear interpolation of the original at another place: that pixel's
-    place under a random affine map, plus a smooth random displacement. Outside the image everything is zero.
-
-    Parameters
-    ----------
-    images
-        float of shape (N, channels, height, width); not changed.
-    augmentation
-        How far to distort.
-    clean_fraction
-        Share of the images to leave as they are, in place of the one in `augmentation`.
-    generator
-        Source of all randomness. On one machine the same state gives the same images.
-
-    Returns
-    -------
-    Tensor
-        New tensor of the shape, dtype and device of `images`.
-
-    Raises
-    ------
-    ConfigError
-        If `clean_fraction` is not in [0, 1].
-    DataError
-        If `images` are not floating point or have another number of axes.
+    place under a random affine map, plus a smooth random displacement. Outside the image everything is zero. The share
+    `clean_fraction` that is left as it is takes the place of the one in `augmentation`. On one machine the same state
+    of the generator gives the same images. Raises :class:`DataError` if `images` are not floating point of shape (N,
+    channels, height, width).
     """
     if images.dim() != 4 or not images.is_floating_point():
         raise DataError(
@@ -96,7 +60,6 @@ def augment(
             "(N, channels, height, width) is needed."
         )
     fraction = augmentation.clean_fraction if clean_fraction is None else clean_fraction
-    _require_fraction(fraction)
     order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
     distorted = order[round(fraction * len(images)) :]
     result = images.clone()
@@ -150,5 +113,48 @@ def _coefficients(count: int, augmentation: Augmentation, generator: torch.Gener
     return result
 
 
-def _require_fraction(value: float) -> None:
-    require(0 <= value <= 1, f"clean_fraction: {value} is not between 0 and 1.")
+MAX_PADDING = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropAndFlip(Config):
+    """How photographs are varied (He et al. 2016 for CIFAR-10).
+
+    Every image is padded with `padding_pixels` zeros on each side, from 0 to 64, and a part of its own size is cut out
+    at a random place. With `flips`, a random half of the images is mirrored, left to right.
+    """
+
+    padding_pixels: int = 4
+    flips: bool = True
+
+    def __post_init__(self) -> None:
+        padding = self.padding_pixels
+        require(0 <= padding <= MAX_PADDING, f"padding_pixels: {padding} is not between 0 and {MAX_PADDING}.")
+
+
+def crop_and_flip(images: Tensor, config: CropAndFlip, *, generator: torch.Generator) -> Tensor:
+    """Cut a random part out of every image, (N, channels, height, width) of any dtype, and mirror some; a new tensor.
+
+    The generator is on the CPU: the same state gives the same images on every device.
+
+    Examples
+    --------
+    >>> images = torch.tensor([[[[1, 2, 3]]]])
+    >>> crop_and_flip(images, CropAndFlip(padding_pixels=0), generator=torch.Generator().manual_seed(0))
+    tensor([[[[3, 2, 1]]]])
+    """
+    if images.dim() != 4:
+        raise DataError(f"images: of shape {tuple(images.shape)}; (N, channels, height, width) is needed.")
+    count, channels, height, width = images.shape
+    padding, device = config.padding_pixels, images.device
+    offsets = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
+    mirrored = torch.rand(count, 1, generator=generator) < (0.5 if config.flips else 0.0)
+    rows = offsets[0] + torch.arange(height)
+    columns = offsets[1] + torch.where(mirrored, torch.arange(width - 1, -1, -1), torch.arange(width))
+    padded = functional.pad(images, (padding,) * 4)
+    return padded[
+        torch.arange(count, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[:, None, None],
+        rows.to(device)[:, None, :, None],
+        columns.to(device)[:, None, None, :],
+    ]

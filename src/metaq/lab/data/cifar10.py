@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+import zipfile
+import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from metaq.config import needed
 from metaq.errors import DataError
-from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
-from metaq.lab.data.jpeg_archive import read_jpeg_archive
-from metaq.lab.data.places import DATA_VARIABLE, cache_folder, variable_folder
-from metaq.lab.data.split import hold_out
+from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions, hold_out
+from metaq.lab.data.download import DATA_VARIABLE, cache_folder, variable_folder
 
 NAME = "cifar10"
 JPEG_NAME = "cifar10-jpeg"
@@ -36,13 +41,6 @@ def load_cifar10(options: LoadOptions) -> DataSplits:
     with each other. Either is looked for in ``options.data_dir`` and nowhere else if that is given; otherwise in the
     folder that the environment variable METAQ_DATA names, then in the user's cache. In each folder the files may lie
     directly or in a subfolder ``cifar10`` or ``cifar-10-batches-bin``. Nothing is downloaded.
-
-    Raises
-    ------
-    DataError
-        If the files are missing, damaged, or hold something else.
-    ConfigError
-        If the validation count does not fit.
     """
     name, train, test = _read(_find(options))
     count = options.validation_count
@@ -55,10 +53,7 @@ def load_cifar10(options: LoadOptions) -> DataSplits:
 def read_binary(path: Path) -> ImageDataset:
     """Read one file of the binary version: records of a label and 3,072 bytes, all red, all green, all blue.
 
-    Raises
-    ------
-    DataError
-        If the file cannot be read, is no whole number of records, or has a label above 9.
+    Raises :class:`DataError` if it cannot be read, is no whole number of records, or has a label above 9.
     """
     try:
         size_bytes = path.stat().st_size
@@ -124,3 +119,69 @@ def _find(options: LoadOptions) -> Path:
 
 def _expected() -> str:
     return f"the six files of its binary version ({TRAIN_BATCHES[0]} to {TEST_BATCH}), or {ARCHIVE}"
+
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, MemoryError)
+
+
+def read_jpeg_archive(path: Path, parts: tuple[str, ...], *, side: int, classes: int) -> dict[str, ImageDataset]:
+    """Read and decode the images of an ``.npz`` archive by part; nothing in it is unpickled.
+
+    Of every part it holds ``{part}_jpeg`` (uint8, all files end to end), ``{part}_offsets`` (integers, where each file
+    begins and where the last ends) and ``{part}_labels`` (integers). Images are in RGB, `side` pixels high and wide.
+    Raises :class:`DataError`, which names the file, if it cannot be read, is damaged, or holds something else.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            return {part: _read_part(archive, path, part, side, classes) for part in parts}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except KeyError as error:
+        raise DataError(f"{path}: holds no array of this name: {error}; is it another archive?") from error
+    except _DAMAGE as error:
+        raise DataError(f"{path}: is a damaged archive ({error}); fetch it again.") from error
+
+
+def _read_part(archive: np.lib.npyio.NpzFile, path: Path, part: str, side: int, classes: int) -> ImageDataset:
+    jpeg, offsets, labels = (np.asarray(archive[f"{part}_{name}"]) for name in ("jpeg", "offsets", "labels"))
+    for name, array, kinds in (("jpeg", jpeg, "u"), ("offsets", offsets, "iu"), ("labels", labels, "iu")):
+        if array.dtype.kind not in kinds or array.ndim != 1:
+            raise DataError(
+                f"{path}: {part}_{name} is {array.dtype} of shape {array.shape}, no vector of whole numbers."
+            )
+    labels, offsets, data = labels.astype(np.int64), offsets.astype(np.int64), jpeg.tobytes()
+    if not labels.size or labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"{path}: {part}_labels are not numbers from 0 to {classes - 1}, or there are none.")
+    if len(offsets) != len(labels) + 1 or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) <= 0).any():
+        raise DataError(
+            f"{path}: {part}_offsets do not rise from 0 to {len(data)} in {len(labels)} steps, the bytes of "
+            f"{part}_jpeg and the number of labels; they do not belong together."
+        )
+    images = [
+        _decoded(f"{path}: image {number} of {part}_jpeg", data[start:end], side)
+        for number, (start, end) in enumerate(pairwise(offsets.tolist()))
+    ]
+    return ImageDataset(
+        images=torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()),
+        labels=torch.from_numpy(labels),
+        classes=classes,
+    )
+
+
+def _decoded(name: str, data: bytes, side: int) -> NDArray[np.uint8]:
+    """An image as uint8 of shape (side, side, 3)."""
+    reader = needed("PIL.Image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            # Only the header is read here, so that no memory is asked for by an image of another size.
+            image = reader.open(io.BytesIO(data), formats=("JPEG",))
+            is_right = image.size == (side, side) and image.mode == "RGB"
+            pixels = np.asarray(image) if is_right else None
+        except Exception as error:
+            raise DataError(f"{name} is no intact JPEG file ({error}); fetch the archive again.") from error
+    if pixels is None:
+        raise DataError(
+            f"{name} has {image.width}×{image.height} pixels in mode {image.mode}; {side}×{side} in RGB are needed."
+        )
+    return pixels

@@ -1,4 +1,4 @@
-"""What a data set is: images and labels in memory, in three splits."""
+"""What a data set is: images and labels in memory, in three splits that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metaq.errors import DataError
+from metaq.errors import ConfigError, DataError
 
 ProgressCallback = Callable[[int, int | None, str], object]
 """Called with the bytes done, the bytes in all (None where the server does not say) and the name of the file."""
@@ -17,21 +18,9 @@ ProgressCallback = Callable[[int, int | None, str], object]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageDataset:
-    """Labelled images.
+    """Labelled images: uint8 of shape (N, channels, height, width), and int64 labels of shape (N,) in ``[0, classes)``.
 
-    Attributes
-    ----------
-    images
-        uint8 of shape (N, channels, height, width).
-    labels
-        int64 of shape (N,), each in ``[0, classes)``.
-    classes
-        Number of classes.
-
-    Raises
-    ------
-    DataError
-        If a tensor has another dtype or shape, there are no images, or a label is out of range.
+    Raises :class:`DataError` if a tensor has another dtype or shape, there are no images, or a label is out of range.
     """
 
     images: Tensor
@@ -73,12 +62,7 @@ class ImageDataset:
 class DataSplits:
     """A data set in three parts that share no image: to learn from, to choose with, and to report on.
 
-    Attributes
-    ----------
-    name
-        Name in the registry, or of a copy that is not the original; or the name of the folder.
-    train, validation, test
-        The three parts.
+    The name is that in the registry, or of a copy that is not the original, or of the folder.
     """
 
     name: str
@@ -89,17 +73,7 @@ class DataSplits:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """What the caller of :func:`metaq.lab.data.load` asked for; every loader takes one.
-
-    Attributes
-    ----------
-    data_dir
-        Folder that must hold the files, or None to look in the usual places.
-    validation_count
-        Images to hold out of the training images, or None for the data set's default.
-    progress
-        Told about downloads.
-    """
+    """What the caller of :func:`metaq.lab.data.load` asked for; see there. Every loader takes one."""
 
     data_dir: Path | None = None
     validation_count: int | None = None
@@ -107,12 +81,7 @@ class LoadOptions:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 `images` of any shape as float32 in [0, 1].
-
-    Raises
-    ------
-    DataError
-        If `images` are not uint8, as dividing them by 255 would be a mistake then.
+    """uint8 `images` of any shape as float32 in [0, 1]; raises :class:`DataError` for another dtype, never divides it.
 
     Examples
     --------
@@ -143,3 +112,33 @@ def channels_last(images: Tensor) -> Tensor:
 
 def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+SPLIT_SEED = 0
+"""Seed of every split. Changing it makes results incomparable with earlier ones."""
+
+
+def fixed_permutation(count: int) -> Tensor:
+    """A permutation of ``range(count)`` that never changes, int64 of shape (count,).
+
+    The raw output of PCG64 is sorted, because numpy promises that stream for ever; it does not promise what
+    ``Generator.permutation`` makes of it.
+
+    Examples
+    --------
+    >>> fixed_permutation(6).tolist()
+    [3, 2, 1, 0, 4, 5]
+    """
+    draws = np.random.PCG64(SPLIT_SEED).random_raw(count)
+    return torch.from_numpy(np.argsort(draws, kind="stable"))
+
+
+def hold_out(dataset: ImageDataset, *, count: int) -> tuple[ImageDataset, ImageDataset]:
+    """Split in two: what is left, and `count` images held out, both in order; :class:`ConfigError` if one is empty."""
+    if not 1 <= count < len(dataset):
+        raise ConfigError(
+            f"validation count: {count} cannot be held out of {len(dataset)} images; choose a number from 1 to "
+            f"{len(dataset) - 1}."
+        )
+    order = fixed_permutation(len(dataset))
+    return dataset.take(order[count:].sort().values), dataset.take(order[:count].sort().values)

@@ -8,8 +8,7 @@ from torch.nn import functional
 
 from metaq.config import needed
 from metaq.errors import ConfigError
-from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions
-from metaq.lab.data.split import fixed_permutation, hold_out
+from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions, fixed_permutation, hold_out
 
 NAME = "digits"
 TEST_COUNT = 400
@@ -21,14 +20,8 @@ _HIGHEST_VALUE = 16.0
 def load_digits(options: LoadOptions) -> DataSplits:
     """Load scikit-learn's digits, enlarged from 8×8 to 28×28 pixels so that networks for MNIST take them.
 
-    By default 1,197 images are for training, 200 for validation and 400 for test. The test images do not depend
-    on the validation count.
-
-    Raises
-    ------
-    ConfigError
-        If scikit-learn is missing, a folder is given, as these images are not read from one, or the validation count
-        does not fit.
+    By default 1,197 images are for training, 200 for validation and 400 for test. The test images do not depend on the
+    validation count. Raises :class:`ConfigError` if a folder is given, as these images are not read from one.
     """
     datasets = needed("sklearn.datasets")
     if options.data_dir is not None:

@@ -1,9 +1,10 @@
-"""Fetching one file from public mirrors, checked before anything is written."""
+"""Where data sets are looked for, and fetching a file from public mirrors, checked before anything is written."""
 
 from __future__ import annotations
 
 import http.client
 import io
+import os
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +14,30 @@ from metaq.files import write_bytes
 from metaq.lab.data.dataset import ProgressCallback
 from metaq.lab.data.idx import parse_idx, sha256_of_idx
 
+DATA_VARIABLE = "METAQ_DATA"
+"""Environment variable with the folder of all data sets."""
+
 TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 16
 
 
+def cache_folder() -> Path:
+    """Folder for downloads: ``metaq`` in XDG_CACHE_HOME, or in ``~/.cache`` where that is not set."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "metaq"
+
+
+def variable_folder() -> Path | None:
+    """The folder that METAQ_DATA names, or None where it is not set or empty."""
+    named = os.environ.get(DATA_VARIABLE)
+    return Path(named).expanduser() if named else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemoteIdx:
-    """An IDX file that mirrors serve gzipped.
+    """An IDX file that mirrors serve gzipped; `name` is without ``.gz``, at most `max_bytes` are downloaded.
 
-    Attributes
-    ----------
-    name
-        File name without ``.gz``.
-    dimensions
-        Number of axes of the array in it.
-    sha256
-        Checksum of the uncompressed bytes, in hexadecimal; the wrapper differs from mirror to mirror.
-    max_bytes
-        Download no more than this.
+    The checksum is that of the uncompressed bytes, in hexadecimal; the wrapper differs from mirror to mirror.
     """
 
     name: str
@@ -42,19 +49,10 @@ class RemoteIdx:
 def fetch_idx(
     remote: RemoteIdx, *, mirrors: tuple[str, ...], folder: Path, progress: ProgressCallback | None = None
 ) -> Path:
-    """Download `remote` from the first mirror that serves it undamaged into `folder`, which is created.
+    """Download `remote`, gzipped, from the first mirror that serves it undamaged into `folder`, which is created.
 
-    Returns
-    -------
-    Path
-        The gzipped file, written atomically.
-
-    Raises
-    ------
-    DataError
-        If no mirror can be reached or none serves the right bytes; the message gives each mirror's reason.
-    OutputError
-        If the folder or the file cannot be written.
+    Raises :class:`DataError` with each mirror's reason if none serves the right bytes, and :class:`OutputError` if the
+    folder or the file cannot be written.
     """
     file_name = f"{remote.name}.gz"
     reasons: list[str] = []

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from metaq.errors import DataError
 from metaq.lab.data.dataset import DataSplits, LoadOptions
-from metaq.lab.data.download import RemoteIdx, fetch_idx
-from metaq.lab.data.idx import sha256_of_idx
-from metaq.lab.data.idx_folder import (
+from metaq.lab.data.download import DATA_VARIABLE, RemoteIdx, cache_folder, fetch_idx, variable_folder
+from metaq.lab.data.idx import (
     DIMENSIONS,
     TEST_IMAGES,
     TEST_LABELS,
@@ -22,9 +21,9 @@ from metaq.lab.data.idx_folder import (
     find_files,
     read_files,
     refuse_missing,
+    sha256_of_idx,
     splits_from_arrays,
 )
-from metaq.lab.data.places import DATA_VARIABLE, cache_folder, variable_folder
 
 NAME = "mnist"
 MIRRORS = (
@@ -45,16 +44,9 @@ _MAX_DOWNLOAD_BYTES = 32 << 20
 def load_mnist(options: LoadOptions) -> DataSplits:
     """Load MNIST; 5,000 of the 60,000 training images are held out by default.
 
-    The files are looked for in ``options.data_dir`` and nowhere else if that is given; otherwise in the folder
-    that the environment variable METAQ_DATA names, then in the user's cache, into which they are downloaded if
-    they are nowhere. In each folder they may lie directly or in a subfolder ``mnist``.
-
-    Raises
-    ------
-    DataError
-        If the files are missing and cannot be downloaded, are damaged, or are not MNIST's.
-    OutputError
-        If a downloaded file cannot be written.
+    The files are looked for in ``options.data_dir`` and nowhere else if that is given; otherwise in the folder that the
+    environment variable METAQ_DATA names, then in the user's cache, into which they are downloaded if they are nowhere.
+    In each folder they may lie directly or in a subfolder ``mnist``.
     """
     paths = _find_or_download(options)
     arrays = read_files(paths)

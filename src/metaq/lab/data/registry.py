@@ -8,19 +8,8 @@ from pathlib import Path
 from metaq.config import near_match
 from metaq.errors import ConfigError
 from metaq.lab.data.dataset import DataSplits, LoadOptions, ProgressCallback
-from metaq.lab.data.idx_folder import load_folder
+from metaq.lab.data.idx import load_folder
 from metaq.lab.registry import DATA_SETS, resolve
-
-
-def names() -> list[str]:
-    """Names that :func:`load` knows, sorted.
-
-    Examples
-    --------
-    >>> names()
-    ['cifar10', 'digits', 'mnist']
-    """
-    return sorted(DATA_SETS)
 
 
 def load(
@@ -32,18 +21,11 @@ def load(
 ) -> DataSplits:
     """Load a data set into memory.
 
-    Parameters
-    ----------
-    name
-        One of :func:`names`, or the path of a folder with four IDX files named as MNIST's (images of any size). A
-        folder that has the name of a data set is reached as ``./name``.
-    data_dir
-        Folder that holds the files of a named data set. If it is given, nothing is looked for elsewhere and
-        nothing is downloaded.
-    validation_count
-        Images to hold out of the training images, from 1; the data set's default if None. Which ones is fixed.
-    progress
-        Called during a download with the bytes done, the bytes in all or None, and the file's name.
+    The `name` is a key of :data:`metaq.lab.registry.DATA_SETS`, or the path of a folder with four IDX files named as
+    MNIST's (images of any size). A folder that has the name of a data set is reached as ``./name``. If `data_dir` is
+    given, a named data set is looked for nowhere else, and nothing is downloaded. `validation_count` images, from 1 and
+    by default the data set's own number, are held out of the training images, always the same ones. `progress` is
+    called during a download.
 
     Raises
     ------
@@ -51,8 +33,6 @@ def load(
         If `name` is unknown, or an option does not fit the data set.
     DataError
         If files are missing, damaged or disagree, or a download fails.
-    OutputError
-        If a downloaded file cannot be written.
 
     Examples
     --------
@@ -71,7 +51,8 @@ def load(
         splits: DataSplits = resolve(DATA_SETS[name])(options)
         return splits
     folder = Path(name).expanduser()
-    if not _is_path(name, folder):
+    # A path that leads nowhere is reported as a missing folder rather than as a misspelt name.
+    if not name or not (folder.is_dir() or "/" in name or os.sep in name):
         raise ConfigError(f"data set: {name!r} is neither known nor a folder; {near_match(name, DATA_SETS)}")
     if options.data_dir is not None:
         raise ConfigError(
@@ -79,8 +60,3 @@ def load(
             "of the two."
         )
     return load_folder(folder, options)
-
-
-def _is_path(name: str, folder: Path) -> bool:
-    # A path that leads nowhere is reported as a missing folder rather than as a misspelt name.
-    return bool(name) and (folder.is_dir() or "/" in name or os.sep in name)

@@ -1,8 +1,17 @@
 """The frontier of size and accuracy of a network, drawn by many trainings to different sizes."""
 
-from metaq.lab.frontier.dominance import Settled, Trial, frontier_of, is_hopeless
-from metaq.lab.frontier.plan import Frontier, Member, SweepObserver, SweepPlan, float_bytes_of
-from metaq.lab.frontier.sweep import draw, frontier_to_dict
+from metaq.lab.frontier.execution import draw, frontier_to_dict
+from metaq.lab.frontier.plan import (
+    Frontier,
+    Member,
+    Settled,
+    SweepObserver,
+    SweepPlan,
+    Trial,
+    float_bytes_of,
+    frontier_of,
+    is_hopeless,
+)
 
 __all__ = [
     "Frontier",

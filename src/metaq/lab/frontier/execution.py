@@ -1,14 +1,15 @@
-"""The processes of a sweep, and the one look at the test images at its end."""
+"""A whole sweep: its processes, the one look at the test images at its end, and the two files that show it."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import SimpleQueue
 from types import FrameType
@@ -19,11 +20,24 @@ from optuna.trial import TrialState
 
 from metaq.config import require
 from metaq.errors import MetaqError, OutputError
+from metaq.files import write_bytes
 from metaq.lab import data, runs
 from metaq.lab.data import DataSplits
 from metaq.lab.frontier import study as studies
-from metaq.lab.frontier.dominance import Trial, frontier_of
-from metaq.lab.frontier.plan import TRIALS_FOLDER, Frontier, Member, SweepObserver, SweepPlan, float_bytes_of
+from metaq.lab.frontier.plan import (
+    JSON_FILE,
+    PLOT_FILE,
+    STUDY_FILE,
+    TRIALS_FOLDER,
+    Frontier,
+    Member,
+    SweepObserver,
+    SweepPlan,
+    Trial,
+    float_bytes_of,
+    frontier_of,
+)
+from metaq.lab.frontier.plot import Point, save_frontier
 from metaq.lab.frontier.trials import is_complete, run_trials
 from metaq.lab.train import EpochRecord, TrainConfig
 
@@ -32,8 +46,13 @@ PATIENCE_SECONDS = 15
 """How long a worker that is told to stop may take before it is told again."""
 
 
-def execute(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Frontier:
-    """Run the trials that the study lacks, then measure those of the frontier; see :func:`metaq.lab.frontier.draw`."""
+def draw(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Frontier:
+    """Run the trials that the study lacks, measure the frontier, write ``frontier.json`` and ``frontier.png``.
+
+    With several workers, a program that calls this must be importable without running again (``if __name__ ==
+    "__main__"``), since every worker is a new interpreter. Raises :class:`ConfigError` if the storage cannot be used,
+    or its study was made with other settings. After a KeyboardInterrupt every finished trial is in the storage.
+    """
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -43,7 +62,39 @@ def execute(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Fro
             run_trials(study, plan, config, splits, observer)
         else:
             _run_workers(study, plan, observer)
-        return _measured(study, config, splits)
+        found = _measured(study, config, splits)
+    write_bytes(plan.folder / JSON_FILE, (json.dumps(frontier_to_dict(found), indent=2) + "\n").encode())
+    save_frontier(
+        plan.folder / PLOT_FILE,
+        trials=[Point(trial.bytes, trial.validation_accuracy) for trial in found.trials],
+        members=[Point(member.trial.bytes, member.test_accuracy) for member in found.members],
+        net=found.net,
+        data=found.data,
+    )
+    return found
+
+
+def frontier_to_dict(found: Frontier) -> dict[str, object]:
+    """Plain dictionary, ready for JSON."""
+    return {
+        "net": found.net,
+        "data": found.data,
+        "float_bytes": found.float_bytes,
+        "epochs": found.epochs,
+        "given_up": found.given_up,
+        "trials": [asdict(trial) for trial in found.trials],
+        "frontier": [
+            {
+                "number": member.trial.number,
+                "bytes": member.trial.bytes,
+                "ratio": found.float_bytes / member.trial.bytes,
+                "validation_accuracy": member.trial.validation_accuracy,
+                "test_accuracy": member.test_accuracy,
+                "file": member.trial.file,
+            }
+            for member in found.members
+        ],
+    }
 
 
 @contextmanager
@@ -52,8 +103,8 @@ def _opened(plan: SweepPlan, splits: DataSplits) -> Iterator[tuple[optuna.Study,
     # Looked for before the study is read: a trial is in the study before it has a folder.
     has_trials = any((plan.folder / TRIALS_FOLDER).glob("*"))
     with studies.open_study(
-        plan.database,
-        plan.study_name,
+        plan.storage or f"sqlite:///{(plan.folder / STUDY_FILE).resolve()}",
+        f"{plan.config.net} on {plan.config.data}",
         seed=plan.config.seed,
         identity=plan.identity,
         epochs=lambda: _epochs(plan, splits),
@@ -126,10 +177,7 @@ def _run_workers(study: optuna.Study, plan: SweepPlan, observer: SweepObserver) 
 
 
 def _end(workers: list[SpawnProcess], *, at_once: bool) -> None:
-    """Wait until all have ended; `at_once` stops them.
-
-    They are told again if they do not listen.
-    """
+    """Wait until all have ended; `at_once` stops them, and tells them again if they do not listen."""
     while living := [worker for worker in workers if worker.is_alive()]:
         for worker in living:
             if at_once:

@@ -1,16 +1,91 @@
-"""What a sweep is to do, who follows it, and what it gives."""
+"""What a sweep is to do, who follows it, what it gives, and which trials no other one beats."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from metaq.compression import pipeline
 from metaq.config import require
 from metaq.lab import nets
-from metaq.lab.frontier.dominance import Trial
 from metaq.lab.train import Observer, TrainConfig
+
+TRIALS_BEFORE_PRUNING = 4
+"""Completed trials from which it is known how much accuracy a training still gains."""
+
+
+class Settled(NamedTuple):
+    """One epoch at whose end the weights had been settling.
+
+    `share` is that of the training that was done, in (0, 1]; `bytes` the size of the file of its weights; `accuracy`
+    that of its quantised weights on the validation images, in percent.
+    """
+
+    share: float
+    bytes: int
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A completed training, numbered in the study from 0.
+
+    Its `parameters` are the settings in which it differs from the other trials, as ``--set`` takes them. The accuracy,
+    in percent, is that of the weights restored from its file. Its settled epochs are in order.
+    """
+
+    number: int
+    parameters: Mapping[str, float]
+    bytes: int
+    validation_accuracy: float
+    file: str
+    settled: tuple[Settled, ...] = ()
+
+
+def frontier_of(trials: Iterable[Trial]) -> list[Trial]:
+    """Trials than which no other is both at most as large and at least as accurate, the smallest first.
+
+    Of several that agree in both, the first stands for all.
+
+    Examples
+    --------
+    >>> trials = [
+    ...     Trial(number=number, parameters={}, bytes=size, validation_accuracy=accuracy, file="")
+    ...     for number, (size, accuracy) in enumerate([(900, 98.0), (500, 97.0), (700, 96.5), (900, 98.5)])
+    ... ]
+    >>> [trial.number for trial in frontier_of(trials)]
+    [1, 3]
+    """
+    members: list[Trial] = []
+    for trial in sorted(trials, key=lambda trial: (trial.bytes, -trial.validation_accuracy, trial.number)):
+        if not members or trial.validation_accuracy > members[-1].validation_accuracy:
+            members.append(trial)
+    return members
+
+
+def is_hopeless(now: Settled, *, goal_bytes: int, completed: Sequence[Trial]) -> bool:
+    """Whether a running trial will be beaten even if it gains as much as any completed one did from here on.
+
+    `now` is its newest settled epoch, and all trials have the same number of epochs. False while there are fewer than
+    ``TRIALS_BEFORE_PRUNING``.
+    """
+    if len(completed) < TRIALS_BEFORE_PRUNING:
+        return False
+    gains = [gain for gain in (_gain_from(trial, now.share) for trial in completed) if gain is not None]
+    if not gains:
+        return False
+    reachable = now.accuracy + max(0.0, *gains)
+    return any(trial.bytes <= goal_bytes and reachable < trial.validation_accuracy for trial in completed)
+
+
+def _gain_from(trial: Trial, share: float) -> float | None:
+    """Accuracy that `trial` gained between its last settled epoch up to `share` and its end; None without such."""
+    before = [epoch.accuracy for epoch in trial.settled if epoch.share <= share]
+    return trial.validation_accuracy - before[-1] if before else None
+
 
 STUDY_FILE, JSON_FILE, PLOT_FILE, TRIALS_FOLDER = "study.db", "frontier.json", "frontier.png", "trials"
 
@@ -29,24 +104,11 @@ class SweepObserver(Observer, Protocol):
 class SweepPlan:
     """What a sweep is to do.
 
-    Attributes
-    ----------
-    config
-        What its trainings have in common; has ``regularizer.plan``. Its seed is that of the proposals too.
-    trials
-        Finished trainings that the study is to have, those given up included.
-    smallest, largest
-        Range of the bytes that they are trained to.
-    folder
-        Where the trials and the results go.
-    storage
-        URL of the database of the study; None for a file in `folder`.
-    seconds
-        About how long one training takes; sets the number of epochs when the study is made. None: those of `config`.
-    workers
-        Processes.
-    data_dir
-        See :func:`metaq.lab.data.load`; for the processes that load the data themselves.
+    Its trainings have `config` in common, whose seed is that of the proposals too; they are trained to sizes from
+    `smallest` to `largest` bytes. The study is to have so many finished `trials`, those given up included, in the
+    database at the URL `storage`, by default a file in `folder`, where the results go. One training takes about so many
+    `seconds`, which set the number of epochs when the study is made; None: that of `config`. There are so many
+    `workers` processes, which load the data themselves from `data_dir`.
     """
 
     config: TrainConfig
@@ -70,19 +132,9 @@ class SweepPlan:
         )
 
     @property
-    def study_name(self) -> str:
-        """Of the network and the data."""
-        return f"{self.config.net} on {self.config.data}"
-
-    @property
-    def database(self) -> str:
-        """URL of the storage."""
-        return self.storage or f"sqlite:///{(self.folder / STUDY_FILE).resolve()}"
-
-    @property
     def identity(self) -> dict[str, object]:
-        """Settings that all trials of a study share."""
-        values = self.config.to_dict()
+        """Settings that all trials of a study share, as they come back from JSON."""
+        values: dict[str, object] = json.loads(self.config.to_json())
         del values["goal"]
         if self.seconds is not None:
             del values["epochs"]
@@ -91,15 +143,7 @@ class SweepPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A trial of the frontier.
-
-    Attributes
-    ----------
-    trial
-        Chosen on the validation images.
-    test_accuracy
-        Of its file on the test images, in percent.
-    """
+    """A trial of the frontier, chosen on the validation images; `test_accuracy` is that of its file in percent."""
 
     trial: Trial
     test_accuracy: float
@@ -107,22 +151,9 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """A finished sweep.
+    """A finished sweep: all completed trials, how many were given up, and the frontier, the smallest file first.
 
-    Attributes
-    ----------
-    net, data
-        Of the sweep.
-    float_bytes
-        Size of the network's tensors as the model holds them.
-    epochs
-        Of every trial.
-    trials
-        All completed ones.
-    given_up
-        Number of those that were not trained to their end.
-    members
-        The frontier, the smallest file first.
+    `float_bytes` is the size of the network's tensors as the model holds them; every trial has so many `epochs`.
     """
 
     net: str

@@ -52,18 +52,10 @@ REFERENCES: dict[tuple[str, str], tuple[Reference, ...]] = {
 def save_frontier(
     path: str | os.PathLike[str], *, trials: Sequence[Point], members: Sequence[Point], net: str, data: str
 ) -> None:
-    """Write a PNG of a frontier, both axes logarithmic.
+    """Write a PNG of a frontier, both axes logarithmic; where the literature has results for net and data, these too.
 
-    Parameters
-    ----------
-    path
-        The PNG file; written atomically.
-    trials
-        All completed trials, with their accuracy on the validation images; at least one.
-    members
-        The frontier, the smallest first, with its accuracy on the test images; at least one.
-    net, data
-        Named in the title; where the literature has results for them, these are shown too.
+    All completed trials have their accuracy on the validation images, the members of the frontier, the smallest first,
+    that on the test images; there is at least one of each.
     """
     references = REFERENCES.get((net, data), ())
     shown = [*trials, *members, *(Point(reference.bytes, reference.accuracy) for reference in references)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +15,9 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from metaq.config import require
+from metaq.config import flat, require
 from metaq.errors import ConfigError, MetaqError
-from metaq.lab.frontier.dominance import Settled, Trial
+from metaq.lab.frontier.plan import Settled, Trial
 
 DIRECTIONS = [optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE]
 SETTINGS, FILE, SETTLED = "settings", "file", "settled"
@@ -59,25 +58,11 @@ def open_study(
     identity: Mapping[str, object],
     epochs: Callable[[], int],
 ) -> Iterator[tuple[optuna.Study, int]]:
-    """The study `name` in a storage, made if there is none, and the number of epochs of each of its trials.
+    """The study `name` in the database at a URL, made if there is none, and the number of epochs of each of its trials.
 
-    Parameters
-    ----------
-    storage
-        URL of a database.
-    name
-        Of the study.
-    seed
-        Of what is proposed.
-    identity
-        Settings that all of its trials have in common, as JSON values.
-    epochs
-        Asked once in the life of a study, by the process that makes it.
-
-    Raises
-    ------
-    ConfigError
-        If the storage cannot be used, or the study was made with other settings.
+    The `seed` is that of what is proposed, `identity` the settings that all trials have in common, as JSON values;
+    `epochs` is asked once in the life of a study, by the process that makes it. Raises :class:`ConfigError` if the
+    storage cannot be used, or the study was made with other settings.
     """
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -156,7 +141,7 @@ def _load_or_make(
     database: optuna.storages.RDBStorage, name: str, identity: Mapping[str, object], epochs: Callable[[], int]
 ) -> optuna.Study:
     if name not in optuna.get_all_study_names(database):
-        settings = {"identity": _as_json(identity), "epochs": epochs()}
+        settings = {"identity": identity, "epochs": epochs()}
         try:
             study = optuna.create_study(storage=database, study_name=name, directions=DIRECTIONS)
         except DuplicatedStudyError:
@@ -179,7 +164,7 @@ def _epochs_of(study: optuna.Study, identity: Mapping[str, object]) -> int:
         raise ConfigError(
             f"--storage: its study {study.study_name!r} was not made by metaq sweep; give another --storage."
         )
-    ours, theirs = _flat(_as_json(identity)), _flat(settings["identity"])
+    ours, theirs = flat(identity), flat(settings["identity"])
     different = [
         f"{key}: {theirs.get(key)}, now {ours.get(key)}"
         for key in sorted({*ours, *theirs})
@@ -191,22 +176,6 @@ def _epochs_of(study: optuna.Study, identity: Mapping[str, object]) -> int:
         "--out or --storage.",
     )
     return int(settings["epochs"])
-
-
-def _as_json(values: Mapping[str, object]) -> dict[str, object]:
-    """`values` as they come back from JSON, tuples as lists."""
-    plain: dict[str, object] = json.loads(json.dumps(values))
-    return plain
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,8 +13,7 @@ from optuna.trial import TrialState
 from metaq.lab import runs
 from metaq.lab.data import DataSplits
 from metaq.lab.frontier import study as studies
-from metaq.lab.frontier.dominance import Settled, is_hopeless
-from metaq.lab.frontier.plan import TRIALS_FOLDER, SweepObserver, SweepPlan
+from metaq.lab.frontier.plan import TRIALS_FOLDER, Settled, SweepObserver, SweepPlan, is_hopeless
 from metaq.lab.train import EpochRecord, TrainConfig
 from metaq.regularizer.schedule import phase_at
 
@@ -33,18 +32,7 @@ def run_trials(
 ) -> None:
     """Run trials until the study has as many finished ones as `plan` asks for, whoever runs the others.
 
-    Parameters
-    ----------
-    study
-        Shared with other processes.
-    plan
-        The sweep.
-    config
-        What its trials have in common, their number of epochs included.
-    splits
-        The test images are not looked at.
-    observer
-        Told of every step, epoch and trial of this process.
+    The trials have `config` in common, their number of epochs included. The test images are not looked at.
     """
     unseen = replace(splits, test=splits.validation)
     while not is_complete(study, plan):
@@ -109,18 +97,12 @@ class _Judge:
         self._settled: list[Settled] = []
 
     def on_step(self, step: int, total_steps: int) -> None:
-        """Pass the news on."""
         self._observer.on_step(step, total_steps)
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Pass the news on, then judge.
+        """Pass the news on, then prune the trial if it is hopeless.
 
-        Raises
-        ------
-        optuna.TrialPruned
-            If the trial is hopeless.
-        KeyboardInterrupt
-            If the process that started this one is gone.
+        Raises KeyboardInterrupt if the process that started this one is gone.
         """
         self._observer.on_epoch(record)
         parent = parent_process()

@@ -2,13 +2,11 @@
 
 from metaq.lab.registry import PRESETS
 from metaq.lab.train.config import GoalConfig, TrainConfig, aim, plain
-from metaq.lab.train.devices import CPU, device_named
 from metaq.lab.train.evaluate import accuracy
 from metaq.lab.train.loop import Candidate, Loss, Trainer, label_loss
-from metaq.lab.train.observing import Observer, Silent
 from metaq.lab.train.presets import preset
-from metaq.lab.train.processes import ALONE, Processes, launched
-from metaq.lab.train.records import EpochRecord
+from metaq.lab.train.processes import ALONE, CPU, Processes, device_named, launched
+from metaq.lab.train.records import EpochRecord, Observer, Silent
 
 __all__ = [
     "ALONE",

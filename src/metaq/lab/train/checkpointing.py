@@ -21,13 +21,7 @@ def save(folder: Path, config: TrainConfig, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> tuple[TrainConfig, dict[str, Any]]:
-    """Configuration and state of the run in `folder`.
-
-    Raises
-    ------
-    FormatError
-        If there is no checkpoint or it is damaged.
-    """
+    """Configuration and state of the run in `folder`; raises :class:`FormatError` if there is none or it is damaged."""
     path = folder / FILE_NAME
     if not path.is_file():
         raise FormatError(f"{path}: no such file; there is no run to resume in this folder.")

@@ -7,35 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from metaq.config import Config, require
-from metaq.lab.data.augmentation import Augmentation
-from metaq.lab.data.cropping import CropAndFlip
+from metaq.lab.data.augmentation import Augmentation, CropAndFlip
 from metaq.regularizer.config import PlanConfig, RegularizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Config):
-    """The optimiser and its learning rates.
+    """The optimiser, ``"adam"`` or ``"sgd"`` with Nesterov momentum, and its learning rates.
 
-    Attributes
-    ----------
-    name
-        ``"adam"`` or ``"sgd"`` (with Nesterov momentum).
-    learning_rate
-        During the warm-up and wherever `relative_learning_rate` is None.
-    relative_learning_rate
-        Once the entropy term has set in: learning rate over the step size of the tensor's grid, so that tensors of
-        every scale cross a bucket in the same number of steps.
-    last_share
-        Learning rate at the end over that at the start; cosine decay begins at `decay_start`.
-    decay_start
-        Share of all steps after which the learning rate decays.
-    momentum
-        For ``"sgd"``.
-    beta2
-        Second-moment decay of ``"adam"``.
-    weight_decay
-        Times the learning rate, by what share of itself a weight shrinks in a step: through the gradient for ``"sgd"``,
-        beside it for ``"adam"``.
+    `learning_rate` is that during the warm-up and wherever `relative_learning_rate` is None. That one, once the entropy
+    term has set in, is the learning rate over the step size of the tensor's grid, so that tensors of every scale cross
+    a bucket in the same number of steps. After the share `decay_start` of all steps a cosine leads to `last_share` of
+    the rate at the start. `momentum` is for ``"sgd"``, `beta2`, the decay of second moments, for ``"adam"``.
+    `weight_decay` times the learning rate is the share of itself by which a weight shrinks in a step: through the
+    gradient for ``"sgd"``, beside it for ``"adam"``.
     """
 
     name: Literal["adam", "sgd"] = "adam"
@@ -63,12 +48,8 @@ class OptimizerConfig(Config):
 class GoalConfig(Config):
     """What a training is to reach; one of the two at most.
 
-    Attributes
-    ----------
-    accuracy
-        Least validation accuracy of the quantised weights, in percent: the file becomes as small as it can.
-    bytes
-        Largest size of the file: the accuracy becomes as high as it can.
+    That is a least validation `accuracy` of the quantised weights, in percent, in as small a file as possible; or a
+    largest file of so many `bytes`, as accurate as possible.
     """
 
     accuracy: float | None = None
@@ -89,14 +70,8 @@ class GoalConfig(Config):
 class TeacherConfig(Config):
     """A trained network whose probabilities are learned beside the labels (Hinton et al. 2015).
 
-    Attributes
-    ----------
-    file
-        Its weights, in any format that metaq reads.
-    net
-        Its network; None for that of the run.
-    share
-        Weight of its probabilities in [0, 1]; the rest is the labels'.
+    The weights are in a `file` of any format that metaq reads, of the network `net`, by default the run's own. Its
+    probabilities weigh `share`, the labels the rest.
     """
 
     file: str
@@ -109,54 +84,34 @@ class TeacherConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig(Config):
-    """Uniform initialisation around `center`, as in the thesis.
-
-    Attributes
-    ----------
-    center, radius
-        Weights start uniform in ``[center - radius, center + radius]``.
-    """
+    """Weights start uniform in ``[center - radius, center + radius]``, as in the thesis."""
 
     center: float = -0.11
     radius: float = 1.114
 
     def __post_init__(self) -> None:
-        require(self.radius > 0, f"init.radius: {self.radius} is not positive.")
+        require(math.isfinite(self.center), f"init.center: {self.center} is not a finite number.")
+        require(0 < self.radius < math.inf, f"init.radius: {self.radius} is not a positive finite number.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """One training run.
 
-    Attributes
-    ----------
-    net
-        Name of a network, or ``package.module:factory``.
-    data
-        Name of a data set, or a folder of IDX files.
-    epochs, batch_size
-        Passes over the training images, images per step.
-    optimizer, regularizer, augmentation, goal, teacher
-        See their classes; `augmentation` None trains on the images as they are. A goal needs ``regularizer.plan``.
-    crop
-        How photographs are cropped and mirrored, before any other augmentation; None leaves them as they are.
-    clean_fraction_last, clean_from
-        Share of images left as they are in the end; it grows linearly from ``augmentation.clean_fraction`` up to the
-        share `clean_from` of the epochs. A network with few bits left is short of capacity, not of images.
-    init
-        Uniform initialisation as in the thesis, or None for the network's own.
-    start
-        File of trained weights to start from, in any format that metaq reads; not with `init`.
-    precision
-        ``"bfloat16"`` computes the forward pass and its gradients in this type where that is safe, which is about twice
-        as fast on processors made for it; weights and optimiser stay as they are, and so does what is measured.
-    select_from
-        Share of the epochs after which the epoch to keep is chosen: the one of highest validation accuracy of the
-        quantised weights, on a tie the one of fewer bits.
-    validation_count
-        Training images held out for every choice, or None for the data set's own number.
-    seed
-        Fixes initial weights, order of images and augmentation.
+    `net` is the name of a network or ``package.module:factory``, `data` that of a data set or a folder of IDX files.
+    The `seed` fixes initial weights, order of images and augmentation. Weights start as the network has it, as `init`
+    says, or from a file, `start`, in any format that metaq reads. A `goal` needs ``regularizer.plan``.
+
+    Photographs are cropped and mirrored, before any other augmentation; None leaves images as they are. The share of
+    images left as they are grows linearly from ``augmentation.clean_fraction`` to `clean_fraction_last` at the share
+    `clean_from` of the epochs: a network with few bits left is short of capacity, not of images.
+
+    ``"bfloat16"`` computes the forward pass and its gradients in this type where that is safe, which is about twice as
+    fast on processors made for it; weights and optimiser stay as they are, and so does what is measured.
+
+    After the share `select_from` of the epochs, the epoch to keep is chosen: the one of highest validation accuracy of
+    the quantised weights, on a tie the one of fewer bits. For every choice `validation_count` training images are held
+    out, by default the data set's own number.
     """
 
     net: str = "lenet5"
@@ -223,20 +178,10 @@ LEAST_STEPS_OF_LARGE_BATCHES = 40
 
 
 def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | None = None) -> TrainConfig:
-    """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training images.
+    """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training `images`.
 
-    Weights that are trained already need no warm-up.
-
-    Parameters
-    ----------
-    config
-        Its network, data and seed are kept, and whether images are augmented.
-    goal
-        What to reach.
-    images
-        Training images.
-    epochs
-        Passes over them; by default so many that training has about ``STEPS_TO_GOAL`` steps.
+    Network, data and seed are kept, and whether images are augmented. Without `epochs`, training has about
+    ``STEPS_TO_GOAL`` steps. Weights that are trained already need no warm-up.
     """
     batch_size = LARGE_BATCH if images >= LEAST_STEPS_OF_LARGE_BATCHES * LARGE_BATCH else SMALL_BATCH
     steps_per_epoch = -(-images // batch_size)

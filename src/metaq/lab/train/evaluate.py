@@ -21,10 +21,7 @@ def accuracy(model: nn.Module, dataset: ImageDataset) -> float:
 def is_right(model: nn.Module, dataset: ImageDataset) -> torch.Tensor:
     """For every image whether the largest output is its label, bool of shape (N,); the model's mode is left as it was.
 
-    Raises
-    ------
-    DataError
-        If the model cannot take the images or gives no row of scores for each.
+    Raises :class:`DataError` if the model cannot take the images or gives no row of scores for each.
     """
     was_training = model.training
     model.eval()

@@ -27,17 +27,7 @@ SMOOTHING = 0.5
 
 
 class Goal:
-    """Turns what an epoch measured into what the schedule of the regulariser is to do next.
-
-    Parameters
-    ----------
-    config
-        Accuracy or bytes to reach.
-    schedule
-        Driven.
-    images
-        Validation images.
-    """
+    """Drives the schedule of the regulariser by what every epoch measured on so many validation `images`."""
 
     def __init__(self, config: GoalConfig, schedule: PlannedSchedule, *, images: int) -> None:
         self._config = config
@@ -63,7 +53,8 @@ class Goal:
             schedule.set_lowest(bits)
         elif schedule.goal is None:
             error = max(1 - self._smoothed / 100, 0.5 / self._images)
-            room = math.log(LOOSE_ERROR * self._allowed / error) / FALL_SOFTNESS
+            allowed = max(1 - self._target / 100, 1 / self._images)
+            room = math.log(LOOSE_ERROR * allowed / error) / FALL_SOFTNESS
             schedule.speed = max(SLOWEST_SPEED, min(fastest, room))
 
     def rank(self, record: EpochRecord, progress: float) -> tuple[float, ...]:
@@ -90,11 +81,6 @@ class Goal:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._smoothed = state_dict["smoothed"]
-
-    @property
-    def _allowed(self) -> float:
-        """Error that is aimed at; at least one image."""
-        return max(1 - self._target / 100, 1 / self._images)
 
     @property
     def _target(self) -> float:

@@ -21,12 +21,10 @@ from metaq.lab import nets
 from metaq.lab.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.lab.train import checkpointing
 from metaq.lab.train.config import TrainConfig
-from metaq.lab.train.devices import CPU
 from metaq.lab.train.evaluate import accuracy
 from metaq.lab.train.goal import Goal
-from metaq.lab.train.observing import Observer
-from metaq.lab.train.processes import ALONE, Processes
-from metaq.lab.train.records import EpochRecord
+from metaq.lab.train.processes import ALONE, CPU, Processes
+from metaq.lab.train.records import EpochRecord, Observer
 from metaq.model.norms import holding, rounded_norms
 from metaq.regularizer.base import Regularizer
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer
@@ -39,16 +37,8 @@ from metaq.tensors.grid import BucketGrid
 class Candidate:
     """The epoch to keep so far.
 
-    Attributes
-    ----------
-    record
-        Its metrics.
-    state_dict
-        The weights that its file would restore.
-    grids
-        Their grids by tensor name; of tensors kept exactly none.
-    rank
-        Larger is better.
+    It holds the weights that its file would restore, the grids of those that are quantised, and a rank, larger is
+    better.
     """
 
     record: EpochRecord
@@ -72,33 +62,11 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor, _images: torch.Tensor
 class Trainer:
     """Trains one network as its configuration says; resumable to the identical result.
 
-    Parameters
-    ----------
-    config
-        The run.
-    data
-        Its training and validation images; the test images are not touched.
-    folder
-        Where the checkpoint of every epoch goes; must exist.
-    observer
-        Told of every step and epoch.
-    file_bytes
-        Size of a file; measured after every epoch where a goal is given.
-    loss
-        What is learned.
-    start
-        Trained weights to start from.
-    device
-        Where it runs; results differ from device to device by rounding.
-    processes
-        Those that share out every batch; the first writes the checkpoints.
-    make_regularizer
-        Takes what :class:`metaq.EntropyRegularizer` does.
-
-    Raises
-    ------
-    DataError
-        If the network does not take these images or has fewer outputs than they have classes.
+    The `folder`, which must exist, gets the checkpoint of every epoch. The test images are not touched. `file_bytes` is
+    called after every epoch where a goal is given. Trained weights to `start` from are optional. Results differ from
+    `device` to device by rounding. Several `processes` share out every batch, and the first writes the checkpoints.
+    `make_regularizer` takes what :class:`metaq.EntropyRegularizer` does. Raises :class:`DataError` if the network does
+    not take these images or has fewer outputs than they have classes.
     """
 
     def __init__(
@@ -137,19 +105,15 @@ class Trainer:
     def run(self) -> Candidate:
         """Train to the last epoch; returns the epoch to keep.
 
-        Raises
-        ------
-        MetaqError
-            If the loss becomes NaN or infinite.
-        KeyboardInterrupt
-            Passed on; the checkpoint of the last finished epoch is on disk.
+        Raises :class:`MetaqError` if the loss becomes NaN or infinite. After a KeyboardInterrupt the checkpoint of the
+        last finished epoch is on disk.
         """
         self._save()
         while len(self.records) < self.config.epochs:
             record = self._run_epoch(len(self.records) + 1)
             self.records.append(record)
             if self.goal is not None:
-                self.goal.steer(record, self._progress_at(record.epoch), self._progress_at(record.epoch + 1))
+                self.goal.steer(record, record.epoch / self.config.epochs, (record.epoch + 1) / self.config.epochs)
             self._consider(record)
             self._save()
             self.observer.on_epoch(record)
@@ -270,7 +234,8 @@ class Trainer:
     def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
         with self._as_in_file() as grids:
             quantized_accuracy = accuracy(self.model, self.validation)
-            file_bytes = self._file_bytes(grids)
+            measure = None if self.goal is None else self.file_bytes
+            file_bytes = None if measure is None else measure(_on_cpu(self.model), grids)
         if self.config.is_plain:
             float_accuracy, report = quantized_accuracy, _plain_report(self.model)
         else:
@@ -301,16 +266,6 @@ class Trainer:
         require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
         return Goal(self.config.goal, schedule, images=len(self.validation))
 
-    def _file_bytes(self, grids: dict[str, BucketGrid]) -> int | None:
-        """Size of the file of the weights that the model holds."""
-        if self.goal is None or self.file_bytes is None:
-            return None
-        return self.file_bytes(_on_cpu(self.model), grids)
-
-    def _progress_at(self, epoch: int) -> float:
-        """Share of all steps done at the end of an epoch."""
-        return epoch / self.config.epochs
-
     def _consider(self, record: EpochRecord) -> None:
         """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
         rank = self._rank(record)
@@ -320,7 +275,7 @@ class Trainer:
 
     def _rank(self, record: EpochRecord) -> tuple[float, ...]:
         if self.goal is not None:
-            return self.goal.rank(record, self._progress_at(record.epoch))
+            return self.goal.rank(record, record.epoch / self.config.epochs)
         eligible = record.epoch > self.config.select_from * self.config.epochs or record.epoch == self.config.epochs
         return eligible, record.quantized_accuracy, -record.bits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from metaq.config import near_match, require
-from metaq.lab.data.cropping import CropAndFlip
+from metaq.lab.data.augmentation import CropAndFlip
 from metaq.lab.registry import PRESETS, resolve
 from metaq.lab.train.config import InitConfig, OptimizerConfig, TrainConfig, plain
 from metaq.regularizer.config import BucketConfig, FreezeConfig, RegularizerConfig

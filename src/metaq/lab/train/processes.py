@@ -1,8 +1,4 @@
-"""The processes of one training: each takes its share of every batch, the first one writes.
-
-All processes hold the same weights, so that each finds by itself what the others find too. Only gradients, losses and
-the running statistics of normalisation are exchanged.
-"""
+"""Where a training runs: its device, and its processes."""
 
 from __future__ import annotations
 
@@ -16,7 +12,34 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from metaq.config import require
 from metaq.errors import ConfigError, MetaqError
+
+CPU = torch.device("cpu")
+KINDS = ("cpu", "cuda")
+
+
+def device_named(name: str) -> torch.device:
+    """The device that `name` stands for: ``cpu``, ``cuda``, or ``cuda:1`` for the second of several.
+
+    Raises :class:`ConfigError` if it is none of these, or this machine does not have it.
+
+    Examples
+    --------
+    >>> device_named("cpu")
+    device(type='cpu')
+    """
+    advice = f"choose one of: {', '.join(KINDS)}, {KINDS[1]}:NUMBER."
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r}: is not known; {advice}") from error
+    require(device.type in KINDS, f"device {name!r}: training does not run there; {advice}")
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        require((device.index or 0) < found, f"device {name!r}: PyTorch finds {found} such devices on this machine.")
+    return device
+
 
 Value = TypeVar("Value")
 
@@ -25,13 +48,7 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Processes:
-    """What a process does together with the others; alone, nothing.
-
-    Parameters
-    ----------
-    rank, count
-        Number of this process, from 0, and of all.
-    """
+    """What a process, numbered `rank` from 0 out of `count`, does together with the others; alone, nothing."""
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank = rank
@@ -111,14 +128,9 @@ ALONE = Processes()
 
 @contextmanager
 def launched(device: torch.device) -> Iterator[Processes]:
-    """The processes that ``torchrun`` has started this one with; one alone if it has not.
+    """The processes that ``torchrun`` has started this one with, each with a GPU of its own; one alone if it has not.
 
-    On GPUs every process has its own.
-
-    Raises
-    ------
-    ConfigError
-        If the processes cannot find each other.
+    Raises :class:`ConfigError` if the processes cannot find each other.
     """
     count = os.environ.get("WORLD_SIZE", "1")
     if count == "1" or not all(name in os.environ for name in LAUNCHED):

@@ -1,14 +1,15 @@
-"""What a training run remembers of every epoch, in memory and on disk."""
+"""What a training remembers of every epoch, in memory and on disk, and who follows it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from metaq.files import write_bytes
 
@@ -18,32 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One line of ``metrics.jsonl``.
+    """One line of ``metrics.jsonl``; epochs count from 1, accuracies are on validation images, in percent.
 
-    Attributes
-    ----------
-    epoch
-        From 1.
-    loss
-        Mean training loss over the epoch, without the regulariser, in nats.
-    float_accuracy, quantized_accuracy
-        Validation accuracy of the latent and of the quantised weights, in percent.
-    phi_bits, bits
-        φ of the latent weights and zero-order entropy of the bucket indices, in bits.
-    bits_per_weight
-        `bits` over the number of weights.
-    estimated_bytes
-        `bits` in bytes, without tables and header.
-    file_bytes
-        Size of the file these weights would make; None where it is not measured.
-    distance
-        Root mean square distance of the latent weights from the grid.
-    frozen
-        Weights frozen because they oscillated.
-    strength
-        λ at the end of the epoch.
-    seconds
-        Duration of the epoch, evaluation included.
+    `loss` is the mean training loss without the regulariser, in nats. `float_accuracy` and `phi_bits` (φ) are of the
+    latent weights; `quantized_accuracy` is of the quantised ones, and `bits` the zero-order entropy of their bucket
+    indices, per weight in `bits_per_weight`, and without tables and header in `estimated_bytes`. `file_bytes` is the
+    size of the file that these weights would make, None where it is not measured. `distance` is the root mean square
+    distance of the latent weights from the grid, `frozen` the number of weights frozen because they oscillated,
+    `strength` λ at the end of the epoch, and `seconds` includes the evaluation.
     """
 
     epoch: int
@@ -67,43 +50,43 @@ def write_metrics(path: Path, records: Sequence[EpochRecord]) -> None:
     write_bytes(path, lines.encode())
 
 
-class ScalarLog:
-    """TensorBoard event file of a run, where TensorBoard is installed; a context manager.
-
-    Parameters
-    ----------
-    folder
-        Where the event file goes.
-    after
-        Steps (epochs) already logged by the run this one resumes; later ones are purged.
-    """
-
-    def __init__(self, folder: Path, *, after: int) -> None:
-        self._writer = _open_writer(folder, after) if tensorboard_available() else None
-
-    def __enter__(self) -> ScalarLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def write(self, record: EpochRecord) -> None:
-        """Log every number of an epoch."""
-        if self._writer is None:
-            return
-        for name, value in dataclasses.asdict(record).items():
-            if name != "epoch" and value is not None:
-                self._writer.add_scalar(name, value, record.epoch)
-
-
-def _open_writer(folder: Path, after: int) -> SummaryWriter:
+def scalar_writer(folder: Path, *, after: int) -> AbstractContextManager[SummaryWriter | None]:
+    """TensorBoard's writer, if that is installed; what an earlier run logged beyond `after` epochs is purged."""
+    if not tensorboard_available():
+        return nullcontext()
     # It takes a second, which only trainings need.
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(log_dir=str(folder), purge_step=after + 1)
 
 
+def log_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
+    """Log every number of an epoch."""
+    for name, value in dataclasses.asdict(record).items():
+        if name != "epoch" and value is not None:
+            writer.add_scalar(name, value, record.epoch)
+
+
 def tensorboard_available() -> bool:
     """Whether scalars can be written for TensorBoard."""
     return find_spec("tensorboard") is not None
+
+
+class Observer(Protocol):
+    """Whoever wants to follow a run: a progress bar, a log."""
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """After every optimiser step."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After every epoch, once its checkpoint is on disk."""
+
+
+class Silent:
+    """Follows nothing."""
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """See :meth:`Observer.on_step`."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """See :meth:`Observer.on_epoch`."""

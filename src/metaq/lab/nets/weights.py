@@ -1,10 +1,11 @@
-"""Putting weights into a network, with a clear word where they do not fit."""
+"""Initial weights other than PyTorch's own, and trained ones, with a clear word where they do not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from metaq.errors import ConfigError
@@ -13,25 +14,16 @@ _NAMES_SHOWN = 3
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Load `state_dict` into `model`, every tensor of both, each of the same shape.
-
-    Raises
-    ------
-    ConfigError
-        If tensors are missing, left over or of another shape. `model` is as it was then.
-    """
+    """Load every tensor of both, each of the same shape, or raise :class:`ConfigError` and leave `model` as it was."""
     expected = model.state_dict()
+    shared = [name for name in expected if name in state_dict]
     misfits = [
         _list("missing", [name for name in expected if name not in state_dict]),
         _list("unexpected", [name for name in state_dict if name not in expected]),
-        _list(
-            "of another shape",
-            [_shapes(name, state_dict[name], expected[name]) for name in expected if name in state_dict],
-        ),
+        _list("of another shape", [_shapes(name, state_dict[name], expected[name]) for name in shared]),
     ]
-    problems = [text for text in misfits if text]
-    if problems:
-        raise ConfigError(_sentence(model, "; ".join(problems)))
+    if any(misfits):
+        raise ConfigError(_sentence(model, "; ".join(filter(None, misfits))))
     try:
         model.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:
@@ -62,3 +54,16 @@ def _list(what: str, entries: list[str]) -> str:
         return ""
     rest = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return f"{what}: {', '.join(names[:_NAMES_SHOWN])}{rest}"
+
+
+def initialize_uniform(model: nn.Module, *, center: float, radius: float, generator: torch.Generator) -> None:
+    """Draw every floating-point parameter of `model`, in place, uniformly from ``[center - radius, center + radius]``.
+
+    That is how the thesis starts its best model (centre −0.11, radius 1.114). Parameters are drawn in their order, tied
+    ones once, whatever the device of the model; buffers are left alone.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device=generator.device)
+                parameter.copy_(drawn.uniform_(center - radius, center + radius, generator=generator))
