@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metaq import container
 from metaq.container import DEFAULT_MAX_BYTES, Contents
-from metaq.errors import FormatError
+from metaq.container.reader import require_memory
 
 __all__ = ["inspect", "load", "stream"]
 
@@ -50,12 +50,7 @@ def load(
     contents = inspect(path)
     entries = [entry for entry in contents.entries if chosen is None or entry.name in chosen]
     bases = [contents.bases[number] for number in contents.bases_of(entry.name for entry in entries)]
-    needed = sum(entry.restored_bytes for entry in (*entries, *bases))
-    if needed > max_bytes:
-        raise FormatError(
-            f"{path}: header: restoring takes {needed} bytes of memory, more than the limit of {max_bytes}; "
-            "raise max_bytes if you trust the file."
-        )
+    require_memory(path, sum(entry.restored_bytes for entry in (*entries, *bases)), max_bytes)
     loaded = dict(stream(path, names=chosen, max_bytes=max_bytes))
     return {entry.name: loaded[entry.name] for entry in entries}
 

@@ -49,25 +49,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     """Write a file through a temporary sibling, flush it to disk, then rename it into place.
 
     A symbolic link stays, and what it leads to is replaced. Into a pipe, a terminal or a device such as ``/dev/null``
-    the bytes are written as they are, once all are there.
+    the bytes are written as they are, once all are there. `write` is called once with the open binary stream. Returns
+    the size of the finished file in bytes.
 
-    Parameters
-    ----------
-    path
-        Where the file shall stand. Its folder must exist.
-    write
-        Called once with the open binary stream.
-
-    Returns
-    -------
-    int
-        Size of the finished file in bytes.
-
-    Raises
-    ------
-    OutputError
-        If `path` is a folder or a block device, its folder is missing or not writable, or the disk is full. The
-        temporary file is removed and an older file of that name is left as it was.
+    Raises :class:`OutputError` if `path` is a folder or a block device, its folder is missing or not writable, or the
+    disk is full. The temporary file is removed and an older file of that name is left as it was.
     """
     try:
         return _write_into(Path(path), write) if is_stream(path) else _replace(Path(path), write)
@@ -83,12 +69,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> int:
 def refuse_overwrite(path: str | os.PathLike[str], *, force: bool) -> None:
     """Refuse a place where no file can be written, before any work is done for it.
 
-    Raises
-    ------
-    ConfigError
-        If a file is there and `force` is not given.
-    OutputError
-        If `path` is a folder or a block device, or its folder is missing or not writable.
+    Raises :class:`ConfigError` if a file is there and `force` is not given, and :class:`OutputError` if `path` is a
+    folder or a block device, or its folder is missing or not writable.
     """
     try:
         if is_stream(path):

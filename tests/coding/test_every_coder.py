@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from metaq.coding import ChunkCoder, StreamShape, zero_order_entropy_bits
 from metaq.container.coders import CODERS, checked_name, name_of
-from metaq.container.coders import decode_chunk as decode
 from metaq.container.coders import encode_chunk as encode
 from metaq.errors import CodecError, ConfigError
 
@@ -37,7 +36,7 @@ def test_streams_come_back(coder: ChunkCoder) -> None:
     streams, shapes = samples(coder)
     payload = encode(coder.name, streams, shapes)
     assert payload == coder.encode_chunk(streams, shapes)
-    for found, stream in zip(decode(coder.name, payload, shapes), streams, strict=True):
+    for found, stream in zip(coder.decode_chunk(payload, shapes), streams, strict=True):
         assert found.dtype == np.int32
         np.testing.assert_array_equal(found, stream)
 
@@ -79,7 +78,7 @@ def test_random_bytes_never_crash(
 ) -> None:
     shapes = [StreamShape(count=count, alphabet_size=alphabet_size, row_length=row_length) for count in counts]
     try:
-        streams = decode(coder.name, payload, shapes)
+        streams = coder.decode_chunk(payload, shapes)
     except CodecError:
         with pytest.raises(CodecError):
             coder.code_lengths(payload, shapes)

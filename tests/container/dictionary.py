@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from metaq.container.contents import Entry, Metadata
-from metaq.container.fields import header_fields
+from metaq.container.fields import Parts
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype
 
@@ -97,7 +97,15 @@ def header(
             inline.append((23000 + number).to_bytes(8, "little"))
         entries.append(Entry(name=name, shape=shapes[name], dtype=kind, coder=coder, grid=grid))
     exact = [entry.restored_bytes for entry in entries if entry.coder == "raw"]
-    return header_fields(entries, inline, [*chunk_sizes, *exact], metadata, coder="small", chunk_bits=20)
+    parts = Parts(
+        bases=(),
+        entries=tuple(entries),
+        inline=tuple(inline),
+        metadata=metadata,
+        coder="small",
+        chunk_bits=20,
+    )
+    return parts.fields([*chunk_sizes, *exact])
 
 
 def headers() -> Iterator[bytes]:

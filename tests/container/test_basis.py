@@ -16,7 +16,7 @@ from metaq.container.chunking import plan_chunks
 from metaq.container.contents import Entry
 from metaq.errors import CodecError, ConfigError, FormatError
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, combined
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, combined, is_combination_exact
 
 GRID = BucketGrid(center=0.0, radius=1.5, count=15)
 FINE = BucketGrid(center=0.0, radius=0.8, count=101)
@@ -208,7 +208,7 @@ def test_combinations_are_those_of_exact_integers() -> None:
     rows = np.random.default_rng(3).integers(0, grid.count, (3, 200))
     rows[0] = grid.count - 1
     tensor = QuantizedTensor(name="w", indices=rows, grid=grid, dtype=Dtype.float64, basis=basis)
-    assert basis.is_exact_for(grid)
+    assert is_combination_exact(grid, basis.grid, basis.size)
     left = (2 * rows + 1 - grid.count).astype(object)
     right = (2 * basis.indices + 1 - fine.count).astype(object)
     unit = 0.3 * 0.7 / (grid.count * fine.count)

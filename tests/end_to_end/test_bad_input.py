@@ -55,7 +55,7 @@ def test_pickled_code_is_refused_and_not_executed(tmp_path):
 @pytest.mark.slow
 def test_every_cut_of_a_metaq_file_is_refused_by_the_command(tmp_path, checkpoint):
     packed = tmp_path / "model.metaq"
-    run_metaq("compress", checkpoint, "-o", packed, "--buckets", "9")
+    run_metaq("quantize", checkpoint, "-o", packed, "--buckets", "9")
     whole = packed.read_bytes()
     for length in (3, 10, len(whole) // 2, len(whole) - 1):
         packed.write_bytes(whole[:length])
@@ -68,17 +68,23 @@ def test_every_cut_of_a_metaq_file_is_refused_by_the_command(tmp_path, checkpoin
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, bad):
+def test_weights_that_are_not_finite_are_kept_exactly_and_named(tmp_path, bad):
     state_dict = nets.create("lenet5").state_dict()
     state_dict["fc2.bias"][3] = bad
     torch.save(state_dict, tmp_path / "bad.pth")
-    assert refused(run_metaq("compress", tmp_path / "bad.pth", "-o", tmp_path / "bad.metaq"), "fc2.bias")
-    assert not (tmp_path / "bad.metaq").exists()
+    for command in ("compress", "quantize"):
+        told = run_metaq(command, tmp_path / "bad.pth", "-o", tmp_path / f"{command}.metaq", "--json")
+        assert told.status == 0, told.err
+        reasons = {part["name"]: part["reason"] for part in told.json["not_quantized"]}
+        assert reasons == {"fc2.bias": "holds NaN, infinity or numbers near it"}
+        run_metaq("decompress", tmp_path / f"{command}.metaq", "-o", tmp_path / "back.pth", "--force")
+        back = torch.load(tmp_path / "back.pth", weights_only=True)["fc2.bias"]
+        assert back.numpy().tobytes() == state_dict["fc2.bias"].numpy().tobytes()
 
 
 def test_integers_and_empty_tensors_are_stored_exactly(tmp_path):
     state_dict = {
-        "weight": torch.linspace(-1, 1, 100),
+        "weight": torch.linspace(-1, 1, 100).roll(7),
         "count": torch.tensor(7),
         "mask": torch.tensor([True, False]),
         "nothing": torch.zeros(0, 4),
@@ -102,26 +108,28 @@ def test_integers_and_empty_tensors_are_stored_exactly(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("command", "options", "named"),
     [
-        (("--buckets", "1"), "--buckets 1"),
-        (("--radius", "0"), "--radius"),
-        (("--radius", "-2"), "--radius"),
-        (("--grouping", "all"), "--grouping"),
-        (("--include", "conv9*"), "conv9*"),
-        (("--coder", "smal"), "small"),
-        (("--no-recover",), "--data"),
-        (("--target-ratio", "5", "--calibration", "100"), "--data"),
-        (("--target-ratio", "5", "--recalibrate-norms"), "--data"),
-        (("--target-ratio", "5", "--data", "digits", "--bias-correction"), "--no-recover"),
-        (("--target-ratio", "5", "--buckets", "9"), "--buckets"),
-        (("--target-ratio", "5", "--target-bytes", "9"), "budget"),
-        (("--max-drop", "1"), "--data"),
-        (("--target-bytes", "20"), "target_bytes"),
+        ("quantize", ("--buckets", "1"), "--buckets 1"),
+        ("quantize", ("--radius", "0"), "--radius"),
+        ("quantize", ("--radius", "-2"), "--radius"),
+        ("quantize", ("--grouping", "all"), "--grouping"),
+        ("quantize", ("--buckets", "9", "--sweep", "10:20"), "--sweep"),
+        ("quantize", ("--include", "conv9*"), "conv9*"),
+        ("quantize", ("--coder", "huffman"), "small"),
+        ("compress", ("--include", "conv9*"), "conv9*"),
+        ("compress", ("--coder", "smal"), "small"),
+        ("compress", ("--no-recover",), "--data"),
+        ("compress", ("--target-ratio", "5", "--calibration", "100"), "--data"),
+        ("compress", ("--target-ratio", "5", "--recalibrate-norms"), "--data"),
+        ("compress", ("--target-ratio", "5", "--target-bytes", "9"), "target_bytes, target_ratio"),
+        ("compress", ("--target-bits-per-weight", "-1"), "target_bits_per_weight"),
+        ("compress", ("--max-drop", "1"), "--data"),
+        ("compress", ("--target-bytes", "20"), "target_bytes"),
     ],
 )
-def test_impossible_options_of_compress(tmp_path, checkpoint, options, named):
-    result = run_metaq("compress", checkpoint, "-o", tmp_path / "out.metaq", *options)
+def test_impossible_options(tmp_path, checkpoint, command, options, named):
+    result = run_metaq(command, checkpoint, "-o", tmp_path / "out.metaq", *options)
     assert refused(result, named)
     assert not (tmp_path / "out.metaq").exists()
 
@@ -181,7 +189,10 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, checkpoint):
     assert process.returncode == 2, error
     assert "Traceback" not in error
     assert "out.metaq" in error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lenet5.pth"]
+    assert ".out.metaq.partial" in error
+    assert not out.exists()
+    assert run_metaq("compress", checkpoint, "-o", out).status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lenet5.pth", "out.metaq"]
 
 
 def _limit_file_size(size_bytes):

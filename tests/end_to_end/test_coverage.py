@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaq import decode
+from metaq import decode, load
 
 from .conftest import refused, run_metaq
 
@@ -92,12 +92,17 @@ def test_a_checkpoint_that_is_no_file_of_metaq_is_shown_without_coverage(tied: P
     assert "quantized_bytes" not in run_metaq("inspect", tied, "--json").json
 
 
-def test_a_model_without_floating_tensors_is_refused(tmp_path: Path) -> None:
-    torch.save({"a": torch.arange(5), "b": torch.tensor([True])}, tmp_path / "integers.pth")
-    for options in ((), ("--target-bytes", "100")):
-        result = run_metaq("compress", tmp_path / "integers.pth", "-o", tmp_path / "x.metaq", *options)
-        assert refused(result, "1 integer, 1 boolean")
-    assert not (tmp_path / "x.metaq").exists()
+def test_a_model_without_floating_tensors_is_kept_as_it_is(tmp_path: Path) -> None:
+    state_dict = {"a": torch.arange(5), "b": torch.tensor([True])}
+    torch.save(state_dict, tmp_path / "integers.pth")
+    told = run_metaq("compress", tmp_path / "integers.pth", "-o", tmp_path / "x.metaq")
+    assert told.status == 0
+    assert "only 0.0% of the bytes of the tensors are quantised; not: a (40 bytes, integer)" in told.err
+    back = load(tmp_path / "x.metaq")
+    assert all(torch.equal(back[name], tensor) for name, tensor in state_dict.items())
+    result = run_metaq("compress", tmp_path / "integers.pth", "-o", tmp_path / "y.metaq", "--target-bytes", "20")
+    assert refused(result, "no file of 20 bytes")
+    assert not (tmp_path / "y.metaq").exists()
 
 
 def test_a_model_that_is_too_small_is_stored_exactly(tmp_path: Path) -> None:

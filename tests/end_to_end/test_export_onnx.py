@@ -144,7 +144,7 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(tmp_path, own, checkpo
         assert refused(run_metaq("export", *arguments, "-o", out, "--force"), said)
     assert refused(run_metaq("export", checkpoint, "-o", "missing/out.onnx"), "missing/out.onnx", "cannot be written")
     assert refused(run_metaq("export", checkpoint, "--input-shape", "1,28,28", "-o", "out.pth"), "--input-shape")
-    monkeypatch.setattr("metaq.onnx.exporting.find_spec", lambda _: None)
-    assert refused(run_metaq("export", checkpoint, "-o", out, "--force"), "pip install 'metaq-torch[onnx]'")
+    monkeypatch.setattr("metaq.config.find_spec", lambda _: None)
+    assert refused(run_metaq("export", checkpoint, "-o", out, "--force"), "extra onnx")
     assert out.read_bytes() == b"precious"
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == there - {"__pycache__"}

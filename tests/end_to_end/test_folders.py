@@ -72,7 +72,7 @@ def test_the_summary_says_what_was_carried_and_left_out(tmp_path, folder):
 
 
 def test_a_restored_folder_needs_one_that_was_compressed(tmp_path, checkpoint):
-    run_metaq("compress", checkpoint, "-o", tmp_path / "m.metaq", "--buckets", "9")
+    run_metaq("quantize", checkpoint, "-o", tmp_path / "m.metaq", "--buckets", "9")
     assert refused(run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "folder"), ".safetensors")
     assert not (tmp_path / "folder").exists()
 
@@ -80,9 +80,6 @@ def test_a_restored_folder_needs_one_that_was_compressed(tmp_path, checkpoint):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--buckets", "9"), "--buckets"),
-        (("--radius", "1"), "--radius"),
-        (("--grouping", "global"), "--grouping"),
         (("--max-drop", "1"), "--max-drop"),
         (("--data", "digits"), "--data"),
         (("--no-recover",), "calibrate"),
@@ -101,7 +98,7 @@ def test_impossible_options(tmp_path, folder, options, named):
 def test_folders_that_are_no_models(tmp_path, folder):
     assert refused(run_metaq("compress", tmp_path, "-o", tmp_path / "m.metaq"), "model.safetensors")
     (folder / "model.safetensors").write_bytes(b"")
-    assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq"), "empty")
+    assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq"), "model.safetensors", "not a readable")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"x")
     assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq"), "pytorch_model.bin", "save_pretrained")

@@ -129,4 +129,4 @@ def test_a_study_of_other_settings_is_refused(tmp_path):
 
 def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert refused(run_metaq(*settings(tmp_path / "out")), "pip install 'metaq-torch[sweep]'")
+    assert refused(run_metaq(*settings(tmp_path / "out")), "optuna", "extra lab")

@@ -177,7 +177,8 @@ def test_a_module_is_trained_and_restored_bit_for_bit(kind: str, tmp_path: Path)
     quantized = quantized_state_dict(model, grids=grids)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, quantized[name] if name in trained else before[name])
-    report = compress(model, grids=grids).save(tmp_path / "m.metaq")
+    report = compress(model, grids=grids)
+    report.save(tmp_path / "m.metaq")
     assert not {part.name for part in report.coverage.left_out} & trained
     assert_restored(model, tmp_path / "m.metaq", kind)
 
@@ -212,13 +213,13 @@ def test_the_weight_of_an_attention_is_chosen() -> None:
     assert {"inner.q_proj_weight", "inner.k_proj_weight", "inner.v_proj_weight"} <= other
 
 
-def test_adapters_alone_are_trained_and_written(tmp_path: Path) -> None:
+def test_adapters_alone_are_trained_and_written() -> None:
     model, _ = built("adapters")
     grids = EntropyRegularizer(model, total_steps=1).grids()
     assert grids.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name for name in grids)
     adapters_alone = {name: model.state_dict()[name] for name in grids}
-    assert compress(adapters_alone, grids=grids).save(tmp_path / "adapters.metaq").coverage.share == 1.0
+    assert compress(adapters_alone, grids=grids).coverage.share == 1.0
 
 
 def test_what_is_frozen_is_measured_and_recovers_as_well() -> None:

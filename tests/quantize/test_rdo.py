@@ -14,6 +14,10 @@ from metaq.tensors.trellis import PARITY_CHECKS, continued_numerators, transitio
 COSTS = rates.initial_costs()
 
 
+def squared_error_importance(shape: tuple[int, ...]) -> rdo.Importance:
+    return rdo.Importance(elements=np.full(rdo.matrix_shape(shape), 2.0))
+
+
 def laplacian(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).laplace(size=(rows, columns)) / np.sqrt(2)
 
@@ -49,7 +53,7 @@ def test_every_state_has_two_ways_in_and_out(bits: int) -> None:
 
 def test_more_states_pack_better() -> None:
     weights = laplacian(60, 500)
-    importance = rdo.squared_error_importance(weights.shape)
+    importance = squared_error_importance(weights.shape)
     figures = []
     for bits, slope in ((0, rdo.SCALAR_SLOPE), (2, rdo.TRELLIS_SLOPE), (7, rdo.TRELLIS_SLOPE)):
         step = 0.5 if bits == 0 else 0.8
@@ -150,7 +154,7 @@ def test_a_larger_multiplier_takes_fewer_bits() -> None:
         name="w",
         values=laplacian(40, 40),
         dtype=Dtype.float32,
-        importance=rdo.squared_error_importance((40, 40)),
+        importance=squared_error_importance((40, 40)),
     )
     found = [allocation.allocate({"w": target}, multiplier=m)["w"] for m in (1e-4, 1e-3, 1e-2, 1e-1)]
     assert [choice.bits for choice in found] == sorted((choice.bits for choice in found), reverse=True)
@@ -165,7 +169,7 @@ def test_constant_and_pruned_tensors_keep_their_common_value() -> None:
         name="w",
         values=np.full(5, 0.25),
         dtype=Dtype.float32,
-        importance=rdo.squared_error_importance((5,)),
+        importance=squared_error_importance((5,)),
         center=rdo.central_value(np.full((1, 5), 0.25)),
     )
     restored = allocation.allocate({"w": target}, multiplier=1e-3)["w"].tensor.restore()

@@ -10,7 +10,7 @@ from metaq.quantize import quantize_array, uniform_grids
 from metaq.quantize.sweep import SweepRow, best_rows, choose_smallest, parse_range
 from metaq.tensors.quantized import Dtype
 
-WEIGHTS = {"a": np.array([-1.0, 0.0, 3.0]), "b": np.array([[10.0, 20.0]])}
+WEIGHTS = {"a": np.array([-1.0, 0.25, 3.0]), "b": np.array([[10.0, 20.0]])}
 
 
 def test_each_tensor_has_its_own_range_or_all_share_one():
@@ -20,6 +20,15 @@ def test_each_tensor_has_its_own_range_or_all_share_one():
     shared = uniform_grids(WEIGHTS, count=4, grouping="global")
     assert shared["a"] == shared["b"]
     assert (shared["a"].center, shared["a"].radius) == (9.5, 10.5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 15, 16, 255, 256])
+def test_zero_is_a_reference_value_where_weights_are_zero(count):
+    grid = uniform_grids({"w": np.array([-1.0, 0.0, 3.3])}, count=count)["w"]
+    assert grid.values_of(grid.assign(np.zeros(1)))[0] == 0.0
+    assert grid.count == count
+    assert grid.lower <= -1.0
+    assert grid.lower + count * grid.step_size >= 3.3 - 1e-9
 
 
 def test_a_given_centre_or_radius_is_kept():

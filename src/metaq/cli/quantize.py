@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from metaq import container
 from metaq.cli import options, output
 from metaq.cli.compress import print_report
 from metaq.compression.compressing import compress as compress_on
-from metaq.compression.pipeline import choose_grids
+from metaq.compression.pipeline import chosen_grids
 from metaq.config import require
 from metaq.lab import runs
 from metaq.lab.bucket_sweep import sweep_buckets
@@ -69,8 +70,8 @@ def quantize(
     require(grouping in (None, "tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
     is_global = grouping == "global" or (grouping is None and counts is not None)
 
-    def grids_of(count: int) -> dict[str, BucketGrid]:
-        return choose_grids(
+    def grids_of(count: int) -> tuple[dict[str, BucketGrid], dict[str, str]]:
+        return chosen_grids(
             state_dict,
             count=count,
             center=center,
@@ -82,8 +83,10 @@ def quantize(
 
     if counts is None:
         assert out is not None
-        found = compress_on(state_dict, grids=grids_of(buckets or DEFAULT_BUCKETS), coder=coder)
+        grids, reasons = grids_of(buckets or DEFAULT_BUCKETS)
+        found = compress_on(state_dict, grids=grids, coder=coder)
         found.save(out)
+        found = replace(found, coverage=found.coverage.explained(reasons))
         print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
         return
     bucket_counts = parse_range(counts)
@@ -97,7 +100,7 @@ def quantize(
             bucket_counts,
             net=net,
             dataset=dataset,
-            grids_of=grids_of,
+            grids_of=lambda count: grids_of(count)[0],
             tolerance=tolerance,
             metadata=metadata,
             on_row=lambda _: progress.advance(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compiled import compiled
+from metaq.compiled import compiled, compiled_part
 from metaq.errors import CodecError
 
 
@@ -22,12 +22,14 @@ def pack(values: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
     return out.tobytes()
 
 
-def exp_golomb(values: NDArray[np.int64], order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Fields and widths of exponential Golomb codes of `values` >= 0.
+def exp_golomb(
+    values: NDArray[np.int64], order: int | NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Fields and widths of exponential Golomb codes of `values` >= 0, of one order or each of its own.
 
     With ``x = value + 2**order`` of ``d`` binary digits the code is ``d - order - 1`` zeros and then ``x``.
     """
-    shifted = values + (1 << order)
+    shifted = values + (np.int64(1) << order)
     return shifted, 2 * bit_lengths(shifted) - 1 - order
 
 
@@ -44,13 +46,7 @@ class BitReader:
         return 8 * len(self._data) - self._position_bits
 
     def unsigned(self, width: int) -> int:
-        """The next field of at most 32 bits.
-
-        Raises
-        ------
-        CodecError
-            If the data end before it does.
-        """
+        """The next field of at most 32 bits; raises :class:`CodecError` if the data end before it does."""
         return int(self.fields(1, width)[0])
 
     def fields(self, count: int, width: int) -> NDArray[np.int64]:
@@ -65,10 +61,7 @@ class BitReader:
     def exp_golomb(self, count: int, order: int) -> NDArray[np.int64]:
         """The next `count` exponential Golomb numbers, int64 of shape (count,).
 
-        Raises
-        ------
-        CodecError
-            If the data end before, or a number exceeds 2**32.
+        Raises :class:`CodecError` if the data end before, or a number exceeds 2**32.
         """
         # A number takes a bit at least, so that a short payload cannot ask for a large array.
         if count > self.bits_left:
@@ -109,20 +102,27 @@ def _read_fields(data: NDArray[np.uint8], position: int, width: int, out: NDArra
         out[index] = value
 
 
+@compiled_part
+def read_number(data: NDArray[np.uint8], position: int, end: int, order: int, most_digits: int) -> tuple[int, int]:
+    """An exponential Golomb number and the bit after it; that is -1 if `end` comes before or digits are too many."""
+    zeros = 0
+    while position < end and not (int(data[position >> 3]) >> (7 - (position & 7))) & 1:
+        zeros += 1
+        position += 1
+    digits = zeros + order + 1
+    if position + digits > end or digits > most_digits:
+        return 0, -1
+    value = 0
+    for _ in range(digits):
+        value = value << 1 | (int(data[position >> 3]) >> (7 - (position & 7))) & 1
+        position += 1
+    return value - (1 << order), position
+
+
 @compiled
 def _read_exp_golomb(data: NDArray[np.uint8], position: int, order: int, out: NDArray[np.int64]) -> int:
-    end = 8 * data.size
     for index in range(out.size):
-        zeros = 0
-        while position < end and not (data[position >> 3] >> (7 - (position & 7))) & 1:
-            zeros += 1
-            position += 1
-        digits = zeros + order + 1
-        if position + digits > end or digits > 33:
+        out[index], position = read_number(data, position, 8 * data.size, order, 33)
+        if position < 0:
             return -1
-        value = 0
-        for _ in range(digits):
-            value = value << 1 | (data[position >> 3] >> (7 - (position & 7))) & 1
-            position += 1
-        out[index] = value - (1 << order)
     return position

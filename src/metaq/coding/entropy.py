@@ -9,11 +9,6 @@ from numpy.typing import NDArray
 def zero_order_entropy_bits(symbols: NDArray[np.integer]) -> float:
     """Zero-order entropy of a whole stream in bits, ``-sum_i log2(n_i / n)``; 0 for an empty stream.
 
-    Parameters
-    ----------
-    symbols
-        Integers of any shape.
-
     Examples
     --------
     >>> zero_order_entropy_bits(np.array([0, 0, 1, 1]))

@@ -68,18 +68,10 @@ LOW, HIGH, CODE, POSITION, HISTORY = 0, 1, 2, 3, 4
 class Model(NamedTuple):
     """Everything that adapts, its tables and scratch space; workspaces of integers.
 
-    Attributes
-    ----------
-    probabilities, counts
-        A slot a context: probability of a 1 times ``2**22`` and how often it was used, of shape (ORDERS * SLOTS,).
-    weights
-        Mixing weights times 65536, of shape (ORDERS * ORDERS,): a set for each longest context used before.
-    slots, inputs
-        Of the current decision, of shape (ORDERS,); the last place of `chosen` is the first weight of its set.
-    chosen
-        First weight of the current set, of shape (1,).
-    logits, logistic
-        The tables of :mod:`metaq.coding.logistic`.
+    A slot a context, of shape (ORDERS * SLOTS,), has the probability of a 1 times ``2**22`` and how often it was used.
+    Weights are times 65536, of shape (ORDERS * ORDERS,): a set for each longest context used before. `slots` and
+    `inputs`, of shape (ORDERS,), are of the current decision, and `chosen`, of shape (1,), is the first weight of its
+    set. The tables are those of :mod:`metaq.coding.logistic`.
     """
 
     probabilities: NDArray[np.int64]
@@ -100,10 +92,8 @@ def encode_header_bytes(raw: bytes) -> bytes:
     >>> decode_header_bytes(encode_header_bytes(b"conv1.weight"), 12)
     b'conv1.weight'
     """
-    model, history = _primed_model()
-    state = workspace(np.array([0, TOP, 0, 0, history], dtype=np.int64))
-    # A decision never takes more than 9 bits, nor does the end more than 4 bytes.
-    out = np.zeros(9 * len(raw) + 8, dtype=np.uint8)
+    model, state = _started()
+    out = _room(raw)
     _encode(workspace(np.frombuffer(raw, dtype=np.uint8)), model, state, out)
     return out[: state[POSITION]].tobytes()
 
@@ -111,23 +101,22 @@ def encode_header_bytes(raw: bytes) -> bytes:
 def decode_header_bytes(coded: bytes, size_bytes: int) -> bytes:
     """Invert :func:`encode_header_bytes`: the `size_bytes` bytes that `coded` stands for.
 
-    Raises
-    ------
-    CodecError
-        If no header of `size_bytes` bytes is that short, or `coded` is not what encoding the result gives.
+    Raises :class:`CodecError` if no header of `size_bytes` bytes is that short, or `coded` is not what encoding the
+    result gives.
     """
     if size_bytes > MAX_EXPANSION * (len(coded) + 8):
         raise CodecError(f"{len(coded)} bytes cannot hold a header of {size_bytes}.")
-    model, history = _primed_model()
-    state = workspace(np.array([0, TOP, 0, 0, history], dtype=np.int64))
+    model, state = _started()
     raw = np.zeros(size_bytes, dtype=np.uint8)
     if not _decode(workspace(np.frombuffer(coded, dtype=np.uint8)), model, state, raw):
         raise CodecError("the coded header is damaged, cut off or too long.")
     return raw.tobytes()
 
 
-def _new_model() -> Model:
-    return Model(
+@cache
+def _primed() -> tuple[Model, int]:
+    """The model that has seen the dictionary, and the last bytes of that."""
+    tables = Model(
         probabilities=np.full(ORDERS * SLOTS, 1 << (PROBABILITY_BITS - 1), dtype=np.int64),
         counts=np.zeros(ORDERS * SLOTS, dtype=np.int64),
         weights=np.full(ORDERS * ORDERS, INITIAL_WEIGHT, dtype=np.int64),
@@ -137,31 +126,21 @@ def _new_model() -> Model:
         logits=logit_table(),
         logistic=logistic_table(),
     )
-
-
-@cache
-def _primed() -> tuple[Model, int]:
-    model = Model(*(workspace(array) for array in _new_model()))
-    state = workspace(np.zeros(5, dtype=np.int64))
-    _prime(workspace(np.frombuffer(DICTIONARY, dtype=np.uint8)), model, state)
+    model = Model(*map(workspace, tables))
+    state = workspace(np.array([0, TOP, 0, 0, 0], dtype=np.int64))
+    _encode(workspace(np.frombuffer(DICTIONARY, dtype=np.uint8)), model, state, _room(DICTIONARY))
     return model, int(state[HISTORY])
 
 
-def _primed_model() -> tuple[Model, int]:
-    """A copy of the model that has seen the dictionary, and the last bytes of that."""
+def _room(raw: bytes) -> NDArray[np.uint8]:
+    # A decision never takes more than 9 bits, nor does the end more than 4 bytes.
+    return np.zeros(9 * len(raw) + 8, dtype=np.uint8)
+
+
+def _started() -> tuple[Model, NDArray[np.int64]]:
+    """A copy of the primed model, and the state of a coder that has coded nothing."""
     model, history = _primed()
-    return Model(*(array.copy() for array in model)), history
-
-
-@compiled
-def _prime(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64]) -> None:
-    for byte in data:
-        node = 1
-        for place in range(8):
-            bit = (int(byte) >> (7 - place)) & 1
-            _learn(bit, _predict(node, state[HISTORY], model), model)
-            node = node << 1 | bit
-        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
+    return Model(*(array.copy() for array in model)), workspace(np.array([0, TOP, 0, 0, history], dtype=np.int64))
 
 
 @compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,7 @@ DECAY = 4278222805
 @cache
 def _exponentials() -> tuple[int, ...]:
     """2**40 exp(-k / 256) for k = 0 to 3072, by repeated multiplication with rounding down."""
-    values = [1 << 40]
-    for _ in range(LOGIT_LIMIT + 1):
-        values.append(values[-1] * DECAY >> 32)
-    return tuple(values)
+    return tuple(accumulate(range(LOGIT_LIMIT + 1), lambda value, _: value * DECAY >> 32, initial=1 << 40))
 
 
 @cache

@@ -29,10 +29,7 @@ def encode_varint(value: int) -> bytes:
 def decode_varint(data: bytes, position: int) -> tuple[int, int]:
     """Number that starts at byte `position`, and the position after it.
 
-    Raises
-    ------
-    CodecError
-        If the data end inside the number, it exceeds 63 bits, or it is longer than needed.
+    Raises :class:`CodecError` if the data end inside the number, it exceeds 63 bits, or it is longer than needed.
     """
     value = 0
     for index in range((MAX_BITS + 6) // 7):

@@ -15,10 +15,10 @@ from metaq.coding.chunks import StreamShape
 from metaq.compression.quantizing import Quantizer
 from metaq.compression.work import Attempt
 from metaq.container import layout
-from metaq.container.assembling import Parts
 from metaq.container.coders import encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece
 from metaq.container.exact import exact_payload
+from metaq.container.fields import Parts
 from metaq.container.header import basis_entry
 from metaq.container.writer import named_errors
 from metaq.model.stored import Reader, StoredTensor

@@ -20,7 +20,7 @@ from metaq.compression.work import Record, WorkFolder
 from metaq.config import require
 from metaq.container import DEFAULT_CODER, Metadata
 from metaq.container.coders import CHUNK_CODERS
-from metaq.container.writer import check_elements, check_tensors
+from metaq.container.fields import check_elements, check_tensors
 from metaq.errors import ConfigError
 from metaq.model.checkpoint import StateDict
 from metaq.model.opened import AnyModel, OpenedModel, open_model

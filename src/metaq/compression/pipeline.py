@@ -62,6 +62,30 @@ def choose_grids(
     FormatError
         If a file or folder cannot be read.
     """
+    return chosen_grids(
+        source,
+        count=count,
+        center=center,
+        radius=radius,
+        grouping=grouping,
+        include=include,
+        exclude=exclude,
+        filter_fn=filter_fn,
+    )[0]
+
+
+def chosen_grids(
+    source: AnyModel,
+    *,
+    count: int,
+    center: float | None,
+    radius: float | None,
+    grouping: Grouping,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    filter_fn: FilterFn | None = None,
+) -> tuple[dict[str, BucketGrid], dict[str, str]]:
+    """What :func:`choose_grids` gives, and why the other tensors have no grid, by every name of theirs."""
     model = open_model(source)
     selection = select(model, include=include, exclude=exclude, filter_fn=filter_fn)
     names = {model.holders[name]: name for name in selection.names}
@@ -73,7 +97,8 @@ def choose_grids(
     grids = {names[name]: grid for name, grid in found.grids.items()}
     if arrays:
         grids |= uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
-    return {name: grids[name] for name in names.values() if name in grids}
+    reasons = {name: found.reasons[holder] for name, holder in model.holders.items() if holder in found.reasons}
+    return {name: grids[name] for name in names.values() if name in grids}, {**selection.reasons, **reasons}
 
 
 def to_tensors(source: Weights, *, grids: Mapping[str, BucketGrid]) -> list[Tensor]:

@@ -17,11 +17,11 @@ from metaq.compression.sorting import SortedOut, sorted_out, statistics_grids
 from metaq.compression.survey import Survey, survey
 from metaq.compression.work import Attempt, WorkFolder
 from metaq.container import Metadata, carried
-from metaq.container.assembling import Parts, StoredChunk, assemble
 from metaq.container.coders import CHUNK_CODERS
 from metaq.container.exact import THOROUGH_BYTES, exact_payload
-from metaq.container.fields import utf8
+from metaq.container.fields import Parts, StoredChunk, utf8
 from metaq.container.layout import CHECKSUM_BYTES
+from metaq.container.writer import assemble
 from metaq.model.opened import OpenedModel
 from metaq.model.selection import Selection
 from metaq.model.stored import Reader, StoredTensor

@@ -17,9 +17,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.container.assembling import StoredChunk
+from metaq.container.fields import StoredChunk, packed_checksum
 from metaq.container.layout import CHECKSUM_BYTES
-from metaq.container.writer import packed_checksum
 from metaq.errors import ConfigError, OutputError
 from metaq.files import output_error, write_bytes
 

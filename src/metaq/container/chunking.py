@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from metaq.coding.chunks import StreamShape
 from metaq.container import layout
@@ -15,12 +16,8 @@ Plan = tuple[str, tuple[Piece, ...]]
 def plan_chunks(entries: Sequence[Entry], chunk_bits: int) -> list[Plan]:
     """Chunks of a file in order; a chunk stands where its first tensor stands.
 
-    Parameters
-    ----------
-    entries
-        The bases and then the tensors; where their payloads are is not looked at.
-    chunk_bits
-        Binary logarithm of the most symbols of a chunk of several tensors, or of a piece.
+    `entries` are the bases and then the tensors; where their payloads are is not looked at. A chunk of several tensors,
+    or a piece of one, has at most ``2**chunk_bits`` symbols.
     """
     limit = 1 << chunk_bits
     plans: list[tuple[str, list[Piece]]] = []
@@ -74,12 +71,7 @@ def _pieces(number: int, entry: Entry, limit: int) -> Iterator[Piece]:
     whole, most = stream_shape(entry), _piece_count(entry, limit)
     row_length = whole.row_length if _is_cut_by_rows(entry, limit) else 0
     for start in range(0, whole.count, most):
-        shape = StreamShape(
-            count=min(most, whole.count - start),
-            alphabet_size=whole.alphabet_size,
-            row_length=row_length,
-            trellis_bits=whole.trellis_bits,
-        )
+        shape = replace(whole, count=min(most, whole.count - start), row_length=row_length)
         yield Piece(tensor=number, start=start, shape=shape)
 
 

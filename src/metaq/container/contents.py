@@ -73,16 +73,8 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What a chunk holds of one tensor.
-
-    Attributes
-    ----------
-    tensor
-        Its number in :attr:`Contents.parts`.
-    start
-        Its first symbol here, counted in the order of the scan.
-    shape
-        What the coder is told.
+    """What a chunk holds of one tensor: its number in :attr:`Contents.parts`, its first symbol here, counted in the
+    order of the scan, and what the coder is told.
     """
 
     tensor: int
@@ -92,18 +84,9 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """One payload.
+    """One payload: its coder, see :class:`Entry`, and the tensors and bases, or the piece of one, in it.
 
-    Attributes
-    ----------
-    coder
-        See :class:`Entry`.
-    pieces
-        Tensors and bases, or the piece of one, in it.
-    size_bytes, offset_bytes
-        Its size, and where it starts in the file.
-    checksum
-        CRC-32 of the payload, or None if it is the only one of the file.
+    `checksum` is the CRC-32 of the payload, or None if it is the only one of the file.
     """
 
     coder: str

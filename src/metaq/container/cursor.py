@@ -11,19 +11,7 @@ NEWER = "it may come from a newer metaq: upgrade; otherwise get the file again."
 
 
 class Cursor:
-    """A position in `data`.
-
-    Parameters
-    ----------
-    data
-        The bytes.
-    source
-        Name of the file, for messages.
-    section
-        Name of this part of it, for messages.
-    start
-        Offset of the first byte within the section.
-    """
+    """A position in `data`; messages name the file, this section of it, and the byte from the start of the section."""
 
     def __init__(self, data: bytes, *, source: str, section: str, start: int = 0) -> None:
         self.data = data

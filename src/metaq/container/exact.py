@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from metaq.container import layout
 
@@ -18,14 +18,8 @@ Read = Callable[[int, int], bytes]
 def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
     """Name of the way in which elements are stored, see :attr:`metaq.container.Entry.coder`, and their bytes.
 
-    Memory is that of the result and, up to ``THOROUGH_BYTES``, of the elements.
-
-    Parameters
-    ----------
-    size_bytes
-        Of all elements.
-    read
-        Gives elements, little-endian in C order.
+    `read` gives elements, little-endian in C order. Memory is that of the result and, up to ``THOROUGH_BYTES``, of the
+    elements.
     """
     if size_bytes <= layout.INLINE_BYTES:
         return layout.EXACT_NAMES[layout.EXACT_INLINE], read(0, size_bytes)
@@ -35,13 +29,10 @@ def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
     if size_bytes <= THOROUGH_BYTES:
         packed = zstd.compress(read(0, size_bytes))
     else:
-        packed = zstd.compress_blocks(_blocks(size_bytes, read), size_bytes)
+        starts = range(0, size_bytes, BLOCK_BYTES)
+        blocks = (read(start, min(start + BLOCK_BYTES, size_bytes)) for start in starts)
+        packed = zstd.compress_blocks(blocks, size_bytes)
     if len(packed) < size_bytes:
         return layout.EXACT_NAMES[layout.EXACT_ZSTD], packed
     del packed
     return layout.EXACT_NAMES[layout.EXACT_RAW], read(0, size_bytes)
-
-
-def _blocks(size_bytes: int, read: Read) -> Iterator[bytes]:
-    for start in range(0, size_bytes, BLOCK_BYTES):
-        yield read(start, min(start + BLOCK_BYTES, size_bytes))

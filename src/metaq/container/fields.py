@@ -1,68 +1,115 @@
-"""The fields of a header as bytes, before they are coded; :mod:`metaq.container.header` reads them."""
+"""All of a file before its chunks as bytes; :mod:`metaq.container.header` reads its fields."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from itertools import takewhile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from math import prod
 
+from metaq.coding.header_bytes import encode_header_bytes
 from metaq.coding.varint import encode_varint
-from metaq.container import layout
+from metaq.container import chunking, layout
 from metaq.container.coders import CODERS
 from metaq.container.contents import Entry, Metadata
 from metaq.container.grids import grids_bytes
+from metaq.container.header import with_places
 from metaq.errors import ConfigError
+from metaq.tensors.coverage import Described
 from metaq.tensors.grid import BucketGrid
 
 INTEGER_BITS = 62
 
 
-def header_fields(
-    entries: Sequence[Entry],
-    inline: Sequence[bytes],
-    chunk_sizes: Sequence[int],
-    metadata: Metadata,
-    *,
-    coder: str,
-    chunk_bits: int,
-    bases: Sequence[Entry] = (),
-) -> bytes:
-    """The header as docs/format.md has it.
+@dataclass(frozen=True, kw_only=True)
+class StoredChunk:
+    """Size of the payload of a chunk, and its CRC-32."""
 
-    Parameters
-    ----------
-    entries
-        The tensors in order of their names; where their payloads are is not looked at.
-    inline
-        Elements of the tensors that stand in the header itself, in their order.
-    chunk_sizes
-        Sizes of the chunks in bytes, in the order of the plan.
-    metadata
-        Free facts.
-    coder
-        The coder of the tensors that name none.
-    chunk_bits
-        See :func:`metaq.container.chunking.plan_chunks`.
-    bases
-        The bases in order of their numbers.
+    size_bytes: int
+    checksum: int
 
-    Raises
-    ------
-    ConfigError
-        If the metadata cannot be held by the format.
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """All of a file but its chunks.
+
+    Bases and entries are in the order of the file, tensors by their names; where their payloads are is not looked at.
+    `inline` are the elements of the tensors that stand in the header, in their order. For metadata, coder and
+    chunk_bits see :func:`metaq.container.write`.
     """
-    names = [utf8(entry.name) for entry in entries]
-    return b"".join(
-        [
-            encode_varint(len(entries)) + encode_varint(len(metadata)),
-            bytes([CODERS[coder].identifier << layout.CHUNK_BITS_WIDTH | chunk_bits]),
-            *(_name_bytes(name, previous) for name, previous in zip(names, [b"", *names], strict=False)),
-            *(_shape_bytes(entry) for entry in entries),
-            _storage_bytes(entries, inline, coder, bases),
-            *(encode_varint(size) for size in chunk_sizes),
-            _metadata_bytes(metadata),
-        ]
-    )
+
+    bases: tuple[Entry, ...]
+    entries: tuple[Entry, ...]
+    inline: tuple[bytes, ...]
+    metadata: Metadata
+    coder: str
+    chunk_bits: int
+
+    def plans(self) -> list[chunking.Plan]:
+        """What every chunk holds, in the order of the file."""
+        return chunking.plan_chunks([*self.bases, *self.entries], self.chunk_bits)
+
+    def head(self, chunks: Sequence[StoredChunk]) -> bytes:
+        """All that stands before the chunks; raises :class:`ConfigError` if the format cannot hold it."""
+        check_elements(entry.shape for entry in (*self.bases, *self.entries))
+        fields = self.fields([chunk.size_bytes for chunk in chunks])
+        if len(fields) > layout.MAX_HEADER_BYTES:
+            raise ConfigError(f"metadata and names take more than {layout.MAX_HEADER_BYTES} bytes; shorten them.")
+        stored = encode_varint(len(fields)) + encode_header_bytes(fields)
+        head = layout.MAGIC + bytes([layout.VERSION]) + encode_varint(len(stored)) + stored
+        if len(chunks) > 1:
+            head += b"".join(packed_checksum(chunk.checksum) for chunk in chunks)
+            head += packed_checksum(zlib.crc32(head))
+        return head
+
+    def fields(self, chunk_sizes: Sequence[int]) -> bytes:
+        """The header as docs/format.md has it, before it is coded; the chunks have these sizes in bytes."""
+        names = [utf8(entry.name) for entry in self.entries]
+        return b"".join(
+            [
+                encode_varint(len(self.entries)) + encode_varint(len(self.metadata)),
+                bytes([CODERS[self.coder].identifier << layout.CHUNK_BITS_WIDTH | self.chunk_bits]),
+                *(_name_bytes(name, previous) for name, previous in zip(names, [b"", *names], strict=False)),
+                *(_shape_bytes(entry) for entry in self.entries),
+                _storage_bytes(self.entries, self.inline, self.coder, self.bases),
+                *(encode_varint(size) for size in chunk_sizes),
+                _metadata_bytes(self.metadata),
+            ]
+        )
+
+    def placed(self, chunks: Sequence[StoredChunk]) -> list[Entry]:
+        """The bases and the tensors with their coded bytes."""
+        return with_places([*self.bases, *self.entries], self.plans(), [chunk.size_bytes for chunk in chunks], 0)
+
+
+def packed_checksum(value: int) -> bytes:
+    """A CRC-32 as it stands in a file."""
+    return struct.pack("<I", value)
+
+
+def check_tensors(ordered: Sequence[Described]) -> None:
+    """Raise :class:`ConfigError` where tensors in the order of their names are too many, or have names or dimensions
+    that a file cannot hold.
+    """
+    for tensor, following in pairwise(ordered):
+        if tensor.name == following.name:
+            raise ConfigError(f"{tensor.name}: two tensors have this name; give each its own.")
+    for tensor in ordered:
+        if len(tensor.shape) > layout.MAX_DIMENSIONS:
+            raise ConfigError(f"{tensor.name}: {len(tensor.shape)} dimensions are more than {layout.MAX_DIMENSIONS}.")
+    if len(ordered) > layout.MAX_TENSORS or sum(len(utf8(tensor.name)) for tensor in ordered) > layout.MAX_NAME_BYTES:
+        raise ConfigError(
+            f"tensors: more than {layout.MAX_TENSORS}, or {layout.MAX_NAME_BYTES} bytes of names; "
+            "split the model into several files."
+        )
+
+
+def check_elements(shapes: Iterable[tuple[int, ...]]) -> None:
+    """Raise :class:`ConfigError` where tensors and bases of these shapes have too many elements for a file."""
+    if sum(map(prod, shapes)) > layout.MAX_ELEMENTS:
+        raise ConfigError(f"tensors: more than {layout.MAX_ELEMENTS} elements; split the model into several files.")
 
 
 def utf8(text: str) -> bytes:

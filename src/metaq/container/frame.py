@@ -26,12 +26,7 @@ def open_frame(source: Source) -> Frame:
     """Frame of a file of which as little is read as its own checksums allow.
 
     A file of several chunks has a checksum for each and one for the header, so that only the header is read; of any
-    other all bytes are checked.
-
-    Raises
-    ------
-    FormatError
-        If the file is foreign, damaged or of a newer version.
+    other all bytes are checked. Raises :class:`FormatError` if it is foreign, damaged or of a newer version.
     """
     _check_magic(source)
     try:

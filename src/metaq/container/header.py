@@ -18,18 +18,8 @@ from metaq.tensors.quantized import Dtype, Scan, is_combination_exact
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the fields say.
-
-    Attributes
-    ----------
-    entries, bases
-        The tensors and the bases, not yet with the places of their chunks.
-    inline
-        Elements of the tensors that stand in the header, by their number among all bases and tensors.
-    plans, chunk_sizes
-        The chunks in order, and their sizes in bytes.
-    metadata
-        Free facts.
+    """What the fields say: tensors and bases not yet with the places of their chunks, elements of the tensors that
+    stand in the header by their number among all bases and tensors, and the chunks in order with their sizes in bytes.
     """
 
     entries: tuple[Entry, ...]
@@ -41,30 +31,18 @@ class Header:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Storage:
-    """How a tensor is stored; `grid` and `basis` are numbers, or None."""
+class _Stored:
+    """A tensor of whose grid nothing but the number is known yet, and its elements if they stand in the header."""
 
-    coder: str
+    entry: Entry
     grid: int | None = None
-    scan: Scan = "rows"
-    trellis_bits: int = 0
-    basis: int | None = None
     inline: bytes | None = None
-    tied_to: int | None = None
 
 
 def parse(cursor: Cursor) -> Header:
-    """Read the fields of a header to their end.
+    """Read the fields of a header, which ends with the data of the cursor.
 
-    Parameters
-    ----------
-    cursor
-        At the start of the unpacked header; its data end with the header.
-
-    Raises
-    ------
-    FormatError
-        If anything is not as docs/format.md says.
+    Raises :class:`FormatError` if anything is not as docs/format.md says.
     """
     tensor_count, metadata_count = cursor.varint(), cursor.varint()
     if tensor_count > layout.MAX_TENSORS:
@@ -74,16 +52,13 @@ def parse(cursor: Cursor) -> Header:
     if chunk_bits > layout.MAX_CHUNK_BITS:
         cursor.refuse(f"chunks of 2**{chunk_bits} symbols are too large", advice=NEWER)
     names = _names(cursor, tensor_count)
-    described = _dtypes_and_shapes(cursor, tensor_count)
-    stored = _storages(cursor, described, coder)
-    sizes = _basis_sizes(cursor, stored, sum(math.prod(shape) for _, shape in described))
+    described = _described(cursor, names, coder)
+    stored = _storages(cursor, described)
+    sizes = _basis_sizes(cursor, stored)
     grid_count = 1 + max((item.grid for item in stored if item.grid is not None), default=-1)
     grids = read_grids(cursor, grid_count + len(sizes))
     bases = tuple(basis_entry(n, size, grids[grid_count + n], coder) for n, size in enumerate(sizes))
-    entries = tuple(
-        _entry(cursor, name, dtype, shape, storage, grids, bases)
-        for name, (dtype, shape), storage in zip(names, described, stored, strict=True)
-    )
+    entries = tuple(_checked(cursor, item, grids, bases) for item in stored)
     parts = bases + entries
     if chunking.fewest_chunks(parts, chunk_bits) > cursor.left:
         cursor.refuse("the sizes of the chunks are cut off")
@@ -117,36 +92,22 @@ def with_places(
     ]
 
 
-def _entry(
-    cursor: Cursor,
-    name: str,
-    dtype: Dtype,
-    shape: tuple[int, ...],
-    storage: _Storage,
-    grids: Sequence[BucketGrid],
-    bases: Sequence[Entry],
-) -> Entry:
-    grid = None if storage.grid is None else grids[storage.grid]
+def _checked(cursor: Cursor, stored: _Stored, grids: Sequence[BucketGrid], bases: Sequence[Entry]) -> Entry:
+    """The entry with its grid, once the two and the basis are known to go together."""
+    entry = stored.entry
+    if stored.grid is None:
+        if entry.count == 0 and stored.inline is None and entry.tied_to is None:
+            cursor.refuse(f"{entry.name!r} has no elements but a chunk")
+        return entry
+    grid = grids[stored.grid]
     # How far combinations reach is known only once their basis is decoded.
-    if grid is not None and not (dtype.is_quantizable and (storage.basis is not None or layout.grid_fits(grid, dtype))):
-        cursor.refuse(f"the grid of {name!r} does not fit {dtype.name}")
-    if grid is not None and not layout.trellis_fits(grid, storage.trellis_bits):
-        cursor.refuse(f"{name!r} cannot have a trellis of 2**{storage.trellis_bits} states on {grid.count} buckets")
-    entry = Entry(
-        name=name,
-        shape=shape,
-        dtype=dtype,
-        coder=storage.coder,
-        grid=grid,
-        scan=storage.scan,
-        trellis_bits=storage.trellis_bits,
-        basis=storage.basis,
-        tied_to=storage.tied_to,
-    )
-    if storage.basis is not None:
-        _check_basis(cursor, entry, bases[storage.basis])
-    if grid is None and entry.count == 0 and storage.inline is None and storage.tied_to is None:
-        cursor.refuse(f"{name!r} has no elements but a chunk")
+    if not (entry.dtype.is_quantizable and (entry.basis is not None or layout.grid_fits(grid, entry.dtype))):
+        cursor.refuse(f"the grid of {entry.name!r} does not fit {entry.dtype.name}")
+    if not layout.trellis_fits(grid, entry.trellis_bits):
+        cursor.refuse(f"{entry.name!r} cannot have a trellis of 2**{entry.trellis_bits} states on {grid.count} buckets")
+    entry = replace(entry, grid=grid)
+    if entry.basis is not None:
+        _check_basis(cursor, entry, bases[entry.basis])
     return entry
 
 
@@ -159,10 +120,11 @@ def _check_basis(cursor: Cursor, entry: Entry, basis: Entry) -> None:
         cursor.refuse(f"rows of {entry.name!r} cannot be combined exactly: the grids are too fine or not symmetric")
 
 
-def _basis_sizes(cursor: Cursor, stored: Sequence[_Storage], elements: int) -> list[int]:
-    """Columns of every basis; `elements` are those of all tensors."""
+def _basis_sizes(cursor: Cursor, stored: Sequence[_Stored]) -> list[int]:
+    """Columns of every basis."""
     sizes: list[int] = []
-    for _ in range(1 + max((item.basis for item in stored if item.basis is not None), default=-1)):
+    elements = sum(item.entry.count for item in stored)
+    for _ in range(1 + max((item.entry.basis for item in stored if item.entry.basis is not None), default=-1)):
         size = cursor.varint()
         if not 1 <= size <= layout.MAX_BASIS_SIZE:
             cursor.refuse(f"a basis of {size} columns is not between 1 and {layout.MAX_BASIS_SIZE}")
@@ -199,15 +161,16 @@ def _name(cursor: Cursor, previous: bytes) -> bytes:
     return previous[:shared] + cursor.take(middle_bytes) + layout.ENDINGS[ending]
 
 
-def _dtypes_and_shapes(cursor: Cursor, number: int) -> list[tuple[Dtype, tuple[int, ...]]]:
-    described = []
+def _described(cursor: Cursor, names: Sequence[str], coder: str) -> list[Entry]:
+    """Entries with types and shapes, and the usual coder."""
+    described: list[Entry] = []
     elements = 0
-    for _ in range(number):
+    for name in names:
         dtype, shape = _dtype_and_shape(cursor)
-        elements += math.prod(shape)
+        described.append(Entry(name=name, shape=shape, dtype=dtype, coder=coder, grid=None))
+        elements += described[-1].count
         if elements > layout.MAX_ELEMENTS:
             cursor.refuse(f"the tensors have more than {layout.MAX_ELEMENTS} elements")
-        described.append((dtype, shape))
     return described
 
 
@@ -228,43 +191,41 @@ def _dtype_and_shape(cursor: Cursor) -> tuple[Dtype, tuple[int, ...]]:
     return dtype, shape
 
 
-def _storages(cursor: Cursor, described: Sequence[tuple[Dtype, tuple[int, ...]]], coder: str) -> list[_Storage]:
-    stored: list[_Storage] = []
+def _storages(cursor: Cursor, described: Sequence[Entry]) -> list[_Stored]:
+    stored: list[_Stored] = []
     last, newest, newest_basis = -1, -1, -1
-    for dtype, shape in described:
-        storage = _storage(cursor, math.prod(shape) * dtype.itemsize, coder, last, newest, newest_basis)
-        if storage.tied_to is not None:
-            _check_tie(cursor, storage.tied_to, described, stored)
-        if storage.grid is not None:
-            last, newest = storage.grid, max(storage.grid, newest)
-        if storage.basis is not None:
-            newest_basis = max(storage.basis, newest_basis)
-        stored.append(storage)
+    for entry in described:
+        item = _storage(cursor, entry, last, newest, newest_basis)
+        if item.entry.tied_to is not None:
+            _check_tie(cursor, item.entry.tied_to, described, stored)
+        if item.grid is not None:
+            last, newest = item.grid, max(item.grid, newest)
+        if item.entry.basis is not None:
+            newest_basis = max(item.entry.basis, newest_basis)
+        stored.append(item)
     return stored
 
 
-def _check_tie(
-    cursor: Cursor, first: int, described: Sequence[tuple[Dtype, tuple[int, ...]]], stored: Sequence[_Storage]
-) -> None:
+def _check_tie(cursor: Cursor, first: int, described: Sequence[Entry], stored: Sequence[_Stored]) -> None:
     """Refuse a tie of the tensor after those `stored` to a tensor that does not hold such elements."""
     number = len(stored)
     if first >= number:
         cursor.refuse(f"tensor {number} is tied to tensor {first}, which is not an earlier one")
-    if stored[first].tied_to is not None:
+    if stored[first].entry.tied_to is not None:
         cursor.refuse(f"tensor {number} is tied to tensor {first}, which is tied itself")
-    if described[first] != described[number]:
+    if (described[first].dtype, described[first].shape) != (described[number].dtype, described[number].shape):
         cursor.refuse(f"tensor {number} is tied to tensor {first}, which is of another type or shape")
 
 
-def _storage(cursor: Cursor, size_bytes: int, coder: str, last: int, newest: int, newest_basis: int) -> _Storage:
-    """The next storage; `last`, `newest` and `newest_basis` are the numbers, or -1, of the grid used last, of the last
-    new grid and of the last new basis.
+def _storage(cursor: Cursor, entry: Entry, last: int, newest: int, newest_basis: int) -> _Stored:
+    """How `entry` is stored; `last`, `newest` and `newest_basis` are the numbers, or -1, of the grid used last, of
+    the last new grid and of the last new basis.
     """
     byte = cursor.byte()
     kind = byte & ((1 << layout.KIND_BITS) - 1)
     if kind == layout.EXACT:
-        return _exact_storage(cursor, byte >> layout.KIND_BITS, size_bytes)
-    own = _coder(cursor, cursor.varint()) if byte & layout.OWN_CODER_FLAG else coder
+        return _exact_storage(cursor, byte >> layout.KIND_BITS, entry)
+    own = _coder(cursor, cursor.varint()) if byte & layout.OWN_CODER_FLAG else entry.coder
     if kind == layout.NEW_GRID:
         grid = newest + 1
     elif kind == layout.SAME_GRID:
@@ -278,25 +239,22 @@ def _storage(cursor: Cursor, size_bytes: int, coder: str, last: int, newest: int
     basis = cursor.varint() if byte & layout.BASIS_FLAG else None
     if basis is not None and basis > newest_basis + 1:
         cursor.refuse(f"basis {basis} is needed but there are {newest_basis + 1} so far")
-    return _Storage(
-        coder=own,
-        grid=grid,
-        scan="columns" if byte & layout.COLUMNS_FLAG else "rows",
-        trellis_bits=layout.TRELLIS_CODES[byte >> layout.TRELLIS_SHIFT & (len(layout.TRELLIS_CODES) - 1)],
-        basis=basis,
-    )
+    trellis = layout.TRELLIS_CODES[byte >> layout.TRELLIS_SHIFT & (len(layout.TRELLIS_CODES) - 1)]
+    scan: Scan = "columns" if byte & layout.COLUMNS_FLAG else "rows"
+    return _Stored(entry=replace(entry, coder=own, scan=scan, trellis_bits=trellis, basis=basis), grid=grid)
 
 
-def _exact_storage(cursor: Cursor, way: int, size_bytes: int) -> _Storage:
+def _exact_storage(cursor: Cursor, way: int, entry: Entry) -> _Stored:
     if way >= len(layout.EXACT_NAMES):
         cursor.refuse(f"a tensor is stored in the unknown way {way}", advice=NEWER)
+    entry = replace(entry, coder=layout.EXACT_NAMES[way])
     if way == layout.EXACT_TIED:
-        return _Storage(coder=layout.EXACT_NAMES[way], tied_to=cursor.varint())
+        return _Stored(entry=replace(entry, tied_to=cursor.varint()))
     if way != layout.EXACT_INLINE:
-        return _Storage(coder=layout.EXACT_NAMES[way])
-    if size_bytes > layout.INLINE_BYTES:
-        cursor.refuse(f"a tensor of {size_bytes} bytes stands in the header")
-    return _Storage(coder=layout.EXACT_NAMES[way], inline=cursor.take(size_bytes))
+        return _Stored(entry=entry)
+    if entry.restored_bytes > layout.INLINE_BYTES:
+        cursor.refuse(f"a tensor of {entry.restored_bytes} bytes stands in the header")
+    return _Stored(entry=entry, inline=cursor.take(entry.restored_bytes))
 
 
 def _coder(cursor: Cursor, identifier: int) -> str:

@@ -101,13 +101,6 @@ def row_length(shape: tuple[int, ...], scan: Scan = "rows") -> int:
     return prod(shape[1:]) if len(shape) > 1 else 0
 
 
-def trellis_row_length(shape: tuple[int, ...], scan: Scan) -> int:
-    """Symbols after which a trellis starts anew, at least 1: those of a row of the matrix that is scanned."""
-    rows = shape[0] if len(shape) > 1 else 1
-    columns = prod(shape) // max(rows, 1)
-    return max(columns if scan == "rows" else rows, 1)
-
-
 def grid_fits(grid: BucketGrid, dtype: Dtype) -> bool:
     """Whether every reference value is finite in `dtype`."""
     ends = np.abs(grid.values_of(np.array([0, grid.count - 1])))
@@ -117,12 +110,7 @@ def grid_fits(grid: BucketGrid, dtype: Dtype) -> bool:
 def largest_column_sum(size: int, numerators: Callable[[slice], NDArray[np.float64]]) -> float:
     """Largest sum of absolute values of a column of a basis: how far coefficients up to 1 can take a combination.
 
-    Parameters
-    ----------
-    size
-        Rows of the basis.
-    numerators
-        Gives a run of its rows, integers as float64 of shape (n, size).
+    `numerators` gives a run of the `size` rows of the basis, integers as float64 of shape (n, size).
     """
     sums = np.zeros(size)
     for start in range(0, size, BASIS_ROWS):

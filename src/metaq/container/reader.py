@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import os
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -14,7 +14,7 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.container.coders import decode_chunk
+from metaq.container.coders import CODERS
 from metaq.container.contents import Chunk, Contents, Entry, File
 from metaq.container.frame import Frame, open_checked_frame, open_frame
 from metaq.container.layout import combinations_fit, largest_column_sum
@@ -124,7 +124,7 @@ def stream(
         wanted = _wanted(contents, source, names)
         largest = max((contents.entries[number].restored_bytes for number in wanted), default=0)
         bases = contents.bases_of(contents.entries[number].name for number in wanted)
-        _require_memory(source, largest + sum(contents.bases[number].restored_bytes for number in bases), max_bytes)
+        require_memory(path, largest + sum(contents.bases[number].restored_bytes for number in bases), max_bytes)
         sharing: dict[str, list[Entry]] = {}
         holders = set()
         for number in wanted:
@@ -143,7 +143,7 @@ def stream(
 def _read_all(source: Source, max_bytes: int) -> File:
     frame = open_checked_frame(source)
     contents = frame.contents
-    _require_memory(source, sum(entry.memory_bytes for entry in contents.parts), max_bytes)
+    require_memory(source.name, sum(entry.memory_bytes for entry in contents.parts), max_bytes)
     inline = {number: _exact(source, contents.parts[number], raw) for number, raw in frame.inline.items()}
     exact = {number: _writable(tensor) for number, tensor in inline.items()}
     indices: dict[int, NDArray[np.int64]] = {}
@@ -157,7 +157,8 @@ def _read_all(source: Source, max_bytes: int) -> File:
             if piece.tensor not in indices:
                 indices[piece.tensor] = np.zeros(entry.shape, dtype=np.int64)
             place(indices[piece.tensor], entry.scan == "columns", piece.start, symbols)
-    bases = [_basis(entry, indices[number]) for number, entry in enumerate(contents.bases)]
+    grids = [entry.grid for entry in contents.bases if entry.grid is not None]
+    bases = [Basis(indices=indices[number], grid=grid) for number, grid in enumerate(grids)]
     sums = [largest_column_sum(basis.size, basis.numerators) for basis in bases]
     held: dict[int, QuantizedTensor | ExactTensor] = {}
     for number, entry in enumerate(contents.entries):
@@ -166,24 +167,12 @@ def _read_all(source: Source, max_bytes: int) -> File:
             _require_combinations_fit(source.name, entry, bases[entry.basis].grid, sums[entry.basis])
         if entry.tied_to is None:
             held[number] = exact[part] if part in exact else _quantized(entry, indices.get(part), bases)
-    return File(
-        version=contents.version,
-        entries=contents.entries,
-        bases=contents.bases,
-        chunks=contents.chunks,
-        metadata=contents.metadata,
-        file_bytes=contents.file_bytes,
-        header_bytes=contents.header_bytes,
-        tensors=tuple(
-            held[number] if entry.tied_to is None else TiedTensor(name=entry.name, first=held[entry.tied_to])
-            for number, entry in enumerate(contents.entries)
-        ),
+    tensors = tuple(
+        held[number] if entry.tied_to is None else TiedTensor(name=entry.name, first=held[entry.tied_to])
+        for number, entry in enumerate(contents.entries)
     )
-
-
-def _basis(entry: Entry, indices: NDArray[np.int64]) -> Basis:
-    assert entry.grid is not None
-    return Basis(indices=indices, grid=entry.grid)
+    facts = {each.name: getattr(contents, each.name) for each in dataclasses.fields(Contents)}
+    return File(**facts, tensors=tensors)
 
 
 def _quantized(entry: Entry, indices: NDArray[np.int64] | None, bases: Sequence[Basis]) -> QuantizedTensor:
@@ -222,10 +211,11 @@ def _wanted(contents: Contents, source: Source, names: Iterable[str] | None) -> 
     return sorted(chosen)
 
 
-def _require_memory(source: Source, needed: int, max_bytes: int) -> None:
+def require_memory(name: str | os.PathLike[str], needed: int, max_bytes: int) -> None:
+    """Refuse to restore the file `name` if that takes more than `max_bytes`."""
     if needed > max_bytes:
         raise FormatError(
-            f"{source.name}: header: restoring takes {needed} bytes of memory, more than the limit of {max_bytes}; "
+            f"{name}: header: restoring takes {needed} bytes of memory, more than the limit of {max_bytes}; "
             "raise max_bytes if you trust the file."
         )
 
@@ -234,11 +224,7 @@ def _restored(source: Source, frame: Frame, wanted: Sequence[int]) -> Iterator[t
     """Those tensors of the `wanted` parts, in order and with their bases, each as soon as its last piece is there."""
     contents, chosen = frame.contents, set(wanted)
     chunks = [chunk for chunk in contents.chunks if any(piece.tensor in chosen for piece in chunk.pieces)]
-    missing = dict.fromkeys(wanted, 0)
-    for chunk in chunks:
-        for piece in chunk.pieces:
-            if piece.tensor in chosen:
-                missing[piece.tensor] += 1
+    missing = Counter(piece.tensor for chunk in chunks for piece in chunk.pieces if piece.tensor in chosen)
     with closing(_decoded(source, contents, chunks)) as decoded:
         yield from _assembled(source, frame, wanted, missing, decoded)
 
@@ -328,7 +314,7 @@ def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes) 
     try:
         if entry.grid is None:
             return [_elements(payload, entry)]
-        return list(decode_chunk(chunk.coder, payload, [piece.shape for piece in chunk.pieces]))
+        return list(CODERS[chunk.coder].decode_chunk(payload, [piece.shape for piece in chunk.pieces]))
     except ImportError as error:
         reason = f"the coder {chunk.coder} needs the package {error.name}, which cannot be imported; install it."
         raise _chunk_error(name, chunk, entry, reason) from error

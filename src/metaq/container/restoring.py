@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from metaq.container import layout
 from metaq.container.contents import Entry
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import combined, combined_unit, stored
+from metaq.tensors.quantized import combined, combined_unit, stored, trellis_row_length
 from metaq.tensors.trellis import continued_numerators
 
 BLOCK = 1 << 16
@@ -23,16 +23,8 @@ COMBINED_BLOCK = 1 << 18
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BasisRows:
-    """A decoded basis.
-
-    Attributes
-    ----------
-    numerators
-        The rows in units of radius / count of `grid`, integers as float64, shape (size, size).
-    grid
-        Grid of the basis.
-    column_sum
-        See :func:`metaq.container.layout.largest_column_sum`.
+    """A decoded basis: its rows in units of radius / count of its grid, integers as float64 of shape (size, size), and
+    its :func:`metaq.container.layout.largest_column_sum`.
     """
 
     numerators: NDArray[np.float64]
@@ -43,15 +35,7 @@ class BasisRows:
 class Restoration:
     """A tensor that is restored piece by piece.
 
-    Parameters
-    ----------
-    entry
-        The tensor.
-
-    Attributes
-    ----------
-    values
-        The elements, as ``dtype.storage``, in the shape of the tensor; complete once all pieces were added.
+    `values` are the elements, as ``dtype.storage``, in the shape of the tensor; complete once all pieces were added.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -59,7 +43,7 @@ class Restoration:
         shape = entry.shape if entry.grid is not None else (0,)
         self.values: NDArray[np.generic] = np.zeros(shape, dtype=entry.dtype.storage)
         self._entry = entry
-        self._row_length = layout.trellis_row_length(entry.shape, entry.scan)
+        self._row_length = trellis_row_length(entry.shape, entry.scan)
         self._position = 0
         self._state = 0
 

@@ -15,15 +15,13 @@ BLOCK_BYTES = 1 << 20
 
 
 class Source(Protocol):
-    """Bytes that can be taken from any place."""
+    """Bytes that can be taken from any place, and what to call them in messages."""
 
     @property
-    def name(self) -> str:
-        """What to call the source in messages."""
+    def name(self) -> str: ...
 
     @property
-    def size_bytes(self) -> int:
-        """How many bytes there are."""
+    def size_bytes(self) -> int: ...
 
     def take(self, offset: int, size_bytes: int) -> bytes:
         """`size_bytes` bytes from byte `offset` on; fewer at the end."""
@@ -38,7 +36,6 @@ class BytesSource:
         self._data = data
 
     def take(self, offset: int, size_bytes: int) -> bytes:
-        """See :meth:`Source.take`."""
         return self._data[offset : offset + size_bytes]
 
 
@@ -59,7 +56,6 @@ class FileSource:
         self._stream.close()
 
     def take(self, offset: int, size_bytes: int) -> bytes:
-        """See :meth:`Source.take`."""
         try:
             self._stream.seek(offset)
             return self._stream.read(size_bytes)

@@ -7,27 +7,22 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from itertools import pairwise
-from math import prod
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.header_bytes import encode_header_bytes
-from metaq.coding.varint import encode_varint
-from metaq.container import chunking, layout
+from metaq.container import layout
 from metaq.container.coders import checked_name, encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece, WriteReport, coverage_of_entries
 from metaq.container.exact import exact_payload
-from metaq.container.fields import header_fields, utf8
+from metaq.container.fields import Parts, StoredChunk, check_elements, check_tensors, packed_checksum, utf8
 from metaq.container.header import basis_entry
 from metaq.errors import CodecError, ConfigError
-from metaq.files import write_bytes
-from metaq.tensors.coverage import Described
-from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.files import write_atomically, write_bytes
+from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor, is_combination_exact
 
 Result = TypeVar("Result")
 
@@ -43,14 +38,8 @@ class _Item:
     """
 
     entry: Entry
-    symbols: NDArray[np.int64]
+    symbols: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     raw: bytes = b""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Built:
-    data: bytes
-    report: WriteReport
 
 
 def write(
@@ -97,9 +86,9 @@ def write(
     OutputError
         If the file cannot be written.
     """
-    built = _build(tensors, metadata or {}, coder, coders or {}, chunk_bits)
-    write_bytes(path, built.data)
-    return built.report
+    data, report = _build(tensors, metadata or {}, coder, coders or {}, chunk_bits)
+    write_bytes(path, data)
+    return report
 
 
 def encode(
@@ -111,12 +100,12 @@ def encode(
     chunk_bits: int = layout.DEFAULT_CHUNK_BITS,
 ) -> bytes:
     """Bytes of the file that :func:`write` would make; arguments and errors as there."""
-    return _build(tensors, metadata or {}, coder, coders or {}, chunk_bits).data
+    return _build(tensors, metadata or {}, coder, coders or {}, chunk_bits)[0]
 
 
 def _build(
     tensors: Sequence[Tensor], metadata: Metadata, coder: str, coders: Mapping[str, str], chunk_bits: int
-) -> _Built:
+) -> tuple[bytes, WriteReport]:
     if not 0 <= chunk_bits <= layout.MAX_CHUNK_BITS:
         raise ConfigError(f"chunk_bits: {chunk_bits} is not between 0 and {layout.MAX_CHUNK_BITS}.")
     for name in (coder, *coders.values()):
@@ -131,9 +120,12 @@ def _build(
     bases, numbers = _numbered_bases([tensor for tensor in held if tensor.name not in ties])
     check_elements([*(tensor.shape for tensor in ordered), *(basis.indices.shape for basis in bases)])
     items = [
-        _tied_item(tensor, ties[tensor.name])
-        if tensor.name in ties
-        else _item(tensor, coders.get(tensor.name) or _usual_coder(tensor, coder, chunk_bits), numbers.get(tensor.name))
+        _item(
+            tensor,
+            coders.get(tensor.name) or _usual_coder(tensor, coder, chunk_bits),
+            basis=numbers.get(tensor.name),
+            first=ties.get(tensor.name),
+        )
         for tensor in held
     ]
     return _file(items, bases, metadata, coder, chunk_bits)
@@ -144,23 +136,6 @@ def _usual_coder(tensor: QuantizedTensor | ExactTensor, coder: str, chunk_bits: 
     if isinstance(tensor, ExactTensor) or tensor.indices.size <= 1 << chunk_bits:
         return coder
     return CONSTANT if tensor.indices.min() == tensor.indices.max() else coder
-
-
-def check_tensors(ordered: Sequence[Described]) -> None:
-    """Raise :class:`ConfigError` where tensors in the order of their names are too many, or have names or dimensions
-    that a file cannot hold.
-    """
-    for tensor, following in pairwise(ordered):
-        if tensor.name == following.name:
-            raise ConfigError(f"{tensor.name}: two tensors have this name; give each its own.")
-    for tensor in ordered:
-        if len(tensor.shape) > layout.MAX_DIMENSIONS:
-            raise ConfigError(f"{tensor.name}: {len(tensor.shape)} dimensions are more than {layout.MAX_DIMENSIONS}.")
-    if len(ordered) > layout.MAX_TENSORS or sum(len(utf8(tensor.name)) for tensor in ordered) > layout.MAX_NAME_BYTES:
-        raise ConfigError(
-            f"tensors: more than {layout.MAX_TENSORS}, or {layout.MAX_NAME_BYTES} bytes of names; "
-            "split the model into several files."
-        )
 
 
 def _untied(ordered: Sequence[Tensor]) -> tuple[list[QuantizedTensor | ExactTensor], dict[str, int]]:
@@ -175,12 +150,6 @@ def _untied(ordered: Sequence[Tensor]) -> tuple[list[QuantizedTensor | ExactTens
             ties[tensor.name] = first
         held.append(replace(holder, name=tensor.name))
     return held, ties
-
-
-def check_elements(shapes: Iterable[tuple[int, ...]]) -> None:
-    """Raise :class:`ConfigError` where tensors and bases of these shapes have too many elements for a file."""
-    if sum(map(prod, shapes)) > layout.MAX_ELEMENTS:
-        raise ConfigError(f"tensors: more than {layout.MAX_ELEMENTS} elements; split the model into several files.")
 
 
 def _numbered_bases(ordered: Sequence[QuantizedTensor | ExactTensor]) -> tuple[list[Basis], dict[str, int]]:
@@ -225,7 +194,7 @@ def _check_combinations(tensor: QuantizedTensor, basis: Basis, column_sum: float
         raise ConfigError(
             f"{tensor.name}: its basis of {basis.size} rows is for matrices of as many columns, scanned by rows."
         )
-    if not basis.is_exact_for(tensor.grid):
+    if not is_combination_exact(tensor.grid, basis.grid, basis.size):
         raise ConfigError(
             f"{tensor.name}: combinations of its basis are not exact; its grid and that of the basis need centre 0, an "
             "odd number of buckets, and fewer of them."
@@ -236,22 +205,14 @@ def _check_combinations(tensor: QuantizedTensor, basis: Basis, column_sum: float
         )
 
 
-def _item(tensor: QuantizedTensor | ExactTensor, coder: str, basis: int | None) -> _Item:
-    return _exact_item(tensor) if isinstance(tensor, ExactTensor) else _quantized_item(tensor, coder, basis)
-
-
-def _tied_item(tensor: QuantizedTensor | ExactTensor, first: int) -> _Item:
-    coder = layout.EXACT_NAMES[layout.EXACT_TIED]
-    entry = Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=coder, grid=None, tied_to=first)
-    return _Item(entry=entry, symbols=np.zeros(0, dtype=np.int64))
-
-
-def _basis_item(number: int, basis: Basis, coder: str) -> _Item:
-    symbols = np.ascontiguousarray(basis.indices, dtype=np.int64).reshape(-1)
-    return _Item(entry=basis_entry(number, basis.size, basis.grid, coder), symbols=symbols)
-
-
-def _quantized_item(tensor: QuantizedTensor, coder: str, basis: int | None) -> _Item:
+def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | None, first: int | None) -> _Item:
+    """A tensor as it is written: tied to tensor `first`, or with the `basis` of this number."""
+    entry = Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=coder, grid=None)
+    if first is not None:
+        return _Item(entry=replace(entry, coder=layout.EXACT_NAMES[layout.EXACT_TIED], tied_to=first))
+    if isinstance(tensor, ExactTensor):
+        way, raw = _exact(tensor)
+        return _Item(entry=replace(entry, coder=way), raw=raw)
     if basis is None and not layout.grid_fits(tensor.grid, tensor.dtype):
         raise ConfigError(f"{tensor.name}: its buckets reach beyond the largest {tensor.dtype.name}; use a wider type.")
     if not layout.trellis_fits(tensor.grid, tensor.trellis_bits):
@@ -259,88 +220,49 @@ def _quantized_item(tensor: QuantizedTensor, coder: str, basis: int | None) -> _
             f"{tensor.name}: a trellis of 2**{tensor.trellis_bits} states on {tensor.grid.count} buckets is not "
             "possible; use 2 to 8 trellis bits and an odd number of buckets."
         )
-    entry = Entry(
-        name=tensor.name,
-        shape=tensor.shape,
-        dtype=tensor.dtype,
-        coder=coder,
-        grid=tensor.grid,
-        scan=tensor.scan,
-        trellis_bits=tensor.trellis_bits,
-        basis=basis,
-    )
-    return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()).reshape(-1))
+    entry = replace(entry, grid=tensor.grid, scan=tensor.scan, trellis_bits=tensor.trellis_bits, basis=basis)
+    return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()))
 
 
-def _exact_item(tensor: ExactTensor) -> _Item:
+def _exact(tensor: ExactTensor) -> tuple[str, bytes]:
     if tensor.values.dtype.newbyteorder("<") != tensor.dtype.storage:
         raise ConfigError(
             f"{tensor.name}: {tensor.values.dtype} values cannot stand for {tensor.dtype.name}; "
             f"give them as {tensor.dtype.storage.name}."
         )
     elements = tensor.values.astype(tensor.dtype.storage).tobytes()
-    coder, raw = exact_payload(len(elements), lambda start, stop: elements[start:stop])
-    entry = Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=coder, grid=None)
-    return _Item(entry=entry, symbols=np.zeros(0, dtype=np.int64), raw=raw)
+    return exact_payload(len(elements), lambda start, stop: elements[start:stop])
 
 
-def _file(items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, coder: str, chunk_bits: int) -> _Built:
-    parts = [*(_basis_item(number, basis, coder) for number, basis in enumerate(bases)), *items]
-    entries = [part.entry for part in parts]
-    plans = chunking.plan_chunks(entries, chunk_bits)
+def _file(
+    items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, coder: str, chunk_bits: int
+) -> tuple[bytes, WriteReport]:
+    basis_items = [
+        _Item(
+            entry=basis_entry(number, basis.size, basis.grid, coder),
+            symbols=np.ascontiguousarray(basis.indices, dtype=np.int64).reshape(-1),
+        )
+        for number, basis in enumerate(bases)
+    ]
+    inline = layout.EXACT_NAMES[layout.EXACT_INLINE]
+    parts = Parts(
+        bases=tuple(item.entry for item in basis_items),
+        entries=tuple(item.entry for item in items),
+        inline=tuple(item.raw for item in items if item.entry.coder == inline),
+        metadata=metadata,
+        coder=coder,
+        chunk_bits=chunk_bits,
+    )
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        payloads = list(pool.map(lambda plan: _payload(parts, *plan), plans))
-    sizes = [len(payload) for payload in payloads]
-    inline = [item.raw for item in items if item.entry.coder == layout.EXACT_NAMES[layout.EXACT_INLINE]]
-    hidden, visible = entries[: len(bases)], entries[len(bases) :]
-    sums = [zlib.crc32(payload) for payload in payloads]
-    head = head_bytes(visible, inline, sizes, sums, metadata, coder=coder, chunk_bits=chunk_bits, bases=hidden)
+        payloads = list(pool.map(lambda plan: _payload([*basis_items, *items], *plan), parts.plans()))
+    head = parts.head([StoredChunk(size_bytes=len(each), checksum=zlib.crc32(each)) for each in payloads])
     body = b"".join([head, *payloads])
     report = WriteReport(
         file_bytes=len(body) + layout.CHECKSUM_BYTES,
         header_bytes=len(head) + layout.CHECKSUM_BYTES,
-        coverage=coverage_of_entries(visible),
+        coverage=coverage_of_entries(parts.entries),
     )
-    return _Built(data=body + packed_checksum(zlib.crc32(body)), report=report)
-
-
-def head_bytes(
-    entries: Sequence[Entry],
-    inline: Sequence[bytes],
-    chunk_sizes: Sequence[int],
-    chunk_checksums: Sequence[int],
-    metadata: Metadata,
-    *,
-    coder: str,
-    chunk_bits: int,
-    bases: Sequence[Entry],
-) -> bytes:
-    """All of a file before its chunks; for the other arguments see :func:`metaq.container.fields.header_fields`.
-
-    Parameters
-    ----------
-    chunk_checksums
-        CRC-32 of the chunks, in the order of the plan.
-
-    Raises
-    ------
-    ConfigError
-        If names and metadata are too long, or the format cannot hold the metadata.
-    """
-    fields = header_fields(entries, inline, chunk_sizes, metadata, coder=coder, chunk_bits=chunk_bits, bases=bases)
-    if len(fields) > layout.MAX_HEADER_BYTES:
-        raise ConfigError(f"metadata and names take more than {layout.MAX_HEADER_BYTES} bytes; shorten them.")
-    stored = encode_varint(len(fields)) + encode_header_bytes(fields)
-    head = layout.MAGIC + bytes([layout.VERSION]) + encode_varint(len(stored)) + stored
-    if len(chunk_sizes) > 1:
-        head += b"".join(map(packed_checksum, chunk_checksums))
-        head += packed_checksum(zlib.crc32(head))
-    return head
-
-
-def packed_checksum(value: int) -> bytes:
-    """A CRC-32 as it stands in a file."""
-    return struct.pack("<I", value)
+    return body + packed_checksum(zlib.crc32(body)), report
 
 
 def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> bytes:
@@ -357,3 +279,24 @@ def named_errors(name: str, code: Callable[[], Result]) -> Result:
         return code()
     except CodecError as error:
         raise CodecError(f"{name}: {error}") from error
+
+
+def assemble(
+    path: str | os.PathLike[str], head: bytes, chunks: Sequence[StoredChunk], payload: Callable[[int], Iterable[bytes]]
+) -> int:
+    """Write a file from chunks that were coded before, atomically: the same bytes as :func:`write` makes.
+
+    `head` is that of :meth:`Parts.head`, `chunks` are in the order of the file, and `payload` gives the payload of a
+    chunk by its number, in pieces. Returns the size of the file in bytes; errors as for :func:`write_atomically`.
+    """
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(head)
+        checksum = zlib.crc32(head)
+        for number in range(len(chunks)):
+            for piece in payload(number):
+                stream.write(piece)
+                checksum = zlib.crc32(piece, checksum)
+        stream.write(packed_checksum(checksum))
+
+    return write_atomically(path, write)

@@ -69,7 +69,7 @@ def _grid_over(
     half_width = max(highest - middle, middle - lowest) if radius is None else radius
     if half_width == 0:
         half_width = abs(middle) or 1.0
-    if keeps_zeros:
+    if keeps_zeros and count > 1:
         # Moved by half a bucket at most, so that a bucket less has to cover the weights.
         half_width *= 1.0 if radius is not None else count / (count - 1)
         step = 2 * half_width / count

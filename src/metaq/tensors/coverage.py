@@ -23,16 +23,13 @@ class Described(Protocol):
     """What is asked of a tensor, or of its entry in a file."""
 
     @property
-    def name(self) -> str:
-        """Key in the state dict."""
+    def name(self) -> str: ...
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor."""
+    def shape(self) -> tuple[int, ...]: ...
 
     @property
-    def dtype(self) -> Dtype:
-        """Element type in the user's model."""
+    def dtype(self) -> Dtype: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Float8 = Literal["float8_e4m3fn", "float8_e5m2"]
-
-FINITE_CODES: dict[Float8, int] = {"float8_e4m3fn": 0x7F, "float8_e5m2": 0x7C}
+FINITE_CODES: dict[str, int] = {"float8_e4m3fn": 0x7F, "float8_e5m2": 0x7C}
 """Non-negative bit patterns below this one are finite, and grow with their values."""
 
-MANTISSA_BITS: dict[Float8, int] = {"float8_e4m3fn": 3, "float8_e5m2": 2}
-EXPONENT_BIAS: dict[Float8, int] = {"float8_e4m3fn": 7, "float8_e5m2": 15}
+MANTISSA_BITS: dict[str, int] = {"float8_e4m3fn": 3, "float8_e5m2": 2}
+EXPONENT_BIAS: dict[str, int] = {"float8_e4m3fn": 7, "float8_e5m2": 15}
 SIGN = 0x80
 
 
@@ -30,7 +27,7 @@ def bfloat16_values(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype("<u4") << 16).view("<f4")
 
 
-def float8_bits(values: NDArray[np.float64], kind: Float8) -> NDArray[np.uint8]:
+def float8_bits(values: NDArray[np.float64], kind: str) -> NDArray[np.uint8]:
     """Round finite `values` to a type of eight bits, ties to even; what is beyond the largest takes the largest.
 
     Examples
@@ -48,13 +45,13 @@ def float8_bits(values: NDArray[np.float64], kind: Float8) -> NDArray[np.uint8]:
     return np.where(np.signbit(values), codes | SIGN, codes).astype(np.uint8)
 
 
-def float8_values(bits: NDArray[np.uint8], kind: Float8) -> NDArray[np.float64]:
+def float8_values(bits: NDArray[np.uint8], kind: str) -> NDArray[np.float64]:
     """Values of bit patterns of eight bits, float64; NaN and infinities included."""
     return _table(kind)[bits]
 
 
 @cache
-def _table(kind: Float8) -> NDArray[np.float64]:
+def _table(kind: str) -> NDArray[np.float64]:
     codes = np.arange(SIGN)
     mantissa_bits = MANTISSA_BITS[kind]
     exponents, mantissas = codes >> mantissa_bits, codes & ((1 << mantissa_bits) - 1)

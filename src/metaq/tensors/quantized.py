@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -79,12 +80,8 @@ class Dtype(Enum):
 class Basis:
     """Rows that the rows of other tensors are combinations of.
 
-    Attributes
-    ----------
-    indices
-        int64 bucket indices in ``[0, grid.count)``, shape (size, size).
-    grid
-        Reference values, with centre 0 and an odd count.
+    `indices` are int64 bucket indices in ``[0, grid.count)``, shape (size, size); the grid has centre 0 and an odd
+    count.
     """
 
     indices: NDArray[np.int64]
@@ -102,14 +99,6 @@ class Basis:
     def values(self) -> NDArray[np.float64]:
         """The basis, float64 of shape (size, size)."""
         return self.grid.values_of(self.indices)
-
-    def combine(self, numerators: NDArray[np.int64], grid: BucketGrid) -> NDArray[np.float64]:
-        """Rows with coefficients `numerators` in units of radius / count of `grid`, both of shape (n, size)."""
-        return combined(numerators.astype(np.float64), self.numerators(), combined_unit(grid, self.grid))
-
-    def is_exact_for(self, grid: BucketGrid) -> bool:
-        """Whether :func:`is_combination_exact` holds for coefficients on `grid`."""
-        return is_combination_exact(grid, self.grid, self.size)
 
 
 def is_combination_exact(grid: BucketGrid, basis_grid: BucketGrid, size: int) -> bool:
@@ -131,14 +120,7 @@ def combined(
     Sums of products of integers below 2**53 are exact in float64, in whatever order they are taken, so that every
     machine finds the same values.
 
-    Parameters
-    ----------
-    numerators
-        Integers, shape (n, size).
-    basis_numerators
-        Integers, shape (size, size).
-    unit
-        See :func:`combined_unit`.
+    Both numerators are integers, of shape (n, size) and (size, size); for `unit` see :func:`combined_unit`.
     """
     sums = numerators @ basis_numerators
     # Whether a sum of zeros is -0 depends on the order after all; this makes it 0.
@@ -150,24 +132,11 @@ def combined(
 class QuantizedTensor:
     """Bucket indices with the grid that gives them values.
 
-    Attributes
-    ----------
-    name
-        Key in the state dict.
-    indices
-        int64 bucket indices in ``[0, grid.count)``, shape of the tensor.
-    grid
-        Reference values of the buckets.
-    dtype
-        Element type that :meth:`restore` returns; a float type numpy can be asked for (see :class:`Dtype`).
-    scan
-        Order in which the indices are coded and the trellis walks: that of memory, or column by column of the matrix
-        (first dimension, all others).
-    trellis_bits
-        0, or the binary logarithm of the number of states of the trellis that moves the reference values
-        (:mod:`metaq.tensors.trellis`).
-    basis
-        If given, the reference values are coefficients of its rows; for matrices with as many columns, scanned by rows.
+    `indices` are int64 in ``[0, grid.count)``, in the shape of the tensor; `dtype` is the element type that
+    :meth:`restore` returns. `scan` is the order in which the indices are coded and the trellis walks: that of memory,
+    or column by column of the matrix (first dimension, all others). `trellis_bits` is 0, or the binary logarithm of the
+    number of states of the trellis that moves the reference values (:mod:`metaq.tensors.trellis`). If a `basis` is
+    given, the reference values are coefficients of its rows; for matrices with as many columns, scanned by rows.
     """
 
     name: str
@@ -202,7 +171,9 @@ class QuantizedTensor:
     def values(self) -> NDArray[np.float64]:
         """Quantised weights in float64, shape of the tensor."""
         if self.basis is not None:
-            return self.basis.combine(self.numerators().reshape(-1, self.basis.size), self.grid).reshape(self.shape)
+            coefficients = self.numerators().reshape(-1, self.basis.size).astype(np.float64)
+            unit = combined_unit(self.grid, self.basis.grid)
+            return combined(coefficients, self.basis.numerators(), unit).reshape(self.shape)
         if not self.trellis_bits:
             return self.grid.values_of(self.indices)
         values = self.grid.center + self.grid.radius * self.numerators().astype(np.float64) / self.grid.count
@@ -215,8 +186,7 @@ class QuantizedTensor:
 
         With a basis, the coefficients of its rows in that unit.
         """
-        rows, columns = self.matrix_shape
-        row_length = max(columns if self.scan == "rows" else rows, 1)
+        row_length = trellis_row_length(self.shape, self.scan)
         return continued_numerators(
             self.scanned(), self.grid.count, self.trellis_bits, row_length=row_length, start=0, state=0
         )[0]
@@ -228,17 +198,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExactTensor:
-    """A tensor kept bit for bit.
-
-    Attributes
-    ----------
-    name
-        Key in the state dict.
-    values
-        Elements as ``dtype.storage``, shape of the tensor.
-    dtype
-        Element type in the user's model.
-    """
+    """A tensor kept bit for bit: elements as ``dtype.storage`` for the element type in the user's model."""
 
     name: str
     values: NDArray[np.generic]
@@ -256,15 +216,7 @@ class ExactTensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiedTensor:
-    """Another name for the elements of a tensor: tied weights, which a file holds once.
-
-    Attributes
-    ----------
-    name
-        Key in the state dict.
-    first
-        The tensor whose elements these are.
-    """
+    """Another name for the elements of a tensor, the `first`: tied weights, which a file holds once."""
 
     name: str
     first: QuantizedTensor | ExactTensor
@@ -287,14 +239,19 @@ class TiedTensor:
 Tensor = QuantizedTensor | ExactTensor | TiedTensor
 
 
+def trellis_row_length(shape: tuple[int, ...], scan: Scan) -> int:
+    """Symbols after which a trellis starts anew, at least 1: those of a row of the matrix that is scanned."""
+    rows = shape[0] if len(shape) > 1 else 1
+    columns = prod(shape) // max(rows, 1)
+    return max(columns if scan == "rows" else rows, 1)
+
+
 def stored(values: NDArray[np.float64], dtype: Dtype) -> NDArray[np.generic]:
     """`values`, finite in the type, rounded to it, ties to even, as ``dtype.storage``; bfloat16 by way of float32."""
     if dtype is Dtype.bfloat16:
         return bfloat16_bits(values.astype(np.float32))
-    if dtype is Dtype.float8_e4m3fn:
-        return float8_bits(values, "float8_e4m3fn")
-    if dtype is Dtype.float8_e5m2:
-        return float8_bits(values, "float8_e5m2")
+    if dtype.is_float8:
+        return float8_bits(values, dtype.name)
     return values.astype(dtype.storage)
 
 
@@ -302,8 +259,6 @@ def values_of(elements: NDArray[np.generic], dtype: Dtype) -> NDArray[np.float64
     """Values in float64 of the `elements` of a type that can be quantised, given as ``dtype.storage``."""
     if dtype is Dtype.bfloat16:
         return bfloat16_values(elements.view("<u2")).astype(np.float64)
-    if dtype is Dtype.float8_e4m3fn:
-        return float8_values(elements.view("u1"), "float8_e4m3fn")
-    if dtype is Dtype.float8_e5m2:
-        return float8_values(elements.view("u1"), "float8_e5m2")
+    if dtype.is_float8:
+        return float8_values(elements.view("u1"), dtype.name)
     return elements.astype(np.float64)

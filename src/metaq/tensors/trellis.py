@@ -39,17 +39,9 @@ def transitions(trellis_bits: int) -> NDArray[np.int32]:
     coded bits are the quantiser (the lowest bit of the state) and the parity.
     """
     feedback, forward = PARITY_CHECKS[trellis_bits]
-    states = 1 << trellis_bits
-    table = np.zeros(2 * states, dtype=np.int32)
-    for state in range(states):
-        for parity in (0, 1):
-            register = state
-            if state & 1:
-                register ^= feedback
-            if parity:
-                register ^= forward
-            table[2 * state + parity] = register >> 1
-    return table
+    index = np.arange(2 << trellis_bits)
+    state, parity = index >> 1, index & 1
+    return ((state ^ (state & 1) * feedback ^ parity * forward) >> 1).astype(np.int32)
 
 
 def continued_numerators(

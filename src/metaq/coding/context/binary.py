@@ -8,8 +8,8 @@ from __future__ import annotations
 from math import log2
 
 import numpy as np
-from numpy.typing import NDArray
 
+from metaq.coding.arrays import Bytes, Integers
 from metaq.compiled import compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
@@ -34,61 +34,46 @@ BIT_BYTES = 4
 
 MAX_NUMBER_DIGITS = 40
 
+COUNT_BITS, PROBABILITY_BITS, RATE_BITS = 16, 30, 22
+COUNT_MASK = (1 << COUNT_BITS) - 1
+HIGHEST_PROBABILITY = (1 << PROBABILITY_BITS) - 1
+"""A slot of a table holds the probability of a 1, times ``2**PROBABILITY_BITS``, above how often it was seen."""
+
+COARSE_SHIFT = COUNT_BITS + PROBABILITY_BITS - 16
+"""What is left of a slot without its lowest bits so many is its probability in units of 2**-16."""
+
 LOW, WIDTH, POSITION, OFFSET, DECODES = 0, 1, 2, 3, 4
 """Places in a coder's state: lower end and width of the interval, bytes passed, the code above the lower end, mode."""
 
 
-@compiled_part
-def narrow(probability: int, bit: int, state: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
-    """Encode `bit`, which is 1 with `probability` / 65536."""
-    bound = (state[WIDTH] * probability) >> 16
-    low = state[LOW]
+@compiled
+def choose_or_narrow(probability: int, bit: int, state: Integers, data: Bytes) -> int:
+    """Decode a bit, or encode `bit`, which is 1 with `probability` / 65536; what it is."""
+    decodes = state[DECODES] != 0
+    low, width, position, offset = state[LOW], state[WIDTH], state[POSITION], state[OFFSET]
+    bound = (width * probability) >> 16
+    if decodes:
+        bit = 1 if offset < bound else 0
     if bit:
         width = bound
     else:
         low += bound
-        width = state[WIDTH] - bound
+        offset -= bound
+        width -= bound
         if low >= TOP:
             low -= TOP
-            carry(state[POSITION], data)
+            if not decodes:
+                carry(position, data)
     while width < BOTTOM:
-        data[state[POSITION]] = low >> 24
-        state[POSITION] += 1
+        if decodes:
+            # 0 beyond the end.
+            offset = offset << 8 | (int(data[position]) if position < len(data) else 0)
+        else:
+            data[position] = low >> 24
+        position += 1
         low = (low << 8) & (TOP - 1)
         width <<= 8
-    state[LOW] = low
-    state[WIDTH] = width
-
-
-@compiled_part
-def choose(probability: int, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
-    """Decode a bit that is 1 with `probability` / 65536."""
-    bound = (state[WIDTH] * probability) >> 16
-    low, offset = state[LOW], state[OFFSET]
-    if offset < bound:
-        bit = 1
-        width = bound
-    else:
-        bit = 0
-        low = (low + bound) & (TOP - 1)
-        offset -= bound
-        width = state[WIDTH] - bound
-    while width < BOTTOM:
-        low = (low << 8) & (TOP - 1)
-        width <<= 8
-        offset = offset << 8 | next_byte(state, data)
-    state[LOW] = low
-    state[WIDTH] = width
-    state[OFFSET] = offset
-    return bit
-
-
-@compiled
-def choose_or_narrow(probability: int, bit: int, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
-    """Decode a bit, or encode `bit`, which is 1 with `probability` / 65536; what it is."""
-    if state[DECODES]:
-        return int(choose(probability, state, data))
-    narrow(probability, bit, state, data)
+    state[LOW], state[WIDTH], state[POSITION], state[OFFSET] = low, width, position, offset
     return bit
 
 
@@ -98,29 +83,25 @@ def clipped(probability: int) -> int:
     return min(max(probability, LOWEST_PROBABILITY), ONE - LOWEST_PROBABILITY)
 
 
-@compiled
-def next_byte(state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
-    """The next byte, 0 beyond the end."""
-    position = state[POSITION]
-    state[POSITION] = position + 1
-    return int(data[position]) if position < len(data) else 0
+@compiled_part
+def adapted(value: int, bit: int, limit: int, rates: Integers) -> int:
+    """What is in a slot after a decision: the probability moves towards `bit`, the less the more was seen."""
+    count = value & COUNT_MASK
+    probability = value >> COUNT_BITS
+    target = HIGHEST_PROBABILITY if bit else 0
+    probability += ((target - probability) * rates[count]) >> RATE_BITS
+    if count < limit:
+        count += 1
+    return int(probability << COUNT_BITS | count)
 
 
-def begin_encoding() -> NDArray[np.int64]:
-    """State of an encoder that has written nothing, int64 of shape (5,)."""
-    return workspace(np.array([0, TOP, 0, 0, 0], dtype=np.int64))
-
-
-def begin_decoding(data: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """State of a decoder that has read the first four bytes, int64 of shape (5,)."""
-    state = workspace(np.array([0, TOP, 0, 0, 1], dtype=np.int64))
-    for _ in range(4):
-        state[OFFSET] = state[OFFSET] << 8 | next_byte(state, data)
-    return state
+def rate_table(limit: int) -> Integers:
+    """Share of the way to a bit that a probability moves, by how often it was seen, times ``2**RATE_BITS``."""
+    return workspace(((2 << RATE_BITS) // (2 * np.arange(limit + 1) + 3)).astype(np.int64))
 
 
 @compiled
-def finish_encoding(state: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
+def finish_encoding(state: Integers, data: Bytes) -> None:
     """Write the fewest bytes that tell the interval."""
     dropped, tail = _tail(state)
     if tail >= TOP:
@@ -131,7 +112,7 @@ def finish_encoding(state: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
 
 
 @compiled
-def is_finished(state: NDArray[np.int64], data: NDArray[np.uint8]) -> bool:
+def is_finished(state: Integers, data: Bytes) -> bool:
     """Whether `data` end with exactly the bytes that :func:`finish_encoding` writes."""
     dropped, tail = _tail(state)
     window = (state[LOW] + state[OFFSET]) & (TOP - 1)
@@ -139,7 +120,7 @@ def is_finished(state: NDArray[np.int64], data: NDArray[np.uint8]) -> bool:
 
 
 @compiled_part
-def carry(position: int, data: NDArray[np.uint8]) -> None:
+def carry(position: int, data: Bytes) -> None:
     """Add one to the number that the bytes before `position` are; it never exceeds them."""
     place = position - 1
     while data[place] == 255:
@@ -149,7 +130,7 @@ def carry(position: int, data: NDArray[np.uint8]) -> None:
 
 
 @compiled_part
-def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
+def _tail(state: Integers) -> tuple[int, int]:
     """How many of the last four bytes can be left out, and the number in the interval that allows it."""
     for dropped in (4, 3, 2, 1):
         mask = (1 << (8 * dropped)) - 1
@@ -160,31 +141,21 @@ def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
 
 
 class BinaryCode:
-    """A code that is being written or read, and numbers in it that are not modelled.
+    """A code that is being written, or with a payload read, and numbers in it that are not modelled.
 
-    Attributes
-    ----------
-    state
-        int64 of shape (5,), see ``LOW`` and the names after it.
-    data
-        What was written so far and room for more, or all that is read, uint8.
+    `state` is int64 of shape (5,), see ``LOW`` and the names after it; `data` is what was written so far and room for
+    more, or all that is read.
     """
 
-    def __init__(self, state: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
-        self.state = state
-        self.data = data
-
-    @classmethod
-    def empty(cls) -> BinaryCode:
-        """A code to write to."""
-        return cls(begin_encoding(), np.zeros(FIRST_CAPACITY, dtype=np.uint8))
-
-    @classmethod
-    def of(cls, payload: bytes) -> BinaryCode:
-        """A code to read from."""
-        # A copy, because the functions that may also write take no read-only array.
-        data = workspace(np.frombuffer(payload, dtype=np.uint8).copy())
-        return cls(begin_decoding(data), data)
+    def __init__(self, payload: bytes | None = None) -> None:
+        if payload is None:
+            start = [0, TOP, 0, 0, 0]
+            self.data: Bytes = np.zeros(FIRST_CAPACITY, dtype=np.uint8)
+        else:
+            start = [0, TOP, 4, int.from_bytes(payload[:4].ljust(4, b"\0"), "big"), 1]
+            # A copy, because the functions that may also write take no read-only array.
+            self.data = workspace(np.frombuffer(payload, dtype=np.uint8).copy())
+        self.state: Integers = workspace(np.array(start, dtype=np.int64))
 
     @property
     def size_bits(self) -> float:

@@ -8,48 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.context.deep_model import (
-    ACROSS_CLASSES,
-    BASE,
-    BASE_EXPERT,
-    COLUMN_CONTEXT,
-    COLUMN_NODES,
-    COUNT_BITS,
-    EXPERTS,
-    FIRST_BOTH_DENSITIES,
-    FIRST_COLUMN,
-    FIRST_COLUMN_DENSITY,
-    FIRST_FLAG_NUMBER,
-    FIRST_HINT,
-    FIRST_LEFT,
-    FIRST_NEIGHBOUR,
-    FIRST_OFFSET,
-    FIRST_RECENT,
-    FIRST_ROW_DENSITY,
-    FIRST_SIGN,
-    FIRST_SIZE,
-    LARGEST_LEFT,
-    MAX_COLUMNS,
-    MEAN,
-    MODE,
-    NEAR_CLASSES,
-    NODES,
-    OFFSETS,
-    PERIOD,
-    PROBABILITY_BITS,
-    RATE_BITS,
-    RECENT,
-    RECENT_FLAGS,
-    ROW,
-    ROW_BASE,
-    ROW_HITS,
-    SCALE_BITS,
-    SCALE_CLASSES,
-    TRELLIS_STATE,
-    VOTES,
-    Model,
-    Stream,
-)
+from metaq.coding.context import deep_model as deep
+from metaq.coding.context.binary import RATE_BITS
+from metaq.coding.context.deep_model import Model, Stream
 from metaq.coding.context.levels import LARGEST, LEVELS
 from metaq.coding.context.prediction import COEFFICIENT_BITS
 from metaq.compiled import compiled_part
@@ -75,7 +36,7 @@ MOST_EMPTY, MOST_DILUTED = 7, 7
 @compiled_part
 def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
     """Find the contexts and the experts' distributions for the symbol at `index`."""
-    row_length = stream.facts[ROW]
+    row_length = stream.facts[deep.ROW]
     residuals, errors = stream.residuals, stream.errors
     left = _before(residuals, index, 1)
     above, above_left, above_right, second_above = 0, 0, 0, 0
@@ -90,7 +51,7 @@ def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
         error_above = _before(errors, index, row_length)
         error_second_above = _before(errors, index, 2 * row_length)
     error_left = _before(errors, index, 1)
-    period = max(stream.facts[PERIOD], 1)
+    period = max(stream.facts[deep.PERIOD], 1)
     error_period = _before(errors, index, period) if index >= period else error_left
     near = 2 * abs(left) + abs(_before(residuals, index, 2)) + abs(above)
     near_class = model.levels[min(UNIT // 4 * near, LARGEST)]
@@ -98,13 +59,15 @@ def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
     across = model.levels[min(2 * error_above + error_second_above, LARGEST)]
     around = (4 if above_left != 0 else 0) | (2 if above_right != 0 else 0) | (1 if second_above != 0 else 0)
     density = _density(column_hits, row)
-    _set_flag_contexts(left, above, around, density, _density(model.tally[ROW_HITS], column), model)
+    _set_flag_contexts(left, above, around, density, _density(model.tally[deep.ROW_HITS], column), model)
     contexts = model.contexts
-    contexts[8] = FIRST_SIZE + NODES * (
-        min(near_class, NEAR_CLASSES - 1) * ACROSS_CLASSES + min(across, ACROSS_CLASSES - 1)
+    contexts[8] = deep.FIRST_SIZE + deep.NODES * (
+        min(near_class, deep.NEAR_CLASSES - 1) * deep.ACROSS_CLASSES + min(across, deep.ACROSS_CLASSES - 1)
     )
-    contexts[10] = FIRST_HINT + NODES * _hint(row, column, stream)
-    contexts[COLUMN_CONTEXT] = FIRST_COLUMN + COLUMN_NODES * (column & (MAX_COLUMNS - 1) if row_length else 0)
+    contexts[10] = deep.FIRST_HINT + deep.NODES * _hint(row, column, stream)
+    contexts[deep.COLUMN_CONTEXT] = deep.FIRST_COLUMN + deep.COLUMN_NODES * (
+        column & (deep.MAX_COLUMNS - 1) if row_length else 0
+    )
     model.classes[0] = along
     model.classes[1] = across
     model.classes[2] = along * LEVELS + across
@@ -116,45 +79,47 @@ def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
 def _set_flag_contexts(left: int, above: int, around: int, column_density: int, row_density: int, model: Model) -> None:
     """Contexts of nearby symbols as such: which are not the base, on which side of it, and how many."""
     contexts = model.contexts
-    recent = model.tally[RECENT]
+    recent = model.tally[deep.RECENT]
     size_left, size_above = min(abs(left), 2), min(abs(above), 2)
-    clipped_left = min(max(left, -LARGEST_LEFT), LARGEST_LEFT) + LARGEST_LEFT
+    clipped_left = min(max(left, -deep.LARGEST_LEFT), deep.LARGEST_LEFT) + deep.LARGEST_LEFT
     sign_left, sign_above = _sign(left) + 1, _sign(above) + 1
-    contexts[0] = NODES * (model.tally[TRELLIS_STATE] & 1)
-    contexts[1] = FIRST_RECENT + NODES * (recent & (RECENT_FLAGS - 1))
-    contexts[2] = FIRST_NEIGHBOUR + NODES * (8 * (3 * size_left + size_above) + around)
-    contexts[3] = FIRST_COLUMN_DENSITY + NODES * column_density
-    contexts[4] = FIRST_ROW_DENSITY + NODES * row_density
-    contexts[5] = FIRST_BOTH_DENSITIES + NODES * (32 * column_density + row_density)
-    contexts[6] = FIRST_FLAG_NUMBER + NODES * (2 * _ones(recent) + (1 if left != 0 else 0))
-    contexts[7] = FIRST_SIGN + NODES * (9 * sign_left + 3 * sign_above + size_left)
-    contexts[11] = FIRST_LEFT + NODES * (3 * clipped_left + sign_above)
+    contexts[0] = deep.NODES * (model.tally[deep.TRELLIS_STATE] & 1)
+    contexts[1] = deep.FIRST_RECENT + deep.NODES * (recent & (deep.RECENT_FLAGS - 1))
+    contexts[2] = deep.FIRST_NEIGHBOUR + deep.NODES * (8 * (3 * size_left + size_above) + around)
+    contexts[3] = deep.FIRST_COLUMN_DENSITY + deep.NODES * column_density
+    contexts[4] = deep.FIRST_ROW_DENSITY + deep.NODES * row_density
+    contexts[5] = deep.FIRST_BOTH_DENSITIES + deep.NODES * (32 * column_density + row_density)
+    contexts[6] = deep.FIRST_FLAG_NUMBER + deep.NODES * (2 * _ones(recent) + (1 if left != 0 else 0))
+    contexts[7] = deep.FIRST_SIGN + deep.NODES * (9 * sign_left + 3 * sign_above + size_left)
+    contexts[11] = deep.FIRST_LEFT + deep.NODES * (3 * clipped_left + sign_above)
 
 
 @compiled_part
 def _set_experts(index: int, stream: Stream, model: Model) -> None:
     """Predicted value, its context, and the distribution of every expert, whose classes are known."""
     tally, edges = model.tally, model.edges
-    tally[MEAN] = UNIT * stream.facts[MODE] + (_predict(index, stream) if stream.facts[PERIOD] else 0)
-    offset = tally[MEAN] - UNIT * tally[BASE]
-    model.contexts[9] = FIRST_OFFSET + NODES * min(max((offset >> 3) + OFFSETS // 2, 0), OFFSETS - 1)
-    for expert in range(EXPERTS):
-        scale = model.scales[expert * SCALE_CLASSES + model.classes[expert]]
-        edges[2 * expert] = 0 if expert == BASE_EXPERT else offset
+    tally[deep.MEAN] = UNIT * stream.facts[deep.MODE] + (_predict(index, stream) if stream.facts[deep.PERIOD] else 0)
+    offset = tally[deep.MEAN] - UNIT * tally[deep.BASE]
+    model.contexts[9] = deep.FIRST_OFFSET + deep.NODES * min(
+        max((offset >> 3) + deep.OFFSETS // 2, 0), deep.OFFSETS - 1
+    )
+    for expert in range(deep.EXPERTS):
+        scale = model.scales[expert * deep.SCALE_CLASSES + model.classes[expert]]
+        edges[2 * expert] = 0 if expert == deep.BASE_EXPERT else offset
         edges[2 * expert + 1] = (1 << INVERSE_BITS) // max((scale * LOGISTIC_SHARE) >> LOGISTIC_BITS, LOWEST_SCALE)
 
 
 @compiled_part
 def _predict(index: int, stream: Stream) -> int:
-    """Linear prediction of the symbol at `index` less the mode, in 1/16; see :func:`prediction.lags`."""
-    period, mode = stream.facts[PERIOD], stream.facts[MODE]
+    """Linear prediction of the symbol at `index` less the mode, in 1/16; see :class:`Prediction`."""
+    period, mode = stream.facts[deep.PERIOD], stream.facts[deep.MODE]
     values, coefficients = stream.values, stream.coefficients
     total = coefficients[0] * _above_mode(values, index, 1, mode)
     total += coefficients[1] * _above_mode(values, index, period, mode)
     total += coefficients[2] * _above_mode(values, index, period + 1, mode)
     total += coefficients[3] * _above_mode(values, index, period - 1, mode)
     total += coefficients[4] * _above_mode(values, index, 2, mode)
-    total += coefficients[5] * _above_mode(values, index, stream.facts[ROW], mode)
+    total += coefficients[5] * _above_mode(values, index, stream.facts[deep.ROW], mode)
     return int((total * UNIT) >> COEFFICIENT_BITS)
 
 
@@ -162,23 +127,23 @@ def _predict(index: int, stream: Stream) -> int:
 def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Model) -> None:
     """Learn from the symbol at `index`, which is `value`."""
     tally = model.tally
-    residual = value - tally[BASE]
-    differs = 1 if value != stream.facts[MODE] else 0
-    tally[RECENT] = (tally[RECENT] << 1 | (1 if residual != 0 else 0)) & FLAG_MASK
-    tally[ROW_HITS] += differs
-    if stream.facts[ROW]:
+    residual = value - tally[deep.BASE]
+    differs = 1 if value != stream.facts[deep.MODE] else 0
+    tally[deep.RECENT] = (tally[deep.RECENT] << 1 | (1 if residual != 0 else 0)) & FLAG_MASK
+    tally[deep.ROW_HITS] += differs
+    if stream.facts[deep.ROW]:
         stream.columns[column] += differs
-    error = min(abs(UNIT * value - tally[MEAN]), LARGEST_DISTANCE)
+    error = min(abs(UNIT * value - tally[deep.MEAN]), LARGEST_DISTANCE)
     stream.residuals[index] = residual
     stream.errors[index] = min(error, LARGEST)
-    for expert in range(EXPERTS):
-        place = expert * SCALE_CLASSES + model.classes[expert]
-        distance = UNIT * abs(residual) if expert == BASE_EXPERT else error
+    for expert in range(deep.EXPERTS):
+        place = expert * deep.SCALE_CLASSES + model.classes[expert]
+        distance = UNIT * abs(residual) if expert == deep.BASE_EXPERT else error
         count = model.scale_counts[place]
-        model.scales[place] += (((distance << SCALE_BITS) - model.scales[place]) * model.rates[count]) >> RATE_BITS
+        model.scales[place] += (((distance << deep.SCALE_BITS) - model.scales[place]) * model.rates[count]) >> RATE_BITS
         if count < SCALE_LIMIT:
             model.scale_counts[place] = count + 1
-    if stream.facts[ROW_BASE]:
+    if stream.facts[deep.ROW_BASE]:
         _vote(value, residual, tally)
 
 
@@ -186,24 +151,11 @@ def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Mod
 def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
     """Let the base follow the symbols, once more of them speak against it than lately spoke for it."""
     if residual == 0:
-        tally[VOTES] = min(tally[VOTES] + 1, MOST_VOTES)
-    elif tally[VOTES] > 0:
-        tally[VOTES] -= 1
+        tally[deep.VOTES] = min(tally[deep.VOTES] + 1, MOST_VOTES)
+    elif tally[deep.VOTES] > 0:
+        tally[deep.VOTES] -= 1
     else:
-        tally[BASE], tally[VOTES] = value, 0
-
-
-@compiled_part
-def adapt(slot: int, bit: int, limit: int, model: Model) -> None:
-    """Move the probability in `slot` towards `bit`, the less the more was seen, up to `limit`."""
-    value = model.table[slot]
-    count = value & ((1 << COUNT_BITS) - 1)
-    probability = value >> COUNT_BITS
-    target = ((1 << PROBABILITY_BITS) - 1) * bit
-    probability += ((target - probability) * model.rates[count]) >> RATE_BITS
-    if count < limit:
-        count += 1
-    model.table[slot] = probability << COUNT_BITS | count
+        tally[deep.BASE], tally[deep.VOTES] = value, 0
 
 
 @compiled_part

@@ -11,46 +11,12 @@ and signs, the most frequent decisions, are worth a version.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from metaq.coding.context.binary import DECODES, EVEN, LOWEST_PROBABILITY, ONE, choose_or_narrow, clipped
-from metaq.coding.context.deep_contexts import UNIT, adapt, learn_symbol, set_contexts
-from metaq.coding.context.deep_model import (
-    BASE,
-    CENTRAL,
-    COLUMN_CONTEXT,
-    COLUMN_NODES,
-    CONFIDENCES,
-    CONTEXTS,
-    COUNT_BITS,
-    COUNT_LIMIT,
-    DIGIT_LENGTHS,
-    DIGIT_NODE,
-    DIGIT_NODES,
-    DIGIT_SET,
-    EXPERTS,
-    FLAG_NODE,
-    FLAG_PROBABILITY,
-    HIGHEST,
-    INPUTS,
-    LENGTH_NODE,
-    MAX_DIGITS,
-    MODE,
-    MODELLED_DIGITS,
-    PROBABILITY_BITS,
-    ROW,
-    ROW_COUNT_LIMIT,
-    ROW_HITS,
-    ROW_NODE,
-    SCALE_CLASSES,
-    SIGN,
-    SIGN_NODE,
-    TRELLIS_STATE,
-    VOTES,
-    Model,
-    Stream,
-)
+from metaq.coding.arrays import Bytes, Integers
+from metaq.coding.context import binary
+from metaq.coding.context import deep_model as deep
+from metaq.coding.context.binary import ONE, adapted, choose_or_narrow, clipped
+from metaq.coding.context.deep_contexts import UNIT, learn_symbol, set_contexts
+from metaq.coding.context.deep_model import FLAG_NODE, SIGN_NODE, Model, Stream
 from metaq.coding.logistic import CUMULATIVE_BITS, LOGIT_LIMIT
 from metaq.compiled import compiled, compiled_part
 
@@ -62,10 +28,6 @@ WEIGHT_SHIFT = 24
 LEARNING_RATE = 20
 LEARNING_GAIN = 400
 LEARNING_TIME = 700
-COARSE_SHIFT = COUNT_BITS + PROBABILITY_BITS - 16
-"""What is left of a slot without its lowest bits so many is its probability in units of 2**-16."""
-
-COUNT_MASK = (1 << COUNT_BITS) - 1
 LENGTH_SETS = 3
 FIRST_LENGTH_SET = 2
 TOTAL = 1 << CUMULATIVE_BITS
@@ -78,90 +40,85 @@ OUTSIDE = 1 << 40
 
 
 @compiled
-def code_deep(
-    start: int, stop: int, stream: Stream, model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]
-) -> int:
+def code_deep(start: int, stop: int, stream: Stream, model: Model, state: Integers, data: Bytes) -> int:
     """Code the symbols from `start` to `stop` or the end of a row without other symbols than the mode.
 
-    Returns
-    -------
-    int
-        Where the next call starts; -1 if a decoded symbol is outside the alphabet.
+    Returns where the next call starts, or -1 if a decoded symbol is outside the alphabet.
     """
-    row_length = stream.facts[ROW]
+    row_length = stream.facts[deep.ROW]
     tally, trellis = model.tally, stream.trellis
     index = start
     while index < stop:
         column = index % row_length if row_length else index
         if column == 0:
-            tally[ROW_HITS], tally[TRELLIS_STATE] = 0, 0
-            tally[BASE], tally[VOTES] = stream.facts[MODE], 1
+            tally[deep.ROW_HITS], tally[deep.TRELLIS_STATE] = 0, 0
+            tally[deep.BASE], tally[deep.VOTES] = stream.facts[deep.MODE], 1
             if row_length >= MIN_FLAGGED_ROW and not _code_row_flag(index, stream, model, state, data):
                 _fill_row(index, stream)
                 index += row_length
                 continue
         set_contexts(index, column, stream, model)
-        base = tally[BASE]
+        base = tally[deep.BASE]
         value = base + _code_residual(stream.values[index] - base, stream.facts, model, state, data)
-        if state[DECODES]:
-            if value < 0 or value > stream.facts[HIGHEST]:
+        if state[binary.DECODES]:
+            if value < 0 or value > stream.facts[deep.HIGHEST]:
                 return -1
             stream.values[index] = value
         if len(stream.flags):
-            stream.flags[index] = tally[FLAG_PROBABILITY]
+            stream.flags[index] = tally[deep.FLAG_PROBABILITY]
         learn_symbol(index, column, value, stream, model)
         if len(trellis):
-            tally[TRELLIS_STATE] = trellis[2 * tally[TRELLIS_STATE] + ((value - stream.facts[CENTRAL]) & 1)]
+            tally[deep.TRELLIS_STATE] = trellis[
+                2 * tally[deep.TRELLIS_STATE] + ((value - stream.facts[deep.CENTRAL]) & 1)
+            ]
         index += 1
     return index
 
 
 @compiled_part
-def _code_row_flag(index: int, stream: Stream, model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
+def _code_row_flag(index: int, stream: Stream, model: Model, state: Integers, data: Bytes) -> int:
     """Code whether the row from `index` on has other symbols than the mode."""
-    row_length, mode = stream.facts[ROW], stream.facts[MODE]
+    row_length, mode = stream.facts[deep.ROW], stream.facts[deep.MODE]
     live = 0
-    if not state[DECODES]:
+    if not state[binary.DECODES]:
         place = index
         while place < index + row_length and stream.values[place] == mode:
             place += 1
         live = 1 if place < index + row_length else 0
-    slot = ROW_NODE + (stream.row_hints[index // row_length] if len(stream.row_hints) else UNKNOWN_HINT)
-    probability = clipped(model.table[slot] >> COARSE_SHIFT)
+    slot = deep.ROW_NODE + (stream.row_hints[index // row_length] if len(stream.row_hints) else UNKNOWN_HINT)
+    probability = clipped(model.table[slot] >> binary.COARSE_SHIFT)
     if len(stream.flags):
-        stream.flags[index : index + row_length] = max(probability // row_length, LOWEST_PROBABILITY)
+        stream.flags[index : index + row_length] = max(probability // row_length, binary.LOWEST_PROBABILITY)
     live = choose_or_narrow(probability, live, state, data)
-    adapt(slot, live, ROW_COUNT_LIMIT, model)
+    model.table[slot] = adapted(model.table[slot], live, deep.ROW_COUNT_LIMIT, model.rates)
     return live
 
 
 @compiled_part
 def _fill_row(index: int, stream: Stream) -> None:
     """Let the row from `index` on be nothing but the mode."""
-    for place in range(index, index + stream.facts[ROW]):
-        stream.values[place] = stream.facts[MODE]
+    for place in range(index, index + stream.facts[deep.ROW]):
+        stream.values[place] = stream.facts[deep.MODE]
         stream.residuals[place] = 0
         stream.errors[place] = 0
 
 
 @compiled_part
-def _code_residual(
-    residual: int, facts: NDArray[np.int64], model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]
-) -> int:
+def _code_residual(residual: int, facts: Integers, model: Model, state: Integers, data: Bytes) -> int:
     """Code the decisions of `residual`; what was decoded, or `residual` itself."""
     differs = 1 if residual != 0 else 0
     if not _code(FLAG_NODE, differs, 0, 0, 0, model, state, data):
         return 0
-    base = model.tally[BASE]
+    base = model.tally[deep.BASE]
     positive = 1 if residual > 0 else 0
-    if base == 0 or base == facts[HIGHEST]:
+    if base == 0 or base == facts[deep.HIGHEST]:
         positive = 1 if base == 0 else 0
     else:
         positive = _code(SIGN_NODE, positive, 0, 0, 0, model, state, data)
-    model.tally[SIGN] = 1 if positive else -1
+    model.tally[deep.SIGN] = 1 if positive else -1
     magnitude = abs(residual)
     further = 0
-    node = LENGTH_NODE + (MAX_DIGITS if positive else 0)
+    node = deep.LENGTH_NODE + (deep.MAX_DIGITS if positive else 0)
     while _code(
         node + further,
         1 if magnitude >> (further + 1) else 0,
@@ -173,64 +130,56 @@ def _code_residual(
         data,
     ):
         further += 1
-        if further == MAX_DIGITS:
+        if further == deep.MAX_DIGITS:
             return OUTSIDE
     magnitude = _code_digits(magnitude, further, model, state, data)
     return magnitude if positive else -magnitude
 
 
 @compiled_part
-def _code_digits(magnitude: int, further: int, model: Model, state: NDArray[np.int64], data: NDArray[np.uint8]) -> int:
+def _code_digits(magnitude: int, further: int, model: Model, state: Integers, data: Bytes) -> int:
     """Code the `further` digits of `magnitude` after the first; all of it."""
-    node = DIGIT_NODE + DIGIT_NODES * min(further - 1, DIGIT_LENGTHS - 1) - 1
+    node = deep.DIGIT_NODE + deep.DIGIT_NODES * min(further - 1, deep.DIGIT_LENGTHS - 1) - 1
     found = 1
     for place in range(further - 1, -1, -1):
         bit = (magnitude >> place) & 1
-        if further - place <= MODELLED_DIGITS:
+        if further - place <= deep.MODELLED_DIGITS:
             low = found << (place + 1)
             bit = _code(node + found, bit, low, low + (1 << place), low + (2 << place), model, state, data)
         else:
-            bit = choose_or_narrow(int(EVEN), bit, state, data)
+            bit = choose_or_narrow(int(binary.EVEN), bit, state, data)
         found = found << 1 | bit
     return found
 
 
 @compiled_part
-def _code(
-    node: int,
-    bit: int,
-    low: int,
-    middle: int,
-    high: int,
-    model: Model,
-    state: NDArray[np.int64],
-    data: NDArray[np.uint8],
-) -> int:
+def _code(node: int, bit: int, low: int, middle: int, high: int, model: Model, state: Integers, data: Bytes) -> int:
     """Code a decision: whether the magnitude is in [middle, high) or in [low, middle), for nodes after the sign.
 
     If `high` is 0, there is no upper end.
     """
-    if node < LENGTH_NODE:
+    if node < deep.LENGTH_NODE:
         chosen = node
-    elif node < DIGIT_NODE:
-        chosen = FIRST_LENGTH_SET + min((node - LENGTH_NODE) % MAX_DIGITS, LENGTH_SETS - 1)
+    elif node < deep.DIGIT_NODE:
+        chosen = FIRST_LENGTH_SET + min((node - deep.LENGTH_NODE) % deep.MAX_DIGITS, LENGTH_SETS - 1)
     else:
-        chosen = DIGIT_SET
+        chosen = deep.DIGIT_SET
     total = _ask_contexts(node, chosen, model) + _ask_experts(node, chosen, low, middle, high, model)
     logit = min(max(total >> WEIGHT_BITS, -LOGIT_LIMIT), LOGIT_LIMIT)
     probability = clipped(model.logistic[logit + LOGIT_LIMIT + 1])
     if node == FLAG_NODE:
-        model.tally[FLAG_PROBABILITY] = probability
+        model.tally[deep.FLAG_PROBABILITY] = probability
     bit = choose_or_narrow(probability, bit, state, data)
     decided = model.decided[chosen]
     model.decided[chosen] = decided + 1
     rate = LEARNING_RATE + LEARNING_GAIN * LEARNING_TIME // (LEARNING_TIME + decided)
     error = (bit * ONE - probability) * rate
-    for place in range(INPUTS):
+    for place in range(deep.INPUTS):
         change = (model.inputs[place] * error + (1 << (WEIGHT_SHIFT - 1))) >> WEIGHT_SHIFT
         model.weights[model.places[place]] += change
-    for context in range(CONTEXTS if node < COLUMN_NODES else COLUMN_CONTEXT):
-        adapt(model.slots[context], bit, COUNT_LIMIT, model)
+    for context in range(deep.CONTEXTS if node < deep.COLUMN_NODES else deep.COLUMN_CONTEXT):
+        slot = model.slots[context]
+        model.table[slot] = adapted(model.table[slot], bit, deep.COUNT_LIMIT, model.rates)
     return bit
 
 
@@ -239,17 +188,17 @@ def _ask_contexts(node: int, chosen: int, model: Model) -> int:
     """Weighted logits of all contexts at a node."""
     total = 0
     ground = model.table[model.contexts[0] + node]
-    for context in range(CONTEXTS):
+    for context in range(deep.CONTEXTS):
         slot = model.contexts[context] + node
-        if context == COLUMN_CONTEXT and node >= COLUMN_NODES:
+        if context == deep.COLUMN_CONTEXT and node >= deep.COLUMN_NODES:
             slot = model.contexts[0] + node
         value = model.table[slot]
         if value == 0:
             # Not seen yet: what is known without any context is the best guess.
-            value = ground >> COUNT_BITS << COUNT_BITS
+            value = ground >> binary.COUNT_BITS << binary.COUNT_BITS
             model.table[slot] = value
-        logit = model.logits[value >> COARSE_SHIFT]
-        place = (chosen * INPUTS + context) * CONFIDENCES + model.confidences[value & COUNT_MASK]
+        logit = model.logits[value >> binary.COARSE_SHIFT]
+        place = (chosen * deep.INPUTS + context) * deep.CONFIDENCES + model.confidences[value & binary.COUNT_MASK]
         model.slots[context] = slot
         model.inputs[context] = logit
         model.places[context] = place
@@ -261,12 +210,12 @@ def _ask_contexts(node: int, chosen: int, model: Model) -> int:
 def _ask_experts(node: int, chosen: int, low: int, middle: int, high: int, model: Model) -> int:
     """Weighted logits of all experts at a node."""
     total = 0
-    for expert in range(EXPERTS):
+    for expert in range(deep.EXPERTS):
         logit = _expert_logit(expert, node, low, middle, high, model)
-        seen = model.scale_counts[expert * SCALE_CLASSES + model.classes[expert]]
-        place = (chosen * INPUTS + CONTEXTS + expert) * CONFIDENCES + model.confidences[seen]
-        model.inputs[CONTEXTS + expert] = logit
-        model.places[CONTEXTS + expert] = place
+        seen = model.scale_counts[expert * deep.SCALE_CLASSES + model.classes[expert]]
+        place = (chosen * deep.INPUTS + deep.CONTEXTS + expert) * deep.CONFIDENCES + model.confidences[seen]
+        model.inputs[deep.CONTEXTS + expert] = logit
+        model.places[deep.CONTEXTS + expert] = place
         total += model.weights[place] * logit
     return total
 
@@ -282,7 +231,7 @@ def _expert_logit(expert: int, node: int, low: int, middle: int, high: int, mode
         zero = _below(0, mean, inverse, model)
     else:
         # The distribution is mirrored where the residual is negative.
-        mean *= model.tally[SIGN]
+        mean *= model.tally[deep.SIGN]
         edge = _below(middle, mean, inverse, model)
         one = (_below(high, mean, inverse, model) if high else TOTAL) - edge
         zero = edge - _below(low, mean, inverse, model)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.coding.context.binary import COUNT_BITS, PROBABILITY_BITS, rate_table
 from metaq.coding.context.levels import LEVELS, level_table
 from metaq.coding.logistic import cumulative_table, logistic_table, logit_table
 from metaq.compiled import workspace
@@ -68,11 +69,8 @@ SETS = 6
 DIGIT_SET = SETS - 1
 CONFIDENCES = 8
 
-COUNT_BITS = 16
-PROBABILITY_BITS = 30
 COUNT_LIMIT = 400
 ROW_COUNT_LIMIT = 250
-RATE_BITS = 22
 CONTEXT_FACTORS = (2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 2, 2)
 CONFIDENCE_WEIGHTS = (0, 1300, 1650, 2300, 2950, 3300, 3300, 2600)
 CONFIDENCE_EDGES = (1, 2, 4, 8, 16, 40, 120)
@@ -98,35 +96,20 @@ the prediction or 0, last and central symbol of the alphabet."""
 class Stream(NamedTuple):
     """A stream of n symbols, and what is kept of each; all arrays have one dimension.
 
-    Attributes
-    ----------
-    values
-        The symbols, of shape (n,), changed where they are decoded.
-    facts
-        See ``ROW`` and the names after it.
-    coefficients
-        Of the prediction, in 1/32.
-    row_hints, column_hints
-        1 if the unit of the row, or column, was in use in earlier streams, 0 if not; or empty.
-    trellis
-        See :func:`metaq.tensors.trellis.transitions`; empty if there is none.
-    residuals
-        Symbols less what was their base, of shape (n,).
-    errors
-        Distances from the predicted values in 1/16, at most 4095, of shape (n,).
-    columns
-        How many symbols of each column were not the mode.
-    flags
-        Probability of a symbol other than the base in units of 2**-16, of shape (n,), or empty if nobody asks. In a row
-        that is told to be empty, its share of the probability that the row is not.
+    The symbols are changed where they are decoded. `coefficients` of the prediction are in 1/32. Hints are 1 if the
+    unit of the row, or column, was in use in earlier streams, 0 if not, or empty. `trellis` is empty if there is none.
+    `residuals` are the symbols less what was their base, `errors` distances from the predicted values in 1/16, at most
+    4095, `columns` how many symbols of each column were not the mode. `flags`, empty if nobody asks, are probabilities
+    of a symbol other than the base in units of 2**-16; in a row that is told to be empty, its share of the probability
+    that the row is not.
     """
 
     values: NDArray[np.int32]
-    facts: NDArray[np.int64]
+    facts: NDArray[np.int64]  # See ``ROW`` and the names after it.
     coefficients: NDArray[np.int64]
     row_hints: NDArray[np.int64]
     column_hints: NDArray[np.int64]
-    trellis: NDArray[np.int64]
+    trellis: NDArray[np.int64]  # See :func:`metaq.tensors.trellis.transitions`.
     residuals: NDArray[np.int32]
     errors: NDArray[np.int32]
     columns: NDArray[np.int64]
@@ -134,26 +117,13 @@ class Stream(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Everything that adapts, scratch space and tables; all arrays have one dimension.
+    """Everything that adapts, scratch space and constant tables; all arrays have one dimension.
 
-    Attributes
-    ----------
-    table
-        A slot a context and decision: probability of a 1 times ``2**30`` above 16 bits of how often it was seen.
-    weights
-        Mixing weights times 65536 by set, input and confidence.
-    decided
-        Decisions so far, by set.
-    scales, scale_counts
-        Mean distance of symbols from an expert's prediction in 1/4096 by expert and class, and how many.
-    contexts, slots, inputs, places
-        Of the current symbol and decision: first slot of each context, slot of each, logits, places of the weights.
-    classes, edges
-        Of every expert for this symbol: class, and (mean above the base in 1/16, 2**28 over its scale in 1/4096).
-    tally
-        See ``RECENT`` and the names after it.
-    logits, logistic, cumulative, rates, confidences, levels
-        Constant tables.
+    `table` has a slot for every context and decision. Mixing weights are times 65536, by set, input and confidence;
+    `decided` are the decisions so far, by set. `scales` are mean distances of symbols from an expert's prediction in
+    1/4096, by expert and class. Of the current symbol and decision there are the first slot of each context, its slot,
+    the logits, the places of the weights, and for every expert its class and edges: (mean above the base in 1/16, 2**28
+    over its scale in 1/4096).
     """
 
     table: NDArray[np.int64]
@@ -167,7 +137,7 @@ class Model(NamedTuple):
     places: NDArray[np.int64]
     classes: NDArray[np.int64]
     edges: NDArray[np.int64]
-    tally: NDArray[np.int64]
+    tally: NDArray[np.int64]  # See ``RECENT`` and the names after it.
     logits: NDArray[np.int64]
     logistic: NDArray[np.int64]
     cumulative: NDArray[np.int64]
@@ -198,7 +168,7 @@ def new_model() -> Model:
         logits=workspace(logit_table()),
         logistic=workspace(logistic_table()),
         cumulative=workspace(cumulative_table()),
-        rates=workspace(((2 << RATE_BITS) // (2 * counts + 3)).astype(np.int64)),
+        rates=rate_table(COUNT_LIMIT),
         confidences=workspace(np.searchsorted(CONFIDENCE_EDGES, counts, side="right").astype(np.int64)),
         levels=workspace(level_table()),
     )

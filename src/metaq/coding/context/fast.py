@@ -14,14 +14,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.coding.arrays import Integers, Symbols
 from metaq.coding.bits import BitReader, bit_lengths, exp_golomb, pack
-from metaq.coding.chunks import StreamShape
+from metaq.coding.chunks import StreamShape, check_range, check_shapes, checked_streams
 from metaq.coding.context import fast_kernel as kernel
 from metaq.coding.varint import decode_varint, encode_varint
 from metaq.errors import CodecError
 from metaq.tensors.trellis import transitions
 
-MAX_ALPHABET = 1 << 31
 INT32 = np.iinfo(np.int32)
 
 ESCAPE_FLAG, SHIFT_FLAG = 16, 32
@@ -60,45 +60,36 @@ class FastCoder:
     name = "fast"
     identifier = 2
 
-    def encode_chunk(self, streams: Sequence[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> bytes:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.encode_chunk`."""
-        if len(streams) != len(shapes):
-            raise CodecError(f"fast: {len(streams)} streams are given with {len(shapes)} shapes.")
-        residuals = [_residuals(symbols, shape) for symbols, shape in zip(streams, shapes, strict=True)]
-        total = sum(shape.count for shape in shapes)
-        if total == 0:
-            return b""
+    def encode_chunk(self, streams: Sequence[NDArray[np.integer]], shapes: Sequence[StreamShape]) -> bytes:
+        checked = checked_streams("fast", streams, shapes)
+        residuals = [stream - np.int32(shape.central) for stream, shape in zip(checked, shapes, strict=True)]
         layouts, lengths = _plan(residuals, shapes)
         if lengths.size == 1:
             whole = residuals[0] if len(residuals) == 1 else np.concatenate(residuals)
             return encode_varint(0) + _encode_block(whole)
         ends = np.cumsum(lengths)
         places = ends - lengths
-        pool = np.empty(total, dtype=np.int32)
+        pool = np.empty(ends[-1], dtype=np.int32)
         for values, shape, layout in zip(residuals, shapes, layouts, strict=True):
             if layout.split:
                 kernel.split(values, *_trellis(shape), layout.row_length, layout.blocks, places, pool)
-            elif values.size:
+            else:
                 kernel.split_rows(values, layout.row_length, layout.blocks, places, pool)
         parts = [_encode_block(pool[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
         return _layouts_to_bytes(lengths, shapes, layouts) + b"".join(parts)
 
-    def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[NDArray[np.int32]]:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.decode_chunk`."""
+    def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[Symbols]:
         layouts, blocks, pool = _read_blocks(payload, shapes)
         streams, _ = _merge(pool, blocks, shapes, layouts)
-        offset = blocks[0].offset if blocks else 0
+        offset = blocks[0].offset
         for symbols, shape in zip(streams, shapes, strict=True):
-            if _central(shape) != offset:
-                symbols += np.int32(_central(shape) - offset)
-            _check_symbols(symbols, shape)
+            if shape.central != offset:
+                symbols += np.int32(shape.central - offset)
+            check_range("fast", *kernel.min_and_max(symbols), shape)
         return streams
 
     def code_lengths(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[float]:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.code_lengths`.
-
-        What a block takes beside its symbols, its table most of all, is shared out in proportion to them.
-        """
+        """What a block takes beside its symbols, its table most of all, is shared out in proportion to them."""
         layouts, blocks, pool = _read_blocks(payload, shapes)
         _, taken = _merge(pool, blocks, shapes, layouts)
         sums = np.concatenate([[0.0], *(_symbol_bits(block, pool) for block in blocks)]).cumsum()
@@ -116,34 +107,18 @@ class FastCoder:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layout:
-    """Where the symbols of a stream are.
-
-    Attributes
-    ----------
-    by_rows
-        Whether the rows may be in different blocks.
-    split
-        Whether the symbols of the two quantisers are in different blocks.
-    row_length
-        Symbols of a row, or of the stream if it is not divided by rows.
-    blocks
-        Block of the symbols of quantiser 0 and 1 of every row, int64 of shape (2 * rows,); equal if not split.
+    """Where the symbols of a stream are: whether its rows, and the symbols of the two quantisers, may be in different
+    blocks; symbols of a row, or of the stream if it is not divided by rows; and the block of the symbols of quantiser 0
+    and 1 of every row, int64 of shape (2 * rows,), equal if not split.
     """
 
     by_rows: bool
     split: bool
     row_length: int
-    blocks: NDArray[np.int64]
+    blocks: Integers
 
 
-def _rows(shape: StreamShape) -> int:
-    """Number of rows that could be told apart; 1 if the stream is no matrix of several."""
-    if 0 < shape.row_length < shape.count and shape.count % shape.row_length == 0:
-        return shape.count // shape.row_length
-    return 1
-
-
-def _plan(residuals: list[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> tuple[list[_Layout], NDArray[np.int64]]:
+def _plan(residuals: list[Symbols], shapes: Sequence[StreamShape]) -> tuple[list[_Layout], Integers]:
     """Layouts that make the chunk small, and the number of symbols in each block."""
     classes = [_row_classes(values, shape) for values, shape in zip(residuals, shapes, strict=True)]
     trellis = any(shape.trellis_bits for shape in shapes)
@@ -166,14 +141,14 @@ def _plan(residuals: list[NDArray[np.int32]], shapes: Sequence[StreamShape]) -> 
     return layouts, np.array([counts.sum() for counts in blocks.counts])
 
 
-def _layout(shape: StreamShape, by_rows: bool, split: bool, numbers: NDArray[np.int64]) -> _Layout:
+def _layout(shape: StreamShape, by_rows: bool, split: bool, numbers: Integers) -> _Layout:
     """Layout from the blocks of every row, int64 of shape (rows, 1 or 2), -1 where a part has no symbols."""
     pairs = np.repeat(numbers, 2, axis=1) if numbers.shape[1] == 1 else numbers.copy()
     if split:
         # The two of a row have to differ even where one is never used.
         pairs[:, 0] = np.where(pairs[:, 0] < 0, pairs[:, 1] == 0, pairs[:, 0])
         pairs[:, 1] = np.where(pairs[:, 1] < 0, pairs[:, 0] == 0, pairs[:, 1])
-    row_length = shape.row_length if by_rows else max(shape.count, 1)
+    row_length = shape.row_length if by_rows else shape.count
     return _Layout(by_rows=by_rows, split=split, row_length=row_length, blocks=pairs.reshape(-1))
 
 
@@ -181,10 +156,10 @@ class _Blocks:
     """Blocks filled so far, as counts; a part joins the one whose statistics suit it if that saves its table."""
 
     def __init__(self) -> None:
-        self.counts: list[NDArray[np.int64]] = []
+        self.counts: list[Integers] = []
         self._quantizers: list[int] = []
 
-    def place(self, counts: NDArray[np.int64], quantizer: int) -> int:
+    def place(self, counts: Integers, quantizer: int) -> int:
         """Number of the block for a part of one quantiser, which is in it from then on; -1 if it has no symbols."""
         size = counts.sum()
         if size == 0:
@@ -205,7 +180,7 @@ class _Blocks:
         return best
 
 
-def _cost_bits(counts: NDArray[np.int64]) -> float:
+def _cost_bits(counts: Integers) -> float:
     """Estimate for blocks with these counts, one a row of the last axis."""
     totals = counts.sum(axis=-1)
     used = counts[counts > 0]
@@ -213,7 +188,7 @@ def _cost_bits(counts: NDArray[np.int64]) -> float:
     return coded + TABLE_BITS * float((totals > 0).sum()) + TOKEN_BITS * used.size
 
 
-def _split_pays(tallies: list[NDArray[np.int64]], shapes: Sequence[StreamShape]) -> bool:
+def _split_pays(tallies: list[Integers], shapes: Sequence[StreamShape]) -> bool:
     both = sum(
         (counts.sum(axis=0) for counts, shape in zip(tallies, shapes, strict=True) if shape.trellis_bits),
         start=np.zeros((2, 2 * TALLY_HALF), dtype=np.int64),
@@ -221,7 +196,7 @@ def _split_pays(tallies: list[NDArray[np.int64]], shapes: Sequence[StreamShape])
     return _cost_bits(both) < _cost_bits(both.sum(axis=0))
 
 
-def _tally(values: NDArray[np.int32], shape: StreamShape, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _tally(values: Symbols, shape: StreamShape, classes: Integers) -> Integers:
     """Clipped residuals by class of row and quantiser, int64 of shape (classes, 2, 2 * TALLY_HALF)."""
     number = int(classes.max()) + 1
     counts = np.zeros((2 * number, 2 * TALLY_HALF), dtype=np.int64)
@@ -230,12 +205,12 @@ def _tally(values: NDArray[np.int32], shape: StreamShape, classes: NDArray[np.in
     return counts.reshape(number, 2, -1)
 
 
-def _row_classes(values: NDArray[np.int32], shape: StreamShape) -> NDArray[np.int64]:
+def _row_classes(values: Symbols, shape: StreamShape) -> Integers:
     """Class of every row by its scale, int64 of shape (rows,); of shape (1,) if classes promise nothing."""
     none = np.zeros(1, dtype=np.int64)
-    rows = _rows(shape)
-    if rows < 2 or shape.count < MIN_CLASSED_COUNT:
+    if not shape.usable_row or shape.count < MIN_CLASSED_COUNT:
         return none
+    rows = shape.count // shape.row_length
     sums = np.zeros(rows, dtype=np.int64)
     kernel.magnitudes(values, shape.row_length, sums)
     # A tenth keeps rows of nothing but central symbols finite, and near the others.
@@ -248,29 +223,24 @@ def _row_classes(values: NDArray[np.int32], shape: StreamShape) -> NDArray[np.in
     return np.unique(classes, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _trellis(shape: StreamShape) -> tuple[NDArray[np.int32], int]:
+def _trellis(shape: StreamShape) -> tuple[Symbols, int]:
     """Transitions of the trellis, and the number of symbols after which it begins anew."""
     table = transitions(shape.trellis_bits) if shape.trellis_bits else np.zeros(2, dtype=np.int32)
     return table, shape.row_length or shape.count
 
 
-def _layouts_to_bytes(lengths: NDArray[np.int64], shapes: Sequence[StreamShape], layouts: list[_Layout]) -> bytes:
+def _layouts_to_bytes(lengths: Integers, shapes: Sequence[StreamShape], layouts: list[_Layout]) -> bytes:
     head = encode_varint(lengths.size - 1) + b"".join(encode_varint(int(length)) for length in lengths[:-1])
     width = (lengths.size - 1).bit_length()
     fields = [
-        field
-        for shape, layout in zip(shapes, layouts, strict=True)
-        if shape.count
-        for field in _layout_fields(shape, layout, width)
+        field for shape, layout in zip(shapes, layouts, strict=True) for field in _layout_fields(shape, layout, width)
     ]
     return head + pack(np.concatenate([values for values, _ in fields]), np.concatenate([bits for _, bits in fields]))
 
 
-def _layout_fields(
-    shape: StreamShape, layout: _Layout, width: int
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _layout_fields(shape: StreamShape, layout: _Layout, width: int) -> list[tuple[Integers, Integers]]:
     """Values and widths of the fields of one stream."""
-    flags = [int(layout.by_rows)] * (_rows(shape) > 1) + [int(layout.split)] * (shape.trellis_bits > 0)
+    flags = [int(layout.by_rows)] * (shape.usable_row > 0) + [int(layout.split)] * (shape.trellis_bits > 0)
     numbers = layout.blocks if layout.split else layout.blocks[::2]
     return [
         (np.array(flags, dtype=np.int64), np.ones(len(flags), dtype=np.int64)),
@@ -278,7 +248,7 @@ def _layout_fields(
     ]
 
 
-def _layouts_from_bytes(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_Layout], NDArray[np.int64], int]:
+def _layouts_from_bytes(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_Layout], Integers, int]:
     """Layouts (none if there is one block only), symbols of every block, and the byte after them."""
     total = sum(shape.count for shape in shapes)
     others, position = decode_varint(payload, 0)
@@ -299,21 +269,19 @@ def _layouts_from_bytes(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[
 
 
 def _read_layout(reader: BitReader, shape: StreamShape, last_block: int) -> _Layout:
-    rows = _rows(shape)
-    by_rows = bool(shape.count and rows > 1 and reader.unsigned(1))
-    split = bool(shape.count and shape.trellis_bits and reader.unsigned(1))
-    segments = rows if by_rows else int(shape.count > 0)
-    numbers = reader.fields((1 + split) * segments, last_block.bit_length())
+    by_rows = bool(shape.usable_row and reader.unsigned(1))
+    split = bool(shape.trellis_bits and reader.unsigned(1))
+    row_length = shape.row_length if by_rows else shape.count
+    numbers = reader.fields((1 + split) * (shape.count // row_length), last_block.bit_length())
     if numbers.max(initial=0) > last_block or (split and (numbers[::2] == numbers[1::2]).any()):
         raise CodecError(f"fast: a stream is said to be in blocks that are no two of {last_block + 1}.")
-    row_length = shape.row_length if by_rows else max(shape.count, 1)
     blocks = numbers if split else np.repeat(numbers, 2)
     return _Layout(by_rows=by_rows, split=split, row_length=row_length, blocks=blocks)
 
 
 def _merge(
-    pool: NDArray[np.int32], blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
-) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int64]]]:
+    pool: Symbols, blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
+) -> tuple[list[Symbols], list[Integers]]:
     """Streams from the symbols of all blocks, and where in `pool` each block stood before and after every stream.
 
     If there are several blocks, `pool` has one element more than they have.
@@ -346,21 +314,14 @@ def _merge(
 class _Table:
     """What the tokens of a block are and what share of the states each is given.
 
-    Attributes
-    ----------
-    shift
-        A residual without its lowest `shift` bits is a token.
-    first
-        Token of index 1.
-    masses
-        By index, int64 of shape (m,): index 0 is that of all tokens without mass. They sum to ``2**table_bits``.
-    table_bits
-        0 if there is a single token, else from ``MIN_TABLE_BITS`` to ``MAX_TABLE_BITS``.
+    A residual without its lowest `shift` bits is a token; `first` is the token of index 1. `masses` by index, int64 of
+    shape (m,), sum to ``2**table_bits``; index 0 is that of all tokens without mass. `table_bits` is 0 if there is a
+    single token, else from ``MIN_TABLE_BITS`` to ``MAX_TABLE_BITS``.
     """
 
     shift: int
     first: int
-    masses: NDArray[np.int64]
+    masses: Integers
     table_bits: int
 
     @property
@@ -368,13 +329,13 @@ class _Table:
         """Whether there are tokens without mass."""
         return bool(self.masses[0] > 0)
 
-    def masses_of(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    def masses_of(self, tokens: Integers) -> Integers:
         """Masses of tokens, 0 where they are escaped."""
         index = tokens - self.first + 1
         inside = (index > 0) & (index < self.masses.size)
         return np.where(inside, self.masses[np.where(inside, index, 0)], 0)
 
-    def numbers(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    def numbers(self, tokens: Integers) -> Integers:
         """Numbers of tokens without mass: those within the table first, then by distance, above and below in turn."""
         index = tokens - self.first
         inside = self.masses[1:] == 0
@@ -385,7 +346,7 @@ class _Table:
         within = ranks[index.clip(0, inside.size - 1)]
         return np.where(index < 0, below, np.where(index < inside.size, within, above))
 
-    def tokens(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def tokens(self, numbers: Integers) -> Integers:
         """Invert :meth:`numbers`."""
         places = np.flatnonzero(self.masses[1:] == 0)
         outside = numbers - places.size
@@ -396,7 +357,7 @@ class _Table:
         return np.where(outside < 0, self.first + places[numbers.clip(0, places.size - 1)], beyond)
 
 
-def _fit(tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> _Table:
+def _fit(tokens: Integers, counts: Integers) -> _Table:
     """The table that makes a block smallest, for the residuals that occur, increasing, and how often they do."""
     best: _Table | None = None
     best_bits = 0.0
@@ -417,7 +378,7 @@ def _fit(tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> _Table:
     return best
 
 
-def _candidates(tokens: NDArray[np.int64], counts: NDArray[np.int64], shift: int) -> list[_Table]:
+def _candidates(tokens: Integers, counts: Integers, shift: int) -> list[_Table]:
     if tokens.size == 1:
         return [_Table(shift=shift, first=int(tokens[0]), masses=np.array([0, 1]), table_bits=0)]
     size = int(counts.sum())
@@ -432,9 +393,7 @@ def _candidates(tokens: NDArray[np.int64], counts: NDArray[np.int64], shift: int
     return tables
 
 
-def _table(
-    tokens: NDArray[np.int64], counts: NDArray[np.int64], wanted: NDArray[np.int64], shift: int, table_bits: int
-) -> _Table | None:
+def _table(tokens: Integers, counts: Integers, wanted: Integers, shift: int, table_bits: int) -> _Table | None:
     """Table in which tokens have about the masses `wanted`; None if there is no room for that."""
     mode = int(counts.argmax())
     reach = kernel.MAX_TOKENS // 2
@@ -454,7 +413,7 @@ def _table(
     return _Table(shift=shift, first=first, masses=dense, table_bits=table_bits)
 
 
-def _level(masses: NDArray[np.int64], weights: NDArray[np.int64], total: int) -> bool:
+def _level(masses: Integers, weights: Integers, total: int) -> bool:
     """Change `masses` where it costs least until they sum to `total`; False if they cannot."""
     while (excess := int(masses.sum()) - total) != 0:
         if excess > 0:
@@ -470,7 +429,7 @@ def _level(masses: NDArray[np.int64], weights: NDArray[np.int64], total: int) ->
     return True
 
 
-def _size_bits(table: _Table, tokens: NDArray[np.int64], counts: NDArray[np.int64]) -> float:
+def _size_bits(table: _Table, tokens: Integers, counts: Integers) -> float:
     """Size of a block but for its lowest bits."""
     masses = table.masses_of(tokens)
     escaped = masses == 0
@@ -481,7 +440,7 @@ def _size_bits(table: _Table, tokens: NDArray[np.int64], counts: NDArray[np.int6
     return float(coded + _mass_fields(table)[1].sum() + golomb_bits)
 
 
-def _mass_fields(table: _Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _mass_fields(table: _Table) -> tuple[Integers, Integers]:
     """Golomb codes of the masses, each in the order that the mass before it suggests."""
     if table.table_bits == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -489,12 +448,10 @@ def _mass_fields(table: _Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     previous = np.concatenate([[0], masses[:-1]])
     if table.escapes:
         previous[1] = 0
-    orders = np.maximum(bit_lengths(previous) - 2, 0)
-    shifted = masses + (np.int64(1) << orders)
-    return shifted, 2 * bit_lengths(shifted) - 1 - orders
+    return exp_golomb(masses, np.maximum(bit_lengths(previous) - 2, 0))
 
 
-def _histogram(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _histogram(values: Symbols) -> tuple[Integers, Integers]:
     """The values that occur, increasing, and how often, both int64."""
     lowest, highest = kernel.min_and_max(values)
     span = highest - lowest + 1
@@ -511,7 +468,7 @@ def _histogram(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np
 # Blocks.
 
 
-def _encode_block(values: NDArray[np.int32]) -> bytes:
+def _encode_block(values: Symbols) -> bytes:
     """Code of residuals, int32 of shape (n,), n >= 1."""
     table = _fit(*_histogram(values))
     kind = table.table_bits | ESCAPE_FLAG * table.escapes | SHIFT_FLAG * (table.shift > 0)
@@ -532,7 +489,7 @@ def _encode_block(values: NDArray[np.int32]) -> bytes:
     return b"".join(parts)
 
 
-def _escapes_to_bytes(table: _Table, tokens: NDArray[np.int32]) -> bytes:
+def _escapes_to_bytes(table: _Table, tokens: Symbols) -> bytes:
     escaped = np.empty(tokens.size + 1, dtype=np.int64)
     number = kernel.find_escapes(tokens, table.first - 1, table.masses, escaped)
     numbers = table.numbers(escaped[:number])
@@ -541,22 +498,10 @@ def _escapes_to_bytes(table: _Table, tokens: NDArray[np.int32]) -> bytes:
     return pack(np.concatenate([[order], values]), np.concatenate([[kernel.ORDER_BITS], widths]))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Block:
-    """A block that was decoded.
-
-    Attributes
-    ----------
-    table
-        Its table.
-    escape_order
-        Golomb order of its escapes, 0 if it has none.
-    start, stop
-        Where its residuals stand among those of all blocks.
-    offset
-        What was added to them.
-    size_bytes
-        Of its code.
+    """A block that was decoded: its table, the Golomb order of its escapes or 0, where its residuals stand among those
+    of all blocks, what was added to them, and the size of its code.
     """
 
     table: _Table
@@ -567,47 +512,31 @@ class _Block:
     size_bytes: int
 
 
-def _read_blocks(
-    payload: bytes, shapes: Sequence[StreamShape]
-) -> tuple[list[_Layout], list[_Block], NDArray[np.int32]]:
+def _read_blocks(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_Layout], list[_Block], Symbols]:
     """Layouts (none if there is one block only), the blocks, and their residuals plus offset one block after another.
 
     Behind the residuals of several blocks there is an element more.
     """
-    for shape in shapes:
-        _check_shape(shape)
+    check_shapes("fast", shapes)
     total = sum(shape.count for shape in shapes)
-    if total == 0:
-        if payload:
-            raise CodecError(f"fast: {len(payload)} bytes are given for no symbols.")
-        return [], [], np.empty(0, dtype=np.int32)
     layouts, lengths, position = _layouts_from_bytes(payload, shapes)
     padded = np.zeros(len(payload) + 8, dtype=np.uint8)
     padded[:-8] = np.frombuffer(payload, dtype=np.uint8)
-    offset = _central(shapes[0]) if len(shapes) == 1 and len(lengths) == 1 else 0
+    offset = shapes[0].central if len(shapes) == 1 and len(lengths) == 1 else 0
     pool = np.empty(total + (len(lengths) > 1), dtype=np.int32)
     blocks = []
     start = 0
     for length in lengths.tolist():
         before, stop = position, start + length
         table, order, position = _decode_block(payload, padded, position, offset, pool[start:stop])
-        blocks.append(
-            _Block(
-                table=table,
-                escape_order=order,
-                start=start,
-                stop=stop,
-                offset=offset,
-                size_bytes=position - before,
-            )
-        )
+        blocks.append(_Block(table, order, start, stop, offset, position - before))
         start = stop
     if position != len(payload):
         raise CodecError(f"fast: {len(payload) - position} bytes are left over at the end.")
     return layouts, blocks, pool
 
 
-def _symbol_bits(block: _Block, pool: NDArray[np.int32]) -> NDArray[np.float64]:
+def _symbol_bits(block: _Block, pool: Symbols) -> NDArray[np.float64]:
     """Bits of every residual of a block, with its share of what else the block takes."""
     table = block.table
     tokens = (pool[block.start : block.stop].astype(np.int64) - block.offset) >> table.shift
@@ -622,7 +551,7 @@ def _symbol_bits(block: _Block, pool: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 def _decode_block(
-    payload: bytes, padded: NDArray[np.uint8], position: int, offset: int, out: NDArray[np.int32]
+    payload: bytes, padded: NDArray[np.uint8], position: int, offset: int, out: Symbols
 ) -> tuple[_Table, int, int]:
     """Fill `out` with residuals plus `offset` from byte `position` on.
 
@@ -686,7 +615,7 @@ def _table_from_bytes(payload: bytes, padded: NDArray[np.uint8], position: int, 
     return table, int(position)
 
 
-def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: NDArray[np.int32]) -> tuple[int, int]:
+def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: Symbols) -> tuple[int, int]:
     """Put the escaped tokens into `out`; their Golomb order and the byte after them."""
     marker = table.first - 1 + base
     number = int(np.count_nonzero(out == marker))
@@ -700,37 +629,8 @@ def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: 
     return order, reader.finish_byte()
 
 
-def _check_range(tokens: NDArray[np.int64], shift: int, offset: int) -> None:
+def _check_range(tokens: Integers, shift: int, offset: int) -> None:
     """Check that the residuals of `tokens` are int32 with and without `offset` >= 0."""
     lowest, highest = INT32.min >> shift, (INT32.max - offset) >> shift
     if int(tokens.min()) < lowest or int(tokens.max()) > highest:
         raise CodecError("fast: a table or an escape leads outside every alphabet.")
-
-
-# What streams may be.
-
-
-def _central(shape: StreamShape) -> int:
-    return (shape.alphabet_size - 1) // 2
-
-
-def _residuals(symbols: NDArray[np.int32], shape: StreamShape) -> NDArray[np.int32]:
-    """Symbols less the central one of their alphabet, int32."""
-    _check_shape(shape)
-    if symbols.dtype != np.int32 or symbols.shape != (shape.count,):
-        raise CodecError(f"fast: a stream is {symbols.dtype} of shape {symbols.shape}, not int32 of ({shape.count},).")
-    _check_symbols(symbols, shape)
-    return symbols - np.int32(_central(shape))
-
-
-def _check_shape(shape: StreamShape) -> None:
-    if shape.count < 0 or not 0 < shape.alphabet_size <= MAX_ALPHABET or shape.row_length < 0:
-        raise CodecError(f"fast: {shape} is no stream of symbols.")
-
-
-def _check_symbols(symbols: NDArray[np.int32], shape: StreamShape) -> None:
-    if symbols.size == 0:
-        return
-    lowest, highest = kernel.min_and_max(symbols)
-    if lowest < 0 or highest >= shape.alphabet_size:
-        raise CodecError(f"fast: symbols from {lowest} to {highest} are outside an alphabet of {shape.alphabet_size}.")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.coding.arrays import Bytes, Integers, Symbols
+from metaq.coding.bits import read_number
 from metaq.compiled import compiled, compiled_part
 
 MAX_TABLE_BITS = 12
@@ -33,7 +35,7 @@ SPARE_WORDS = 8
 
 
 @compiled
-def min_and_max(values: NDArray[np.int32]) -> tuple[int, int]:
+def min_and_max(values: Symbols) -> tuple[int, int]:
     """Smallest and largest of `values`, int32 of shape (n,), n >= 1."""
     lowest = highest = values[0]
     for index in range(values.size):
@@ -44,7 +46,7 @@ def min_and_max(values: NDArray[np.int32]) -> tuple[int, int]:
 
 
 @compiled
-def count(values: NDArray[np.int32], lowest: int, counts: NDArray[np.int32]) -> None:
+def count(values: Symbols, lowest: int, counts: Symbols) -> None:
     """Add to `counts`, int32 of shape (4, m), how often every value in ``lowest + [0, m)`` occurs, in four parts.
 
     The parts keep a frequent value from waiting for its own last count.
@@ -60,7 +62,7 @@ def count(values: NDArray[np.int32], lowest: int, counts: NDArray[np.int32]) -> 
 
 
 @compiled
-def spread(masses: NDArray[np.int64], table_bits: int) -> NDArray[np.int64]:
+def spread(masses: Integers, table_bits: int) -> Integers:
     """Index of the token that owns each slot, int64 of shape (2**table_bits,); the masses sum to that."""
     size = 1 << table_bits
     step = (size >> 1) + (size >> 3) + 3
@@ -74,7 +76,7 @@ def spread(masses: NDArray[np.int64], table_bits: int) -> NDArray[np.int64]:
 
 
 @compiled
-def decoding_table(masses: NDArray[np.int64], table_bits: int) -> NDArray[np.uint32]:
+def decoding_table(masses: Integers, table_bits: int) -> NDArray[np.uint32]:
     """Entries by state, uint32 of shape (2**MAX_TABLE_BITS,): index, next state less bits to come, their number."""
     size = 1 << table_bits
     owners = spread(masses, table_bits)
@@ -92,33 +94,12 @@ def decoding_table(masses: NDArray[np.int64], table_bits: int) -> NDArray[np.uin
 
 
 @compiled
-def decode(
-    data: NDArray[np.uint8],
-    start: int,
-    table: NDArray[np.uint32],
-    table_bits: int,
-    marker: int,
-    out: NDArray[np.int32],
-) -> int:
+def decode(data: Bytes, start: int, table: NDArray[np.uint32], table_bits: int, marker: int, out: Symbols) -> int:
     """Fill `out` with ``marker + index`` of the coded tokens and return the byte after them.
 
-    Parameters
-    ----------
-    data
-        The payload and eight bytes more, uint8.
-    start
-        Byte where the code starts.
-    table, table_bits
-        See :func:`decoding_table`.
-    marker
-        Value of index 0, the escape; int32 holds this and all that follow.
-    out
-        int32 of shape (n,).
-
-    Returns
-    -------
-    int
-        ``CUT_OFF`` if the data end before, ``BAD_STATE`` if the code does not start or end as it must.
+    `data` is the payload and eight bytes more, and the code starts at byte `start`; for `table` see
+    :func:`decoding_table`. Index 0 is the escape; int32 holds `marker` and all values that follow. Returned is
+    ``CUT_OFF`` if the data end before, ``BAD_STATE`` if the code does not start or end as it must.
     """
     end = 8 * (data.size - 8)
     position = 8 * start
@@ -157,13 +138,7 @@ def decode(
 
 @compiled_part
 def _decode_lanes(
-    data: NDArray[np.uint8],
-    position: int,
-    end: int,
-    table: NDArray[np.uint32],
-    marker: int,
-    out: NDArray[np.int32],
-    states: NDArray[np.int64],
+    data: Bytes, position: int, end: int, table: NDArray[np.uint32], marker: int, out: Symbols, states: Integers
 ) -> int:
     """Decode whole groups of four symbols with the states in registers; returns the position, in bits."""
     state0, state1, state2, state3 = states[0], states[1], states[2], states[3]
@@ -196,7 +171,7 @@ def _decode_lanes(
 
 
 @compiled_part
-def _window(data: NDArray[np.uint8], position: int) -> int:
+def _window(data: Bytes, position: int) -> int:
     """The 56 bits from `position` on, and rubbish above them; the eight bytes become one load."""
     byte = (position >> 3) & 0x7FFFFFFFFFFF
     low = np.int64(data[byte]) | np.int64(data[byte + 1]) << 8
@@ -207,23 +182,11 @@ def _window(data: NDArray[np.uint8], position: int) -> int:
 
 
 @compiled
-def encode(
-    values: NDArray[np.int32], marker: int, masses: NDArray[np.int64], table_bits: int, words: NDArray[np.uint32]
-) -> int:
-    """Code `values` into the end of `words` and return the byte where the code starts.
+def encode(values: Symbols, marker: int, masses: Integers, table_bits: int, words: NDArray[np.uint32]) -> int:
+    """Code tokens into the end of `words`, of shape (words_for(n),), and return the byte where the code starts.
 
-    Parameters
-    ----------
-    values
-        Tokens, int32 of shape (n,).
-    marker
-        ``value - marker`` is the index of a token; indices outside `masses` or without mass are coded as index 0.
-    masses
-        By index, int64 of shape (m,).
-    table_bits
-        Binary logarithm of their sum.
-    words
-        uint32 of shape (words_for(n),).
+    ``value - marker`` is the index of a token. `masses` by index sum to ``2**table_bits``; indices outside them or
+    without mass are coded as index 0.
     """
     size = 1 << table_bits
     owners = spread(masses, table_bits)
@@ -253,12 +216,12 @@ def encode(
 
 @compiled_part
 def _encode_lanes(
-    values: NDArray[np.int32],
+    values: Symbols,
     marker: int,
     size: int,
-    most_bits: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    next_states: NDArray[np.int64],
+    most_bits: Integers,
+    offsets: Integers,
+    next_states: Integers,
     words: NDArray[np.uint32],
 ) -> int:
     lanes = LANES if values.size >= LONG else 1
@@ -340,9 +303,7 @@ def words_for(symbols: int) -> int:
 
 
 @compiled
-def read_masses(
-    data: NDArray[np.uint8], start: int, table_bits: int, escapes: bool, masses: NDArray[np.int64]
-) -> tuple[int, int]:
+def read_masses(data: Bytes, start: int, table_bits: int, escapes: bool, masses: Integers) -> tuple[int, int]:
     """Fill `masses`, int64 of shape (MAX_TOKENS + 1,), until they sum to ``2**table_bits``.
 
     Returns the byte after them and how many there are, counting that of the escape, index 0; or (-1, 0) if they are
@@ -356,19 +317,8 @@ def read_masses(
     masses[0] = 0
     while left > 0:
         order = golomb_order(previous)
-        zeros = 0
-        while position < end and zeros <= table_bits and not (int(data[position >> 3]) >> (7 - (position & 7))) & 1:
-            zeros += 1
-            position += 1
-        digits = zeros + order + 1
-        if position + digits > end or zeros > table_bits or index > MAX_TOKENS:
-            return -1, 0
-        number = 0
-        for _ in range(digits):
-            number = number << 1 | (int(data[position >> 3]) >> (7 - (position & 7))) & 1
-            position += 1
-        mass = number - (1 << order)
-        if mass > left or (mass == 0 and index < 2):
+        mass, position = read_number(data, position, end, order, table_bits + order + 1)
+        if position < 0 or index > MAX_TOKENS or mass > left or (mass == 0 and index < 2):
             return -1, 0
         masses[index] = mass
         left -= mass
@@ -391,7 +341,7 @@ def golomb_order(previous: int) -> int:
 
 
 @compiled
-def pack_low_bits(values: NDArray[np.int32], width: int, out: NDArray[np.uint8]) -> None:
+def pack_low_bits(values: Symbols, width: int, out: Bytes) -> None:
     """The lowest `width` bits of every value into `out`, uint8 of zeros of shape ((n * width + 7) // 8,)."""
     held, held_bits, byte = 0, 0, 0
     mask = (1 << width) - 1
@@ -408,7 +358,7 @@ def pack_low_bits(values: NDArray[np.int32], width: int, out: NDArray[np.uint8])
 
 
 @compiled
-def append_low_bits(data: NDArray[np.uint8], start: int, width: int, out: NDArray[np.int32]) -> None:
+def append_low_bits(data: Bytes, start: int, width: int, out: Symbols) -> None:
     """Replace every token of `out` by ``token * 2**width + field``, its field of `width` bits from byte `start` on.
 
     `data` holds all the fields and eight bytes more.
@@ -419,7 +369,7 @@ def append_low_bits(data: NDArray[np.uint8], start: int, width: int, out: NDArra
 
 
 @compiled
-def golomb_cost(numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[int, int]:
+def golomb_cost(numbers: Integers, counts: Integers) -> tuple[int, int]:
     """Order in 0 to 31 whose codes of `numbers`, each used `counts` times, are shortest, and about their bits in all.
 
     Of many numbers only some thousands are looked at.
@@ -442,7 +392,7 @@ def golomb_cost(numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[
 
 
 @compiled
-def find_escapes(values: NDArray[np.int32], marker: int, masses: NDArray[np.int64], tokens: NDArray[np.int64]) -> int:
+def find_escapes(values: Symbols, marker: int, masses: Integers, tokens: Integers) -> int:
     """Put the values that :func:`encode` codes as index 0 into `tokens`, of shape (n + 1,); return their number."""
     used = 0
     for index in range(values.size):
@@ -455,7 +405,7 @@ def find_escapes(values: NDArray[np.int32], marker: int, masses: NDArray[np.int6
 
 
 @compiled
-def put_escapes(marker: int, tokens: NDArray[np.int64], out: NDArray[np.int32]) -> None:
+def put_escapes(marker: int, tokens: Integers, out: Symbols) -> None:
     """Replace every `marker` in `out` by the next of `tokens`, of which there are enough."""
     used = 0
     for index in range(out.size):
@@ -466,32 +416,19 @@ def put_escapes(marker: int, tokens: NDArray[np.int64], out: NDArray[np.int32]) 
 
 @compiled
 def split(
-    values: NDArray[np.int32],
-    transitions: NDArray[np.int32],
+    values: Symbols,
+    transitions: Symbols,
     restart: int,
     row_length: int,
-    blocks: NDArray[np.int64],
-    places: NDArray[np.int64],
-    pool: NDArray[np.int32],
+    blocks: Integers,
+    places: Integers,
+    pool: Symbols,
 ) -> None:
     """Append every value of a stream to the block of its row and quantiser.
 
-    Parameters
-    ----------
-    values
-        Residuals, int32 of shape (n,).
-    transitions
-        Of the trellis, see :func:`metaq.tensors.trellis.transitions`.
-    restart
-        Values after which the trellis begins anew.
-    row_length
-        Values that share their two blocks.
-    blocks
-        Two blocks a row, by quantiser, int64 of shape (2 * rows,).
-    places
-        Where the next value of each block goes, changed by the call, int64.
-    pool
-        All blocks, int32.
+    The trellis (:func:`metaq.tensors.trellis.transitions`) begins anew after `restart` values; `row_length` values
+    share two blocks, by quantiser, in `blocks` of shape (2 * rows,). `places`, where the next value of each block goes
+    in `pool`, are changed by the call.
     """
     state, left = 0, restart
     for row in range(values.size // row_length):
@@ -507,14 +444,14 @@ def split(
 
 @compiled
 def merge(
-    pool: NDArray[np.int32],
-    transitions: NDArray[np.int32],
+    pool: Symbols,
+    transitions: Symbols,
     restart: int,
     row_length: int,
-    blocks: NDArray[np.int64],
-    places: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    values: NDArray[np.int32],
+    blocks: Integers,
+    places: Integers,
+    ends: Integers,
+    values: Symbols,
 ) -> bool:
     """Invert :func:`split`; False if a block holds too few values. The two blocks of a row are different.
 
@@ -544,13 +481,7 @@ def merge(
 
 
 @compiled
-def split_rows(
-    values: NDArray[np.int32],
-    row_length: int,
-    blocks: NDArray[np.int64],
-    places: NDArray[np.int64],
-    pool: NDArray[np.int32],
-) -> None:
+def split_rows(values: Symbols, row_length: int, blocks: Integers, places: Integers, pool: Symbols) -> None:
     """Append every row of a stream to its block, ``blocks[2 * row]``; otherwise as :func:`split`."""
     for row in range(values.size // row_length):
         place = places[blocks[2 * row]]
@@ -560,12 +491,7 @@ def split_rows(
 
 @compiled
 def merge_rows(
-    pool: NDArray[np.int32],
-    row_length: int,
-    blocks: NDArray[np.int64],
-    places: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    values: NDArray[np.int32],
+    pool: Symbols, row_length: int, blocks: Integers, places: Integers, ends: Integers, values: Symbols
 ) -> bool:
     """Invert :func:`split_rows`; False if a block holds too few values."""
     for row in range(values.size // row_length):
@@ -579,12 +505,7 @@ def merge_rows(
 
 @compiled
 def tally(
-    values: NDArray[np.int32],
-    transitions: NDArray[np.int32],
-    restart: int,
-    row_length: int,
-    classes: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    values: Symbols, transitions: Symbols, restart: int, row_length: int, classes: Integers, counts: Integers
 ) -> None:
     """Add to `counts`, int64 of shape (2 * classes, 2 * m), the values of each class of rows and quantiser.
 
@@ -603,7 +524,7 @@ def tally(
 
 
 @compiled
-def magnitudes(values: NDArray[np.int32], row_length: int, sums: NDArray[np.int64]) -> None:
+def magnitudes(values: Symbols, row_length: int, sums: Integers) -> None:
     """Sum of the magnitudes of every row, into `sums`, int64 of shape (rows,)."""
     for row in range(sums.size):
         total = 0

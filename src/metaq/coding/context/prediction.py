@@ -24,12 +24,8 @@ RIDGE = 4.0
 class Prediction:
     """How symbols of a stream are predicted.
 
-    Attributes
-    ----------
-    period
-        Distance to the symbol above within a filter, 0 if symbols are not predicted.
-    coefficients
-        Of the symbols 1, period, period + 1, period - 1, 2 and a row before, less the mode each, in 1/32.
+    `period` is the distance to the symbol above within a filter, 0 if symbols are not predicted; `coefficients`, in
+    1/32, are of the symbols 1, period, period + 1, period - 1, 2 and a row before, less the mode each.
     """
 
     period: int = 0
@@ -50,13 +46,9 @@ def fit(symbols: NDArray[np.int32], *, mode: int, row_length: int) -> Prediction
     return min(fitted, key=lambda pair: pair[0])[1] if fitted else Prediction()
 
 
-def lags(period: int, row_length: int) -> tuple[int, ...]:
-    """Distances to the symbols that a prediction uses, in the order of its coefficients."""
-    return 1, period, period + 1, period - 1, 2, row_length
-
-
 def _fit_period(distances: NDArray[np.float64], period: int, row_length: int) -> tuple[float, Prediction]:
-    columns = np.stack([_shifted(distances, lag) for lag in lags(period, row_length)], axis=1)
+    lags = (1, period, period + 1, period - 1, 2, row_length)
+    columns = np.stack([_shifted(distances, lag) for lag in lags], axis=1)
     weights = np.ones(distances.size)
     solution: NDArray[np.floating] = np.zeros(LAGS)
     for _ in range(REWEIGHTINGS):

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.chunks import StreamShape
+from metaq.coding.arrays import Integers, Symbols
+from metaq.coding.chunks import StreamShape, check_shapes, checked_streams
 from metaq.coding.context import deep_kernel, wide_kernel
 from metaq.coding.context.binary import DECISIONS_PER_BIT, ONE, TAIL_BITS, BinaryCode
 from metaq.coding.context.deep_model import Model, Stream, begin_stream, new_model
@@ -27,9 +28,8 @@ from metaq.coding.context.prediction import (
 )
 from metaq.compiled import workspace
 from metaq.errors import CodecError
-from metaq.tensors.trellis import MAX_TRELLIS_BITS, PARITY_CHECKS, transitions
+from metaq.tensors.trellis import transitions
 
-MAX_ALPHABET = 1 << 31
 MAX_SYMBOLS = 1 << 26
 """Of a chunk; files have chunks of at most 2**22."""
 
@@ -44,20 +44,11 @@ SEGMENT = 4096
 SYMBOL_BYTES = 140
 """More than a symbol can take: at most 65 decisions of at most 17 bits."""
 
-Symbols = NDArray[np.int32]
-Integers = NDArray[np.int64]
-
 
 @dataclass
 class _Memory:
-    """What one stream leaves to the next.
-
-    Attributes
-    ----------
-    vector, matrix
-        Whether the elements of the last vector, and the rows of the last matrix, were not all the mode: 0 or 1 each.
-    mode_offset
-        Mode of the last stream less the central symbol.
+    """What one stream leaves to the next: 1 for every element of the last vector, and every row of the last matrix,
+    that was not all the mode, else 0; and the mode of the last stream less the central symbol.
     """
 
     vector: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -83,30 +74,24 @@ class SmallCoder:
     name = "small"
     identifier = 1
 
-    def encode_chunk(self, streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.encode_chunk`."""
-        if len(streams) != len(shapes):
-            raise CodecError(f"small: {len(streams)} streams are given with {len(shapes)} shapes.")
-        _check_shapes(shapes)
-        for stream, shape in zip(streams, shapes, strict=True):
-            _check_symbols(stream, shape)
+    def encode_chunk(self, streams: Sequence[NDArray[np.integer]], shapes: Sequence[StreamShape]) -> bytes:
         # Copies, because the functions that may also decode take no read-only array.
-        own = [np.array(stream, dtype=np.int32) for stream in streams]
+        own = [stream.copy() for stream in checked_streams("small", streams, shapes)]
+        _check_total(shapes)
         return (_encode_deep if _is_deep(own, shapes) else _encode_wide)(own, shapes)
 
     def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[Symbols]:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.decode_chunk`."""
         return [stream for stream, _ in _decoded(payload, shapes)]
 
     def code_lengths(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[float]:
-        """See :meth:`metaq.coding.chunks.ChunkCoder.code_lengths`."""
         return [size_bits for _, size_bits in _decoded(payload, shapes)]
 
 
 def _decoded(payload: bytes, shapes: Sequence[StreamShape]) -> list[tuple[Symbols, float]]:
     """Every stream and the bits that it takes."""
-    _check_shapes(shapes)
-    code = BinaryCode.of(payload)
+    check_shapes("small", shapes)
+    _check_total(shapes)
+    code = BinaryCode(payload)
     is_deep = code.bit(0) == 1
     _check_payload(payload, shapes, is_deep)
     memory = _Memory()
@@ -127,54 +112,30 @@ def _decoded(payload: bytes, shapes: Sequence[StreamShape]) -> list[tuple[Symbol
 def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[NDArray[np.float64]]:
     """How likely every symbol is to be another than the central one, as the deep recipe predicts it on its way.
 
-    Parameters
-    ----------
-    streams
-        int32 of shape (n,) each, every symbol below the alphabet size of its shape.
-    shapes
-        As many.
-
-    Returns
-    -------
-    float64 of shape (n,) for each stream
-        In (0, 1). In a row of central symbols alone, the share of a symbol in the probability that the row is another.
+    Probabilities are in (0, 1), float64 of shape (n,) for each stream of shape (n,), whose symbols are in its alphabet.
+    In a row of central symbols alone, it is the share of a symbol in the probability that the row is another.
     """
-    code, memory, model = BinaryCode.empty(), _Memory(), new_model()
+    code, memory, model = BinaryCode(), _Memory(), new_model()
     probabilities = []
     for symbols, shape in zip(streams, shapes, strict=True):
-        mode = _central(shape)
+        mode = shape.central
         stream = _deep_stream(symbols, shape, mode, _Options(), memory, np.zeros(shape.count, dtype=np.int64))
         _code_symbols(stream, shape, model, code)
-        _remember(symbols, _usable_row(shape), mode, memory)
+        _remember(symbols, shape.usable_row, mode, memory)
         probabilities.append(stream.flags / ONE)
     return probabilities
 
 
-def _check_shapes(shapes: Sequence[StreamShape]) -> None:
-    for shape in shapes:
-        if shape.count < 1 or not 0 < shape.alphabet_size <= MAX_ALPHABET or shape.row_length < 0:
-            raise CodecError(f"small: {shape} is no stream of symbols.")
-        if shape.trellis_bits and shape.trellis_bits not in PARITY_CHECKS:
-            raise CodecError(
-                f"small: there is no trellis of 2**{shape.trellis_bits} states, only to {MAX_TRELLIS_BITS}."
-            )
+def _check_total(shapes: Sequence[StreamShape]) -> None:
     total = sum(shape.count for shape in shapes)
     if total > MAX_SYMBOLS:
         raise CodecError(f"small: a chunk has at most {MAX_SYMBOLS} symbols, not {total}; take smaller pieces.")
 
 
-def _check_symbols(stream: Symbols, shape: StreamShape) -> None:
-    if not np.issubdtype(stream.dtype, np.integer) or stream.shape != (shape.count,):
-        raise CodecError(f"small: a stream is {stream.dtype} of shape {stream.shape}, not int32 of ({shape.count},).")
-    lowest, highest = int(stream.min()), int(stream.max())
-    if lowest < 0 or highest >= shape.alphabet_size:
-        raise CodecError(f"small: symbols {lowest} to {highest} do not fit an alphabet of {shape.alphabet_size}.")
-
-
 def _check_payload(payload: bytes, shapes: Sequence[StreamShape], is_deep: bool) -> None:
     """Check that the payload is not too short for what it must hold, before there is any room for that."""
     # A symbol takes a decision at least; where whole rows may take one, the row does.
-    row_lengths = [_usable_row(shape) if is_deep else 0 for shape in shapes]
+    row_lengths = [shape.usable_row if is_deep else 0 for shape in shapes]
     decisions = sum(
         shape.count // (row_length if row_length >= deep_kernel.MIN_FLAGGED_ROW else 1)
         for shape, row_length in zip(shapes, row_lengths, strict=True)
@@ -195,14 +156,14 @@ def _is_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bool:
     length = shape.row_length or 1
     count = min(max(SAMPLE_SYMBOLS // length, 1) * length, shape.count)
     sample = replace(shape, count=count)
-    code, start = BinaryCode.empty(), stream[:count]
+    code, start = BinaryCode(), stream[:count]
     # With the options that a long stream has: none.
     _code_deep(start, sample, _mode(start, sample), _Options(), new_model(), _Memory(), code)
     return len(code.finish()) < WORTHWHILE * len(_encode_wide([start], [sample]))
 
 
 def _encode_wide(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
-    code, memory = BinaryCode.empty(), _Memory()
+    code, memory = BinaryCode(), _Memory()
     code.bit(0)
     for stream, shape in zip(streams, shapes, strict=True):
         _code_wide(stream, shape, _mode(stream, shape), memory, code)
@@ -210,7 +171,7 @@ def _encode_wide(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> b
 
 
 def _encode_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
-    code, memory, model = BinaryCode.empty(), _Memory(), new_model()
+    code, memory, model = BinaryCode(), _Memory(), new_model()
     code.bit(1)
     for stream, shape in zip(streams, shapes, strict=True):
         mode = _mode(stream, shape)
@@ -220,7 +181,7 @@ def _encode_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> b
 
 def _best_options(stream: Symbols, shape: StreamShape, mode: int) -> _Options:
     """The options with which the stream alone takes the fewest bytes, the simplest of equals."""
-    row_length = _usable_row(shape)
+    row_length = shape.usable_row
     if stream.size > DEEP_SYMBOLS or not row_length:
         return _Options()
     fitted = fit(stream, mode=mode, row_length=row_length)
@@ -229,18 +190,19 @@ def _best_options(stream: Symbols, shape: StreamShape, mode: int) -> _Options:
         for prediction in [Prediction()] + ([fitted] if fitted.period else [])
         for follows in (False, True)
     ]
-    sizes = []
-    for each in options:
-        code = BinaryCode.empty()
+
+    def size_bytes(each: _Options) -> int:
+        code = BinaryCode()
         _code_deep(stream, shape, mode, each, new_model(), _Memory(), code)
-        sizes.append(len(code.finish()))
-    return options[sizes.index(min(sizes))]
+        return len(code.finish())
+
+    return min(options, key=size_bytes)
 
 
 def _mode(stream: Symbols, shape: StreamShape) -> int:
     # The two quantisers of a trellis are symmetric around the central symbol, be it the most common or not.
     if shape.trellis_bits:
-        return _central(shape)
+        return shape.central
     lowest, highest = int(stream.min()), int(stream.max())
     if highest - lowest < 2 * stream.size:
         return int(np.bincount(stream - lowest).argmax()) + lowest
@@ -253,7 +215,7 @@ def _mode(stream: Symbols, shape: StreamShape) -> int:
 
 def _code_wide(symbols: Symbols, shape: StreamShape, mode: int, memory: _Memory, code: BinaryCode) -> Symbols:
     mode = _code_mode(mode, shape, memory, code)
-    row_length = _usable_row(shape)
+    row_length = shape.usable_row
     values = workspace(symbols)
     trellis, model = _trellis(shape), wide_kernel.new_model(row_length)
     for start in range(0, shape.count, SEGMENT):
@@ -266,22 +228,16 @@ def _code_wide(symbols: Symbols, shape: StreamShape, mode: int, memory: _Memory,
 
 
 def _code_deep(
-    symbols: Symbols,
-    shape: StreamShape,
-    mode: int,
-    options: _Options,
-    model: Model,
-    memory: _Memory,
-    code: BinaryCode,
+    symbols: Symbols, shape: StreamShape, mode: int, options: _Options, model: Model, memory: _Memory, code: BinaryCode
 ) -> Symbols:
     mode = _code_mode(mode, shape, memory, code)
-    if _usable_row(shape):
+    if shape.usable_row:
         follows_rows = bool(code.bit(int(options.follows_rows)))
         options = _Options(follows_rows=follows_rows, prediction=_code_prediction(options.prediction, code))
     stream = _deep_stream(symbols, shape, mode, options, memory, np.zeros(0, dtype=np.int64))
     _code_symbols(stream, shape, model, code)
     values = np.asarray(stream.values, dtype=np.int32)
-    _remember(values, _usable_row(shape), mode, memory)
+    _remember(values, shape.usable_row, mode, memory)
     return values
 
 
@@ -299,9 +255,9 @@ def _code_symbols(stream: Stream, shape: StreamShape, model: Model, code: Binary
 def _deep_stream(
     symbols: Symbols, shape: StreamShape, mode: int, options: _Options, memory: _Memory, flags: Integers
 ) -> Stream:
-    row_length = _usable_row(shape)
+    row_length = shape.usable_row
     period = options.prediction.period
-    facts = [row_length, mode, int(options.follows_rows), period, shape.alphabet_size - 1, _central(shape)]
+    facts = [row_length, mode, int(options.follows_rows), period, shape.alphabet_size - 1, shape.central]
     row_hints, column_hints = _hints(shape, memory)
     return Stream(
         values=workspace(symbols),
@@ -318,11 +274,11 @@ def _deep_stream(
 
 
 def _code_mode(mode: int, shape: StreamShape, memory: _Memory, code: BinaryCode) -> int:
-    expected = _central(shape) + memory.mode_offset
+    expected = shape.central + memory.mode_offset
     mode = expected + code.integer(mode - expected)
     if not 0 <= mode < shape.alphabet_size:
         raise CodecError(f"small: the mode {mode} is outside the alphabet of {shape.alphabet_size}.")
-    memory.mode_offset = mode - _central(shape)
+    memory.mode_offset = mode - shape.central
     return mode
 
 
@@ -339,7 +295,7 @@ def _code_prediction(prediction: Prediction, code: BinaryCode) -> Prediction:
 
 def _hints(shape: StreamShape, memory: _Memory) -> tuple[Integers, Integers]:
     """For every row and column 1 if the unit it belongs to was in use in earlier streams, 0 if not; or nothing."""
-    row_length = _usable_row(shape)
+    row_length = shape.usable_row
     if not row_length:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     rows = _units(shape.count // row_length, memory.vector, memory.matrix)
@@ -361,18 +317,6 @@ def _remember(values: Symbols, row_length: int, mode: int, memory: _Memory) -> N
         memory.matrix = differs.reshape(-1, row_length).any(axis=1).astype(np.int64)
     else:
         memory.vector = differs.astype(np.int64)
-
-
-# What follows from a shape.
-
-
-def _central(shape: StreamShape) -> int:
-    return (shape.alphabet_size - 1) // 2
-
-
-def _usable_row(shape: StreamShape) -> int:
-    # A row as long as the stream has nothing above it.
-    return shape.row_length if shape.row_length < shape.count and shape.count % max(shape.row_length, 1) == 0 else 0
 
 
 def _trellis(shape: StreamShape) -> Integers:

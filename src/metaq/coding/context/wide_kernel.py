@@ -13,22 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.context.binary import (
-    BOTTOM,
-    DECODES,
-    EVEN,
-    LOW,
-    LOWEST_PROBABILITY,
-    OFFSET,
-    ONE,
-    POSITION,
-    TOP,
-    WIDTH,
-    carry,
-)
+from metaq.coding.arrays import Integers
+from metaq.coding.context import binary
+from metaq.coding.context.binary import BOTTOM, TOP, adapted, carry, clipped, rate_table
 from metaq.coding.context.levels import FINE_LEVELS, LARGEST, LEVELS, fine_level_table, level_table
 from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import compiled, compiled_part, workspace
+from metaq.compiled import compiled, workspace
 
 QUANTIZERS = 2
 MIXED_NODES = 32
@@ -48,15 +38,7 @@ SLOTS = DIGIT_SLOTS + DIGIT_NODES * MIXED_NODES
 """Slots of the decisions that are not mixed come after the others; the one after that of the sign is not used."""
 
 INPUTS = 4
-COUNT_BITS = 16
-COUNT_MASK = (1 << COUNT_BITS) - 1
-PROBABILITY_BITS = 30
-HIGHEST_PROBABILITY = (1 << PROBABILITY_BITS) - 1
-COARSE_SHIFT = COUNT_BITS + PROBABILITY_BITS - 16
-"""What is left of a slot without its lowest bits so many is its probability in units of 2**-16."""
-
 COUNT_LIMIT = 4000
-RATE_BITS = 22
 INITIAL_WEIGHT = 17000
 WEIGHT_BITS = 16
 LEARNING_RATE = 3
@@ -84,46 +66,35 @@ TRELLIS_STATE, ROW_SUM, ROW_EXPECTED, COLUMN, ROW, LEFT, SECOND = range(7)
 
 
 class Model(NamedTuple):
-    """Everything that adapts; all arrays have one dimension.
+    """Everything that adapts, and constant tables; all arrays have one dimension.
 
-    Attributes
-    ----------
-    table
-        A slot a context and decision: probability of a 1 times ``2**30`` above 16 bits of how often it was seen.
-    weights
-        Mixing weights times 65536, four a decision.
-    columns
-        Mean magnitude of every column times 4096; empty without rows.
-    memory
-        See ``TRELLIS_STATE`` and the names after it.
-    levels, fine_levels, rates, logits, logistic
-        Constant tables.
+    `table` has a slot for every context and decision. Mixing weights are times 65536, four a decision; `columns` are
+    mean magnitudes times 4096, empty without rows; for `memory` see ``TRELLIS_STATE`` and the names after it.
     """
 
-    table: NDArray[np.int64]
-    weights: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    memory: NDArray[np.int64]
-    levels: NDArray[np.int64]
-    fine_levels: NDArray[np.int64]
-    rates: NDArray[np.int64]
-    logits: NDArray[np.int64]
-    logistic: NDArray[np.int64]
+    table: Integers
+    weights: Integers
+    columns: Integers
+    memory: Integers
+    levels: Integers
+    fine_levels: Integers
+    rates: Integers
+    logits: Integers
+    logistic: Integers
 
 
 def new_model(row_length: int) -> Model:
     """A model that has seen nothing, for a stream with such rows, or none if that is 0."""
-    counts = np.arange(COUNT_LIMIT + 1)
     memory = np.zeros(7, dtype=np.int64)
     memory[[ROW_SUM, ROW_EXPECTED]] = PRIOR_SYMBOLS << SCALE_BITS
     return Model(
-        table=workspace(np.full(SLOTS, 1 << (PROBABILITY_BITS - 1 + COUNT_BITS), dtype=np.int64)),
+        table=workspace(np.full(SLOTS, 1 << (binary.PROBABILITY_BITS - 1 + binary.COUNT_BITS), dtype=np.int64)),
         weights=workspace(np.full(INPUTS * MIXED_NODES, INITIAL_WEIGHT, dtype=np.int64)),
         columns=workspace(np.zeros(row_length, dtype=np.int64)),
         memory=workspace(memory),
         levels=workspace(level_table()),
         fine_levels=workspace(fine_level_table()),
-        rates=workspace(((2 << RATE_BITS) // (2 * counts + 3)).astype(np.int64)),
+        rates=rate_table(COUNT_LIMIT),
         logits=workspace(logit_table()),
         logistic=workspace(logistic_table()),
     )
@@ -137,36 +108,20 @@ def code_wide(
     row_length: int,
     mode: int,
     alphabet_size: int,
-    trellis: NDArray[np.int64],
+    trellis: Integers,
     model: Model,
-    state: NDArray[np.int64],
+    state: Integers,
     data: NDArray[np.uint8],
 ) -> int:
-    """Code some symbols of a stream; all that is in use is in local variables, which makes the loop twice as fast.
+    """Code the symbols from `start` to before `stop` of a stream, changing `values` where they are decoded.
 
-    Parameters
-    ----------
-    values
-        Symbols of the stream, of shape (n,), changed where they are decoded.
-    start, stop
-        First symbol, and the one after the last.
-    row_length, mode, alphabet_size
-        Of the stream; `row_length` divides n and is less, or is 0.
-    trellis
-        See :func:`metaq.tensors.trellis.transitions`; empty if there is none.
-    model
-        What was learned from the symbols before.
-    state, data
-        Of the binary range code.
-
-    Returns
-    -------
-    int
-        `stop`, or -1 if a decoded symbol is outside the alphabet.
+    All that is in use is in local variables, which makes the loop twice as fast. `row_length` divides the stream and is
+    less, or is 0; `trellis` (see :func:`metaq.tensors.trellis.transitions`) is empty if there is none. Returns `stop`,
+    or -1 if a decoded symbol is outside the alphabet.
     """
     table, weights, columns, memory, levels, fine_levels, rates, logits, logistic = model
-    decodes = state[DECODES] != 0
-    low, width, position, offset = state[LOW], state[WIDTH], state[POSITION], state[OFFSET]
+    decodes = state[binary.DECODES] != 0
+    low, width, position, offset = state[binary.LOW], state[binary.WIDTH], state[binary.POSITION], state[binary.OFFSET]
     size = len(data)
     central = (alphabet_size - 1) // 2
     trellis_state, row, column = memory[TRELLIS_STATE], memory[ROW], memory[COLUMN]
@@ -204,14 +159,14 @@ def code_wide(
         while True:
             slot_a, slot_b, slot_c, slot_d = first + stage, by_near + stage, by_scale + stage, by_both + stage
             value_a, value_b, value_c, value_d = table[slot_a], table[slot_b], table[slot_c], table[slot_d]
-            logit_a, logit_b = logits[value_a >> COARSE_SHIFT], logits[value_b >> COARSE_SHIFT]
-            logit_c, logit_d = logits[value_c >> COARSE_SHIFT], logits[value_d >> COARSE_SHIFT]
+            logit_a, logit_b = logits[value_a >> binary.COARSE_SHIFT], logits[value_b >> binary.COARSE_SHIFT]
+            logit_c, logit_d = logits[value_c >> binary.COARSE_SHIFT], logits[value_d >> binary.COARSE_SHIFT]
             place = INPUTS * stage
             weight_a, weight_b = weights[place], weights[place + 1]
             weight_c, weight_d = weights[place + 2], weights[place + 3]
             total = weight_a * logit_a + weight_b * logit_b + weight_c * logit_c + weight_d * logit_d
             logit = min(max(total >> WEIGHT_BITS, -LOGIT_LIMIT), LOGIT_LIMIT)
-            probability = min(max(logistic[logit + LOGIT_LIMIT + 1], LOWEST_PROBABILITY), ONE - LOWEST_PROBABILITY)
+            probability = clipped(logistic[logit + LOGIT_LIMIT + 1])
             bound = (width * probability) >> 16
             bit = int(offset < bound) if decodes else int((magnitude >> stage) != 0)
             if bit:
@@ -237,10 +192,10 @@ def code_wide(
             weights[place + 1] = weight_b + ((logit_b * error + WEIGHT_ROUNDING) >> WEIGHT_SHIFT)
             weights[place + 2] = weight_c + ((logit_c * error + WEIGHT_ROUNDING) >> WEIGHT_SHIFT)
             weights[place + 3] = weight_d + ((logit_d * error + WEIGHT_ROUNDING) >> WEIGHT_SHIFT)
-            table[slot_a] = adapted(value_a, bit, rates)
-            table[slot_b] = adapted(value_b, bit, rates)
-            table[slot_c] = adapted(value_c, bit, rates)
-            table[slot_d] = adapted(value_d, bit, rates)
+            table[slot_a] = adapted(value_a, bit, COUNT_LIMIT, rates)
+            table[slot_b] = adapted(value_b, bit, COUNT_LIMIT, rates)
+            table[slot_c] = adapted(value_c, bit, COUNT_LIMIT, rates)
+            table[slot_d] = adapted(value_d, bit, COUNT_LIMIT, rates)
             if not bit:
                 break
             stage += 1
@@ -252,12 +207,12 @@ def code_wide(
             found = 1
             for place in range(further, -1, -1):
                 modelled = further - place <= MODELLED_DIGITS
-                probability = EVEN
+                probability = binary.EVEN
                 value = 0
                 slot = SIGN_SLOT if place == further else DIGIT_SLOTS + DIGIT_NODES * further + found
                 if modelled:
                     value = table[slot]
-                    probability = min(max(value >> COARSE_SHIFT, LOWEST_PROBABILITY), ONE - LOWEST_PROBABILITY)
+                    probability = clipped(value >> binary.COARSE_SHIFT)
                 bound = (width * probability) >> 16
                 if decodes:
                     bit = int(offset < bound)
@@ -284,7 +239,7 @@ def code_wide(
                     low = (low << 8) & (TOP - 1)
                     width <<= 8
                 if modelled:
-                    table[slot] = adapted(value, bit, rates)
+                    table[slot] = adapted(value, bit, COUNT_LIMIT, rates)
                 if place == further:
                     positive = bit
                 else:
@@ -306,7 +261,7 @@ def code_wide(
             trellis_state = trellis[2 * trellis_state + ((values[index] - central) & 1)]
         if row_length:
             change = (scaled - column_scale) * rates[min(row + 1, MAX_ROWS)]
-            columns[column] = column_scale + (change >> RATE_BITS)
+            columns[column] = column_scale + (change >> binary.RATE_BITS)
             column += 1
             if column == row_length:
                 column, trellis_state = 0, 0
@@ -318,20 +273,8 @@ def code_wide(
         low -= TOP
         if not decodes:
             carry(position, data)
-    state[LOW], state[WIDTH], state[POSITION], state[OFFSET] = low, width, position, offset
+    state[binary.LOW], state[binary.WIDTH], state[binary.POSITION], state[binary.OFFSET] = low, width, position, offset
     memory[TRELLIS_STATE], memory[ROW], memory[COLUMN] = trellis_state, row, column
     memory[ROW_SUM], memory[ROW_EXPECTED] = row_sum, row_expected
     memory[LEFT], memory[SECOND] = left, second
     return int(stop)
-
-
-@compiled_part
-def adapted(value: int, bit: int, rates: NDArray[np.int64]) -> int:
-    """What is in a slot after a decision; see :class:`Model`."""
-    count = value & COUNT_MASK
-    probability = value >> COUNT_BITS
-    target = HIGHEST_PROBABILITY if bit else 0
-    probability += ((target - probability) * rates[count]) >> RATE_BITS
-    if count < COUNT_LIMIT:
-        count += 1
-    return int(probability << COUNT_BITS | count)
