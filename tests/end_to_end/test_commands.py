@@ -79,7 +79,7 @@ def test_evaluate_and_inspect_take_every_kind_of_file(tmp_path, checkpoint):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--no-recover", "--bias-correction")])
+@pytest.mark.parametrize("options", [(), ("--no-recover",)])
 def test_compress_to_a_budget_with_calibration(tmp_path, options):
     checkpoint, packed = tmp_path / "lenet5.pth", tmp_path / "model.metaq"
     torch.save(trained("lenet5"), checkpoint)
