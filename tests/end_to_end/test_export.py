@@ -121,7 +121,7 @@ def test_a_folded_network_can_be_compressed(tmp_path, sparse, file):
         out = tmp_path / f"weights{len(options)}.pth"
         assert run_metaq("export", file, *options, "-o", out).status == 0
         packed = out.with_suffix(".metaq")
-        assert run_metaq("compress", out, "-o", packed, "--buckets", 65).status == 0
+        assert run_metaq("quantize", out, "-o", packed, "--buckets", 65).status == 0
         assert run_metaq("evaluate", packed, "--net", name).status == 0
         sizes[options] = packed.stat().st_size
     assert sizes["--fold", "--net", name] < sizes[()]
