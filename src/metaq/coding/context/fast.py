@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,12 +94,9 @@ class FastCoder:
         _, taken = _merge(pool, blocks, shapes, layouts)
         sums = np.concatenate([[0.0], *(_symbol_bits(block, pool) for block in blocks)]).cumsum()
         width = (len(blocks) - 1).bit_length()
-        fields = [_layout_fields(*each, width) for each in zip(shapes, layouts, strict=True)] if layouts else []
-        told = [float(sum(bits.sum() for _, bits in each)) for each in fields] or [0.0] * len(shapes)
-        return [
-            bits + float((sums[end] - sums[start]).sum())
-            for bits, (start, end) in zip(told, pairwise(taken), strict=True)
-        ]
+        found = [float((sums[end] - sums[start]).sum()) for start, end in pairwise(taken)]
+        told = [_layout_fields(*each, width)[1].sum() for each in zip(shapes, layouts, strict=True)] if layouts else [0]
+        return [bits + float(more) for bits, more in zip(found, cycle(told))]
 
 
 # What is in which block.
@@ -232,20 +229,15 @@ def _trellis(shape: StreamShape) -> tuple[Symbols, int]:
 def _layouts_to_bytes(lengths: Integers, shapes: Sequence[StreamShape], layouts: list[_Layout]) -> bytes:
     head = encode_varint(lengths.size - 1) + b"".join(encode_varint(int(length)) for length in lengths[:-1])
     width = (lengths.size - 1).bit_length()
-    fields = [
-        field for shape, layout in zip(shapes, layouts, strict=True) for field in _layout_fields(shape, layout, width)
-    ]
-    return head + pack(np.concatenate([values for values, _ in fields]), np.concatenate([bits for _, bits in fields]))
+    fields = [_layout_fields(*each, width) for each in zip(shapes, layouts, strict=True)]
+    return head + pack(*map(np.concatenate, zip(*fields, strict=True)))
 
 
-def _layout_fields(shape: StreamShape, layout: _Layout, width: int) -> list[tuple[Integers, Integers]]:
+def _layout_fields(shape: StreamShape, layout: _Layout, width: int) -> tuple[Integers, Integers]:
     """Values and widths of the fields of one stream."""
     flags = [int(layout.by_rows)] * (shape.usable_row > 0) + [int(layout.split)] * (shape.trellis_bits > 0)
     numbers = layout.blocks if layout.split else layout.blocks[::2]
-    return [
-        (np.array(flags, dtype=np.int64), np.ones(len(flags), dtype=np.int64)),
-        (numbers, np.full(numbers.size, width, dtype=np.int64)),
-    ]
+    return np.insert(numbers, 0, flags), np.repeat([1, width], [len(flags), numbers.size])
 
 
 def _layouts_from_bytes(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_Layout], Integers, int]:
@@ -329,11 +321,11 @@ class _Table:
         """Whether there are tokens without mass."""
         return bool(self.masses[0] > 0)
 
-    def masses_of(self, tokens: Integers) -> Integers:
-        """Masses of tokens, 0 where they are escaped."""
-        index = tokens - self.first + 1
-        inside = (index > 0) & (index < self.masses.size)
-        return np.where(inside, self.masses[np.where(inside, index, 0)], 0)
+    def code_bits(self, tokens: Integers) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Bits that the states take for every token, and which tokens are escaped."""
+        masses = np.pad(self.masses[1:], 1).take(tokens - self.first + 1, mode="clip")
+        escaped = masses == 0
+        return self.table_bits - np.log2(np.where(escaped, max(int(self.masses[0]), 1), masses)), escaped
 
     def numbers(self, tokens: Integers) -> Integers:
         """Numbers of tokens without mass: those within the table first, then by distance, above and below in turn."""
@@ -431,13 +423,9 @@ def _level(masses: Integers, weights: Integers, total: int) -> bool:
 
 def _size_bits(table: _Table, tokens: Integers, counts: Integers) -> float:
     """Size of a block but for its lowest bits."""
-    masses = table.masses_of(tokens)
-    escaped = masses == 0
-    coded = counts @ (table.table_bits - np.log2(np.where(escaped, max(int(table.masses[0]), 1), masses)))
-    if not escaped.any():
-        return float(coded + _mass_fields(table)[1].sum())
-    _, golomb_bits = kernel.golomb_cost(table.numbers(tokens[escaped]), counts[escaped])
-    return float(coded + _mass_fields(table)[1].sum() + golomb_bits)
+    bits, escaped = table.code_bits(tokens)
+    golomb_bits = kernel.golomb_cost(table.numbers(tokens[escaped]), counts[escaped])[1] if escaped.any() else 0
+    return float(counts @ bits + _mass_fields(table)[1].sum() + golomb_bits)
 
 
 def _mass_fields(table: _Table) -> tuple[Integers, Integers]:
@@ -542,9 +530,8 @@ def _symbol_bits(block: _Block, pool: Symbols) -> NDArray[np.float64]:
     tokens = (pool[block.start : block.stop].astype(np.int64) - block.offset) >> table.shift
     bits = np.full(tokens.size, float(table.shift))
     if table.table_bits:
-        masses = table.masses_of(tokens)
-        escaped = masses == 0
-        bits += table.table_bits - np.log2(np.where(escaped, max(int(table.masses[0]), 1), masses))
+        of_states, escaped = table.code_bits(tokens)
+        bits += of_states
         bits[escaped] += exp_golomb(table.numbers(tokens[escaped]), block.escape_order)[1]
     total = bits.sum()
     return bits * (8 * block.size_bytes / total) if total else bits + 8 * block.size_bytes / bits.size
@@ -618,14 +605,14 @@ def _table_from_bytes(payload: bytes, padded: NDArray[np.uint8], position: int, 
 def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: Symbols) -> tuple[int, int]:
     """Put the escaped tokens into `out`; their Golomb order and the byte after them."""
     marker = table.first - 1 + base
-    number = int(np.count_nonzero(out == marker))
-    if number == 0:
+    places = np.flatnonzero(out == marker)
+    if places.size == 0:
         raise CodecError("fast: a table has an escape that no symbol uses.")
     reader = BitReader(payload, position)
     order = reader.unsigned(kernel.ORDER_BITS)
-    tokens = table.tokens(reader.exp_golomb(number, order))
+    tokens = table.tokens(reader.exp_golomb(places.size, order))
     _check_range(tokens, table.shift, base)
-    kernel.put_escapes(marker, tokens + base, out)
+    out[places] = tokens + base
     return order, reader.finish_byte()
 
 

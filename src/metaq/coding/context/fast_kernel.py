@@ -405,16 +405,6 @@ def find_escapes(values: Symbols, marker: int, masses: Integers, tokens: Integer
 
 
 @compiled
-def put_escapes(marker: int, tokens: Integers, out: Symbols) -> None:
-    """Replace every `marker` in `out` by the next of `tokens`, of which there are enough."""
-    used = 0
-    for index in range(out.size):
-        if out[index] == marker:
-            out[index] = tokens[used]
-            used += 1
-
-
-@compiled
 def split(
     values: Symbols,
     transitions: Symbols,
