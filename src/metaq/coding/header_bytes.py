@@ -9,8 +9,8 @@ part of the file format.
 
 from __future__ import annotations
 
-from base64 import b85decode
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -37,26 +37,7 @@ LOWEST_PROBABILITY = 128
 MAX_EXPANSION = 400
 """A coded header of n bytes unpacks to at most this times n + 8."""
 
-DICTIONARY = b85decode(
-    b"3;;9$Ic#lTXk}q!0FeQ0Z)9a`E@f?EWn^D;Z);_4a|XcyY+-q2a&s;)E@^IXb#z~BVR>b8Zf|mJ4{2>|a4uwTcWz&Ba&KxANoQenWnXY|Z)y`cb#"
-    b"PyBa&Kx6!2xh@b97%}baZ8IbZKvHUu<D{WpZwBa%~TR0dr++W?x}+bZ#zdUvP47Y8f$aUvP47Y8f$cUvP47Y8f$hUvP47Y6c;0Z*pxyfcgP|5JG_"
-    b"Z0e}!9fDl4}5P(2JfIxr{LV!Sk5F&sOLVyr}5JG?ufDl4}5P%RufDnKXB7hJ90RaI40RaI40RsR70RjvO3<(Jg3<(Sm2OkL)1q%Zk5kKB20zGpnt"
-    b"}t#i1|@VXlR11Q<R<_$0HOh9ZDM6)WNB_^b1qC_d1Z1=Z*pxE0SlP{aBp*IbZKvHUuA7#Wn^S&ZfA1~sR49vYh`X<ba`-PUuA7#Wn^S&ZfA1~d3S"
-    b"GeWM5@%Vr67xX>Mn80m=eyV{c?-axQFPd1Z1gFfL(qbY*UIX>V>WZ*_EVb#yLFVR>b8PH%E;DghxXWMyu1WhMa{LUUzoW-e=Gc_INHDsgpXa(N^H"
-    b"A1ZcXY;|QM0T7Y_X>N37a&2W~X<>9_E@WkHb7dj{5P|`3b#!obbS_L`d1Z1=Z*pxQ0T(J{Wo~n2903mE0WmINbaZ8IbZKvHE^l>oaCLMpOksIta!"
-    b"zk@Z7KmFDr9ADb7dw08bWhrY-TQNWqBe2A1ZNmWpa5W0Us)MVQh6}BmoeT0cmb@WpZt0WNBe^WiDi8ZgXWK0T6-#Z*_EVb#yLFVR>b8PH%E;AORO"
-    b"DWMyu1WgGzjVsLM7Y-MsTWMyu1WefozfCeCd20(xWfCfMUfCfOi?g4-XAb<uSfCeCd20(xYfCeCd20(xYfCeCd20(xYfCeCd20(xYfCeCd7(jp+f"
-    b"CeCd1|Wb2Ab<uyfChjVAb<uSfCeCd20(xYfCeCd20(xYfCeCd20(xYfCeCd20(xYfCeCd7(jp+fCeCd1|Wb2Ab<uyfChjVAb<uyfChjD0RaI40Ra"
-    b"I40RaO50|5g90|NsD0|f&H0|x^L0|^5F0|5g90|NsD0|f&H0|x^L0|^5F0|5g90|NsD0|f&H0|x^L0t^WZ2?-1g2@DSh9|;u&3j-SwKi((;J##6p"
-    b"Fm5ykC3Gy4IeaGMCIB=58e(oS0|f&E0|WyB04ZZ{Zgw#M5@urp0RUobVR>b8F)lDJVs0@E1q=fW1PlQS3Nj1@3<C@V3;_u#V{dMDF%1ba1v)Y=Ff"
-    b"L+lF$@I^0}KQV0SgK;3<V4W3<L}T2`OW5Zgw#Z2{H*`WN&wFb75_8Y-KJm6bdmF1r-Ao1Qh`wKnNf}AV45MfItHW2O#JNK<Ed61Ry{NAV45MAV45"
-    b"M2p~WpKp;SXKtKZnfIvV410a9_2q1s~Ab<fNfB_(Y0SF*~0U&?@Ab<gYfB`@Q1Au@5fB^#ofPeu&0RbR@0SF*~0U&?@Ab<e@2-#Tx00000000010"
-    b"RaI42;o@(00000000010SM+<00000000000|WyF0RsRC?O6Z-00000000940|E&0SpWb40000000RgE009FA0|yBDSpWb40000000RU92?-1g2?-"
-    b"1g3=b6r3j-S;2@wZB-Y{-71|@VXlR11nb1AMS<R}7w0)PU50)PU50)PU51b_s91b_s91b_qz0yF?BV{dMDF$Dnx3Ni%&02*dvF#`bt3Nix$0tzz&"
-    b"0U!o|1_1>HAP|5M1_cEmctCi70w7dCRCpi?Knhd=0s;a80s;a80s;>|-qaQZWMOn+00nJsX>)V~Ze?@;25e<+Wpp(P05kw9V{dMDF$Dnx3Ni%&02"
-    b"*dvF#`bt3Nix$0tzz&0U!o|1_1>HAP|5M1_cEmctCi70w7dCRCpi?Knhd=0RaI40RaI40RjvO3<(Jg3<(Sm2OkL)1q%Zk5kKB20zGpnt}t#i1|@V"
-    b"XlR11Q<iry"
-)
+DICTIONARY = Path(__file__).with_name("header_dictionary.bin").read_bytes()
 """Headers of a few typical networks, 1531 bytes, made by ``tests/container/dictionary.py``."""
 
 TOP = (1 << 32) - 1
