@@ -54,7 +54,9 @@ def code_deep(start: int, stop: int, stream: Stream, model: Model, state: Intege
             tally[deep.ROW_HITS], tally[deep.TRELLIS_STATE] = 0, 0
             tally[deep.BASE], tally[deep.VOTES] = stream.facts[deep.MODE], 1
             if row_length >= MIN_FLAGGED_ROW and not _code_row_flag(index, stream, model, state, data):
-                _fill_row(index, stream)
+                for place in range(index, index + row_length):
+                    stream.values[place] = stream.facts[deep.MODE]
+                    stream.residuals[place] = stream.errors[place] = 0
                 index += row_length
                 continue
         set_contexts(index, column, stream, model)
@@ -92,15 +94,6 @@ def _code_row_flag(index: int, stream: Stream, model: Model, state: Integers, da
     live = choose_or_narrow(probability, live, state, data)
     model.table[slot] = adapted(model.table[slot], live, deep.ROW_COUNT_LIMIT, model.rates)
     return live
-
-
-@compiled_part
-def _fill_row(index: int, stream: Stream) -> None:
-    """Let the row from `index` on be nothing but the mode."""
-    for place in range(index, index + stream.facts[deep.ROW]):
-        stream.values[place] = stream.facts[deep.MODE]
-        stream.residuals[place] = 0
-        stream.errors[place] = 0
 
 
 @compiled_part
