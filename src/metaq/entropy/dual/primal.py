@@ -20,10 +20,7 @@ ROUNDING = 1e-12
 def hinge_sums(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Σ_b (b - k)_+ c_b for every k: float64 of shape (C,)."""
     sums = np.zeros(counts.size)
-    beyond = 0.0
-    for k in range(counts.size - 2, -1, -1):
-        beyond += counts[k + 1]
-        sums[k] = sums[k + 1] + beyond
+    sums[:-1] = counts[:0:-1].cumsum().cumsum()[::-1]
     return sums
 
 
@@ -33,10 +30,7 @@ def spread_counts(s: NDArray[np.float64]) -> NDArray[np.float64]:
     last = s.size - 1
     counts = np.zeros(s.size)
     below, below_moment = s[0], 0.0
-    total, moment = 0.0, 0.0
-    for b in range(s.size):
-        total += s[b]
-        moment += b * s[b]
+    total, moment = s.sum(), (np.arange(s.size) * s).sum()
     for k in range(1, last):
         above = total - below - s[k]
         above_distance = last * above - (moment - below_moment - k * s[k])
@@ -53,13 +47,10 @@ def spread_counts(s: NDArray[np.float64]) -> NDArray[np.float64]:
 @compiled
 def _completed(counts: NDArray[np.float64], s: NDArray[np.float64]) -> NDArray[np.float64]:
     """`counts` with as much on the two end buckets as their sum and mean need to be those of `s`."""
-    completed = counts.copy()
-    missing, missing_moment = 0.0, 0.0
-    for b in range(s.size):
-        missing += s[b] - counts[b]
-        missing_moment += b * (s[b] - counts[b])
-    completed[-1] += missing_moment / (s.size - 1)
-    completed[0] += missing - missing_moment / (s.size - 1)
+    completed, missing = counts.copy(), s - counts
+    on_last = (np.arange(s.size) * missing).sum() / (s.size - 1)
+    completed[-1] += on_last
+    completed[0] += missing.sum() - on_last
     return completed
 
 
@@ -90,12 +81,8 @@ def attainable_counts(
             return inner, np.inf
     if least > most:
         return inner, np.inf
-    counts = inner + most * (outer - inner)
-    value = 0.0
-    for b in range(count):
-        counts[b] = min(max(counts[b], c_min), c_max)
-        value += counts[b] * np.log2(counts[b])
-    return counts, value
+    counts = np.minimum(np.maximum(inner + most * (outer - inner), c_min), c_max)
+    return counts, (counts * np.log2(counts)).sum()
 
 
 @compiled

@@ -126,9 +126,8 @@ def solve_proximal_bundle(
 
 
 def _evaluate(problem: SpreadDual, xi: NDArray[np.float64]) -> _Point:
-    statistics = problem.statistics
-    value, on_buckets, wanted = evaluate_parts(xi, statistics.counts, statistics.fractions, *problem.count_bounds)
-    n = statistics.total
+    value, on_buckets, wanted = evaluate_parts(xi, problem.sums)
+    n = problem.statistics.total
     return _Point(xi=xi, value=float(value) / n, on_buckets=on_buckets / n, wanted=wanted / n)
 
 
