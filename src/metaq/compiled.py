@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 Function = TypeVar("Function", bound=Callable[..., object])
 Array = TypeVar("Array", bound=NDArray[np.generic])
 
+Bytes = NDArray[np.uint8]
+Symbols = NDArray[np.int32]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+"""What compiled functions mostly work on."""
+
 IS_COMPILED = find_spec("numba") is not None
 """Whether :func:`compiled` compiles; restoring files does without, many times slower."""
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import compiled, compiled_part, workspace
+from metaq.compiled import Bytes, Integers, compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
 ORDERS = 5
@@ -55,14 +54,14 @@ class Model(NamedTuple):
     set. The tables are those of :mod:`metaq.coding.logistic`.
     """
 
-    probabilities: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    weights: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    inputs: NDArray[np.int64]
-    chosen: NDArray[np.int64]
-    logits: NDArray[np.int64]
-    logistic: NDArray[np.int64]
+    probabilities: Integers
+    counts: Integers
+    weights: Integers
+    slots: Integers
+    inputs: Integers
+    chosen: Integers
+    logits: Integers
+    logistic: Integers
 
 
 def encode_header_bytes(raw: bytes) -> bytes:
@@ -113,19 +112,19 @@ def _primed() -> tuple[Model, int]:
     return model, int(state[HISTORY])
 
 
-def _room(raw: bytes) -> NDArray[np.uint8]:
+def _room(raw: bytes) -> Bytes:
     # A decision never takes more than 9 bits, nor does the end more than 4 bytes.
     return np.zeros(9 * len(raw) + 8, dtype=np.uint8)
 
 
-def _started() -> tuple[Model, NDArray[np.int64]]:
+def _started() -> tuple[Model, Integers]:
     """A copy of the primed model, and the state of a coder that has coded nothing."""
     model, history = _primed()
     return Model(*(array.copy() for array in model)), workspace(np.array([0, TOP, 0, 0, history], dtype=np.int64))
 
 
 @compiled
-def _encode(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+def _encode(data: Bytes, model: Model, state: Integers, out: Bytes) -> None:
     for byte in data:
         node = 1
         for place in range(8):
@@ -145,7 +144,7 @@ def _encode(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64], out
 
 
 @compiled
-def _decode(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64], raw: NDArray[np.uint8]) -> bool:
+def _decode(data: Bytes, model: Model, state: Integers, raw: Bytes) -> bool:
     """Fill `raw` from `data`; whether `data` are exactly the bytes that encoding `raw` gives."""
     for place in range(4):
         state[CODE] = state[CODE] << 8 | _byte_at(data, place)
@@ -170,17 +169,17 @@ def _decode(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64], raw
 
 
 @compiled_part
-def _byte_at(data: NDArray[np.uint8], place: int) -> int:
+def _byte_at(data: Bytes, place: int) -> int:
     return int(data[place]) if place < len(data) else 0
 
 
 @compiled_part
-def _split(probability: int, state: NDArray[np.int64]) -> int:
+def _split(probability: int, state: Integers) -> int:
     return int(state[LOW] + (((state[HIGH] - state[LOW]) * probability) >> 16))
 
 
 @compiled_part
-def _narrow(bit: int, probability: int, state: NDArray[np.int64]) -> None:
+def _narrow(bit: int, probability: int, state: Integers) -> None:
     if bit:
         state[HIGH] = _split(probability, state)
     else:
@@ -188,14 +187,14 @@ def _narrow(bit: int, probability: int, state: NDArray[np.int64]) -> None:
 
 
 @compiled_part
-def _shift(state: NDArray[np.int64]) -> None:
+def _shift(state: Integers) -> None:
     state[LOW] = (state[LOW] << 8) & TOP
     state[HIGH] = (state[HIGH] << 8) & TOP | 255
     state[POSITION] += 1
 
 
 @compiled_part
-def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
+def _tail(state: Integers) -> tuple[int, int]:
     """Fewest bytes whose number, filled up with zeros, lies in the interval, and that number."""
     for kept in range(4):
         mask = TOP >> (8 * kept)

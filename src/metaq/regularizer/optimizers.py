@@ -28,10 +28,7 @@ class OptimizerHooks:
     """
 
     def __init__(
-        self,
-        optimizers: Sequence[torch.optim.Optimizer],
-        before: Callable[..., None],
-        after: Callable[[int], None],
+        self, optimizers: Sequence[torch.optim.Optimizer], before: Callable[..., None], after: Callable[[int], None]
     ) -> None:
         self.optimizers = [innermost(optimizer) for optimizer in optimizers]
         for optimizer in self.optimizers:

@@ -9,8 +9,7 @@ from math import log2
 
 import numpy as np
 
-from metaq.coding.arrays import Bytes, Integers
-from metaq.compiled import compiled, compiled_part, workspace
+from metaq.compiled import Bytes, Integers, compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
 TOP = 1 << 32

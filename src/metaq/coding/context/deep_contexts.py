@@ -5,15 +5,12 @@ Every constant here is part of the file format.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from metaq.coding.context import deep_model as deep
 from metaq.coding.context.binary import RATE_BITS
 from metaq.coding.context.deep_model import Model, Stream
 from metaq.coding.context.levels import LARGEST, LEVELS
 from metaq.coding.context.prediction import COEFFICIENT_BITS
-from metaq.compiled import compiled_part
+from metaq.compiled import Integers, Symbols, compiled_part
 
 UNIT = 16
 """Distances and predicted values are in sixteenths."""
@@ -148,7 +145,7 @@ def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Mod
 
 
 @compiled_part
-def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
+def _vote(value: int, residual: int, tally: Integers) -> None:
     """Let the base follow the symbols, once more of them speak against it than lately spoke for it."""
     if residual == 0:
         tally[deep.VOTES] = min(tally[deep.VOTES] + 1, MOST_VOTES)
@@ -159,7 +156,7 @@ def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
 
 
 @compiled_part
-def _before(values: NDArray[np.int32], index: int, distance: int, origin: int = 0) -> int:
+def _before(values: Symbols, index: int, distance: int, origin: int = 0) -> int:
     """What is `distance` before `index`, less `origin`; 0 if that is before the first."""
     return int(values[index - distance]) - origin if index >= distance else 0
 

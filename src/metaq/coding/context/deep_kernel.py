@@ -11,14 +11,13 @@ and signs, the most frequent decisions, are worth a version.
 
 from __future__ import annotations
 
-from metaq.coding.arrays import Bytes, Integers
 from metaq.coding.context import binary
 from metaq.coding.context import deep_model as deep
 from metaq.coding.context.binary import ONE, adapted, choose_or_narrow, clipped
 from metaq.coding.context.deep_contexts import UNIT, learn_symbol, set_contexts
 from metaq.coding.context.deep_model import FLAG_NODE, SIGN_NODE, Model, Stream
 from metaq.coding.logistic import CUMULATIVE_BITS, LOGIT_LIMIT
-from metaq.compiled import compiled, compiled_part
+from metaq.compiled import Bytes, Integers, compiled, compiled_part
 
 MIN_FLAGGED_ROW = 4
 UNKNOWN_HINT = 2

@@ -14,11 +14,11 @@ from itertools import cycle, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.arrays import Integers, Symbols
 from metaq.coding.bits import BitReader, bit_lengths, exp_golomb, pack
 from metaq.coding.chunks import StreamShape, check_range, check_shapes, checked_streams
 from metaq.coding.context import fast_kernel as kernel
 from metaq.coding.varint import decode_varint, encode_varint
+from metaq.compiled import Bytes, Floats, Integers, Symbols
 from metaq.errors import CodecError
 from metaq.tensors.trellis import transitions
 
@@ -321,7 +321,7 @@ class _Table:
         """Whether there are tokens without mass."""
         return bool(self.masses[0] > 0)
 
-    def code_bits(self, tokens: Integers) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def code_bits(self, tokens: Integers) -> tuple[Floats, NDArray[np.bool_]]:
         """Bits that the states take for every token, and which tokens are escaped."""
         masses = np.pad(self.masses[1:], 1).take(tokens - self.first + 1, mode="clip")
         escaped = masses == 0
@@ -524,7 +524,7 @@ def _read_blocks(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_L
     return layouts, blocks, pool
 
 
-def _symbol_bits(block: _Block, pool: Symbols) -> NDArray[np.float64]:
+def _symbol_bits(block: _Block, pool: Symbols) -> Floats:
     """Bits of every residual of a block, with its share of what else the block takes."""
     table = block.table
     tokens = (pool[block.start : block.stop].astype(np.int64) - block.offset) >> table.shift
@@ -537,9 +537,7 @@ def _symbol_bits(block: _Block, pool: Symbols) -> NDArray[np.float64]:
     return bits * (8 * block.size_bytes / total) if total else bits + 8 * block.size_bytes / bits.size
 
 
-def _decode_block(
-    payload: bytes, padded: NDArray[np.uint8], position: int, offset: int, out: Symbols
-) -> tuple[_Table, int, int]:
+def _decode_block(payload: bytes, padded: Bytes, position: int, offset: int, out: Symbols) -> tuple[_Table, int, int]:
     """Fill `out` with residuals plus `offset` from byte `position` on.
 
     Returns the table, the Golomb order of its escapes, and the byte after the block. `padded` is the payload with eight
@@ -573,7 +571,7 @@ def _decode_block(
     return table, order, position + size
 
 
-def _table_from_bytes(payload: bytes, padded: NDArray[np.uint8], position: int, offset: int) -> tuple[_Table, int]:
+def _table_from_bytes(payload: bytes, padded: Bytes, position: int, offset: int) -> tuple[_Table, int]:
     if position >= len(payload):
         raise CodecError("fast: the payload ends before a block.")
     kind = payload[position]

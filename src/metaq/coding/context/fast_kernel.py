@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.arrays import Bytes, Integers, Symbols
 from metaq.coding.bits import read_number
-from metaq.compiled import compiled, compiled_part
+from metaq.compiled import Bytes, Integers, Symbols, compiled, compiled_part
 
 MAX_TABLE_BITS = 12
 MIN_TABLE_BITS = 4

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.arrays import Integers, Symbols
 from metaq.coding.chunks import StreamShape, check_shapes, checked_streams
 from metaq.coding.context import deep_kernel, wide_kernel
 from metaq.coding.context.binary import DECISIONS_PER_BIT, ONE, TAIL_BITS, BinaryCode
@@ -26,7 +25,7 @@ from metaq.coding.context.prediction import (
     Prediction,
     fit,
 )
-from metaq.compiled import workspace
+from metaq.compiled import Floats, Integers, Symbols, workspace
 from metaq.errors import CodecError
 from metaq.tensors.trellis import transitions
 
@@ -105,7 +104,7 @@ def _decoded(payload: bytes, shapes: Sequence[StreamShape]) -> list[tuple[Symbol
     return streams
 
 
-def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[NDArray[np.float64]]:
+def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[Floats]:
     """How likely every symbol is to be another than the central one, as the deep recipe predicts it on its way.
 
     Probabilities are in (0, 1), float64 of shape (n,) for each stream of shape (n,), whose symbols are in its alphabet.

@@ -26,11 +26,7 @@ ROUNDING = 1e-17
 
 
 def solve_exact(
-    problem: SpreadDual,
-    *,
-    start: NDArray[np.float64] | None = None,
-    tolerance: float = 1e-9,
-    max_iterations: int = 100,
+    problem: SpreadDual, *, start: NDArray[np.float64] | None = None, tolerance: float = 1e-9, max_iterations: int = 100
 ) -> DualResult:
     """Maximise φ_w(ξ) exactly.
 

@@ -8,16 +8,15 @@ section 1):
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from metaq.compiled import compiled
+from metaq.compiled import Floats, compiled
 
 ROUNDING = 1e-12
 """What a hinge sum Σ_b (b - k)_+ c_b or a count may miss its bound by, over n C."""
 
 
 @compiled
-def hinge_sums(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def hinge_sums(counts: Floats) -> Floats:
     """Σ_b (b - k)_+ c_b for every k: float64 of shape (C,)."""
     sums = np.zeros(counts.size)
     sums[:-1] = counts[:0:-1].cumsum().cumsum()[::-1]
@@ -25,7 +24,7 @@ def hinge_sums(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def spread_counts(s: NDArray[np.float64]) -> NDArray[np.float64]:
+def spread_counts(s: Floats) -> Floats:
     """Attainable counts with weights on every bucket: the mean of all sharings between one bucket and both ends."""
     last = s.size - 1
     counts = np.zeros(s.size)
@@ -45,7 +44,7 @@ def spread_counts(s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def _completed(counts: NDArray[np.float64], s: NDArray[np.float64]) -> NDArray[np.float64]:
+def _completed(counts: Floats, s: Floats) -> Floats:
     """`counts` with as much on the two end buckets as their sum and mean need to be those of `s`."""
     completed, missing = counts.copy(), s - counts
     on_last = (np.arange(s.size) * missing).sum() / (s.size - 1)
@@ -55,9 +54,7 @@ def _completed(counts: NDArray[np.float64], s: NDArray[np.float64]) -> NDArray[n
 
 
 @compiled
-def attainable_counts(
-    wanted: NDArray[np.float64], s: NDArray[np.float64], c_min: float, c_max: float
-) -> tuple[NDArray[np.float64], float]:
+def attainable_counts(wanted: Floats, s: Floats, c_min: float, c_max: float) -> tuple[Floats, float]:
     """Attainable counts within the bounds, as near `wanted` as a mixture with :func:`spread_counts` allows.
 
     Returns the counts (shape (C,)) and their value Σ c log2 c in bits, infinite if the mixture has none. O(C).
@@ -86,7 +83,7 @@ def attainable_counts(
 
 
 @compiled
-def bounds_are_attainable(s: NDArray[np.float64], c_min: float) -> bool:
+def bounds_are_attainable(s: Floats, c_min: float) -> bool:
     """Whether some attainable counts are at least `c_min` everywhere, with no upper bound on a count. O(C).
 
     The counts that dominate all others of this kind leave `c_min` on every bucket and put the rest on the two ends.

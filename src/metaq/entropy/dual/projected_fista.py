@@ -18,11 +18,7 @@ SHORTEST_STEP = 1e-12
 
 
 def solve_projected_fista(
-    problem: SpreadDual,
-    *,
-    start: NDArray[np.float64] | None = None,
-    tolerance: float = 1e-9,
-    max_iterations: int = 500,
+    problem: SpreadDual, *, start: NDArray[np.float64] | None = None, tolerance: float = 1e-9, max_iterations: int = 500
 ) -> DualResult:
     """Maximise φ_w(ξ) by FISTA over convex sequences, where the dual is smooth (METHOD, equation 3').
 

@@ -47,11 +47,7 @@ class _Trial(NamedTuple):
 
 
 def solve_proximal_bundle(
-    problem: SpreadDual,
-    *,
-    start: NDArray[np.float64] | None = None,
-    tolerance: float = 1e-6,
-    max_iterations: int = 500,
+    problem: SpreadDual, *, start: NDArray[np.float64] | None = None, tolerance: float = 1e-6, max_iterations: int = 500
 ) -> DualResult:
     """Maximise φ_w(ξ) by a proximal bundle method.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metaq.entropy.knapsack.problem import KnapsackSolution, make_problem
 from metaq.errors import SolverError
@@ -20,7 +21,7 @@ TOLERANCE = 1e-10
 
 
 def solve_reference(
-    weights: torch.Tensor, reference_values: torch.Tensor, xi: torch.Tensor, *, delta: float | None = None
+    weights: Tensor, reference_values: Tensor, xi: Tensor, *, delta: float | None = None
 ) -> KnapsackSolution:
     """Solve the simil-knapsack for all weights as one linear program, through CVXPY and Clarabel.
 
