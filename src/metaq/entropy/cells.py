@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from metaq.config import require
 from metaq.entropy import passes
-from metaq.entropy.passes import GridSet, buckets
+from metaq.entropy.passes import GridSet, grids
 from metaq.tensors.grid import BucketGrid
 
 
@@ -65,9 +65,9 @@ def linear_binning(counts: NDArray[np.float64], fractions: NDArray[np.float64]) 
 
 def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
     """Bucket index of every weight by the rule of `BucketGrid.assign`; int64, shape of `weights`; 0 for NaN."""
-    return buckets.bucket_indices(weights, lower=grid.lower, step_size=grid.step_size, count=grid.count)
+    return grids.bucket_indices(weights, lower=grid.lower, step_size=grid.step_size, count=grid.count)
 
 
 def bucket_values(indices: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
     """Reference values of `indices` by the formula of :meth:`metaq.tensors.grid.BucketGrid.values_of`; float64."""
-    return buckets.bucket_values(indices, center=grid.center, radius=grid.radius, count=grid.count)
+    return grids.bucket_values(indices, center=grid.center, radius=grid.radius, count=grid.count)

@@ -104,12 +104,11 @@ class FastCoder:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layout:
-    """Where the symbols of a stream are: whether its rows, and the symbols of the two quantisers, may be in different
-    blocks; symbols of a row, or of the stream if it is not divided by rows; and the block of the symbols of quantiser 0
-    and 1 of every row, int64 of shape (2 * rows,), equal if not split.
+    """Where the symbols of a stream are: whether those of the two quantisers are in different blocks; symbols of a row,
+    or of the stream if it is not divided by rows; and the block of the symbols of quantiser 0 and 1 of every row, int64
+    of shape (2 * rows,), equal if not split.
     """
 
-    by_rows: bool
     split: bool
     row_length: int
     blocks: Integers
@@ -146,7 +145,7 @@ def _layout(shape: StreamShape, by_rows: bool, split: bool, numbers: Integers) -
         pairs[:, 0] = np.where(pairs[:, 0] < 0, pairs[:, 1] == 0, pairs[:, 0])
         pairs[:, 1] = np.where(pairs[:, 1] < 0, pairs[:, 0] == 0, pairs[:, 1])
     row_length = shape.row_length if by_rows else shape.count
-    return _Layout(by_rows=by_rows, split=split, row_length=row_length, blocks=pairs.reshape(-1))
+    return _Layout(split=split, row_length=row_length, blocks=pairs.reshape(-1))
 
 
 class _Blocks:
@@ -235,7 +234,9 @@ def _layouts_to_bytes(lengths: Integers, shapes: Sequence[StreamShape], layouts:
 
 def _layout_fields(shape: StreamShape, layout: _Layout, width: int) -> tuple[Integers, Integers]:
     """Values and widths of the fields of one stream."""
-    flags = [int(layout.by_rows)] * (shape.usable_row > 0) + [int(layout.split)] * (shape.trellis_bits > 0)
+    flags = [int(layout.row_length < shape.count)] * (shape.usable_row > 0) + [int(layout.split)] * (
+        shape.trellis_bits > 0
+    )
     numbers = layout.blocks if layout.split else layout.blocks[::2]
     return np.insert(numbers, 0, flags), np.repeat([1, width], [len(flags), numbers.size])
 
@@ -268,7 +269,7 @@ def _read_layout(reader: BitReader, shape: StreamShape, last_block: int) -> _Lay
     if numbers.max(initial=0) > last_block or (split and (numbers[::2] == numbers[1::2]).any()):
         raise CodecError(f"fast: a stream is said to be in blocks that are no two of {last_block + 1}.")
     blocks = numbers if split else np.repeat(numbers, 2)
-    return _Layout(by_rows=by_rows, split=split, row_length=row_length, blocks=blocks)
+    return _Layout(split=split, row_length=row_length, blocks=blocks)
 
 
 def _merge(

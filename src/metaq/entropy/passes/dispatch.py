@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from metaq.entropy.passes import compiled_passes, torch_passes
-from metaq.entropy.passes.buckets import bucket_indices
-from metaq.entropy.passes.grids import UNIT_BITS, GridSet
+from metaq.entropy.passes.grids import UNIT_BITS, GridSet, bucket_indices
 from metaq.entropy.passes.watch import BucketWatch
 from metaq.errors import NonFiniteError
 

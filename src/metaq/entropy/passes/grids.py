@@ -25,6 +25,9 @@ COUNT_SHIFT = 47
 SLOT_CAPACITY = 1 << (COUNT_SHIFT - UNIT_BITS)
 """Weights a slot can take before its sum of units may reach the bits of its count."""
 
+Number = torch.Tensor | float
+"""A parameter of one grid, or of a grid for each weight: float64 of the shape of the weights."""
+
 
 class GridSet:
     """Parameters of G grids of `count` buckets each, float64 of shape (G,), all on one device.
@@ -93,3 +96,14 @@ class GridSet:
         halves = np.where(fit, steps, 1.0).astype(np.float16).astype(np.float64)
         radius = torch.from_numpy(np.where(fit, halves * self.count / 2, grids.radius.numpy()))
         return GridSet(center=grids.center, radius=radius, count=self.count)
+
+
+def bucket_indices(weights: torch.Tensor, *, lower: Number, step_size: Number, count: int) -> torch.Tensor:
+    """Bucket of every weight by the rule of :class:`metaq.tensors.grid.BucketGrid`, int64; 0 for NaN."""
+    positions = weights.double().sub(lower).div_(step_size)
+    return positions.nan_to_num_(nan=0.0).clamp_(0, count - 1).long()
+
+
+def bucket_values(indices: torch.Tensor, *, center: Number, radius: Number, count: int) -> torch.Tensor:
+    """Reference values in the order of operations of `BucketGrid.values_of`: float64."""
+    return (2 * indices + (1 - count)).double().mul_(radius).div_(count).add_(center)

@@ -14,8 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from metaq.entropy.passes import buckets
-from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS, GridSet
+from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS, GridSet, bucket_indices, bucket_values
 from metaq.entropy.passes.watch import MEMORY, BucketWatch
 
 CPU_CHUNK = 1 << 18
@@ -213,10 +212,8 @@ def _positions(weights: Tensor, group: Tensor, grids: GridSet, units_per_step: f
 
 
 def _bucket_indices(weights: Tensor, group: Tensor, grids: GridSet) -> Tensor:
-    return buckets.bucket_indices(
-        weights, lower=grids.lower[group], step_size=grids.step_size[group], count=grids.count
-    )
+    return bucket_indices(weights, lower=grids.lower[group], step_size=grids.step_size[group], count=grids.count)
 
 
 def _bucket_values(indices: Tensor, group: Tensor, grids: GridSet) -> Tensor:
-    return buckets.bucket_values(indices, center=grids.center[group], radius=grids.radius[group], count=grids.count)
+    return bucket_values(indices, center=grids.center[group], radius=grids.radius[group], count=grids.count)
