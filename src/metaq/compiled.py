@@ -1,7 +1,5 @@
 """Compilation of the few loops that run over every weight or bucket. Without Numba they run as plain Python."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec

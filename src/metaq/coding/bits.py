@@ -1,7 +1,5 @@
 """Bit strings, most significant bit first, and exponential Golomb numbers in them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from metaq.compiled import Bytes, Integers, compiled, compiled_part

@@ -7,8 +7,6 @@ typical networks, so that the header of a small file costs little. All arithmeti
 part of the file format.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple

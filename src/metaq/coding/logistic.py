@@ -1,7 +1,5 @@
 """The logistic function, its inverse and its steps as integer tables, the same on every machine."""
 
-from __future__ import annotations
-
 from functools import cache
 from itertools import accumulate
 

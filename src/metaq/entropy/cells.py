@@ -4,8 +4,6 @@ Counts and sums are all that any objective of metaq needs of the weights (METHOD
 pass costs O(C), whatever the number of weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The lower convex hull of points on a line: the whole of the simil-knapsack problem (METHOD, section 1)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from metaq.compiled import Floats, Integers, compiled

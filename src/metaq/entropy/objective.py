@@ -1,7 +1,5 @@
 """What φ is: cell counts in, value in bits and slopes β out (METHOD, sections 1 to 3)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """What every regulariser does beside its own steps: follow an optimiser, show the weights, report, and save."""
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import os

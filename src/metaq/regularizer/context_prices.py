@@ -5,8 +5,6 @@ written knows it: :mod:`metaq.coding.context`. Here its own model, on its way th
 how likely it takes every weight to leave the attractor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The entropy regulariser: two lines in anybody's training loop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

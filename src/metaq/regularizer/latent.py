@@ -1,7 +1,5 @@
 """Latent weights: those the optimiser works on while the model holds quantised ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What other libraries put between a loop and its optimiser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast

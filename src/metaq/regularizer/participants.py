@@ -1,7 +1,5 @@
 """The tensors that take part in training to few bits: their groups, their optimisers, and where they are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

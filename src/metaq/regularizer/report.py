@@ -1,7 +1,5 @@
 """Where the weights of a training stand."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,11 +1,9 @@
 """A regulariser whose life somebody else's training loop decides on: what the trainers' callbacks have in common."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -35,7 +33,7 @@ class TrainingSession:
         self._evaluation: contextlib.ExitStack | None = None
 
     @classmethod
-    def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> TrainingSession:
+    def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> Self:
         """One that stands where the session that gave `state` stood; errors as of :meth:`load_state_dict`."""
         session = cls(model, config, total_steps=_total_steps(state))
         session.load_state_dict(state)

@@ -1,7 +1,5 @@
 """How the slopes of the term follow from sums over weights: one rule an objective, one signature."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Learning the step sizes of grids from the loss (after Esser et al., "Learned step size quantization", ICLR 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

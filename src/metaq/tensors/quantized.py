@@ -1,7 +1,5 @@
 """Tensors on their way to a file and back: numpy arrays with the dtype and shape the user's model had."""
 
-from __future__ import annotations
-
 import builtins
 from dataclasses import dataclass
 from enum import Enum

@@ -8,8 +8,6 @@ parity-driven form of ISO/IEC 15938-17 and Ungerboeck's convolutional codes ("Ch
 signals", 1982, table I).
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

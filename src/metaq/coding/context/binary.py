@@ -3,8 +3,6 @@
 After Martin, "Range encoding: an algorithm for removing redundancy from a digitised message" (1979).
 """
 
-from __future__ import annotations
-
 from math import log2
 
 import numpy as np

@@ -3,8 +3,6 @@
 Every constant here is part of the file format.
 """
 
-from __future__ import annotations
-
 from metaq.coding.context import deep_model as deep
 from metaq.coding.context.binary import RATE_BITS
 from metaq.coding.context.deep_model import Model, Stream

@@ -9,8 +9,6 @@ Numba compiles a version of a function for every constant that it is called with
 and signs, the most frequent decisions, are worth a version.
 """
 
-from __future__ import annotations
-
 from metaq.coding.context import binary
 from metaq.coding.context import deep_model as deep
 from metaq.coding.context.binary import ONE, adapted, choose_or_narrow, clipped

@@ -3,8 +3,6 @@
 Every constant here is part of the file format.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@ the rows of a stream that are alike in scale, or the symbols that one of the two
 chose. What is coded is the difference of a symbol and the central one of its alphabet, so that streams can share one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
@@ -234,9 +232,8 @@ def _layouts_to_bytes(lengths: Integers, shapes: Sequence[StreamShape], layouts:
 
 def _layout_fields(shape: StreamShape, layout: _Layout, width: int) -> tuple[Integers, Integers]:
     """Values and widths of the fields of one stream."""
-    flags = [int(layout.row_length < shape.count)] * (shape.usable_row > 0) + [int(layout.split)] * (
-        shape.trellis_bits > 0
-    )
+    by_rows = layout.row_length < shape.count
+    flags = [int(by_rows)] * (shape.usable_row > 0) + [int(layout.split)] * (shape.trellis_bits > 0)
     numbers = layout.blocks if layout.split else layout.blocks[::2]
     return np.insert(numbers, 0, flags), np.repeat([1, width], [len(flags), numbers.size])
 
@@ -270,34 +267,6 @@ def _read_layout(reader: BitReader, shape: StreamShape, last_block: int) -> _Lay
         raise CodecError(f"fast: a stream is said to be in blocks that are no two of {last_block + 1}.")
     blocks = numbers if split else np.repeat(numbers, 2)
     return _Layout(split=split, row_length=row_length, blocks=blocks)
-
-
-def _merge(
-    pool: Symbols, blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
-) -> tuple[list[Symbols], list[Integers]]:
-    """Streams from the symbols of all blocks, and where in `pool` each block stood before and after every stream.
-
-    If there are several blocks, `pool` has one element more than they have.
-    """
-    if len(blocks) <= 1:
-        counts = np.cumsum([0, *(shape.count for shape in shapes)])
-        return [pool[start:stop] for start, stop in pairwise(counts)], list(counts[:, None])
-    ends, places = np.array([block.stop for block in blocks]), np.array([block.start for block in blocks])
-    streams, taken = [], [places.copy()]
-    for shape, layout in zip(shapes, layouts, strict=True):
-        values = np.empty(shape.count, dtype=np.int32)
-        if layout.split:
-            trellis = _trellis(shape)
-            complete = kernel.merge(pool, *trellis, layout.row_length, layout.blocks, places, ends, values)
-        else:
-            complete = kernel.merge_rows(pool, layout.row_length, layout.blocks, places, ends, values)
-        if not complete:
-            raise CodecError("fast: a block has fewer symbols than the streams take from it.")
-        streams.append(values)
-        taken.append(places.copy())
-    if not np.array_equal(places, ends):
-        raise CodecError("fast: a block has more symbols than the streams take from it.")
-    return streams, taken
 
 
 # Tables.
@@ -523,6 +492,34 @@ def _read_blocks(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_L
     if position != len(payload):
         raise CodecError(f"fast: {len(payload) - position} bytes are left over at the end.")
     return layouts, blocks, pool
+
+
+def _merge(
+    pool: Symbols, blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
+) -> tuple[list[Symbols], list[Integers]]:
+    """Streams from the symbols of all blocks, and where in `pool` each block stood before and after every stream.
+
+    If there are several blocks, `pool` has one element more than they have.
+    """
+    if len(blocks) <= 1:
+        counts = np.cumsum([0, *(shape.count for shape in shapes)])
+        return [pool[start:stop] for start, stop in pairwise(counts)], list(counts[:, None])
+    ends, places = np.array([block.stop for block in blocks]), np.array([block.start for block in blocks])
+    streams, taken = [], [places.copy()]
+    for shape, layout in zip(shapes, layouts, strict=True):
+        values = np.empty(shape.count, dtype=np.int32)
+        if layout.split:
+            trellis = _trellis(shape)
+            complete = kernel.merge(pool, *trellis, layout.row_length, layout.blocks, places, ends, values)
+        else:
+            complete = kernel.merge_rows(pool, layout.row_length, layout.blocks, places, ends, values)
+        if not complete:
+            raise CodecError("fast: a block has fewer symbols than the streams take from it.")
+        streams.append(values)
+        taken.append(places.copy())
+    if not np.array_equal(places, ends):
+        raise CodecError("fast: a block has more symbols than the streams take from it.")
+    return streams, taken
 
 
 def _symbol_bits(block: _Block, pool: Symbols) -> Floats:

@@ -6,8 +6,6 @@ Every constant here is part of the file format. All arithmetic is on integers th
 the window of 64 bits in :func:`decode`, of which only the lower 56 are used: plain Python computes the same.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Classes of magnitudes, two or four an octave."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

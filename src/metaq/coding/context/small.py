@@ -4,8 +4,6 @@ There are two recipes. The deep one (:mod:`metaq.coding.context.deep_kernel`) kn
 large ones with structure; the wide one (:mod:`metaq.coding.context.wide_kernel`) is several times as fast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

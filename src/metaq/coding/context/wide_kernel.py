@@ -6,8 +6,6 @@ lengths are predicted by four adaptive probabilities whose logits are mixed, the
 decoder share the loop. Every constant here is part of the file format.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

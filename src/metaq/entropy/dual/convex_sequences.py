@@ -6,8 +6,6 @@ falls are added after it (Groeneboom, Jongbloed and Wellner, "The support reduct
 Dümbgen, Hüsler and Rufibach, "Active set and EM algorithms for log-concave densities", 2007).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Supergradient ascent with diminishing, square-summable steps."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The dual solved exactly: Newton's method on the smooth problem (3') over convex sequences."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Accelerated supergradient ascent on the dual, as in the thesis."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

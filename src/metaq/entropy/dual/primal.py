@@ -5,8 +5,6 @@ section 1):
 Σ c = Σ s, Σ b c_b = Σ b s_b, and Σ_b (b - k)_+ c_b ≥ Σ_b (b - k)_+ s_b for every interior bucket k.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from metaq.compiled import Floats, compiled

@@ -5,8 +5,6 @@
 The weights enter through their cell counts and sums only, so an evaluation costs O(C).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """FISTA on the smooth form (3') of the dual, with projection onto convex sequences."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """The proximal bundle method for a sum of a known smooth function and a polyhedral one."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What every dual solver hands back, and when it stops."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal

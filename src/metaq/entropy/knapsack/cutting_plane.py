@@ -1,7 +1,5 @@
 """The simil-knapsack through Kelley's cutting plane in the scalar β."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The simil-knapsack through the lower convex hull: one chain over the buckets, then one look-up a weight."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -10,8 +10,6 @@ The second is the first over the points (v_b, ξ_b - δ) and (0, 0): the slack o
 solvers therefore work on *points*, and their multipliers are those of the points' problem.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The simil-knapsack as a linear program for a general solver: slow, and independent of the other two."""
 
-from __future__ import annotations
-
 import importlib
 import warnings
 from types import ModuleType

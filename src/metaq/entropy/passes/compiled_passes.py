@@ -4,8 +4,6 @@ Tensors are cut into jobs of at most :data:`JOB_SIZE` weights, which many weight
 sums are integers, so that results do not depend on how.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -3,8 +3,6 @@
 Results are on the device of the grids. Where all tensors are there too, nothing waits for the host.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import ModuleType
 

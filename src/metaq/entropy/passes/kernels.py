@@ -5,8 +5,6 @@ cache: one loop without branches turns them into table indices, which the compil
 tables.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, cast
 

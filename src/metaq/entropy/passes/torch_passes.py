@@ -5,8 +5,6 @@ temporary memory not with that of weights. What groups have is wanted as tensors
 for the host; results stay there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
