@@ -39,6 +39,9 @@ DICTIONARY = Path(__file__).with_name("header_dictionary.bin").read_bytes()
 
 TOP = (1 << 32) - 1
 
+PADDING = 16
+"""Zeros to read behind a code: more than a single byte of a header can take."""
+
 LOW, HIGH, CODE, POSITION, HISTORY = 0, 1, 2, 3, 4
 """Places in a coder's state: ends of the interval, code in it, bytes passed, and the last four bytes."""
 
@@ -70,10 +73,7 @@ def encode_header_bytes(raw: bytes) -> bytes:
     >>> decode_header_bytes(encode_header_bytes(b"conv1.weight"), 12)
     b'conv1.weight'
     """
-    model, state = _started()
-    out = _room(raw)
-    _encode(workspace(np.frombuffer(raw, dtype=np.uint8)), model, state, out)
-    return out[: state[POSITION]].tobytes()
+    return _encoded(raw, *_started())
 
 
 def decode_header_bytes(coded: bytes, size_bytes: int) -> bytes:
@@ -85,8 +85,11 @@ def decode_header_bytes(coded: bytes, size_bytes: int) -> bytes:
     if size_bytes > MAX_EXPANSION * (len(coded) + 8):
         raise CodecError(f"{len(coded)} bytes cannot hold a header of {size_bytes}.")
     model, state = _started()
+    state[CODE] = int.from_bytes(coded[:4].ljust(4, b"\0"), "big")
     raw = np.zeros(size_bytes, dtype=np.uint8)
-    if not _decode(workspace(np.frombuffer(coded, dtype=np.uint8)), model, state, raw):
+    _code(raw, model, state, _workspace_of(coded + bytes(PADDING)), True)
+    kept, tail = _tail(state)
+    if len(coded) != state[POSITION] + kept or state[CODE] != tail:
         raise CodecError("the coded header is damaged, cut off or too long.")
     return raw.tobytes()
 
@@ -106,13 +109,8 @@ def _primed() -> tuple[Model, int]:
     )
     model = Model(*map(workspace, tables))
     state = workspace(np.array([0, TOP, 0, 0, 0], dtype=np.int64))
-    _encode(workspace(np.frombuffer(DICTIONARY, dtype=np.uint8)), model, state, _room(DICTIONARY))
+    _encoded(DICTIONARY, model, state)
     return model, int(state[HISTORY])
-
-
-def _room(raw: bytes) -> Bytes:
-    # A decision never takes more than 9 bits, nor does the end more than 4 bytes.
-    return np.zeros(9 * len(raw) + 8, dtype=np.uint8)
 
 
 def _started() -> tuple[Model, Integers]:
@@ -121,54 +119,45 @@ def _started() -> tuple[Model, Integers]:
     return Model(*(array.copy() for array in model)), workspace(np.array([0, TOP, 0, 0, history], dtype=np.int64))
 
 
-@compiled
-def _encode(data: Bytes, model: Model, state: Integers, out: Bytes) -> None:
-    for byte in data:
-        node = 1
-        for place in range(8):
-            bit = (int(byte) >> (7 - place)) & 1
-            probability = _predict(node, state[HISTORY], model)
-            _narrow(bit, probability, state)
-            while (state[LOW] ^ state[HIGH]) >> 24 == 0:
-                out[state[POSITION]] = state[HIGH] >> 24
-                _shift(state)
-            _learn(bit, probability, model)
-            node = node << 1 | bit
-        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
+def _workspace_of(data: bytes) -> Bytes:
+    # A copy, because the function that may also write takes no read-only array.
+    return workspace(np.frombuffer(bytearray(data), dtype=np.uint8))
+
+
+def _encoded(raw: bytes, model: Model, state: Integers) -> bytes:
+    # A decision never takes more than 9 bits.
+    out = np.zeros(9 * len(raw), dtype=np.uint8)
+    _code(_workspace_of(raw), model, state, out, False)
     kept, tail = _tail(state)
-    for place in range(kept):
-        out[state[POSITION]] = (tail >> (24 - 8 * place)) & 255
-        state[POSITION] += 1
+    return out[: state[POSITION]].tobytes() + int(tail).to_bytes(4, "big")[:kept]
 
 
 @compiled
-def _decode(data: Bytes, model: Model, state: Integers, raw: Bytes) -> bool:
-    """Fill `raw` from `data`; whether `data` are exactly the bytes that encoding `raw` gives."""
-    for place in range(4):
-        state[CODE] = state[CODE] << 8 | _byte_at(data, place)
+def _code(raw: Bytes, model: Model, state: Integers, data: Bytes, decodes: bool) -> None:
+    """Code `raw` into `data` but for the end, or find it there, with :data:`PADDING` behind the code."""
     for index in range(len(raw)):
         node = 1
-        for _ in range(8):
+        for place in range(8):
+            bit = (int(raw[index]) >> (7 - place)) & 1
             probability = _predict(node, state[HISTORY], model)
-            bit = 1 if state[CODE] <= _split(probability, state) else 0
+            if decodes:
+                bit = 1 if state[CODE] <= _split(probability, state) else 0
             _narrow(bit, probability, state)
             while (state[LOW] ^ state[HIGH]) >> 24 == 0:
-                _shift(state)
-                state[CODE] = (state[CODE] << 8) & TOP | _byte_at(data, state[POSITION] + 3)
+                if decodes:
+                    state[CODE] = (state[CODE] << 8) & TOP | data[state[POSITION] + 4]
+                else:
+                    data[state[POSITION]] = state[HIGH] >> 24
+                state[LOW] = (state[LOW] << 8) & TOP
+                state[HIGH] = (state[HIGH] << 8) & TOP | 255
+                state[POSITION] += 1
             _learn(bit, probability, model)
             node = node << 1 | bit
-        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
         raw[index] = node & 255
+        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
         # What lies this far behind the end is zeros that no encoder leaves out.
-        if state[POSITION] > len(data):
-            return False
-    kept, tail = _tail(state)
-    return bool(len(data) == state[POSITION] + kept and state[CODE] == tail)
-
-
-@compiled_part
-def _byte_at(data: Bytes, place: int) -> int:
-    return int(data[place]) if place < len(data) else 0
+        if decodes and state[POSITION] > len(data) - PADDING:
+            return
 
 
 @compiled_part
@@ -184,14 +173,7 @@ def _narrow(bit: int, probability: int, state: Integers) -> None:
         state[LOW] = _split(probability, state) + 1
 
 
-@compiled_part
-def _shift(state: Integers) -> None:
-    state[LOW] = (state[LOW] << 8) & TOP
-    state[HIGH] = (state[HIGH] << 8) & TOP | 255
-    state[POSITION] += 1
-
-
-@compiled_part
+@compiled
 def _tail(state: Integers) -> tuple[int, int]:
     """Fewest bytes whose number, filled up with zeros, lies in the interval, and that number."""
     for kept in range(4):

@@ -26,8 +26,6 @@ PARITY_CHECKS = {
 }
 """Parity-check polynomials (h0, h1) by the binary logarithm of the number of states."""
 
-MAX_TRELLIS_BITS = max(PARITY_CHECKS)
-
 
 @cache
 def transitions(trellis_bits: int) -> NDArray[np.int32]:
