@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
+from metaq.coding.tables import LOGIT_LIMIT, logistic_table, logit_table
 from metaq.compiled import Bytes, Integers, compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
@@ -52,7 +52,7 @@ class Model(NamedTuple):
     A slot a context, of shape (ORDERS * SLOTS,), has the probability of a 1 times ``2**22`` and how often it was used.
     Weights are times 65536, of shape (ORDERS * ORDERS,): a set for each longest context used before. `slots` and
     `inputs`, of shape (ORDERS,), are of the current decision, and `chosen`, of shape (1,), is the first weight of its
-    set. The tables are those of :mod:`metaq.coding.logistic`.
+    set. The tables are those of :mod:`metaq.coding.tables`.
     """
 
     probabilities: Integers

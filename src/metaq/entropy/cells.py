@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from metaq.config import require
-from metaq.entropy import passes
-from metaq.entropy.passes import GridSet, grids
+from metaq.entropy.passes import dispatch, grids
+from metaq.entropy.passes.grids import GridSet
 from metaq.tensors.grid import BucketGrid
 
 
@@ -48,8 +48,8 @@ def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellSt
     parts = list(tensors)
     for tensor in parts:
         require(tensor.is_floating_point(), f"weights: dtype {tensor.dtype} given; floating tensors are needed.")
-    counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid]))
-    passes.require_finite(counts)
+    counts, fractions = dispatch.cell_sums(parts, [0] * len(parts), GridSet.of([grid]))
+    dispatch.require_finite(counts)
     return CellStatistics(counts=counts[0].numpy(), fractions=fractions[0].numpy(), grid=grid)
 
 

@@ -14,9 +14,10 @@ from metaq import container
 from metaq.compression.trained import trained_tensors
 from metaq.config import require
 from metaq.container import WriteReport
-from metaq.entropy import passes
 from metaq.entropy.cells import bucket_indices, bucket_values
-from metaq.entropy.passes import CPU, GridSet, TensorPairs
+from metaq.entropy.passes import dispatch
+from metaq.entropy.passes.dispatch import TensorPairs
+from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.errors import NonFiniteError
 from metaq.model.opened import open_model
 from metaq.model.selection import select_gridded
@@ -292,7 +293,7 @@ class Regularizer(abc.ABC):
             grid = BucketGrid(center=buckets.center, radius=buckets.radius, count=buckets.count)
             return GridSet.of([grid] * group_count, device)
         counted, groups = everyone.counted(self._weights())
-        local = passes.inner_products(TensorPairs(counted, counted, groups), group_count, device)
+        local = dispatch.inner_products(TensorPairs(counted, counted, groups), group_count, device)
         (squares,) = everyone.shards.total(local)
         if everyone.are_on_host:
             for name, is_finite in zip(everyone.groups, torch.isfinite(squares).tolist(), strict=True):
@@ -308,7 +309,7 @@ class Regularizer(abc.ABC):
     def _host_grids(self) -> GridSet:
         """The present grids on the CPU; :class:`NonFiniteError` if a weight has become NaN or infinite."""
         grids = self._present_grids().on(CPU)
-        passes.require_finite(grids.radius)
+        dispatch.require_finite(grids.radius)
         return grids
 
     def _stored_grids(self) -> GridSet:

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from metaq.entropy import passes
-from metaq.entropy.passes import BucketWatch, GridSet
+from metaq.entropy.passes import dispatch
+from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.watch import BucketWatch
 
 SETTLE_EVERY = 25
 """Steps between two searches for oscillating weights."""
@@ -32,12 +33,12 @@ class LatentWeights:
     def begin(self, grids: GridSet) -> None:
         """Take the buckets the weights are in for those they have always been in."""
         for *_, watch in self._alike:
-            passes.begin(watch, grids)
+            dispatch.begin(watch, grids)
 
     def restore(self, tensors: Sequence[torch.Tensor], factors: torch.Tensor, part: int) -> None:
         """Give the tensors of one optimiser their latent weights times the factors of their groups, of shape (G,)."""
         for watch, chosen in self._of_part(part, tensors):
-            passes.restore(watch, chosen, factors)
+            dispatch.restore(watch, chosen, factors)
 
     def snap(self, tensors: Sequence[torch.Tensor], grids: GridSet, part: int, *, freeze_above: float | None) -> None:
         """Take over the weights that one optimiser has updated and let the tensors hold quantised ones.
@@ -48,7 +49,7 @@ class LatentWeights:
         for watch, chosen in self._of_part(part, tensors):
             watch.steps += 1
             settles = watch.steps % SETTLE_EVERY == 0
-            passes.snap(watch, chosen, grids, freeze_above=freeze_above if settles else None)
+            dispatch.snap(watch, chosen, grids, freeze_above=freeze_above if settles else None)
 
     def frozen_count(self, positions: Sequence[int]) -> int:
         """Weights of some of the tensors that no longer move."""

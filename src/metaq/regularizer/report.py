@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from metaq.entropy import passes
 from metaq.entropy.cells import CellStatistics
 from metaq.entropy.objective import entropy_bits
-from metaq.entropy.passes import CPU, GridSet
+from metaq.entropy.passes import dispatch
+from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.regularizer.participants import Participants
 from metaq.regularizer.slopes import SlopeRule
 
@@ -57,8 +57,8 @@ def report_of(
     counts those of this process.
     """
     total = participants.shards.total
-    counts, fractions = total(*passes.cell_sums(*participants.counted(weights), grids))
-    passes.require_finite(counts, fractions)
+    counts, fractions = total(*dispatch.cell_sums(*participants.counted(weights), grids))
+    dispatch.require_finite(counts, fractions)
     phi_bits = sum(
         rule.value(CellStatistics(counts=counts[g].numpy(), fractions=fractions[g].numpy(), grid=grid), g)
         for g, grid in enumerate(grids)
@@ -68,7 +68,7 @@ def report_of(
     counted = set(participants.shards.counted)
     for t, (tensor, quantized) in enumerate(zip(weights, values, strict=True)):
         if t in counted:
-            bucket_counts += passes.bucket_counts([quantized], [participants.group_of[t]], grids)
+            bucket_counts += dispatch.bucket_counts([quantized], [participants.group_of[t]], grids)
             others[0] += (tensor.double() - quantized).square().sum().to(CPU)
     bucket_counts, others = total(bucket_counts, others)
     bits = float(entropy_bits(bucket_counts))

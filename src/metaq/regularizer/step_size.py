@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from metaq.entropy.passes import CPU
+from metaq.entropy.passes.grids import CPU
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 

@@ -6,8 +6,8 @@ Every constant here is part of the file format.
 from metaq.coding.context import deep_model as deep
 from metaq.coding.context.binary import RATE_BITS
 from metaq.coding.context.deep_model import Model, Stream
-from metaq.coding.context.levels import LARGEST, LEVELS
 from metaq.coding.context.prediction import COEFFICIENT_BITS
+from metaq.coding.tables import LARGEST, LEVELS
 from metaq.compiled import Integers, Symbols, compiled_part
 
 UNIT = 16

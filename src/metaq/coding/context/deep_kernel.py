@@ -14,7 +14,7 @@ from metaq.coding.context import deep_model as deep
 from metaq.coding.context.binary import ONE, adapted, choose_or_narrow, clipped
 from metaq.coding.context.deep_contexts import UNIT, learn_symbol, set_contexts
 from metaq.coding.context.deep_model import FLAG_NODE, SIGN_NODE, Model, Stream
-from metaq.coding.logistic import CUMULATIVE_BITS, LOGIT_LIMIT
+from metaq.coding.tables import CUMULATIVE_BITS, LOGIT_LIMIT
 from metaq.compiled import Bytes, Integers, compiled, compiled_part
 
 MIN_FLAGGED_ROW = 4

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.context.binary import COUNT_BITS, PROBABILITY_BITS, rate_table
-from metaq.coding.context.levels import LEVELS, level_table
-from metaq.coding.logistic import cumulative_table, logistic_table, logit_table
+from metaq.coding.tables import LEVELS, cumulative_table, level_table, logistic_table, logit_table
 from metaq.compiled import Integers, Symbols, workspace
 
 FLAG_NODE = 0

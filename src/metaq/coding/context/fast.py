@@ -121,7 +121,7 @@ def _plan(residuals: list[Symbols], shapes: Sequence[StreamShape]) -> tuple[list
     tallies = [_tally(*each) for each in zip(residuals, shapes, classes, strict=True)]
     split = trellis and _split_pays(tallies, shapes)
     blocks = _Blocks()
-    chosen = []
+    layouts = []
     for shape, of_rows, counts in zip(shapes, classes, tallies, strict=True):
         split_here = split and shape.trellis_bits > 0
         parts = counts if split_here else counts.sum(axis=1, keepdims=True)
@@ -130,8 +130,7 @@ def _plan(residuals: list[Symbols], shapes: Sequence[StreamShape]) -> tuple[list
         if not by_rows:
             of_rows, parts = np.zeros(1, dtype=np.int64), parts.sum(axis=0, keepdims=True)
         numbers = [[blocks.place(part, quantizer) for quantizer, part in enumerate(pair)] for pair in parts]
-        chosen.append((by_rows, split_here, np.array(numbers)[of_rows]))
-    layouts = [_layout(shape, *choice) for shape, choice in zip(shapes, chosen, strict=True)]
+        layouts.append(_layout(shape, by_rows, split_here, np.array(numbers)[of_rows]))
     return layouts, np.array([counts.sum() for counts in blocks.counts])
 
 

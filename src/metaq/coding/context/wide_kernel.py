@@ -12,8 +12,16 @@ import numpy as np
 
 from metaq.coding.context import binary
 from metaq.coding.context.binary import BOTTOM, TOP, adapted, carry, clipped, rate_table
-from metaq.coding.context.levels import FINE_LEVELS, LARGEST, LEVELS, fine_level_table, level_table
-from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
+from metaq.coding.tables import (
+    FINE_LEVELS,
+    LARGEST,
+    LEVELS,
+    LOGIT_LIMIT,
+    fine_level_table,
+    level_table,
+    logistic_table,
+    logit_table,
+)
 from metaq.compiled import Bytes, Integers, Symbols, compiled, workspace
 
 QUANTIZERS = 2

@@ -214,7 +214,7 @@ def snap(
     memory: np.float32,
     threshold: np.float32,
 ) -> None:
-    """See :func:`metaq.entropy.passes.snap`; `starts` holds where the weights of every job begin in the flat arrays."""
+    """What `dispatch.snap` does; `starts` holds where the weights of every job begin in the flat arrays."""
     lower, step_size, center, radius = grids
     indices = np.empty(BLOCK, np.uint32)
     for job in range(jobs.shape[0]):

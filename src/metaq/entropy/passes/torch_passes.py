@@ -103,7 +103,7 @@ def add_slopes(
 def snap(watch: BucketWatch, parameters: Sequence[Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters."""
     for pieces in _chunks(parameters):
-        span = _span(pieces)
+        span = slice(pieces[0].start, pieces[-1].start + pieces[-1].count)
         latent, frozen, previous = watch.latent[span], watch.frozen[span], watch.previous[span]
         average, flips = watch.average[span], watch.flips[span]
         group = _group_of(pieces, watch.groups, latent.device)
@@ -159,11 +159,6 @@ def _cuts(tensor: Tensor, limit: int) -> Iterator[tuple[slice | None, int]]:
 
 def _side_by_side(pieces: Sequence[_Piece], tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([piece.of(tensors).reshape(-1) for piece in pieces])
-
-
-def _span(pieces: Sequence[_Piece]) -> slice:
-    """Where the weights of adjoining pieces lie among those of all tensors."""
-    return slice(pieces[0].start, pieces[-1].start + pieces[-1].count)
 
 
 def _apart(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
