@@ -292,7 +292,7 @@ class _Table:
 
     def code_bits(self, tokens: Integers) -> tuple[Floats, NDArray[np.bool_]]:
         """Bits that the states take for every token, and which tokens are escaped."""
-        masses = np.pad(self.masses[1:], 1).take(tokens - self.first + 1, mode="clip")
+        masses = np.concatenate([[0], self.masses[1:], [0]]).take(tokens - self.first + 1, mode="clip")
         escaped = masses == 0
         return self.table_bits - np.log2(np.where(escaped, max(int(self.masses[0]), 1), masses)), escaped
 
