@@ -63,9 +63,7 @@ class Dtype(Enum):
             return self.name
         if self.is_quantizable:
             return "float"
-        if self is Dtype.bool:
-            return "boolean"
-        return "complex" if self in (Dtype.complex64, Dtype.complex128) else "integer"
+        return {"b": "boolean", "c": "complex"}.get(self.storage.kind, "integer")
 
     @property
     def storage(self) -> np.dtype[np.generic]:

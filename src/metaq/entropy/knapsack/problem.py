@@ -140,14 +140,11 @@ def _check_tensors(weights: Tensor, reference_values: Tensor, xi: Tensor) -> Non
         reference_values.dim() == 1 and len(reference_values) >= 2,
         f"reference_values: shape {tuple(reference_values.shape)} given; (C,) with C >= 2 is needed.",
     )
-    require(
-        xi.shape == reference_values.shape,
-        f"xi: shape {tuple(xi.shape)} given; that of reference_values, {tuple(reference_values.shape)}, is needed.",
-    )
-    require(
-        xi.dtype == reference_values.dtype,
-        f"xi: dtype {xi.dtype} given; that of reference_values, {reference_values.dtype}, is needed.",
-    )
+    for what, given, needed in (
+        ("shape", tuple(xi.shape), tuple(reference_values.shape)),
+        ("dtype", xi.dtype, reference_values.dtype),
+    ):
+        require(given == needed, f"xi: {what} {given} given; that of reference_values, {needed}, is needed.")
     require(bool(torch.isfinite(weights).all()), "weights: NaN or infinity found; all must be finite.")
 
 
