@@ -34,6 +34,7 @@ ARCHIVE = "cifar10_jpeg.npz"
 TRAIN_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_BATCH = "test_batch.bin"
 PICKLED_BATCH = "data_batch_1"
+EXPECTED = f"the six files of its binary version ({TRAIN_BATCHES[0]} to {TEST_BATCH}), or {ARCHIVE}"
 SUBFOLDERS = (NAME, "cifar-10-batches-bin")
 MAX_BYTES = 1 << 30
 RECORD_BYTES = 1 + CHANNELS * SIDE * SIDE
@@ -80,7 +81,7 @@ def _read(folder: Path) -> tuple[str, ImageDataset, ImageDataset]:
         images, labels = (torch.cat([getattr(part, name) for part in train]) for name in ("images", "labels"))
         return NAME, ImageDataset(images=images, labels=labels, classes=CLASSES), test
     if not (folder / ARCHIVE).is_file():
-        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {_expected()}.")
+        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {EXPECTED}.")
     parts = read_jpeg_archive(folder / ARCHIVE)
     return JPEG_NAME, parts["train"], parts["test"]
 
@@ -99,15 +100,11 @@ def _find(options: LoadOptions) -> Path:
                 "they are read; fetch the binary version instead (cifar-10-binary.tar.gz)."
             )
     if options.data_dir is not None:
-        raise DataError(f"{options.data_dir}: holds no CIFAR-10; it should hold {_expected()}.")
+        raise DataError(f"{options.data_dir}: holds no CIFAR-10; it should hold {EXPECTED}.")
     raise DataError(
-        f"CIFAR-10 is not on this machine. Put {_expected()}, into {cache_folder() / NAME}, into a folder that "
+        f"CIFAR-10 is not on this machine. Put {EXPECTED}, into {cache_folder() / NAME}, into a folder that "
         f"{DATA_VARIABLE} names, or into one that is given as --data-dir."
     )
-
-
-def _expected() -> str:
-    return f"the six files of its binary version ({TRAIN_BATCHES[0]} to {TEST_BATCH}), or {ARCHIVE}"
 
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, MemoryError)

@@ -102,6 +102,8 @@ TEST_LABELS = "t10k-labels-idx1-ubyte"
 DIMENSIONS = {TRAIN_IMAGES: 3, TRAIN_LABELS: 1, TEST_IMAGES: 3, TEST_LABELS: 1}
 """Names of the four files, each with the number of its axes. Every name may be followed by ``.gz``."""
 
+EXPECTED = f"the IDX files {', '.join(DIMENSIONS)}, each as it is or with .gz"
+
 _TRAINING_IMAGES_FOR_ONE_HELD_OUT = 12
 
 
@@ -125,15 +127,10 @@ def find_files(folder: Path) -> dict[str, Path]:
 def refuse_missing(folder: Path, paths: Mapping[str, Path]) -> None:
     """Raise :class:`DataError`, naming the folder and the files expected, unless `paths` has all four."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it should hold {expected_files()}.")
+        raise DataError(f"{folder}: no such folder; it should hold {EXPECTED}.")
     missing = [name for name in DIMENSIONS if name not in paths]
     if missing:
-        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {expected_files()}.")
-
-
-def expected_files() -> str:
-    """Half a sentence that lists the four names."""
-    return f"the IDX files {', '.join(DIMENSIONS)}, each as it is or with .gz"
+        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {EXPECTED}.")
 
 
 def read_files(paths: Mapping[str, Path]) -> dict[str, NDArray[np.uint8]]:

@@ -16,11 +16,11 @@ from metaq.files import write_bytes
 from metaq.lab.data.dataset import DATA_VARIABLE, DataSplits, LoadOptions, ProgressCallback, cache_folder
 from metaq.lab.data.idx import (
     DIMENSIONS,
+    EXPECTED,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
-    expected_files,
     find_files,
     parse_idx,
     read_files,
@@ -101,7 +101,7 @@ def _fetched(name: str, options: LoadOptions) -> Path:
         return folder / file_name
     raise DataError(
         f"MNIST is not on this machine, and {file_name} could not be downloaded ({'; '.join(reasons)}). Put "
-        f"{expected_files()}, into {folder} or into a folder that {DATA_VARIABLE} names; or use --data digits, which "
+        f"{EXPECTED}, into {folder} or into a folder that {DATA_VARIABLE} names; or use --data digits, which "
         "needs no download."
     )
 
