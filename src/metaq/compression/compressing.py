@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -27,7 +28,7 @@ from metaq.model.opened import AnyModel, OpenedModel, open_model
 from metaq.model.selection import Selection, select, select_gridded
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn
-from metaq.progress import NoProgress, Progress
+from metaq.progress import NoProgress, Progress, tracked
 from metaq.quantize.curvature import Batch, Loss, categorical_loss, measure
 from metaq.quantize.recovery import OutputLoss, Recovery
 from metaq.tensors.coverage import coverage_of
@@ -119,6 +120,7 @@ def compress(
     selection = _selection(model, goal, include=include, exclude=exclude, filter_fn=filter_fn, grids=grids)
     job = _Job(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress())
     _check(model, coder)
+    accuracy = None if accuracy is None else partial(_announced, job.progress, accuracy)
     before = None if accuracy is None else accuracy(model.state_dict())
     lowest = None if before is None or max_drop is None else before - max_drop
     if batches is None:
@@ -278,18 +280,25 @@ def _calibrated(
         raise ConfigError("batches: calibration needs the module, not its weights alone.")
     names = {job.model.holders[name] for name in job.selection.names}
     chosen = [tensor for tensor in job.model.tensors if tensor.name in names]
+    job.progress.stage("looking at weights", sum(tensor.size_bytes for tensor in chosen))
     with Reader() as reader:
         facts = {tensor.name: look_at(reader, tensor, job.progress)[0] for tensor in chosen}
         found = sorted_out(reader, chosen, facts)
     return CalibratedModel(
         job.model,
         found,
-        curvature=measure(module, batches, loss=loss),
+        curvature=measure(module, tracked(batches, job.progress, "measuring curvature"), loss=loss),
         recovery=None if training_loss is None else Recovery(module, batches, training_loss),
         norm_batches=batches if recalibrates_norms else (),
         coder=job.coder,
         metadata=job.metadata,
+        progress=job.progress,
     )
+
+
+def _announced(progress: Progress, accuracy: Accuracy, weights: StateDict) -> float:
+    progress.stage("measuring accuracy", 1)
+    return accuracy(weights)
 
 
 def _read(out: Path, report: Report) -> Compressed:
