@@ -33,6 +33,7 @@ class Goal:
         self._config = config
         self._schedule = schedule
         self._images = images
+        self._target = math.nan if config.accuracy is None else config.accuracy
         self._smoothed = math.nan
 
     def steer(self, record: EpochRecord, progress: float, next_progress: float) -> None:
@@ -81,8 +82,3 @@ class Goal:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._smoothed = state_dict["smoothed"]
-
-    @property
-    def _target(self) -> float:
-        assert self._config.accuracy is not None
-        return self._config.accuracy
