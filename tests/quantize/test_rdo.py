@@ -182,5 +182,6 @@ def test_a_basis_pays_for_correlated_rows_only() -> None:
     basis = rotation.find_basis(mixed, 0.05)
     assert basis is not None
     np.testing.assert_allclose(rotation.rotate(mixed, basis) @ basis.values(), mixed, atol=1e-9)
-    assert rotation.gain_bits(mixed, basis, 0.05) > 0.5
+    squares = [np.square(rows).mean(axis=0) for rows in (mixed, rotation.rotate(mixed, basis))]
+    assert rotation.saved_bits(*squares, 0.05) > 0.5
     assert rotation.find_basis(rng.normal(size=(4000, 32)), 0.05) is None

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from metaq import container
 from metaq.cli import output
 from metaq.cli.options import Coder, DataDir, Exclude, Force, Include, Json, OwnNet, load_data
 from metaq.compression.compressed import Report
@@ -121,13 +122,7 @@ def _with_data(
 
 def print_report(report: Report, out: Path, *, seconds: float, as_json: bool) -> None:
     """Print what became of a model, as a table or as JSON."""
-    sizes = {
-        "bytes": report.file_bytes,
-        "float_bytes": report.float_bytes,
-        "ratio": report.ratio,
-        "weights": report.weights,
-        "bits_per_weight": report.bits_per_weight,
-    }
+    sizes = container.sizes(report.file_bytes, report.float_bytes, report.weights)
     known = {"float_calibration_accuracy": report.float_accuracy, "calibration_accuracy": report.accuracy}
     accuracies = {name: value for name, value in known.items() if value is not None}
     if as_json:

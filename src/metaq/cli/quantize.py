@@ -14,14 +14,13 @@ from metaq import container
 from metaq.cli import options, output
 from metaq.cli.compress import print_report
 from metaq.compression.compressing import compress as compress_on
-from metaq.compression.pipeline import chosen_grids
+from metaq.compression.pipeline import ChosenGrids, choose_grids
 from metaq.config import require
 from metaq.lab import runs
 from metaq.lab.bucket_sweep import sweep_buckets
 from metaq.model import checkpoint
 from metaq.model.weights import ANY
 from metaq.quantize.sweep import SweepRow, parse_range
-from metaq.tensors.grid import BucketGrid
 
 DEFAULT_BUCKETS = 255
 
@@ -70,8 +69,8 @@ def quantize(
     require(grouping in (None, "tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
     is_global = grouping == "global" or (grouping is None and counts is not None)
 
-    def grids_of(count: int) -> tuple[dict[str, BucketGrid], dict[str, str]]:
-        return chosen_grids(
+    def grids_of(count: int) -> ChosenGrids:
+        return choose_grids(
             state_dict,
             count=count,
             center=center,
@@ -83,10 +82,10 @@ def quantize(
 
     if counts is None:
         assert out is not None
-        grids, reasons = grids_of(buckets or DEFAULT_BUCKETS)
+        grids = grids_of(buckets or DEFAULT_BUCKETS)
         found = compress_on(state_dict, grids=grids, coder=coder)
         found.save(out)
-        found = replace(found, coverage=found.coverage.explained(reasons))
+        found = replace(found, coverage=found.coverage.explained(grids.reasons))
         print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
         return
     bucket_counts = parse_range(counts)
@@ -100,7 +99,7 @@ def quantize(
             bucket_counts,
             net=net,
             dataset=dataset,
-            grids_of=lambda count: grids_of(count)[0],
+            grids_of=grids_of,
             tolerance=tolerance,
             metadata=metadata,
             on_row=lambda _: progress.advance(),

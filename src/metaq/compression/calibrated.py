@@ -13,7 +13,7 @@ from torch import nn
 from metaq import container
 from metaq.compression.pipeline import exact_tensor, on_grid, to_tensors
 from metaq.compression.search import SizeSearch, smallest_good
-from metaq.compression.sorting import SortedOut, norm_tolerance
+from metaq.compression.survey import SortedOut, norm_tolerance
 from metaq.model.checkpoint import StateDict, restore
 from metaq.model.norms import rounded_norms
 from metaq.model.opened import OpenedModel, state_dict_of

@@ -20,7 +20,6 @@ from metaq.container.contents import Entry, Metadata, Piece
 from metaq.container.exact import exact_payload
 from metaq.container.fields import Parts
 from metaq.container.header import basis_entry
-from metaq.container.writer import named_errors
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
@@ -58,7 +57,9 @@ class Coding:
         self._reader = reader
         self._attempt = attempt
         self._progress = progress
-        self._bases = [basis_entry(n, basis.size, basis.grid, job.coder) for n, basis in enumerate(quantizer.bases)]
+        self._bases = [
+            basis_entry(n, basis.size, basis.grid, job.coder) for n, basis in enumerate(quantizer.bases.values())
+        ]
         self._expected = [self._provisional(tensor) for tensor in job.tensors]
         self._plans = self._parts(self._expected, ()).plans()
         self._pieces: dict[int, list[tuple[int, Piece]]] = {}
@@ -73,7 +74,7 @@ class Coding:
         entries: list[Entry] = []
         inline: list[bytes] = []
         with _ChunkPool(self._plans, self._job, self._attempt) as pool:
-            for number, basis in enumerate(self._quantizer.bases):
+            for number, basis in enumerate(self._quantizer.bases.values()):
                 symbols = basis.indices.reshape(-1).astype(np.int32)
                 for chunk, piece in self._missing(number):
                     shape = replace(piece.shape, alphabet_size=basis.grid.count)
@@ -183,7 +184,8 @@ class _ChunkPool:
             return
         if len(self._waiting) >= min(2 * (cpu_count() or 1), IN_FLIGHT):
             self._take()
-        self._waiting.append((chunk, self._pool.submit(_coded, self._coder, self._held.pop(chunk))))
+        names, shapes, streams = zip(*self._held.pop(chunk), strict=True)
+        self._waiting.append((chunk, self._pool.submit(encode_chunk, self._coder, streams, shapes, names[0])))
 
     def finish(self) -> None:
         while self._waiting:
@@ -192,8 +194,3 @@ class _ChunkPool:
     def _take(self) -> None:
         chunk, future = self._waiting.popleft()
         self._attempt.add_chunk(chunk, future.result())
-
-
-def _coded(coder: str, pieces: Sequence[tuple[str, StreamShape, Symbols]]) -> bytes:
-    streams, shapes = [symbols for _, _, symbols in pieces], [shape for _, shape, _ in pieces]
-    return named_errors(pieces[0][0], lambda: encode_chunk(coder, streams, shapes))

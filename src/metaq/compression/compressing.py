@@ -13,8 +13,7 @@ from metaq.compression.compressed import Compressed, Report
 from metaq.compression.goal import Goal
 from metaq.compression.planning import DEFAULT_MULTIPLIER
 from metaq.compression.search import smallest_good
-from metaq.compression.sorting import sorted_out
-from metaq.compression.survey import look_at
+from metaq.compression.survey import look_at, sorted_out
 from metaq.compression.uncalibrated import UncalibratedModel
 from metaq.compression.work import Record, WorkFolder
 from metaq.config import require
@@ -38,7 +37,7 @@ Found = TypeVar("Found")
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
 
-RECIPE = 3
+RECIPE = 4
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
 

@@ -1,7 +1,7 @@
 """The ``.metaq`` file format; docs/format.md says what every byte means. Nothing here needs PyTorch."""
 
 from metaq.container.accounts import Account, account
-from metaq.container.contents import Chunk, Contents, Entry, File, Metadata, Piece, WriteReport
+from metaq.container.contents import Chunk, Contents, Entry, File, Metadata, Piece, WriteReport, sizes
 from metaq.container.layout import MAGIC, VERSION
 from metaq.container.reader import DEFAULT_MAX_BYTES, decode, describe, read, stream
 from metaq.container.source import is_metaq
@@ -26,6 +26,7 @@ __all__ = [
     "encode",
     "is_metaq",
     "read",
+    "sizes",
     "stream",
     "write",
 ]

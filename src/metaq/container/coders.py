@@ -35,13 +35,18 @@ def name_of(identifier: int) -> str | None:
     return next((coder.name for coder in CODERS.values() if coder.identifier == identifier), None)
 
 
-def encode_chunk(name: str, streams: Sequence[NDArray[np.integer]], shapes: Sequence[StreamShape]) -> bytes:
+def encode_chunk(
+    name: str, streams: Sequence[NDArray[np.integer]], shapes: Sequence[StreamShape], tensor: str | None = None
+) -> bytes:
     """Code `streams`; what is returned has been decoded and compared.
 
-    Raises :class:`CodecError` if the coder cannot hold a stream, or does not restore it.
+    Raises :class:`CodecError`, which names the `tensor`, if the coder cannot hold a stream, or does not restore it.
     """
-    payload = CODERS[name].encode_chunk(streams, shapes)
-    restored = CODERS[name].decode_chunk(payload, shapes)
-    if not all(np.array_equal(left, right) for left, right in zip(streams, restored, strict=True)):
-        raise CodecError(f"{name}: decoding does not give the symbols back; please report this.")
+    try:
+        payload = CODERS[name].encode_chunk(streams, shapes)
+        restored = CODERS[name].decode_chunk(payload, shapes)
+        if not all(np.array_equal(left, right) for left, right in zip(streams, restored, strict=True)):
+            raise CodecError(f"{name}: decoding does not give the symbols back; please report this.")
+    except CodecError as error:
+        raise CodecError(f"{tensor}: {error}" if tensor else str(error)) from error
     return payload

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import IO, TypeVar
+from itertools import chain
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,9 @@ from metaq.container.contents import Entry, Metadata, Piece, WriteReport, covera
 from metaq.container.exact import exact_payload
 from metaq.container.fields import Parts, StoredChunk, check_elements, check_tensors, packed_checksum, utf8
 from metaq.container.header import basis_entry
-from metaq.errors import CodecError, ConfigError
+from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor, is_combination_exact
-
-Result = TypeVar("Result")
 
 DEFAULT_CODER = "small"
 CONSTANT = "constant"
@@ -165,7 +164,7 @@ def _numbered_bases(ordered: Sequence[QuantizedTensor | ExactTensor]) -> tuple[l
         basis = tensor.basis
         if id(basis) not in by_identity:
             _check_basis(tensor.name, basis)
-            number = by_content.setdefault(_basis_key(basis), len(bases))
+            number = by_content.setdefault(basis_key(basis), len(bases))
             by_identity[id(basis)] = number
             if number == len(bases):
                 bases.append(basis)
@@ -175,7 +174,7 @@ def _numbered_bases(ordered: Sequence[QuantizedTensor | ExactTensor]) -> tuple[l
     return bases, numbers
 
 
-def _basis_key(basis: Basis) -> bytes:
+def basis_key(basis: Basis) -> bytes:
     """Bytes that two bases have in common only if they are the same bit for bit."""
     grid = struct.pack(">ddI", basis.grid.center, basis.grid.radius, basis.grid.count)
     return sha256(grid + np.ascontiguousarray(basis.indices, dtype=np.int64).tobytes()).digest()
@@ -270,33 +269,21 @@ def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> byt
     if first.entry.grid is None:
         return first.raw
     streams = [parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces]
-    return named_errors(first.entry.name, lambda: encode_chunk(coder, streams, [piece.shape for piece in pieces]))
+    return encode_chunk(coder, streams, [piece.shape for piece in pieces], first.entry.name)
 
 
-def named_errors(name: str, code: Callable[[], Result]) -> Result:
-    """What `code` gives; an error of the coder names the tensor."""
-    try:
-        return code()
-    except CodecError as error:
-        raise CodecError(f"{name}: {error}") from error
-
-
-def assemble(
-    path: str | os.PathLike[str], head: bytes, chunks: Sequence[StoredChunk], payload: Callable[[int], Iterable[bytes]]
-) -> int:
+def assemble(path: str | os.PathLike[str], head: bytes, payloads: Iterable[bytes]) -> int:
     """Write a file from chunks that were coded before, atomically: the same bytes as :func:`write` makes.
 
-    `head` is that of :meth:`Parts.head`, `chunks` are in the order of the file, and `payload` gives the payload of a
-    chunk by its number, in pieces. Returns the size of the file in bytes; errors as for :func:`write_atomically`.
+    `head` is that of :meth:`Parts.head`, `payloads` are those of the chunks in the order of the file. Returns the size
+    of the file in bytes; errors as for :func:`write_atomically`.
     """
 
     def write(stream: IO[bytes]) -> None:
-        stream.write(head)
-        checksum = zlib.crc32(head)
-        for number in range(len(chunks)):
-            for piece in payload(number):
-                stream.write(piece)
-                checksum = zlib.crc32(piece, checksum)
+        checksum = 0
+        for part in chain([head], payloads):
+            stream.write(part)
+            checksum = zlib.crc32(part, checksum)
         stream.write(packed_checksum(checksum))
 
     return write_atomically(path, write)

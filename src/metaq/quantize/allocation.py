@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from metaq.container.layout import grid_fits
 from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, matrix_shape, quantize, step_for
-from metaq.quantize.rotation import best_shared, find_basis
+from metaq.quantize.rotation import best_shared, find_basis, rotate
 from metaq.tensors.quantized import Basis, Dtype
 
 STEP_FACTORS = (0.71, 0.84, 1.0, 1.19, 1.41, 1.68)
@@ -75,10 +75,12 @@ def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]
     own = {name: find_basis(matrix, step) for name, (matrix, step) in matrices.items()}
     found = {name: basis for name, basis in own.items() if basis is not None}
     shareable = list(found.values())
-    for name, (matrix, step) in matrices.items():
-        basis = best_shared(matrix, shareable, step) if name not in found else None
-        if basis is not None:
-            found[name] = basis
+    for name in matrices.keys() - found.keys():
+        matrix, step = matrices[name]
+        fitting = [basis for basis in shareable if basis.size == matrix.shape[1]]
+        best = best_shared(matrix, (rotate(matrix, basis) for basis in fitting), step)
+        if best is not None:
+            found[name] = fitting[best]
     return found
 
 
