@@ -17,9 +17,9 @@ from metaq.compression.work import Attempt
 from metaq.container import layout
 from metaq.container.coders import encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece
-from metaq.container.exact import exact_payload
 from metaq.container.fields import Parts
 from metaq.container.header import basis_entry
+from metaq.container.writer import exact_payload
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid

@@ -26,10 +26,10 @@ from metaq.model.stored import Reader
 from metaq.model.structure import Chain, arrangements, find_chains
 from metaq.model.weights import ANY, FilterFn, alias_of
 from metaq.progress import NoProgress, Progress
-from metaq.quantize.targets import values_of
+from metaq.quantize.allocation import values_of
 from metaq.quantize.uniform import Grouping, quantize_array, uniform_grids
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, under_all_names
 
 
 class ChosenGrids(dict[str, BucketGrid]):
@@ -115,7 +115,7 @@ def to_tensors(source: Weights, *, grids: Mapping[str, BucketGrid]) -> list[Tens
     for name in dict.fromkeys(alias.values()):
         tensor = state_dict[name]
         held[name] = on_grid(name, tensor, by_first[name]) if name in by_first else exact_tensor(name, tensor)
-    return [held[name] if name in held else TiedTensor(name=name, first=held[alias[name]]) for name in state_dict]
+    return under_all_names(held, alias)
 
 
 def exact_tensor(name: str, tensor: torch.Tensor) -> ExactTensor:

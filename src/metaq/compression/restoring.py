@@ -19,8 +19,7 @@ from metaq.config import require
 from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.files import PREFIX, SUFFIX, output_error, umask, write_atomically
-from metaq.model.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
-from metaq.model.folder import INDEX, SHARD, WEIGHTS
+from metaq.model.folder import INDEX, MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, SHARD, WEIGHTS, holds_weights
 from metaq.model.stored import LENGTH_BYTES, NAMES
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.quantized import Dtype
@@ -140,7 +139,7 @@ def _split(contents: Contents) -> tuple[list[Entry], list[Entry]]:
 
 
 def _check_files(source: Path, files: Sequence[Entry]) -> None:
-    """Refuse what :func:`metaq.model.carrying.carried_files` would never have carried."""
+    """Refuse what :func:`metaq.model.folder.carried_files` would never have carried."""
     taken: set[str] = set()
     for entry in files:
         path = carried.path_of(entry.name)

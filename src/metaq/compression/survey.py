@@ -18,8 +18,8 @@ from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.quantize.allocation import MIN_TRELLIS_ROW
 from metaq.quantize.blocks import FLAT_ROW, as_rows
-from metaq.quantize.lossless import lossless_grid
 from metaq.quantize.rotation import is_tall, principal_basis, rotated_squares
+from metaq.quantize.uniform import lossless_grid
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
 

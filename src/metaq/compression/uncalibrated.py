@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from metaq.compression.coding import Coding, Job
 from metaq.compression.compressed import Report
+from metaq.compression.goal import Goal
 from metaq.compression.planning import DEFAULT_MULTIPLIER, TOO_WIDE, Rule
 from metaq.compression.quantizing import Quantizer
 from metaq.compression.search import SizeSearch, Try
@@ -17,10 +18,9 @@ from metaq.compression.work import Attempt, WorkFolder
 from metaq.container import Metadata, carried
 from metaq.container.coders import CHUNK_CODERS
 from metaq.container.contents import coverage_of_entries
-from metaq.container.exact import THOROUGH_BYTES, exact_payload
 from metaq.container.fields import Parts, StoredChunk, utf8
 from metaq.container.layout import CHECKSUM_BYTES
-from metaq.container.writer import assemble
+from metaq.container.writer import THOROUGH_BYTES, assemble, exact_payload
 from metaq.model.opened import OpenedModel
 from metaq.model.selection import Selection
 from metaq.model.stored import Reader, StoredTensor
@@ -33,26 +33,36 @@ HEADER_BYTES = 8
 TRIES = "tries.json"
 
 
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is compressed, and how the file is made; see :func:`metaq.compression.compressing.compress`."""
+
+    model: OpenedModel
+    selection: Selection
+    goal: Goal
+    grids: Mapping[str, BucketGrid] | None
+    coder: str
+    metadata: Metadata
+    progress: Progress
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """Most bytes of the file, if the goal is a size."""
+        return self.goal.limit_bytes(float_bytes=self.model.float_bytes, weights=self.model.weights)
+
+
 class UncalibratedModel:
     """A model that is quantised for any λ, or on given grids; `work` keeps what is done."""
 
-    def __init__(
-        self,
-        model: OpenedModel,
-        selection: Selection,
-        reader: Reader,
-        work: WorkFolder,
-        *,
-        coder: str,
-        metadata: Metadata,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, request: Request, reader: Reader, work: WorkFolder) -> None:
+        model, metadata = request.model, request.metadata
+        self._request = request
         self._model = model
         self._reader = reader
         self._work = work
-        self._progress = progress
-        self._reasons = dict(selection.reasons)
-        names = {model.holders[name] for name in selection.names}
+        self._progress = request.progress
+        self._reasons = dict(request.selection.reasons)
+        names = {model.holders[name] for name in request.selection.names}
         self._chosen = [tensor for tensor in model.tensors if tensor.name in names]
         self._files = () if model.carried is None else model.carried.files
         tied = [replace(model.tensor(name), name=name) for name in model.holders if name != model.holders[name]]
@@ -62,19 +72,22 @@ class UncalibratedModel:
             tensors=tensors,
             ties={tensor.name: numbers[model.holders[tensor.name]] for tensor in tied},
             metadata=metadata if model.carried is None else {**metadata, carried.METADATA_KEY: carried.CONVENTION},
-            coder=coder,
+            coder=request.coder,
         )
 
-    def on_grids(self, out: Path, grids: Mapping[str, BucketGrid]) -> Report:
-        """Quantise on given grids, by any name of the tensor, and write the file."""
-        held = {self._model.holders[name]: grid for name, grid in grids.items()}
-        return self._written(out, *self._coded(Quantizer(self._reader, held)))
+    def write(self, out: Path) -> Report:
+        """Write the file that is asked for: on the given grids, of a size, or of the default quality."""
+        grids, limit = self._request.grids, self._request.limit_bytes
+        if grids is not None:
+            held = {self._model.holders[name]: grid for name, grid in grids.items()}
+            return self._written(out, *self._coded(Quantizer(self._reader, held)))
+        return self.at(out) if limit is None else self._to_limit(out, limit)
 
     def at(self, out: Path, multiplier: float = DEFAULT_MULTIPLIER, *, number: int = 0) -> Report:
         """Quantise for a λ relative to the mean square of the weights, and write the file."""
         return self._written(out, *self._coded(self._quantizer(multiplier), multiplier, number), multiplier)
 
-    def to_limit(self, out: Path, limit: int) -> Report:
+    def _to_limit(self, out: Path, limit: int) -> Report:
         """Quantise so that the file has at most `limit` bytes, and hardly fewer, and write it."""
         quantized = {tensor.name for tensor in self._chosen}
         exact = [tensor for tensor in self._job.tensors if tensor.name not in quantized | self._job.ties.keys()]

@@ -4,7 +4,7 @@ from metaq.container.accounts import Account, account
 from metaq.container.contents import Chunk, Contents, Entry, File, Metadata, Piece, WriteReport, sizes
 from metaq.container.layout import MAGIC, VERSION
 from metaq.container.reader import DEFAULT_MAX_BYTES, decode, describe, read, stream
-from metaq.container.source import is_metaq
+from metaq.container.source import head_of, is_metaq
 from metaq.container.writer import DEFAULT_CODER, encode, write
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "decode",
     "describe",
     "encode",
+    "head_of",
     "is_metaq",
     "read",
     "sizes",

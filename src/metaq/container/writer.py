@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from metaq.container import layout
 from metaq.container.coders import checked_name, encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece, WriteReport, coverage_of_entries
-from metaq.container.exact import exact_payload
 from metaq.container.fields import Parts, StoredChunk, check_elements, check_tensors, packed_checksum, utf8
 from metaq.container.header import basis_entry
 from metaq.errors import ConfigError
@@ -28,6 +27,14 @@ from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor,
 DEFAULT_CODER = "small"
 CONSTANT = "constant"
 """Coder of large tensors of a single bucket index, which takes no time for them."""
+
+THOROUGH_BYTES = 1 << 24
+"""Up to this size a tensor is packed at the highest level, which beyond it takes minutes and a gigabyte of memory."""
+
+BLOCK_BYTES = 1 << 20
+
+Read = Callable[[int, int], bytes]
+"""From a first byte and the byte after the last to the bytes between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +134,32 @@ def _build(
         )
         for tensor in held
     ]
-    return _file(items, bases, metadata, coder, chunk_bits)
+    basis_items = [
+        _Item(
+            entry=basis_entry(number, basis.size, basis.grid, coder),
+            symbols=np.ascontiguousarray(basis.indices, dtype=np.int64).reshape(-1),
+        )
+        for number, basis in enumerate(bases)
+    ]
+    inline = layout.EXACT_NAMES[layout.EXACT_INLINE]
+    parts = Parts(
+        bases=tuple(item.entry for item in basis_items),
+        entries=tuple(item.entry for item in items),
+        inline=tuple(item.raw for item in items if item.entry.coder == inline),
+        metadata=metadata,
+        coder=coder,
+        chunk_bits=chunk_bits,
+    )
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        payloads = list(pool.map(lambda plan: _payload([*basis_items, *items], *plan), parts.plans()))
+    head = parts.head([StoredChunk(size_bytes=len(each), checksum=zlib.crc32(each)) for each in payloads])
+    body = b"".join([head, *payloads])
+    report = WriteReport(
+        file_bytes=len(body) + layout.CHECKSUM_BYTES,
+        header_bytes=len(head) + layout.CHECKSUM_BYTES,
+        coverage=coverage_of_entries(parts.entries),
+    )
+    return body + packed_checksum(zlib.crc32(body)), report
 
 
 def _usual_coder(tensor: QuantizedTensor | ExactTensor, coder: str, chunk_bits: int) -> str:
@@ -233,43 +265,35 @@ def _exact(tensor: ExactTensor) -> tuple[str, bytes]:
     return exact_payload(len(elements), lambda start, stop: elements[start:stop])
 
 
-def _file(
-    items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, coder: str, chunk_bits: int
-) -> tuple[bytes, WriteReport]:
-    basis_items = [
-        _Item(
-            entry=basis_entry(number, basis.size, basis.grid, coder),
-            symbols=np.ascontiguousarray(basis.indices, dtype=np.int64).reshape(-1),
-        )
-        for number, basis in enumerate(bases)
-    ]
-    inline = layout.EXACT_NAMES[layout.EXACT_INLINE]
-    parts = Parts(
-        bases=tuple(item.entry for item in basis_items),
-        entries=tuple(item.entry for item in items),
-        inline=tuple(item.raw for item in items if item.entry.coder == inline),
-        metadata=metadata,
-        coder=coder,
-        chunk_bits=chunk_bits,
-    )
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        payloads = list(pool.map(lambda plan: _payload([*basis_items, *items], *plan), parts.plans()))
-    head = parts.head([StoredChunk(size_bytes=len(each), checksum=zlib.crc32(each)) for each in payloads])
-    body = b"".join([head, *payloads])
-    report = WriteReport(
-        file_bytes=len(body) + layout.CHECKSUM_BYTES,
-        header_bytes=len(head) + layout.CHECKSUM_BYTES,
-        coverage=coverage_of_entries(parts.entries),
-    )
-    return body + packed_checksum(zlib.crc32(body)), report
-
-
 def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> bytes:
     first = parts[pieces[0].tensor]
     if first.entry.grid is None:
         return first.raw
     streams = [parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces]
     return encode_chunk(coder, streams, [piece.shape for piece in pieces], first.entry.name)
+
+
+def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
+    """Name of the way in which elements are stored, see :attr:`metaq.container.Entry.coder`, and their bytes.
+
+    `read` gives elements, little-endian in C order. Memory is that of the result and, up to ``THOROUGH_BYTES``, of the
+    elements.
+    """
+    if size_bytes <= layout.INLINE_BYTES:
+        return layout.EXACT_NAMES[layout.EXACT_INLINE], read(0, size_bytes)
+    # Imported late, so that reading a file does not need zstandard.
+    from metaq.coding import zstd
+
+    if size_bytes <= THOROUGH_BYTES:
+        packed = zstd.compress(read(0, size_bytes))
+    else:
+        starts = range(0, size_bytes, BLOCK_BYTES)
+        blocks = (read(start, min(start + BLOCK_BYTES, size_bytes)) for start in starts)
+        packed = zstd.compress_blocks(blocks, size_bytes)
+    if len(packed) < size_bytes:
+        return layout.EXACT_NAMES[layout.EXACT_ZSTD], packed
+    del packed
+    return layout.EXACT_NAMES[layout.EXACT_RAW], read(0, size_bytes)
 
 
 def assemble(path: str | os.PathLike[str], head: bytes, payloads: Iterable[bytes]) -> int:

@@ -13,13 +13,12 @@ from torch import nn
 
 from metaq.container.fields import utf8
 from metaq.model import checkpoint
-from metaq.model.carrying import Carried
 from metaq.model.checkpoint import StateDict
-from metaq.model.folder import open_folder
+from metaq.model.folder import Carried, open_folder
 from metaq.model.sharding import is_sharded, unwrapped, whole
 from metaq.model.stored import Reader, StoredTensor, header_checksum, tensors_of
 from metaq.model.weights import alias_of, require_values
-from metaq.tensors.quantized import ExactTensor, TiedTensor
+from metaq.tensors.quantized import ExactTensor, under_all_names
 
 Weights = nn.Module | Mapping[str, torch.Tensor]
 """A model in memory: a module or a state dict."""
@@ -82,12 +81,7 @@ class OpenedModel:
                 )
                 for tensor in self.tensors
             }
-        return checkpoint.restore(
-            [
-                held[name] if name == holder else TiedTensor(name=name, first=held[holder])
-                for name, holder in self.holders.items()
-            ]
-        )
+        return checkpoint.restore(under_all_names(held, self.holders))
 
     def first(self, name: str) -> str:
         """The name by which rules know the tensor: its first one in the model, rather a parameter's than a buffer's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
@@ -237,6 +238,13 @@ class TiedTensor:
 
 
 Tensor = QuantizedTensor | ExactTensor | TiedTensor
+
+
+def under_all_names(held: Mapping[str, QuantizedTensor | ExactTensor], holders: Mapping[str, str]) -> list[Tensor]:
+    """The tensors that are `held`, and those tied to them; `holders` has for every name that of the tensor held."""
+    return [
+        held[name] if name == holder else TiedTensor(name=name, first=held[holder]) for name, holder in holders.items()
+    ]
 
 
 def trellis_row_length(shape: tuple[int, ...], scan: Scan) -> int:
