@@ -6,7 +6,7 @@ from PIL import Image
 
 from metaq.lab.plots import save_buckets, save_curves
 from metaq.lab.train import EpochRecord
-from metaq.quantize import quantize_array
+from metaq.quantize.uniform import quantize_array
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype
 

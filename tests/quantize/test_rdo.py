@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from metaq.quantize import allocation, rates, rdo, rotation, search
-from metaq.tensors.quantized import Dtype
+from metaq.tensors.quantized import Dtype, matrix_shape
 from metaq.tensors.trellis import PARITY_CHECKS, continued_numerators, transitions
 
 COSTS = rates.initial_costs()
 
 
 def squared_error_importance(shape: tuple[int, ...]) -> rdo.Importance:
-    return rdo.Importance(elements=np.full(rdo.matrix_shape(shape), 2.0))
+    return rdo.Importance(elements=np.full(matrix_shape(shape), 2.0))
 
 
 def laplacian(rows: int, columns: int, seed: int = 0) -> np.ndarray:

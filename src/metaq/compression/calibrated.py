@@ -21,8 +21,7 @@ from metaq.model.selection import RUNNING_STATISTICS
 from metaq.quantize.allocation import Target, allocate, target_of, values_of
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
-from metaq.quantize.recalibration import recalibrated
-from metaq.quantize.recovery import Recovery
+from metaq.quantize.recovery import Recovery, recalibrated
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
 START_STEP = 0.5

@@ -17,10 +17,10 @@ from metaq.model.stored import Reader, StoredTensor
 from metaq.quantize.allocation import SEARCHED_ELEMENTS, Target, allocate_one
 from metaq.quantize.blocks import Fineness, as_rows, learn, levels_of, margins_of
 from metaq.quantize.rates import scale_classes
-from metaq.quantize.rdo import Importance, central_value, matrix_shape
+from metaq.quantize.rdo import Importance, central_value
 from metaq.quantize.rotation import symmetric_grid
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Basis
+from metaq.tensors.quantized import Basis, matrix_shape
 
 Floats = NDArray[np.float64]
 Symbols = NDArray[np.int32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,8 @@ from metaq.coding.chunks import ChunkCoder, StreamShape
 from metaq.coding.constant import ConstantCoder
 from metaq.coding.context.fast import FastCoder
 from metaq.coding.context.small import SmallCoder
-from metaq.errors import CodecError, ConfigError
+from metaq.config import near_match, require
+from metaq.errors import CodecError
 
 CHUNK_CODERS: dict[str, ChunkCoder] = {"small": SmallCoder(), "fast": FastCoder()}
 """Coders of any symbols, by name: what a model may be coded with."""
@@ -21,13 +21,9 @@ CODERS: dict[str, ChunkCoder] = {"constant": ConstantCoder(), **CHUNK_CODERS}
 """All coders by name."""
 
 
-def checked_name(name: str) -> str:
-    """`name` itself; raises :class:`ConfigError` if no coder is called so."""
-    if name not in CODERS:
-        near = difflib.get_close_matches(name, CODERS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(CODERS)}."
-        raise ConfigError(f"coder: there is no {name!r}; {hint}")
-    return name
+def check_name(name: str) -> None:
+    """Raise :class:`ConfigError` if no coder is called so."""
+    require(name in CODERS, f"coder: there is no {name!r}; {near_match(name, CODERS)}")
 
 
 def name_of(identifier: int) -> str | None:

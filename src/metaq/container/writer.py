@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.container import layout
-from metaq.container.coders import checked_name, encode_chunk
+from metaq.container.coders import check_name, encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece, WriteReport, coverage_of_entries
 from metaq.container.fields import Parts, StoredChunk, check_elements, check_tensors, packed_checksum, utf8
 from metaq.container.header import basis_entry
@@ -115,7 +115,7 @@ def _build(
     if not 0 <= chunk_bits <= layout.MAX_CHUNK_BITS:
         raise ConfigError(f"chunk_bits: {chunk_bits} is not between 0 and {layout.MAX_CHUNK_BITS}.")
     for name in (coder, *coders.values()):
-        checked_name(name)
+        check_name(name)
     ordered = sorted(tensors, key=lambda tensor: utf8(tensor.name))
     check_tensors(ordered)
     for name in set(coders) - {tensor.name for tensor in ordered}:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from metaq.container.carried import PREFIX, is_safe_path, tensor_name
 from metaq.container.fields import utf8
 from metaq.errors import FormatError
-from metaq.model.stored import StoredTensor, header_checksum, tensors_of
+from metaq.model.stored import StoredTensor, header_checksum, stamp_of, tensors_of
 from metaq.tensors.quantized import Dtype
 
 WEIGHTS = "model.safetensors"
@@ -75,8 +75,7 @@ def open_folder(path: Path) -> ModelFolder:
                     f"{path}: the tensor {tensor.name!r} is in {other} and in {shard.name}; save the model again."
                 )
             tensors[tensor.name] = tensor
-        stat = shard.stat()
-        fingerprint.append([shard.name, stat.st_size, stat.st_mtime_ns, header_checksum(shard)])
+        fingerprint.append([*stamp_of(shard), header_checksum(shard)])
     _check_index(path, placed, tensors)
     if not tensors:
         raise FormatError(f"{path}: its weight files hold no tensor; save the model again.")

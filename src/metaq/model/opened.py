@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
 from metaq.model.folder import Carried, open_folder
 from metaq.model.sharding import is_sharded, unwrapped, whole
-from metaq.model.stored import Reader, StoredTensor, header_checksum, tensors_of
+from metaq.model.stored import Reader, StoredTensor, header_checksum, stamp_of, tensors_of
 from metaq.model.weights import alias_of, require_values
 from metaq.tensors.quantized import ExactTensor, under_all_names
 
@@ -101,9 +101,8 @@ def open_model(source: AnyModel) -> OpenedModel:
         folder = open_folder(path)
         return _in_files(folder.tensors, folder.fingerprint, folder.carried)
     if checkpoint.is_safetensors(path):
-        return _in_files(tensors_of(path), [[*_stamp(path), header_checksum(path)]], None)
-    model = _in_memory(checkpoint.read(path))
-    return OpenedModel(tensors=model.tensors, holders=model.holders, shown=model.shown, fingerprint=[_stamp(path)])
+        return _in_files(tensors_of(path), [[*stamp_of(path), header_checksum(path)]], None)
+    return replace(_in_memory(checkpoint.read(path)), fingerprint=[stamp_of(path)])
 
 
 def state_dict_of(source: Weights) -> StateDict:
@@ -161,11 +160,6 @@ def _in_files(tensors: Sequence[StoredTensor], fingerprint: list[list[object]], 
         carried=carried,
         fingerprint=fingerprint,
     )
-
-
-def _stamp(path: Path) -> list[object]:
-    stat = path.stat()
-    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def _named_parameters(source: Weights) -> dict[str, nn.Parameter]:

@@ -6,12 +6,13 @@ import json
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors
+import torch
 from numpy.typing import NDArray
 
 from metaq.errors import FormatError
@@ -137,7 +138,6 @@ class Reader:
 
 def open_safetensors(file: Path) -> Any:
     """A safetensors file, checked and opened, a context manager; :class:`FormatError` if it is missing or damaged."""
-    safetensors = import_module("safetensors")
     try:
         return safetensors.safe_open(file, framework="pt")
     except FileNotFoundError as error:
@@ -186,8 +186,13 @@ def header_checksum(file: Path) -> str:
     return sha256(raw).hexdigest()
 
 
-def _storage(tensor: Any, dtype: Dtype) -> Elements:
+def stamp_of(path: Path) -> list[object]:
+    """Name, size and time of change of a file, which tell that it is still the same."""
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
+
+
+def _storage(tensor: torch.Tensor, dtype: Dtype) -> Elements:
     """Elements of a torch tensor as the library gives it; nothing is copied."""
-    torch = import_module("torch")
     elements: Elements = tensor.reshape(-1).view(torch.uint8).numpy().view(dtype.storage)
     return elements

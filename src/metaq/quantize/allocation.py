@@ -15,9 +15,9 @@ from metaq.config import require
 from metaq.container.layout import grid_fits
 from metaq.model import checkpoint
 from metaq.quantize.curvature import Curvature
-from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, matrix_shape, quantize, step_for
+from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, quantize, step_for
 from metaq.quantize.rotation import best_shared, find_basis, rotate
-from metaq.tensors.quantized import Basis, Dtype
+from metaq.tensors.quantized import Basis, Dtype, matrix_shape
 
 STEP_FACTORS = (0.71, 0.84, 1.0, 1.19, 1.41, 1.68)
 """Steps tried around the one that suits λ, for tensors of up to ``SEARCHED_ELEMENTS``."""

@@ -45,10 +45,23 @@ def uniform_grids(
         lowest, highest = min(low for low, _ in extremes.values()), max(high for _, high in extremes.values())
         extremes = dict.fromkeys(extremes, (lowest, highest))
         has_zeros = dict.fromkeys(has_zeros, any(has_zeros.values()))
-    return {
-        name: _grid_over(*pair, count=count, center=center, radius=radius, keeps_zeros=has_zeros[name], name=name)
-        for name, pair in extremes.items()
-    }
+    grids = {}
+    for name, (lowest, highest) in extremes.items():
+        middle = (lowest + highest) / 2 if center is None else center
+        half_width = max(highest - middle, middle - lowest) if radius is None else radius
+        if half_width == 0:
+            half_width = abs(middle) or 1.0
+        if has_zeros[name] and count > 1:
+            # Moved by half a bucket at most, so that a bucket less has to cover the weights.
+            half_width *= 1.0 if radius is not None else count / (count - 1)
+            step = 2 * half_width / count
+            offset = 0.0 if count % 2 else 0.5
+            middle = step * (round(middle / step - offset) + offset)
+        try:
+            grids[name] = BucketGrid(center=middle, radius=half_width, count=count)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    return grids
 
 
 def quantize_array(name: str, values: NDArray[np.floating], grid: BucketGrid, dtype: Dtype) -> QuantizedTensor:
@@ -78,32 +91,6 @@ def lossless_grid(values: Sequence[float], dtype: Dtype) -> BucketGrid | None:
     except ConfigError:
         return None
     return grid if grid_fits(grid, dtype) and _is_exact(grid, points, dtype) else None
-
-
-def _grid_over(
-    lowest: float,
-    highest: float,
-    *,
-    count: int,
-    center: float | None,
-    radius: float | None,
-    keeps_zeros: bool,
-    name: str,
-) -> BucketGrid:
-    middle = (lowest + highest) / 2 if center is None else center
-    half_width = max(highest - middle, middle - lowest) if radius is None else radius
-    if half_width == 0:
-        half_width = abs(middle) or 1.0
-    if keeps_zeros and count > 1:
-        # Moved by half a bucket at most, so that a bucket less has to cover the weights.
-        half_width *= 1.0 if radius is not None else count / (count - 1)
-        step = 2 * half_width / count
-        offset = 0.0 if count % 2 else 0.5
-        middle = step * (round(middle / step - offset) + offset)
-    try:
-        return BucketGrid(center=middle, radius=half_width, count=count)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
 
 
 def _is_exact(grid: BucketGrid, points: NDArray[np.float64], dtype: Dtype) -> bool:
