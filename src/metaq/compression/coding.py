@@ -91,7 +91,7 @@ class Coding:
                     self._progress.advance(tensor.size_bytes)
                 else:
                     entries.append(self._keep(len(self._bases) + number, tensor, expected))
-            pool.finish()
+            pool.keep_all_but(0)
         return self._parts(entries, tuple(inline))
 
     def _provisional(self, tensor: StoredTensor) -> Entry:
@@ -182,15 +182,12 @@ class _ChunkPool:
         held.append((name, shape, symbols))
         if len(held) < self._left[chunk]:
             return
-        if len(self._waiting) >= min(2 * (cpu_count() or 1), IN_FLIGHT):
-            self._take()
+        self.keep_all_but(min(2 * (cpu_count() or 1), IN_FLIGHT) - 1)
         names, shapes, streams = zip(*self._held.pop(chunk), strict=True)
         self._waiting.append((chunk, self._pool.submit(encode_chunk, self._coder, streams, shapes, names[0])))
 
-    def finish(self) -> None:
-        while self._waiting:
-            self._take()
-
-    def _take(self) -> None:
-        chunk, future = self._waiting.popleft()
-        self._attempt.add_chunk(chunk, future.result())
+    def keep_all_but(self, most: int) -> None:
+        """Keep chunks as they become ready, until at most so many are left."""
+        while len(self._waiting) > most:
+            chunk, future = self._waiting.popleft()
+            self._attempt.add_chunk(chunk, future.result())

@@ -88,9 +88,8 @@ def choose_grids(
     grids = {names[name]: grid for name, grid in found.grids.items()}
     if arrays:
         grids |= uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
-    reasons = {name: found.reasons[holder] for name, holder in model.holders.items() if holder in found.reasons}
     found_grids = {name: grids[name] for name in names.values() if name in grids}
-    return ChosenGrids(found_grids, {**selection.reasons, **reasons})
+    return ChosenGrids(found_grids, {**selection.reasons, **model.under_all_names(found.reasons)})
 
 
 def to_tensors(source: Weights, *, grids: Mapping[str, BucketGrid]) -> list[Tensor]:

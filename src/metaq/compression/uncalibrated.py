@@ -91,7 +91,7 @@ class UncalibratedModel:
         """Quantise so that the file has at most `limit` bytes, and hardly fewer, and write it."""
         quantized = {tensor.name for tensor in self._chosen}
         exact = [tensor for tensor in self._job.tensors if tensor.name not in quantized | self._job.ties.keys()]
-        search = SizeSearch(limit, self._rule, self._known_tries())
+        search = SizeSearch(limit, self._looked_at[-1], self._known_tries())
         while (current := search.next(lambda: _expected_bytes(self._reader, exact))) is not None:
             self._keep(search)
             parts, attempt = self._coded(self._quantizer(current.multiplier), current.multiplier, current.number)
@@ -107,32 +107,21 @@ class UncalibratedModel:
         return self.at(out, best.multiplier, number=best.number)
 
     @cached_property
-    def _survey(self) -> Survey:
-        return survey(self._reader, self._chosen, self._progress)
-
-    @cached_property
-    def _sorted(self) -> SortedOut:
-        found = sorted_out(self._reader, self._chosen, self._survey.facts)
-        self._explain(found.reasons)
-        return found
-
-    @cached_property
-    def _rule(self) -> Rule:
-        return Rule(self._sorted, self._survey, self._job.coder)
+    def _looked_at(self) -> tuple[Survey, SortedOut, Rule]:
+        """The weights of the model, and the rule for them."""
+        seen = survey(self._reader, self._chosen, self._progress)
+        found = sorted_out(self._reader, self._chosen, seen.facts)
+        self._reasons |= self._model.under_all_names(found.reasons)
+        return seen, found, Rule(found, seen, self._job.coder)
 
     def _quantizer(self, multiplier: float) -> Quantizer:
-        plans = self._rule.plans(multiplier)
-        self._explain({tensor.name: TOO_WIDE for tensor in self._sorted.weights if tensor.name not in plans})
-        quantized = plans.keys() | self._sorted.grids.keys()
-        error = self._rule.relative_error(plans)
-        statistics = statistics_grids(self._model, self._reader, quantized, error)
-        return Quantizer(self._reader, {**self._sorted.grids, **statistics}, plans, self._survey)
-
-    def _explain(self, reasons: Mapping[str, str]) -> None:
-        """Keep `reasons`, given by names of holders, for all names of these tensors."""
-        for name, holder in self._model.holders.items():
-            if holder in reasons:
-                self._reasons[name] = reasons[holder]
+        seen, found, rule = self._looked_at
+        plans = rule.plans(multiplier)
+        too_wide = {tensor.name: TOO_WIDE for tensor in found.weights if tensor.name not in plans}
+        self._reasons |= self._model.under_all_names(too_wide)
+        quantized = plans.keys() | found.grids.keys()
+        statistics = statistics_grids(self._model, self._reader, quantized, rule.relative_error(plans))
+        return Quantizer(self._reader, {**found.grids, **statistics}, plans, seen)
 
     def _coded(self, quantizer: Quantizer, multiplier: float | None = None, number: int = 0) -> tuple[Parts, Attempt]:
         """All of the file but its chunks, and the attempt that has these."""

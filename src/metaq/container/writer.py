@@ -242,7 +242,13 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
     if first is not None:
         return _Item(entry=replace(entry, coder=layout.EXACT_NAMES[layout.EXACT_TIED], tied_to=first))
     if isinstance(tensor, ExactTensor):
-        way, raw = _exact(tensor)
+        if tensor.values.dtype.newbyteorder("<") != tensor.dtype.storage:
+            raise ConfigError(
+                f"{tensor.name}: {tensor.values.dtype} values cannot stand for {tensor.dtype.name}; "
+                f"give them as {tensor.dtype.storage.name}."
+            )
+        elements = tensor.values.astype(tensor.dtype.storage).tobytes()
+        way, raw = exact_payload(len(elements), lambda start, stop: elements[start:stop])
         return _Item(entry=replace(entry, coder=way), raw=raw)
     if basis is None and not layout.grid_fits(tensor.grid, tensor.dtype):
         raise ConfigError(f"{tensor.name}: its buckets reach beyond the largest {tensor.dtype.name}; use a wider type.")
@@ -253,16 +259,6 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
         )
     entry = replace(entry, grid=tensor.grid, scan=tensor.scan, trellis_bits=tensor.trellis_bits, basis=basis)
     return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()))
-
-
-def _exact(tensor: ExactTensor) -> tuple[str, bytes]:
-    if tensor.values.dtype.newbyteorder("<") != tensor.dtype.storage:
-        raise ConfigError(
-            f"{tensor.name}: {tensor.values.dtype} values cannot stand for {tensor.dtype.name}; "
-            f"give them as {tensor.dtype.storage.name}."
-        )
-    elements = tensor.values.astype(tensor.dtype.storage).tobytes()
-    return exact_payload(len(elements), lambda start, stop: elements[start:stop])
 
 
 def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> bytes:

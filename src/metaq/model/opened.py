@@ -70,6 +70,10 @@ class OpenedModel:
         """The tensor that has `name` among its names."""
         return self._by_name[self.holders[name]]
 
+    def under_all_names(self, told: Mapping[str, str]) -> dict[str, str]:
+        """What is `told` of `tensors` by their names, by all names of each."""
+        return {name: told[holder] for name, holder in self.holders.items() if holder in told}
+
     def state_dict(self) -> StateDict:
         """All tensors with their values."""
         with Reader() as reader:
