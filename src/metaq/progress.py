@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
 
 
 class Progress(Protocol):
@@ -23,3 +26,11 @@ class NoProgress:
 
     def advance(self, amount: float = 1) -> None:
         """See :meth:`Progress.advance`."""
+
+
+def tracked(items: Sequence[Item], progress: Progress, label: str) -> Iterator[Item]:
+    """`items`, one after the other, as a stage of their number."""
+    progress.stage(label, len(items))
+    for item in items:
+        yield item
+        progress.advance()

@@ -383,3 +383,37 @@ def test_what_is_saved_is_what_was_promised(tmp_path: Path, coder: str) -> None:
     restored = metaq.load(tmp_path / "m.metaq")
     assert restored.keys() == found.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(restored[name], tensor) for name, tensor in found.state_dict().items())
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, float]] = []
+        self.done: list[float] = []
+
+    def stage(self, label: str, total: float) -> None:
+        self.stages.append((label, total))
+        self.done.append(0)
+
+    def advance(self, amount: float = 1) -> None:
+        self.done[-1] += amount
+
+
+@pytest.mark.parametrize("recovers", [False, True])
+def test_every_stage_of_calibration_is_told(recovers: bool) -> None:
+    model, batches = network(), inputs(100).split(20)
+    told = Recorder()
+
+    def error(output: torch.Tensor, number: int) -> torch.Tensor:
+        return (output - model(batches[number]).detach()).square().mean()
+
+    compress(model, target_bytes=300, batches=batches, training_loss=error if recovers else None, progress=told)
+    labels = [label for label, _ in told.stages]
+    assert labels[:3] == ["looking at weights", "measuring curvature", "estimating a size"]
+    assert [label for label in labels if label.startswith("quantising")][:1] == ["quantising, try 1"]
+    assert [total for _, total in told.stages] == told.done
+
+
+def test_measuring_is_told() -> None:
+    told = Recorder()
+    compress(network(), accuracy=lambda _: 1.0, progress=told)
+    assert [label for label, _ in told.stages].count("measuring accuracy") == 2

@@ -278,3 +278,9 @@ def test_grids_of_tied_tensors_must_agree(tmp_path: Path) -> None:
     assert (tmp_path / "m.metaq").read_bytes() == (tmp_path / "n.metaq").read_bytes()
     with pytest.raises(ConfigError, match=r"decoder\.weight: has another grid than encoder\.weight"):
         compress(model, grids={"encoder.weight": grid, "decoder.weight": other}).save(tmp_path / "m.metaq")
+
+
+def test_a_name_with_brackets_names_its_tensor() -> None:
+    weights = {"blocks[0].weight": torch.rand(30, 30), "blocks[1].weight": torch.rand(30, 30)}
+    assert select(weights, exclude=("blocks[0].weight",)).names == ("blocks[1].weight",)
+    assert select(weights, include=("blocks[0].weight",)).names == ("blocks[0].weight",)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metaq import container
 from metaq.cli import output
 from metaq.cli.options import Coder, DataDir, Exclude, Force, Include, Json, OwnNet, load_data
-from metaq.compression.compressed import Report
-from metaq.compression.compressing import compress_to_file
-from metaq.compression.goal import Goal
-from metaq.compression.work import work_path
 from metaq.config import require
-from metaq.model.opened import open_model
-from metaq.model.weights import ANY
+
+if TYPE_CHECKING:
+    from metaq.compression.compressed import Report
+    from metaq.compression.goal import Goal
 
 
 def compress(
@@ -62,6 +59,10 @@ def compress(
     Without a goal, errors are small enough for most models. Tensors are streamed one after the other; after an
     interruption the same command goes on.
     """
+    from metaq.compression.goal import Goal
+    from metaq.compression.work import work_path
+    from metaq.model.weights import ANY
+
     begun = time.perf_counter()
     output.claim(out, force=force)
     goal = Goal(
@@ -90,8 +91,13 @@ def compress(
 
 
 def _without_data(source: Path, out: Path, goal: Goal, **options: Any) -> Report:
+    from metaq.compression.compressing import compress_to_file
+    from metaq.compression.work import work_path
+    from metaq.model.opened import open_model
+
     try:
         with output.stage_progress() as progress:
+            progress.stage("reading", None)
             return compress_to_file(open_model(source), out, goal, progress=progress, **options)
     except KeyboardInterrupt:
         if work_path(out).exists():
@@ -102,17 +108,19 @@ def _without_data(source: Path, out: Path, goal: Goal, **options: Any) -> Report
 def _with_data(
     source: Path, out: Path, goal: Goal, data: str, data_dir: Path | None, net: str | None, **options: Any
 ) -> Report:
-    from metaq.lab.classifiers import compress_classifier
-    from metaq.lab.runs import network_of
-    from metaq.model import checkpoint
-
-    weights = checkpoint.read(source)
+    splits = load_data(data, data_dir)
     with output.stage_progress() as progress:
+        progress.stage("reading", None)
+        from metaq.lab.classifiers import compress_classifier
+        from metaq.lab.runs import network_of
+        from metaq.model import checkpoint
+
+        weights = checkpoint.read(source)
         found = compress_classifier(
             weights,
             goal,
             net=network_of(source) if net is None else net,
-            splits=load_data(data, data_dir),
+            splits=splits,
             progress=progress,
             **options,
         )
@@ -122,6 +130,8 @@ def _with_data(
 
 def print_report(report: Report, out: Path, *, seconds: float, as_json: bool) -> None:
     """Print what became of a model, as a table or as JSON."""
+    from metaq import container
+
     sizes = container.sizes(report.file_bytes, report.float_bytes, report.weights)
     known = {"float_calibration_accuracy": report.float_accuracy, "calibration_accuracy": report.accuracy}
     accuracies = {name: value for name, value in known.items() if value is not None}

@@ -43,9 +43,10 @@ Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Store tens
 
 def load_data(name: str, data_dir: Path | None, *, validation_count: int | None = None) -> DataSplits:
     """Load a data set, with a bar on stderr where it must be downloaded."""
-    from metaq.lab import data
-
     with output.stage_progress() as progress:
+        progress.stage("reading images", None)
+        from metaq.lab import data
+
         bar = output.DownloadProgress(progress)
         return data.load(name, data_dir=data_dir, validation_count=validation_count, progress=bar)
 

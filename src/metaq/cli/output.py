@@ -204,22 +204,28 @@ def folded_rows(units: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:
 class StageProgress:
     """Shows the stage that a job is in on stderr, with the share that is done and the time left.
 
-    It is a bar on a terminal, and elsewhere a line for every stage that takes longer than a moment.
+    It is a bar on a terminal, and elsewhere a line for a stage during which nothing was said for a moment.
     """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
         self._timer: Timer | None = None
+        self._spoke = time.monotonic()
 
     def stage(self, label: str, total: float | None) -> None:
         """Begin a stage; see :meth:`metaq.progress.Progress.stage`. The total may be unknown."""
         self.close()
         self._task = self._progress.add_task(printable(label, STDERR.encoding), total=total)
         if self._progress.disable:
-            self._timer = Timer(QUIET_SECONDS, note, [f"{label} …"])
+            silence = time.monotonic() - self._spoke
+            self._timer = Timer(max(QUIET_SECONDS - silence, 0.0), self._say, [label])
             self._timer.daemon = True
             self._timer.start()
+
+    def _say(self, label: str) -> None:
+        note(f"{label} …")
+        self._spoke = time.monotonic()
 
     def advance(self, amount: float = 1) -> None:
         """Move the bar by so much."""

@@ -6,21 +6,17 @@ import dataclasses
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metaq import container
 from metaq.cli import options, output
 from metaq.cli.compress import print_report
-from metaq.compression.compressing import compress as compress_on
-from metaq.compression.pipeline import ChosenGrids, choose_grids
 from metaq.config import require
-from metaq.lab import runs
-from metaq.lab.bucket_sweep import sweep_buckets
-from metaq.model import checkpoint
-from metaq.model.weights import ANY
-from metaq.quantize.sweep import SweepRow, parse_range
+
+if TYPE_CHECKING:
+    from metaq.model.checkpoint import StateDict
+    from metaq.quantize.sweep import SweepRow
 
 DEFAULT_BUCKETS = 255
 
@@ -61,35 +57,69 @@ def quantize(
     begun = time.perf_counter()
     require(buckets is None or counts is None, "--buckets, --sweep: give one of them.")
     require(out is not None or counts is not None, "-o: name the file to write; only --sweep works without.")
-    if out is not None:
-        output.claim(out, force=force)
-    state_dict = checkpoint.read(source)
     require(buckets is None or buckets >= 2, f"--buckets {buckets}: a grid needs two buckets at least.")
     require(radius is None or radius > 0, f"--radius {radius}: must be positive.")
     require(grouping in (None, "tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
-    is_global = grouping == "global" or (grouping is None and counts is not None)
-
-    def grids_of(count: int) -> ChosenGrids:
-        return choose_grids(
-            state_dict,
-            count=count,
-            center=center,
-            radius=radius,
-            grouping="global" if is_global else "tensor",
-            include=include or ANY,
-            exclude=exclude or (),
-        )
-
-    if counts is None:
-        assert out is not None
-        grids = grids_of(buckets or DEFAULT_BUCKETS)
-        found = compress_on(state_dict, grids=grids, coder=coder)
-        found.save(out)
-        found = replace(found, coverage=found.coverage.explained(grids.reasons))
-        print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
-        return
-    bucket_counts = parse_range(counts)
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
+    if out is not None:
+        output.claim(out, force=force)
+    with output.stage_progress() as progress:
+        progress.stage("reading", None)
+        from metaq.model import checkpoint
+        from metaq.model.weights import ANY
+
+        state_dict = checkpoint.read(source)
+    is_global = grouping == "global" or (grouping is None and counts is not None)
+    rules: dict[str, Any] = {
+        "center": center,
+        "radius": radius,
+        "grouping": "global" if is_global else "tensor",
+        "include": include or ANY,
+        "exclude": exclude or (),
+    }
+    if counts is not None:
+        _swept(state_dict, out, counts, rules, tolerance, net, data, data_dir, split, coder, begun, as_json=as_json)
+    else:
+        assert out is not None
+        _on_buckets(state_dict, out, buckets or DEFAULT_BUCKETS, rules, coder, begun, as_json=as_json)
+
+
+def _on_buckets(
+    state_dict: StateDict, out: Path, buckets: int, rules: dict[str, Any], coder: str, begun: float, *, as_json: bool
+) -> None:
+    from metaq.compression.compressing import compress
+    from metaq.compression.pipeline import choose_grids
+
+    grids = choose_grids(state_dict, count=buckets, **rules)
+    with output.stage_progress() as progress:
+        found = compress(state_dict, grids=grids, coder=coder, progress=progress)
+    found.save(out)
+    found = replace(found, coverage=found.coverage.explained(grids.reasons))
+    print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
+
+
+def _swept(
+    state_dict: StateDict,
+    out: Path | None,
+    counts: str,
+    rules: dict[str, Any],
+    tolerance: float,
+    net: str,
+    data: str,
+    data_dir: Path | None,
+    split: str,
+    coder: str,
+    begun: float,
+    *,
+    as_json: bool,
+) -> None:
+    from metaq import container
+    from metaq.compression.pipeline import choose_grids
+    from metaq.lab import runs
+    from metaq.lab.bucket_sweep import sweep_buckets
+    from metaq.quantize.sweep import parse_range
+
+    bucket_counts = parse_range(counts)
     metadata = {"net": net, "data": data}
     dataset = options.pick_split(options.load_data(data, data_dir), split)
     with output.stage_progress() as progress:
@@ -99,7 +129,7 @@ def quantize(
             bucket_counts,
             net=net,
             dataset=dataset,
-            grids_of=grids_of,
+            grids_of=lambda count: choose_grids(state_dict, count=count, **rules),
             tolerance=tolerance,
             metadata=metadata,
             on_row=lambda _: progress.advance(),

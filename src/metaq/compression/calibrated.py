@@ -18,6 +18,7 @@ from metaq.model.checkpoint import StateDict, restore
 from metaq.model.norms import rounded_norms
 from metaq.model.opened import OpenedModel, state_dict_of
 from metaq.model.selection import RUNNING_STATISTICS
+from metaq.progress import NoProgress, Progress
 from metaq.quantize.allocation import Target, allocate, target_of, values_of
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
@@ -71,6 +72,7 @@ class CalibratedModel:
         norm_batches: Sequence[Batch] = (),
         coder: str = container.DEFAULT_CODER,
         metadata: container.Metadata | None = None,
+        progress: Progress | None = None,
     ) -> None:
         assert model.module is not None
         self._module: nn.Module = model.module
@@ -78,6 +80,8 @@ class CalibratedModel:
         self._norm_batches = norm_batches
         self._coder = coder
         self._metadata = metadata
+        self._progress = progress or NoProgress()
+        self._tries = 0
         self._weights = state_dict_of(self._module)
         self._alias = {name: model.first(name) for name in model.holders}
         self._targets = {
@@ -108,14 +112,18 @@ class CalibratedModel:
     def size_bytes(self, multiplier: float) -> float:
         """About how many bytes what is quantised takes for λ = `multiplier`."""
         if multiplier not in self._estimates:
-            bits = sum(choice.bits for choice in allocate(self._targets, multiplier=multiplier).values())
+            self._stage("estimating a size")
+            choices = allocate(self._targets, multiplier=multiplier, progress=self._progress)
+            bits = sum(choice.bits for choice in choices.values())
             self._estimates[multiplier] = EXCESS * bits / 8
         return self._estimates[multiplier]
 
     def at(self, multiplier: float) -> Quantized:
         """Quantise for λ = `multiplier`."""
+        self._tries += 1
+        self._stage(f"quantising, try {self._tries}")
         if self._recovery is None:
-            choices = allocate(self._targets, multiplier=multiplier)
+            choices = allocate(self._targets, multiplier=multiplier, progress=self._progress)
         else:
             choices = self._one_after_another(multiplier, self._recovery)
         quantized = {name: choice.tensor for name, choice in choices.items()}
@@ -154,6 +162,9 @@ class CalibratedModel:
             neighbours=(),
         )
 
+    def _stage(self, label: str) -> None:
+        self._progress.stage(label, sum(target.values.size for target in self._targets.values()))
+
     def _under_all_names(self, held: Mapping[str, QuantizedTensor | ExactTensor]) -> tuple[Tensor, ...]:
         """The tensors that are `held`, and those tied to them."""
         return tuple(under_all_names(held, self._alias))
@@ -184,7 +195,7 @@ class CalibratedModel:
         choices: dict[str, Choice] = {}
         for group in [*groups, *([vectors] if vectors else [])]:
             targets = {name: replace(left.pop(name), values=values_of(weights[name])) for name in group}
-            found = allocate(targets, multiplier=multiplier)
+            found = allocate(targets, multiplier=multiplier, progress=self._progress)
             choices |= found
             weights |= restore([choice.tensor for choice in found.values()])
             weights = self._tied(weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +26,7 @@ from metaq.model.opened import AnyModel, OpenedModel, open_model
 from metaq.model.selection import select, select_gridded
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn
-from metaq.progress import NoProgress, Progress
+from metaq.progress import NoProgress, Progress, tracked
 from metaq.quantize.curvature import Batch, Loss, categorical_loss, measure
 from metaq.quantize.recovery import OutputLoss, Recovery
 from metaq.tensors.coverage import coverage_of
@@ -122,6 +123,7 @@ def compress(
         metadata=metadata,
         progress=progress,
     )
+    accuracy = None if accuracy is None else partial(_announced, request.progress, accuracy)
     before = None if accuracy is None else accuracy(request.model.state_dict())
     lowest = None if before is None or max_drop is None else before - max_drop
     is_good = None if accuracy is None or lowest is None else lambda weights: accuracy(weights) >= lowest
@@ -283,18 +285,25 @@ def _calibrated(
         raise ConfigError("batches: calibration needs the module, not its weights alone.")
     names = {request.model.holders[name] for name in request.selection.names}
     chosen = [tensor for tensor in request.model.tensors if tensor.name in names]
+    request.progress.stage("looking at weights", sum(tensor.size_bytes for tensor in chosen))
     with Reader() as reader:
         facts = {tensor.name: look_at(reader, tensor, request.progress)[0] for tensor in chosen}
         found = sorted_out(reader, chosen, facts)
     return CalibratedModel(
         request.model,
         found,
-        curvature=measure(module, batches, loss=loss),
+        curvature=measure(module, tracked(batches, request.progress, "measuring curvature"), loss=loss),
         recovery=None if training_loss is None else Recovery(module, batches, training_loss),
         norm_batches=batches if recalibrates_norms else (),
         coder=request.coder,
         metadata=request.metadata,
+        progress=request.progress,
     )
+
+
+def _announced(progress: Progress, accuracy: Accuracy, weights: StateDict) -> float:
+    progress.stage("measuring accuracy", 1)
+    return accuracy(weights)
 
 
 def _read(out: Path, report: Report) -> Compressed:

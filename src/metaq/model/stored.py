@@ -6,13 +6,13 @@ import json
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import safetensors
-import torch
 from numpy.typing import NDArray
 
 from metaq.errors import FormatError
@@ -192,7 +192,8 @@ def stamp_of(path: Path) -> list[object]:
     return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
-def _storage(tensor: torch.Tensor, dtype: Dtype) -> Elements:
+def _storage(tensor: Any, dtype: Dtype) -> Elements:
     """Elements of a torch tensor as the library gives it; nothing is copied."""
+    torch = import_module("torch")
     elements: Elements = tensor.reshape(-1).view(torch.uint8).numpy().view(dtype.storage)
     return elements

@@ -137,11 +137,16 @@ def _why_not_chosen(
     filter_fn: FilterFn | None,
 ) -> str | None:
     for pattern in exclude:
-        if any(fnmatchcase(name, pattern) for name in names):
+        if any(_matches(name, pattern) for name in names):
             return f"excluded by {pattern}"
-    if not any(fnmatchcase(name, pattern) for name in names for pattern in include):
+    if not any(_matches(name, pattern) for name in names for pattern in include):
         return "not included"
     return None if filter_fn is None or filter_fn(names[0], tensor) else "left out by filter_fn"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a glob is for this name; a name with brackets is one for itself too."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def _check_patterns(
@@ -149,10 +154,10 @@ def _check_patterns(
 ) -> None:
     known = list(names)
     for pattern in (*include, *exclude):
-        if pattern != "*" and not any(fnmatchcase(name, pattern) for name in known):
+        if pattern != "*" and not any(_matches(name, pattern) for name in known):
             raise ConfigError(f"{pattern}: matches no tensor; {near_match(pattern, known)}")
     for pattern in include:
-        matched = {name: reasons.get(name) for name in known if fnmatchcase(name, pattern)}
+        matched = {name: reasons.get(name) for name in known if _matches(name, pattern)}
         require(
             any(reason is None for reason in matched.values()),
             f"{pattern}: matches only tensors that are not quantised "

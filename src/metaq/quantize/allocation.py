@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metaq.config import require
 from metaq.container.layout import grid_fits
 from metaq.model import checkpoint
+from metaq.progress import NoProgress, Progress
 from metaq.quantize.curvature import Curvature
 from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, quantize, step_for
 from metaq.quantize.rotation import best_shared, find_basis, rotate
@@ -71,8 +72,10 @@ def values_of(tensor: torch.Tensor) -> NDArray[np.float64]:
     return values
 
 
-def allocate(targets: Mapping[str, Target], *, multiplier: float) -> dict[str, Choice]:
-    """Quantise all `targets` for λ = `multiplier` (loss per bit), by name.
+def allocate(
+    targets: Mapping[str, Target], *, multiplier: float, progress: Progress | None = None
+) -> dict[str, Choice]:
+    """Quantise all `targets` for λ = `multiplier` (loss per bit), by name; `progress` advances by elements.
 
     Those are left out whose range is too wide for steps that suit λ, or whose grid would leave their type.
     """
@@ -84,12 +87,13 @@ def allocate(targets: Mapping[str, Target], *, multiplier: float) -> dict[str, C
     }
     bases = _bases(fitting, multiplier)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        choices = pool.map(lambda name: allocate_one(fitting[name], multiplier, bases.get(name)), fitting)
-        return {
-            name: choice
-            for name, choice in zip(fitting, choices, strict=True)
-            if choice.tensor.basis is not None or grid_fits(choice.tensor.grid, choice.tensor.dtype)
-        }
+        found = pool.map(lambda name: allocate_one(fitting[name], multiplier, bases.get(name)), fitting)
+        choices = {}
+        for (name, target), choice in zip(fitting.items(), found, strict=True):
+            (progress or NoProgress()).advance(target.values.size)
+            if choice.tensor.basis is not None or grid_fits(choice.tensor.grid, choice.tensor.dtype):
+                choices[name] = choice
+        return choices
 
 
 def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]:
