@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metaq.coding import ChunkCoder, StreamShape, zero_order_entropy_bits
+from metaq.coding.chunks import ChunkCoder, StreamShape
+from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.container.coders import CODERS, check_name, name_of
 from metaq.container.coders import encode_chunk as encode
 from metaq.errors import CodecError, ConfigError

@@ -27,7 +27,7 @@ from typing_extensions import override
 from metaq.config import require
 from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.ecsq import solve_ecsq
-from metaq.entropy.passes import GridSet
+from metaq.entropy.passes.grids import GridSet
 from metaq.model.weights import FilterFn
 from metaq.regularizer.base import Regularizer
 from metaq.regularizer.config import RegularizerConfig

@@ -1,7 +1,5 @@
 """Tensors on their way to a file and back: numpy arrays with the dtype and shape the user's model had."""
 
-from __future__ import annotations
-
 import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,9 +64,7 @@ class Dtype(Enum):
             return self.name
         if self.is_quantizable:
             return "float"
-        if self is Dtype.bool:
-            return "boolean"
-        return "complex" if self in (Dtype.complex64, Dtype.complex128) else "integer"
+        return {"b": "boolean", "c": "complex"}.get(self.storage.kind, "integer")
 
     @property
     def storage(self) -> np.dtype[np.generic]:
