@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from metaq import container
 from metaq.compression import pipeline
-from metaq.compression.trained import movable_chains, trained_tensors
+from metaq.compression.pipeline import movable_chains, trained_tensors
 from metaq.config import needs, require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from metaq import container
-from metaq.compression.trained import trained_tensors
+from metaq.compression.pipeline import trained_tensors
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.entropy.cells import CellStatistics, bucket_indices, bucket_values
