@@ -4,8 +4,6 @@ Needs ``pip install 'metaq-torch[transformers]'``. Nothing in a file is executed
 found by the configuration.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """A callback for Lightning: the regulariser in ``Trainer(callbacks=[EntropyCallback()])``."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

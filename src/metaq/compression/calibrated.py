@@ -1,7 +1,5 @@
 """Quantising a module by what calibration data tell of it, for any λ."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Any model as one file, to a goal: the one way there is, whatever the model and wherever it lies."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """A model and grids that are given, or chosen by the range of the weights: bucket indices and sizes of its file."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ than a factor of ``MOST_UNLIKE`` from the second: tensors of a small scale, such
 neither spoilt nor spared.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

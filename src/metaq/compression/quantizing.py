@@ -1,7 +1,5 @@
 """Bucket indices of one stored tensor after the other, in pieces of the file's chunks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """A ``.metaq`` file made of a folder as that folder again: checked names, streamed tensors, all of it or nothing."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The first pass over a model: how large weights are, some rows of each tensor, and which tensors are no weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

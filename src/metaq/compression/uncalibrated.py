@@ -1,7 +1,5 @@
 """Quantising a model without data, tensor by tensor, wherever it lies; what is done is kept, and gone on with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

@@ -1,7 +1,5 @@
 """Where every byte of a file went: to its frame, its header and each of its tensors, as the coders count."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

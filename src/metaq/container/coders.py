@@ -1,7 +1,5 @@
 """The coders a file may name, and the checks around all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is in a file, as plain records."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """What surrounds the header and the chunks: magic, version, sizes and checksums."""
 
-from __future__ import annotations
-
 import struct
 from itertools import accumulate
 

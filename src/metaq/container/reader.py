@@ -1,7 +1,5 @@
 """Bytes to tensors. Files may come from anyone: everything is checked before memory is asked for."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import io

@@ -1,7 +1,5 @@
 """From decoded pieces to tensors, in place: no more than a block of temporary values at a time."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import cast
 

@@ -1,7 +1,5 @@
 """Tensors to bytes. The same tensors give the same bytes, whatever order they come in."""
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

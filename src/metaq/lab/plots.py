@@ -1,7 +1,5 @@
 """Pictures: curves of a training run, and a frontier, bytes against error, beside what the literature reached."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

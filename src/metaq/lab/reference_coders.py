@@ -5,8 +5,6 @@ lowest symbol to the highest`` in varints, and then the code of the constriction
 symbols in one, two or four bytes each. Brotli is there where its package is installed.
 """
 
-from __future__ import annotations
-
 import gzip
 import importlib
 import importlib.util

@@ -3,8 +3,6 @@
 So nothing is imported before it is used: the commands list these names without PyTorch.
 """
 
-from __future__ import annotations
-
 NETWORKS = {
     "lenet300": "metaq.lab.nets.lenets:LeNet300",
     "lenet5": "metaq.lab.nets.lenets:LeNet5",

@@ -1,7 +1,5 @@
 """The published tables of the original work (Cardia 2025), measured again on its own checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

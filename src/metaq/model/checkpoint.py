@@ -1,7 +1,5 @@
 """Reading and writing state dicts: .metaq, .safetensors, .pth and .pt, none of them trusted."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import struct

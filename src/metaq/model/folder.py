@@ -1,7 +1,5 @@
 """A model folder: its tensors, in one safetensors file or in shards, and the files that go with them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

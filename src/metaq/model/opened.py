@@ -1,7 +1,5 @@
 """Any model as tensors that are read when they are needed: a module, a state dict, a file or a folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

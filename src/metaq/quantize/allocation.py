@@ -1,7 +1,5 @@
 """Equal slope: every tensor is quantised for the same λ, so that a bit saves as much wherever it is spent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ in every choice. Where the curvature of a layer's outputs is known as a matrix t
 outputs that later layers add up, such as those of units that do the same, must not err together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

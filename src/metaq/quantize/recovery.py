@@ -7,8 +7,6 @@ where the gradient of the loss itself takes the place of a model of it. Statisti
 anew, as those of the original weights do not fit the quantised ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ table of embeddings: many rows of few columns. The basis is quantised first, and
 quantised basis, so that its rounding costs nothing but a little of the gain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

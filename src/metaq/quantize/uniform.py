@@ -1,7 +1,5 @@
 """Uniform buckets over the range of the weights (METHOD, section 1), or through a few given values; numpy only."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal
 

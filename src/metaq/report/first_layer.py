@@ -1,7 +1,5 @@
 """Weights of the first layer as pictures: as the file restores them, and before they were quantised."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math

@@ -1,7 +1,5 @@
 """From a run's folder, whose files may all be missing or damaged, or a file of weights to the subject of a report."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

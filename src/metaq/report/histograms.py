@@ -1,7 +1,5 @@
 """Weights of a tensor as bars, one a bucket."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a file of weights holds: its tensors, where its bytes went, and how its weights are distributed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -4,8 +4,6 @@ Names, metadata and settings come from files and may be anything: the templates 
 and no program run but those of this package.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

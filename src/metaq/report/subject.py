@@ -1,7 +1,5 @@
 """What a report shows of one run or file, as plain records; whatever is not known has a sentence that says why."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

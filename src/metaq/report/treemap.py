@@ -2,8 +2,6 @@
 keeps its size on every screen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """CIFAR-10: 50,000 and 10,000 photographs of 32×32 pixels in ten classes (Krizhevsky 2009)."""
 
-from __future__ import annotations
-
 import io
 import warnings
 import zipfile

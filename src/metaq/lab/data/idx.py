@@ -4,8 +4,6 @@ A file is a big-endian header with the shape, then unsigned bytes; gzipped or no
 every size is checked before memory is asked for.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import struct

@@ -1,7 +1,5 @@
 """MNIST: 60,000 and 10,000 handwritten digits of 28×28 pixels (LeCun, Cortes and Burges)."""
 
-from __future__ import annotations
-
 import http.client
 import io
 import urllib.request

@@ -1,7 +1,5 @@
 """Data sets by name. A new one is a file with a loader and a line in :mod:`metaq.lab.registry`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from pkgutil import resolve_name

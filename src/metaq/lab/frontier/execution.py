@@ -3,8 +3,6 @@
 Every trial is a training to a size of its own, given up once it cannot reach the frontier.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import signal

@@ -1,7 +1,5 @@
 """What a sweep is to do, who follows it, what it gives, and which trials no other one beats."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Networks by name, a new one is a file with a module and a line in :mod:`metaq.lab.registry`; or by their factory."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Iterator

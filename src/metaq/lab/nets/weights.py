@@ -1,7 +1,5 @@
 """Initial weights other than PyTorch's own, and trained ones, with a clear word where they do not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

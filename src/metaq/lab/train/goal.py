@@ -1,7 +1,5 @@
 """Steering a training to an accuracy or to a size: the only thing a user has to name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The training loop: loss plus regulariser, one checkpoint an epoch, the epoch to keep chosen on validation data."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """Trainings by name; :mod:`metaq.lab.registry` lists them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pkgutil import resolve_name
 

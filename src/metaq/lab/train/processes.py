@@ -1,7 +1,5 @@
 """Where a training runs: its device, and its processes."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
