@@ -398,6 +398,24 @@ class Recorder:
         self.done[-1] += amount
 
 
+class PaddedConvolution(nn.Conv2d):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.pad(inputs, (1, 1, 1, 1)))
+
+
+class HalvedLinear(nn.Linear):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs[..., : self.in_features])
+
+
+def test_layers_that_do_more_with_their_inputs_are_measured_element_by_element() -> None:
+    torch.manual_seed(4)
+    model = nn.Sequential(PaddedConvolution(2, 3, 3), nn.Flatten(), HalvedLinear(40, 2))
+    data = torch.randn(30, 2, 4, 4)
+    found = curvature.measure(model, data.split(10), loss=curvature.random_projection_loss)
+    assert all(found[name].inputs is None and (found[name].diagonal > 0).any() for name in ("0.weight", "2.weight"))
+
+
 @pytest.mark.parametrize("recovers", [False, True])
 def test_every_stage_of_calibration_is_told(recovers: bool) -> None:
     model, batches = network(), inputs(100).split(20)

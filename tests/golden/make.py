@@ -12,9 +12,8 @@ from metaq.container.coders import CODERS
 from metaq.container.contents import Metadata
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.scales import Scales
 
-TIED_NAME = "v1-tied.metaq"
-FLOAT8_NAME = "v1-float8.metaq"
 METADATA: Metadata = {"net": "golden", "seed": 1, "accuracy": 98.5}
 CHUNK_BITS = 8
 """Small, so that tensors are cut and every file has several chunks."""
@@ -112,9 +111,41 @@ def float8_tensors() -> list[Tensor]:
     ]
 
 
-def golden_name(coder: str) -> str:
-    """Name of the golden file for `coder`."""
-    return f"v1-{coder}.metaq"
+def scaled_tensors() -> list[Tensor]:
+    """Tensors of the golden file with scales of rows and columns: both scans, with and without a trellis."""
+    draw = draws(600)
+    indices = np.where(draw % 8 == 0, 4 + draw // 8 % 7, 7)
+    symmetric = BucketGrid(center=0.0, radius=0.3, count=15)
+    shifted = BucketGrid(center=0.125, radius=2.5, count=31)
+    exponents = (draw % 41 - 20).astype(np.int8)
+    wide = Scales(rows=exponents[:20], columns=exponents[-30:])
+    deep = Scales(rows=exponents[:10], columns=exponents[-4:])
+    matrix, kernels = indices.reshape(20, 30), indices.reshape(10, 4, 3, 5)
+    return [
+        QuantizedTensor(name="a.weight", indices=matrix, grid=symmetric, dtype=Dtype.float32, scales=wide),
+        QuantizedTensor(
+            name="b.weight", indices=matrix, grid=symmetric, dtype=Dtype.float64, trellis_bits=7, scales=wide
+        ),
+        QuantizedTensor(name="c.weight", indices=kernels, grid=shifted, dtype=Dtype.bfloat16, scales=deep),
+        QuantizedTensor(
+            name="d.weight",
+            indices=kernels,
+            grid=symmetric,
+            dtype=Dtype.float16,
+            scan="columns",
+            trellis_bits=3,
+            scales=deep,
+        ),
+    ]
+
+
+MORE = {"tied": tied_tensors, "float8": float8_tensors, "scales": scaled_tensors}
+"""What other golden files hold, by the second part of their names."""
+
+
+def golden_name(what: str) -> str:
+    """Name of the golden file for a coder, or one of ``MORE``."""
+    return f"v1-{what}.metaq"
 
 
 def encoded(coder: str) -> bytes:
@@ -122,26 +153,18 @@ def encoded(coder: str) -> bytes:
     return container.encode(tensors(coder), metadata=METADATA, coder=coder, coders=others(coder), chunk_bits=CHUNK_BITS)
 
 
-def encoded_ties() -> bytes:
-    """The golden file with ties as it is written today."""
-    return container.encode(tied_tensors(), metadata=METADATA, coder="small", chunk_bits=CHUNK_BITS)
-
-
-def encoded_float8() -> bytes:
-    """The golden file with types of eight bits as it is written today."""
-    return container.encode(float8_tensors(), metadata=METADATA, coder="small", chunk_bits=CHUNK_BITS)
+def encoded_more(what: str) -> bytes:
+    """One of the other golden files as it is written today."""
+    return container.encode(MORE[what](), metadata=METADATA, coder="small", chunk_bits=CHUNK_BITS)
 
 
 def main(folder: Path) -> None:
     """Write every golden file that is not there yet."""
-    for coder in CODERS:
-        path = folder / golden_name(coder)
-        if not path.exists():
-            path.write_bytes(encoded(coder))
-    if not (folder / TIED_NAME).exists():
-        (folder / TIED_NAME).write_bytes(encoded_ties())
-    if not (folder / FLOAT8_NAME).exists():
-        (folder / FLOAT8_NAME).write_bytes(encoded_float8())
+    for names, made in ((CODERS, encoded), (MORE, encoded_more)):
+        for name in names:
+            path = folder / golden_name(name)
+            if not path.exists():
+                path.write_bytes(made(name))
 
 
 if __name__ == "__main__":

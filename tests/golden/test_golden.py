@@ -45,7 +45,7 @@ def test_golden_files_are_written_again_byte_for_byte(coder: str, recipe: dict[s
 
 
 def test_the_golden_file_with_ties_decodes(recipe: dict[str, Any]) -> None:
-    path = FOLDER / recipe["TIED_NAME"]
+    path = FOLDER / recipe["golden_name"]("tied")
     file, loaded = container.read(path), decode.load(path)
     assert file.version == 1
     expected = sorted(recipe["tied_tensors"](), key=lambda tensor: tensor.name)
@@ -63,20 +63,18 @@ def test_the_golden_file_with_ties_decodes(recipe: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
-def test_the_golden_file_with_ties_is_written_again_byte_for_byte(recipe: dict[str, Any]) -> None:
-    assert recipe["encoded_ties"]() == (FOLDER / recipe["TIED_NAME"]).read_bytes()
+@pytest.mark.parametrize("what", ["tied", "float8", "scales"])
+def test_more_golden_files_are_written_again_byte_for_byte(what: str, recipe: dict[str, Any]) -> None:
+    assert recipe["encoded_more"](what) == (FOLDER / recipe["golden_name"](what)).read_bytes()
 
 
-def test_the_golden_file_with_types_of_eight_bits_decodes(recipe: dict[str, Any]) -> None:
-    path = FOLDER / recipe["FLOAT8_NAME"]
+@pytest.mark.parametrize("what", ["float8", "scales"])
+def test_more_golden_files_decode(what: str, recipe: dict[str, Any]) -> None:
+    path = FOLDER / recipe["golden_name"](what)
     file, loaded = container.read(path), decode.load(path)
     assert file.version == 1
-    for wanted, found in zip(recipe["float8_tensors"](), file.tensors, strict=True):
+    for wanted, found in zip(recipe["MORE"][what](), file.tensors, strict=True):
         assert (wanted.name, wanted.dtype, wanted.shape) == (found.name, found.dtype, found.shape)
         np.testing.assert_array_equal(wanted.restore(), found.restore())
         np.testing.assert_array_equal(wanted.restore(), loaded[wanted.name])
-        assert loaded[wanted.name].dtype == np.uint8
-
-
-def test_the_golden_file_with_types_of_eight_bits_is_written_again_byte_for_byte(recipe: dict[str, Any]) -> None:
-    assert recipe["encoded_float8"]() == (FOLDER / recipe["FLOAT8_NAME"]).read_bytes()
+        assert loaded[wanted.name].dtype == wanted.dtype.storage

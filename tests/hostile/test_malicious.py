@@ -133,7 +133,15 @@ TWO = name(b"a") + name(b"b")
         (file(one(shape(3), stored=bytes([SAME]), grids=b""), b"\2"), "there is none"),
         (file(one(shape(3), stored=bytes([EARLIER, 0]), grids=b""), b"\2"), "grid 0 is needed"),
         (file(one(shape(3, dtype=9)), b"\2"), "does not fit bool"),
-        (file(one(shape(3), stored=bytes([PLAIN | 128]) + number(1)), b"\2"), "basis 1 is needed"),
+        (file(one(shape(3), stored=bytes([PLAIN | 128]) + number(2)), b"\2"), "basis 1 is needed"),
+        (file(one(shape(3), stored=bytes([PLAIN | 128]) + number(0)), b"\2"), "cannot have scales"),
+        (file(one(shape(0, 3), stored=bytes([PLAIN | 128]) + number(0)), b"\2"), "cannot have scales"),
+        (file(one(shape(1, 3), stored=bytes([PLAIN | 128]) + number(0), chunks=())), "promised"),
+        (file(one(shape(1, 1 << 32), stored=bytes([PLAIN | 128]) + number(0)), b"\2"), "promised"),
+        (
+            file(one(shape(1, 1, dtype=1), stored=bytes([PLAIN | 128]) + number(0), grids=GRID + b"\xff\xff"), b"\2"),
+            "does not fit",
+        ),
         (file(one(shape(2), stored=bytes([1 << 6]), grids=b""), bytes(8)), "unknown way 16"),
         (
             file(one(shape(17), stored=bytes([2 << 2]) + bytes(68), grids=b"", chunks=())),

@@ -23,6 +23,7 @@ from metaq.container.coders import CODERS
 from metaq.errors import CodecError, FormatError
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.scales import Scales, has_scales
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
@@ -137,6 +138,8 @@ def random_quantized(generator: np.random.Generator, name: str, basis: Basis | N
     trellis_bits = int(generator.choice([0, 0, 2, 3, 4, 5, 6, 7, 8]))
     grid = random_grid(generator, is_odd=trellis_bits > 0 or has_basis, is_central=has_basis)
     shape = (int(generator.integers(1, 9)), basis.size) if has_basis and basis else random_shape(generator)
+    is_scaled = not has_basis and has_scales(shape) and generator.random() < 0.4
+    rows, columns = (generator.integers(-16, 17, size).astype(np.int8) for size in (*shape, 1, 1)[:2])
     return QuantizedTensor(
         name=name,
         indices=random_indices(generator, shape, grid.count),
@@ -145,6 +148,7 @@ def random_quantized(generator: np.random.Generator, name: str, basis: Basis | N
         scan="columns" if not has_basis and generator.random() < 0.3 else "rows",
         trellis_bits=trellis_bits,
         basis=basis if has_basis else None,
+        scales=Scales(rows=rows, columns=columns) if is_scaled else None,
     )
 
 

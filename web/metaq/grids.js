@@ -34,9 +34,9 @@ export function valueOfNumerator(grid, numerator) {
 }
 
 /** Whether every reference value is finite in an element type. */
-export function fits(grid, type) {
+export function fits(grid, type, factor = 1) {
   const ends = [1 - grid.count, grid.count - 1].map((numerator) => Math.abs(valueOfNumerator(grid, numerator)));
-  return Math.max(...ends) <= type.largest;
+  return Math.max(...ends) * factor <= type.largest;
 }
 
 function readRadius(cursor, code, count) {

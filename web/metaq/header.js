@@ -1,6 +1,7 @@
 import { MetaqError } from "./errors.js";
 import { ELEMENT_TYPES } from "./element_types.js";
 import { fits, readGrids } from "./grids.js";
+import { readScales } from "./scales.js";
 
 const MOST_TENSORS = 2 ** 18;
 const MOST_ELEMENTS = 2 ** 33;
@@ -12,6 +13,7 @@ const LARGEST_CHUNK_LIMIT_BITS = 22;
 const NAME_ENDINGS = ["", ".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"];
 const [EXACT, NEW_GRID, LAST_GRID, EARLIER_GRID] = [0, 1, 2, 3];
 const [RAW, ZSTD, INLINE, TIED] = [0, 1, 2, 3];
+const SCALES = 0;
 
 /**
  * What a header says of a tensor.
@@ -28,6 +30,7 @@ const [RAW, ZSTD, INLINE, TIED] = [0, 1, 2, 3];
  * @property {boolean} [byColumns] order of the scan
  * @property {number} [trellisBits] binary logarithm of the number of states, or 0
  * @property {number} [basis] number of the basis
+ * @property {import("./scales.js").Scales} [scales] of rows and columns
  */
 
 /**
@@ -158,7 +161,8 @@ class StorageReader {
     const bases = sizes.map((size, i) => checkedBasis({ size, grid: grids[this.gridCount + i] }));
     const entries = this.entries.map((entry, i) => {
       if (entry.storage !== "quantized") return entry;
-      return checkedQuantized({ ...entry, grid: grids[this.gridNumbers[i]] }, bases);
+      const scales = entry.isScaled ? readScales(this.cursor, entry) : undefined;
+      return checkedQuantized({ ...entry, scales, grid: grids[this.gridNumbers[i]] }, bases);
     });
     return { entries, bases };
   }
@@ -193,7 +197,9 @@ class StorageReader {
       byColumns: (byte & 4) !== 0,
       trellisBits: trellis === 1 ? 8 : trellis,
     };
-    return byte & 128 ? { ...entry, basis: this.#basisNumber(name) } : entry;
+    if ((byte & 128) === 0) return entry;
+    const more = this.cursor.varint();
+    return more === SCALES ? { ...entry, isScaled: true } : { ...entry, basis: this.#basisNumber(name, more - 1) };
   }
 
   #gridNumber(name, kind) {
@@ -208,8 +214,7 @@ class StorageReader {
     return this.lastGrid;
   }
 
-  #basisNumber(name) {
-    const number = this.cursor.varint();
+  #basisNumber(name, number) {
     if (number > this.basisCount) throw new MetaqError(`${name} names a basis that is not there.`);
     this.basisCount = Math.max(this.basisCount, number + 1);
     return number;
@@ -224,8 +229,8 @@ function checkedBasis(basis) {
 }
 
 function checkedQuantized(entry, bases) {
-  const { name, type, grid, shape, trellisBits } = entry;
-  if (!fits(grid, type)) throw new MetaqError(`${name} has reference values that are too large for ${type.name}.`);
+  const { name, type, grid, shape, scales, trellisBits } = entry;
+  if (!fits(grid, type, scales?.largest)) throw new MetaqError(`${name} has reference values that are too large for ${type.name}.`);
   if (trellisBits > 0 && grid.count % 2 === 0)
     throw new MetaqError(`${name} has a trellis, but an even number of buckets.`);
   if (entry.basis === undefined) return entry;

@@ -1,5 +1,6 @@
 import { MetaqError } from "./errors.js";
 import { valueOfNumerator } from "./grids.js";
+import { factorAt } from "./scales.js";
 import { numeratorsOf } from "./trellis.js";
 
 /**
@@ -19,12 +20,15 @@ import { numeratorsOf } from "./trellis.js";
 export function restoredBytes(entry, symbols, basis) {
   const numerators = numeratorsOf(symbols, entry.grid.count, entry.trellisBits, trellisRowLength(entry));
   if (basis) return combinedBytes(entry, numerators, basis);
-  const { type, grid } = entry;
+  const { type, grid, scales } = entry;
   const bytes = new Uint8Array(entry.elements * type.size);
   const view = new DataView(bytes.buffer);
   const placeOf = entry.byColumns ? placeByColumns(entry) : (i) => i;
-  for (let i = 0; i < numerators.length; i += 1)
-    type.write(view, placeOf(i) * type.size, valueOfNumerator(grid, numerators[i]));
+  const factorOf = scales ? factorAt(scales, entry) : () => 1;
+  for (let i = 0; i < numerators.length; i += 1) {
+    const place = placeOf(i);
+    type.write(view, place * type.size, valueOfNumerator(grid, numerators[i]) * factorOf(place));
+  }
   return bytes;
 }
 

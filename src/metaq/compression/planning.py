@@ -29,7 +29,7 @@ DEFAULT_MULTIPLIER = 2e-3
 """λ that is used without a budget: squared error a bit, relative to the mean square of the weights."""
 
 MOST_UNLIKE = 4.0
-VECTOR_IMPORTANCE = 64.0
+VECTOR_IMPORTANCE = 1024.0
 """What an error of a bias, or of a scale of a normalisation, counts more: they are few, and each meets every input."""
 
 MAX_VECTOR = 1 << 16
@@ -86,6 +86,7 @@ class Rule:
     def __init__(self, found: SortedOut, survey: Survey, coder: str) -> None:
         self._tensors = tensors = found.weights
         self._samples = found.samples
+        self._scales = found.scales
         self._survey = survey
         self._excess = EXCESS[coder]
         self._known: dict[float, float] = {}
@@ -96,6 +97,7 @@ class Rule:
             for tensor in tensors
             if len(tensor.shape) == 2
             and is_matrix(tensor)
+            and tensor.name not in found.scales
             and tensor.count >= MIN_TRELLIS_ELEMENTS
             and tensor.dtype in ROTATED_DTYPES
             and survey.facts[tensor.name].largest < MAX_ROTATED
@@ -174,7 +176,7 @@ class Rule:
             multiplier=loss_per_bit,
             step_size=rounded_step(min(math.sqrt(2 * loss_per_bit / (slope * importance)), widest)),
             trellis_bits=trellis_bits,
-            is_centered=facts.zero_share > 0,
+            is_centered=facts.zero_share > 0 or tensor.name in self._scales,
         )
 
     def _shared(self, tensor: StoredTensor, paying: Sequence[int], step_size: float) -> int | None:

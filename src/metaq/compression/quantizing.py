@@ -19,6 +19,7 @@ from metaq.quantize.rdo import Importance, central_value
 from metaq.quantize.rotation import symmetric_grid
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, matrix_shape
+from metaq.tensors.scales import Scales
 
 Floats = NDArray[np.float64]
 Symbols = NDArray[np.int32]
@@ -51,10 +52,12 @@ class Quantizer:
         grids: Mapping[str, BucketGrid],
         plans: Mapping[str, Plan] | None = None,
         survey: Survey | None = None,
+        scales: Mapping[str, Scales] | None = None,
     ) -> None:
         self._reader = reader
         self._grids = grids
         self._plans = plans or {}
+        self._scales = scales or {}
         self._survey = survey or Survey(facts={}, axes=())
         self.bases: dict[bytes, Basis] = {}
         self._numbers: dict[int, int] = {}
@@ -71,6 +74,10 @@ class Quantizer:
         """Number of the basis of a quantised tensor among `bases`, or None."""
         axes = self._plans[tensor.name].axes if tensor.name in self._plans else None
         return None if axes is None else self._numbers[axes]
+
+    def scales_of(self, tensor: StoredTensor) -> Scales | None:
+        """Scales of a quantised tensor, or None."""
+        return self._scales.get(tensor.name) if tensor.name in self._plans else None
 
     def source(self, tensor: StoredTensor) -> SymbolSource:
         """Bucket indices of a tensor that is quantised."""

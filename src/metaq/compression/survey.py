@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from metaq.quantize.rotation import is_tall, principal_basis, rotated_squares
 from metaq.quantize.uniform import lossless_grid
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
+from metaq.tensors.scales import Scales
 
 Floats = NDArray[np.float64]
 
@@ -104,13 +105,15 @@ class SortedOut:
     """Chosen tensors by what becomes of them.
 
     `weights` are quantised as λ asks for, with `samples` of their rows, float64 (n, columns), by name. Tensors of few
-    values lie exactly on `grids`. The others are kept exactly for `reasons`.
+    values lie exactly on `grids`. The others are kept exactly for `reasons`. Samples and facts
+    of weights with `scales` are those before these multiply them.
     """
 
     weights: tuple[StoredTensor, ...]
     samples: dict[str, Floats]
     grids: dict[str, BucketGrid]
     reasons: dict[str, str]
+    scales: dict[str, Scales] = field(default_factory=dict)
 
 
 def survey(reader: Reader, tensors: Sequence[StoredTensor], progress: Progress) -> Survey:
@@ -206,6 +209,11 @@ def sampled_rows(reader: Reader, tensor: StoredTensor, weights: int) -> list[tup
     return found
 
 
+def sample_of(reader: Reader, tensor: StoredTensor, tensors: Sequence[StoredTensor]) -> Floats:
+    """Rows of a tensor of a model, float64 (n, columns)."""
+    return np.concatenate([rows for _, rows in sampled_rows(reader, tensor, quota(tensor, tensors))])
+
+
 def sorted_out(reader: Reader, tensors: Sequence[StoredTensor], facts: Mapping[str, Facts]) -> SortedOut:
     """Tell weights from masks and tables by `facts` of them."""
     grids: dict[str, BucketGrid] = {}
@@ -222,10 +230,7 @@ def sorted_out(reader: Reader, tensors: Sequence[StoredTensor], facts: Mapping[s
         elif values and tensor.count >= REPEATED * len(values):
             reasons[tensor.name] = FEW_VALUES
     left = [tensor for tensor in tensors if tensor.name not in grids and tensor.name not in reasons]
-    samples = {
-        tensor.name: np.concatenate([rows for _, rows in sampled_rows(reader, tensor, quota(tensor, left))])
-        for tensor in left
-    }
+    samples = {tensor.name: sample_of(reader, tensor, left) for tensor in left}
     for tensor in left:
         median = median_magnitude(samples[tensor.name])
         if median and facts[tensor.name].largest > HUGE * median:

@@ -10,6 +10,7 @@ from metaq.compression.compressed import Report
 from metaq.compression.goal import Goal
 from metaq.compression.planning import DEFAULT_MULTIPLIER, TOO_WIDE, Rule
 from metaq.compression.quantizing import Quantizer
+from metaq.compression.scaling import scaled
 from metaq.compression.search import SizeSearch, Try
 from metaq.compression.survey import SortedOut, Survey, sorted_out, statistics_grids, survey
 from metaq.compression.work import Attempt, WorkFolder
@@ -110,6 +111,7 @@ class UncalibratedModel:
         seen = survey(self._reader, self._chosen, self._progress)
         found = sorted_out(self._reader, self._chosen, seen.facts)
         self._reasons |= self._model.under_all_names(found.reasons)
+        seen, found, self._weights = scaled(self._reader, seen, found, self._progress)
         return seen, found, Rule(found, seen, self._job.coder)
 
     def _quantizer(self, multiplier: float) -> Quantizer:
@@ -119,7 +121,7 @@ class UncalibratedModel:
         self._reasons |= self._model.under_all_names(too_wide)
         quantized = plans.keys() | found.grids.keys()
         statistics = statistics_grids(self._model, self._reader, quantized, rule.relative_error(plans))
-        return Quantizer(self._reader, {**found.grids, **statistics}, plans, seen)
+        return Quantizer(self._weights, {**found.grids, **statistics}, plans, seen, found.scales)
 
     def _coded(self, quantizer: Quantizer, multiplier: float | None = None, number: int = 0) -> tuple[Parts, Attempt]:
         """All of the file but its chunks, and the attempt that has these."""

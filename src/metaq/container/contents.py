@@ -10,6 +10,7 @@ from metaq.container.carried import is_carried
 from metaq.tensors.coverage import Coverage, measured
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, Scan, Tensor
+from metaq.tensors.scales import Scales
 
 Metadata = Mapping[str, str | int | float]
 
@@ -31,8 +32,8 @@ class Entry:
         Reference values, or None for a tensor kept exactly or tied.
     scan, trellis_bits
         See :class:`metaq.tensors.quantized.QuantizedTensor`.
-    basis
-        Number of the basis whose rows are combined, or None.
+    basis, scales
+        Number of the basis whose rows are combined, and factors of rows and columns; or None.
     tied_to
         Number, in :attr:`Contents.entries`, of the earlier tensor whose elements these are; None unless it is tied.
     coded_bytes
@@ -49,6 +50,7 @@ class Entry:
     scan: Scan = "rows"
     trellis_bits: int = 0
     basis: int | None = None
+    scales: Scales | None = None
     tied_to: int | None = None
     coded_bytes: int = 0
     offset_bytes: int = 0

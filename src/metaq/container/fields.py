@@ -171,12 +171,15 @@ def _storage_bytes(entries: Sequence[Entry], inline: Sequence[bytes], coder: str
         columns = layout.COLUMNS_FLAG if entry.scan == "columns" else 0
         trellis = layout.TRELLIS_CODES.index(entry.trellis_bits) << layout.TRELLIS_SHIFT
         own = layout.OWN_CODER_FLAG if entry.coder != coder else 0
-        combined = layout.BASIS_FLAG if entry.basis is not None else 0
-        out.append(kind | columns | trellis | own | combined)
+        is_more = entry.scales is not None or entry.basis is not None
+        out.append(kind | columns | trellis | own | (layout.MORE_FLAG if is_more else 0))
         out += (encode_varint(CODERS[entry.coder].identifier) if own else b"") + number
-        out += encode_varint(entry.basis) if entry.basis is not None else b""
+        if is_more:
+            out += encode_varint(layout.SCALES if entry.basis is None else layout.SCALES + 1 + entry.basis)
+    scales = b"".join(entry.scales.raw for entry in entries if entry.scales is not None)
     sizes = b"".join(encode_varint(basis.shape[0]) for basis in bases)
-    return bytes(out) + sizes + grids_bytes(grids.new + [basis.grid for basis in bases if basis.grid is not None])
+    every = grids.new + [basis.grid for basis in bases if basis.grid is not None]
+    return bytes(out) + sizes + grids_bytes(every) + scales
 
 
 def _metadata_bytes(metadata: Metadata) -> bytes:

@@ -12,6 +12,7 @@ from metaq.container.cursor import NEWER, Cursor
 from metaq.container.grids import read_grids
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, Scan, is_combination_exact
+from metaq.tensors.scales import Scales, has_scales, scales_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,14 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True)
 class _Stored:
-    """A tensor of whose grid nothing but the number is known yet, and its elements if they stand in the header."""
+    """A tensor of whose grid nothing but the number is known yet, nor of its scales but whether there are any, and its
+    elements if they stand in the header.
+    """
 
     entry: Entry
     grid: int | None = None
     inline: bytes | None = None
+    is_scaled: bool = False
 
 
 def parse(cursor: Cursor) -> Header:
@@ -56,7 +60,7 @@ def parse(cursor: Cursor) -> Header:
     grid_count = 1 + max((item.grid for item in stored if item.grid is not None), default=-1)
     grids = read_grids(cursor, grid_count + len(sizes))
     bases = tuple(basis_entry(n, size, grids[grid_count + n], coder) for n, size in enumerate(sizes))
-    entries = tuple(_checked(cursor, item, grids, bases) for item in stored)
+    entries = tuple(_checked(cursor, item, grids, bases, _scales(cursor, item)) for item in stored)
     parts = bases + entries
     if chunking.fewest_chunks(parts, chunk_bits) > cursor.left:
         cursor.refuse("the sizes of the chunks are cut off")
@@ -90,8 +94,19 @@ def with_places(
     ]
 
 
-def _checked(cursor: Cursor, stored: _Stored, grids: Sequence[BucketGrid], bases: Sequence[Entry]) -> Entry:
-    """The entry with its grid, once the two and the basis are known to go together."""
+def _scales(cursor: Cursor, stored: _Stored) -> Scales | None:
+    if not stored.is_scaled:
+        return None
+    shape = stored.entry.shape
+    if not has_scales(shape):
+        cursor.refuse(f"{stored.entry.name!r} of shape {shape} cannot have scales of rows and columns")
+    return scales_of(cursor.take(shape[0] + shape[1]), shape[0])
+
+
+def _checked(
+    cursor: Cursor, stored: _Stored, grids: Sequence[BucketGrid], bases: Sequence[Entry], scales: Scales | None
+) -> Entry:
+    """The entry with its grid and scales, once these and the basis are known to go together."""
     entry = stored.entry
     if stored.grid is None:
         if entry.count == 0 and stored.inline is None and entry.tied_to is None:
@@ -99,11 +114,11 @@ def _checked(cursor: Cursor, stored: _Stored, grids: Sequence[BucketGrid], bases
         return entry
     grid = grids[stored.grid]
     # How far combinations reach is known only once their basis is decoded.
-    if not (entry.dtype.is_quantizable and (entry.basis is not None or layout.grid_fits(grid, entry.dtype))):
+    if not (entry.dtype.is_quantizable and (entry.basis is not None or layout.grid_fits(grid, entry.dtype, scales))):
         cursor.refuse(f"the grid of {entry.name!r} does not fit {entry.dtype.name}")
     if not layout.trellis_fits(grid, entry.trellis_bits):
         cursor.refuse(f"{entry.name!r} cannot have a trellis of 2**{entry.trellis_bits} states on {grid.count} buckets")
-    entry = replace(entry, grid=grid)
+    entry = replace(entry, grid=grid, scales=scales)
     if entry.basis is not None:
         _check_basis(cursor, entry, bases[entry.basis])
     return entry
@@ -234,12 +249,14 @@ def _storage(cursor: Cursor, entry: Entry, last: int, newest: int, newest_basis:
         grid = cursor.varint()
         if grid > newest:
             cursor.refuse(f"grid {grid} is needed but there are {newest + 1} so far")
-    basis = cursor.varint() if byte & layout.BASIS_FLAG else None
+    more = cursor.varint() if byte & layout.MORE_FLAG else None
+    basis = None if more is None or more == layout.SCALES else more - layout.SCALES - 1
     if basis is not None and basis > newest_basis + 1:
         cursor.refuse(f"basis {basis} is needed but there are {newest_basis + 1} so far")
     trellis = layout.TRELLIS_CODES[byte >> layout.TRELLIS_SHIFT & (len(layout.TRELLIS_CODES) - 1)]
     scan: Scan = "columns" if byte & layout.COLUMNS_FLAG else "rows"
-    return _Stored(entry=replace(entry, coder=own, scan=scan, trellis_bits=trellis, basis=basis), grid=grid)
+    entry = replace(entry, coder=own, scan=scan, trellis_bits=trellis, basis=basis)
+    return _Stored(entry=entry, grid=grid, is_scaled=more == layout.SCALES)
 
 
 def _exact_storage(cursor: Cursor, way: int, entry: Entry) -> _Stored:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, Scan, combined_unit
+from metaq.tensors.scales import Scales
 from metaq.tensors.trellis import PARITY_CHECKS
 
 MAGIC = b"\x8fMTQ"
@@ -39,7 +40,10 @@ TRELLIS_CODES = (0, 8, 2, 3, 4, 5, 6, 7)
 
 TRELLISES = PARITY_CHECKS.keys() & set(TRELLIS_CODES)
 OWN_CODER_FLAG = 1 << 6
-BASIS_FLAG = 1 << 7
+MORE_FLAG = 1 << 7
+"""A number follows: ``SCALES``, or how many the number of a basis is beyond it."""
+
+SCALES = 0
 
 EXACT_RAW, EXACT_ZSTD, EXACT_INLINE, EXACT_TIED = 0, 1, 2, 3
 EXACT_NAMES = ("raw", "zstd", "inline", "tied")
@@ -99,10 +103,10 @@ def row_length(shape: tuple[int, ...], scan: Scan = "rows") -> int:
     return prod(shape[1:]) if len(shape) > 1 else 0
 
 
-def grid_fits(grid: BucketGrid, dtype: Dtype) -> bool:
-    """Whether every reference value is finite in `dtype`."""
+def grid_fits(grid: BucketGrid, dtype: Dtype, scales: Scales | None = None) -> bool:
+    """Whether every reference value is finite in `dtype`, by the largest of the `scales` too."""
     ends = np.abs(grid.values_of(np.array([0, grid.count - 1])))
-    return float(ends.max()) <= LARGEST[dtype]
+    return float(ends.max()) * (1.0 if scales is None else scales.largest) <= LARGEST[dtype]
 
 
 def largest_column_sum(size: int, numerators: Callable[[slice], NDArray[np.float64]]) -> float:

@@ -182,6 +182,7 @@ def _quantized(entry: Entry, indices: NDArray[np.int64] | None, bases: Sequence[
         scan=entry.scan,
         trellis_bits=entry.trellis_bits,
         basis=None if entry.basis is None else bases[entry.basis],
+        scales=entry.scales,
     )
 
 

@@ -63,7 +63,11 @@ class Restoration:
         # The formula of QuantizedTensor.values, in the same order, so that both give the same bits.
         grid = self.grid
         values: NDArray[np.float64] = grid.center + grid.radius * numerators / grid.count
-        place(self.values, self._entry.scan == "columns", self._position, stored(values, self._entry.dtype))
+        is_by_columns = self._entry.scan == "columns"
+        if self._entry.scales is not None:
+            stop = self._position + values.size
+            values *= self._entry.scales.of(self._entry.shape, self._position, stop, by_columns=is_by_columns)
+        place(self.values, is_by_columns, self._position, stored(values, self._entry.dtype))
 
 
 class BasisRestoration(Restoration):

@@ -21,6 +21,7 @@ from metaq.container.header import basis_entry
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor, is_combination_exact
+from metaq.tensors.scales import Scales, has_scales
 
 DEFAULT_CODER = "small"
 CONSTANT = "constant"
@@ -248,15 +249,25 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
         elements = tensor.values.astype(tensor.dtype.storage).tobytes()
         way, raw = exact_payload(len(elements), lambda start, stop: elements[start:stop])
         return _Item(entry=replace(entry, coder=way), raw=raw)
-    if basis is None and not layout.grid_fits(tensor.grid, tensor.dtype):
+    if tensor.scales is not None:
+        _check_scales(tensor, tensor.scales)
+    if basis is None and not layout.grid_fits(tensor.grid, tensor.dtype, tensor.scales):
         raise ConfigError(f"{tensor.name}: its buckets reach beyond the largest {tensor.dtype.name}; use a wider type.")
     if not layout.trellis_fits(tensor.grid, tensor.trellis_bits):
         raise ConfigError(
             f"{tensor.name}: a trellis of 2**{tensor.trellis_bits} states on {tensor.grid.count} buckets is not "
             "possible; use 2 to 8 trellis bits and an odd number of buckets."
         )
-    entry = replace(entry, grid=tensor.grid, scan=tensor.scan, trellis_bits=tensor.trellis_bits, basis=basis)
+    entry = replace(entry, grid=tensor.grid, scan=tensor.scan, trellis_bits=tensor.trellis_bits)
+    entry = replace(entry, basis=basis, scales=tensor.scales)
     return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()))
+
+
+def _check_scales(tensor: QuantizedTensor, scales: Scales) -> None:
+    if not has_scales(tensor.shape) or (scales.rows.size, scales.columns.size) != tensor.shape[:2]:
+        raise ConfigError(f"{tensor.name}: its scales are not one a row and one a column of shape {tensor.shape}.")
+    if tensor.basis is not None:
+        raise ConfigError(f"{tensor.name}: has a basis and scales; give it one of them.")
 
 
 def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> bytes:

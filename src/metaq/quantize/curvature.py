@@ -278,8 +278,12 @@ def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     owners = Counter(id(parameter) for own in owned.values() for parameter in own.values())
     found = {}
     for name, module in model.named_modules():
-        is_plain = isinstance(module, nn.Linear) or (
-            isinstance(module, nn.Conv2d) and module.groups == 1 and isinstance(module.padding, tuple)
+        # Classes of one's own may do anything with their inputs.
+        is_plain = (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or (
+            isinstance(module, nn.Conv2d)
+            and type(module).forward is nn.Conv2d.forward
+            and module.groups == 1
+            and isinstance(module.padding, tuple)
         )
         if not is_plain or parametrize.is_parametrized(module):
             continue

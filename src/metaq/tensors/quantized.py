@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from metaq.errors import ConfigError
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.narrow_floats import bfloat16_bits, bfloat16_values, float8_bits, float8_values
+from metaq.tensors.scales import Scales
 from metaq.tensors.trellis import continued_numerators
 
 Scan = Literal["rows", "columns"]
@@ -133,7 +134,8 @@ class QuantizedTensor:
     :meth:`restore` returns. `scan` is the order in which the indices are coded and the trellis walks: that of memory,
     or column by column of the matrix (first dimension, all others). `trellis_bits` is 0, or the binary logarithm of the
     number of states of the trellis that moves the reference values (:mod:`metaq.tensors.trellis`). If a `basis` is
-    given, the reference values are coefficients of its rows; for matrices with as many columns, scanned by rows.
+    given, the reference values are coefficients of its rows; for matrices with as many columns, scanned by rows. If
+    `scales` are given, which excludes a basis, the reference values are multiplied by them.
     """
 
     name: str
@@ -143,6 +145,7 @@ class QuantizedTensor:
     scan: Scan = "rows"
     trellis_bits: int = 0
     basis: Basis | None = None
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         if not self.dtype.is_quantizable:
@@ -165,9 +168,11 @@ class QuantizedTensor:
             coefficients = self.numerators().reshape(-1, self.basis.size).astype(np.float64)
             unit = combined_unit(self.grid, self.basis.grid)
             return combined(coefficients, self.basis.numerators(), unit).reshape(self.shape)
-        if not self.trellis_bits:
+        if not self.trellis_bits and self.scales is None:
             return self.grid.values_of(self.indices)
         values = self.grid.center + self.grid.radius * self.numerators().astype(np.float64) / self.grid.count
+        if self.scales is not None:
+            values *= self.scales.of(self.shape, 0, values.size, by_columns=self.scan == "columns")
         if self.scan == "rows":
             return values.reshape(self.shape)
         return np.ascontiguousarray(values.reshape(matrix_shape(self.shape)[::-1]).T).reshape(self.shape)

@@ -1,0 +1,96 @@
+"""Steps that suit every row and column of a matrix, where there are no data.
+
+Weights of units that do the same job differ in size by what comes before and after them. One step for all of a tensor
+wipes out its small rows; steps in proportion to the size of rows and columns keep the relative error of each the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.compression.survey import BLOCK, Facts, SortedOut, Survey, blocks_of, look_at, sample_of
+from metaq.container.layout import LARGEST
+from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import Progress
+from metaq.quantize.rotation import is_tall
+from metaq.tensors.scales import Scales
+
+Floats = NDArray[np.float64]
+
+ROW_POWER, COLUMN_POWER = 1.0, 0.5
+"""Steps grow with these powers of the sizes of rows and columns."""
+
+LEAST_WEIGHTS = 32
+"""Weights for every row and column, at least, so that their scales are no burden."""
+
+MOST = 127
+
+
+class ScaledReader(Reader):
+    """Reads weights as they are before they are multiplied by `scales`, by name of the tensor."""
+
+    def __init__(self, reader: Reader, scales: Mapping[str, Scales]) -> None:
+        self._reader = reader
+        self.scales = scales
+
+    def elements(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.generic]:
+        """See :meth:`Reader.elements`: as they are stored."""
+        return self._reader.elements(tensor, start, stop)
+
+    def values(self, tensor: StoredTensor, start: int, stop: int) -> Floats:
+        """See :meth:`Reader.values`: divided by the scales."""
+        values = self._reader.values(tensor, start, stop)
+        scales = self.scales.get(tensor.name)
+        return values if scales is None else values / scales.of(tensor.shape, start, stop)
+
+
+def scaled(
+    reader: Reader, survey: Survey, found: SortedOut, progress: Progress
+) -> tuple[Survey, SortedOut, ScaledReader]:
+    """The same with scales for the weights that they pay for, and what reads these."""
+    candidates = {each.name: scales_for(reader, each, survey.facts[each.name]) for each in found.weights}
+    scales = {name: each for name, each in candidates.items() if each is not None}
+    scaled_reader = ScaledReader(reader, scales)
+    tensors = [tensor for tensor in found.weights if tensor.name in scales]
+    progress.stage("scaling rows and columns", sum(tensor.size_bytes for tensor in tensors))
+    facts = {tensor.name: look_at(scaled_reader, tensor, progress)[0] for tensor in tensors}
+    samples = {tensor.name: sample_of(scaled_reader, tensor, found.weights) for tensor in tensors}
+    return (
+        replace(survey, facts=survey.facts | facts),
+        replace(found, samples=found.samples | samples, scales=scales),
+        scaled_reader,
+    )
+
+
+def scales_for(reader: Reader, tensor: StoredTensor, facts: Facts) -> Scales | None:
+    """Scales of a tensor of finite weights, or None where they do not pay: in vectors, in small matrices,
+    and in those that may have a basis.
+    """
+    shape = tensor.shape
+    if len(shape) < 2 or tensor.count < LEAST_WEIGHTS * (shape[0] + shape[1]) or tensor.dtype.is_float8:
+        return None
+    if tensor.row_length > BLOCK or (len(shape) == 2 and is_tall(*shape)) or not facts.mean_square:
+        return None
+    squares = np.zeros(shape[:2])
+    for start, stop in blocks_of(tensor, tensor.row_length):
+        block = reader.values(tensor, start, stop).reshape(-1, shape[1], tensor.row_length // shape[1])
+        first = start // tensor.row_length
+        squares[first : first + len(block)] = np.square(block).mean(axis=2)
+    scales = Scales(
+        rows=_exponents(squares.mean(axis=1), ROW_POWER), columns=_exponents(squares.mean(axis=0), COLUMN_POWER)
+    )
+    # Values before and after must be far from the end of the type, whatever row they are in.
+    reach = 4 * facts.largest * scales.largest / scales.smallest
+    is_even = len({*scales.rows.tolist()}) == len({*scales.columns.tolist()}) == 1
+    return None if is_even or reach > LARGEST[tensor.dtype] else scales
+
+
+def _exponents(squares: Floats, power: float) -> NDArray[np.int8]:
+    """Exponents for rows of these mean squares; on average the weights remain as large as they were."""
+    sizes = np.sqrt(np.where(squares > 0, squares, squares.mean()) / squares.mean())
+    scales = sizes**power
+    scales *= np.sqrt(np.mean(np.square(sizes / scales)))
+    exponents: NDArray[np.int8] = np.clip(np.rint(4 * np.log2(scales)), -MOST, MOST).astype(np.int8)
+    return exponents

@@ -1,0 +1,72 @@
+"""Steps that suit every row and column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import metaq
+from metaq import container
+from metaq.compression.scaling import scales_for
+from metaq.compression.survey import look_at
+from metaq.model.stored import Reader, StoredTensor
+from metaq.progress import NoProgress
+from metaq.tensors.quantized import Dtype
+
+
+def uneven(rows: int = 96, columns: int = 128, *, spread: float = 40.0, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.logspace(0, -float(np.log10(spread)), rows, dtype=torch.float64)
+    return (torch.randn(rows, columns, generator=generator, dtype=torch.float64) * sizes[:, None]).float()
+
+
+def row_errors(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """Root mean square error of every row over its root mean square."""
+    return ((wanted - found).square().mean(dim=1) / wanted.square().mean(dim=1)).sqrt()
+
+
+@pytest.mark.parametrize("shape", [(96, 128), (96, 32, 2, 2), (600, 700)])
+def test_small_rows_are_not_wiped_out(shape: tuple[int, ...]) -> None:
+    matrix = uneven(shape[0], int(np.prod(shape[1:])))
+    found = metaq.compress({"w": matrix.reshape(shape)}).state_dict()["w"].reshape(matrix.shape)
+    errors = row_errors(matrix, found)
+    assert errors.max() < 0.6
+    assert errors.max() < 4 * errors.min()
+
+
+def test_a_file_of_uneven_weights_restores_what_was_chosen(tmp_path: Path) -> None:
+    weights = {"a.weight": uneven(), "b.weight": uneven(700, 600, seed=1), "b.bias": torch.randn(700)}
+    found = metaq.compress(weights, target_ratio=9)
+    found.save(tmp_path / "m.metaq")
+    restored = metaq.load(tmp_path / "m.metaq")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in found.state_dict().items())
+    scaled = {entry.name for entry in container.describe(tmp_path / "m.metaq").entries if entry.scales is not None}
+    assert scaled == {"a.weight", "b.weight"}
+
+
+def test_zeros_stay_zero_under_scales() -> None:
+    matrix = uneven()
+    matrix[torch.rand(matrix.shape, generator=torch.Generator().manual_seed(2)) < 0.3] = 0
+    matrix[5] = 0
+    found = metaq.compress({"w": matrix})
+    assert (found.state_dict()["w"][matrix == 0] == 0).all()
+
+
+def scales_of(tensor: torch.Tensor, dtype: Dtype = Dtype.float32) -> object:
+    elements = tensor.numpy().astype(dtype.storage).reshape(-1)
+    stored = StoredTensor(name="w", dtype=dtype, shape=tuple(tensor.shape), place=elements)
+    with Reader() as reader:
+        return scales_for(reader, stored, look_at(reader, stored, NoProgress())[0])
+
+
+def test_scales_are_left_out_where_they_do_not_pay() -> None:
+    assert scales_of(uneven()) is not None
+    assert scales_of(torch.randn(4096)) is None
+    assert scales_of(uneven(16, 16)) is None
+    assert scales_of(torch.ones(96, 128).bernoulli(0.5) - 0.5) is None
+    assert scales_of(torch.zeros(96, 128)) is None
+    assert scales_of(uneven(), Dtype.float16) is not None
+    assert scales_of(uneven() * 1e4, Dtype.float16) is None
