@@ -40,12 +40,12 @@ from metaq.compression import pipeline
 from metaq.errors import MetaqError
 from metaq.lab import bucket_sweep as sweeps
 from metaq.lab import data, runs
+from metaq.lab.bucket_sweep import SweepRow
 from metaq.lab.data import DataSplits, ImageDataset
 from metaq.lab.proximal import ProximalRegularizer
 from metaq.lab.runs import Summary
 from metaq.lab.train import PRESETS, EpochRecord, TrainConfig, Trainer, preset
 from metaq.model.checkpoint import StateDict
-from metaq.quantize.sweep import SweepRow
 from metaq.regularizer.base import Regularizer
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaq.errors import ConfigError
-from metaq.quantize.sweep import SweepRow, best_rows, choose_smallest, parse_range
+from metaq.lab.bucket_sweep import SweepRow, best_rows, choose_smallest, parse_range
 from metaq.quantize.uniform import quantize_array, uniform_grids
 from metaq.tensors.quantized import Dtype
 

@@ -15,8 +15,8 @@ from metaq.cli.compress import print_report
 from metaq.config import require
 
 if TYPE_CHECKING:
+    from metaq.lab.bucket_sweep import SweepRow
     from metaq.model.checkpoint import StateDict
-    from metaq.quantize.sweep import SweepRow
 
 DEFAULT_BUCKETS = 255
 
@@ -116,8 +116,7 @@ def _swept(
     from metaq import container
     from metaq.compression.pipeline import choose_grids
     from metaq.lab import runs
-    from metaq.lab.bucket_sweep import sweep_buckets
-    from metaq.quantize.sweep import parse_range
+    from metaq.lab.bucket_sweep import parse_range, sweep_buckets
 
     bucket_counts = parse_range(counts)
     metadata = {"net": net, "data": data}

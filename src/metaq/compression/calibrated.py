@@ -2,25 +2,27 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from torch import nn
 
 from metaq import container
+from metaq.compression.compressed import Compressed
 from metaq.compression.pipeline import exact_tensor, on_grid, to_tensors
 from metaq.compression.search import SizeSearch, smallest_good
 from metaq.compression.survey import SortedOut, norm_tolerance
+from metaq.compression.uncalibrated import Request
 from metaq.model.checkpoint import StateDict, restore
 from metaq.model.norms import rounded_norms
-from metaq.model.opened import OpenedModel, state_dict_of
+from metaq.model.opened import state_dict_of
 from metaq.model.selection import RUNNING_STATISTICS
-from metaq.progress import NoProgress, Progress
 from metaq.quantize.allocation import Target, allocate, target_of, values_of
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.quantize.recovery import Recovery, recalibrated
+from metaq.tensors.coverage import coverage_of
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
 START_STEP = 0.5
@@ -33,52 +35,29 @@ EXCESS = 1.02
 """What the coder takes beyond the estimated code lengths, about."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Quantized:
-    """A module quantised for some λ, with the bytes of its file."""
-
-    tensors: tuple[Tensor, ...]
-    multiplier: float
-    data: bytes
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the file."""
-        return len(self.data)
-
-    @cached_property
-    def state_dict(self) -> StateDict:
-        """The quantised weights, as they are restored from the file."""
-        return restore(list(self.tensors))
-
-
 class CalibratedModel:
     """Quantises a module for any λ; a :class:`metaq.compression.search.SizeEstimate` too.
 
     With `recovery`, tensors are quantised one after the other, and those still to come make up for the loss. With
-    `norm_batches`, running statistics of batch normalisation are measured anew on them. `reasons` tell by every name
-    why chosen tensors are kept exactly.
+    `norm_batches`, running statistics of batch normalisation are measured anew on them.
     """
 
     def __init__(
         self,
-        model: OpenedModel,
+        request: Request,
         chosen: SortedOut,
         *,
         curvature: Mapping[str, Curvature],
         recovery: Recovery | None = None,
         norm_batches: Sequence[Batch] = (),
-        coder: str = container.DEFAULT_CODER,
-        metadata: container.Metadata | None = None,
-        progress: Progress | None = None,
     ) -> None:
+        model = request.model
         assert model.module is not None
+        self._request = request
         self._module: nn.Module = model.module
         self._recovery = recovery
         self._norm_batches = norm_batches
-        self._coder = coder
-        self._metadata = metadata
-        self._progress = progress or NoProgress()
+        self._progress = request.progress
         self._tries = 0
         self._weights = state_dict_of(self._module)
         self._alias = {name: model.first(name) for name in model.holders}
@@ -90,9 +69,7 @@ class CalibratedModel:
         for first in set(self._alias.values()) - self._targets.keys():
             grid, tensor = chosen.grids.get(model.holders[first]), self._weights[first]
             self._held[first] = exact_tensor(first, tensor) if grid is None else on_grid(first, tensor, grid)
-        self.reasons = {
-            name: chosen.reasons[holder] for name, holder in model.holders.items() if holder in chosen.reasons
-        }
+        self._reasons = {**request.selection.reasons, **model.under_all_names(chosen.reasons)}
         self._estimates: dict[float, float] = {}
 
     @cached_property
@@ -116,7 +93,7 @@ class CalibratedModel:
             self._estimates[multiplier] = EXCESS * bits / 8
         return self._estimates[multiplier]
 
-    def at(self, multiplier: float) -> Quantized:
+    def at(self, multiplier: float) -> Compressed:
         """Quantise for λ = `multiplier`."""
         self._tries += 1
         self._stage(f"quantising, try {self._tries}")
@@ -129,15 +106,22 @@ class CalibratedModel:
         held = {**self._held, **exact, **quantized}
         held |= self._statistics(restore(list(self._under_all_names(held))))
         tensors = self._under_all_names(held)
-        data = container.encode(tensors, coder=self._coder, metadata=self._metadata)
-        return Quantized(tensors=tensors, multiplier=multiplier, data=data)
+        data = container.encode(tensors, coder=self._request.coder, metadata=self._request.metadata)
+        return Compressed(
+            data=data,
+            file_bytes=len(data),
+            float_bytes=self._request.model.float_bytes,
+            weights=self._request.model.weights,
+            coverage=coverage_of(tensors).explained(self._reasons),
+            multiplier=multiplier,
+        )
 
-    def to_bytes(self, limit: int) -> Quantized:
+    def to_bytes(self, limit: int) -> Compressed:
         """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that
         small.
         """
         search = SizeSearch(limit, self)
-        best: Quantized | None = None
+        best: Compressed | None = None
         while (current := search.next(lambda: 0)) is not None:
             found = self.at(current.multiplier)
             search.finish(current, found.file_bytes)
@@ -147,7 +131,7 @@ class CalibratedModel:
         assert best is not None
         return best
 
-    def to_quality(self, is_good: Callable[[Quantized], bool]) -> Quantized | None:
+    def to_quality(self, is_good: Callable[[Compressed], bool]) -> Compressed | None:
         """The smallest file found that is good, or None."""
         if self._recovery is None:
             return smallest_good(self.at, is_good, self.usual)

@@ -27,7 +27,6 @@ from metaq.model.weights import ANY, FilterFn
 from metaq.progress import NoProgress, Progress, tracked
 from metaq.quantize.curvature import Batch, Loss, categorical_loss, measure
 from metaq.quantize.recovery import OutputLoss, Recovery
-from metaq.tensors.coverage import coverage_of
 from metaq.tensors.grid import BucketGrid
 
 Accuracy = Callable[[StateDict], float]
@@ -254,25 +253,13 @@ def _with_data(
     request: Request, model: CalibratedModel, is_good: Callable[[StateDict], bool] | None
 ) -> Compressed | None:
     if is_good is not None:
-        found = model.to_quality(lambda found: is_good(found.state_dict))
-    else:
-        limit = request.limit_bytes
-        if limit is None:
-            usual = _without_data(request, None)
-            assert usual is not None
-            limit = usual.file_bytes
-        found = model.to_bytes(limit)
-    if found is None:
-        return None
-    reasons = {**request.selection.reasons, **model.reasons}
-    return Compressed(
-        data=found.data,
-        file_bytes=found.file_bytes,
-        float_bytes=request.model.float_bytes,
-        weights=request.model.weights,
-        coverage=coverage_of(found.tensors).explained(reasons),
-        multiplier=found.multiplier,
-    )
+        return model.to_quality(lambda found: is_good(found.state_dict()))
+    limit = request.limit_bytes
+    if limit is None:
+        usual = _without_data(request, None)
+        assert usual is not None
+        limit = usual.file_bytes
+    return model.to_bytes(limit)
 
 
 def _calibrated(
@@ -288,14 +275,11 @@ def _calibrated(
         facts = {tensor.name: look_at(reader, tensor, request.progress)[0] for tensor in chosen}
         found = sorted_out(reader, chosen, facts)
     return CalibratedModel(
-        request.model,
+        request,
         found,
         curvature=measure(module, tracked(batches, request.progress, "measuring curvature"), loss=loss),
         recovery=None if training_loss is None else Recovery(module, batches, training_loss),
         norm_batches=batches if recalibrates_norms else (),
-        coder=request.coder,
-        metadata=request.metadata,
-        progress=request.progress,
     )
 
 
