@@ -49,7 +49,6 @@ EXTRAS = {
     "optuna": "lab",
     "scipy": "lab",
     "sklearn": "lab",
-    "tensorboard": "lab",
     "lightning": "lightning",
     "transformers": "transformers",
     "onnx": "onnx",

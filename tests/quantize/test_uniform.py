@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaq.errors import ConfigError
-from metaq.lab.bucket_sweep import SweepRow, best_rows, choose_smallest, parse_range
+from metaq.lab.bucket_sweep import SweepRow, choose_smallest, parse_range
 from metaq.quantize.uniform import quantize_array, uniform_grids
 from metaq.tensors.quantized import Dtype
 
@@ -70,10 +70,6 @@ ROWS = [
     SweepRow(buckets=16, accuracy=99.0, entropy_bits=400.0),
     SweepRow(buckets=32, accuracy=99.0, entropy_bits=300.0),
 ]
-
-
-def test_best_rows_are_the_most_accurate_then_the_smallest():
-    assert [row.buckets for row in best_rows(ROWS, most=3)] == [32, 16, 8]
 
 
 def test_the_smallest_row_within_the_tolerance_is_chosen():

@@ -74,7 +74,6 @@ def train(
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
     from metaq.lab import runs
     from metaq.lab.train import GoalConfig, checkpointing, device_named, launched, plain
-    from metaq.lab.train.records import tensorboard_available
 
     require((out is None) != (resume is None), "train: give either --out FOLDER or --resume FOLDER.")
     goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
@@ -97,8 +96,6 @@ def train(
     device = device_named(device_name)
     folder = resume or out or Path()
     with launched(device) as processes, output.silent(unless=processes.is_first):
-        if not tensorboard_available():
-            output.note("TensorBoard is not installed, so no scalars are written; the extra lab brings it.")
         where = Where(device=device, processes=processes)
         try:
             if resume:

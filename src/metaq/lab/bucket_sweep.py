@@ -77,7 +77,7 @@ def sweep_buckets(
         rows.append(row)
         on_row(row)
     chosen = choose_smallest(rows, least_accuracy=float_accuracy - tolerance)
-    best = best_rows(rows, most=MOST_ROWS)
+    best = sorted(rows, key=lambda row: (-row.accuracy, row.entropy_bits))[:MOST_ROWS]
     sizes = {
         row.buckets: len(container.encode(quantized_with(row.buckets), metadata=metadata)) for row in {*best, chosen}
     }
@@ -103,11 +103,6 @@ def parse_range(text: str) -> range:
         raise ConfigError(f"--sweep {text}: write it as FIRST:LAST or FIRST:LAST:STEP, as in 10:1024.") from error
     require(2 <= first <= last and step >= 1, f"--sweep {text}: needs 2 <= FIRST <= LAST and STEP >= 1.")
     return range(first, last + 1, step)
-
-
-def best_rows(rows: Sequence[SweepRow], *, most: int) -> list[SweepRow]:
-    """The `most` rows of highest accuracy, on a tie those of lower entropy, best first."""
-    return sorted(rows, key=lambda row: (-row.accuracy, row.entropy_bits))[:most]
 
 
 def choose_smallest(rows: Sequence[SweepRow], *, least_accuracy: float) -> SweepRow:

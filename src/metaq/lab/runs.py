@@ -1,7 +1,5 @@
 """Whole runs: a configuration in, a folder with the file, its measured accuracy and the pictures out."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -10,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -42,15 +39,11 @@ from metaq.lab.train import (
     plain,
 )
 from metaq.lab.train.config import TeacherConfig
-from metaq.lab.train.records import scalar_writer
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
 from metaq.model.structure import arrangement
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.grid import BucketGrid
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +86,7 @@ class TrainingOutcome:
 
 
 MODEL_FILE, CONFIG_FILE, METRICS_FILE = "model.metaq", "config.json", "metrics.jsonl"
-CURVES_FILE, SUMMARY_FILE, SCALARS_FOLDER = "curves.png", "summary.json", "tensorboard"
+CURVES_FILE, SUMMARY_FILE = "curves.png", "summary.json"
 REPORT_FILE = "report.html"
 
 DEFAULT_NET = "lenet5"
@@ -113,7 +106,7 @@ def new_folder(path: str | os.PathLike[str], *, force: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         old = [folder / name for name in (*RUN_FILES, REPORT_FILE) if (folder / name).exists()]
         require(force or not old, f"{folder}: holds a run already; give --force to replace it, or --resume to go on.")
-        for file in [*old, *(folder / SCALARS_FOLDER).glob("events.*")]:
+        for file in old:
             file.unlink()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used as the run's folder ({error.strerror}).") from error
@@ -251,20 +244,16 @@ def summarize(
 
 
 class _Recorder:
-    """Writes metrics and scalars after every epoch, then passes the news on."""
+    """Writes metrics after every epoch, then passes the news on."""
 
-    def __init__(self, trainer: Trainer, scalars: SummaryWriter | None) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._observer = trainer.observer
-        self._scalars = scalars
         self.on_step = self._observer.on_step
 
     def on_epoch(self, record: EpochRecord) -> None:
         lines = "".join(json.dumps(dataclasses.asdict(each)) + "\n" for each in self._trainer.records)
         write_bytes(self._trainer.folder / METRICS_FILE, lines.encode())
-        for name, value in dataclasses.asdict(record).items():
-            if self._scalars is not None and name != "epoch" and value is not None:
-                self._scalars.add_scalar(name, value, record.epoch)
         self._observer.on_epoch(record)
 
 
@@ -341,14 +330,10 @@ def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: Tra
 
 
 def _finish(trainer: Trainer, splits: DataSplits, begun: float, progress: Progress) -> TrainingOutcome:
-    processes, folder = trainer.processes, trainer.folder / SCALARS_FOLDER
-    if processes.is_first:
-        with scalar_writer(folder, after=len(trainer.records)) as scalars:
-            trainer.observer = _Recorder(trainer, scalars)
-            kept = trainer.run()
-    else:
-        kept = trainer.run()
-    return processes.by_first(lambda: _written(trainer, kept, splits, begun, progress))
+    if trainer.processes.is_first:
+        trainer.observer = _Recorder(trainer)
+    kept = trainer.run()
+    return trainer.processes.by_first(lambda: _written(trainer, kept, splits, begun, progress))
 
 
 def _written(

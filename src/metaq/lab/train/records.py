@@ -1,15 +1,7 @@
 """What a training remembers of every epoch, and who follows it."""
 
-from __future__ import annotations
-
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +29,6 @@ class EpochRecord:
     frozen: int
     strength: float
     seconds: float
-
-
-def scalar_writer(folder: Path, *, after: int) -> AbstractContextManager[SummaryWriter | None]:
-    """TensorBoard's writer, if that is installed; what an earlier run logged beyond `after` epochs is purged."""
-    if not tensorboard_available():
-        return nullcontext()
-    # It takes a second, which only trainings need.
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(log_dir=str(folder), purge_step=after + 1)
-
-
-def tensorboard_available() -> bool:
-    """Whether scalars can be written for TensorBoard."""
-    return find_spec("tensorboard") is not None
 
 
 class Observer(Protocol):
