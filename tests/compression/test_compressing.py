@@ -430,7 +430,11 @@ class Recorder:
 def test_progress_ends_where_it_said(made_folder, tmp_path):
     progress = Recorder()
     compress(made_folder, tmp_path / "m.metaq", progress=progress)
-    assert [label for label, _, _ in progress.stages] == ["looking at weights", "compressing"]
+    assert [label for label, _, _ in progress.stages] == [
+        "looking at weights",
+        "scaling rows and columns",
+        "compressing",
+    ]
     assert all(total == done for _, total, done in progress.stages)
     restored = Recorder()
     restore_folder(tmp_path / "m.metaq", tmp_path / "back", progress=restored)

@@ -28,6 +28,9 @@ UNIFORM = 12.0
 DEFAULT_MULTIPLIER = 2e-3
 """λ that is used without a budget: squared error a bit, relative to the mean square of the weights."""
 
+LARGE_MODEL = 20_000_000
+"""Models of fewer weights have fewer to spare: λ falls with the square root of their number."""
+
 MOST_UNLIKE = 4.0
 VECTOR_IMPORTANCE = 1024.0
 """What an error of a bias, or of a scale of a normalisation, counts more: they are few, and each meets every input."""
@@ -187,6 +190,11 @@ class Rule:
         fitting = [number for number in paying if self._survey.axes[number].basis.size == tensor.shape[1]]
         best = best_shared(sample, (sample @ self._survey.axes[number].inverse for number in fitting), step_size)
         return None if best is None else fitting[best]
+
+
+def default_multiplier(weights: int) -> float:
+    """λ for a model of so many weights where no goal is given."""
+    return DEFAULT_MULTIPLIER * math.sqrt(min(weights / LARGE_MODEL, 1.0))
 
 
 def typical_size(tensors: Sequence[StoredTensor], sizes: Mapping[str, float]) -> float:

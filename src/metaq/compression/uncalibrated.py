@@ -8,7 +8,7 @@ from pathlib import Path
 from metaq.compression.coding import Coding, Job
 from metaq.compression.compressed import Report
 from metaq.compression.goal import Goal
-from metaq.compression.planning import DEFAULT_MULTIPLIER, TOO_WIDE, Rule
+from metaq.compression.planning import TOO_WIDE, Rule, default_multiplier
 from metaq.compression.quantizing import Quantizer
 from metaq.compression.scaling import scaled
 from metaq.compression.search import SizeSearch, Try
@@ -80,9 +80,9 @@ class UncalibratedModel:
         if grids is not None:
             held = {self._model.holders[name]: grid for name, grid in grids.items()}
             return self._written(out, *self._coded(Quantizer(self._reader, held)))
-        return self.at(out) if limit is None else self._to_limit(out, limit)
+        return self.at(out, default_multiplier(self._model.weights)) if limit is None else self._to_limit(out, limit)
 
-    def at(self, out: Path, multiplier: float = DEFAULT_MULTIPLIER, *, number: int = 0) -> Report:
+    def at(self, out: Path, multiplier: float, *, number: int = 0) -> Report:
         """Quantise for a λ relative to the mean square of the weights, and write the file."""
         return self._written(out, *self._coded(self._quantizer(multiplier), multiplier, number), multiplier)
 
