@@ -291,7 +291,7 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """From images (images, 3, 224, 224), values -1 to 1, to logits (images, 1000)."""
+        """From images (images, 3, height, width), values -1 to 1, to logits (images, 1000)."""
         hidden = self._bn0(self._conv_stem(images)).clamp(0, 6)
         for block in self._blocks:
             hidden = block(hidden)
