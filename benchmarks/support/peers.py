@@ -35,7 +35,7 @@ MOST_PADDING = 1 / 8
 STEPS_SEARCHED = np.arange(-10, 11) / 10
 """Added to the largest integer when steps are searched."""
 
-NNCODEC_STEPS = (0.8, 0.5, 0.32, 0.2, 0.13, 0.08)
+NNCODEC_STEPS = (0.5, 0.3, 0.18, 0.1, 0.06, 0.035)
 """Step sizes over the root mean square of all weights."""
 
 NNCODEC_VECTOR_QP = -75

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from support import bank, bank_inputs, networks, peers
+from support import bank, bank_inputs, networks, peers, qualities
 from support.equal_quality import Curve, on_front
 
 PEERS = {peer.name: peer for peer in peers.peers()}
@@ -122,14 +122,16 @@ def test_the_front_leaves_out_what_another_beats():
     assert on_front(rows) == [rows[0], rows[2]]
 
 
-@pytest.mark.parametrize("quality", [bank.by_cosine, bank.by_pitch, bank.by_forces, bank.by_deviation])
+@pytest.mark.parametrize(
+    "quality", [qualities.by_cosine, qualities.by_pitch, qualities.by_forces, qualities.by_deviation]
+)
 def test_equal_outputs_score_one(quality):
     outputs = torch.rand(6, 13, generator=torch.Generator().manual_seed(1))
     assert quality(outputs, outputs)["score"] == pytest.approx(1)
     assert quality(outputs, outputs.flip(1))["score"] < 1
 
 
-@pytest.mark.parametrize("quality", [bank.by_characters, bank.by_classes])
+@pytest.mark.parametrize("quality", [qualities.by_characters, qualities.by_classes])
 def test_equal_logits_score_one(quality):
     logits = torch.randn(4, 20, 97, generator=torch.Generator().manual_seed(1))
     assert quality(logits, logits)["score"] == pytest.approx(1)
@@ -138,22 +140,28 @@ def test_equal_logits_score_one(quality):
 
 
 def test_decisions_are_kept_on_the_same_side_of_a_half():
-    found = bank.by_decisions(torch.tensor([0.1, 0.6, 0.9, 0.4]), torch.tensor([0.3, 0.4, 0.8, 0.4]))
+    found = qualities.by_decisions(torch.tensor([0.1, 0.6, 0.9, 0.4]), torch.tensor([0.3, 0.4, 0.8, 0.4]))
     assert found["decisions_kept_percent"] == 75
     assert found["score"] == pytest.approx(1 - 0.5 / 4)
 
 
 def test_forces_count_where_there_are_atoms():
     reference = torch.tensor([[-1.0, 1, 2, 3, 0, 0, 0]])
-    found = bank.by_forces(reference, torch.tensor([[-1.5, 1, 2, 3.3, 0, 0, 0]]))
+    found = qualities.by_forces(reference, torch.tensor([[-1.5, 1, 2, 3.3, 0, 0, 0]]))
     assert found["energy_mev_per_atom"] == pytest.approx(500)
     assert found["force_mev_per_angstrom"] == pytest.approx(100)
 
 
 def test_text_is_read_without_blanks_and_repetitions():
-    classes = [0, 1 + bank.CHARACTERS.index("a"), 1 + bank.CHARACTERS.index("a"), 0, 1 + bank.CHARACTERS.index("a")]
-    logits = torch.nn.functional.one_hot(torch.tensor([classes]), len(bank.CHARACTERS) + 1).float()
-    assert bank.read(logits) == ["aa"]
+    classes = [
+        0,
+        1 + qualities.CHARACTERS.index("a"),
+        1 + qualities.CHARACTERS.index("a"),
+        0,
+        1 + qualities.CHARACTERS.index("a"),
+    ]
+    logits = torch.nn.functional.one_hot(torch.tensor([classes]), len(qualities.CHARACTERS) + 1).float()
+    assert qualities.read(logits) == ["aa"]
 
 
 def test_a_judged_model_keeps_its_weights():
