@@ -219,16 +219,14 @@ class PitchTracker(nn.Module):
         return self.classifier(hidden.permute(0, 2, 1, 3).flatten(1)).sigmoid()
 
 
-class SamePadded(nn.Conv2d):
-    """A convolution that pads as TensorFlow does: the odd pixel at the end."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Maps, their sides over the stride, rounded up."""
-        pads: list[int] = []
-        for size, kernel, stride in zip(images.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [missing // 2, missing - missing // 2]
-        return super().forward(functional.pad(images, pads))
+def same(images: torch.Tensor, convolution: nn.Conv2d) -> torch.Tensor:
+    """A convolution padded as TensorFlow does it: the odd pixel at the end; sides over the stride, rounded up."""
+    kernels, strides = convolution.kernel_size[::-1], convolution.stride[::-1]
+    pads: list[int] = []
+    for size, kernel, stride in zip(images.shape[:1:-1], kernels, strides, strict=True):
+        missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads += [missing // 2, missing - missing // 2]
+    return convolution(functional.pad(images, pads))
 
 
 def normalisation(channels: int) -> nn.BatchNorm2d:
@@ -243,11 +241,11 @@ class InvertedBottleneck(nn.Module):
         super().__init__()
         middle = inputs * expansion
         if expansion > 1:
-            self._expand_conv = SamePadded(inputs, middle, 1, bias=False)
+            self._expand_conv = nn.Conv2d(inputs, middle, 1, bias=False)
             self._bn0 = normalisation(middle)
-        self._depthwise_conv = SamePadded(middle, middle, kernel, stride=stride, groups=middle, bias=False)
+        self._depthwise_conv = nn.Conv2d(middle, middle, kernel, stride=stride, groups=middle, bias=False)
         self._bn1 = normalisation(middle)
-        self._project_conv = SamePadded(middle, outputs, 1, bias=False)
+        self._project_conv = nn.Conv2d(middle, outputs, 1, bias=False)
         self._bn2 = normalisation(outputs)
         self._expands = expansion > 1
         self._adds = stride == 1 and inputs == outputs
@@ -255,7 +253,7 @@ class InvertedBottleneck(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Maps of the block's outputs."""
         inner = self._bn0(self._expand_conv(hidden)).clamp(0, 6) if self._expands else hidden
-        inner = self._bn1(self._depthwise_conv(inner)).clamp(0, 6)
+        inner = self._bn1(same(inner, self._depthwise_conv)).clamp(0, 6)
         inner = self._bn2(self._project_conv(inner))
         return hidden + inner if self._adds else inner
 
@@ -276,7 +274,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._conv_stem = SamePadded(3, 32, 3, stride=2, bias=False)
+        self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, bias=False)
         self._bn0 = normalisation(32)
         self._blocks = nn.ModuleList()
         inputs = 32
@@ -286,13 +284,13 @@ class EfficientNetLite0(nn.Module):
                 block = InvertedBottleneck(inputs, outputs, expansion=expansion, kernel=kernel, stride=step)
                 self._blocks.append(block)
                 inputs = outputs
-        self._conv_head = SamePadded(inputs, 1280, 1, bias=False)
+        self._conv_head = nn.Conv2d(inputs, 1280, 1, bias=False)
         self._bn1 = normalisation(1280)
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """From images (images, 3, height, width), values -1 to 1, to logits (images, 1000)."""
-        hidden = self._bn0(self._conv_stem(images)).clamp(0, 6)
+        hidden = self._bn0(same(images, self._conv_stem)).clamp(0, 6)
         for block in self._blocks:
             hidden = block(hidden)
         hidden = self._bn1(self._conv_head(hidden)).clamp(0, 6)
