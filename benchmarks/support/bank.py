@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from scipy.signal import resample_poly
 from torch import nn
 from torch.nn import functional
 
@@ -169,6 +170,28 @@ def silero(sources: Sources) -> Case:
     calibration, held_out = (batched(bank_inputs.recordings(*part, length=length), 8) for part in parts)
     model = networks.VoiceActivity()
     return case_of("silero", model, state, calibration=calibration, held_out=held_out, quality=by_decisions)
+
+
+def silero_script(sources: Sources) -> Case:
+    """Voice activity for two rates, from the TorchScript file."""
+    script = torch.jit.load(sources.file("silero_vad", "silero_vad", "data", "silero_vad.jit"), map_location="cpu")
+    length = 160 * networks.VoiceActivity.CHUNK
+
+    def both(texts: Sequence[str], voices: Sequence[str], generator: np.random.Generator) -> list[Batch]:
+        fine = bank_inputs.recordings(texts, voices, generator, length=length)
+        coarse = resample_poly(fine, 1, 2, axis=1).astype(np.float32)
+        return list(zip(batched(fine, 8), batched(coarse, 8), strict=True))
+
+    parts = zip(sources.texts(24), halves_of_voices(), generators(), strict=True)
+    calibration, held_out = (both(*part) for part in parts)
+    return case_of(
+        "silero_script",
+        networks.VoiceActivityOfRates(),
+        script.state_dict(),
+        calibration=calibration,
+        held_out=held_out,
+        quality=by_decisions,
+    )
 
 
 def fracast(sources: Sources) -> Case:
@@ -354,7 +377,7 @@ def stand_in(seed: int) -> Case:
 
 MAKERS: Mapping[str, Callable[[Sources], Case]] = {
     maker.__name__: maker
-    for maker in (resemblyzer, silero, fracast, chgnet, english_g2, craft, minilm, crepe, efficientnet)
+    for maker in (resemblyzer, silero, silero_script, fracast, chgnet, english_g2, craft, minilm, crepe, efficientnet)
 }
 
 SETTLED = ("resemblyzer", "fracast", "english_g2", "minilm")

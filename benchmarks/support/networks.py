@@ -5,11 +5,14 @@ The attributes are named so that a module's state dict has the very names of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+TINY = 1e-20
+"""Least power in a band: the root of 0 has no derivative."""
 
 
 class VoiceEncoder(nn.Module):
@@ -29,10 +32,9 @@ class VoiceEncoder(nn.Module):
 
 
 class VoiceActivity(nn.Module):
-    """Silero VAD for 16 kHz."""
+    """Silero VAD for 16 kHz, named as in its safetensors file."""
 
-    CHUNK = 512
-    CONTEXT = 64
+    CHUNK, CONTEXT = 512, 64
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,20 +48,81 @@ class VoiceActivity(nn.Module):
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
         """From audio (recordings, samples), whole chunks, to probabilities of speech (recordings, chunks)."""
-        chunks = functional.pad(audio, (self.CONTEXT, 0)).unfold(1, self.CONTEXT + self.CHUNK, self.CHUNK)
-        state = None
-        found = []
-        for chunk in chunks.unbind(dim=1):
-            state = self.lstm_cell(self._features(chunk), state)
-            found.append(self.final_conv(state[0][..., None].relu()).sigmoid()[:, 0, 0])
-        return torch.stack(found, dim=1)
+        layers = (self.conv1, self.conv2, self.conv3, self.conv4)
+        return speech_probabilities(
+            in_chunks(audio, self.CHUNK, self.CONTEXT), self.stft_conv, layers, self.lstm_cell, self.final_conv
+        )
 
-    def _features(self, chunk: torch.Tensor) -> torch.Tensor:
-        parts = self.stft_conv(functional.pad(chunk[:, None], (0, self.CONTEXT), mode="reflect"))
-        hidden = (parts[:, :129].square() + parts[:, 129:].square()).clamp(min=1e-20).sqrt()
-        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+
+def in_chunks(audio: torch.Tensor, chunk: int, context: int) -> torch.Tensor:
+    """Chunks with some samples before and, mirrored, after them: (recordings, chunks, samples)."""
+    chunks = functional.pad(audio, (context, 0)).unfold(1, context + chunk, chunk)
+    return functional.pad(chunks, (0, context), mode="reflect")
+
+
+def speech_probabilities(
+    chunks: torch.Tensor,
+    transform: Callable[[torch.Tensor], torch.Tensor],
+    layers: Iterable[nn.Module],
+    cell: nn.LSTMCell,
+    last: nn.Module,
+) -> torch.Tensor:
+    """Silero's network: `transform` gives real and imaginary parts one after the other."""
+    state = None
+    found = []
+    for chunk in chunks.unbind(dim=1):
+        real, imaginary = transform(chunk[:, None]).chunk(2, dim=1)
+        hidden = (real.square() + imaginary.square()).clamp(min=TINY).sqrt()
+        for layer in layers:
             hidden = layer(hidden).relu()
-        return hidden[..., 0]
+        state = cell(hidden[..., 0], state)
+        found.append(last(state[0][..., None].relu()).sigmoid()[:, 0, 0])
+    return torch.stack(found, dim=1)
+
+
+class VoiceActivityOfRate(nn.Module):
+    """Silero VAD for one rate, named as in its TorchScript file, where its transform is a buffer."""
+
+    def __init__(self, *, chunk: int) -> None:
+        super().__init__()
+        self._chunk = chunk
+        bands = chunk // 4 + 1
+        self.stft = nn.Module()
+        self.stft.register_buffer("forward_basis_buffer", torch.zeros(2 * bands, 1, chunk // 2))
+        self.encoder = nn.ModuleList(
+            nn.ModuleDict({"reparam_conv": nn.Conv1d(inputs, outputs, 3, stride=stride, padding=1)})
+            for inputs, outputs, stride in ((bands, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1))
+        )
+        self.decoder = nn.ModuleDict(
+            {
+                "rnn": nn.LSTMCell(128, 128),
+                "decoder": nn.Sequential(nn.Dropout(), nn.ReLU(), nn.Conv1d(128, 1, 1), nn.Sigmoid()),
+            }
+        )
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        """From audio (recordings, samples), whole chunks, to probabilities of speech (recordings, chunks)."""
+        basis = self.stft.forward_basis_buffer
+
+        def transform(chunk: torch.Tensor) -> torch.Tensor:
+            return functional.conv1d(chunk, basis, stride=self._chunk // 4)
+
+        layers = [layer["reparam_conv"] for layer in self.encoder]
+        chunks = in_chunks(audio, self._chunk, self._chunk // 8)
+        return speech_probabilities(chunks, transform, layers, self.decoder["rnn"], self.decoder["decoder"][2])
+
+
+class VoiceActivityOfRates(nn.Module):
+    """Silero VAD for 16 and for 8 kHz, as its TorchScript file has them side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._model = VoiceActivityOfRate(chunk=512)
+        self._model_8k = VoiceActivityOfRate(chunk=256)
+
+    def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """Probabilities for audio of 16 kHz and, after them, for that of 8 kHz (recordings, chunks of both)."""
+        return torch.cat([self._model(fine), self._model_8k(coarse)], dim=1)
 
 
 class BidirectionalLstm(nn.Module):

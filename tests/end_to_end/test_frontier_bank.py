@@ -177,6 +177,7 @@ def test_a_judged_model_keeps_its_weights():
     [
         (networks.VoiceEncoder(), (2, 20, 40), (2, 256)),
         (networks.VoiceActivity(), (2, 2048), (2, 4)),
+        (networks.VoiceActivityOfRate(chunk=256), (2, 1024), (2, 4)),
         (networks.TextRecognizer(97), (1, 1, 64, 100), (1, 24, 97)),
         (networks.TextDetector(), (1, 3, 64, 96), (1, 2, 32, 48)),
         (networks.PitchTracker(), (3, 1024), (3, 360)),
