@@ -36,7 +36,7 @@ STEPS_SEARCHED = np.arange(-10, 11) / 10
 """Added to the largest integer when steps are searched."""
 
 NNCODEC_STEPS = (0.5, 0.3, 0.18, 0.1, 0.06, 0.035)
-"""Step sizes over the root mean square of all weights."""
+"""Step sizes over the geometric mean of the matrices' root mean squares, by their numbers of weights."""
 
 NNCODEC_VECTOR_QP = -75
 """What NNCodec itself takes for what is no weight matrix."""
@@ -301,10 +301,11 @@ def nncodec_points(state: State) -> Iterator[tuple[str, dict[str, torch.Tensor],
     if not nncodec_streams.is_installed():
         return
     weights = {name: tensor.detach().numpy() for name, tensor in state.items()}
-    floating = np.concatenate([weights[name].reshape(-1) for name, tensor in state.items() if is_quantized(tensor)])
-    root = float(np.sqrt(np.mean(floating.astype(np.float64) ** 2)))
+    matrices = [weights[name].astype(np.float64) for name, tensor in state.items() if is_quantized(tensor)]
+    logarithms = [0.5 * np.log2(np.mean(matrix**2)) for matrix in matrices if matrix.any()]
+    middle = 2 ** np.average(logarithms, weights=[matrix.size for matrix in matrices if matrix.any()])
     for ratio in NNCODEC_STEPS:
-        qp = nncodec_streams.qp_of_step(ratio * root)
+        qp = nncodec_streams.qp_of_step(ratio * float(middle))
         row, restored = nncodec_streams.quantized(weights, lambda_scale=1.0, qp=qp, vector_qp=NNCODEC_VECTOR_QP)
         tensors = {
             name: torch.from_numpy(np.array(restored[name])).reshape(tensor.shape).to(tensor.dtype)
