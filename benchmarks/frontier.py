@@ -222,17 +222,24 @@ def main() -> int:
     try:
         for case in cases(options):
             result[case.name] = run(case, plan)
+            finish(case.name, result, options)
     except (CannotRunError, MissingToolError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for line in table(result):
         plan.show(line)
-    write_json({"settled": SETTLED, "models": result}, options.json)
+    if options.json == "-":
+        write_json({"settled": SETTLED, "models": result}, options.json)
+    return 0
+
+
+def finish(name: str, result: dict[str, Row], options: argparse.Namespace) -> None:
+    """Write what there is after a model: a run of all of them takes long."""
+    if options.json != "-":
+        write_json({"settled": SETTLED, "models": result}, options.json)
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)
-        for name, model in result.items():
-            plot(name, model, options.plots / f"{name}.png")
-    return 0
+        plot(name, result[name], options.plots / f"{name}.png")
 
 
 def wanted_ways(options: argparse.Namespace) -> tuple[bool, bool]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from support.embeddings_plot import BLUE, GREY, ORANGE
 
@@ -33,7 +34,11 @@ def plot(name: str, result: Mapping[str, Any], path: Path) -> None:
         rows = sorted((row for row in result["metaq"] if row["way"] == way), key=lambda row: float(row["bytes"]))
         if rows:
             axes.plot(*points(rows, result), "o-", color=color, label=way, markersize=4)
-    axes.set(yscale="log", xscale="log", xlabel="complete file, % of float", ylabel="1 - score")
+    axes.set(yscale="log", xscale="log", xlabel="complete file, % of its floats", ylabel="1 - score")
+    axes.set_ylim(top=1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"{name}: floats are {result['float_bytes']:,} bytes")
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.legend(frameon=False)
