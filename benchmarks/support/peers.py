@@ -300,7 +300,7 @@ def nncodec_points(state: State) -> Iterator[tuple[str, dict[str, torch.Tensor],
     """NNCodec's streams with dependent quantisation at some steps: name, weights restored, bytes, seconds."""
     if not nncodec_streams.is_installed():
         return
-    weights = {name: tensor.detach().numpy() for name, tensor in state.items()}
+    weights = {name: np.atleast_1d(tensor.detach().numpy()) for name, tensor in state.items()}
     matrices = [weights[name].astype(np.float64) for name, tensor in state.items() if is_quantized(tensor)]
     logarithms = [0.5 * np.log2(np.mean(matrix**2)) for matrix in matrices if matrix.any()]
     middle = 2 ** np.average(logarithms, weights=[matrix.size for matrix in matrices if matrix.any()])
