@@ -24,8 +24,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from metaq import container
-from metaq.compression.pipeline import to_tensors
-from metaq.compression.trained import trained_tensors
+from metaq.compression.pipeline import to_tensors, trained_tensors
 from metaq.lab import data, nets
 from metaq.lab.train import Silent, Trainer, preset
 from metaq.model.checkpoint import StateDict, weights_of

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding import zero_order_entropy_bits
 from metaq.coding.chunks import StreamShape
+from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.container.coders import CHUNK_CODERS
 from metaq.lab.reference_coders import REFERENCE_CODERS
 from metaq.model import checkpoint

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 
 from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig
-from metaq.entropy import passes
 from metaq.entropy.cells import cell_statistics
 from metaq.entropy.dual import (
     DualResult,
@@ -35,7 +34,8 @@ from metaq.entropy.dual import (
 from metaq.entropy.dual.primal import hinge_sums
 from metaq.entropy.hull import lower_hull
 from metaq.entropy.objective import magnitude_slopes, spread_slopes
-from metaq.entropy.passes import GridSet, compiled_passes, torch_passes
+from metaq.entropy.passes import compiled_passes, dispatch, torch_passes
+from metaq.entropy.passes.grids import GridSet
 from metaq.lab import nets
 from metaq.tensors.grid import BucketGrid
 from support.results import write_json
@@ -79,13 +79,13 @@ def on_one_thread(measure: Callable[[], Result]) -> Result:
 def spread_call(weights: torch.Tensor, grid: BucketGrid, *, steps: int = FISTA_STEPS) -> torch.Tensor:
     """One regulariser call: pass over the weights, FISTA on counts and sums, slopes added to a gradient."""
     grids = GridSet.of([grid])
-    counts, fractions = passes.cell_sums([weights], [0], grids)
+    counts, fractions = dispatch.cell_sums([weights], [0], grids)
     starts = torch.full((1, grid.count), torch.nan, dtype=torch.float64)
     slopes, _ = spread_slopes(
         counts, fractions, starts=starts, step_sizes=grids.step_size, iterations=steps, zeta_per_weight=2.25
     )
     gradient = torch.zeros_like(weights)
-    passes.add_slopes(passes.TensorPairs([weights], [gradient], [0]), grids, slopes.repeat_interleave(2, dim=1))
+    dispatch.add_slopes(dispatch.TensorPairs([weights], [gradient], [0]), grids, slopes.repeat_interleave(2, dim=1))
     return gradient
 
 
@@ -208,7 +208,7 @@ def measure_many_weights(seed: int, *, device: str, rounds: int) -> Result:
     starts = torch.full((len(weights), 64), torch.nan, dtype=torch.float64)
 
     def spread() -> None:
-        counts, fractions = passes.cell_sums(weights, groups, grids)
+        counts, fractions = dispatch.cell_sums(weights, groups, grids)
         slopes, _ = spread_slopes(
             counts,
             fractions,
@@ -217,15 +217,15 @@ def measure_many_weights(seed: int, *, device: str, rounds: int) -> Result:
             iterations=FISTA_STEPS,
             zeta_per_weight=2.25,
         )
-        passes.add_slopes(
-            passes.TensorPairs(weights, gradients, groups), grids, 1e-9 * slopes.repeat_interleave(2, dim=1)
+        dispatch.add_slopes(
+            dispatch.TensorPairs(weights, gradients, groups), grids, 1e-9 * slopes.repeat_interleave(2, dim=1)
         )
 
     def code_length() -> None:
-        counts = passes.bucket_counts(weights, groups, grids)
+        counts = dispatch.bucket_counts(weights, groups, grids)
         slopes = magnitude_slopes(counts, attractor=32, step_size=grids.step_size)
-        passes.add_slopes(
-            passes.TensorPairs(weights, gradients, groups), grids, 1e-9 * slopes.repeat_interleave(2, dim=1)
+        dispatch.add_slopes(
+            dispatch.TensorPairs(weights, gradients, groups), grids, 1e-9 * slopes.repeat_interleave(2, dim=1)
         )
 
     medians = median_ms({"adam_ms": adam.step, "spread_ms": spread, "code_length_ms": code_length}, rounds=rounds)

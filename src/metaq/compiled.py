@@ -1,7 +1,5 @@
 """Compilation of the few loops that run over every weight or bucket. Without Numba they run as plain Python."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -12,6 +10,12 @@ from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Array = TypeVar("Array", bound=NDArray[np.generic])
+
+Bytes = NDArray[np.uint8]
+Symbols = NDArray[np.int32]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+"""What compiled functions mostly work on."""
 
 IS_COMPILED = find_spec("numba") is not None
 """Whether :func:`compiled` compiles; restoring files does without, many times slower."""

@@ -1,7 +1,5 @@
 """Frozen configurations: validated, written to JSON and read back, unknown keys refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import json

@@ -3,8 +3,6 @@
 Numba makes it fast but is not needed either; other packages are needed only for the coders that are made of them.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 

@@ -1,7 +1,5 @@
 """Writing files so that a reader sees either the old bytes or the new ones, never half of them."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -4,13 +4,11 @@ Needs ``pip install 'metaq-torch[transformers]'``. Nothing in a file is executed
 found by the configuration.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -21,7 +19,7 @@ from metaq.compression.compressed import Report
 from metaq.compression.compressing import compress_to_file
 from metaq.compression.goal import Goal
 from metaq.compression.restoring import restore_folder
-from metaq.config import missing
+from metaq.config import needed
 from metaq.container import DEFAULT_CODER
 from metaq.errors import ConfigError, FormatError
 from metaq.model.opened import open_model
@@ -81,7 +79,7 @@ def save_pretrained(
         If the file cannot be written.
     """
     goal = Goal(target_bytes=target_bytes, target_ratio=target_ratio, target_bits_per_weight=target_bits_per_weight)
-    transformers = _transformers()
+    transformers = needed("transformers")
     if not isinstance(model, transformers.PreTrainedModel):
         raise ConfigError(f"model: {type(model).__name__} is no model of Transformers; use metaq.compress for others.")
     out = Path(path)
@@ -126,12 +124,8 @@ def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Any:
     FormatError
         If the file is damaged, foreign, was not made of a folder, or has no configuration that Transformers knows.
     """
-    if options.get("trust_remote_code"):
-        raise ConfigError("trust_remote_code: code that a file brings along is never run; restore the folder instead.")
-    transformers = _transformers()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        folder = Path(place) / "model"
-        restore_folder(Path(path), folder)
+    transformers = needed("transformers")
+    with _restored(path, options) as folder:
         model_class = _class_of(transformers, Path(path), folder / CONFIG)
         try:
             model = model_class.from_pretrained(folder, **{"dtype": "auto", "local_files_only": True, **options})
@@ -150,23 +144,23 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
     FormatError
         If the file is damaged or foreign, was not made of a folder, or carries no tokenizer.
     """
-    if options.get("trust_remote_code"):
-        raise ConfigError("trust_remote_code: code that a file brings along is never run; restore the folder instead.")
-    transformers = _transformers()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        folder = Path(place) / "model"
-        restore_folder(Path(path), folder, only_files=True)
+    transformers = needed("transformers")
+    with _restored(path, options, only_files=True) as folder:
         try:
             return transformers.AutoTokenizer.from_pretrained(folder, **{"local_files_only": True, **options})
         except LOADING_ERRORS as error:
             raise FormatError(f"{path}: carries no tokenizer that Transformers knows ({error}).") from error
 
 
-def _transformers() -> ModuleType:
-    try:
-        return import_module("transformers")
-    except ImportError as error:
-        raise missing("transformers") from error
+@contextmanager
+def _restored(path: str | os.PathLike[str], options: Mapping[str, Any], *, only_files: bool = False) -> Iterator[Path]:
+    """The folder that a file was made of."""
+    if options.get("trust_remote_code"):
+        raise ConfigError("trust_remote_code: code that a file brings along is never run; restore the folder instead.")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "model"
+        restore_folder(Path(path), folder, only_files=only_files)
+        yield folder
 
 
 def _class_of(transformers: ModuleType, path: Path, config: Path) -> Any:

@@ -1,7 +1,5 @@
 """A callback for Lightning: the regulariser in ``Trainer(callbacks=[EntropyCallback()])``."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -111,7 +109,7 @@ class EntropyCallback(SessionHolder, pl.Callback):
             )
             total_steps = int(expected) - done
         self._session = TrainingSession(self._part_of(pl_module), self.config, total_steps=total_steps)
-        self._session.attach(trainer.optimizers)
+        self._session.regularizer.attach(*trainer.optimizers)
         if loaded is not None:
             self._session.load_state_dict(loaded)
         require(

@@ -1,7 +1,5 @@
 """How far a job is, told to whoever shows it: every stage that may last longer than two seconds says so here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 

@@ -97,7 +97,7 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         if self._session is not None:
             self._session.detach()
         self._session = TrainingSession(kwargs["model"], self.config, total_steps=state.max_steps)
-        self._session.attach([kwargs["optimizer"]])
+        self._session.regularizer.attach(kwargs["optimizer"])
         self._resume(self._session, args, state)
         if self._trainer is None and args.report_to and state.is_world_process_zero:
             _LOGGER.warning(

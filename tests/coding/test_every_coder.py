@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metaq.coding import ChunkCoder, StreamShape, zero_order_entropy_bits
-from metaq.container.coders import CODERS, checked_name, name_of
+from metaq.coding.chunks import ChunkCoder, StreamShape
+from metaq.coding.entropy import zero_order_entropy_bits
+from metaq.container.coders import CODERS, check_name, name_of
 from metaq.container.coders import encode_chunk as encode
 from metaq.errors import CodecError, ConfigError
 
@@ -150,10 +151,10 @@ def test_identifiers_are_what_files_hold() -> None:
 
 
 def test_unknown_coders_are_refused_with_a_hint() -> None:
-    with pytest.raises(ConfigError, match="did you mean small"):
-        checked_name("smal")
-    with pytest.raises(ConfigError, match="choose one of constant, small, fast"):
-        checked_name("qqq")
+    with pytest.raises(ConfigError, match="did you mean 'small'"):
+        check_name("smal")
+    with pytest.raises(ConfigError, match="choose one of: constant, fast, small"):
+        check_name("qqq")
 
 
 def test_what_does_not_decode_to_its_symbols_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

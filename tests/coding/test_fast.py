@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metaq.coding import zero_order_entropy_bits
 from metaq.coding.chunks import StreamShape
 from metaq.coding.context import fast, fast_kernel
 from metaq.coding.context.fast import FastCoder
+from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.errors import CodecError
 from metaq.tensors.trellis import transitions
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from metaq.coding import header_bytes
 from metaq.coding.header_bytes import DICTIONARY, MAX_EXPANSION, decode_header_bytes, encode_header_bytes
-from metaq.coding.logistic import logistic_table, logit_table
+from metaq.coding.tables import logistic_table, logit_table
 from metaq.errors import CodecError
 
 RECIPE = Path(__file__).parents[1] / "container" / "dictionary.py"

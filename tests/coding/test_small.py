@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metaq.coding import zero_order_entropy_bits
 from metaq.coding.chunks import StreamShape
 from metaq.coding.context.small import DEEP_SYMBOLS, SmallCoder
+from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.errors import CodecError
 
 CODER = SmallCoder()

@@ -59,10 +59,10 @@ def small_is_large() -> Iterator[None]:
     """Blocks and chunks that small tensors fill."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("metaq.compression.quantizing.SEARCHED_ELEMENTS", LARGE)
-        patched.setattr("metaq.compression.sampling.MAX_TRELLIS_ROW", 1 << 12)
+        patched.setattr("metaq.compression.survey.MAX_TRELLIS_ROW", 1 << 12)
         patched.setattr("metaq.compression.survey.BLOCK", 1 << 12)
         patched.setattr("metaq.compression.coding.CHUNK_BITS", CHUNK_BITS)
-        patched.setattr("metaq.compression.sampling.TOTAL", 1 << 14)
+        patched.setattr("metaq.compression.survey.TOTAL", 1 << 14)
         yield
 
 

@@ -178,7 +178,7 @@ def interrupted(folder, out, monkeypatch, *, after: int = 2) -> None:
             compress(folder, out)
 
 
-@pytest.mark.parametrize("name", ["attempt-0/payloads", "attempt-0/journal", "survey.json", "basis-0.npy", "job.json"])
+@pytest.mark.parametrize("name", ["attempt-0/payloads", "attempt-0/journal", "job.json"])
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9])
 def test_damaged_remains_do_not_get_into_the_file(made_folder, tmp_path, monkeypatch, whole, name, place):
     out = tmp_path / "model.metaq"

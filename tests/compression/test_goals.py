@@ -21,8 +21,8 @@ from metaq.errors import ConfigError
 from metaq.lab import classifiers
 from metaq.lab.classifiers import drop_bound
 from metaq.quantize import curvature
+from metaq.quantize.allocation import target_of
 from metaq.quantize.recovery import Recovery
-from metaq.quantize.targets import target_of
 from metaq.tensors.quantized import ExactTensor
 
 

@@ -187,7 +187,7 @@ def test_links_stay_in_the_folder_or_in_the_cache_it_is_a_snapshot_of(tmp_path):
 
 
 def test_files_with_unsafe_names_and_large_ones_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("metaq.model.carrying.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("metaq.model.folder.MAX_FILE_BYTES", 1000)
     save_file({"w": torch.ones(3)}, tmp_path / "model.safetensors")
     for name, size in (("a:b.txt", 1), ("con.txt", 1), ("large.json", 1001), ("fits.json", 1000)):
         (tmp_path / name).write_bytes(bytes(size))

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from metaq import container
-from metaq.compression.pipeline import quantized_state_dict, to_tensors
-from metaq.compression.trained import trained_tensors
+from metaq.compression.pipeline import quantized_state_dict, to_tensors, trained_tensors
 from metaq.lab import nets
 from metaq.model import checkpoint
 from metaq.tensors.grid import BucketGrid

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metaq import container
-from metaq.coding import zero_order_entropy_bits
+from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.container.coders import CHUNK_CODERS
 from metaq.errors import FormatError
 from metaq.tensors.grid import BucketGrid

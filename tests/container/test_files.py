@@ -214,7 +214,7 @@ def test_what_the_format_cannot_hold_is_refused() -> None:
         container.encode([], metadata={"flag": True})
     with pytest.raises(ConfigError, match="metadata: big"):
         container.encode([], metadata={"big": 1 << 62})
-    with pytest.raises(ConfigError, match="did you mean small"):
+    with pytest.raises(ConfigError, match="did you mean 'small'"):
         container.encode([], coder="smal")
     with pytest.raises(CodecError, match="w: constant: the symbols differ"):
         container.encode([quantized("w", (40,))], coder="constant")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaq.lab.frontier.plot import REFERENCES, Point, save_frontier
+from metaq.lab.plots import REFERENCES, Point, save_frontier
 
 TRIALS = [Point(700, 97.0), Point(900, 98.5), Point(4000, 98.0)]
 MEMBERS = [Point(700, 96.5), Point(900, 98.75)]

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaq.lab.plots import save_buckets, save_curves
+from metaq.lab.plots import save_curves
 from metaq.lab.train import EpochRecord
-from metaq.quantize import quantize_array
-from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Dtype
 
 
 def record(epoch):
@@ -35,13 +32,3 @@ def test_curves_are_a_png_of_some_size(tmp_path, epochs):
         assert image.format == "PNG"
         assert min(image.size) > 500
         assert len(np.unique(np.asarray(image.convert("L")))) > 10
-
-
-def test_buckets_of_every_tensor_are_drawn(tmp_path):
-    values = np.random.default_rng(0).normal(size=(20, 5))
-    grid = BucketGrid(center=0.0, radius=3.0, count=9)
-    tensors = {"quantised": values, "float": values, "scalar": np.array(0.5)}
-    save_buckets(tmp_path / "b.png", tensors, {"quantised": quantize_array("quantised", values, grid, Dtype.float32)})
-    with Image.open(tmp_path / "b.png") as image:
-        assert image.format == "PNG"
-        assert image.size[0] > image.size[1]

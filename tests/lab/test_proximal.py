@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from metaq.entropy.ecsq import solve_ecsq
-from metaq.entropy.passes import GridSet
+from metaq.entropy.passes.grids import GridSet
 from metaq.errors import ConfigError, NonFiniteError
 from metaq.lab.proximal import Multipliers, ProximalRegularizer, compression_step
 from metaq.regularizer.config import BucketConfig, RegularizerConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from metaq.coding import zero_order_entropy_bits
+from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.errors import CodecError
 from metaq.lab.reference_coders import (
     BYTES_CODERS,

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from metaq.quantize import allocation, rates, rdo, rotation, search
-from metaq.tensors.quantized import Dtype
+from metaq.tensors.quantized import Dtype, matrix_shape
 from metaq.tensors.trellis import PARITY_CHECKS, continued_numerators, transitions
 
 COSTS = rates.initial_costs()
 
 
 def squared_error_importance(shape: tuple[int, ...]) -> rdo.Importance:
-    return rdo.Importance(elements=np.full(rdo.matrix_shape(shape), 2.0))
+    return rdo.Importance(elements=np.full(matrix_shape(shape), 2.0))
 
 
 def laplacian(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -182,5 +182,6 @@ def test_a_basis_pays_for_correlated_rows_only() -> None:
     basis = rotation.find_basis(mixed, 0.05)
     assert basis is not None
     np.testing.assert_allclose(rotation.rotate(mixed, basis) @ basis.values(), mixed, atol=1e-9)
-    assert rotation.gain_bits(mixed, basis, 0.05) > 0.5
+    squares = [np.square(rows).mean(axis=0) for rows in (mixed, rotation.rotate(mixed, basis))]
+    assert rotation.saved_bits(*squares, 0.05) > 0.5
     assert rotation.find_basis(rng.normal(size=(4000, 32)), 0.05) is None

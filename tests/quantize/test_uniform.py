@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaq.errors import ConfigError
-from metaq.quantize import quantize_array, uniform_grids
 from metaq.quantize.sweep import SweepRow, best_rows, choose_smallest, parse_range
+from metaq.quantize.uniform import quantize_array, uniform_grids
 from metaq.tensors.quantized import Dtype
 
 WEIGHTS = {"a": np.array([-1.0, 0.25, 3.0]), "b": np.array([[10.0, 20.0]])}

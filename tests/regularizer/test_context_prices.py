@@ -14,7 +14,8 @@ from metaq import BucketConfig, ConfigError, EntropyRegularizer, RegularizerConf
 from metaq.coding.chunks import StreamShape
 from metaq.coding.context.small import SmallCoder, flag_probabilities
 from metaq.entropy.objective import LEAST_FIRST_BITS
-from metaq.entropy.passes import GridSet, TensorPairs
+from metaq.entropy.passes.dispatch import TensorPairs
+from metaq.entropy.passes.grids import GridSet
 from metaq.regularizer.context_prices import ContextPrices
 from metaq.tensors.grid import BucketGrid
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metaq import BucketGrid
-from metaq.entropy.passes import GridSet
+from metaq.entropy.passes.grids import GridSet
 from metaq.regularizer.latent import LatentWeights
 
 GRIDS = GridSet.of([BucketGrid(center=0.0, radius=1.5, count=3), BucketGrid(center=0.0, radius=3.0, count=3)])

@@ -33,7 +33,7 @@ def weights_of(model):
 
 
 def trained(session, model, optimizer, steps=STEPS):
-    session.attach([optimizer])
+    session.regularizer.attach(optimizer)
     for inputs in batches()[:steps]:
         optimizer.zero_grad()
         loss_of(model, inputs).backward()
@@ -60,7 +60,7 @@ def test_a_closure_gives_what_gradients_made_before_the_step_give(by_name):
     model = make_model()
     closed = torch.optim.Adam(model.parameters(), lr=1e-2)
     session = TrainingSession(model, CONFIG, total_steps=STEPS)
-    session.attach([closed])
+    session.regularizer.attach(closed)
     for inputs in batches():
 
         def closure(inputs=inputs):
@@ -80,9 +80,9 @@ def test_optimisers_that_call_their_closure_often_are_refused():
     model = make_model()
     session = TrainingSession(model, CONFIG, total_steps=STEPS)
     with pytest.raises(ConfigError, match="LBFGS"):
-        session.attach([torch.optim.LBFGS(model.parameters())])
-    with pytest.raises(ConfigError, match="optimizers"):
-        session.attach([])
+        session.regularizer.attach(torch.optim.LBFGS(model.parameters()))
+    with pytest.raises(ConfigError, match="no optimizer given"):
+        session.regularizer.attach()
 
 
 @pytest.mark.parametrize("forward", ["quantized", "float"])

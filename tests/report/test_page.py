@@ -51,6 +51,7 @@ def tensor(name="conv1.weight", **values):
         "elements": 50,
         "zeros": 20,
         "bytes": 80,
+        "stored_bytes": 80,
         "buckets": 9,
         "buckets_used": 5,
         "step_size": 0.125,

@@ -172,6 +172,16 @@ def test_nothing_finite_has_no_histogram():
     assert histograms.of_values("w", np.array([float("nan")])) is None
 
 
+def test_histograms_of_several_tensors_stand_two_by_two_in_one_png(tmp_path):
+    drawn = [histograms.of_values(name, np.linspace(-1, 1, 9)) for name in ("a", "b", "c")]
+    histograms.save(tmp_path / "b.png", drawn)
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.format == "PNG"
+        quarters = [image.crop(box).convert("L") for box in ((0, 0, 660, 286), (660, 286, 1320, 572))]
+    assert len(np.unique(np.asarray(quarters[0]))) > 10
+    assert np.unique(np.asarray(quarters[1])).tolist() == [255]
+
+
 def test_filters_are_blue_where_positive_orange_where_negative_clear_where_zero():
     tiles = np.array([[[[2.0, 0.0], [-2.0, 1.0]]]])
     drawn = first_layer.draw(tiles, largest=2.0, alternative="")

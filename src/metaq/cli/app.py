@@ -1,7 +1,5 @@
 """The application: its commands, and what becomes of their errors."""
 
-from __future__ import annotations
-
 import io
 import sys
 from importlib import import_module

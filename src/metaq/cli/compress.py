@@ -130,13 +130,9 @@ def _with_data(
 
 def print_report(report: Report, out: Path, *, seconds: float, as_json: bool) -> None:
     """Print what became of a model, as a table or as JSON."""
-    sizes = {
-        "bytes": report.file_bytes,
-        "float_bytes": report.float_bytes,
-        "ratio": report.ratio,
-        "weights": report.weights,
-        "bits_per_weight": report.bits_per_weight,
-    }
+    from metaq import container
+
+    sizes = container.sizes(report.file_bytes, report.float_bytes, report.weights)
     known = {"float_calibration_accuracy": report.float_accuracy, "calibration_accuracy": report.accuracy}
     accuracies = {name: value for name, value in known.items() if value is not None}
     if as_json:

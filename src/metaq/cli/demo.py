@@ -1,7 +1,5 @@
 """``metaq demo``."""
 
-from __future__ import annotations
-
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole road once, on data that need no download: train, quantise, pack, restore, evaluate, report."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from itertools import chain, count

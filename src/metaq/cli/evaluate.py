@@ -1,7 +1,5 @@
 """``metaq evaluate``."""
 
-from __future__ import annotations
-
 from metaq.cli import output
 from metaq.cli.options import Data, DataDir, Json, Model, OwnNet, Split, load_data, pick_split
 

@@ -1,7 +1,5 @@
 """``metaq inspect``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +7,7 @@ import typer
 
 from metaq.cli import output
 from metaq.cli.options import Force, Json, Model
+from metaq.config import needs
 from metaq.report import inspection
 
 
@@ -28,7 +27,10 @@ def inspect(
     # Before anything is printed, since a wrong network is an error.
     units = found.folded
     if plot is not None:
-        inspection.save_plot(plot, found)
+        needs("matplotlib", "markupsafe")
+        from metaq.report.model_file import save_plot
+
+        save_plot(plot, found)
     if as_json:
         output.print_json(found.to_dict())
         if found.coverage is not None:

@@ -88,13 +88,13 @@ def _on_buckets(
     state_dict: StateDict, out: Path, buckets: int, rules: dict[str, Any], coder: str, begun: float, *, as_json: bool
 ) -> None:
     from metaq.compression.compressing import compress
-    from metaq.compression.pipeline import chosen_grids
+    from metaq.compression.pipeline import choose_grids
 
-    grids, reasons = chosen_grids(state_dict, count=buckets, **rules)
+    grids = choose_grids(state_dict, count=buckets, **rules)
     with output.stage_progress() as progress:
         found = compress(state_dict, grids=grids, coder=coder, progress=progress)
     found.save(out)
-    found = replace(found, coverage=found.coverage.explained(reasons))
+    found = replace(found, coverage=found.coverage.explained(grids.reasons))
     print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
 
 

@@ -1,20 +1,17 @@
 """Bit strings, most significant bit first, and exponential Golomb numbers in them."""
 
-from __future__ import annotations
-
 import numpy as np
-from numpy.typing import NDArray
 
-from metaq.compiled import compiled, compiled_part
+from metaq.compiled import Bytes, Integers, compiled, compiled_part
 from metaq.errors import CodecError
 
 
-def bit_lengths(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def bit_lengths(values: Integers) -> Integers:
     """Number of binary digits of every value in ``[0, 2**53)``; 0 for 0."""
     return np.frexp(values.astype(np.float64))[1].astype(np.int64)
 
 
-def pack(values: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
+def pack(values: Integers, widths: Integers) -> bytes:
     """Concatenate `values` (each below ``2**width``) as fields of `widths` bits; zero bits fill the last byte."""
     total_bits = int(widths.sum())
     out = np.zeros((total_bits + 7) // 8, dtype=np.uint8)
@@ -22,9 +19,7 @@ def pack(values: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
     return out.tobytes()
 
 
-def exp_golomb(
-    values: NDArray[np.int64], order: int | NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def exp_golomb(values: Integers, order: int | Integers) -> tuple[Integers, Integers]:
     """Fields and widths of exponential Golomb codes of `values` >= 0, of one order or each of its own.
 
     With ``x = value + 2**order`` of ``d`` binary digits the code is ``d - order - 1`` zeros and then ``x``.
@@ -49,7 +44,7 @@ class BitReader:
         """The next field of at most 32 bits; raises :class:`CodecError` if the data end before it does."""
         return int(self.fields(1, width)[0])
 
-    def fields(self, count: int, width: int) -> NDArray[np.int64]:
+    def fields(self, count: int, width: int) -> Integers:
         """The next `count` fields of `width` <= 32 bits each, int64 of shape (count,)."""
         if count * width > self.bits_left:
             raise CodecError(f"{count} fields of {width} bits are promised but only {self.bits_left} bits are left.")
@@ -58,7 +53,7 @@ class BitReader:
         self._position_bits += count * width
         return out
 
-    def exp_golomb(self, count: int, order: int) -> NDArray[np.int64]:
+    def exp_golomb(self, count: int, order: int) -> Integers:
         """The next `count` exponential Golomb numbers, int64 of shape (count,).
 
         Raises :class:`CodecError` if the data end before, or a number exceeds 2**32.
@@ -82,7 +77,7 @@ class BitReader:
 
 
 @compiled
-def _pack(values: NDArray[np.int64], widths: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+def _pack(values: Integers, widths: Integers, out: Bytes) -> None:
     position = 0
     for index in range(values.size):
         value = values[index]
@@ -93,7 +88,7 @@ def _pack(values: NDArray[np.int64], widths: NDArray[np.int64], out: NDArray[np.
 
 
 @compiled
-def _read_fields(data: NDArray[np.uint8], position: int, width: int, out: NDArray[np.int64]) -> None:
+def _read_fields(data: Bytes, position: int, width: int, out: Integers) -> None:
     for index in range(out.size):
         value = 0
         for _ in range(width):
@@ -103,7 +98,7 @@ def _read_fields(data: NDArray[np.uint8], position: int, width: int, out: NDArra
 
 
 @compiled_part
-def read_number(data: NDArray[np.uint8], position: int, end: int, order: int, most_digits: int) -> tuple[int, int]:
+def read_number(data: Bytes, position: int, end: int, order: int, most_digits: int) -> tuple[int, int]:
     """An exponential Golomb number and the bit after it; that is -1 if `end` comes before or digits are too many."""
     zeros = 0
     while position < end and not (int(data[position >> 3]) >> (7 - (position & 7))) & 1:
@@ -120,7 +115,7 @@ def read_number(data: NDArray[np.uint8], position: int, end: int, order: int, mo
 
 
 @compiled
-def _read_exp_golomb(data: NDArray[np.uint8], position: int, order: int, out: NDArray[np.int64]) -> int:
+def _read_exp_golomb(data: Bytes, position: int, order: int, out: Integers) -> int:
     for index in range(out.size):
         out[index], position = read_number(data, position, 8 * data.size, order, 33)
         if position < 0:

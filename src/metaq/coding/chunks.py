@@ -1,7 +1,5 @@
 """The interface of all coders: several small tensors, or a piece of a large one, in one payload."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

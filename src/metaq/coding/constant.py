@@ -1,7 +1,5 @@
 """The coder of streams that hold one symbol each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The yardstick: how many bits a memoryless code with the stream's own frequencies would need."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

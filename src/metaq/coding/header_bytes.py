@@ -7,17 +7,14 @@ typical networks, so that the header of a small file costs little. All arithmeti
 part of the file format.
 """
 
-from __future__ import annotations
-
-from base64 import b85decode
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import compiled, compiled_part, workspace
+from metaq.coding.tables import LOGIT_LIMIT, logistic_table, logit_table
+from metaq.compiled import Bytes, Integers, compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
 ORDERS = 5
@@ -37,29 +34,13 @@ LOWEST_PROBABILITY = 128
 MAX_EXPANSION = 400
 """A coded header of n bytes unpacks to at most this times n + 8."""
 
-DICTIONARY = b85decode(
-    b"3;;9$Ic#lTXk}q!0FeQ0Z)9a`E@f?EWn^D;Z);_4a|XcyY+-q2a&s;)E@^IXb#z~BVR>b8Zf|mJ4{2>|a4uwTcWz&Ba&KxANoQenWnXY|Z)y`cb#"
-    b"PyBa&Kx6!2xh@b97%}baZ8IbZKvHUu<D{WpZwBa%~TR0dr++W?x}+bZ#zdUvP47Y8f$aUvP47Y8f$cUvP47Y8f$hUvP47Y6c;0Z*pxyfcgP|5JG_"
-    b"Z0e}!9fDl4}5P(2JfIxr{LV!Sk5F&sOLVyr}5JG?ufDl4}5P%RufDnKXB7hJ90RaI40RaI40RsR70RjvO3<(Jg3<(Sm2OkL)1q%Zk5kKB20zGpnt"
-    b"}t#i1|@VXlR11Q<R<_$0HOh9ZDM6)WNB_^b1qC_d1Z1=Z*pxE0SlP{aBp*IbZKvHUuA7#Wn^S&ZfA1~sR49vYh`X<ba`-PUuA7#Wn^S&ZfA1~d3S"
-    b"GeWM5@%Vr67xX>Mn80m=eyV{c?-axQFPd1Z1gFfL(qbY*UIX>V>WZ*_EVb#yLFVR>b8PH%E;DghxXWMyu1WhMa{LUUzoW-e=Gc_INHDsgpXa(N^H"
-    b"A1ZcXY;|QM0T7Y_X>N37a&2W~X<>9_E@WkHb7dj{5P|`3b#!obbS_L`d1Z1=Z*pxQ0T(J{Wo~n2903mE0WmINbaZ8IbZKvHE^l>oaCLMpOksIta!"
-    b"zk@Z7KmFDr9ADb7dw08bWhrY-TQNWqBe2A1ZNmWpa5W0Us)MVQh6}BmoeT0cmb@WpZt0WNBe^WiDi8ZgXWK0T6-#Z*_EVb#yLFVR>b8PH%E;AORO"
-    b"DWMyu1WgGzjVsLM7Y-MsTWMyu1WefozfCeCd20(xWfCfMUfCfOi?g4-XAb<uSfCeCd20(xYfCeCd20(xYfCeCd20(xYfCeCd20(xYfCeCd7(jp+f"
-    b"CeCd1|Wb2Ab<uyfChjVAb<uSfCeCd20(xYfCeCd20(xYfCeCd20(xYfCeCd20(xYfCeCd7(jp+fCeCd1|Wb2Ab<uyfChjVAb<uyfChjD0RaI40Ra"
-    b"I40RaO50|5g90|NsD0|f&H0|x^L0|^5F0|5g90|NsD0|f&H0|x^L0|^5F0|5g90|NsD0|f&H0|x^L0t^WZ2?-1g2@DSh9|;u&3j-SwKi((;J##6p"
-    b"Fm5ykC3Gy4IeaGMCIB=58e(oS0|f&E0|WyB04ZZ{Zgw#M5@urp0RUobVR>b8F)lDJVs0@E1q=fW1PlQS3Nj1@3<C@V3;_u#V{dMDF%1ba1v)Y=Ff"
-    b"L+lF$@I^0}KQV0SgK;3<V4W3<L}T2`OW5Zgw#Z2{H*`WN&wFb75_8Y-KJm6bdmF1r-Ao1Qh`wKnNf}AV45MfItHW2O#JNK<Ed61Ry{NAV45MAV45"
-    b"M2p~WpKp;SXKtKZnfIvV410a9_2q1s~Ab<fNfB_(Y0SF*~0U&?@Ab<gYfB`@Q1Au@5fB^#ofPeu&0RbR@0SF*~0U&?@Ab<e@2-#Tx00000000010"
-    b"RaI42;o@(00000000010SM+<00000000000|WyF0RsRC?O6Z-00000000940|E&0SpWb40000000RgE009FA0|yBDSpWb40000000RU92?-1g2?-"
-    b"1g3=b6r3j-S;2@wZB-Y{-71|@VXlR11nb1AMS<R}7w0)PU50)PU50)PU51b_s91b_s91b_qz0yF?BV{dMDF$Dnx3Ni%&02*dvF#`bt3Nix$0tzz&"
-    b"0U!o|1_1>HAP|5M1_cEmctCi70w7dCRCpi?Knhd=0s;a80s;a80s;>|-qaQZWMOn+00nJsX>)V~Ze?@;25e<+Wpp(P05kw9V{dMDF$Dnx3Ni%&02"
-    b"*dvF#`bt3Nix$0tzz&0U!o|1_1>HAP|5M1_cEmctCi70w7dCRCpi?Knhd=0RaI40RaI40RjvO3<(Jg3<(Sm2OkL)1q%Zk5kKB20zGpnt}t#i1|@V"
-    b"XlR11Q<iry"
-)
+DICTIONARY = Path(__file__).with_name("header_dictionary.bin").read_bytes()
 """Headers of a few typical networks, 1531 bytes, made by ``tests/container/dictionary.py``."""
 
 TOP = (1 << 32) - 1
+
+PADDING = 16
+"""Zeros to read behind a code: more than a single byte of a header can take."""
 
 LOW, HIGH, CODE, POSITION, HISTORY = 0, 1, 2, 3, 4
 """Places in a coder's state: ends of the interval, code in it, bytes passed, and the last four bytes."""
@@ -71,17 +52,17 @@ class Model(NamedTuple):
     A slot a context, of shape (ORDERS * SLOTS,), has the probability of a 1 times ``2**22`` and how often it was used.
     Weights are times 65536, of shape (ORDERS * ORDERS,): a set for each longest context used before. `slots` and
     `inputs`, of shape (ORDERS,), are of the current decision, and `chosen`, of shape (1,), is the first weight of its
-    set. The tables are those of :mod:`metaq.coding.logistic`.
+    set. The tables are those of :mod:`metaq.coding.tables`.
     """
 
-    probabilities: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    weights: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    inputs: NDArray[np.int64]
-    chosen: NDArray[np.int64]
-    logits: NDArray[np.int64]
-    logistic: NDArray[np.int64]
+    probabilities: Integers
+    counts: Integers
+    weights: Integers
+    slots: Integers
+    inputs: Integers
+    chosen: Integers
+    logits: Integers
+    logistic: Integers
 
 
 def encode_header_bytes(raw: bytes) -> bytes:
@@ -92,10 +73,7 @@ def encode_header_bytes(raw: bytes) -> bytes:
     >>> decode_header_bytes(encode_header_bytes(b"conv1.weight"), 12)
     b'conv1.weight'
     """
-    model, state = _started()
-    out = _room(raw)
-    _encode(workspace(np.frombuffer(raw, dtype=np.uint8)), model, state, out)
-    return out[: state[POSITION]].tobytes()
+    return _encoded(raw, *_started())
 
 
 def decode_header_bytes(coded: bytes, size_bytes: int) -> bytes:
@@ -107,8 +85,11 @@ def decode_header_bytes(coded: bytes, size_bytes: int) -> bytes:
     if size_bytes > MAX_EXPANSION * (len(coded) + 8):
         raise CodecError(f"{len(coded)} bytes cannot hold a header of {size_bytes}.")
     model, state = _started()
+    state[CODE] = int.from_bytes(coded[:4].ljust(4, b"\0"), "big")
     raw = np.zeros(size_bytes, dtype=np.uint8)
-    if not _decode(workspace(np.frombuffer(coded, dtype=np.uint8)), model, state, raw):
+    _code(raw, model, state, _workspace_of(coded + bytes(PADDING)), True)
+    kept, tail = _tail(state)
+    if len(coded) != state[POSITION] + kept or state[CODE] != tail:
         raise CodecError("the coded header is damaged, cut off or too long.")
     return raw.tobytes()
 
@@ -128,93 +109,72 @@ def _primed() -> tuple[Model, int]:
     )
     model = Model(*map(workspace, tables))
     state = workspace(np.array([0, TOP, 0, 0, 0], dtype=np.int64))
-    _encode(workspace(np.frombuffer(DICTIONARY, dtype=np.uint8)), model, state, _room(DICTIONARY))
+    _encoded(DICTIONARY, model, state)
     return model, int(state[HISTORY])
 
 
-def _room(raw: bytes) -> NDArray[np.uint8]:
-    # A decision never takes more than 9 bits, nor does the end more than 4 bytes.
-    return np.zeros(9 * len(raw) + 8, dtype=np.uint8)
-
-
-def _started() -> tuple[Model, NDArray[np.int64]]:
+def _started() -> tuple[Model, Integers]:
     """A copy of the primed model, and the state of a coder that has coded nothing."""
     model, history = _primed()
     return Model(*(array.copy() for array in model)), workspace(np.array([0, TOP, 0, 0, history], dtype=np.int64))
 
 
-@compiled
-def _encode(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-    for byte in data:
-        node = 1
-        for place in range(8):
-            bit = (int(byte) >> (7 - place)) & 1
-            probability = _predict(node, state[HISTORY], model)
-            _narrow(bit, probability, state)
-            while (state[LOW] ^ state[HIGH]) >> 24 == 0:
-                out[state[POSITION]] = state[HIGH] >> 24
-                _shift(state)
-            _learn(bit, probability, model)
-            node = node << 1 | bit
-        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
+def _workspace_of(data: bytes) -> Bytes:
+    # A copy, because the function that may also write takes no read-only array.
+    return workspace(np.frombuffer(bytearray(data), dtype=np.uint8))
+
+
+def _encoded(raw: bytes, model: Model, state: Integers) -> bytes:
+    # A decision never takes more than 9 bits.
+    out = np.zeros(9 * len(raw), dtype=np.uint8)
+    _code(_workspace_of(raw), model, state, out, False)
     kept, tail = _tail(state)
-    for place in range(kept):
-        out[state[POSITION]] = (tail >> (24 - 8 * place)) & 255
-        state[POSITION] += 1
+    return out[: state[POSITION]].tobytes() + int(tail).to_bytes(4, "big")[:kept]
 
 
 @compiled
-def _decode(data: NDArray[np.uint8], model: Model, state: NDArray[np.int64], raw: NDArray[np.uint8]) -> bool:
-    """Fill `raw` from `data`; whether `data` are exactly the bytes that encoding `raw` gives."""
-    for place in range(4):
-        state[CODE] = state[CODE] << 8 | _byte_at(data, place)
+def _code(raw: Bytes, model: Model, state: Integers, data: Bytes, decodes: bool) -> None:
+    """Code `raw` into `data` but for the end, or find it there, with :data:`PADDING` behind the code."""
     for index in range(len(raw)):
         node = 1
-        for _ in range(8):
+        for place in range(8):
+            bit = (int(raw[index]) >> (7 - place)) & 1
             probability = _predict(node, state[HISTORY], model)
-            bit = 1 if state[CODE] <= _split(probability, state) else 0
+            if decodes:
+                bit = 1 if state[CODE] <= _split(probability, state) else 0
             _narrow(bit, probability, state)
             while (state[LOW] ^ state[HIGH]) >> 24 == 0:
-                _shift(state)
-                state[CODE] = (state[CODE] << 8) & TOP | _byte_at(data, state[POSITION] + 3)
+                if decodes:
+                    state[CODE] = (state[CODE] << 8) & TOP | data[state[POSITION] + 4]
+                else:
+                    data[state[POSITION]] = state[HIGH] >> 24
+                state[LOW] = (state[LOW] << 8) & TOP
+                state[HIGH] = (state[HIGH] << 8) & TOP | 255
+                state[POSITION] += 1
             _learn(bit, probability, model)
             node = node << 1 | bit
-        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
         raw[index] = node & 255
+        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
         # What lies this far behind the end is zeros that no encoder leaves out.
-        if state[POSITION] > len(data):
-            return False
-    kept, tail = _tail(state)
-    return bool(len(data) == state[POSITION] + kept and state[CODE] == tail)
+        if decodes and state[POSITION] > len(data) - PADDING:
+            return
 
 
 @compiled_part
-def _byte_at(data: NDArray[np.uint8], place: int) -> int:
-    return int(data[place]) if place < len(data) else 0
-
-
-@compiled_part
-def _split(probability: int, state: NDArray[np.int64]) -> int:
+def _split(probability: int, state: Integers) -> int:
     return int(state[LOW] + (((state[HIGH] - state[LOW]) * probability) >> 16))
 
 
 @compiled_part
-def _narrow(bit: int, probability: int, state: NDArray[np.int64]) -> None:
+def _narrow(bit: int, probability: int, state: Integers) -> None:
     if bit:
         state[HIGH] = _split(probability, state)
     else:
         state[LOW] = _split(probability, state) + 1
 
 
-@compiled_part
-def _shift(state: NDArray[np.int64]) -> None:
-    state[LOW] = (state[LOW] << 8) & TOP
-    state[HIGH] = (state[HIGH] << 8) & TOP | 255
-    state[POSITION] += 1
-
-
-@compiled_part
-def _tail(state: NDArray[np.int64]) -> tuple[int, int]:
+@compiled
+def _tail(state: Integers) -> tuple[int, int]:
     """Fewest bytes whose number, filled up with zeros, lies in the interval, and that number."""
     for kept in range(4):
         mask = TOP >> (8 * kept)

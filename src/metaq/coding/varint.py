@@ -1,7 +1,5 @@
 """Variable-length unsigned integers: seven bits a byte, least significant first, the top bit set while more follow."""
 
-from __future__ import annotations
-
 from metaq.errors import CodecError
 
 MAX_BITS = 63

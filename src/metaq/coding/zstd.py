@@ -1,7 +1,5 @@
 """Zstandard for the elements of exact tensors: one frame without magic number, content size and checksum."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Quantising a module by what calibration data tell of it, for any λ."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +11,17 @@ from torch import nn
 from metaq import container
 from metaq.compression.pipeline import exact_tensor, on_grid, to_tensors
 from metaq.compression.search import SizeSearch, smallest_good
-from metaq.compression.sorting import SortedOut, norm_tolerance
+from metaq.compression.survey import SortedOut, norm_tolerance
 from metaq.model.checkpoint import StateDict, restore
 from metaq.model.norms import rounded_norms
 from metaq.model.opened import OpenedModel, state_dict_of
 from metaq.model.selection import RUNNING_STATISTICS
 from metaq.progress import NoProgress, Progress
-from metaq.quantize.allocation import Target, allocate
+from metaq.quantize.allocation import Target, allocate, target_of, values_of
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
-from metaq.quantize.recalibration import recalibrated
-from metaq.quantize.recovery import Recovery
-from metaq.quantize.targets import target_of, values_of
-from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.quantize.recovery import Recovery, recalibrated
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
 START_STEP = 0.5
 """Step, in standard deviations of the weights, whose λ is tried first."""
@@ -169,10 +165,7 @@ class CalibratedModel:
 
     def _under_all_names(self, held: Mapping[str, QuantizedTensor | ExactTensor]) -> tuple[Tensor, ...]:
         """The tensors that are `held`, and those tied to them."""
-        return tuple(
-            held[name] if name == first else TiedTensor(name=name, first=held[first])
-            for name, first in self._alias.items()
-        )
+        return tuple(under_all_names(held, self._alias))
 
     def _statistics(self, weights: StateDict) -> dict[str, QuantizedTensor | ExactTensor]:
         """Running statistics of batch normalisation under quantised `weights`: measured anew if asked for, rounded."""

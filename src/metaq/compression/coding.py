@@ -17,10 +17,9 @@ from metaq.compression.work import Attempt
 from metaq.container import layout
 from metaq.container.coders import encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece
-from metaq.container.exact import exact_payload
 from metaq.container.fields import Parts
 from metaq.container.header import basis_entry
-from metaq.container.writer import named_errors
+from metaq.container.writer import exact_payload
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
@@ -58,7 +57,9 @@ class Coding:
         self._reader = reader
         self._attempt = attempt
         self._progress = progress
-        self._bases = [basis_entry(n, basis.size, basis.grid, job.coder) for n, basis in enumerate(quantizer.bases)]
+        self._bases = [
+            basis_entry(n, basis.size, basis.grid, job.coder) for n, basis in enumerate(quantizer.bases.values())
+        ]
         self._expected = [self._provisional(tensor) for tensor in job.tensors]
         self._plans = self._parts(self._expected, ()).plans()
         self._pieces: dict[int, list[tuple[int, Piece]]] = {}
@@ -73,7 +74,7 @@ class Coding:
         entries: list[Entry] = []
         inline: list[bytes] = []
         with _ChunkPool(self._plans, self._job, self._attempt) as pool:
-            for number, basis in enumerate(self._quantizer.bases):
+            for number, basis in enumerate(self._quantizer.bases.values()):
                 symbols = basis.indices.reshape(-1).astype(np.int32)
                 for chunk, piece in self._missing(number):
                     shape = replace(piece.shape, alphabet_size=basis.grid.count)
@@ -90,7 +91,7 @@ class Coding:
                     self._progress.advance(tensor.size_bytes)
                 else:
                     entries.append(self._keep(len(self._bases) + number, tensor, expected))
-            pool.finish()
+            pool.keep_all_but(0)
         return self._parts(entries, tuple(inline))
 
     def _provisional(self, tensor: StoredTensor) -> Entry:
@@ -181,19 +182,12 @@ class _ChunkPool:
         held.append((name, shape, symbols))
         if len(held) < self._left[chunk]:
             return
-        if len(self._waiting) >= min(2 * (cpu_count() or 1), IN_FLIGHT):
-            self._take()
-        self._waiting.append((chunk, self._pool.submit(_coded, self._coder, self._held.pop(chunk))))
+        self.keep_all_but(min(2 * (cpu_count() or 1), IN_FLIGHT) - 1)
+        names, shapes, streams = zip(*self._held.pop(chunk), strict=True)
+        self._waiting.append((chunk, self._pool.submit(encode_chunk, self._coder, streams, shapes, names[0])))
 
-    def finish(self) -> None:
-        while self._waiting:
-            self._take()
-
-    def _take(self) -> None:
-        chunk, future = self._waiting.popleft()
-        self._attempt.add_chunk(chunk, future.result())
-
-
-def _coded(coder: str, pieces: Sequence[tuple[str, StreamShape, Symbols]]) -> bytes:
-    streams, shapes = [symbols for _, _, symbols in pieces], [shape for _, shape, _ in pieces]
-    return named_errors(pieces[0][0], lambda: encode_chunk(coder, streams, shapes))
+    def keep_all_but(self, most: int) -> None:
+        """Keep chunks as they become ready, until at most so many are left."""
+        while len(self._waiting) > most:
+            chunk, future = self._waiting.popleft()
+            self._attempt.add_chunk(chunk, future.result())

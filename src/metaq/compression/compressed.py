@@ -1,7 +1,5 @@
 """What compression gives: a file that is ready, and what became of the model in it."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,22 +1,18 @@
 """Any model as one file, to a goal: the one way there is, whatever the model and wherever it lies."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Report
 from metaq.compression.goal import Goal
 from metaq.compression.planning import DEFAULT_MULTIPLIER
 from metaq.compression.search import smallest_good
-from metaq.compression.sorting import sorted_out
-from metaq.compression.survey import look_at
-from metaq.compression.uncalibrated import UncalibratedModel
+from metaq.compression.survey import look_at, sorted_out
+from metaq.compression.uncalibrated import Request, UncalibratedModel
 from metaq.compression.work import Record, WorkFolder
 from metaq.config import require
 from metaq.container import DEFAULT_CODER, Metadata
@@ -25,7 +21,7 @@ from metaq.container.fields import check_elements, check_tensors
 from metaq.errors import ConfigError
 from metaq.model.checkpoint import StateDict
 from metaq.model.opened import AnyModel, OpenedModel, open_model
-from metaq.model.selection import Selection, select, select_gridded
+from metaq.model.selection import select, select_gridded
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn
 from metaq.progress import NoProgress, Progress, tracked
@@ -34,12 +30,10 @@ from metaq.quantize.recovery import OutputLoss, Recovery
 from metaq.tensors.coverage import coverage_of
 from metaq.tensors.grid import BucketGrid
 
-Found = TypeVar("Found")
-
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
 
-RECIPE = 3
+RECIPE = 4
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
 
@@ -116,18 +110,28 @@ def compress(
         "training_loss, recalibrates_norms: need calibration data; give batches.",
     )
     require(batches is None or grids is None, "grids: they leave nothing to calibrate; give no batches.")
-    model = open_model(source)
-    selection = _selection(model, goal, include=include, exclude=exclude, filter_fn=filter_fn, grids=grids)
-    job = _Job(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress())
-    _check(model, coder)
-    accuracy = None if accuracy is None else partial(_announced, job.progress, accuracy)
-    before = None if accuracy is None else accuracy(model.state_dict())
+    request = _request(
+        open_model(source),
+        goal,
+        include=include,
+        exclude=exclude,
+        filter_fn=filter_fn,
+        grids=grids,
+        coder=coder,
+        metadata=metadata,
+        progress=progress,
+    )
+    accuracy = None if accuracy is None else partial(_announced, request.progress, accuracy)
+    before = None if accuracy is None else accuracy(request.model.state_dict())
     lowest = None if before is None or max_drop is None else before - max_drop
+    is_good = None if accuracy is None or lowest is None else lambda weights: accuracy(weights) >= lowest
     if batches is None:
-        found = _without_data(job, accuracy, lowest)
+        found = _without_data(request, is_good)
     else:
-        calibrated = _calibrated(job, list(batches), loss, training_loss, recalibrates_norms)
-        found = _with_data(job, calibrated, accuracy, lowest)
+        calibrated = _calibrated(request, list(batches), loss, training_loss, recalibrates_norms)
+        found = _with_data(request, calibrated, is_good)
+    if found is None:
+        raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
     if accuracy is None:
         return found
     return replace(found, accuracy=accuracy(found.state_dict()), float_accuracy=before)
@@ -175,27 +179,30 @@ def compress_to_file(
         If the file or what is kept beside it cannot be written.
     """
     require(goal.max_drop is None, "max_drop: accuracy is measured on data; give a size, or nothing.")
-    selection = _selection(model, goal, include=include, exclude=exclude, filter_fn=None, grids=grids)
-    job = _Job(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress())
-    limit = job.limit_bytes
-    _check(model, coder)
+    request = _request(
+        model,
+        goal,
+        include=include,
+        exclude=exclude,
+        filter_fn=None,
+        grids=grids,
+        coder=coder,
+        metadata=metadata,
+        progress=progress,
+    )
     record: Record = {
         "recipe": RECIPE,
         "model": model.fingerprint,
-        "limit": limit,
-        "quantized": sorted(selection.names),
+        "limit": request.limit_bytes,
+        "quantized": sorted(request.selection.names),
         "grids": None
         if grids is None
         else {name: [grid.center.hex(), grid.radius.hex(), grid.count] for name, grid in sorted(grids.items())},
         "coder": coder,
     }
     with Reader() as reader, WorkFolder(out, record) as work:
-        run = job.uncalibrated(reader, work)
         try:
-            if grids is not None:
-                report = run.on_grids(out, grids)
-            else:
-                report = run.at(out) if limit is None else run.to_limit(out, limit)
+            report = UncalibratedModel(request, reader, work).write(out)
         except BaseException as error:
             # What cannot be done is not gone on with.
             if isinstance(error, ConfigError) or not is_resumable or model.fingerprint is None:
@@ -205,94 +212,90 @@ def compress_to_file(
     return report
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """What is compressed, and how the file is made; see :func:`compress`."""
-
-    model: OpenedModel
-    selection: Selection
-    goal: Goal
-    grids: Mapping[str, BucketGrid] | None
-    coder: str
-    metadata: Metadata
-    progress: Progress
-
-    @property
-    def limit_bytes(self) -> int | None:
-        """Most bytes of the file, if the goal is a size."""
-        return self.goal.limit_bytes(float_bytes=self.model.float_bytes, weights=self.model.weights)
-
-    def uncalibrated(self, reader: Reader, work: WorkFolder) -> UncalibratedModel:
-        """The model, ready to be quantised without data."""
-        return UncalibratedModel(
-            self.model,
-            self.selection,
-            reader,
-            work,
-            coder=self.coder,
-            metadata=self.metadata,
-            progress=self.progress,
-        )
+def _request(
+    model: OpenedModel,
+    goal: Goal,
+    *,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    filter_fn: FilterFn | None,
+    grids: Mapping[str, BucketGrid] | None,
+    coder: str,
+    metadata: Metadata | None,
+    progress: Progress | None,
+) -> Request:
+    """What is asked for, checked: a file can hold it, and the options go together."""
+    if grids is None:
+        selection = select(model, include=include, exclude=exclude, filter_fn=filter_fn)
+    else:
+        require(goal == Goal(), "grids: they decide about the size; give no goal.")
+        selection = select_gridded(model, grids)
+    require(coder in CHUNK_CODERS, f"coder: there is no coder {coder!r}; choose {' or '.join(CHUNK_CODERS)}.")
+    check_tensors([*(() if model.carried is None else model.carried.files), *model.tensors])
+    check_elements(tensor.shape for tensor in model.tensors)
+    return Request(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress())
 
 
-def _without_data(job: _Job, accuracy: Accuracy | None, lowest: float | None) -> Compressed:
-    limit = job.limit_bytes
+def _without_data(request: Request, is_good: Callable[[StateDict], bool] | None) -> Compressed | None:
     with TemporaryDirectory() as folder, Reader() as reader:
         out = Path(folder) / "model.metaq"
         with WorkFolder(out, {}) as work:
-            model = job.uncalibrated(reader, work)
-
-            def at(multiplier: float) -> Compressed:
-                return _read(out, model.at(out, multiplier))
-
-            if job.grids is not None:
-                return _read(out, model.on_grids(out, job.grids))
-            if limit is not None:
-                return _read(out, model.to_limit(out, limit))
-            if accuracy is None or lowest is None:
-                return at(DEFAULT_MULTIPLIER)
-            best = smallest_good(at, lambda found: accuracy(found.state_dict()) >= lowest, DEFAULT_MULTIPLIER)
-            return _reached(best, lowest)
+            model = UncalibratedModel(request, reader, work)
+            if is_good is None:
+                return _read(out, model.write(out))
+            return smallest_good(
+                lambda multiplier: _read(out, model.at(out, multiplier)),
+                lambda found: is_good(found.state_dict()),
+                DEFAULT_MULTIPLIER,
+            )
 
 
-def _with_data(job: _Job, model: CalibratedModel, accuracy: Accuracy | None, lowest: float | None) -> Compressed:
-    if accuracy is not None and lowest is not None:
-        best = model.to_quality(lambda found: accuracy(found.state_dict) >= lowest)
-        found = _reached(best, lowest)
+def _with_data(
+    request: Request, model: CalibratedModel, is_good: Callable[[StateDict], bool] | None
+) -> Compressed | None:
+    if is_good is not None:
+        found = model.to_quality(lambda found: is_good(found.state_dict))
     else:
-        found = model.to_bytes(job.limit_bytes or _without_data(job, None, None).file_bytes)
-    reasons = {**job.selection.reasons, **model.reasons}
+        limit = request.limit_bytes
+        if limit is None:
+            usual = _without_data(request, None)
+            assert usual is not None
+            limit = usual.file_bytes
+        found = model.to_bytes(limit)
+    if found is None:
+        return None
+    reasons = {**request.selection.reasons, **model.reasons}
     return Compressed(
         data=found.data,
         file_bytes=found.file_bytes,
-        float_bytes=job.model.float_bytes,
-        weights=job.model.weights,
+        float_bytes=request.model.float_bytes,
+        weights=request.model.weights,
         coverage=coverage_of(found.tensors).explained(reasons),
         multiplier=found.multiplier,
     )
 
 
 def _calibrated(
-    job: _Job, batches: list[Batch], loss: Loss, training_loss: OutputLoss | None, recalibrates_norms: bool
+    request: Request, batches: list[Batch], loss: Loss, training_loss: OutputLoss | None, recalibrates_norms: bool
 ) -> CalibratedModel:
-    module = job.model.module
+    module = request.model.module
     if module is None:
         raise ConfigError("batches: calibration needs the module, not its weights alone.")
-    names = {job.model.holders[name] for name in job.selection.names}
-    chosen = [tensor for tensor in job.model.tensors if tensor.name in names]
-    job.progress.stage("looking at weights", sum(tensor.size_bytes for tensor in chosen))
+    names = {request.model.holders[name] for name in request.selection.names}
+    chosen = [tensor for tensor in request.model.tensors if tensor.name in names]
+    request.progress.stage("looking at weights", sum(tensor.size_bytes for tensor in chosen))
     with Reader() as reader:
-        facts = {tensor.name: look_at(reader, tensor, job.progress)[0] for tensor in chosen}
+        facts = {tensor.name: look_at(reader, tensor, request.progress)[0] for tensor in chosen}
         found = sorted_out(reader, chosen, facts)
     return CalibratedModel(
-        job.model,
+        request.model,
         found,
-        curvature=measure(module, tracked(batches, job.progress, "measuring curvature"), loss=loss),
+        curvature=measure(module, tracked(batches, request.progress, "measuring curvature"), loss=loss),
         recovery=None if training_loss is None else Recovery(module, batches, training_loss),
         norm_batches=batches if recalibrates_norms else (),
-        coder=job.coder,
-        metadata=job.metadata,
-        progress=job.progress,
+        coder=request.coder,
+        metadata=request.metadata,
+        progress=request.progress,
     )
 
 
@@ -305,32 +308,3 @@ def _read(out: Path, report: Report) -> Compressed:
     """The file that was just written, in memory."""
     told = {field.name: getattr(report, field.name) for field in fields(report)}
     return Compressed(**told, data=out.read_bytes())
-
-
-def _reached(best: Found | None, lowest: float) -> Found:
-    if best is None:
-        raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
-    return best
-
-
-def _selection(
-    model: OpenedModel,
-    goal: Goal,
-    *,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    filter_fn: FilterFn | None,
-    grids: Mapping[str, BucketGrid] | None,
-) -> Selection:
-    if grids is None:
-        return select(model, include=include, exclude=exclude, filter_fn=filter_fn)
-    require(goal == Goal(), "grids: they decide about the size; give no goal.")
-    return select_gridded(model, grids)
-
-
-def _check(model: OpenedModel, coder: str) -> None:
-    """Raise :class:`ConfigError` where no file can hold the model, or there is no such coder."""
-    require(coder in CHUNK_CODERS, f"coder: there is no coder {coder!r}; choose {' or '.join(CHUNK_CODERS)}.")
-    files = () if model.carried is None else model.carried.files
-    check_tensors([*files, *model.tensors])
-    check_elements(tensor.shape for tensor in model.tensors)

@@ -1,7 +1,5 @@
 """How small, or how good, a file has to be."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 

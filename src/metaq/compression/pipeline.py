@@ -1,28 +1,41 @@
-"""A model and grids that are given: bucket indices, sizes, and a file of them."""
+"""A model and grids that are given, or chosen by the range of the weights: bucket indices and sizes of its file."""
 
-from __future__ import annotations
-
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
-from metaq.compression.sorting import sorted_out
-from metaq.compression.survey import look_at
+from metaq.compression.survey import look_at, sorted_out
 from metaq.config import require
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
+from metaq.model.norms import rounded_norms
 from metaq.model.opened import AnyModel, Weights, open_model, state_dict_of
 from metaq.model.selection import select
+from metaq.model.sharding import unwrapped
 from metaq.model.stored import Reader
+from metaq.model.structure import Chain, arrangements, find_chains
 from metaq.model.weights import ANY, FilterFn, alias_of
-from metaq.progress import NoProgress
-from metaq.quantize.targets import values_of
+from metaq.progress import NoProgress, Progress
+from metaq.quantize.allocation import values_of
 from metaq.quantize.uniform import Grouping, quantize_array, uniform_grids
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, under_all_names
+
+
+class ChosenGrids(dict[str, BucketGrid]):
+    """Bucket grids by name of the tensor; `reasons` tell by every name why the other tensors have none."""
+
+    def __init__(self, grids: Mapping[str, BucketGrid], reasons: Mapping[str, str]) -> None:
+        super().__init__(grids)
+        self.reasons = reasons
 
 
 def choose_grids(
@@ -35,7 +48,7 @@ def choose_grids(
     include: Sequence[str] = ANY,
     exclude: Sequence[str] = (),
     filter_fn: FilterFn | None = None,
-) -> dict[str, BucketGrid]:
+) -> ChosenGrids:
     """Uniform grids over the range of the weights, for the tensors that the rules choose, tied ones once.
 
     What is kept exactly is told by :func:`metaq.model.selection.select`; so are, whatever the rules say, tensors with
@@ -62,30 +75,6 @@ def choose_grids(
     FormatError
         If a file or folder cannot be read.
     """
-    return chosen_grids(
-        source,
-        count=count,
-        center=center,
-        radius=radius,
-        grouping=grouping,
-        include=include,
-        exclude=exclude,
-        filter_fn=filter_fn,
-    )[0]
-
-
-def chosen_grids(
-    source: AnyModel,
-    *,
-    count: int,
-    center: float | None,
-    radius: float | None,
-    grouping: Grouping,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    filter_fn: FilterFn | None = None,
-) -> tuple[dict[str, BucketGrid], dict[str, str]]:
-    """What :func:`choose_grids` gives, and why the other tensors have no grid, by every name of theirs."""
     model = open_model(source)
     selection = select(model, include=include, exclude=exclude, filter_fn=filter_fn)
     names = {model.holders[name]: name for name in selection.names}
@@ -97,8 +86,8 @@ def chosen_grids(
     grids = {names[name]: grid for name, grid in found.grids.items()}
     if arrays:
         grids |= uniform_grids(arrays, count=count, center=center, radius=radius, grouping=grouping)
-    reasons = {name: found.reasons[holder] for name, holder in model.holders.items() if holder in found.reasons}
-    return {name: grids[name] for name in names.values() if name in grids}, {**selection.reasons, **reasons}
+    found_grids = {name: grids[name] for name in names.values() if name in grids}
+    return ChosenGrids(found_grids, {**selection.reasons, **model.under_all_names(found.reasons)})
 
 
 def to_tensors(source: Weights, *, grids: Mapping[str, BucketGrid]) -> list[Tensor]:
@@ -123,7 +112,7 @@ def to_tensors(source: Weights, *, grids: Mapping[str, BucketGrid]) -> list[Tens
     for name in dict.fromkeys(alias.values()):
         tensor = state_dict[name]
         held[name] = on_grid(name, tensor, by_first[name]) if name in by_first else exact_tensor(name, tensor)
-    return [held[name] if name in held else TiedTensor(name=name, first=held[alias[name]]) for name in state_dict]
+    return under_all_names(held, alias)
 
 
 def exact_tensor(name: str, tensor: torch.Tensor) -> ExactTensor:
@@ -154,11 +143,68 @@ def sizes(state_dict: Mapping[str, torch.Tensor], *, file_bytes: int) -> dict[st
     """Bytes of the file beside those of the tensors, tied ones once: ``bytes``, ``float_bytes``, ``ratio``, …"""
     held = [state_dict[name] for name in set(alias_of(state_dict, state_dict).values())]
     float_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
-    weights = sum(tensor.numel() for tensor in held)
-    return {
-        "bytes": file_bytes,
-        "float_bytes": float_bytes,
-        "ratio": float_bytes / file_bytes,
-        "weights": weights,
-        "bits_per_weight": 8 * file_bytes / max(weights, 1),
-    }
+    return container.sizes(file_bytes, float_bytes, sum(tensor.numel() for tensor in held))
+
+
+def trained_tensors(
+    model: nn.Module,
+    grids: Mapping[str, BucketGrid],
+    *,
+    coder: str = container.DEFAULT_CODER,
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """What the file of a trained module holds: fewer bytes than its tensors as they are, and the same outputs.
+
+    The vectors of batch normalisation that have no grid are rounded (:func:`metaq.model.norms.rounded_norms`). Hidden
+    units that only one other layer reads come in the order, and behind an odd function such as tanh with the signs,
+    that need the fewest bytes (:func:`metaq.model.structure.arrangements`); where the way from layer to layer is not
+    known, they stay as they are.
+
+    The model is not changed. Where its parameters are sharded, every process has to call this, and all get the same
+    tensors. Tensors without a grid, by name, are kept exactly. Raises :class:`ConfigError` if a tensor cannot be
+    quantised, or a grid names none.
+    """
+    weights = quantized_state_dict(model, grids=grids)
+    norms = rounded_norms(weights, taken=grids.keys() | _tied(weights))
+    weights, grids = weights | norms.values, {**grids, **norms.grids}
+    chains = movable_chains(model, weights, grids)
+    if not chains:
+        return to_tensors(weights, grids=grids)
+    return _cheapest(arrangements(weights, chains), grids, coder, progress or NoProgress())
+
+
+def movable_chains(model: nn.Module, weights: StateDict, grids: Mapping[str, BucketGrid]) -> list[Chain]:
+    """Chains of `model` whose units may be arranged anew in `weights`, its state dict, without leaving the grids.
+
+    Tensors with several names stay as they are, and signs where the grid does not hold them both.
+    """
+    tied = _tied(weights)
+    found = []
+    for chain in find_chains(unwrapped(model)):
+        names = {f"{chain.producer}.weight", f"{chain.consumer}.weight"}
+        if names <= weights.keys() and not (names | {f"{chain.producer}.bias"}) & tied:
+            own = [grids[name] for name in (*names, f"{chain.producer}.bias") if name in grids]
+            found.append(replace(chain, is_odd=chain.is_odd and all(grid.center == 0 for grid in own)))
+    return found
+
+
+def _cheapest(
+    tried: Sequence[StateDict], grids: Mapping[str, BucketGrid], coder: str, progress: Progress
+) -> list[Tensor]:
+    """The tensors of the smallest file."""
+    progress.stage("arranging units", len(tried))
+    best, least = list[Tensor](), math.inf
+    for weights in tried:
+        tensors = to_tensors(weights, grids=grids)
+        size_bytes = len(container.encode(tensors, coder=coder))
+        if size_bytes < least:
+            best, least = tensors, size_bytes
+        progress.advance()
+    return best
+
+
+def _tied(weights: StateDict) -> set[str]:
+    """Names of tensors that have several."""
+    alias = alias_of(weights, weights)
+    counts = Counter(alias.values())
+    return {name for name, first in alias.items() if counts[first] > 1}

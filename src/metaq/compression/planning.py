@@ -1,4 +1,4 @@
-"""How finely every tensor is quantised where there are no data, from one number for all of them.
+"""How finely every tensor is quantised where there are no data, from one number for all, and what that about takes.
 
 Without data nobody knows what an error of a weight costs. Two rules are common: every squared error counts the same, or
 every error counts relative to the size of its tensor's weights. This rule is the geometric mean of both, but never more
@@ -6,27 +6,21 @@ than a factor of ``MOST_UNLIKE`` from the second: tensors of a small scale, such
 neither spoilt nor spared.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from metaq.compression.sampling import is_matrix
-from metaq.compression.sorting import median_magnitude
-from metaq.compression.survey import Survey
+from metaq.compression.survey import SortedOut, Survey, is_matrix, median_magnitude
 from metaq.container.layout import LARGEST
 from metaq.model.stored import StoredTensor
 from metaq.quantize.allocation import MAX_ROTATED_ZEROS, MIN_TRELLIS_ELEMENTS, TRELLIS_BITS
-from metaq.quantize.blocks import Fineness
+from metaq.quantize.blocks import Fineness, learn
+from metaq.quantize.rates import scale_classes
 from metaq.quantize.rdo import MAX_MAGNITUDE, SCALAR_SLOPE, TRELLIS_SLOPE, rounded_step
-from metaq.quantize.rotation import MIN_GAIN_BITS, pays, saved_bits
+from metaq.quantize.rotation import BASIS_BITS, best_shared, pays
 from metaq.tensors.quantized import Dtype
-
-Floats = NDArray[np.float64]
 
 UNIFORM = 12.0
 """A squared step over the mean square of its rounding errors."""
@@ -48,6 +42,9 @@ MOST_OUTLYING = 6.0
 
 MIN_SAMPLED_ROWS = 16
 """From fewer rows nobody can tell whether the basis of another tensor suits this one."""
+
+EXCESS = {"small": 1.02, "fast": 1.045}
+"""What coders take beyond the code lengths that are learned from a sample, about, by their names."""
 
 TOO_WIDE = "its range is too wide for steps this small"
 
@@ -79,15 +76,19 @@ class Plan:
 
 
 class Rule:
-    """Plans for any λ, for finite floating tensors.
+    """Plans for any λ for the weights among sorted tensors, and about how many bytes they give with a coder.
 
-    `samples` are some rows of every tensor, float64 (n, columns), by name: they tell whose basis suits others.
+    It is a :class:`metaq.compression.search.SizeEstimate` too.
     """
 
-    def __init__(self, tensors: Sequence[StoredTensor], survey: Survey, samples: Mapping[str, Floats]) -> None:
-        self._tensors = tensors
+    usual = DEFAULT_MULTIPLIER
+
+    def __init__(self, found: SortedOut, survey: Survey, coder: str) -> None:
+        self._tensors = tensors = found.weights
+        self._samples = found.samples
         self._survey = survey
-        self._samples = samples
+        self._excess = EXCESS[coder]
+        self._known: dict[float, float] = {}
         self._sizes = {tensor.name: self._size(tensor.name) for tensor in tensors}
         self._scale = typical_size(tensors, self._sizes)
         self._rotatable = {
@@ -134,6 +135,27 @@ class Rule:
                 errors += tensor.count * min(plans[tensor.name].step_size ** 2 / UNIFORM, square)
         return math.sqrt(errors / squares) if squares else 0.0
 
+    def size_bytes(self, multiplier: float) -> float:
+        """About how many bytes the tensors take for a λ as in :meth:`plans`."""
+        if multiplier not in self._known:
+            plans = self.plans(multiplier)
+            bits = 0.0
+            for tensor in self._tensors:
+                plan = plans.get(tensor.name)
+                bits += 8 * tensor.size_bytes if plan is None else tensor.count * self._bits(tensor, plan)
+            used = {plan.axes for plan in plans.values() if plan.axes is not None}
+            bits += sum(BASIS_BITS * self._survey.axes[number].basis.size ** 2 for number in used)
+            self._known[multiplier] = self._excess * bits / 8
+        return self._known[multiplier]
+
+    def _bits(self, tensor: StoredTensor, plan: Plan) -> float:
+        """Bits a weight."""
+        sample = self._samples[tensor.name]
+        if plan.axes is not None:
+            sample = sample @ self._survey.axes[plan.axes].inverse
+        fineness = plan.fineness(float(np.abs(sample).max()))
+        return learn([(sample, scale_classes(sample, fineness.step_size))], fineness)[1]
+
     def _size(self, name: str) -> float:
         """Root mean square of a tensor, outliers held back."""
         size = math.sqrt(self._survey.facts[name].mean_square)
@@ -157,19 +179,12 @@ class Rule:
 
     def _shared(self, tensor: StoredTensor, paying: Sequence[int], step_size: float) -> int | None:
         """The axes of another tensor that save most for this one, if any do."""
-        if tensor.name not in self._rotatable or len(self._samples[tensor.name]) < MIN_SAMPLED_ROWS:
+        sample = self._samples[tensor.name]
+        if tensor.name not in self._rotatable or len(sample) < MIN_SAMPLED_ROWS:
             return None
         fitting = [number for number in paying if self._survey.axes[number].basis.size == tensor.shape[1]]
-        if not fitting:
-            return None
-        sample = self._samples[tensor.name]
-        before = np.square(sample).mean(axis=0)
-        gains = {
-            number: saved_bits(before, np.square(sample @ self._survey.axes[number].inverse).mean(axis=0), step_size)
-            for number in fitting
-        }
-        best = max(fitting, key=gains.__getitem__)
-        return best if gains[best] >= MIN_GAIN_BITS else None
+        best = best_shared(sample, (sample @ self._survey.axes[number].inverse for number in fitting), step_size)
+        return None if best is None else fitting[best]
 
 
 def typical_size(tensors: Sequence[StoredTensor], sizes: Mapping[str, float]) -> float:

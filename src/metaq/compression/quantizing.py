@@ -1,27 +1,24 @@
 """Bucket indices of one stored tensor after the other, in pieces of the file's chunks."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.compression.planning import Plan
-from metaq.compression.sampling import is_matrix, sampled_rows
-from metaq.compression.survey import Axes, Facts, Survey, blocks_of
+from metaq.compression.survey import Axes, Facts, Survey, blocks_of, is_matrix, sampled_rows
+from metaq.config import require
 from metaq.container.layout import LARGEST, grid_fits
-from metaq.errors import ConfigError
+from metaq.container.writer import basis_key
 from metaq.model.stored import Reader, StoredTensor
 from metaq.quantize.allocation import SEARCHED_ELEMENTS, Target, allocate_one
 from metaq.quantize.blocks import Fineness, as_rows, learn, levels_of, margins_of
 from metaq.quantize.rates import scale_classes
-from metaq.quantize.rdo import Importance, central_value, matrix_shape
+from metaq.quantize.rdo import Importance, central_value
 from metaq.quantize.rotation import symmetric_grid
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Basis
+from metaq.tensors.quantized import Basis, matrix_shape
 
 Floats = NDArray[np.float64]
 Symbols = NDArray[np.int32]
@@ -30,25 +27,22 @@ LEARNED_WEIGHTS = 1 << 19
 """Weights from which the code lengths of a tensor are learned."""
 
 
-class SymbolSource(Protocol):
-    """A quantised tensor that gives its bucket indices piece by piece, in the order of the tensor."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SymbolSource:
+    """A quantised tensor that gives its bucket indices piece by piece, in the order of the tensor.
 
-    @property
-    def grid(self) -> BucketGrid:
-        """Its reference values."""
+    `symbols` are int32 of shape (n,), from a first number to one after the last; pieces are asked for in order.
+    """
 
-    @property
-    def trellis_bits(self) -> int:
-        """See :class:`metaq.tensors.quantized.QuantizedTensor`."""
-
-    def symbols(self, start: int, stop: int) -> Symbols:
-        """Bucket indices `start` to `stop`, int32 of shape (n,); pieces are asked for in order."""
+    grid: BucketGrid
+    trellis_bits: int = 0
+    symbols: Callable[[int, int], Symbols]
 
 
 class Quantizer:
     """Knows how every tensor is kept: by a plan, on a given grid, or exactly; grids and plans by name of the tensor.
 
-    `bases` are those that are used, in the order in which tensors first need them.
+    `bases` are the different ones that are used by their keys, in the order in which tensors first need them.
     """
 
     def __init__(
@@ -62,11 +56,12 @@ class Quantizer:
         self._grids = grids
         self._plans = plans or {}
         self._survey = survey or Survey(facts={}, axes=())
-        self.bases: list[Basis] = []
+        self.bases: dict[bytes, Basis] = {}
         self._numbers: dict[int, int] = {}
-        for plan in self._plans.values():
-            if plan.axes is not None and plan.axes not in self._numbers:
-                self._numbers[plan.axes] = self._numbered(self._survey.axes[plan.axes].basis)
+        for number in dict.fromkeys(plan.axes for plan in self._plans.values() if plan.axes is not None):
+            basis = self._survey.axes[number].basis
+            self.bases.setdefault(basis_key(basis), basis)
+            self._numbers[number] = list(self.bases).index(basis_key(basis))
 
     def is_exact(self, tensor: StoredTensor) -> bool:
         """Whether a tensor is kept exactly."""
@@ -80,55 +75,38 @@ class Quantizer:
     def source(self, tensor: StoredTensor) -> SymbolSource:
         """Bucket indices of a tensor that is quantised."""
         if tensor.name in self._grids:
-            return GridSource(self._reader, tensor, self._grids[tensor.name])
+            return _on_grid(self._reader, tensor, self._grids[tensor.name])
         plan = self._plans[tensor.name]
         axes = None if plan.axes is None else self._survey.axes[plan.axes]
         if tensor.count <= SEARCHED_ELEMENTS:
-            found = WholeSource.of(self._reader, tensor, plan, axes)
+            found = _at_once(self._reader, tensor, plan, axes)
             if axes is not None or grid_fits(found.grid, tensor.dtype):
                 return found
         if is_matrix(tensor):
-            return MatrixSource(self._reader, tensor, plan, axes)
-        return FlatSource(self._reader, tensor, plan, self._survey.facts[tensor.name])
-
-    def _numbered(self, basis: Basis) -> int:
-        """Number of a basis; a file holds equal ones once."""
-        for number, other in enumerate(self.bases):
-            if other.grid == basis.grid and np.array_equal(other.indices, basis.indices):
-                return number
-        self.bases.append(basis)
-        return len(self.bases) - 1
+            matrix = _Matrix(self._reader, tensor, plan, axes)
+            return SymbolSource(grid=matrix.grid, trellis_bits=plan.trellis_bits, symbols=matrix.symbols)
+        return _flat(self._reader, tensor, plan, self._survey.facts[tensor.name])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WholeSource:
+def _at_once(reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None) -> SymbolSource:
     """A tensor that is quantised at once; several steps are tried."""
-
-    indices: Symbols
-    grid: BucketGrid
-    trellis_bits: int
-
-    @classmethod
-    def of(cls, reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None) -> WholeSource:
-        """Quantise `tensor`."""
-        values = reader.values(tensor, 0, tensor.count).reshape(tensor.shape)
-        matrix = values.reshape(matrix_shape(tensor.shape))
-        target = Target(
-            name=tensor.name,
-            values=values,
-            dtype=tensor.dtype,
-            importance=Importance(elements=np.full(matrix.shape, plan.importance)),
-            center=0.0 if plan.is_centered else central_value(matrix),
-        )
-        found = allocate_one(target, plan.multiplier, None if axes is None else axes.basis).tensor
-        indices = found.scanned().astype(np.int32)
-        return cls(indices=indices, grid=found.grid, trellis_bits=found.trellis_bits)
-
-    def symbols(self, start: int, stop: int) -> Symbols:
-        return self.indices[start:stop]
+    values = reader.values(tensor, 0, tensor.count).reshape(tensor.shape)
+    matrix = values.reshape(matrix_shape(tensor.shape))
+    target = Target(
+        name=tensor.name,
+        values=values,
+        dtype=tensor.dtype,
+        importance=Importance(elements=np.full(matrix.shape, plan.importance)),
+        center=0.0 if plan.is_centered else central_value(matrix),
+    )
+    found = allocate_one(target, plan.multiplier, None if axes is None else axes.basis).tensor
+    indices = found.scanned().astype(np.int32)
+    return SymbolSource(
+        grid=found.grid, trellis_bits=found.trellis_bits, symbols=lambda start, stop: indices[start:stop]
+    )
 
 
-class MatrixSource:
+class _Matrix:
     """A large matrix, quantised some rows at a time."""
 
     def __init__(self, reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None) -> None:
@@ -147,7 +125,6 @@ class MatrixSource:
         self._fineness = plan.fineness(self._margins.largest)
         if axes is None:
             self._fineness = _fitting(self._center, self._fineness, tensor)
-        self.trellis_bits = plan.trellis_bits
         self.grid = symmetric_grid(self._center, self._fineness.step_size, self._fineness.limit)
         self._above: tuple[int, Floats] | None = None
         blocks = [(first, self._coordinates(rows)) for first, rows in samples]
@@ -181,46 +158,33 @@ class MatrixSource:
         return rows @ self._inverse if self._inverse is not None else rows - self._center
 
 
-class FlatSource:
+def _flat(reader: Reader, tensor: StoredTensor, plan: Plan, facts: Facts) -> SymbolSource:
     """A large tensor without rows worth the name; every piece is quantised by itself."""
+    samples = [rows for _, rows in sampled_rows(reader, tensor, LEARNED_WEIGHTS)]
+    center = _center(np.concatenate(samples), tensor, plan)
+    fineness = _fitting(center, plan.fineness(facts.largest + abs(center)), tensor)
+    grid = symmetric_grid(center, fineness.step_size, fineness.limit)
+    blocks = [rows - center for rows in samples]
+    costs, _ = learn([(block, scale_classes(block, fineness.step_size)) for block in blocks], fineness)
 
-    trellis_bits = 0
+    def symbols(start: int, stop: int) -> Symbols:
+        block = as_rows(reader.values(tensor, start, stop) - center)
+        levels = levels_of(block, scale_classes(block, fineness.step_size), costs, fineness)
+        return levels.reshape(-1)[: stop - start] + (grid.count - 1) // 2
 
-    def __init__(self, reader: Reader, tensor: StoredTensor, plan: Plan, facts: Facts) -> None:
-        self._reader = reader
-        self._tensor = tensor
-        samples = [rows for _, rows in sampled_rows(reader, tensor, LEARNED_WEIGHTS)]
-        self._center = _center(np.concatenate(samples), tensor, plan)
-        self._fineness = _fitting(self._center, plan.fineness(facts.largest + abs(self._center)), tensor)
-        self.grid = symmetric_grid(self._center, self._fineness.step_size, self._fineness.limit)
-        blocks = [rows - self._center for rows in samples]
-        step = self._fineness.step_size
-        self._costs, _ = learn([(block, scale_classes(block, step)) for block in blocks], self._fineness)
-
-    def symbols(self, start: int, stop: int) -> Symbols:
-        block = as_rows(self._reader.values(self._tensor, start, stop) - self._center)
-        classes = scale_classes(block, self._fineness.step_size)
-        levels = levels_of(block, classes, self._costs, self._fineness).reshape(-1)[: stop - start]
-        return levels + (self.grid.count - 1) // 2
+    return SymbolSource(grid=grid, symbols=symbols)
 
 
-class GridSource:
+def _on_grid(reader: Reader, tensor: StoredTensor, grid: BucketGrid) -> SymbolSource:
     """A tensor on a grid that is given."""
 
-    trellis_bits = 0
+    def symbols(start: int, stop: int) -> Symbols:
+        values = reader.values(tensor, start, stop)
+        finite = bool(np.isfinite(values).all())
+        require(finite, f"{tensor.name}: holds NaN or infinity, which no grid has; repair the weights first.")
+        return grid.assign(values).astype(np.int32)
 
-    def __init__(self, reader: Reader, tensor: StoredTensor, grid: BucketGrid) -> None:
-        self._reader = reader
-        self._tensor = tensor
-        self.grid = grid
-
-    def symbols(self, start: int, stop: int) -> Symbols:
-        values = self._reader.values(self._tensor, start, stop)
-        if not np.isfinite(values).all():
-            raise ConfigError(
-                f"{self._tensor.name}: holds NaN or infinity, which no grid has; repair the weights first."
-            )
-        return self.grid.assign(values).astype(np.int32)
+    return SymbolSource(grid=grid, symbols=symbols)
 
 
 def _center(sample: Floats, tensor: StoredTensor, plan: Plan) -> float:

@@ -1,28 +1,30 @@
 """A ``.metaq`` file made of a folder as that folder again: checked names, streamed tensors, all of it or nothing."""
 
-from __future__ import annotations
-
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metaq import container
-from metaq.compression.safetensors_writer import MAX_SHARD_BYTES, head_of, in_order, refusal, write_weights
 from metaq.config import require
 from metaq.container import Contents, Entry, carried
 from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.files import PREFIX, SUFFIX, output_error, umask, write_atomically
-from metaq.model.carrying import MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, holds_weights
-from metaq.model.folder import INDEX, SHARD, WEIGHTS
+from metaq.model.folder import INDEX, MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, SHARD, WEIGHTS, holds_weights
+from metaq.model.stored import LENGTH_BYTES, NAMES
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.quantized import Dtype
+
+ALIGNMENT = 8
+METADATA = "__metadata__"
+MAX_SHARD_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +92,7 @@ def restore_folder(
         temporary = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=out.parent))
         _write_files(source, temporary, files)
         if tensors:
-            restored = _restored(source, tensors, progress or NoProgress())
-            write_weights(temporary, tensors, restored, max_shard_bytes=max_shard_bytes)
+            _write_weights(source, temporary, tensors, max_shard_bytes, progress or NoProgress())
         temporary.chmod(0o777 & ~umask())
         _put_in_place(temporary, out)
     except BaseException as error:
@@ -114,20 +115,13 @@ def restore_safetensors(source: Path, out: Path, *, progress: Progress | None = 
     if safetensors cannot hold one of the tensors, :class:`FormatError` if the file is damaged or foreign, and
     :class:`OutputError` if `out` cannot be written.
     """
-    entries = in_order(_split(container.describe(source))[1])
+    entries = _split(container.describe(source))[1]
     for entry in entries:
-        reason = refusal(entry)
+        reason = _refusal(entry)
         require(reason is None, f"{out}: {entry.name}: {reason}; end the name in .pth.")
-    head, offsets = head_of(entries)
-    places = {entry.name: len(head) + offset for entry, offset in zip(entries, offsets, strict=True)}
 
     def write(stream: IO[bytes]) -> None:
-        stream.write(head)
-        for entry, values in _restored(source, entries, progress or NoProgress()):
-            stream.seek(places[entry.name])
-            stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-            # Nothing may hold a tensor while the next one is restored.
-            del values
+        _fill({stream: entries}, source, progress or NoProgress())
         stream.seek(0, os.SEEK_END)
 
     write_atomically(out, write)
@@ -143,7 +137,7 @@ def _split(contents: Contents) -> tuple[list[Entry], list[Entry]]:
 
 
 def _check_files(source: Path, files: Sequence[Entry]) -> None:
-    """Refuse what :func:`metaq.model.carrying.carried_files` would never have carried."""
+    """Refuse what :func:`metaq.model.folder.carried_files` would never have carried."""
     taken: set[str] = set()
     for entry in files:
         path = carried.path_of(entry.name)
@@ -188,17 +182,6 @@ def _check_space(out: Path, needed: int) -> None:
         raise OutputError(f"{out}: needs {needed:,} bytes where {free:,} are free; free some or choose another place.")
 
 
-def _restored(
-    source: Path, tensors: Sequence[Entry], progress: Progress
-) -> Iterator[tuple[Entry, NDArray[np.generic]]]:
-    progress.stage("restoring", sum(entry.restored_bytes for entry in tensors))
-    for entry, tensor in container.stream(source, names=[entry.name for entry in tensors], is_writable=False):
-        yield entry, tensor.restore()
-        progress.advance(entry.restored_bytes)
-        # Nothing may hold a tensor while the next one is restored.
-        del tensor
-
-
 def _write_files(source: Path, folder: Path, files: Sequence[Entry]) -> None:
     for entry, tensor in container.stream(source, names=[entry.name for entry in files]):
         path = folder / carried.path_of(entry.name)
@@ -207,6 +190,99 @@ def _write_files(source: Path, folder: Path, files: Sequence[Entry]) -> None:
             stream.write(tensor.restore().tobytes())
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def _write_weights(
+    source: Path, folder: Path, entries: Sequence[Entry], max_shard_bytes: int, progress: Progress
+) -> None:
+    """Write weight files, each of at most `max_shard_bytes` of tensors, unless a single one has more.
+
+    Raises :class:`FormatError` if safetensors has no such element type.
+    """
+    for entry in entries:
+        reason = _refusal(entry)
+        if reason is not None:
+            raise FormatError(f"{entry.name}: {reason}; restore it as .pth.")
+    shards = _named(_shared_out(entries, max_shard_bytes))
+    if len(shards) > 1:
+        weight_map = {entry.name: name for name, held in shards.items() for entry in held}
+        total_bytes = sum(entry.restored_bytes for entry in entries)
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    with ExitStack() as opened:
+        streams: dict[IO[bytes], list[Entry]] = {
+            opened.enter_context((folder / name).open("wb")): held for name, held in shards.items()
+        }
+        _fill(streams, source, progress)
+        for stream in streams:
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _fill(streams: Mapping[IO[bytes], Sequence[Entry]], source: Path, progress: Progress) -> None:
+    """Write safetensors files, each of some tensors of `source`, one tensor after the other."""
+    places: dict[str, tuple[IO[bytes], int]] = {}
+    for stream, entries in streams.items():
+        # Wider types first, so that every element lies at a multiple of its size.
+        ordered = sorted(entries, key=lambda entry: (-entry.dtype.itemsize, entry.name))
+        head, offsets = _head_of(ordered)
+        stream.write(head)
+        places |= {entry.name: (stream, len(head) + offset) for entry, offset in zip(ordered, offsets, strict=True)}
+    progress.stage("restoring", sum(entry.restored_bytes for entries in streams.values() for entry in entries))
+    for entry, tensor in container.stream(source, names=places, is_writable=False):
+        stream, offset = places[entry.name]
+        stream.seek(offset)
+        stream.write(np.ascontiguousarray(tensor.restore()).reshape(-1).view(np.uint8).data)
+        progress.advance(entry.restored_bytes)
+        # Nothing may hold a tensor while the next one is restored.
+        del tensor
+
+
+def _shared_out(entries: Sequence[Entry], max_shard_bytes: int) -> list[list[Entry]]:
+    shards: list[list[Entry]] = [[]]
+    held = 0
+    for entry in entries:
+        if shards[-1] and held + entry.restored_bytes > max_shard_bytes:
+            shards.append([])
+            held = 0
+        shards[-1].append(entry)
+        held += entry.restored_bytes
+    return shards
+
+
+def _named(shards: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
+    if len(shards) == 1:
+        return {WEIGHTS: shards[0]}
+    stem = WEIGHTS.removesuffix(".safetensors")
+    return {
+        f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors": shard for number, shard in enumerate(shards, start=1)
+    }
+
+
+def _refusal(entry: Entry) -> str | None:
+    """Why safetensors cannot hold a tensor, or None if it can."""
+    if entry.dtype not in NAMES:
+        return f"safetensors files cannot hold {entry.dtype.name}"
+    return "safetensors files cannot hold a tensor of that name" if entry.name == METADATA else None
+
+
+def _head_of(entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
+    """All of a file before the elements, and where those of every tensor begin after it."""
+    described: dict[str, object] = {METADATA: {"format": "pt"}}
+    offsets = []
+    position = 0
+    for entry in entries:
+        end = position + entry.restored_bytes
+        described[entry.name] = {
+            "dtype": NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [position, end],
+        }
+        offsets.append(position)
+        position = end
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text, offsets
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:

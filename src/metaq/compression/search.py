@@ -3,8 +3,6 @@
 Whatever is compressed, quantising it for a λ gives a file of some size and quality: the larger λ, the smaller both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

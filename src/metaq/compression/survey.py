@@ -1,19 +1,23 @@
-"""The first pass over a model: how large weights are, which values they take, and which bases may pay."""
-
-from __future__ import annotations
+"""The first pass over a model: how large weights are, some rows of each tensor, and which tensors are no weights."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from metaq.compression.work import WorkFolder
+from metaq.model.norms import ENDINGS, TOLERANCE, rounded_norms
+from metaq.model.opened import OpenedModel
+from metaq.model.selection import RUNNING_STATISTICS
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
+from metaq.quantize.allocation import MIN_TRELLIS_ROW
+from metaq.quantize.blocks import FLAT_ROW, as_rows
 from metaq.quantize.rotation import is_tall, principal_basis, rotated_squares
+from metaq.quantize.uniform import lossless_grid
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis
 
@@ -25,13 +29,34 @@ BLOCK = 1 << 20
 MOMENT_ROWS_PER_COLUMN = 32
 """Rows that a second moment is taken of, for every column."""
 
-SURVEY = "survey.json"
-
-FEW_VALUES = 16
+MOST_VALUES = 16
 """A tensor that takes no more values, each many times, is a mask or a table, and kept as it is."""
 
-REPEATED = 8
-"""How often each of them is taken on average, at least."""
+LEAST_REPEATED, REPEATED = 8, 64
+"""How often each of them is taken on average, at least: where they lie on a grid, and where they do not."""
+
+RUNS = 8
+"""Places of a tensor from which rows are taken."""
+
+TOTAL = 1 << 20
+"""About how many weights are taken of all tensors together."""
+
+LEAST = 1 << 8
+"""Fewest weights that are taken of a tensor, if there are not too many tensors."""
+
+MAX_TRELLIS_ROW = 1 << 18
+"""The search along a row takes 144 bytes a weight."""
+
+HUGE = 1e5
+"""From so many times the median of the others, a number is no weight, but stands for infinity in a mask."""
+
+NOT_FINITE = "holds NaN, infinity or numbers near it"
+FEW_VALUES = "takes few values, as masks do"
+MONOTONE = "rises or falls all along, as tables do"
+HOLDS_HUGE = "holds numbers far beyond its weights, as masks do"
+
+NORM_SHARE, LEAST_NORM_TOLERANCE = 0.1, 1e-4
+"""By how much statistics of batch normalisation may falsify outputs, over what the weights do; and at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +99,22 @@ class Survey:
     axes: tuple[Axes, ...]
 
 
-def survey(reader: Reader, tensors: Sequence[StoredTensor], work: WorkFolder, progress: Progress) -> Survey:
-    """Pass over floating `tensors` once, or take over what an earlier run found."""
-    known = _known(work)
-    if known is not None:
-        return known
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SortedOut:
+    """Chosen tensors by what becomes of them.
+
+    `weights` are quantised as λ asks for, with `samples` of their rows, float64 (n, columns), by name. Tensors of few
+    values lie exactly on `grids`. The others are kept exactly for `reasons`.
+    """
+
+    weights: tuple[StoredTensor, ...]
+    samples: dict[str, Floats]
+    grids: dict[str, BucketGrid]
+    reasons: dict[str, str]
+
+
+def survey(reader: Reader, tensors: Sequence[StoredTensor], progress: Progress) -> Survey:
+    """Pass over floating `tensors` once."""
     progress.stage("looking at weights", sum(tensor.size_bytes for tensor in tensors))
     facts: dict[str, Facts] = {}
     axes: list[Axes] = []
@@ -88,9 +124,7 @@ def survey(reader: Reader, tensors: Sequence[StoredTensor], work: WorkFolder, pr
         if basis is not None and moment is not None:
             after = rotated_squares(moment, basis)
             axes.append(Axes(name=tensor.name, basis=basis, before=np.diag(moment).copy(), after=after))
-    found = Survey(facts=facts, axes=tuple(axes))
-    _keep(found, work)
-    return found
+    return Survey(facts=facts, axes=tuple(axes))
 
 
 def blocks_of(tensor: StoredTensor, row_length: int = 1) -> Iterator[tuple[int, int]]:
@@ -120,7 +154,7 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
             # NaN compares as false, so that the largest would miss it.
             progress.advance(tensor.size_bytes - start * tensor.dtype.itemsize)
             return Facts(mean_square=0.0, largest=0.0, is_finite=False), None
-        if distinct.size <= FEW_VALUES:
+        if distinct.size <= MOST_VALUES:
             distinct = _distinct(distinct, values)
             has_negative_zero = has_negative_zero or bool(np.signbit(values[values == 0]).any())
         zeros += _scattered_zeros(values.reshape(-1, length))
@@ -129,7 +163,7 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
             moment += matrix.T @ matrix
             moment_rows += len(matrix)
         progress.advance((stop - start) * tensor.dtype.itemsize)
-    is_table = distinct.size <= FEW_VALUES and tensor.count >= REPEATED * distinct.size
+    is_table = distinct.size <= MOST_VALUES and tensor.count >= LEAST_REPEATED * distinct.size
     if has_negative_zero:
         distinct = np.where(distinct == 0, -0.0, distinct)
     facts = Facts(
@@ -143,57 +177,106 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
     return facts, None if moment is None else moment / moment_rows
 
 
+def is_matrix(tensor: StoredTensor) -> bool:
+    """Whether its rows are long enough for a trellis, and short enough for one that is searched row by row."""
+    return MIN_TRELLIS_ROW <= tensor.row_length <= MAX_TRELLIS_ROW
+
+
+def quota(tensor: StoredTensor, tensors: Sequence[StoredTensor]) -> int:
+    """How many weights are taken of a tensor of a model."""
+    share = TOTAL * tensor.count // max(sum(each.count for each in tensors), 1)
+    return min(max(share, min(LEAST, TOTAL // len(tensors))), tensor.count)
+
+
+def sampled_rows(reader: Reader, tensor: StoredTensor, weights: int) -> list[tuple[int, Floats]]:
+    """Runs of whole rows, about `weights` weights in all, each with the number of its first row.
+
+    A tensor without rows worth the name is cut into rows, see :func:`metaq.quantize.blocks.as_rows`.
+    """
+    length = tensor.row_length if is_matrix(tensor) else FLAT_ROW
+    rows = -(-tensor.count // length)
+    taken = min(max(-(-weights // length), 1), rows)
+    runs = min(RUNS, taken)
+    found = []
+    for run in range(runs):
+        first = run * rows // runs
+        last = min(first + -(-taken // runs), (run + 1) * rows // runs)
+        values = reader.values(tensor, first * length, min(last * length, tensor.count))
+        found.append((first, values.reshape(-1, length) if is_matrix(tensor) else as_rows(values)))
+    return found
+
+
+def sorted_out(reader: Reader, tensors: Sequence[StoredTensor], facts: Mapping[str, Facts]) -> SortedOut:
+    """Tell weights from masks and tables by `facts` of them."""
+    grids: dict[str, BucketGrid] = {}
+    reasons: dict[str, str] = {}
+    for tensor in tensors:
+        values = facts[tensor.name].values
+        grid = lossless_grid(values, tensor.dtype) if values else None
+        if grid is not None:
+            grids[tensor.name] = grid
+        elif not facts[tensor.name].is_finite:
+            reasons[tensor.name] = NOT_FINITE
+        elif facts[tensor.name].is_monotone:
+            reasons[tensor.name] = MONOTONE
+        elif values and tensor.count >= REPEATED * len(values):
+            reasons[tensor.name] = FEW_VALUES
+    left = [tensor for tensor in tensors if tensor.name not in grids and tensor.name not in reasons]
+    samples = {
+        tensor.name: np.concatenate([rows for _, rows in sampled_rows(reader, tensor, quota(tensor, left))])
+        for tensor in left
+    }
+    for tensor in left:
+        median = median_magnitude(samples[tensor.name])
+        if median and facts[tensor.name].largest > HUGE * median:
+            reasons[tensor.name] = HOLDS_HUGE
+    weights = tuple(tensor for tensor in left if tensor.name not in reasons)
+    return SortedOut(weights=weights, samples=samples, grids=grids, reasons=reasons)
+
+
+def median_magnitude(sample: Floats) -> float:
+    """Median of the magnitudes other than zero; 0 if there are none."""
+    sizes = np.abs(sample[sample != 0])
+    return float(np.median(sizes)) if sizes.size else 0.0
+
+
+def statistics_grids(
+    model: OpenedModel, reader: Reader, quantized: Iterable[str], relative_error: float
+) -> dict[str, BucketGrid]:
+    """Grids for running statistics of batch normalisation, as fine as weights with this relative error deserve.
+
+    `quantized` are names of the tensors that have grids, `relative_error` the root mean square error of the weights
+    over their root mean square.
+    """
+    stems = {name.removesuffix(ENDINGS["mean"]) for name in model.holders if name.endswith(ENDINGS["mean"])}
+    names = [stem + ending for stem in sorted(stems) for ending in ENDINGS.values()]
+    vectors = {}
+    for name in (name for name in names if name in model.holders):
+        tensor = model.tensor(name)
+        if tensor.dtype.is_quantizable and tensor.count:
+            vectors[name] = torch.from_numpy(reader.values(tensor, 0, tensor.count).copy())
+    free = {name for name in vectors if name.rpartition(".")[2] in RUNNING_STATISTICS} - set(quantized)
+    rounded = rounded_norms(vectors, taken=vectors.keys() - free, tolerance=norm_tolerance(relative_error))
+    return {model.holders[name]: grid for name, grid in rounded.grids.items()}
+
+
+def norm_tolerance(relative_error: float) -> float:
+    """By how much rounded statistics may falsify outputs where weights have this error."""
+    return min(TOLERANCE, max(LEAST_NORM_TOLERANCE, NORM_SHARE * relative_error))
+
+
 def _distinct(known: Floats, values: Floats) -> Floats:
     """The `known` values and those of a block in increasing order; no more than that it is too many of them."""
-    few = np.unique(values[: 4 * FEW_VALUES])
-    return few if few.size > FEW_VALUES else np.union1d(known, values)
+    few = np.unique(values[: 4 * MOST_VALUES])
+    return few if few.size > MOST_VALUES else np.union1d(known, values)
 
 
 def _is_monotone(values: Floats) -> bool:
     steps = np.diff(values)
-    return values.size >= FEW_VALUES and bool((steps > 0).all() or (steps < 0).all())
+    return values.size >= MOST_VALUES and bool((steps > 0).all() or (steps < 0).all())
 
 
 def _scattered_zeros(rows: Floats) -> int:
     is_zero = rows == 0
     found = int(np.count_nonzero(is_zero))
     return found - rows.shape[1] * int(np.count_nonzero(is_zero.all(axis=1))) if found and rows.shape[1] > 1 else found
-
-
-def _keep(found: Survey, work: WorkFolder) -> None:
-    for number, axes in enumerate(found.axes):
-        work.write_array(f"basis-{number}.npy", axes.basis.indices)
-    work.write(
-        SURVEY,
-        {
-            "facts": {name: asdict(facts) for name, facts in found.facts.items()},
-            "axes": [
-                {
-                    "name": axes.name,
-                    "radius": axes.basis.grid.radius,
-                    "count": axes.basis.grid.count,
-                    "before": axes.before.tolist(),
-                    "after": axes.after.tolist(),
-                }
-                for axes in found.axes
-            ],
-        },
-    )
-
-
-def _known(work: WorkFolder) -> Survey | None:
-    """What an earlier run found, if all of it is there."""
-    kept = work.read(SURVEY)
-    if kept is None:
-        return None
-    facts = {name: Facts(**{**told, "values": tuple(told["values"])}) for name, told in kept["facts"].items()}
-    axes = []
-    for number, record in enumerate(kept["axes"]):
-        indices = work.read_array(f"basis-{number}.npy")
-        if indices is None:
-            return None
-        grid = BucketGrid(center=0.0, radius=record["radius"], count=record["count"])
-        basis = Basis(indices=indices, grid=grid)
-        before, after = np.array(record["before"]), np.array(record["after"])
-        axes.append(Axes(name=record["name"], basis=basis, before=before, after=after))
-    return Survey(facts=facts, axes=tuple(axes))

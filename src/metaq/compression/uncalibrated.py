@@ -1,32 +1,28 @@
 """Quantising a model without data, tensor by tensor, wherever it lies; what is done is kept, and gone on with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from metaq.compression.coding import Coding, Job
 from metaq.compression.compressed import Report
+from metaq.compression.goal import Goal
 from metaq.compression.planning import DEFAULT_MULTIPLIER, TOO_WIDE, Rule
 from metaq.compression.quantizing import Quantizer
-from metaq.compression.rates import RateModel
 from metaq.compression.search import SizeSearch, Try
-from metaq.compression.sorting import SortedOut, sorted_out, statistics_grids
-from metaq.compression.survey import Survey, survey
+from metaq.compression.survey import SortedOut, Survey, sorted_out, statistics_grids, survey
 from metaq.compression.work import Attempt, WorkFolder
 from metaq.container import Metadata, carried
 from metaq.container.coders import CHUNK_CODERS
-from metaq.container.exact import THOROUGH_BYTES, exact_payload
+from metaq.container.contents import coverage_of_entries
 from metaq.container.fields import Parts, StoredChunk, utf8
 from metaq.container.layout import CHECKSUM_BYTES
-from metaq.container.writer import assemble
+from metaq.container.writer import THOROUGH_BYTES, assemble, exact_payload
 from metaq.model.opened import OpenedModel
 from metaq.model.selection import Selection
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
-from metaq.tensors.coverage import measured
 from metaq.tensors.grid import BucketGrid
 
 HEADER_BYTES = 8
@@ -35,56 +31,68 @@ HEADER_BYTES = 8
 TRIES = "tries.json"
 
 
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is compressed, and how the file is made; see :func:`metaq.compression.compressing.compress`."""
+
+    model: OpenedModel
+    selection: Selection
+    goal: Goal
+    grids: Mapping[str, BucketGrid] | None
+    coder: str
+    metadata: Metadata
+    progress: Progress
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """Most bytes of the file, if the goal is a size."""
+        return self.goal.limit_bytes(float_bytes=self.model.float_bytes, weights=self.model.weights)
+
+
 class UncalibratedModel:
     """A model that is quantised for any λ, or on given grids; `work` keeps what is done."""
 
-    def __init__(
-        self,
-        model: OpenedModel,
-        selection: Selection,
-        reader: Reader,
-        work: WorkFolder,
-        *,
-        coder: str,
-        metadata: Metadata,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, request: Request, reader: Reader, work: WorkFolder) -> None:
+        model, metadata = request.model, request.metadata
+        self._request = request
         self._model = model
         self._reader = reader
         self._work = work
-        self._coder = coder
-        self._metadata = metadata if model.carried is None else {**metadata, carried.METADATA_KEY: carried.CONVENTION}
-        self._progress = progress
-        self._reasons = dict(selection.reasons)
-        names = {model.holders[name] for name in selection.names}
+        self._progress = request.progress
+        self._reasons = dict(request.selection.reasons)
+        names = {model.holders[name] for name in request.selection.names}
         self._chosen = [tensor for tensor in model.tensors if tensor.name in names]
         self._files = () if model.carried is None else model.carried.files
         tied = [replace(model.tensor(name), name=name) for name in model.holders if name != model.holders[name]]
-        self._tensors = sorted([*model.tensors, *tied, *self._files], key=lambda tensor: utf8(tensor.name))
-        numbers = {tensor.name: number for number, tensor in enumerate(self._tensors)}
-        self._ties = {tensor.name: numbers[model.holders[tensor.name]] for tensor in tied}
+        tensors = sorted([*model.tensors, *tied, *self._files], key=lambda tensor: utf8(tensor.name))
+        numbers = {tensor.name: number for number, tensor in enumerate(tensors)}
+        self._job = Job(
+            tensors=tensors,
+            ties={tensor.name: numbers[model.holders[tensor.name]] for tensor in tied},
+            metadata=metadata if model.carried is None else {**metadata, carried.METADATA_KEY: carried.CONVENTION},
+            coder=request.coder,
+        )
 
-    def on_grids(self, out: Path, grids: Mapping[str, BucketGrid]) -> Report:
-        """Quantise on given grids, by any name of the tensor, and write the file."""
-        attempt = self._work.attempt(0, "grids")
-        held = {self._model.holders[name]: grid for name, grid in grids.items()}
-        return self._written(out, self._coded(Quantizer(self._reader, held), attempt), attempt, None)
+    def write(self, out: Path) -> Report:
+        """Write the file that is asked for: on the given grids, of a size, or of the default quality."""
+        grids, limit = self._request.grids, self._request.limit_bytes
+        if grids is not None:
+            held = {self._model.holders[name]: grid for name, grid in grids.items()}
+            return self._written(out, *self._coded(Quantizer(self._reader, held)))
+        return self.at(out) if limit is None else self._to_limit(out, limit)
 
     def at(self, out: Path, multiplier: float = DEFAULT_MULTIPLIER, *, number: int = 0) -> Report:
         """Quantise for a λ relative to the mean square of the weights, and write the file."""
-        attempt = self._work.attempt(number, multiplier.hex())
-        return self._written(out, self._coded(self._quantizer(multiplier), attempt), attempt, multiplier)
+        return self._written(out, *self._coded(self._quantizer(multiplier), multiplier, number), multiplier)
 
-    def to_limit(self, out: Path, limit: int) -> Report:
+    def _to_limit(self, out: Path, limit: int) -> Report:
         """Quantise so that the file has at most `limit` bytes, and hardly fewer, and write it."""
-        rates = RateModel(self._sorted.weights, self._survey, self._rule, self._sorted.samples, coder=self._coder)
         quantized = {tensor.name for tensor in self._chosen}
-        exact = [tensor for tensor in self._tensors if tensor.name not in quantized | self._ties.keys()]
-        search = SizeSearch(limit, rates, self._known_tries())
+        exact = [tensor for tensor in self._job.tensors if tensor.name not in quantized | self._job.ties.keys()]
+        search = SizeSearch(limit, self._looked_at[-1], self._known_tries())
         while (current := search.next(lambda: _expected_bytes(self._reader, exact))) is not None:
             self._keep(search)
-            attempt = self._work.attempt(current.number, current.multiplier.hex())
-            parts = self._coded(self._quantizer(current.multiplier), attempt)
+            parts, attempt = self._coded(self._quantizer(current.multiplier), current.multiplier, current.number)
             chunks = _chunks(parts, attempt)
             file_bytes = len(parts.head(chunks)) + sum(chunk.size_bytes for chunk in chunks) + CHECKSUM_BYTES
             attempt.close()
@@ -97,51 +105,42 @@ class UncalibratedModel:
         return self.at(out, best.multiplier, number=best.number)
 
     @cached_property
-    def _survey(self) -> Survey:
-        return survey(self._reader, self._chosen, self._work, self._progress)
-
-    @cached_property
-    def _sorted(self) -> SortedOut:
-        found = sorted_out(self._reader, self._chosen, self._survey.facts)
-        self._explain(found.reasons)
-        return found
-
-    @cached_property
-    def _rule(self) -> Rule:
-        return Rule(self._sorted.weights, self._survey, self._sorted.samples)
+    def _looked_at(self) -> tuple[Survey, SortedOut, Rule]:
+        """The weights of the model, and the rule for them."""
+        seen = survey(self._reader, self._chosen, self._progress)
+        found = sorted_out(self._reader, self._chosen, seen.facts)
+        self._reasons |= self._model.under_all_names(found.reasons)
+        return seen, found, Rule(found, seen, self._job.coder)
 
     def _quantizer(self, multiplier: float) -> Quantizer:
-        plans = self._rule.plans(multiplier)
-        self._explain({tensor.name: TOO_WIDE for tensor in self._sorted.weights if tensor.name not in plans})
-        quantized = plans.keys() | self._sorted.grids.keys()
-        error = self._rule.relative_error(plans)
-        statistics = statistics_grids(self._model, self._reader, quantized, error)
-        return Quantizer(self._reader, {**self._sorted.grids, **statistics}, plans, self._survey)
+        seen, found, rule = self._looked_at
+        plans = rule.plans(multiplier)
+        too_wide = {tensor.name: TOO_WIDE for tensor in found.weights if tensor.name not in plans}
+        self._reasons |= self._model.under_all_names(too_wide)
+        quantized = plans.keys() | found.grids.keys()
+        statistics = statistics_grids(self._model, self._reader, quantized, rule.relative_error(plans))
+        return Quantizer(self._reader, {**found.grids, **statistics}, plans, seen)
 
-    def _explain(self, reasons: Mapping[str, str]) -> None:
-        """Keep `reasons`, given by names of holders, for all names of these tensors."""
-        for name, holder in self._model.holders.items():
-            if holder in reasons:
-                self._reasons[name] = reasons[holder]
+    def _coded(self, quantizer: Quantizer, multiplier: float | None = None, number: int = 0) -> tuple[Parts, Attempt]:
+        """All of the file but its chunks, and the attempt that has these."""
+        # Chunks hold combinations of the bases with which they were coded, and of no others.
+        key = ["grids" if multiplier is None else multiplier.hex(), *(key.hex() for key in quantizer.bases)]
+        attempt = self._work.attempt(number, " ".join(key))
+        held = (tensor for tensor in self._job.tensors if tensor.name not in self._job.ties)
+        self._progress.stage("compressing", sum(tensor.size_bytes for tensor in held))
+        return Coding(self._job, quantizer, self._reader, attempt, self._progress).run(), attempt
 
-    def _coded(self, quantizer: Quantizer, attempt: Attempt) -> Parts:
-        self._progress.stage(
-            "compressing", sum(tensor.size_bytes for tensor in self._tensors if tensor.name not in self._ties)
-        )
-        job = Job(tensors=self._tensors, ties=self._ties, metadata=self._metadata, coder=self._coder)
-        return Coding(job, quantizer, self._reader, attempt, self._progress).run()
-
-    def _written(self, out: Path, parts: Parts, attempt: Attempt, multiplier: float | None) -> Report:
+    def _written(self, out: Path, parts: Parts, attempt: Attempt, multiplier: float | None = None) -> Report:
         chunks = _chunks(parts, attempt)
-        file_bytes = assemble(out, parts.head(chunks), chunks, attempt.payload)
+        file_bytes = assemble(out, parts.head(chunks), map(attempt.payload, range(len(chunks))))
         attempt.close()
         names = {tensor.name for tensor in self._files}
-        entries = [entry for entry in parts.entries if entry.name not in names and entry.tied_to is None]
+        coverage = coverage_of_entries(entry for entry in parts.entries if entry.name not in names)
         return Report(
             file_bytes=file_bytes,
             float_bytes=self._model.float_bytes,
             weights=self._model.weights,
-            coverage=measured((entry, entry.grid is not None) for entry in entries).explained(self._reasons),
+            coverage=coverage.explained(self._reasons),
             multiplier=multiplier,
             carried=tuple(carried.path_of(tensor.name) for tensor in self._files),
             carried_bytes=sum(entry.coded_bytes for entry in parts.placed(chunks) if entry.name in names),

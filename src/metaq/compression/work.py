@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from metaq.container.fields import StoredChunk, packed_checksum
-from metaq.container.layout import CHECKSUM_BYTES
+from metaq.container.fields import StoredChunk
 from metaq.errors import ConfigError, OutputError
 from metaq.files import output_error, write_bytes
 
@@ -27,7 +21,6 @@ if sys.platform != "win32":
 
 JOB = "job.json"
 LOCK = "lock"
-BLOCK_BYTES = 1 << 20
 
 LONGEST_NAME_BYTES = 240
 """Of outputs whose work folder has their name; systems hold names of 255 bytes."""
@@ -86,23 +79,6 @@ class WorkFolder:
     def write(self, name: str, value: object) -> None:
         write_bytes(self.path / name, _line({"value": value}))
 
-    def read_array(self, name: str) -> NDArray[np.int64] | None:
-        """An array that was written under `name`, or None if that is not there or has changed."""
-        try:
-            data = (self.path / name).read_bytes()
-        except OSError:
-            return None
-        checksum, content = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]
-        if checksum != packed_checksum(zlib.crc32(content)):
-            return None
-        found: NDArray[np.int64] = np.load(io.BytesIO(content), allow_pickle=False)
-        return found
-
-    def write_array(self, name: str, values: NDArray[np.int64]) -> None:
-        content = io.BytesIO()
-        np.save(content, values)
-        write_bytes(self.path / name, packed_checksum(zlib.crc32(content.getvalue())) + content.getvalue())
-
     def attempt(self, number: int, key: str) -> Attempt:
         """An attempt at the file, with what was done of it; `key` tells what else it depends on than the job."""
         attempt = Attempt(self._out, self._attempt_path(number), key)
@@ -144,13 +120,14 @@ def _lock(stream: IO[bytes], out: Path) -> None:
 class Attempt:
     """Chunks of one attempt at the file, in the order in which they became ready, and what was decided about tensors.
 
-    A line of the journal counts only if it has its own checksum, and a chunk only if its payload has that of its line.
+    `tensors` has what was decided by name of the tensor, and `chunks` those that are done by their numbers. A line of
+    the journal counts only if it has its own checksum, and a chunk only if its payload has that of its line.
     """
 
     def __init__(self, out: Path, path: Path, key: str) -> None:
+        self.tensors: dict[str, Record] = {}
+        self.chunks: dict[int, StoredChunk] = {}
         self._out = out
-        self._tensors: dict[str, Record] = {}
-        self._chunks: dict[int, StoredChunk] = {}
         self._offsets: dict[int, int] = {}
         self._end = 0
         try:
@@ -159,56 +136,40 @@ class Attempt:
             self._journal = _opened(path / "journal")
             self._resume(key)
         except OSError as error:
-            raise unwritable(out, error) from error
-
-    @property
-    def tensors(self) -> Mapping[str, Record]:
-        """What was decided, by name of the tensor."""
-        return self._tensors
-
-    @property
-    def chunks(self) -> Mapping[int, StoredChunk]:
-        """The chunks that are done, by their numbers."""
-        return self._chunks
+            raise _unwritable(out, error) from error
 
     def add_tensor(self, name: str, record: Record) -> None:
-        self._append({"tensor": name, **record})
-        self._tensors[name] = record
+        self._write(self._journal, _line({"tensor": name, **record}))
+        self.tensors[name] = record
 
     def add_chunk(self, number: int, payload: bytes) -> None:
         """Keep a chunk; raises :class:`OutputError` if the disk is full."""
         chunk = StoredChunk(size_bytes=len(payload), checksum=zlib.crc32(payload))
-        try:
-            self._payloads.seek(self._end)
-            self._payloads.write(payload)
-            self._payloads.flush()
-        except OSError as error:
-            raise unwritable(self._out, error) from error
-        self._append({"chunk": number, "size": chunk.size_bytes, "checksum": chunk.checksum})
+        self._payloads.seek(self._end)
+        self._write(self._payloads, payload)
+        self._write(self._journal, _line({"chunk": number, "size": chunk.size_bytes, "checksum": chunk.checksum}))
         self._place(number, chunk)
 
-    def payload(self, number: int) -> Iterator[bytes]:
-        """The payload of a chunk in pieces."""
-        size_bytes = self._chunks[number].size_bytes
-        for start in range(0, size_bytes, BLOCK_BYTES):
-            self._payloads.seek(self._offsets[number] + start)
-            yield self._payloads.read(min(BLOCK_BYTES, size_bytes - start))
+    def payload(self, number: int) -> bytes:
+        """The payload of a chunk."""
+        self._payloads.seek(self._offsets[number])
+        return self._payloads.read(self.chunks[number].size_bytes)
 
     def close(self) -> None:
         self._payloads.close()
         self._journal.close()
 
     def _place(self, number: int, chunk: StoredChunk) -> None:
-        self._chunks[number] = chunk
+        self.chunks[number] = chunk
         self._offsets[number] = self._end
         self._end += chunk.size_bytes
 
-    def _append(self, record: Record) -> None:
+    def _write(self, stream: IO[bytes], data: bytes) -> None:
         try:
-            self._journal.write(_line(record))
-            self._journal.flush()
+            stream.write(data)
+            stream.flush()
         except OSError as error:
-            raise unwritable(self._out, error) from error
+            raise _unwritable(self._out, error) from error
 
     def _resume(self, key: str) -> None:
         """Take over the records up to the first that is not whole, and cut off what is after it."""
@@ -232,27 +193,18 @@ class Attempt:
         if record is None:
             return False
         if "tensor" in record:
-            self._tensors[record.pop("tensor")] = record
+            self.tensors[record.pop("tensor")] = record
             return True
         chunk = StoredChunk(size_bytes=record["size"], checksum=record["checksum"])
-        if self._checksum(chunk.size_bytes) != chunk.checksum:
+        self._payloads.seek(self._end)
+        payload = self._payloads.read(chunk.size_bytes)
+        if len(payload) != chunk.size_bytes or zlib.crc32(payload) != chunk.checksum:
             return False
         self._place(record["chunk"], chunk)
         return True
 
-    def _checksum(self, size_bytes: int) -> int | None:
-        """CRC-32 of the next payload, or None if the file has no such number of bytes left."""
-        self._payloads.seek(self._end)
-        value, left = 0, size_bytes
-        while left:
-            block = self._payloads.read(min(BLOCK_BYTES, left))
-            if not block:
-                return None
-            value, left = zlib.crc32(block, value), left - len(block)
-        return value
 
-
-def unwritable(out: Path, error: OSError) -> OutputError:
+def _unwritable(out: Path, error: OSError) -> OutputError:
     """What to say of an output that cannot be written."""
     return OutputError(
         f"{output_error(out, error)} What is done so far is kept in {work_path(out).name}, and the same command goes "

@@ -1,10 +1,10 @@
 """The ``.metaq`` file format; docs/format.md says what every byte means. Nothing here needs PyTorch."""
 
 from metaq.container.accounts import Account, account
-from metaq.container.contents import Chunk, Contents, Entry, File, Metadata, Piece, WriteReport
+from metaq.container.contents import Chunk, Contents, Entry, File, Metadata, Piece, WriteReport, sizes
 from metaq.container.layout import MAGIC, VERSION
 from metaq.container.reader import DEFAULT_MAX_BYTES, decode, describe, read, stream
-from metaq.container.source import is_metaq
+from metaq.container.source import head_of, is_metaq
 from metaq.container.writer import DEFAULT_CODER, encode, write
 
 __all__ = [
@@ -24,8 +24,10 @@ __all__ = [
     "decode",
     "describe",
     "encode",
+    "head_of",
     "is_metaq",
     "read",
+    "sizes",
     "stream",
     "write",
 ]

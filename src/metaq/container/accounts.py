@@ -1,7 +1,5 @@
 """Where every byte of a file went: to its frame, its header and each of its tensors, as the coders count."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 
@@ -9,7 +7,7 @@ from metaq.container import layout
 from metaq.container.coders import CODERS
 from metaq.container.contents import Chunk
 from metaq.container.frame import open_frame
-from metaq.container.source import FileSource, Source
+from metaq.container.source import Source, open_source
 from metaq.errors import CodecError, FormatError
 
 
@@ -57,8 +55,8 @@ def account(path: str | os.PathLike[str]) -> Account:
     FormatError
         If the file is missing, foreign, damaged or of a newer version.
     """
-    with FileSource(path) as source:
-        contents = open_frame(source).contents
+    with open_source(path) as source:
+        contents = open_frame(source)[0]
         parts_bits = [0.0] * len(contents.parts)
         for chunk in contents.chunks:
             for piece, bits in zip(chunk.pieces, _piece_bits(source, chunk), strict=True):

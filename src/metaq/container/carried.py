@@ -4,8 +4,6 @@ A carried file is an exact uint8 tensor named ``file:`` and its path; the metada
 like that. docs/format.md has the convention.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

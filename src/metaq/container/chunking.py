@@ -1,7 +1,5 @@
 """Which symbols share a payload: a fixed rule, so that nothing of it is stored."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

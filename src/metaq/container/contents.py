@@ -1,7 +1,5 @@
 """What is in a file, as plain records."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,13 +143,7 @@ class Contents:
         """Bytes of the file beside those of the tensors, tied ones once: ``bytes``, ``float_bytes``, ``ratio``, …"""
         holders = [each for each in self.entries if each.tied_to is None and not is_carried(each.name, self.metadata)]
         float_bytes, weights = sum(each.restored_bytes for each in holders), sum(each.count for each in holders)
-        return {
-            "bytes": self.file_bytes,
-            "float_bytes": float_bytes,
-            "ratio": float_bytes / self.file_bytes,
-            "weights": weights,
-            "bits_per_weight": 8 * self.file_bytes / max(weights, 1),
-        }
+        return sizes(self.file_bytes, float_bytes, weights)
 
     def holder_of(self, entry: Entry) -> Entry:
         """The tensor that holds the elements of `entry`: itself unless it is tied."""
@@ -182,6 +174,17 @@ class WriteReport:
     file_bytes: int
     header_bytes: int
     coverage: Coverage
+
+
+def sizes(file_bytes: int, float_bytes: int, weights: int) -> dict[str, float | int]:
+    """What is told of every file: its bytes beside those of the tensors, and its bits per element of theirs."""
+    return {
+        "bytes": file_bytes,
+        "float_bytes": float_bytes,
+        "ratio": float_bytes / file_bytes,
+        "weights": weights,
+        "bits_per_weight": 8 * file_bytes / max(weights, 1),
+    }
 
 
 def coverage_of_entries(entries: Iterable[Entry]) -> Coverage:

@@ -1,7 +1,5 @@
 """Walking over untrusted bytes: every step is checked, and every refusal says where."""
 
-from __future__ import annotations
-
 from typing import NoReturn
 
 from metaq.coding.varint import decode_varint

@@ -1,7 +1,5 @@
 """All of a file before its chunks as bytes; :mod:`metaq.container.header` reads its fields."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Iterable, Sequence

@@ -1,9 +1,6 @@
 """What surrounds the header and the chunks: magic, version, sizes and checksums."""
 
-from __future__ import annotations
-
 import struct
-from dataclasses import dataclass
 from itertools import accumulate
 
 from metaq.coding.header_bytes import decode_header_bytes
@@ -13,13 +10,8 @@ from metaq.container.cursor import Cursor
 from metaq.container.source import Source, checksum
 from metaq.errors import CodecError, FormatError
 
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """A file's contents, and the elements that stand in its header by number among :attr:`Contents.parts`."""
-
-    contents: Contents
-    inline: dict[int, bytes]
+Frame = tuple[Contents, dict[int, bytes]]
+"""A file's contents, and the elements that stand in its header by number among :attr:`Contents.parts`."""
 
 
 def open_frame(source: Source) -> Frame:
@@ -35,7 +27,7 @@ def open_frame(source: Source) -> Frame:
         # A damaged header says anything; that the checksum does not match says more.
         _check_all(source)
         raise
-    if len(frame.contents.chunks) <= 1:
+    if len(frame[0].chunks) <= 1:
         _check_all(source)
     return frame
 
@@ -100,7 +92,7 @@ def _parsed(source: Source) -> Frame:
         file_bytes=source.size_bytes,
         header_bytes=source.size_bytes - sum(found.chunk_sizes),
     )
-    return Frame(contents=contents, inline=found.inline)
+    return contents, found.inline
 
 
 def _unpacked_header(source: Source) -> tuple[bytes, int]:

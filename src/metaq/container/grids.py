@@ -1,7 +1,5 @@
 """Grids as bytes: the fewest bytes that give centre, radius and bucket count back bit for bit."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Sequence
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """The header: what tensors a file holds, checked before anything of their size is made."""
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Sequence

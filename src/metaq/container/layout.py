@@ -1,7 +1,5 @@
 """Constants of the format, and the rules that the writer keeps and the reader checks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import prod
 

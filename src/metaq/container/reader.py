@@ -1,9 +1,8 @@
 """Bytes to tensors. Files may come from anyone: everything is checked before memory is asked for."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
+import io
 import os
 import zlib
 from collections import Counter, deque
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from metaq.container.coders import CODERS
 from metaq.container.contents import Chunk, Contents, Entry, File
-from metaq.container.frame import Frame, open_checked_frame, open_frame
+from metaq.container.frame import open_checked_frame, open_frame
 from metaq.container.layout import combinations_fit, largest_column_sum
-from metaq.container.restoring import BasisRestoration, BasisRows, CombinedRestoration, Restoration, place
-from metaq.container.source import BytesSource, FileSource, Source
+from metaq.container.restoring import BasisRestoration, CombinedRestoration, Restoration, place
+from metaq.container.source import Source, open_source
 from metaq.errors import CodecError, ConfigError, FormatError
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
@@ -52,7 +51,7 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) ->
     FormatError
         If the file is missing, foreign, damaged, of a newer version, or takes more than `max_bytes`.
     """
-    with FileSource(path) as source:
+    with open_source(path) as source:
         return _read_all(source, max_bytes)
 
 
@@ -73,7 +72,7 @@ def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str = "da
     FormatError
         As for :func:`read`.
     """
-    return _read_all(BytesSource(data, source), max_bytes)
+    return _read_all(Source(io.BytesIO(data), source), max_bytes)
 
 
 def describe(path: str | os.PathLike[str]) -> Contents:
@@ -81,8 +80,8 @@ def describe(path: str | os.PathLike[str]) -> Contents:
 
     Of a file of several chunks only the header is read and checked, of any other all bytes are checked.
     """
-    with FileSource(path) as source:
-        return open_frame(source).contents
+    with open_source(path) as source:
+        return open_frame(source)[0]
 
 
 def stream(
@@ -118,9 +117,8 @@ def stream(
     FormatError
         As for :func:`read`.
     """
-    with FileSource(path) as source:
-        frame = open_frame(source)
-        contents = frame.contents
+    with open_source(path) as source:
+        contents, inline = open_frame(source)
         wanted = _wanted(contents, source, names)
         largest = max((contents.entries[number].restored_bytes for number in wanted), default=0)
         bases = contents.bases_of(contents.entries[number].name for number in wanted)
@@ -132,7 +130,7 @@ def stream(
             holders.add(number if entry.tied_to is None else entry.tied_to)
             sharing.setdefault(contents.holder_of(entry).name, []).append(entry)
         parts = [*bases, *(len(contents.bases) + number for number in sorted(holders))]
-        for holder, tensor in _restored(source, frame, parts):
+        for holder, tensor in _restored(source, contents, inline, parts):
             tensor = _writable(tensor) if is_writable else tensor
             for entry in sharing[holder.name]:
                 yield entry, dataclasses.replace(tensor, name=entry.name)
@@ -141,10 +139,9 @@ def stream(
 
 
 def _read_all(source: Source, max_bytes: int) -> File:
-    frame = open_checked_frame(source)
-    contents = frame.contents
+    contents, elements = open_checked_frame(source)
     require_memory(source.name, sum(entry.memory_bytes for entry in contents.parts), max_bytes)
-    inline = {number: _exact(source, contents.parts[number], raw) for number, raw in frame.inline.items()}
+    inline = {number: _exact(source, contents.parts[number], raw) for number, raw in elements.items()}
     exact = {number: _writable(tensor) for number, tensor in inline.items()}
     indices: dict[int, NDArray[np.int64]] = {}
     for chunk, streams in _decoded(source, contents, contents.chunks):
@@ -220,56 +217,46 @@ def require_memory(name: str | os.PathLike[str], needed: int, max_bytes: int) ->
         )
 
 
-def _restored(source: Source, frame: Frame, wanted: Sequence[int]) -> Iterator[tuple[Entry, ExactTensor]]:
+def _restored(
+    source: Source, contents: Contents, inline: Mapping[int, bytes], wanted: Sequence[int]
+) -> Iterator[tuple[Entry, ExactTensor]]:
     """Those tensors of the `wanted` parts, in order and with their bases, each as soon as its last piece is there."""
-    contents, chosen = frame.contents, set(wanted)
+    chosen = set(wanted)
     chunks = [chunk for chunk in contents.chunks if any(piece.tensor in chosen for piece in chunk.pieces)]
     missing = Counter(piece.tensor for chunk in chunks for piece in chunk.pieces if piece.tensor in chosen)
-    with closing(_decoded(source, contents, chunks)) as decoded:
-        yield from _assembled(source, frame, wanted, missing, decoded)
-
-
-def _assembled(
-    source: Source,
-    frame: Frame,
-    wanted: Sequence[int],
-    missing: dict[int, int],
-    decoded: Iterator[tuple[Chunk, Streams]],
-) -> Iterator[tuple[Entry, ExactTensor]]:
-    """As :func:`_restored`; `missing` are the pieces that each part waits for."""
-    contents = frame.contents
     held: dict[int, list[NDArray[np.generic]]] = {}
-    bases: dict[int, BasisRows] = {}
-    for number in wanted:
-        entry = contents.parts[number]
-        if number in frame.inline:
-            yield entry, _exact(source, entry, frame.inline[number])
-            continue
-        is_basis = number < len(contents.bases)
-        target = BasisRestoration(entry) if is_basis else _restoration(source.name, entry, bases)
-        while missing[number] or held.get(number):
-            if held.get(number):
-                target.add(held[number].pop(0))
+    bases: dict[int, BasisRestoration] = {}
+    with closing(_decoded(source, contents, chunks)) as decoded:
+        for number in wanted:
+            entry = contents.parts[number]
+            if number in inline:
+                yield entry, _exact(source, entry, inline[number])
                 continue
-            chunk, streams = next(decoded)
-            for piece, symbols in zip(chunk.pieces, streams, strict=True):
-                if piece.tensor in missing:
-                    missing[piece.tensor] -= 1
-                    held.setdefault(piece.tensor, []).append(symbols)
-            # Nothing but the list may hold the pieces, so that they are freed one by one.
-            del streams, symbols
-        held.pop(number, None)
-        if isinstance(target, BasisRestoration):
-            bases[number] = target.rows()
-            continue
-        values = target.values
-        del target
-        yield entry, ExactTensor(name=entry.name, values=values, dtype=entry.dtype)
-        # The caller may be done with them.
-        del values
+            is_basis = number < len(contents.bases)
+            target = BasisRestoration(entry) if is_basis else _restoration(source.name, entry, bases)
+            while missing[number] or held.get(number):
+                if held.get(number):
+                    target.add(held[number].pop(0))
+                    continue
+                chunk, streams = next(decoded)
+                for piece, symbols in zip(chunk.pieces, streams, strict=True):
+                    if piece.tensor in missing:
+                        missing[piece.tensor] -= 1
+                        held.setdefault(piece.tensor, []).append(symbols)
+                # Nothing but the list may hold the pieces, so that they are freed one by one.
+                del streams, symbols
+            held.pop(number, None)
+            if isinstance(target, BasisRestoration):
+                bases[number] = target
+                continue
+            values = target.values
+            del target
+            yield entry, ExactTensor(name=entry.name, values=values, dtype=entry.dtype)
+            # The caller may be done with them.
+            del values
 
 
-def _restoration(name: str, entry: Entry, bases: Mapping[int, BasisRows]) -> Restoration:
+def _restoration(name: str, entry: Entry, bases: Mapping[int, BasisRestoration]) -> Restoration:
     if entry.basis is None:
         return Restoration(entry)
     basis = bases[entry.basis]

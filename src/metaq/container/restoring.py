@@ -1,8 +1,6 @@
 """From decoded pieces to tensors, in place: no more than a block of temporary values at a time."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -19,17 +17,6 @@ BLOCK = 1 << 16
 
 COMBINED_BLOCK = 1 << 18
 """Elements of the rows that are combined at once, or one row: every time the whole basis is passed over."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BasisRows:
-    """A decoded basis: its rows in units of radius / count of its grid, integers as float64 of shape (size, size), and
-    its :func:`metaq.container.layout.largest_column_sum`.
-    """
-
-    numerators: NDArray[np.float64]
-    grid: BucketGrid
-    column_sum: float
 
 
 class Restoration:
@@ -57,7 +44,7 @@ class Restoration:
             block = symbols[start : start + BLOCK]
             numerators, self._state = continued_numerators(
                 block,
-                self._grid.count,
+                self.grid.count,
                 self._entry.trellis_bits,
                 row_length=self._row_length,
                 start=self._position,
@@ -67,21 +54,39 @@ class Restoration:
             self._position += block.size
 
     @property
-    def _grid(self) -> BucketGrid:
+    def grid(self) -> BucketGrid:
+        """Grid of a tensor that is not exact."""
         assert self._entry.grid is not None
         return self._entry.grid
 
     def _take(self, numerators: NDArray[np.float64]) -> None:
         # The formula of QuantizedTensor.values, in the same order, so that both give the same bits.
-        grid = self._grid
+        grid = self.grid
         values: NDArray[np.float64] = grid.center + grid.radius * numerators / grid.count
         place(self.values, self._entry.scan == "columns", self._position, stored(values, self._entry.dtype))
+
+
+class BasisRestoration(Restoration):
+    """A basis, of which not the values are restored but the integers that combinations are made of."""
+
+    @property
+    def numerators(self) -> NDArray[np.float64]:
+        """The rows in units of radius / count of the grid, integers as float64 of shape (size, size)."""
+        return cast(NDArray[np.float64], self.values)
+
+    @cached_property
+    def column_sum(self) -> float:
+        """Its :func:`metaq.container.layout.largest_column_sum`, once all pieces were added."""
+        return layout.largest_column_sum(len(self.numerators), self.numerators.__getitem__)
+
+    def _take(self, numerators: NDArray[np.float64]) -> None:
+        place(self.values, False, self._position, numerators)
 
 
 class CombinedRestoration(Restoration):
     """A tensor whose rows are combinations of those of `basis`; pieces may end within a row."""
 
-    def __init__(self, entry: Entry, basis: BasisRows) -> None:
+    def __init__(self, entry: Entry, basis: BasisRestoration) -> None:
         super().__init__(entry)
         rows, columns = entry.shape
         self._basis = basis
@@ -101,24 +106,11 @@ class CombinedRestoration(Restoration):
 
     def _combine(self) -> None:
         rows = self._filled // self._coefficients.shape[1]
-        unit = combined_unit(self._grid, self._basis.grid)
+        unit = combined_unit(self.grid, self._basis.grid)
         values = combined(self._coefficients[:rows], self._basis.numerators, unit)
         self.values[self._rows_done : self._rows_done + rows] = stored(values, self._entry.dtype)
         self._rows_done += rows
         self._filled = 0
-
-
-class BasisRestoration(Restoration):
-    """A basis, of which not the values are restored but the integers that combinations are made of."""
-
-    def _take(self, numerators: NDArray[np.float64]) -> None:
-        place(self.values, False, self._position, numerators)
-
-    def rows(self) -> BasisRows:
-        """The basis, once all pieces were added."""
-        numerators = cast(NDArray[np.float64], self.values)
-        column_sum = layout.largest_column_sum(len(numerators), numerators.__getitem__)
-        return BasisRows(numerators=numerators, grid=self._grid, column_sum=column_sum)
 
 
 def place(target: NDArray[np.generic], is_by_columns: bool, start: int, values: NDArray[np.generic]) -> None:

@@ -1,7 +1,5 @@
 """Tensors to bytes. The same tensors give the same bytes, whatever order they come in."""
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib
@@ -9,26 +7,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import IO, TypeVar
+from itertools import chain
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.container import layout
-from metaq.container.coders import checked_name, encode_chunk
+from metaq.container.coders import check_name, encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece, WriteReport, coverage_of_entries
-from metaq.container.exact import exact_payload
 from metaq.container.fields import Parts, StoredChunk, check_elements, check_tensors, packed_checksum, utf8
 from metaq.container.header import basis_entry
-from metaq.errors import CodecError, ConfigError
+from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor, is_combination_exact
-
-Result = TypeVar("Result")
 
 DEFAULT_CODER = "small"
 CONSTANT = "constant"
 """Coder of large tensors of a single bucket index, which takes no time for them."""
+
+THOROUGH_BYTES = 1 << 24
+"""Up to this size a tensor is packed at the highest level, which beyond it takes minutes and a gigabyte of memory."""
+
+BLOCK_BYTES = 1 << 20
+
+Read = Callable[[int, int], bytes]
+"""From a first byte and the byte after the last to the bytes between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +113,7 @@ def _build(
     if not 0 <= chunk_bits <= layout.MAX_CHUNK_BITS:
         raise ConfigError(f"chunk_bits: {chunk_bits} is not between 0 and {layout.MAX_CHUNK_BITS}.")
     for name in (coder, *coders.values()):
-        checked_name(name)
+        check_name(name)
     ordered = sorted(tensors, key=lambda tensor: utf8(tensor.name))
     check_tensors(ordered)
     for name in set(coders) - {tensor.name for tensor in ordered}:
@@ -128,7 +132,32 @@ def _build(
         )
         for tensor in held
     ]
-    return _file(items, bases, metadata, coder, chunk_bits)
+    basis_items = [
+        _Item(
+            entry=basis_entry(number, basis.size, basis.grid, coder),
+            symbols=np.ascontiguousarray(basis.indices, dtype=np.int64).reshape(-1),
+        )
+        for number, basis in enumerate(bases)
+    ]
+    inline = layout.EXACT_NAMES[layout.EXACT_INLINE]
+    parts = Parts(
+        bases=tuple(item.entry for item in basis_items),
+        entries=tuple(item.entry for item in items),
+        inline=tuple(item.raw for item in items if item.entry.coder == inline),
+        metadata=metadata,
+        coder=coder,
+        chunk_bits=chunk_bits,
+    )
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        payloads = list(pool.map(lambda plan: _payload([*basis_items, *items], *plan), parts.plans()))
+    head = parts.head([StoredChunk(size_bytes=len(each), checksum=zlib.crc32(each)) for each in payloads])
+    body = b"".join([head, *payloads])
+    report = WriteReport(
+        file_bytes=len(body) + layout.CHECKSUM_BYTES,
+        header_bytes=len(head) + layout.CHECKSUM_BYTES,
+        coverage=coverage_of_entries(parts.entries),
+    )
+    return body + packed_checksum(zlib.crc32(body)), report
 
 
 def _usual_coder(tensor: QuantizedTensor | ExactTensor, coder: str, chunk_bits: int) -> str:
@@ -165,7 +194,7 @@ def _numbered_bases(ordered: Sequence[QuantizedTensor | ExactTensor]) -> tuple[l
         basis = tensor.basis
         if id(basis) not in by_identity:
             _check_basis(tensor.name, basis)
-            number = by_content.setdefault(_basis_key(basis), len(bases))
+            number = by_content.setdefault(basis_key(basis), len(bases))
             by_identity[id(basis)] = number
             if number == len(bases):
                 bases.append(basis)
@@ -175,7 +204,7 @@ def _numbered_bases(ordered: Sequence[QuantizedTensor | ExactTensor]) -> tuple[l
     return bases, numbers
 
 
-def _basis_key(basis: Basis) -> bytes:
+def basis_key(basis: Basis) -> bytes:
     """Bytes that two bases have in common only if they are the same bit for bit."""
     grid = struct.pack(">ddI", basis.grid.center, basis.grid.radius, basis.grid.count)
     return sha256(grid + np.ascontiguousarray(basis.indices, dtype=np.int64).tobytes()).digest()
@@ -211,7 +240,13 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
     if first is not None:
         return _Item(entry=replace(entry, coder=layout.EXACT_NAMES[layout.EXACT_TIED], tied_to=first))
     if isinstance(tensor, ExactTensor):
-        way, raw = _exact(tensor)
+        if tensor.values.dtype.newbyteorder("<") != tensor.dtype.storage:
+            raise ConfigError(
+                f"{tensor.name}: {tensor.values.dtype} values cannot stand for {tensor.dtype.name}; "
+                f"give them as {tensor.dtype.storage.name}."
+            )
+        elements = tensor.values.astype(tensor.dtype.storage).tobytes()
+        way, raw = exact_payload(len(elements), lambda start, stop: elements[start:stop])
         return _Item(entry=replace(entry, coder=way), raw=raw)
     if basis is None and not layout.grid_fits(tensor.grid, tensor.dtype):
         raise ConfigError(f"{tensor.name}: its buckets reach beyond the largest {tensor.dtype.name}; use a wider type.")
@@ -224,79 +259,49 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
     return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()))
 
 
-def _exact(tensor: ExactTensor) -> tuple[str, bytes]:
-    if tensor.values.dtype.newbyteorder("<") != tensor.dtype.storage:
-        raise ConfigError(
-            f"{tensor.name}: {tensor.values.dtype} values cannot stand for {tensor.dtype.name}; "
-            f"give them as {tensor.dtype.storage.name}."
-        )
-    elements = tensor.values.astype(tensor.dtype.storage).tobytes()
-    return exact_payload(len(elements), lambda start, stop: elements[start:stop])
-
-
-def _file(
-    items: Sequence[_Item], bases: Sequence[Basis], metadata: Metadata, coder: str, chunk_bits: int
-) -> tuple[bytes, WriteReport]:
-    basis_items = [
-        _Item(
-            entry=basis_entry(number, basis.size, basis.grid, coder),
-            symbols=np.ascontiguousarray(basis.indices, dtype=np.int64).reshape(-1),
-        )
-        for number, basis in enumerate(bases)
-    ]
-    inline = layout.EXACT_NAMES[layout.EXACT_INLINE]
-    parts = Parts(
-        bases=tuple(item.entry for item in basis_items),
-        entries=tuple(item.entry for item in items),
-        inline=tuple(item.raw for item in items if item.entry.coder == inline),
-        metadata=metadata,
-        coder=coder,
-        chunk_bits=chunk_bits,
-    )
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        payloads = list(pool.map(lambda plan: _payload([*basis_items, *items], *plan), parts.plans()))
-    head = parts.head([StoredChunk(size_bytes=len(each), checksum=zlib.crc32(each)) for each in payloads])
-    body = b"".join([head, *payloads])
-    report = WriteReport(
-        file_bytes=len(body) + layout.CHECKSUM_BYTES,
-        header_bytes=len(head) + layout.CHECKSUM_BYTES,
-        coverage=coverage_of_entries(parts.entries),
-    )
-    return body + packed_checksum(zlib.crc32(body)), report
-
-
 def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> bytes:
     first = parts[pieces[0].tensor]
     if first.entry.grid is None:
         return first.raw
     streams = [parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces]
-    return named_errors(first.entry.name, lambda: encode_chunk(coder, streams, [piece.shape for piece in pieces]))
+    return encode_chunk(coder, streams, [piece.shape for piece in pieces], first.entry.name)
 
 
-def named_errors(name: str, code: Callable[[], Result]) -> Result:
-    """What `code` gives; an error of the coder names the tensor."""
-    try:
-        return code()
-    except CodecError as error:
-        raise CodecError(f"{name}: {error}") from error
+def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
+    """Name of the way in which elements are stored, see :attr:`metaq.container.Entry.coder`, and their bytes.
+
+    `read` gives elements, little-endian in C order. Memory is that of the result and, up to ``THOROUGH_BYTES``, of the
+    elements.
+    """
+    if size_bytes <= layout.INLINE_BYTES:
+        return layout.EXACT_NAMES[layout.EXACT_INLINE], read(0, size_bytes)
+    # Imported late, so that reading a file does not need zstandard.
+    from metaq.coding import zstd
+
+    if size_bytes <= THOROUGH_BYTES:
+        packed = zstd.compress(read(0, size_bytes))
+    else:
+        starts = range(0, size_bytes, BLOCK_BYTES)
+        blocks = (read(start, min(start + BLOCK_BYTES, size_bytes)) for start in starts)
+        packed = zstd.compress_blocks(blocks, size_bytes)
+    if len(packed) < size_bytes:
+        return layout.EXACT_NAMES[layout.EXACT_ZSTD], packed
+    del packed
+    return layout.EXACT_NAMES[layout.EXACT_RAW], read(0, size_bytes)
 
 
-def assemble(
-    path: str | os.PathLike[str], head: bytes, chunks: Sequence[StoredChunk], payload: Callable[[int], Iterable[bytes]]
-) -> int:
+def assemble(path: str | os.PathLike[str], head: bytes, payloads: Iterable[bytes]) -> int:
     """Write a file from chunks that were coded before, atomically: the same bytes as :func:`write` makes.
 
-    `head` is that of :meth:`Parts.head`, `chunks` are in the order of the file, and `payload` gives the payload of a
-    chunk by its number, in pieces. Returns the size of the file in bytes; errors as for :func:`write_atomically`.
+    `head` is that of :meth:`Parts.head`, `payloads` are those of the chunks in the order of the file. Returns the size
+    of the file in bytes; errors as for :func:`write_atomically`.
     """
 
     def write(stream: IO[bytes]) -> None:
-        stream.write(head)
-        checksum = zlib.crc32(head)
-        for number in range(len(chunks)):
-            for piece in payload(number):
-                stream.write(piece)
-                checksum = zlib.crc32(piece, checksum)
+        checksum = 0
+        for part in chain([head], payloads):
+            stream.write(part)
+            checksum = zlib.crc32(part, checksum)
         stream.write(packed_checksum(checksum))
 
     return write_atomically(path, write)

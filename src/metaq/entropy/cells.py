@@ -4,8 +4,6 @@ Counts and sums are all that any objective of metaq needs of the weights (METHOD
 pass costs O(C), whatever the number of weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from metaq.config import require
-from metaq.entropy import passes
-from metaq.entropy.passes import GridSet, buckets
+from metaq.entropy.passes import dispatch, grids
+from metaq.entropy.passes.grids import GridSet
 from metaq.tensors.grid import BucketGrid
 
 
@@ -50,8 +48,8 @@ def cell_statistics(tensors: Iterable[torch.Tensor], grid: BucketGrid) -> CellSt
     parts = list(tensors)
     for tensor in parts:
         require(tensor.is_floating_point(), f"weights: dtype {tensor.dtype} given; floating tensors are needed.")
-    counts, fractions = passes.cell_sums(parts, [0] * len(parts), GridSet.of([grid]))
-    passes.require_finite(counts)
+    counts, fractions = dispatch.cell_sums(parts, [0] * len(parts), GridSet.of([grid]))
+    dispatch.require_finite(counts)
     return CellStatistics(counts=counts[0].numpy(), fractions=fractions[0].numpy(), grid=grid)
 
 
@@ -65,9 +63,9 @@ def linear_binning(counts: NDArray[np.float64], fractions: NDArray[np.float64]) 
 
 def bucket_indices(weights: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
     """Bucket index of every weight by the rule of `BucketGrid.assign`; int64, shape of `weights`; 0 for NaN."""
-    return buckets.bucket_indices(weights, lower=grid.lower, step_size=grid.step_size, count=grid.count)
+    return grids.bucket_indices(weights, lower=grid.lower, step_size=grid.step_size, count=grid.count)
 
 
 def bucket_values(indices: torch.Tensor, grid: BucketGrid) -> torch.Tensor:
     """Reference values of `indices` by the formula of :meth:`metaq.tensors.grid.BucketGrid.values_of`; float64."""
-    return buckets.bucket_values(indices, center=grid.center, radius=grid.radius, count=grid.count)
+    return grids.bucket_values(indices, center=grid.center, radius=grid.radius, count=grid.count)

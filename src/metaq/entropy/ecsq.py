@@ -7,8 +7,6 @@ slopes on either side of 2 μ w; for given buckets the best code lengths are ℓ
 raises the objective (Chou, Lookabaugh and Gray, "Entropy-constrained vector quantization", IEEE Trans. ASSP 1989).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

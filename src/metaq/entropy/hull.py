@@ -1,15 +1,12 @@
 """The lower convex hull of points on a line: the whole of the simil-knapsack problem (METHOD, section 1)."""
 
-from __future__ import annotations
-
 import numpy as np
-from numpy.typing import NDArray
 
-from metaq.compiled import compiled
+from metaq.compiled import Floats, Integers, compiled
 
 
 @compiled
-def lower_hull(v: NDArray[np.float64], xi: NDArray[np.float64]) -> NDArray[np.int64]:
+def lower_hull(v: Floats, xi: Floats) -> Integers:
     """Indices of the vertices of the lower convex hull of the points ``(v_b, xi_b)``, in increasing order.
 
     Andrew's monotone chain, O(C). A point on the segment between two others is kept, and the first and the last
@@ -32,7 +29,7 @@ def lower_hull(v: NDArray[np.float64], xi: NDArray[np.float64]) -> NDArray[np.in
 
 
 @compiled
-def cell_slopes(v: NDArray[np.float64], xi: NDArray[np.float64]) -> NDArray[np.float64]:
+def cell_slopes(v: Floats, xi: Floats) -> Floats:
     """Slope of the lower hull of ``(v_b, xi_b)`` over every cell ``[v_j, v_{j+1})``: float64 of shape (C - 1,).
 
     This is β, the derivative of the simil-knapsack's value κ in the weight, for a weight of that cell.

@@ -1,14 +1,12 @@
 """What φ is: cell counts in, value in bits and slopes β out (METHOD, sections 1 to 3)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from metaq.entropy.cells import CellStatistics, linear_binning
 from metaq.entropy.dual.fista import ascend
-from metaq.entropy.dual.problem import C_MIN, even_multipliers
+from metaq.entropy.dual.problem import C_MIN, Sums, even_multipliers
 from metaq.entropy.hull import cell_slopes
 
 CHORD_SHARE = 0.7
@@ -81,7 +79,7 @@ def spread_slopes(
     for group, (counts, inside, start) in enumerate(rows):
         n, s = float(counts.sum()), linear_binning(counts, inside)
         first = even_multipliers(n, start.size, C_MIN) if np.isnan(start[0]) else start
-        xi[group] = ascend(first, counts, inside, s, C_MIN, n, -np.inf, iterations, zeta_per_weight * n)[0]
+        xi[group] = ascend(first, Sums(counts, inside, s, C_MIN, n), -np.inf, iterations, zeta_per_weight * n)[0]
     places = np.arange(xi.shape[1], dtype=np.float64)
     per_step = torch.from_numpy(np.stack([cell_slopes(places, row) for row in xi]))
     return per_step / step_sizes[:, None], torch.from_numpy(xi)

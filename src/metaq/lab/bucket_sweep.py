@@ -1,7 +1,5 @@
 """Post-training quantisation measured on data: which bucket count is the smallest that keeps the accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Compressing an image classifier to a budget, with its data set at hand."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """What a run was made with: its command, the versions of what matters for its figures, and the machine."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -27,7 +27,7 @@ from typing_extensions import override
 from metaq.config import require
 from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.ecsq import solve_ecsq
-from metaq.entropy.passes import GridSet
+from metaq.entropy.passes.grids import GridSet
 from metaq.model.weights import FilterFn
 from metaq.regularizer.base import Regularizer
 from metaq.regularizer.config import RegularizerConfig
@@ -158,13 +158,15 @@ class Multipliers:
     def __init__(self, parameters: Sequence[torch.Tensor], groups: Sequence[int], *, bucket_count: int) -> None:
         self._parameters = list(parameters)
         self._groups = list(groups)
-        self._group_count = max(groups) + 1
-        self._multipliers = [torch.zeros_like(p, dtype=_at_least_single(p.dtype)) for p in self._parameters]
+        self._members = [[t for t, of in enumerate(groups) if of == group] for group in range(max(groups) + 1)]
+        self._multipliers = [
+            torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in self._parameters
+        ]
         self._moved = [torch.zeros_like(u) for u in self._multipliers]
         self._gradients = [torch.zeros_like(u) for u in self._multipliers]
         self._anchors: list[torch.Tensor] = []
         self._bucket_count = bucket_count
-        self._code_lengths: list[NDArray[np.float64] | None] = [None] * self._group_count
+        self._code_lengths: list[NDArray[np.float64] | None] = [None] * len(self._members)
         self.steps = 0
         self._pull = 0.0
         self._indices: list[torch.Tensor] | None = None
@@ -186,17 +188,18 @@ class Multipliers:
         if self._pull > 0:
             torch._foreach_mul_(self._multipliers, self._pull / pull)
         reached = 1 - (1 + pull) ** -max(self.steps, 1)
-        found = []
-        for group, penalty in enumerate(self._penalties(pull)):
+        found: dict[int, torch.Tensor] = {}
+        for group, (members, penalty) in enumerate(zip(self._members, self._penalties(pull), strict=True)):
             indices, self._code_lengths[group] = compression_step(
-                self._shifted(group),
+                self._shifted(members),
                 grids[group],
                 strength=strength,
                 penalty=penalty,
                 code_lengths=self._code_lengths[group],
             )
-            found.append(indices)
-        self._indices = self._apart(found)
+            sizes = [self._parameters[t].numel() for t in members]
+            found |= zip(members, torch.split(indices.int(), sizes), strict=True)
+        self._indices = [found[t].reshape(p.shape).to(p.device) for t, p in enumerate(self._parameters)]
         for multiplier, parameter, value in zip(self._multipliers, self._parameters, self.values(grids), strict=True):
             multiplier += reached * (parameter - value).to(multiplier.dtype)
         for tensors in (self._moved, self._gradients):
@@ -254,34 +257,17 @@ class Multipliers:
 
     def _norms(self, tensors: list[torch.Tensor]) -> list[float]:
         of_tensors = torch.stack([norm.double().cpu() for norm in torch._foreach_norm(tensors)])
-        squares = np.bincount(self._groups, of_tensors.square().numpy(), self._group_count)
+        squares = np.bincount(self._groups, of_tensors.square().numpy(), len(self._members))
         return [math.sqrt(square) for square in squares]
 
-    def _members(self, group: int) -> list[int]:
-        return [t for t, of_tensor in enumerate(self._groups) if of_tensor == group]
-
-    def _shifted(self, group: int) -> torch.Tensor:
+    def _shifted(self, members: Sequence[int]) -> torch.Tensor:
         """w + u of all weights of a group: float64, flat, on the device of its first tensor."""
-        members = self._members(group)
         device = self._parameters[members[0]].device
         return torch.cat(
             [(self._parameters[t].double() + self._multipliers[t]).reshape(-1).to(device) for t in members]
         )
 
-    def _apart(self, of_groups: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Buckets by group in the shapes of the tensors, int32."""
-        pieces: dict[int, torch.Tensor] = {}
-        for group, flat in enumerate(of_groups):
-            members = self._members(group)
-            sizes = [self._parameters[t].numel() for t in members]
-            pieces |= zip(members, torch.split(flat.int(), sizes), strict=True)
-        return [pieces[t].reshape(p.shape).to(p.device) for t, p in enumerate(self._parameters)]
-
     def _set_anchors(self, grids: GridSet) -> None:
         """z - u, where every proximal step leads to."""
         triples = zip(self.values(grids), self._multipliers, self._parameters, strict=True)
         self._anchors = [(value - multiplier).to(parameter.dtype) for value, multiplier, parameter in triples]
-
-
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype in (torch.float32, torch.float64) else torch.float32

@@ -5,8 +5,6 @@ lowest symbol to the highest`` in varints, and then the code of the constriction
 symbols in one, two or four bytes each. Brotli is there where its package is installed.
 """
 
-from __future__ import annotations
-
 import gzip
 import importlib
 import importlib.util
@@ -14,7 +12,6 @@ import lzma
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import constriction
 import numpy as np
@@ -30,19 +27,9 @@ Positions = NDArray[np.int32]
 WIDTHS = (1, 2, 4)
 
 
-class ReferenceCoder(Protocol):
-    """Symbols in, bytes out, and back."""
-
-    def encode(self, symbols: Symbols) -> bytes:
-        """Code `symbols`, integers of shape (n,) in ``[0, 2**31)``, n >= 1."""
-
-    def decode(self, payload: bytes, count: int) -> Symbols:
-        """Invert :meth:`encode` for `count` symbols."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class StaticCoder:
-    """A code of fixed probabilities, which the counts of the symbols give.
+    """A code of fixed probabilities, which the counts of the symbols give: integers of shape (n,), n >= 1.
 
     `code` makes words of positions in the table, int32 of shape (n,), and the probability of every position;
     `decode_words` makes positions of the words, n and the probabilities.
@@ -73,7 +60,7 @@ class StaticCoder:
 
 @dataclass(frozen=True, kw_only=True)
 class BytesCoder:
-    """A general compressor of the symbols as bytes."""
+    """A general compressor of the symbols, integers of shape (n,) in ``[0, 2**31)``, n >= 1, as bytes."""
 
     compress: Callable[[bytes], bytes]
     decompress: Callable[[bytes], bytes]
@@ -101,7 +88,7 @@ def compressed(coder: BytesCoder, raw: bytes) -> bytes:
     return packed
 
 
-def coded(coder: ReferenceCoder, symbols: Symbols) -> bytes:
+def coded(coder: StaticCoder | BytesCoder, symbols: Symbols) -> bytes:
     """Payload of `symbols`; raises :class:`CodecError` if it does not decode to them."""
     payload = coder.encode(symbols)
     if not np.array_equal(coder.decode(payload, symbols.size), symbols):
@@ -171,5 +158,5 @@ STATIC_CODERS = {
     "arithmetic": StaticCoder(code=_arithmetic, decode_words=_arithmetic_decoded),
 }
 BYTES_CODERS = _bytes_coders()
-REFERENCE_CODERS: Mapping[str, ReferenceCoder] = {**STATIC_CODERS, **BYTES_CODERS}
+REFERENCE_CODERS: Mapping[str, StaticCoder | BytesCoder] = {**STATIC_CODERS, **BYTES_CODERS}
 """Coders by name."""

@@ -1,12 +1,7 @@
-"""Names of networks, data sets and presets, each with the place of what it stands for.
+"""Names of networks, data sets and presets, each with the place that :func:`pkgutil.resolve_name` imports it from.
 
-Nothing is imported before it is used: the commands list these names without PyTorch.
+So nothing is imported before it is used: the commands list these names without PyTorch.
 """
-
-from __future__ import annotations
-
-from importlib import import_module
-from typing import Any
 
 NETWORKS = {
     "lenet300": "metaq.lab.nets.lenets:LeNet300",
@@ -37,15 +32,3 @@ PRESETS = {
     "thesis-digits": "metaq.lab.train.presets:THESIS_DIGITS",
 }
 """Configurations of trainings."""
-
-
-def resolve(place: str) -> Any:
-    """Import what ``module:attribute`` names.
-
-    Examples
-    --------
-    >>> resolve(NETWORKS["lenet5"]).__name__
-    'LeNet5'
-    """
-    module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from metaq import container
 from metaq.compression import pipeline
-from metaq.compression.trained import movable_chains, trained_tensors
+from metaq.compression.pipeline import movable_chains, trained_tensors
 from metaq.config import needs, require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
@@ -42,7 +42,7 @@ from metaq.lab.train import (
     plain,
 )
 from metaq.lab.train.config import TeacherConfig
-from metaq.lab.train.records import log_scalars, scalar_writer, write_metrics
+from metaq.lab.train.records import scalar_writer
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
 from metaq.model.structure import arrangement
@@ -138,8 +138,7 @@ def train_to_folder(
     """
     begun = time.perf_counter()
     needs("matplotlib")
-    start = _start_weights(config)
-    trainer = _trainer(config, splits, folder, observer, device=device, start=start, processes=processes)
+    trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
 
     def begin() -> None:
         new_folder(folder, force=force)
@@ -167,15 +166,15 @@ def epochs_within(
     )
     at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
     with TemporaryDirectory() as scratch:
-        start = _start_weights(config)
-        trainer = _trainer(at_once, few, Path(scratch), Silent(), device=device, start=start, processes=processes)
+        trainer = _trainer(at_once, few, Path(scratch), Silent(), device=device, processes=processes)
         trainer.run()
     record = trainer.records[-1]
     begun = time.perf_counter()
     accuracy(trainer.model, trainer.validation)
     evaluating = 2 * (time.perf_counter() - begun)
     per_step = max(record.seconds - evaluating, 0.0) / tried
-    return processes.agreed(max(1, int(seconds / (per_step * steps + evaluating))))
+    # Times may differ from process to process.
+    return processes.by_first(lambda: max(1, int(seconds / (per_step * steps + evaluating))))
 
 
 def resume_in_folder(
@@ -191,7 +190,7 @@ def resume_in_folder(
     begun = time.perf_counter()
     needs("matplotlib")
     config, state = checkpointing.load(folder)
-    trainer = _trainer(config, splits, folder, observer, device=device, processes=processes)
+    trainer = _trainer(config, splits, folder, observer, device=device, processes=processes, is_resumed=True)
     trainer.load_state_dict(state)
     return _finish(trainer, splits, begun, progress or NoProgress())
 
@@ -261,9 +260,11 @@ class _Recorder:
         self.on_step = self._observer.on_step
 
     def on_epoch(self, record: EpochRecord) -> None:
-        write_metrics(self._trainer.folder / METRICS_FILE, self._trainer.records)
-        if self._scalars is not None:
-            log_scalars(self._scalars, record)
+        lines = "".join(json.dumps(dataclasses.asdict(each)) + "\n" for each in self._trainer.records)
+        write_bytes(self._trainer.folder / METRICS_FILE, lines.encode())
+        for name, value in dataclasses.asdict(record).items():
+            if self._scalars is not None and name != "epoch" and value is not None:
+                self._scalars.add_scalar(name, value, record.epoch)
         self._observer.on_epoch(record)
 
 
@@ -275,7 +276,7 @@ def _trainer(
     *,
     device: torch.device,
     processes: Processes,
-    start: StateDict | None = None,
+    is_resumed: bool = False,
 ) -> Trainer:
     loss = label_loss if config.teacher is None else _teacher_loss(config, config.teacher, splits.validation, device)
     return Trainer(
@@ -285,21 +286,19 @@ def _trainer(
         observer,
         file_bytes=lambda weights, grids: _file_bytes(weights, grids, config),
         loss=loss,
-        start=start,
+        start=None if config.start is None or is_resumed else _start_weights(config.start, config.net),
         device=device,
         processes=processes,
     )
 
 
-def _start_weights(config: TrainConfig) -> StateDict | None:
-    """The weights that a new run starts from, which must fit its network; None for initial ones."""
-    if config.start is None:
-        return None
-    weights = checkpoint.read(config.start)
+def _start_weights(path: str, net: str) -> StateDict:
+    """The weights that a new run starts from, which must fit its network."""
+    weights = checkpoint.read(path)
     try:
-        nets.load_weights(nets.create(config.net), weights)
+        nets.load_weights(nets.create(net), weights)
     except ConfigError as error:
-        raise ConfigError(f"--from {config.start}: {error}") from error
+        raise ConfigError(f"--from {path}: {error}") from error
     return weights
 
 

@@ -1,7 +1,5 @@
 """The published tables of the original work (Cardia 2025), measured again on its own checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -176,11 +174,10 @@ def own_sizes(tensors: Sequence[QuantizedTensor]) -> list[SizeRow]:
         name: sum(8 * len(coded(coder, tensor.scanned())) for tensor in tensors)
         for name, coder in REFERENCE_CODERS.items()
     }
-    own = {name: sum(_coded_bits(name, tensor) for tensor in tensors) for name in CHUNK_CODERS}
+    shapes = [StreamShape(count=t.indices.size, alphabet_size=BUCKETS, row_length=row_length(t.shape)) for t in tensors]
+    own = {
+        name: sum(8 * len(encode_chunk(name, [t.scanned()], [s])) for t, s in zip(tensors, shapes, strict=True))
+        for name in CHUNK_CODERS
+    }
     rows = [SizeRow(coder=name, published_bits=None, bits=bits) for name, bits in (others | own).items()]
     return sorted(rows, key=lambda row: -row.bits)
-
-
-def _coded_bits(coder: str, tensor: QuantizedTensor) -> int:
-    shape = StreamShape(count=tensor.indices.size, alphabet_size=BUCKETS, row_length=row_length(tensor.shape))
-    return 8 * len(encode_chunk(coder, [tensor.scanned()], [shape]))

@@ -1,7 +1,5 @@
 """Reading and writing state dicts: .metaq, .safetensors, .pth and .pt, none of them trusted."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import struct
@@ -38,10 +36,9 @@ def read(path: str | os.PathLike[str]) -> StateDict:
     arbitrary pickle to be read.
     """
     source = Path(path)
-    head = _read_head(source)
     if container.is_metaq(source):
         return weights_of(container.read(source))
-    if _is_safetensors(source, head):
+    if is_safetensors(source):
         return _read_safetensors(source)
     return _read_torch(source)
 
@@ -121,26 +118,10 @@ def _for_safetensors(path: str | os.PathLike[str], name: str, tensor: torch.Tens
     return _plain(tensor).clone()
 
 
-def _read_head(source: Path) -> bytes:
-    try:
-        with source.open("rb") as stream:
-            head = stream.read(16)
-    except FileNotFoundError as error:
-        raise FormatError(f"{source}: no such file; check the path.") from error
-    except OSError as error:
-        raise FormatError(f"{source}: cannot be read ({error.strerror}).") from error
-    if not head:
-        raise FormatError(f"{source}: is empty; it was probably never written to the end. Make it again.")
-    return head
-
-
-def is_safetensors(source: Path) -> bool:
-    """Whether a file is, or by its name ought to be, a safetensors file; raises as :func:`is_metaq` does."""
-    return _is_safetensors(source, _read_head(source))
-
-
-def _is_safetensors(source: Path, head: bytes) -> bool:
-    return source.suffix == ".safetensors" or (len(head) > 8 and head[8:9] == b"{" and head[:2] != b"PK")
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is, or by its name ought to be, a safetensors file; raises as :func:`container.is_metaq` does."""
+    head = container.head_of(path, 9)
+    return path.suffix == ".safetensors" or (head[8:] == b"{" and head[:2] != b"PK")
 
 
 def _read_safetensors(source: Path) -> StateDict:

@@ -1,23 +1,45 @@
 """A model folder: its tensors, in one safetensors file or in shards, and the files that go with them."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 
-from metaq.container.carried import PREFIX, is_safe_path
+from metaq.container.carried import PREFIX, is_safe_path, tensor_name
 from metaq.container.fields import utf8
 from metaq.errors import FormatError
-from metaq.model.carrying import Carried, carried_files
-from metaq.model.stored import StoredTensor, header_checksum, tensors_of
+from metaq.model.stored import StoredTensor, header_checksum, stamp_of, tensors_of
+from metaq.tensors.quantized import Dtype
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 1 << 28
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+MAX_FILE_BYTES = 64 << 20
+MAX_ALL_BYTES = 256 << 20
+MAX_FILES = 1000
+
+PYTORCH_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
+OTHER_SUFFIXES = frozenset(
+    (".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".tflite", ".ot", ".npz", ".pb", ".metaq")
+)
+WEIGHT_ENDINGS = (".safetensors.index.json", ".bin.index.json")
+SNAPSHOTS, BLOBS = "snapshots", "blobs"
+"""Folders of a cache of Hugging Face's hub: files of the first are links into the second beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """Files that are carried, as tensors of bytes; SHA-256 of each by its path; paths of the others, each with the
+    reason.
+    """
+
+    files: tuple[StoredTensor, ...]
+    checksums: dict[str, str]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,8 +73,7 @@ def open_folder(path: Path) -> ModelFolder:
                     f"{path}: the tensor {tensor.name!r} is in {other} and in {shard.name}; save the model again."
                 )
             tensors[tensor.name] = tensor
-        stat = shard.stat()
-        fingerprint.append([shard.name, stat.st_size, stat.st_mtime_ns, header_checksum(shard)])
+        fingerprint.append([*stamp_of(shard), header_checksum(shard)])
     _check_index(path, placed, tensors)
     if not tensors:
         raise FormatError(f"{path}: its weight files hold no tensor; save the model again.")
@@ -60,6 +81,43 @@ def open_folder(path: Path) -> ModelFolder:
     fingerprint += [[name, checksum] for name, checksum in carried.checksums.items()]
     ordered = sorted(tensors.values(), key=lambda tensor: utf8(tensor.name))
     return ModelFolder(tensors=tuple(ordered), carried=carried, fingerprint=fingerprint)
+
+
+def carried_files(folder: Path, weights: frozenset[str]) -> Carried:
+    """Files of `folder` but for `weights`, which hold its tensors; :class:`FormatError` if one cannot be read."""
+    files: list[StoredTensor] = []
+    checksums: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    total = 0
+    try:
+        found = list(_walk(folder))
+    except OSError as error:
+        raise FormatError(f"{folder}: cannot be read ({error.strerror or error}).") from error
+    for path in found:
+        relative = path.relative_to(folder).as_posix()
+        if relative in weights:
+            continue
+        try:
+            reason = _refusal(folder, path, relative, total, len(files))
+            if reason is not None:
+                left_out[relative] = reason
+                continue
+            content = path.read_bytes()
+        except OSError as error:
+            raise FormatError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        total += len(content)
+        checksums[relative] = sha256(content).hexdigest()
+        name = tensor_name(relative)
+        files.append(StoredTensor(name=name, dtype=Dtype.uint8, shape=(len(content),), place=path))
+    return Carried(files=tuple(files), checksums=checksums, left_out=left_out)
+
+
+def holds_weights(path: str) -> bool:
+    """Whether a file, by its path in the folder, is likely to hold the weights in another form."""
+    suffix = PurePosixPath(path).suffix.lower()
+    # In a folder of its own a safetensors file has the weights of another module, such as a projection.
+    is_second_model = suffix == ".safetensors" and "/" not in path
+    return suffix in PYTORCH_SUFFIXES | OTHER_SUFFIXES or is_second_model or path.endswith(WEIGHT_ENDINGS)
 
 
 def _shards(path: Path) -> tuple[list[Path], dict[str, str]]:
@@ -133,3 +191,37 @@ def _check_index(path: Path, placed: Mapping[str, str], tensors: Mapping[str, St
 def _file_of(tensor: StoredTensor) -> Path:
     assert isinstance(tensor.place, Path)
     return tensor.place
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files, and links to folders, in order of their names; hidden ones are passed over in silence."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == "__pycache__":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _refusal(folder: Path, path: Path, relative: str, total: int, number: int) -> str | None:
+    """Why a file is not carried, or None if it is."""
+    if holds_weights(relative):
+        return "holds weights in another form"
+    if not path.is_file():
+        return "is no regular file"
+    if path.is_symlink() and not _is_inside(folder, path):
+        return "is a link out of the folder"
+    if not is_safe_path(relative):
+        return "has a name that is not safe on every system"
+    size_bytes = path.stat().st_size
+    if size_bytes > MAX_FILE_BYTES or total + size_bytes > MAX_ALL_BYTES or number >= MAX_FILES:
+        return f"is too large or one too many ({size_bytes:,} bytes)"
+    return None
+
+
+def _is_inside(folder: Path, path: Path) -> bool:
+    """Whether a link stays in the folder, or in the blobs of the hub's cache that the folder is a snapshot of."""
+    target, home = path.resolve(), folder.resolve()
+    blobs = home.parent.parent / BLOBS
+    return target.is_relative_to(home) or (home.parent.name == SNAPSHOTS and target.parent == blobs)

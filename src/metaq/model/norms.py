@@ -89,12 +89,21 @@ def rounded_norms(
     raises :class:`ConfigError` if it is not positive.
     """
     require(0 < tolerance < math.inf, f"tolerance: {tolerance} is not a positive number.")
-    found = RoundedNorms(values={}, grids={})
+    values: dict[str, torch.Tensor] = {}
+    grids: dict[str, BucketGrid] = {}
     for name in state_dict:
-        stem, dot, last = name.rpartition(".")
-        if last == ENDINGS["mean"] and stem + dot + ENDINGS["variance"] in state_dict:
-            _round(stem + dot, state_dict, taken, tolerance, found)
-    return found
+        prefix = name.removesuffix(ENDINGS["mean"])
+        if name.rpartition(".")[2] != ENDINGS["mean"] or prefix + ENDINGS["variance"] not in state_dict:
+            continue
+        tensors = {field: state_dict[prefix + end] for field, end in ENDINGS.items() if prefix + end in state_dict}
+        exact = _norm_of(tensors)
+        if exact is None or not exact.power:
+            continue
+        rounded, own = _rounded(exact, [field for field in tensors if prefix + ENDINGS[field] not in taken], tolerance)
+        for field, grid in own.items():
+            values[prefix + ENDINGS[field]] = torch.from_numpy(getattr(rounded, field)).to(tensors[field])
+            grids[prefix + ENDINGS[field]] = grid
+    return RoundedNorms(values=values, grids=grids)
 
 
 @contextmanager
@@ -110,22 +119,6 @@ def holding(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[No
         finally:
             for name, tensor in own.items():
                 state_dict[name].copy_(tensor)
-
-
-def _round(
-    prefix: str, state_dict: Mapping[str, torch.Tensor], taken: Collection[str], tolerance: float, found: RoundedNorms
-) -> None:
-    """Add one layer to what is found."""
-    tensors = {field: state_dict[prefix + end] for field, end in ENDINGS.items() if prefix + end in state_dict}
-    exact = _norm_of(tensors)
-    if exact is None or not exact.power:
-        return
-    free = [field for field in tensors if prefix + ENDINGS[field] not in taken]
-    rounded, grids = _rounded(exact, free, tolerance)
-    for field, grid in grids.items():
-        name = prefix + ENDINGS[field]
-        found.values[name] = torch.from_numpy(getattr(rounded, field)).to(tensors[field])
-        found.grids[name] = grid
 
 
 def _norm_of(tensors: Mapping[str, torch.Tensor]) -> _Norm | None:

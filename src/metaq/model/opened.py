@@ -1,10 +1,8 @@
 """Any model as tensors that are read when they are needed: a module, a state dict, a file or a folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,13 +11,12 @@ from torch import nn
 
 from metaq.container.fields import utf8
 from metaq.model import checkpoint
-from metaq.model.carrying import Carried
 from metaq.model.checkpoint import StateDict
-from metaq.model.folder import open_folder
+from metaq.model.folder import Carried, open_folder
 from metaq.model.sharding import is_sharded, unwrapped, whole
-from metaq.model.stored import Reader, StoredTensor, header_checksum, tensors_of
+from metaq.model.stored import Reader, StoredTensor, header_checksum, stamp_of, tensors_of
 from metaq.model.weights import alias_of, require_values
-from metaq.tensors.quantized import ExactTensor, TiedTensor
+from metaq.tensors.quantized import ExactTensor, under_all_names
 
 Weights = nn.Module | Mapping[str, torch.Tensor]
 """A model in memory: a module or a state dict."""
@@ -71,6 +68,10 @@ class OpenedModel:
         """The tensor that has `name` among its names."""
         return self._by_name[self.holders[name]]
 
+    def under_all_names(self, told: Mapping[str, str]) -> dict[str, str]:
+        """What is `told` of `tensors` by their names, by all names of each."""
+        return {name: told[holder] for name, holder in self.holders.items() if holder in told}
+
     def state_dict(self) -> StateDict:
         """All tensors with their values."""
         with Reader() as reader:
@@ -82,12 +83,7 @@ class OpenedModel:
                 )
                 for tensor in self.tensors
             }
-        return checkpoint.restore(
-            [
-                held[name] if name == holder else TiedTensor(name=name, first=held[holder])
-                for name, holder in self.holders.items()
-            ]
-        )
+        return checkpoint.restore(under_all_names(held, self.holders))
 
     def first(self, name: str) -> str:
         """The name by which rules know the tensor: its first one in the model, rather a parameter's than a buffer's."""
@@ -107,9 +103,8 @@ def open_model(source: AnyModel) -> OpenedModel:
         folder = open_folder(path)
         return _in_files(folder.tensors, folder.fingerprint, folder.carried)
     if checkpoint.is_safetensors(path):
-        return _in_files(tensors_of(path), [[*_stamp(path), header_checksum(path)]], None)
-    model = _in_memory(checkpoint.read(path))
-    return OpenedModel(tensors=model.tensors, holders=model.holders, shown=model.shown, fingerprint=[_stamp(path)])
+        return _in_files(tensors_of(path), [[*stamp_of(path), header_checksum(path)]], None)
+    return replace(_in_memory(checkpoint.read(path)), fingerprint=[stamp_of(path)])
 
 
 def state_dict_of(source: Weights) -> StateDict:
@@ -167,11 +162,6 @@ def _in_files(tensors: Sequence[StoredTensor], fingerprint: list[list[object]], 
         carried=carried,
         fingerprint=fingerprint,
     )
-
-
-def _stamp(path: Path) -> list[object]:
-    stat = path.stat()
-    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def _named_parameters(source: Weights) -> dict[str, nn.Parameter]:

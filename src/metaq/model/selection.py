@@ -1,7 +1,5 @@
 """Which tensors of a model are quantised, and why the others are not: one rule for whatever the model is."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A weight that several processes hold is counted by one of them. Where no paramet
 ``DistributedDataParallel``, all processes hold the same weights and find the same sums without communication.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast

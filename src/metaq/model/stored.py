@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors
 from numpy.typing import NDArray
 
 from metaq.errors import FormatError
@@ -137,7 +138,6 @@ class Reader:
 
 def open_safetensors(file: Path) -> Any:
     """A safetensors file, checked and opened, a context manager; :class:`FormatError` if it is missing or damaged."""
-    safetensors = import_module("safetensors")
     try:
         return safetensors.safe_open(file, framework="pt")
     except FileNotFoundError as error:
@@ -184,6 +184,12 @@ def header_checksum(file: Path) -> str:
         raw = stream.read(min(length, MAX_HEADER_BYTES))
         json.loads(raw, object_pairs_hook=distinct)
     return sha256(raw).hexdigest()
+
+
+def stamp_of(path: Path) -> list[object]:
+    """Name, size and time of change of a file, which tell that it is still the same."""
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def _storage(tensor: Any, dtype: Dtype) -> Elements:

@@ -1,7 +1,5 @@
 """Which tensors of a model are trained towards few bits."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase

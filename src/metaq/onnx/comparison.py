@@ -1,7 +1,5 @@
 """An ONNX file beside PyTorch: the same inputs through both."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -48,23 +48,12 @@ NOT_READ = "not needed by the graph"
 class Exported:
     """What :func:`export` wrote.
 
-    Attributes
-    ----------
-    file_bytes
-        Size of the file.
-    float_bytes
-        What it would be with all weights as floats.
-    integers
-        Type of the integers by the name of the tensor, such as ``"int4"``.
-    floats
-        Quantised tensors that are floats in the file, or absent, by name: the reason.
-    weight_difference
-        Largest absolute difference between a weight of the model and what the file computes from integers.
-    output_difference
-        Largest difference between outputs of onnxruntime and of PyTorch, over the largest output; None if nothing was
-        compared, because onnxruntime is not installed.
-    is_batch_free
-        Whether the first dimension of the inputs may have any length.
+    `file_bytes` is the size of the file, `float_bytes` what it would be with all weights as floats. `integers` has the
+    type of the integers by the name of the tensor, such as ``"int4"``; `floats`, by name, why a quantised tensor is
+    floats in the file, or absent. `weight_difference` is the largest absolute one between a weight of the model and
+    what the file computes from integers, `output_difference` the largest one between outputs of onnxruntime and of
+    PyTorch over the largest output; None if nothing was compared, because onnxruntime is not installed. If
+    `is_batch_free`, the first dimension of the inputs may have any length.
     """
 
     file_bytes: int

@@ -1,7 +1,5 @@
 """Changes to a finished ONNX graph: integers for weights, names for dimensions, and nothing that it can do without."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """From a PyTorch module to an ONNX graph that leaves some weights open."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Collection, Iterator

@@ -1,20 +1,22 @@
 """Equal slope: every tensor is quantised for the same λ, so that a bit saves as much wherever it is spent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from metaq.config import require
 from metaq.container.layout import grid_fits
+from metaq.model import checkpoint
 from metaq.progress import NoProgress, Progress
-from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, matrix_shape, quantize, step_for
-from metaq.quantize.rotation import best_shared, find_basis
-from metaq.tensors.quantized import Basis, Dtype
+from metaq.quantize.curvature import Curvature
+from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, quantize, step_for
+from metaq.quantize.rotation import best_shared, find_basis, rotate
+from metaq.tensors.quantized import Basis, Dtype, matrix_shape
 
 STEP_FACTORS = (0.71, 0.84, 1.0, 1.19, 1.41, 1.68)
 """Steps tried around the one that suits λ, for tensors of up to ``SEARCHED_ELEMENTS``."""
@@ -28,6 +30,12 @@ TRELLIS_BITS = 7
 MAX_ROTATED_ZEROS = 1e-3
 """Share of exact zeros from which a matrix keeps them, as no combination of a basis does."""
 
+SHRINKAGE = 0.3
+"""Share of the mean in every element's curvature: what calibration hardly touched keeps some worth."""
+
+OUTPUT_SHRINKAGE = 1e-3
+"""As ``SHRINKAGE``, for outputs of layers."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
@@ -40,6 +48,26 @@ class Target:
     dtype: Dtype
     importance: Importance
     center: float = 0.0
+
+
+def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature]) -> Target:
+    """The tensor and its importance; :class:`ConfigError` if it is not finite, or `curvature` does not know it."""
+    values = values_of(tensor)
+    require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
+    require(name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in.")
+    return Target(
+        name=name,
+        values=values,
+        dtype=checkpoint.dtype_of(name, tensor),
+        importance=_importance(curvature[name], values.shape),
+        center=central_value(values.reshape(matrix_shape(values.shape))),
+    )
+
+
+def values_of(tensor: torch.Tensor) -> NDArray[np.float64]:
+    """The elements in float64."""
+    values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return values
 
 
 def allocate(
@@ -79,10 +107,12 @@ def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]
     own = {name: find_basis(matrix, step) for name, (matrix, step) in matrices.items()}
     found = {name: basis for name, basis in own.items() if basis is not None}
     shareable = list(found.values())
-    for name, (matrix, step) in matrices.items():
-        basis = best_shared(matrix, shareable, step) if name not in found else None
-        if basis is not None:
-            found[name] = basis
+    for name in matrices.keys() - found.keys():
+        matrix, step = matrices[name]
+        fitting = [basis for basis in shareable if basis.size == matrix.shape[1]]
+        best = best_shared(matrix, (rotate(matrix, basis) for basis in fitting), step)
+        if best is not None:
+            found[name] = fitting[best]
     return found
 
 
@@ -123,3 +153,18 @@ def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) 
 def _spread(target: Target) -> float:
     spread = float(np.abs(target.values - target.center).max())
     return spread or abs(target.center) or 1.0
+
+
+def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
+    elements = curvature.diagonal.reshape(matrix_shape(shape))
+    mean = max(float(elements.mean()), 1e-30)
+    if elements.shape[0] > 1:
+        # Single elements are too noisy to be trusted; rows and columns are not.
+        elements = np.outer(elements.mean(axis=1), elements.mean(axis=0)) / mean
+    smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * mean
+    outputs = curvature.outputs
+    if curvature.inputs is None or outputs is None:
+        return Importance(elements=smoothed)
+    if outputs.ndim == 1:
+        outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
+    return Importance(elements=smoothed, inputs=curvature.inputs, outputs=outputs)

@@ -4,8 +4,6 @@ The same search as in :mod:`metaq.quantize.rdo`, with one importance for all wei
 learned from a sample of its blocks, so that every block is searched once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ adds up: with G that gradient, from the means of ``Gᵀ G`` and ``G Gᵀ`` (Gupt
 all other parameters F is its diagonal.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping

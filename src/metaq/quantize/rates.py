@@ -1,7 +1,5 @@
 """What a level is going to cost: code lengths by context, learned from the levels of the pass before; numpy only."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -8,8 +8,6 @@ in every choice. Where the curvature of a layer's outputs is known as a matrix t
 outputs that later layers add up, such as those of units that do the same, must not err together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from metaq.quantize.rates import initial_costs, learned_costs, scale_classes
 from metaq.quantize.rotation import rotate, symmetric_grid
 from metaq.quantize.search import choose_coupled, count_rows, search_rows
-from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor
+from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor, matrix_shape
 from metaq.tensors.trellis import continued_numerators, transitions
 
 Floats = NDArray[np.float64]
@@ -87,12 +85,6 @@ class Choice:
     def cost(self, multiplier: float) -> float:
         """Distortion + `multiplier` · bits."""
         return self.distortion + multiplier * self.bits
-
-
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of a tensor seen as a matrix."""
-    rows = shape[0] if len(shape) > 1 else 1
-    return rows, int(np.prod(shape)) // max(rows, 1)
 
 
 def step_for(importance: Importance, multiplier: float, *, trellis_bits: int) -> float:
@@ -168,50 +160,48 @@ def central_value(matrix: Floats) -> float:
     return _rounded(float(values[counts.argmax()]), CENTER_MANTISSA)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Search:
-    """Levels of one matrix for a fixed step and λ."""
+    """Levels of one matrix for a fixed step and λ; `weight` is what a squared step of error is worth."""
 
-    def __init__(
-        self, *, targets: Floats, weight: float, importance: Importance, trellis_bits: int, rotated: bool
-    ) -> None:
-        self._targets = targets
-        self._weight = weight
-        self._importance = importance
-        self._trellis_bits = trellis_bits
-        self._rotated = rotated
-        self._predecessors = predecessors(trellis_bits)
+    targets: Floats
+    weight: float
+    importance: Importance
+    trellis_bits: int
+    rotated: bool
 
     def run(self) -> tuple[NDArray[np.int32], float]:
         """Levels in the shape of the matrix, and their bits."""
-        by_columns = self._importance.inputs is not None
+        by_columns = self.importance.inputs is not None
         search = self._direct
-        if self._importance.outputs is not None:
-            is_coupled = self._importance.outputs.ndim == 2 and not self._trellis_bits
+        if self.importance.outputs is not None:
+            is_coupled = self.importance.outputs.ndim == 2 and not self.trellis_bits
             search = self._coupled if is_coupled else self._with_feedback
-        scanned = np.ascontiguousarray(self._targets.T) if by_columns else self._targets
+        scanned = np.ascontiguousarray(self.targets.T) if by_columns else self.targets
         classes = scale_classes(scanned, 1.0)
-        (levels,), _, bits = learned_levels([classes], lambda costs: [search(classes, costs)], self._trellis_bits)
+        (levels,), _, bits = learned_levels([classes], lambda costs: [search(classes, costs)], self.trellis_bits)
         return (np.ascontiguousarray(levels.T) if by_columns else levels), bits
 
     def _direct(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
-        elements = self._importance.elements
-        if self._rotated:
+        elements = self.importance.elements
+        if self.rotated:
             elements = np.repeat(elements.mean(axis=1, keepdims=True), elements.shape[1], axis=1)
-        weights = np.maximum(elements, MIN_IMPORTANCE * max(float(elements.mean()), 1e-300)) * self._weight
-        return search_all(self._targets, weights, classes, costs, MAX_MAGNITUDE, self._predecessors)
+        weights = np.maximum(elements, MIN_IMPORTANCE * max(float(elements.mean()), 1e-300)) * self.weight
+        return search_all(self.targets, weights, classes, costs, MAX_MAGNITUDE, predecessors(self.trellis_bits))
 
     def _with_feedback(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
-        assert self._importance.inputs is not None
-        assert self._importance.outputs is not None
+        assert self.importance.inputs is not None
+        assert self.importance.outputs is not None
         # Upper Cholesky factor of the inverse second moment: row j compensates column j.
-        factor = np.linalg.cholesky(np.linalg.inv(damped(self._importance.inputs, DAMPING))).T
-        outputs = self._importance.by_output
-        outputs = np.maximum(outputs, MIN_IMPORTANCE * max(float(outputs.mean()), 1e-300)) * self._weight
-        remaining = np.ascontiguousarray(self._targets.T)
+        factor = np.linalg.cholesky(np.linalg.inv(damped(self.importance.inputs, DAMPING))).T
+        outputs = self.importance.by_output
+        outputs = np.maximum(outputs, MIN_IMPORTANCE * max(float(outputs.mean()), 1e-300)) * self.weight
+        remaining = np.ascontiguousarray(self.targets.T)
         # What is exactly zero stays so, whatever the errors before it.
         is_zero = remaining == 0
         columns, rows = remaining.shape
         levels = np.zeros((columns, rows), dtype=np.int32)
+        ways = predecessors(self.trellis_bits)
         for start in range(0, columns, FEEDBACK_BLOCK):
             stop = min(start + FEEDBACK_BLOCK, columns)
             errors = np.zeros((stop - start, rows))
@@ -225,7 +215,7 @@ class _Search:
                     classes[here],
                     costs,
                     MAX_MAGNITUDE,
-                    self._predecessors,
+                    ways,
                     levels[here],
                 )
                 errors[column - start] = (remaining[column] - self._chosen(levels[column])) / pivot
@@ -234,16 +224,16 @@ class _Search:
         return levels
 
     def _coupled(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
-        assert self._importance.inputs is not None
-        assert self._importance.outputs is not None
-        column_coupling, column_weights = unit_factors(self._importance.inputs)
-        row_coupling, row_weights = unit_factors(self._importance.outputs)
-        targets = np.ascontiguousarray(self._targets.T)
+        assert self.importance.inputs is not None
+        assert self.importance.outputs is not None
+        column_coupling, column_weights = unit_factors(self.importance.inputs)
+        row_coupling, row_weights = unit_factors(self.importance.outputs)
+        targets = np.ascontiguousarray(self.targets.T)
         levels = np.zeros(targets.shape, dtype=np.int32)
         choose_coupled(
             targets,
             column_weights,
-            row_weights * self._weight,
+            row_weights * self.weight,
             column_coupling,
             row_coupling,
             classes,
@@ -255,7 +245,7 @@ class _Search:
 
     def _chosen(self, levels: NDArray[np.int32]) -> Floats:
         """What the levels of one row of the scan stand for, in steps."""
-        numerators, _ = continued_numerators(levels, 1, self._trellis_bits, row_length=levels.size, start=0, state=0)
+        numerators, _ = continued_numerators(levels, 1, self.trellis_bits, row_length=levels.size, start=0, state=0)
         return numerators / 2
 
 

@@ -3,22 +3,23 @@
 What quantising one layer does to the loss, the layers not quantised yet can undo in part: a step of Newton's method in
 the curvature of :mod:`metaq.quantize.curvature`, shortened until the loss on calibration data falls. This is the error
 feedback between the columns of a layer (Frantar et al., "Optimal brain compression", 2022) taken from layer to layer,
-where the gradient of the loss itself takes the place of a model of it.
+where the gradient of the loss itself takes the place of a model of it. Statistics of batch normalisation are measured
+anew, as those of the original weights do not fit the quantised ones.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaq.config import require
 from metaq.model.checkpoint import StateDict
 from metaq.model.weights import QUANTIZABLE
 from metaq.quantize.curvature import Batch, call, copied
-from metaq.quantize.rdo import COUPLED_DAMPING, Floats, Importance, damped, matrix_shape
+from metaq.quantize.rdo import COUPLED_DAMPING, Floats, Importance, damped
+from metaq.tensors.quantized import matrix_shape
 
 OutputLoss = Callable[[object, int], torch.Tensor]
 """From the model's output for a batch, and the number of the batch, to the mean loss of its samples."""
@@ -103,3 +104,29 @@ def direction(gradient: Floats, importance: Importance) -> Floats:
         return np.linalg.solve(damped(importance.outputs, COUPLED_DAMPING), by_column).reshape(gradient.shape)
     outputs = importance.outputs + COUPLED_DAMPING * max(float(importance.outputs.mean()), 1e-30)
     return (by_column / outputs[:, None]).reshape(gradient.shape)
+
+
+def recalibrated(model: nn.Module, batches: Iterable[Batch], weights: StateDict) -> StateDict:
+    """Running means and variances over `batches` under `weights`, by their names in the state dict.
+
+    Everything but batch normalisation is in evaluation mode; normalisations without running statistics, and those that
+    no batch reaches, are left out. `model` is not changed.
+    """
+    measured = copied(model)
+    measured.load_state_dict(weights)
+    norms = {name: module for name, module in measured.named_modules() if isinstance(module, _BatchNorm)}
+    tracking = {name: norm for name, norm in norms.items() if norm.track_running_stats}
+    for norm in tracking.values():
+        norm.reset_running_stats()
+        # A cumulative average: every batch counts the same.
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            call(measured, batch)
+    return {
+        f"{name}.{kind}" if name else kind: getattr(norm, kind).detach().clone()
+        for name, norm in tracking.items()
+        for kind in ("running_mean", "running_var")
+        if norm.num_batches_tracked
+    }

@@ -5,9 +5,7 @@ table of embeddings: many rows of few columns. The basis is quantised first, and
 quantised basis, so that its rounding costs nothing but a little of the gain.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,23 +75,17 @@ def pays(rows: int, before: Floats, after: Floats, step_size: float) -> bool:
     return rows * len(before) * saved_bits(before, after, step_size) > 2 * BASIS_BITS * len(before) ** 2
 
 
-def best_shared(matrix: Floats, bases: Sequence[Basis], step_size: float) -> Basis | None:
-    """The basis of another tensor that saves most for this one, if any does."""
-    fitting = [basis for basis in bases if basis.size == matrix.shape[1]]
-    gains = [gain_bits(matrix, basis, step_size) for basis in fitting]
-    if not gains or max(gains) < MIN_GAIN_BITS:
-        return None
-    return fitting[gains.index(max(gains))]
+def best_shared(matrix: Floats, rotated: Iterable[Floats], step_size: float) -> int | None:
+    """Which basis of another tensor saves most for `matrix`, if any does, by rows of it `rotated` into each of them."""
+    before = np.square(matrix).mean(axis=0)
+    gains = [saved_bits(before, np.square(each).mean(axis=0), step_size) for each in rotated]
+    best = max(range(len(gains)), key=gains.__getitem__, default=None)
+    return best if best is not None and gains[best] >= MIN_GAIN_BITS else None
 
 
 def rotate(matrix: Floats, basis: Basis) -> Floats:
     """Rows of `matrix` expressed in the basis."""
     return np.ascontiguousarray(np.linalg.solve(basis.values().T, matrix.T).T, dtype=np.float64)
-
-
-def gain_bits(matrix: Floats, basis: Basis, step_size: float) -> float:
-    """Estimated bits per weight that the basis saves, without its own."""
-    return saved_bits(np.square(matrix).mean(axis=0), np.square(rotate(matrix, basis)).mean(axis=0), step_size)
 
 
 def saved_bits(before: Floats, after: Floats, step_size: float) -> float:

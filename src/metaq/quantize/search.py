@@ -1,7 +1,5 @@
 """The compiled searches for levels that minimise distortion + λ · bits along one row of the scan."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Post-training quantisation over a range of bucket counts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

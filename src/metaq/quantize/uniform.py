@@ -1,19 +1,21 @@
-"""Uniform buckets over the range of the weights (METHOD, section 1); numpy only."""
+"""Uniform buckets over the range of the weights (METHOD, section 1), or through a few given values; numpy only."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.config import require
+from metaq.container.layout import grid_fits
 from metaq.errors import ConfigError
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Dtype, QuantizedTensor
+from metaq.tensors.quantized import Dtype, QuantizedTensor, values_of
 
 Grouping = Literal["tensor", "global"]
+
+MOST_LOSSLESS = 1 << 12
+"""Buckets of a grid on which given values lie exactly."""
 
 
 def uniform_grids(
@@ -41,10 +43,23 @@ def uniform_grids(
         lowest, highest = min(low for low, _ in extremes.values()), max(high for _, high in extremes.values())
         extremes = dict.fromkeys(extremes, (lowest, highest))
         has_zeros = dict.fromkeys(has_zeros, any(has_zeros.values()))
-    return {
-        name: _grid_over(*pair, count=count, center=center, radius=radius, keeps_zeros=has_zeros[name], name=name)
-        for name, pair in extremes.items()
-    }
+    grids = {}
+    for name, (lowest, highest) in extremes.items():
+        middle = (lowest + highest) / 2 if center is None else center
+        half_width = max(highest - middle, middle - lowest) if radius is None else radius
+        if half_width == 0:
+            half_width = abs(middle) or 1.0
+        if has_zeros[name] and count > 1:
+            # Moved by half a bucket at most, so that a bucket less has to cover the weights.
+            half_width *= 1.0 if radius is not None else count / (count - 1)
+            step = 2 * half_width / count
+            offset = 0.0 if count % 2 else 0.5
+            middle = step * (round(middle / step - offset) + offset)
+        try:
+            grids[name] = BucketGrid(center=middle, radius=half_width, count=count)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    return grids
 
 
 def quantize_array(name: str, values: NDArray[np.floating], grid: BucketGrid, dtype: Dtype) -> QuantizedTensor:
@@ -55,27 +70,28 @@ def quantize_array(name: str, values: NDArray[np.floating], grid: BucketGrid, dt
         raise ConfigError(f"{name}: {error}") from error
 
 
-def _grid_over(
-    lowest: float,
-    highest: float,
-    *,
-    count: int,
-    center: float | None,
-    radius: float | None,
-    keeps_zeros: bool,
-    name: str,
-) -> BucketGrid:
-    middle = (lowest + highest) / 2 if center is None else center
-    half_width = max(highest - middle, middle - lowest) if radius is None else radius
-    if half_width == 0:
-        half_width = abs(middle) or 1.0
-    if keeps_zeros and count > 1:
-        # Moved by half a bucket at most, so that a bucket less has to cover the weights.
-        half_width *= 1.0 if radius is not None else count / (count - 1)
-        step = 2 * half_width / count
-        offset = 0.0 if count % 2 else 0.5
-        middle = step * (round(middle / step - offset) + offset)
+def lossless_grid(values: Sequence[float], dtype: Dtype) -> BucketGrid | None:
+    """A grid from which every one of `values` is restored bit for bit, or None if none is found.
+
+    They are finite, different, in increasing order, at least one; `dtype` is that of the tensor that takes them.
+    """
+    require(len(values) > 0, "values: there are none.")
+    points = np.array(values, dtype=np.float64)
+    step = float(np.diff(points).min()) if len(points) > 1 else abs(float(points[0])) or 1.0
+    places = np.round((points - points[0]) / step)
+    if places[-1] >= MOST_LOSSLESS:
+        return None
+    # An odd count has the middle value exactly, whatever it is.
+    count = max(int(places[-1]) + 1, 3) | 1
+    center = float(points[0]) + step * (count // 2) if len(points) > 1 else float(points[0])
     try:
-        return BucketGrid(center=middle, radius=half_width, count=count)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
+        grid = BucketGrid(center=center, radius=step * count / 2, count=count)
+    except ConfigError:
+        return None
+    return grid if grid_fits(grid, dtype) and _is_exact(grid, points, dtype) else None
+
+
+def _is_exact(grid: BucketGrid, points: NDArray[np.float64], dtype: Dtype) -> bool:
+    restored = QuantizedTensor(name="", indices=grid.assign(points), grid=grid, dtype=dtype).restore()
+    # No grid has a negative zero.
+    return np.array_equal(values_of(restored, dtype), points) and not np.signbit(points[points == 0]).any()

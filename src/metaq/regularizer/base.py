@@ -1,9 +1,8 @@
 """What every regulariser does beside its own steps: follow an optimiser, show the weights, report, and save."""
 
-from __future__ import annotations
-
 import abc
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -13,12 +12,14 @@ import torch
 from torch import nn
 
 from metaq import container
-from metaq.compression.trained import trained_tensors
+from metaq.compression.pipeline import trained_tensors
 from metaq.config import require
 from metaq.container import WriteReport
-from metaq.entropy import passes
-from metaq.entropy.cells import bucket_indices, bucket_values
-from metaq.entropy.passes import CPU, GridSet, TensorPairs
+from metaq.entropy.cells import CellStatistics, bucket_indices, bucket_values
+from metaq.entropy.objective import entropy_bits
+from metaq.entropy.passes import dispatch
+from metaq.entropy.passes.dispatch import TensorPairs
+from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.errors import NonFiniteError
 from metaq.model.opened import open_model
 from metaq.model.selection import select_gridded
@@ -27,7 +28,7 @@ from metaq.model.weights import FilterFn
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.optimizers import OptimizerHooks
 from metaq.regularizer.participants import Participants
-from metaq.regularizer.report import RegularizerReport, report_of
+from metaq.regularizer.report import RegularizerReport
 from metaq.regularizer.schedule import schedule_of
 from metaq.regularizer.slopes import slope_rule
 from metaq.tensors.grid import BucketGrid
@@ -152,9 +153,30 @@ class Regularizer(abc.ABC):
     @torch.no_grad()
     def report(self) -> RegularizerReport:
         """φ, bits, bits per weight and distance to the grid of the present weights; O(n)."""
-        grids = self._host_grids()
-        values = self._quantized(grids)
-        return report_of(self._participants, self._rule, grids, self._weights(), values, frozen=self._frozen_count())
+        everyone, grids, weights = self._participants, self._host_grids(), self._weights()
+        counts, fractions = everyone.shards.total(*dispatch.cell_sums(*everyone.counted(weights), grids))
+        dispatch.require_finite(counts, fractions)
+        phi_bits = sum(
+            self._rule.value(CellStatistics(counts=counts[g].numpy(), fractions=fractions[g].numpy(), grid=grid), g)
+            for g, grid in enumerate(grids)
+        )
+        bucket_counts = torch.zeros(len(grids), grids.count, dtype=torch.float64)
+        others = torch.tensor([0.0, self._frozen_count()], dtype=torch.float64)
+        counted = set(everyone.shards.counted)
+        for t, (tensor, quantized) in enumerate(zip(weights, self._quantized(grids), strict=True)):
+            if t in counted:
+                bucket_counts += dispatch.bucket_counts([quantized], [everyone.group_of[t]], grids)
+                others[0] += (tensor.double() - quantized).square().sum().to(CPU)
+        bucket_counts, others = everyone.shards.total(bucket_counts, others)
+        bits = float(entropy_bits(bucket_counts))
+        return RegularizerReport(
+            phi_bits=phi_bits,
+            bits=bits,
+            bits_per_weight=bits / everyone.total,
+            distance=math.sqrt(float(others[0]) / everyone.total),
+            weights=everyone.total,
+            frozen=int(others[1]),
+        )
 
     def save(
         self,
@@ -294,7 +316,7 @@ class Regularizer(abc.ABC):
             grid = BucketGrid(center=buckets.center, radius=buckets.radius, count=buckets.count)
             return GridSet.of([grid] * group_count, device)
         counted, groups = everyone.counted(self._weights())
-        local = passes.inner_products(TensorPairs(counted, counted, groups), group_count, device)
+        local = dispatch.inner_products(TensorPairs(counted, counted, groups), group_count, device)
         (squares,) = everyone.shards.total(local)
         if everyone.are_on_host:
             for name, is_finite in zip(everyone.groups, torch.isfinite(squares).tolist(), strict=True):
@@ -310,7 +332,7 @@ class Regularizer(abc.ABC):
     def _host_grids(self) -> GridSet:
         """The present grids on the CPU; :class:`NonFiniteError` if a weight has become NaN or infinite."""
         grids = self._present_grids().on(CPU)
-        passes.require_finite(grids.radius)
+        dispatch.require_finite(grids.radius)
         return grids
 
     def _stored_grids(self) -> GridSet:

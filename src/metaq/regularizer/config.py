@@ -1,7 +1,5 @@
 """What the regulariser depends on: buckets, schedule, freezing."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Literal

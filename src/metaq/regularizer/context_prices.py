@@ -5,8 +5,6 @@ written knows it: :mod:`metaq.coding.context`. Here its own model, on its way th
 how likely it takes every weight to leave the attractor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +16,8 @@ from metaq.coding.chunks import StreamShape
 from metaq.coding.context.small import flag_probabilities
 from metaq.entropy.cells import bucket_indices
 from metaq.entropy.objective import LEAST_FIRST_BITS
-from metaq.entropy.passes import GridSet, TensorPairs
+from metaq.entropy.passes.dispatch import TensorPairs
+from metaq.entropy.passes.grids import GridSet
 
 REFRESH_STEPS = 25
 """Steps between two refreshes, each of which takes about as long as encoding all weights."""

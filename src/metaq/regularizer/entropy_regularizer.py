@@ -1,7 +1,5 @@
 """The entropy regulariser: two lines in anybody's training loop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,9 +9,11 @@ import torch
 from torch import nn
 
 from metaq.config import require
-from metaq.entropy import objective, passes
+from metaq.entropy import objective
 from metaq.entropy.objective import entropy_bits
-from metaq.entropy.passes import CPU, GridSet, TensorPairs
+from metaq.entropy.passes import dispatch
+from metaq.entropy.passes.dispatch import TensorPairs
+from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.model.sharding import local_part
 from metaq.model.weights import FilterFn
 from metaq.regularizer.base import Regularizer
@@ -97,7 +97,7 @@ class EntropyRegularizer(Regularizer):
         everyone = self._participants
         pairs, counted = everyone.with_gradient(part)
         local_sums = self._rule.sums(*everyone.counted(self._weights()), grids) if refreshes else ()
-        local_products = [passes.inner_products(counted, len(grids), everyone.device)] if self._learns_steps else []
+        local_products = [dispatch.inner_products(counted, len(grids), everyone.device)] if self._learns_steps else []
         totals = everyone.shards.total(*local_sums, *local_products)
         slopes = self._refreshed(totals[: len(local_sums)], grids) if refreshes else self._slopes
         prices = self._context_prices
@@ -196,7 +196,7 @@ class EntropyRegularizer(Regularizer):
     def _refreshed(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
         """New slopes; what the schedule wants to know reaches it at once, or from a device at the next refresh."""
         if self._participants.are_on_host:
-            passes.require_finite(*sums)
+            dispatch.require_finite(*sums)
         if isinstance(self.schedule, PlannedSchedule):
             bits, is_here = HostCopy(entropy_bits(sums[0])), self._participants.are_on_host
             seen = bits if is_here else self._unseen_bits
@@ -222,7 +222,7 @@ class EntropyRegularizer(Regularizer):
         config, strength = self.config, self.current_strength()
         hysteresis = config.hysteresis if config.objective == "code_length" else 0.0
         share = strength * (1 - config.alpha)
-        passes.add_slopes(pairs, grids, objective.half_cell_slopes(slopes, hysteresis, share))
+        dispatch.add_slopes(pairs, grids, objective.half_cell_slopes(slopes, hysteresis, share))
         if self._context_prices is not None:
             self._context_prices.add_slopes(pairs, grids, slopes, hysteresis=hysteresis, strength=share)
         self._add_plain(pairs)

@@ -1,29 +1,16 @@
 """Latent weights: those the optimiser works on while the model holds quantised ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from metaq.entropy import passes
-from metaq.entropy.passes import BucketWatch, GridSet
+from metaq.entropy.passes import dispatch
+from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.watch import BucketWatch
 
 SETTLE_EVERY = 25
 """Steps between two searches for oscillating weights."""
-
-
-class _Alike(NamedTuple):
-    """Tensors of one optimiser (`part`), device and dtype, by their positions among all."""
-
-    part: int
-    positions: list[int]
-    watch: BucketWatch
-
-    def of(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Those of all `tensors` that are meant."""
-        return [tensors[position] for position in self.positions]
 
 
 class LatentWeights:
@@ -37,21 +24,21 @@ class LatentWeights:
         together: dict[tuple[int, torch.device, torch.dtype], list[int]] = {}
         for position, (tensor, part) in enumerate(zip(tensors, parts, strict=True)):
             together.setdefault((part, tensor.device, tensor.dtype), []).append(position)
+        # Of tensors of one optimiser, device and dtype: the number of that optimiser, their positions, and a watch.
         self._alike = [
-            _Alike(part, chosen, BucketWatch([tensors[t] for t in chosen], [groups[t] for t in chosen]))
+            (part, chosen, BucketWatch([tensors[t] for t in chosen], [groups[t] for t in chosen]))
             for (part, *_), chosen in together.items()
         ]
 
     def begin(self, grids: GridSet) -> None:
         """Take the buckets the weights are in for those they have always been in."""
-        for alike in self._alike:
-            passes.begin(alike.watch, grids)
+        for *_, watch in self._alike:
+            dispatch.begin(watch, grids)
 
     def restore(self, tensors: Sequence[torch.Tensor], factors: torch.Tensor, part: int) -> None:
         """Give the tensors of one optimiser their latent weights times the factors of their groups, of shape (G,)."""
-        for alike in self._alike:
-            if alike.part == part:
-                passes.restore(alike.watch, alike.of(tensors), factors)
+        for watch, chosen in self._of_part(part, tensors):
+            dispatch.restore(watch, chosen, factors)
 
     def snap(self, tensors: Sequence[torch.Tensor], grids: GridSet, part: int, *, freeze_above: float | None) -> None:
         """Take over the weights that one optimiser has updated and let the tensors hold quantised ones.
@@ -59,12 +46,10 @@ class LatentWeights:
         Every :data:`SETTLE_EVERY` steps, weights that change their bucket more often than `freeze_above` a step are
         frozen, unless that is None.
         """
-        for alike in self._alike:
-            if alike.part == part:
-                watch = alike.watch
-                watch.steps += 1
-                settles = watch.steps % SETTLE_EVERY == 0
-                passes.snap(watch, alike.of(tensors), grids, freeze_above=freeze_above if settles else None)
+        for watch, chosen in self._of_part(part, tensors):
+            watch.steps += 1
+            settles = watch.steps % SETTLE_EVERY == 0
+            dispatch.snap(watch, chosen, grids, freeze_above=freeze_above if settles else None)
 
     def frozen_count(self, positions: Sequence[int]) -> int:
         """Weights of some of the tensors that no longer move."""
@@ -73,9 +58,7 @@ class LatentWeights:
 
     def tensors(self) -> list[torch.Tensor]:
         """The latent weights in the order and shapes of the tensors; views, not copies."""
-        found = {
-            t: piece for alike in self._alike for t, piece in zip(alike.positions, alike.watch.tensors, strict=True)
-        }
+        found = {t: piece for _, places, watch in self._alike for t, piece in zip(places, watch.tensors, strict=True)}
         return [found[position] for position in range(len(found))]
 
     def state_of_tensors(self) -> list[dict[str, Any]]:
@@ -91,6 +74,10 @@ class LatentWeights:
             watch.steps = int(states[position]["steps"])
 
     def _states(self) -> Iterator[tuple[int, BucketWatch, dict[str, torch.Tensor]]]:
-        for alike in self._alike:
-            for position, state in zip(alike.positions, alike.watch.state_of_tensors(), strict=True):
-                yield position, alike.watch, state
+        for _, positions, watch in self._alike:
+            for position, state in zip(positions, watch.state_of_tensors(), strict=True):
+                yield position, watch, state
+
+    def _of_part(self, part: int, tensors: Sequence[torch.Tensor]) -> Iterator[tuple[BucketWatch, list[torch.Tensor]]]:
+        """Watches of the weights of one optimiser, and those of all `tensors` that are theirs."""
+        return ((watch, [tensors[t] for t in places]) for owner, places, watch in self._alike if owner == part)

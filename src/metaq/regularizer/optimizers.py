@@ -1,7 +1,5 @@
 """What other libraries put between a loop and its optimiser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -28,10 +26,7 @@ class OptimizerHooks:
     """
 
     def __init__(
-        self,
-        optimizers: Sequence[torch.optim.Optimizer],
-        before: Callable[..., None],
-        after: Callable[[int], None],
+        self, optimizers: Sequence[torch.optim.Optimizer], before: Callable[..., None], after: Callable[[int], None]
     ) -> None:
         self.optimizers = [innermost(optimizer) for optimizer in optimizers]
         for optimizer in self.optimizers:

@@ -1,14 +1,13 @@
 """The tensors that take part in training to few bits: their groups, their optimisers, and where they are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from metaq.config import require
-from metaq.entropy.passes import CPU, TensorPairs
+from metaq.entropy.passes.dispatch import TensorPairs
+from metaq.entropy.passes.grids import CPU
 from metaq.model.sharding import Shards, unwrapped
 from metaq.model.weights import FilterFn, select_parameters
 from metaq.regularizer.config import RegularizerConfig

@@ -1,7 +1,5 @@
 """How strength, freezing and learning rates change over a training: by plan, or by what a number of bits asks for."""
 
-from __future__ import annotations
-
 import abc
 import math
 from collections.abc import Mapping

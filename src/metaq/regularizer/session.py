@@ -1,11 +1,9 @@
 """A regulariser whose life somebody else's training loop decides on: what the trainers' callbacks have in common."""
 
-from __future__ import annotations
-
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -26,7 +24,7 @@ FIGURES = ("bits_per_weight", "bits", "phi_bits", "distance", "frozen")
 class TrainingSession:
     """A regulariser from the first step of a training to its end, however that comes.
 
-    Takes what :class:`metaq.EntropyRegularizer` takes; `regularizer` is the one of `model`.
+    Takes what :class:`metaq.EntropyRegularizer` takes; `regularizer` is the one of `model`, to be attached.
     """
 
     def __init__(self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int) -> None:
@@ -35,16 +33,11 @@ class TrainingSession:
         self._evaluation: contextlib.ExitStack | None = None
 
     @classmethod
-    def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> TrainingSession:
+    def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> Self:
         """One that stands where the session that gave `state` stood; errors as of :meth:`load_state_dict`."""
         session = cls(model, config, total_steps=_total_steps(state))
         session.load_state_dict(state)
         return session
-
-    def attach(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Work inside every step of `optimizers`; errors are those of :meth:`EntropyRegularizer.attach`."""
-        require(bool(optimizers), "optimizers: there is none, so nothing can be trained to few bits.")
-        self.regularizer.attach(*optimizers)
 
     def detach(self) -> None:
         """Leave optimisers and model; the model keeps the weights that it trains with."""

@@ -1,17 +1,16 @@
 """How the slopes of the term follow from sums over weights: one rule an objective, one signature."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 
 import torch
 from typing_extensions import override
 
-from metaq.entropy import objective, passes
+from metaq.entropy import objective
 from metaq.entropy.cells import CellStatistics
 from metaq.entropy.dual import SpreadDual, solve_fista
-from metaq.entropy.passes import CPU, GridSet
+from metaq.entropy.passes import dispatch
+from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.regularizer.config import RegularizerConfig
 
 
@@ -49,7 +48,7 @@ class CodeLengthSlopes(SlopeRule):
 
     @override
     def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
-        return (passes.bucket_counts(weights, groups, grids),)
+        return (dispatch.bucket_counts(weights, groups, grids),)
 
     @override
     def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
@@ -71,7 +70,7 @@ class SpreadSlopes(SlopeRule):
 
     @override
     def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
-        return passes.cell_sums(weights, groups, grids)
+        return dispatch.cell_sums(weights, groups, grids)
 
     @override
     def slopes(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:

@@ -1,13 +1,11 @@
 """Learning the step sizes of grids from the loss (after Esser et al., "Learned step size quantization", ICLR 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from metaq.entropy.passes import CPU
+from metaq.entropy.passes.grids import CPU
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 
@@ -45,12 +43,9 @@ class StepLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything :meth:`load_state_dict` needs."""
-        return {name: getattr(self, name).clone() for name in _STATE}
+        return {name: tensor.clone() for name, tensor in vars(self).items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        for name in _STATE:
-            setattr(self, name, state_dict[name].to(self.steps.device, copy=True))
-
-
-_STATE = ("steps", "first", "second")
+        for name, tensor in vars(self).items():
+            setattr(self, name, state_dict[name].to(tensor.device, copy=True))

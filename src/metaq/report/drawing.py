@@ -1,7 +1,5 @@
 """Pictures that a page can hold, such as curves: Matplotlib's as SVG whose colours follow a light or dark screen."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math

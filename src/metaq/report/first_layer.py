@@ -1,7 +1,5 @@
 """Weights of the first layer as pictures: as the file restores them, and before they were quantised."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math
@@ -112,14 +110,12 @@ def _matched(name: str, found: Inspection, state: Json, latent: Latent) -> NDArr
     signs = np.ones(len(after))
     free = list(range(len(after)))
     for unit, row in enumerate(after.reshape(len(after), -1)):
-        same = next((each for each in free if row.any() and np.array_equal(rows[each], row)), None)
-        mirrored = next((each for each in free if row.any() and np.array_equal(-rows[each], row)), None)
-        place = mirrored if same is None else same
-        if place is None and row.any():
-            return None
+        same = ((each, sign) for sign in (1.0, -1.0) for each in free if np.array_equal(sign * rows[each], row))
+        place, signs[unit] = next(same, (None, 1.0)) if row.any() else (None, 1.0)
         if place is not None:
-            signs[unit] = -1.0 if same is None else 1.0
             free.remove(place)
+        elif row.any():
+            return None
         order.append(place)
     chosen = [free.pop(0) if place is None else place for place in order]
     return _pictures((weights.reshape(len(after), -1)[chosen] * signs[:, None]).reshape(after.shape))

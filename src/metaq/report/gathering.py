@@ -1,7 +1,5 @@
 """From a run's folder, whose files may all be missing or damaged, or a file of weights to the subject of a report."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -34,31 +32,28 @@ def is_integer(value: object) -> TypeGuard[int]:
 
 def object_in(folder: Path, name: str, subject: Subject, part: str) -> Json:
     """The JSON object in a file of the run; if there is none, nothing, and a sentence for the part it would give."""
+    reason = "is damaged: it holds no JSON object"
     try:
         found = json.loads((folder / name).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
     except FileNotFoundError:
-        subject.missing[part] = f"{name} is missing from the run's folder."
-        return {}
+        reason = "is missing from the run's folder"
     except (OSError, ValueError, RecursionError):
-        subject.missing[part] = f"{name} is damaged."
-        return {}
-    if not isinstance(found, dict):
-        subject.missing[part] = f"{name} is damaged: it holds no JSON object."
-        return {}
-    return found
+        reason = "is damaged"
+    subject.missing[part] = f"{name} {reason}."
+    return {}
 
 
-def add_records(folder: Path, subject: Subject) -> list[EpochRecord]:
+def add_records(folder: Path, subject: Subject) -> None:
     """Metrics of the epochs up to the first damaged line."""
-    records: list[EpochRecord] = []
     try:
         lines = (folder / runs.METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} is missing from the run's folder."
-        return records
-    except (OSError, ValueError):
-        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} cannot be read."
-        return records
+    except (OSError, ValueError) as error:
+        reason = "is missing from the run's folder" if isinstance(error, FileNotFoundError) else "cannot be read"
+        subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} {reason}."
+        return
+    records: list[EpochRecord] = []
     for number, line in enumerate(lines, start=1):
         record = _record_of(line)
         if record is None or (records and record.epoch <= records[-1].epoch):
@@ -68,7 +63,6 @@ def add_records(folder: Path, subject: Subject) -> list[EpochRecord]:
     if not records:
         subject.missing["curves"] = f"There are no curves: {runs.METRICS_FILE} holds no finished epoch."
     subject.records = records
-    return records
 
 
 def checkpoint_state(folder: Path, subject: Subject) -> Json:
@@ -81,7 +75,7 @@ def checkpoint_state(folder: Path, subject: Subject) -> Json:
         return {}
 
 
-def add_accuracies(subject: Subject, summary: Mapping[str, object], records: Sequence[EpochRecord]) -> None:
+def add_accuracies(subject: Subject, summary: Mapping[str, object]) -> None:
     """Accuracies of the file and of float weights, and what images they are of."""
     restored, kept, validation = (summary.get(key) for key in ("accuracy", "kept_epoch", "validation_accuracy"))
     sizes = subject.sizes
@@ -90,45 +84,35 @@ def add_accuracies(subject: Subject, summary: Mapping[str, object], records: Seq
     if sizes is not None and summary and summary.get("bytes") != sizes["bytes"]:
         subject.missing["accuracy"] = f"{runs.SUMMARY_FILE} speaks of a file of another size than {runs.MODEL_FILE}."
     elif is_number(restored):
-        what = "weights restored from the file, on the test images"
-        subject.after = Accuracy(percent=restored, what=what)
+        subject.after = Accuracy(percent=restored, what="weights restored from the file, on the test images")
         if is_number(validation) and is_integer(kept):
             subject.notes["accuracy"] = (
                 f"{validation:.2f} % on the validation images, by which epoch {kept} was chosen."
             )
     else:
         subject.missing.setdefault("accuracy", f"{runs.SUMMARY_FILE} does not say how accurate the file is.")
-    before = _accuracy_before(summary, records)
-    if before is not None:
-        subject.before = before
+    measured = summary.get("float_accuracy")
+    floats = [record for record in subject.records if record.strength == 0]
+    if is_number(measured):
+        what = "the same network trained as usual, on the test images"
+        subject.before = Accuracy(percent=measured, what=what)
+    elif floats:
+        what = f"float weights in epoch {floats[-1].epoch}, before the entropy term set in, on the validation images"
+        subject.before = Accuracy(percent=floats[-1].float_accuracy, what=what)
     else:
         subject.missing["before"] = "The accuracy of float weights is not known: no epoch was without the entropy term."
 
 
-def add_time(subject: Subject, summary: Mapping[str, object], records: Sequence[EpochRecord]) -> None:
+def add_time(subject: Subject, summary: Mapping[str, object]) -> None:
     """How long the training took, by its summary or else by its epochs."""
     seconds = summary.get("seconds")
     if is_number(seconds):
         subject.seconds = seconds
-    elif records:
-        subject.seconds = sum(record.seconds for record in records)
-        subject.notes["seconds"] = f"{len(records)} epochs so far"
+    elif subject.records:
+        subject.seconds = sum(record.seconds for record in subject.records)
+        subject.notes["seconds"] = f"{len(subject.records)} epochs so far"
     else:
         subject.missing["seconds"] = "How long the training took is not known: there are no metrics."
-
-
-def _accuracy_before(summary: Mapping[str, object], records: Sequence[EpochRecord]) -> Accuracy | None:
-    """Of the same network trained as usual, if the run measured it, else of the last float weights of the run."""
-    measured = summary.get("float_accuracy")
-    if is_number(measured):
-        what = "the same network trained as usual, on the test images"
-        return Accuracy(percent=measured, what=what)
-    floats = [record for record in records if record.strength == 0]
-    if not floats:
-        return None
-    last = floats[-1]
-    what = f"float weights in epoch {last.epoch}, before the entropy term set in, on the validation images"
-    return Accuracy(percent=last.float_accuracy, what=what)
 
 
 def _record_of(line: str) -> EpochRecord | None:
@@ -190,7 +174,7 @@ def _of_run(folder: Path, net: str | None, name: str) -> Subject:
     summary = object_in(folder, runs.SUMMARY_FILE, subject, "accuracy")
     subject.config = config or None
     subject.environment = {key: value for key, value in made_with.items() if isinstance(value, str | int)}
-    records = add_records(folder, subject)
+    add_records(folder, subject)
     state = checkpoint_state(folder, subject)
     metadata: Mapping[str, object] = {}
     try:
@@ -200,8 +184,8 @@ def _of_run(folder: Path, net: str | None, name: str) -> Subject:
         advice = f"{runs.MODEL_FILE} is missing: the training has not ended; metaq train --resume goes on with it."
         reason = str(error).replace(f"{folder}{os.sep}", "") if is_there else advice
         subject.missing |= dict.fromkeys(("file", "bytes", "tensors", "weights", "filters"), reason)
-    add_accuracies(subject, summary, records)
-    add_time(subject, summary, records)
+    add_accuracies(subject, summary)
+    add_time(subject, summary)
     facts = {**metadata, **config}
     subject.title = _title(net or facts.get("net"), facts.get("data"), name)
     return subject

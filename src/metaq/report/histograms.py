@@ -1,20 +1,25 @@
 """Weights of a tensor as bars, one a bucket."""
 
-from __future__ import annotations
-
 import math
+import os
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from metaq.lab.plots import save_figure
 from metaq.report.drawing import BAR, OUTLINE, Picture, make_logarithmic, picture, plot
 from metaq.report.subject import Histogram
 from metaq.report.text import shown
 from metaq.tensors.quantized import QuantizedTensor
 
 WIDTH, HEIGHT = 320, 150
+COLUMNS = 2
+"""Of a picture of many."""
+
 LEAST = 0.7
 """Lower end of the axis of counts: a count of one is seen."""
 
@@ -73,12 +78,32 @@ def draw(histogram: Histogram) -> Picture:
 
 
 def figure_of(histogram: Histogram) -> Figure:
-    """The figure of :func:`draw`: bars as one outline, and latent weights as another, in narrower bins."""
+    """The figure of :func:`draw`."""
+    figure, axes = plot(WIDTH, HEIGHT)
+    draw_on(axes, histogram)
+    return figure
+
+
+def save(path: str | os.PathLike[str], drawn: Sequence[Histogram]) -> None:
+    """Write a PNG of all, each under its name."""
+    rows = -(-len(drawn) // COLUMNS)
+    figure = Figure(figsize=(6 * COLUMNS, 2.6 * rows), layout="constrained")
+    all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    for axes, histogram in zip(all_axes, drawn, strict=False):
+        draw_on(axes, histogram)
+        axes.set_title(shown(histogram.name), fontsize=10)
+        axes.set_ylabel("weights")
+    for axes in all_axes[len(drawn) :]:
+        axes.set_visible(False)
+    save_figure(figure, path)
+
+
+def draw_on(axes: Axes, histogram: Histogram) -> None:
+    """Bars as one outline, and latent weights as another, in narrower bins."""
     used = histogram.counts > 0
     centers, counts = histogram.centers[used], histogram.counts[used]
     middle = float(centers.min() + centers.max()) / 2
     reach = max(float(centers.max() - centers.min()) + histogram.width, LEAST_BARS * histogram.width) / 2
-    figure, axes = plot(WIDTH, HEIGHT)
     half = BAR_SHARE / 2 * histogram.width
     edges = np.stack([centers - half, centers + half], axis=1).reshape(-1)
     heights = np.stack([counts, np.full(counts.shape, LEAST)], axis=1).reshape(-1)[:-1]
@@ -93,7 +118,6 @@ def figure_of(histogram: Histogram) -> Figure:
     axes.set_ylim(LEAST, 1.3 * tallest)
     axes.set_xlim(middle - reach, middle + reach)
     axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
-    return figure
 
 
 def _said(histogram: Histogram, centers: NDArray[np.float64], counts: NDArray[np.int64]) -> str:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
-from metaq.config import needs, require
 from metaq.container.carried import is_carried, path_of
 from metaq.tensors.coverage import Coverage
 from metaq.tensors.quantized import QuantizedTensor, Tensor, TiedTensor
@@ -175,7 +174,9 @@ def inspect(path: str | os.PathLike[str], *, net: str | None = None) -> Inspecti
     file, account = container.read(source), container.account(source)
     sizes = account.parts_bytes[len(file.bases) :]
     rows = [
-        _carried_row(entry, size) if is_carried(entry.name, file.metadata) else _coded_row(tensor, entry, size)
+        TensorRow(name=path_of(entry.name), shape=entry.shape, dtype="file", stored_bytes=size, is_file=True)
+        if is_carried(entry.name, file.metadata)
+        else _coded_row(tensor, entry, size)
         for tensor, entry, size in zip(file.tensors, file.entries, sizes, strict=True)
     ]
     return Inspection(path=source, net=net, rows=rows, sizes=file.sizes, file=file, account=account)
@@ -186,22 +187,17 @@ def _inspect_other(path: Path, net: str | None) -> Inspection:
     from metaq.model import checkpoint
 
     state_dict = checkpoint.read(path)
-    rows = [_plain_row(name, tensor) for name, tensor in state_dict.items()]
+    rows = [
+        TensorRow(
+            name=name,
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            stored_bytes=tensor.numel() * tensor.element_size(),
+        )
+        for name, tensor in state_dict.items()
+    ]
     sizes = pipeline.sizes(state_dict, file_bytes=path.stat().st_size)
     return Inspection(path=path, net=net, rows=rows, sizes=sizes)
-
-
-def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
-    """Write a PNG with the weights of every floating tensor, tied ones once; a bar per bucket where it is quantised."""
-    needs("matplotlib")
-    from metaq.lab.plots import save_buckets
-    from metaq.model.weights import QUANTIZABLE, alias_of
-
-    floating = [name for name, tensor in found.state_dict.items() if tensor.numel() and tensor.dtype in QUANTIZABLE]
-    names = list(dict.fromkeys(alias_of(found.state_dict, floating).values()))
-    require(bool(names), "--plot: the file holds no floating tensor to draw.")
-    arrays = {name: found.state_dict[name].double().numpy() for name in names}
-    save_buckets(path, arrays, found.quantized)
 
 
 def _folded_chain(file: container.File) -> dict[str, tuple[int, int]] | None:
@@ -214,31 +210,13 @@ def _folded_chain(file: container.File) -> dict[str, tuple[int, int]] | None:
     return None if units is None else dict(zip(layers[:-1], units, strict=True))
 
 
-def _plain_row(name: str, tensor: torch.Tensor) -> TensorRow:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    stored_bytes = tensor.numel() * tensor.element_size()
-    return TensorRow(name=name, shape=tuple(tensor.shape), dtype=dtype, stored_bytes=stored_bytes)
-
-
-def _carried_row(entry: container.Entry, size: int) -> TensorRow:
-    return TensorRow(name=path_of(entry.name), shape=entry.shape, dtype="file", stored_bytes=size, is_file=True)
-
-
 def _coded_row(tensor: Tensor, entry: container.Entry, size: int) -> TensorRow:
+    row = TensorRow(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype.name, stored_bytes=size)
     if not isinstance(tensor, QuantizedTensor):
-        return TensorRow(
-            name=tensor.name,
-            shape=tensor.shape,
-            dtype=tensor.dtype.name,
-            stored_bytes=size,
-            tied_to=tensor.first.name if isinstance(tensor, TiedTensor) else None,
-        )
+        return dataclasses.replace(row, tied_to=tensor.first.name if isinstance(tensor, TiedTensor) else None)
     counts = np.unique(tensor.indices, return_counts=True)[1]
-    return TensorRow(
-        name=tensor.name,
-        shape=tensor.shape,
-        dtype=tensor.dtype.name,
-        stored_bytes=size,
+    return dataclasses.replace(
+        row,
         coder=entry.coder,
         buckets=tensor.grid.count,
         step_size=tensor.grid.step_size,

@@ -1,13 +1,13 @@
 """What a file of weights holds: its tensors, where its bytes went, and how its weights are distributed."""
 
-from __future__ import annotations
-
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.config import require
 from metaq.container import Account
 from metaq.model.weights import alias_of
 from metaq.report import histograms
@@ -39,17 +39,27 @@ def add_file(subject: Subject, found: Inspection) -> None:
 
 def add_histograms(subject: Subject, found: Inspection, latent: Latent) -> None:
     """Distributions of the largest floating tensors, tied ones once."""
-    names = [
-        name
-        for name in dict.fromkeys(alias_of(found.state_dict, found.state_dict).values())
-        if found.state_dict[name].is_floating_point() and found.state_dict[name].numel() > 0
-    ]
-    largest = sorted(names, key=lambda name: (-found.state_dict[name].numel(), name))
+    largest = sorted(_floating(found), key=lambda name: (-found.state_dict[name].numel(), name))
     drawn = (_histogram(name, found, latent.get(name)) for name in largest[:MOST_HISTOGRAMS])
     subject.histograms = [each for each in drawn if each is not None]
     subject.histograms_left_out = len(largest) - len(subject.histograms)
     if not subject.histograms:
         subject.missing["weights"] = "The file holds no floating tensor with finite elements to draw."
+
+
+def save_plot(path: str | os.PathLike[str], found: Inspection) -> None:
+    """Write a PNG with the distribution of every floating tensor, tied ones once; a bar per bucket where it has any."""
+    drawn = [_histogram(name, found, None) for name in _floating(found)]
+    finite = [each for each in drawn if each is not None]
+    require(bool(finite), "--plot: the file holds no floating tensor to draw.")
+    histograms.save(path, finite)
+
+
+def _floating(found: Inspection) -> list[str]:
+    """Names of the floating tensors that have elements, of tied ones the first."""
+    tensors = found.state_dict
+    names = dict.fromkeys(alias_of(tensors, tensors).values())
+    return [name for name in names if tensors[name].is_floating_point() and tensors[name].numel() > 0]
 
 
 def _shares(rows: Sequence[TensorRow], account: Account, bases: int) -> list[Share]:
@@ -71,7 +81,7 @@ def _shares(rows: Sequence[TensorRow], account: Account, bases: int) -> list[Sha
 
 
 def _facts(row: TensorRow, found: Inspection, size: int | None) -> TensorFacts:
-    make = partial(TensorFacts, name=row.name, shape=row.shape, dtype=row.dtype, coder=row.coder, bytes=size)
+    make = partial(TensorFacts, **vars(row), bytes=size)
     if row.is_file:
         return make(kind="carried file", elements=row.shape[0] if row.shape else 0, zeros=None)
     # Elements that numpy can compare, whatever their type.
@@ -82,13 +92,8 @@ def _facts(row: TensorRow, found: Inspection, size: int | None) -> TensorFacts:
         kind="tied" if row.tied_to is not None else kind,
         elements=is_live.size,
         zeros=is_live.size - int(is_live.sum()),
-        buckets=row.buckets,
-        buckets_used=row.buckets_used,
-        step_size=row.step_size,
-        entropy_bits=row.entropy_bits,
         live_rows=_live_along(0, is_live),
         live_columns=_live_along(1, is_live),
-        tied_to=row.tied_to,
     )
 
 

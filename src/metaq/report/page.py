@@ -4,8 +4,6 @@ Names, metadata and settings come from files and may be anything: the templates 
 and no program run but those of this package.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,7 +54,8 @@ def render(subjects: Sequence[Subject]) -> str:
         charts=_charts(labels, subjects),
         differences=_differences(subjects),
         pairs=_pairs(subjects, lambda subject: subject.tensors),
-        histogram_pairs=_pairs(subjects, _plain_histograms),
+        # Without latent weights, which two pictures beside each other have no room for.
+        histogram_pairs=_pairs(subjects, lambda subject: [replace(each, latent=None) for each in subject.histograms]),
         most_rows=MOST_ROWS,
         most_histograms=MOST_HISTOGRAMS_COMPARED,
     )
@@ -113,10 +112,10 @@ def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
     """Curves of all subjects; of two, quantised weights alone."""
     is_alone = len(subjects) == 1
 
-    def curves(field: str, label: str = "", *, is_second: bool = False) -> list[Curve]:
+    def curves(field: str, label: str, *, is_second: bool = False) -> list[Curve]:
         return [
             Curve(
-                label=label or f"{mark} {shown(subject.name)}".strip(),
+                label=label if is_alone else f"{mark} {shown(subject.name)}",
                 points=[
                     (record.epoch, float(value))
                     for record in subject.records
@@ -129,9 +128,8 @@ def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
             if subject.records
         ]
 
-    quantized = "quantised weights" if is_alone else ""
-    accuracy = curves("quantized_accuracy", quantized)
-    size = curves("estimated_bytes", "entropy of the bucket indices" if is_alone else "")
+    accuracy = curves("quantized_accuracy", "quantised weights")
+    size = curves("estimated_bytes", "entropy of the bucket indices")
     if is_alone:
         accuracy += curves("float_accuracy", "latent (float) weights", is_second=True)
         measured = curves("file_bytes", "file", is_second=True)
@@ -139,9 +137,9 @@ def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
     drawn = [
         chart("Validation accuracy, %", accuracy, unit="%"),
         chart(BYTES, size, unit="bytes", is_logarithmic=True),
-        chart("Training loss, nats", curves("loss", "loss" if is_alone else ""), is_logarithmic=True),
-        chart("Price of a bit, λ", curves("strength", "λ" if is_alone else "")),
-        chart("Distance of latent weights from the grid", curves("distance", "root mean square" if is_alone else "")),
+        chart("Training loss, nats", curves("loss", "loss"), is_logarithmic=True),
+        chart("Price of a bit, λ", curves("strength", "λ")),
+        chart("Distance of latent weights from the grid", curves("distance", "root mean square")),
     ]
     return [each for each in drawn if each is not None]
 
@@ -172,11 +170,6 @@ def _pairs(
         return []
     first, second = ({part.name: part for part in parts_of(subject)} for subject in subjects)
     return [(name, first.get(name), second.get(name)) for name in {**first, **second}]
-
-
-def _plain_histograms(subject: Subject) -> list[Histogram]:
-    """Without latent weights, which two pictures beside each other have no room for."""
-    return [replace(each, latent=None) for each in subject.histograms]
 
 
 def _differences(subjects: Sequence[Subject]) -> list[tuple[str, str, str]]:

@@ -1,7 +1,5 @@
 """What a report shows of one run or file, as plain records; whatever is not known has a sentence that says why."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,37 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.lab.train.records import EpochRecord
+from metaq.report.inspection import TensorRow
 
 Json = dict[str, Any]
 Kind = Literal["quantised", "exact", "tied", "carried file"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorFacts:
-    """One row of the table of tensors; a file that is carried along has its path as name and its size as shape.
+class TensorFacts(TensorRow):
+    """One row of the table of tensors.
 
-    `coder` is that of the bucket indices, or how an exact tensor is packed; None outside ``.metaq`` files. `zeros` are
-    as restored; None of carried files. `bytes` is the share of the file's bytes; None where the file is of a kind that
-    does not tell. Grid and zero-order entropy, in bits, are None where there is no grid. `live_rows` counts, by the
-    first dimension, what holds anything but zero, and how much there is, `live_columns` by the second; None without
-    such a dimension.
+    `zeros` are as restored; None of carried files. `bytes` is the share of the file's bytes; None where the file is of
+    a kind that does not tell. `live_rows` counts, by the first dimension, what holds anything but zero, and how much
+    there is, `live_columns` by the second; None without such a dimension.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
     kind: Kind
-    coder: str | None = None
     elements: int
     zeros: int | None
     bytes: int | None
-    buckets: int | None = None
-    buckets_used: int | None = None
-    step_size: float | None = None
-    entropy_bits: float | None = None
     live_rows: tuple[int, int] | None = None
     live_columns: tuple[int, int] | None = None
-    tied_to: str | None = None
 
     @property
     def entropy_per_weight(self) -> float | None:

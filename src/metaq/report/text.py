@@ -1,7 +1,5 @@
 """Names and sentences from files, as a page can show them."""
 
-from __future__ import annotations
-
 import re
 
 from markupsafe import Markup

@@ -2,8 +2,6 @@
 keeps its size on every screen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,21 +117,17 @@ def _by_block(shares: Sequence[Share]) -> list[Share]:
 
 def _tiles(parts: Sequence[Share], width: int, height: int) -> list[Tile]:
     boxes = squarify([float(part.bytes) for part in parts], (0.0, 0.0, float(width), float(height)))
-    return [
-        _tile(part, box, (100 * box[0] / width, 100 * box[1] / height, 100 * box[2] / width, 100 * box[3] / height))
-        for part, box in zip(parts, boxes, strict=True)
-    ]
-
-
-def _tile(part: Share, box: Box, percent: Box) -> Tile:
-    *_, width, height = box
-    label, size = shown(part.label), f"{part.bytes:,}"
-    fits = max(len(label), len(size)) * CHARACTER_WIDTH + 2 * PADDING <= width
-    lines = [label, size][: max(int((height - PADDING) // LINE_HEIGHT), 0)] if fits else []
-    return Tile(
-        label=label,
-        size=size,
-        is_tensor=part.is_tensor,
-        box=percent,
-        lines=[(text, BASELINE + LINE_HEIGHT * number) for number, text in enumerate(lines)],
-    )
+    tiles = []
+    for part, (x, y, across, down) in zip(parts, boxes, strict=True):
+        label, size = shown(part.label), f"{part.bytes:,}"
+        fits = max(len(label), len(size)) * CHARACTER_WIDTH + 2 * PADDING <= across
+        lines = [label, size][: max(int((down - PADDING) // LINE_HEIGHT), 0)] if fits else []
+        tile = Tile(
+            label=label,
+            size=size,
+            is_tensor=part.is_tensor,
+            box=(100 * x / width, 100 * y / height, 100 * across / width, 100 * down / height),
+            lines=[(text, BASELINE + LINE_HEIGHT * number) for number, text in enumerate(lines)],
+        )
+        tiles.append(tile)
+    return tiles

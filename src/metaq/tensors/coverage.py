@@ -1,11 +1,9 @@
 """How many bytes of a model are quantised, and which tensors are not and why."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Protocol
+from typing import Protocol, Self
 
 from metaq.tensors.quantized import Dtype, QuantizedTensor, Tensor, TiedTensor
 
@@ -74,7 +72,7 @@ class Coverage:
         """Share of the bytes that is quantised; 1 if there are none."""
         return self.quantized_bytes / self.tensor_bytes if self.tensor_bytes else 1.0
 
-    def explained(self, reasons: Mapping[str, str]) -> Coverage:
+    def explained(self, reasons: Mapping[str, str]) -> Self:
         """The same with the `reasons` that are known, by name."""
         known = (replace(part, reason=reasons.get(part.name, part.reason)) for part in self.left_out)
         return replace(self, left_out=tuple(known))

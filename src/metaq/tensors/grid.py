@@ -1,7 +1,5 @@
 """Uniform bucket grids: which values a weight may take, and which of them it takes."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Floating types that numpy lacks, as bit patterns: bfloat16 and the two of eight bits; numpy only."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -1,8 +1,7 @@
 """Tensors on their way to a file and back: numpy arrays with the dtype and shape the user's model had."""
 
-from __future__ import annotations
-
 import builtins
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
@@ -65,9 +64,7 @@ class Dtype(Enum):
             return self.name
         if self.is_quantizable:
             return "float"
-        if self is Dtype.bool:
-            return "boolean"
-        return "complex" if self in (Dtype.complex64, Dtype.complex128) else "integer"
+        return {"b": "boolean", "c": "complex"}.get(self.storage.kind, "integer")
 
     @property
     def storage(self) -> np.dtype[np.generic]:
@@ -156,17 +153,11 @@ class QuantizedTensor:
         """Shape of the tensor."""
         return self.indices.shape
 
-    @property
-    def matrix_shape(self) -> tuple[int, int]:
-        """Rows and columns of the matrix that is scanned."""
-        rows = self.shape[0] if len(self.shape) > 1 else 1
-        return rows, self.indices.size // rows if rows else 0
-
     def scanned(self) -> NDArray[np.int64]:
         """Bucket indices in the order of the scan, int64 of shape (n,)."""
         if self.scan == "rows":
             return self.indices.reshape(-1)
-        return self.indices.reshape(self.matrix_shape).T.reshape(-1)
+        return self.indices.reshape(matrix_shape(self.shape)).T.reshape(-1)
 
     def values(self) -> NDArray[np.float64]:
         """Quantised weights in float64, shape of the tensor."""
@@ -179,7 +170,7 @@ class QuantizedTensor:
         values = self.grid.center + self.grid.radius * self.numerators().astype(np.float64) / self.grid.count
         if self.scan == "rows":
             return values.reshape(self.shape)
-        return np.ascontiguousarray(values.reshape(self.matrix_shape[::-1]).T).reshape(self.shape)
+        return np.ascontiguousarray(values.reshape(matrix_shape(self.shape)[::-1]).T).reshape(self.shape)
 
     def numerators(self) -> NDArray[np.int64]:
         """What `values` has in units of radius / count, less the centre: int64 of shape (n,) in the order of the scan.
@@ -239,10 +230,22 @@ class TiedTensor:
 Tensor = QuantizedTensor | ExactTensor | TiedTensor
 
 
+def under_all_names(held: Mapping[str, QuantizedTensor | ExactTensor], holders: Mapping[str, str]) -> list[Tensor]:
+    """The tensors that are `held`, and those tied to them; `holders` has for every name that of the tensor held."""
+    return [
+        held[name] if name == holder else TiedTensor(name=name, first=held[holder]) for name, holder in holders.items()
+    ]
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor seen as a matrix (first dimension, all others); a vector is one row."""
+    rows = shape[0] if len(shape) > 1 else 1
+    return rows, prod(shape) // max(rows, 1)
+
+
 def trellis_row_length(shape: tuple[int, ...], scan: Scan) -> int:
     """Symbols after which a trellis starts anew, at least 1: those of a row of the matrix that is scanned."""
-    rows = shape[0] if len(shape) > 1 else 1
-    columns = prod(shape) // max(rows, 1)
+    rows, columns = matrix_shape(shape)
     return max(columns if scan == "rows" else rows, 1)
 
 

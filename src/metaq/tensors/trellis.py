@@ -8,14 +8,12 @@ parity-driven form of ISO/IEC 15938-17 and Ungerboeck's convolutional codes ("Ch
 signals", 1982, table I).
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compiled import compiled, workspace
+from metaq.compiled import Bytes, Integers, compiled, workspace
 
 PARITY_CHECKS = {
     2: (0o5, 0o2),
@@ -27,8 +25,6 @@ PARITY_CHECKS = {
     8: (0o515, 0o362),
 }
 """Parity-check polynomials (h0, h1) by the binary logarithm of the number of states."""
-
-MAX_TRELLIS_BITS = max(PARITY_CHECKS)
 
 
 @cache
@@ -46,7 +42,7 @@ def transitions(trellis_bits: int) -> NDArray[np.int32]:
 
 def continued_numerators(
     scanned: NDArray[np.integer], count: int, trellis_bits: int, *, row_length: int, start: int, state: int
-) -> tuple[NDArray[np.int64], int]:
+) -> tuple[Integers, int]:
     """Reference values less the centre in units of radius / `count`, and the state of the trellis afterwards."""
     numerators = 2 * scanned.astype(np.int64) + (1 - count)
     if not trellis_bits:
@@ -66,7 +62,7 @@ def _walk(
     row_length: int,
     start: int,
     state: int,
-    chosen: NDArray[np.uint8],
+    chosen: Bytes,
 ) -> int:
     left = row_length - start % row_length
     if left == row_length:

@@ -28,8 +28,7 @@ every_solver = pytest.mark.parametrize("solve", SOLVERS)
 
 def evaluate(problem, xi):
     """The dual function and a supergradient."""
-    statistics = problem.statistics
-    value, on_buckets, wanted = evaluate_parts(xi, statistics.counts, statistics.fractions, *problem.count_bounds)
+    value, on_buckets, wanted = evaluate_parts(xi, problem.sums)
     return value, on_buckets - wanted
 
 

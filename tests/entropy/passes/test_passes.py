@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaq.entropy import passes
 from metaq.entropy.cells import bucket_values, cell_statistics
-from metaq.entropy.passes import BucketWatch, GridSet, compiled_passes, torch_passes
+from metaq.entropy.passes import compiled_passes, dispatch, torch_passes
+from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.watch import BucketWatch
 from metaq.errors import ConfigError, NonFiniteError
 from metaq.tensors.grid import BucketGrid
 
@@ -67,8 +68,8 @@ def test_both_backends_count_and_sum_to_the_same_integers(dtype, seed):
 @settings(max_examples=40, deadline=None)
 def test_sums_are_those_of_every_weight_by_itself(dtype, seed):
     tensors, groups, grids = case(seed, dtype)
-    counts, fractions = (sums.numpy() for sums in passes.cell_sums(tensors, groups, GridSet.of(grids)))
-    in_buckets = passes.bucket_counts(tensors, groups, GridSet.of(grids))
+    counts, fractions = (sums.numpy() for sums in dispatch.cell_sums(tensors, groups, GridSet.of(grids)))
+    in_buckets = dispatch.bucket_counts(tensors, groups, GridSet.of(grids))
     for g, grid in enumerate(grids):
         mine = torch.cat(
             [t.double() for t, group in zip(tensors, groups, strict=True) if group == g] or [torch.zeros(0)]
@@ -134,7 +135,7 @@ def test_restoring_scales_the_latent_weights(dtype):
     factors = torch.tensor([1.5, 0.99, 1.0], dtype=torch.float64)
     watch = BucketWatch(tensors, groups)
     parameters = [torch.zeros_like(tensor) for tensor in tensors]
-    passes.restore(watch, parameters, factors)
+    dispatch.restore(watch, parameters, factors)
     for parameter, latent, tensor, group in zip(parameters, watch.tensors, tensors, groups, strict=True):
         assert torch.equal(parameter, tensor * float(factors[group]))
         assert torch.equal(latent, parameter)
@@ -144,7 +145,7 @@ def test_snapping_takes_the_bucket_of_the_grid_and_keeps_the_latent_weights():
     tensors, groups, grids = case(7, torch.float32, count=17, sizes=[200, 30])
     watch = BucketWatch([torch.zeros_like(tensor) for tensor in tensors], groups)
     parameters = [tensor.clone() for tensor in tensors]
-    passes.snap(watch, parameters, GridSet.of(grids), freeze_above=None)
+    dispatch.snap(watch, parameters, GridSet.of(grids), freeze_above=None)
     for parameter, latent, tensor, group in zip(parameters, watch.tensors, tensors, groups, strict=True):
         assert torch.equal(latent, tensor)
         indices = torch.from_numpy(grids[group].assign(tensor.numpy()))
@@ -183,14 +184,14 @@ def test_half_precision_is_summed_like_the_same_numbers_in_full(dtype):
     tensors, groups, grids = case(2, dtype)
     full = [tensor.float() for tensor in tensors]
     for half, same in zip(
-        passes.cell_sums(tensors, groups, GridSet.of(grids)),
-        passes.cell_sums(full, groups, GridSet.of(grids)),
+        dispatch.cell_sums(tensors, groups, GridSet.of(grids)),
+        dispatch.cell_sums(full, groups, GridSet.of(grids)),
         strict=True,
     ):
         np.testing.assert_array_equal(half, same)
     gradients = [torch.zeros_like(tensor) for tensor in tensors]
-    pairs = passes.TensorPairs(tensors, gradients, groups)
-    passes.add_slopes(pairs, GridSet.of(grids), torch.ones(3, 2 * (grids[0].count - 1), dtype=torch.float64))
+    pairs = dispatch.TensorPairs(tensors, gradients, groups)
+    dispatch.add_slopes(pairs, GridSet.of(grids), torch.ones(3, 2 * (grids[0].count - 1), dtype=torch.float64))
     assert all(bool((gradient == 1).all()) for gradient in gradients)
 
 
@@ -204,8 +205,8 @@ def test_non_contiguous_and_mixed_tensors_go_together():
     ]
     grid = GridSet.of([BucketGrid(center=0.0, radius=2.0, count=21)])
     whole = torch.cat([part.double().reshape(-1) for part in parts])
-    counts, fractions = passes.cell_sums(parts, [0] * 4, grid)
-    expected, expected_fractions = passes.cell_sums([whole], [0], grid)
+    counts, fractions = dispatch.cell_sums(parts, [0] * 4, grid)
+    expected, expected_fractions = dispatch.cell_sums([whole], [0], grid)
     np.testing.assert_array_equal(counts, expected)
     np.testing.assert_array_equal(fractions, expected_fractions)
 
@@ -219,15 +220,15 @@ def test_weights_that_are_not_finite_are_refused(bad, dtype):
     with pytest.raises(NonFiniteError, match="weights"):
         cell_statistics([weights], grid)
     grids = GridSet.of([grid])
-    assert all(bool(part.isnan().all()) for part in passes.cell_sums([weights], [0], grids))
-    assert bool(passes.bucket_counts([weights], [0], grids).isnan().all())
+    assert all(bool(part.isnan().all()) for part in dispatch.cell_sums([weights], [0], grids))
+    assert bool(dispatch.bucket_counts([weights], [0], grids).isnan().all())
 
 
 def test_weights_that_are_not_finite_do_no_harm_to_other_gradients():
     weights, gradients = torch.tensor([0.3, float("nan"), float("inf"), -float("inf")]), torch.zeros(4)
     grid = GridSet.of([BucketGrid(center=0.0, radius=2.0, count=5)])
-    passes.add_slopes(
-        passes.TensorPairs([weights], [gradients], [0]), grid, torch.arange(8.0, dtype=torch.float64)[None]
+    dispatch.add_slopes(
+        dispatch.TensorPairs([weights], [gradients], [0]), grid, torch.arange(8.0, dtype=torch.float64)[None]
     )
     assert gradients.tolist() == [4.0, 0.0, 7.0, 0.0]
 
@@ -267,9 +268,9 @@ def test_radii_beyond_float32_are_refused(factor):
 def test_a_process_that_holds_no_part_of_any_tensor_counts_nothing():
     grids = GridSet.of([BucketGrid(center=0.0, radius=1.0, count=5)] * 2)
     for tensors, groups in (([], []), ([torch.zeros(0, 4), torch.zeros(0)], [0, 1])):
-        assert all(not part.any() for part in passes.cell_sums(tensors, groups, grids))
-        assert not passes.bucket_counts(tensors, groups, grids).any()
-        assert not passes.inner_products(passes.TensorPairs(tensors, tensors, groups), 2, torch.device("cpu")).any()
+        assert all(not part.any() for part in dispatch.cell_sums(tensors, groups, grids))
+        assert not dispatch.bucket_counts(tensors, groups, grids).any()
+        assert not dispatch.inner_products(dispatch.TensorPairs(tensors, tensors, groups), 2, torch.device("cpu")).any()
 
 
 def test_large_tensors_are_cut_along_their_rows_and_keep_their_layout():
@@ -300,8 +301,8 @@ def test_cuda_counts_like_the_cpu(dtype):
     grid_set = GridSet.of(grids)
     on_device = [tensor.cuda() for tensor in tensors]
     for mine, other in zip(
-        passes.cell_sums(on_device, groups, grid_set), passes.cell_sums(tensors, groups, grid_set), strict=True
+        dispatch.cell_sums(on_device, groups, grid_set), dispatch.cell_sums(tensors, groups, grid_set), strict=True
     ):
         np.testing.assert_array_equal(mine, other)
-    counts = passes.bucket_counts(on_device, groups, grid_set)
-    np.testing.assert_array_equal(counts, passes.bucket_counts(tensors, groups, grid_set))
+    counts = dispatch.bucket_counts(on_device, groups, grid_set)
+    np.testing.assert_array_equal(counts, dispatch.bucket_counts(tensors, groups, grid_set))

@@ -111,7 +111,6 @@ def test_a_process_alone_does_everything_itself(monkeypatch):
     assert parameter.grad is None
     assert torch.equal(ALONE.share(batch), batch)
     assert ALONE.total(2.5) == 2.5
-    assert ALONE.agreed("x") == "x"
     assert ALONE.by_first(lambda: 3) == 3
 
     def fail():

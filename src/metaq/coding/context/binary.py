@@ -3,14 +3,11 @@
 After Martin, "Range encoding: an algorithm for removing redundancy from a digitised message" (1979).
 """
 
-from __future__ import annotations
-
 from math import log2
 
 import numpy as np
 
-from metaq.coding.arrays import Bytes, Integers
-from metaq.compiled import compiled, compiled_part, workspace
+from metaq.compiled import Bytes, Integers, compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
 TOP = 1 << 32

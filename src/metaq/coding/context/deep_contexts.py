@@ -3,17 +3,12 @@
 Every constant here is part of the file format.
 """
 
-from __future__ import annotations
-
-import numpy as np
-from numpy.typing import NDArray
-
 from metaq.coding.context import deep_model as deep
 from metaq.coding.context.binary import RATE_BITS
 from metaq.coding.context.deep_model import Model, Stream
-from metaq.coding.context.levels import LARGEST, LEVELS
 from metaq.coding.context.prediction import COEFFICIENT_BITS
-from metaq.compiled import compiled_part
+from metaq.coding.tables import LARGEST, LEVELS
+from metaq.compiled import Integers, Symbols, compiled_part
 
 UNIT = 16
 """Distances and predicted values are in sixteenths."""
@@ -82,7 +77,7 @@ def _set_flag_contexts(left: int, above: int, around: int, column_density: int, 
     recent = model.tally[deep.RECENT]
     size_left, size_above = min(abs(left), 2), min(abs(above), 2)
     clipped_left = min(max(left, -deep.LARGEST_LEFT), deep.LARGEST_LEFT) + deep.LARGEST_LEFT
-    sign_left, sign_above = _sign(left) + 1, _sign(above) + 1
+    sign_left, sign_above = min(max(left, -1), 1) + 1, min(max(above, -1), 1) + 1
     contexts[0] = deep.NODES * (model.tally[deep.TRELLIS_STATE] & 1)
     contexts[1] = deep.FIRST_RECENT + deep.NODES * (recent & (deep.RECENT_FLAGS - 1))
     contexts[2] = deep.FIRST_NEIGHBOUR + deep.NODES * (8 * (3 * size_left + size_above) + around)
@@ -114,12 +109,12 @@ def _predict(index: int, stream: Stream) -> int:
     """Linear prediction of the symbol at `index` less the mode, in 1/16; see :class:`Prediction`."""
     period, mode = stream.facts[deep.PERIOD], stream.facts[deep.MODE]
     values, coefficients = stream.values, stream.coefficients
-    total = coefficients[0] * _above_mode(values, index, 1, mode)
-    total += coefficients[1] * _above_mode(values, index, period, mode)
-    total += coefficients[2] * _above_mode(values, index, period + 1, mode)
-    total += coefficients[3] * _above_mode(values, index, period - 1, mode)
-    total += coefficients[4] * _above_mode(values, index, 2, mode)
-    total += coefficients[5] * _above_mode(values, index, stream.facts[deep.ROW], mode)
+    total = coefficients[0] * _before(values, index, 1, mode)
+    total += coefficients[1] * _before(values, index, period, mode)
+    total += coefficients[2] * _before(values, index, period + 1, mode)
+    total += coefficients[3] * _before(values, index, period - 1, mode)
+    total += coefficients[4] * _before(values, index, 2, mode)
+    total += coefficients[5] * _before(values, index, stream.facts[deep.ROW], mode)
     return int((total * UNIT) >> COEFFICIENT_BITS)
 
 
@@ -148,7 +143,7 @@ def learn_symbol(index: int, column: int, value: int, stream: Stream, model: Mod
 
 
 @compiled_part
-def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
+def _vote(value: int, residual: int, tally: Integers) -> None:
     """Let the base follow the symbols, once more of them speak against it than lately spoke for it."""
     if residual == 0:
         tally[deep.VOTES] = min(tally[deep.VOTES] + 1, MOST_VOTES)
@@ -159,15 +154,9 @@ def _vote(value: int, residual: int, tally: NDArray[np.int64]) -> None:
 
 
 @compiled_part
-def _before(values: NDArray[np.int32], index: int, distance: int) -> int:
-    """What is `distance` before `index`, 0 if that is before the first."""
-    return int(values[index - distance]) if index >= distance else 0
-
-
-@compiled_part
-def _above_mode(values: NDArray[np.int32], index: int, distance: int, mode: int) -> int:
-    """The symbol `distance` before `index` less the mode, 0 if there is none."""
-    return int(values[index - distance]) - mode if index >= distance else 0
+def _before(values: Symbols, index: int, distance: int, origin: int = 0) -> int:
+    """What is `distance` before `index`, less `origin`; 0 if that is before the first."""
+    return int(values[index - distance]) - origin if index >= distance else 0
 
 
 @compiled_part
@@ -179,13 +168,6 @@ def _hint(row: int, column: int, stream: Stream) -> int:
     if len(stream.column_hints):
         hint += 3 * (1 + stream.column_hints[column])
     return hint
-
-
-@compiled_part
-def _sign(value: int) -> int:
-    if value > 0:
-        return 1
-    return -1 if value < 0 else 0
 
 
 @compiled_part

@@ -9,16 +9,13 @@ Numba compiles a version of a function for every constant that it is called with
 and signs, the most frequent decisions, are worth a version.
 """
 
-from __future__ import annotations
-
-from metaq.coding.arrays import Bytes, Integers
 from metaq.coding.context import binary
 from metaq.coding.context import deep_model as deep
 from metaq.coding.context.binary import ONE, adapted, choose_or_narrow, clipped
 from metaq.coding.context.deep_contexts import UNIT, learn_symbol, set_contexts
 from metaq.coding.context.deep_model import FLAG_NODE, SIGN_NODE, Model, Stream
-from metaq.coding.logistic import CUMULATIVE_BITS, LOGIT_LIMIT
-from metaq.compiled import compiled, compiled_part
+from metaq.coding.tables import CUMULATIVE_BITS, LOGIT_LIMIT
+from metaq.compiled import Bytes, Integers, compiled, compiled_part
 
 MIN_FLAGGED_ROW = 4
 UNKNOWN_HINT = 2
@@ -54,7 +51,9 @@ def code_deep(start: int, stop: int, stream: Stream, model: Model, state: Intege
             tally[deep.ROW_HITS], tally[deep.TRELLIS_STATE] = 0, 0
             tally[deep.BASE], tally[deep.VOTES] = stream.facts[deep.MODE], 1
             if row_length >= MIN_FLAGGED_ROW and not _code_row_flag(index, stream, model, state, data):
-                _fill_row(index, stream)
+                for place in range(index, index + row_length):
+                    stream.values[place] = stream.facts[deep.MODE]
+                    stream.residuals[place] = stream.errors[place] = 0
                 index += row_length
                 continue
         set_contexts(index, column, stream, model)
@@ -92,15 +91,6 @@ def _code_row_flag(index: int, stream: Stream, model: Model, state: Integers, da
     live = choose_or_narrow(probability, live, state, data)
     model.table[slot] = adapted(model.table[slot], live, deep.ROW_COUNT_LIMIT, model.rates)
     return live
-
-
-@compiled_part
-def _fill_row(index: int, stream: Stream) -> None:
-    """Let the row from `index` on be nothing but the mode."""
-    for place in range(index, index + stream.facts[deep.ROW]):
-        stream.values[place] = stream.facts[deep.MODE]
-        stream.residuals[place] = 0
-        stream.errors[place] = 0
 
 
 @compiled_part

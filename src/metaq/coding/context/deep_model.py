@@ -3,17 +3,14 @@
 Every constant here is part of the file format.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.coding.context.binary import COUNT_BITS, PROBABILITY_BITS, rate_table
-from metaq.coding.context.levels import LEVELS, level_table
-from metaq.coding.logistic import cumulative_table, logistic_table, logit_table
-from metaq.compiled import workspace
+from metaq.coding.tables import LEVELS, cumulative_table, level_table, logistic_table, logit_table
+from metaq.compiled import Integers, Symbols, workspace
 
 FLAG_NODE = 0
 SIGN_NODE = 1
@@ -104,16 +101,16 @@ class Stream(NamedTuple):
     that the row is not.
     """
 
-    values: NDArray[np.int32]
-    facts: NDArray[np.int64]  # See ``ROW`` and the names after it.
-    coefficients: NDArray[np.int64]
-    row_hints: NDArray[np.int64]
-    column_hints: NDArray[np.int64]
-    trellis: NDArray[np.int64]  # See :func:`metaq.tensors.trellis.transitions`.
-    residuals: NDArray[np.int32]
+    values: Symbols
+    facts: Integers  # See ``ROW`` and the names after it.
+    coefficients: Integers
+    row_hints: Integers
+    column_hints: Integers
+    trellis: Integers  # See :func:`metaq.tensors.trellis.transitions`.
+    residuals: Symbols
     errors: NDArray[np.int32]
-    columns: NDArray[np.int64]
-    flags: NDArray[np.int64]
+    columns: Integers
+    flags: Integers
 
 
 class Model(NamedTuple):
@@ -126,24 +123,24 @@ class Model(NamedTuple):
     over its scale in 1/4096).
     """
 
-    table: NDArray[np.int64]
-    weights: NDArray[np.int64]
-    decided: NDArray[np.int64]
-    scales: NDArray[np.int64]
-    scale_counts: NDArray[np.int64]
-    contexts: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    inputs: NDArray[np.int64]
-    places: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    edges: NDArray[np.int64]
-    tally: NDArray[np.int64]  # See ``RECENT`` and the names after it.
-    logits: NDArray[np.int64]
-    logistic: NDArray[np.int64]
-    cumulative: NDArray[np.int64]
-    rates: NDArray[np.int64]
-    confidences: NDArray[np.int64]
-    levels: NDArray[np.int64]
+    table: Integers
+    weights: Integers
+    decided: Integers
+    scales: Integers
+    scale_counts: Integers
+    contexts: Integers
+    slots: Integers
+    inputs: Integers
+    places: Integers
+    classes: Integers
+    edges: Integers
+    tally: Integers  # See ``RECENT`` and the names after it.
+    logits: Integers
+    logistic: Integers
+    cumulative: Integers
+    rates: Integers
+    confidences: Integers
+    levels: Integers
 
 
 def new_model() -> Model:
@@ -181,7 +178,7 @@ def begin_stream(stream: Stream, model: Model) -> None:
     model.tally[BASE], model.tally[VOTES] = stream.facts[MODE], 1
 
 
-def _initial_weights() -> NDArray[np.int64]:
+def _initial_weights() -> Integers:
     """Mixing weights before anything is learned, int64 of shape (SETS * INPUTS * CONFIDENCES,)."""
     weights = np.zeros((SETS, INPUTS, CONFIDENCES), dtype=np.int64)
     for place, factor in enumerate(CONTEXT_FACTORS):
@@ -190,5 +187,5 @@ def _initial_weights() -> NDArray[np.int64]:
     return weights.reshape(-1)
 
 
-def _zeros(size: int) -> NDArray[np.int64]:
+def _zeros(size: int) -> Integers:
     return workspace(np.zeros(size, dtype=np.int64))

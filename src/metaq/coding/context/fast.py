@@ -5,20 +5,18 @@ the rows of a stream that are alike in scale, or the symbols that one of the two
 chose. What is coded is the difference of a symbol and the central one of its alphabet, so that streams can share one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.arrays import Integers, Symbols
 from metaq.coding.bits import BitReader, bit_lengths, exp_golomb, pack
 from metaq.coding.chunks import StreamShape, check_range, check_shapes, checked_streams
 from metaq.coding.context import fast_kernel as kernel
 from metaq.coding.varint import decode_varint, encode_varint
+from metaq.compiled import Bytes, Floats, Integers, Symbols
 from metaq.errors import CodecError
 from metaq.tensors.trellis import transitions
 
@@ -94,12 +92,9 @@ class FastCoder:
         _, taken = _merge(pool, blocks, shapes, layouts)
         sums = np.concatenate([[0.0], *(_symbol_bits(block, pool) for block in blocks)]).cumsum()
         width = (len(blocks) - 1).bit_length()
-        fields = [_layout_fields(*each, width) for each in zip(shapes, layouts, strict=True)] if layouts else []
-        told = [float(sum(bits.sum() for _, bits in each)) for each in fields] or [0.0] * len(shapes)
-        return [
-            bits + float((sums[end] - sums[start]).sum())
-            for bits, (start, end) in zip(told, pairwise(taken), strict=True)
-        ]
+        found = [float((sums[end] - sums[start]).sum()) for start, end in pairwise(taken)]
+        told = [_layout_fields(*each, width)[1].sum() for each in zip(shapes, layouts, strict=True)] if layouts else [0]
+        return [bits + float(more) for bits, more in zip(found, cycle(told))]
 
 
 # What is in which block.
@@ -107,12 +102,11 @@ class FastCoder:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layout:
-    """Where the symbols of a stream are: whether its rows, and the symbols of the two quantisers, may be in different
-    blocks; symbols of a row, or of the stream if it is not divided by rows; and the block of the symbols of quantiser 0
-    and 1 of every row, int64 of shape (2 * rows,), equal if not split.
+    """Where the symbols of a stream are: whether those of the two quantisers are in different blocks; symbols of a row,
+    or of the stream if it is not divided by rows; and the block of the symbols of quantiser 0 and 1 of every row, int64
+    of shape (2 * rows,), equal if not split.
     """
 
-    by_rows: bool
     split: bool
     row_length: int
     blocks: Integers
@@ -127,7 +121,7 @@ def _plan(residuals: list[Symbols], shapes: Sequence[StreamShape]) -> tuple[list
     tallies = [_tally(*each) for each in zip(residuals, shapes, classes, strict=True)]
     split = trellis and _split_pays(tallies, shapes)
     blocks = _Blocks()
-    chosen = []
+    layouts = []
     for shape, of_rows, counts in zip(shapes, classes, tallies, strict=True):
         split_here = split and shape.trellis_bits > 0
         parts = counts if split_here else counts.sum(axis=1, keepdims=True)
@@ -136,8 +130,7 @@ def _plan(residuals: list[Symbols], shapes: Sequence[StreamShape]) -> tuple[list
         if not by_rows:
             of_rows, parts = np.zeros(1, dtype=np.int64), parts.sum(axis=0, keepdims=True)
         numbers = [[blocks.place(part, quantizer) for quantizer, part in enumerate(pair)] for pair in parts]
-        chosen.append((by_rows, split_here, np.array(numbers)[of_rows]))
-    layouts = [_layout(shape, *choice) for shape, choice in zip(shapes, chosen, strict=True)]
+        layouts.append(_layout(shape, by_rows, split_here, np.array(numbers)[of_rows]))
     return layouts, np.array([counts.sum() for counts in blocks.counts])
 
 
@@ -149,7 +142,7 @@ def _layout(shape: StreamShape, by_rows: bool, split: bool, numbers: Integers) -
         pairs[:, 0] = np.where(pairs[:, 0] < 0, pairs[:, 1] == 0, pairs[:, 0])
         pairs[:, 1] = np.where(pairs[:, 1] < 0, pairs[:, 0] == 0, pairs[:, 1])
     row_length = shape.row_length if by_rows else shape.count
-    return _Layout(by_rows=by_rows, split=split, row_length=row_length, blocks=pairs.reshape(-1))
+    return _Layout(split=split, row_length=row_length, blocks=pairs.reshape(-1))
 
 
 class _Blocks:
@@ -232,20 +225,16 @@ def _trellis(shape: StreamShape) -> tuple[Symbols, int]:
 def _layouts_to_bytes(lengths: Integers, shapes: Sequence[StreamShape], layouts: list[_Layout]) -> bytes:
     head = encode_varint(lengths.size - 1) + b"".join(encode_varint(int(length)) for length in lengths[:-1])
     width = (lengths.size - 1).bit_length()
-    fields = [
-        field for shape, layout in zip(shapes, layouts, strict=True) for field in _layout_fields(shape, layout, width)
-    ]
-    return head + pack(np.concatenate([values for values, _ in fields]), np.concatenate([bits for _, bits in fields]))
+    fields = [_layout_fields(*each, width) for each in zip(shapes, layouts, strict=True)]
+    return head + pack(*map(np.concatenate, zip(*fields, strict=True)))
 
 
-def _layout_fields(shape: StreamShape, layout: _Layout, width: int) -> list[tuple[Integers, Integers]]:
+def _layout_fields(shape: StreamShape, layout: _Layout, width: int) -> tuple[Integers, Integers]:
     """Values and widths of the fields of one stream."""
-    flags = [int(layout.by_rows)] * (shape.usable_row > 0) + [int(layout.split)] * (shape.trellis_bits > 0)
+    by_rows = layout.row_length < shape.count
+    flags = [int(by_rows)] * (shape.usable_row > 0) + [int(layout.split)] * (shape.trellis_bits > 0)
     numbers = layout.blocks if layout.split else layout.blocks[::2]
-    return [
-        (np.array(flags, dtype=np.int64), np.ones(len(flags), dtype=np.int64)),
-        (numbers, np.full(numbers.size, width, dtype=np.int64)),
-    ]
+    return np.insert(numbers, 0, flags), np.repeat([1, width], [len(flags), numbers.size])
 
 
 def _layouts_from_bytes(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_Layout], Integers, int]:
@@ -276,35 +265,7 @@ def _read_layout(reader: BitReader, shape: StreamShape, last_block: int) -> _Lay
     if numbers.max(initial=0) > last_block or (split and (numbers[::2] == numbers[1::2]).any()):
         raise CodecError(f"fast: a stream is said to be in blocks that are no two of {last_block + 1}.")
     blocks = numbers if split else np.repeat(numbers, 2)
-    return _Layout(by_rows=by_rows, split=split, row_length=row_length, blocks=blocks)
-
-
-def _merge(
-    pool: Symbols, blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
-) -> tuple[list[Symbols], list[Integers]]:
-    """Streams from the symbols of all blocks, and where in `pool` each block stood before and after every stream.
-
-    If there are several blocks, `pool` has one element more than they have.
-    """
-    if len(blocks) <= 1:
-        counts = np.cumsum([0, *(shape.count for shape in shapes)])
-        return [pool[start:stop] for start, stop in pairwise(counts)], list(counts[:, None])
-    ends, places = np.array([block.stop for block in blocks]), np.array([block.start for block in blocks])
-    streams, taken = [], [places.copy()]
-    for shape, layout in zip(shapes, layouts, strict=True):
-        values = np.empty(shape.count, dtype=np.int32)
-        if layout.split:
-            trellis = _trellis(shape)
-            complete = kernel.merge(pool, *trellis, layout.row_length, layout.blocks, places, ends, values)
-        else:
-            complete = kernel.merge_rows(pool, layout.row_length, layout.blocks, places, ends, values)
-        if not complete:
-            raise CodecError("fast: a block has fewer symbols than the streams take from it.")
-        streams.append(values)
-        taken.append(places.copy())
-    if not np.array_equal(places, ends):
-        raise CodecError("fast: a block has more symbols than the streams take from it.")
-    return streams, taken
+    return _Layout(split=split, row_length=row_length, blocks=blocks)
 
 
 # Tables.
@@ -329,11 +290,11 @@ class _Table:
         """Whether there are tokens without mass."""
         return bool(self.masses[0] > 0)
 
-    def masses_of(self, tokens: Integers) -> Integers:
-        """Masses of tokens, 0 where they are escaped."""
-        index = tokens - self.first + 1
-        inside = (index > 0) & (index < self.masses.size)
-        return np.where(inside, self.masses[np.where(inside, index, 0)], 0)
+    def code_bits(self, tokens: Integers) -> tuple[Floats, NDArray[np.bool_]]:
+        """Bits that the states take for every token, and which tokens are escaped."""
+        masses = np.concatenate([[0], self.masses[1:], [0]]).take(tokens - self.first + 1, mode="clip")
+        escaped = masses == 0
+        return self.table_bits - np.log2(np.where(escaped, max(int(self.masses[0]), 1), masses)), escaped
 
     def numbers(self, tokens: Integers) -> Integers:
         """Numbers of tokens without mass: those within the table first, then by distance, above and below in turn."""
@@ -431,13 +392,9 @@ def _level(masses: Integers, weights: Integers, total: int) -> bool:
 
 def _size_bits(table: _Table, tokens: Integers, counts: Integers) -> float:
     """Size of a block but for its lowest bits."""
-    masses = table.masses_of(tokens)
-    escaped = masses == 0
-    coded = counts @ (table.table_bits - np.log2(np.where(escaped, max(int(table.masses[0]), 1), masses)))
-    if not escaped.any():
-        return float(coded + _mass_fields(table)[1].sum())
-    _, golomb_bits = kernel.golomb_cost(table.numbers(tokens[escaped]), counts[escaped])
-    return float(coded + _mass_fields(table)[1].sum() + golomb_bits)
+    bits, escaped = table.code_bits(tokens)
+    golomb_bits = kernel.golomb_cost(table.numbers(tokens[escaped]), counts[escaped])[1] if escaped.any() else 0
+    return float(counts @ bits + _mass_fields(table)[1].sum() + golomb_bits)
 
 
 def _mass_fields(table: _Table) -> tuple[Integers, Integers]:
@@ -536,23 +493,48 @@ def _read_blocks(payload: bytes, shapes: Sequence[StreamShape]) -> tuple[list[_L
     return layouts, blocks, pool
 
 
-def _symbol_bits(block: _Block, pool: Symbols) -> NDArray[np.float64]:
+def _merge(
+    pool: Symbols, blocks: list[_Block], shapes: Sequence[StreamShape], layouts: list[_Layout]
+) -> tuple[list[Symbols], list[Integers]]:
+    """Streams from the symbols of all blocks, and where in `pool` each block stood before and after every stream.
+
+    If there are several blocks, `pool` has one element more than they have.
+    """
+    if len(blocks) <= 1:
+        counts = np.cumsum([0, *(shape.count for shape in shapes)])
+        return [pool[start:stop] for start, stop in pairwise(counts)], list(counts[:, None])
+    ends, places = np.array([block.stop for block in blocks]), np.array([block.start for block in blocks])
+    streams, taken = [], [places.copy()]
+    for shape, layout in zip(shapes, layouts, strict=True):
+        values = np.empty(shape.count, dtype=np.int32)
+        if layout.split:
+            trellis = _trellis(shape)
+            complete = kernel.merge(pool, *trellis, layout.row_length, layout.blocks, places, ends, values)
+        else:
+            complete = kernel.merge_rows(pool, layout.row_length, layout.blocks, places, ends, values)
+        if not complete:
+            raise CodecError("fast: a block has fewer symbols than the streams take from it.")
+        streams.append(values)
+        taken.append(places.copy())
+    if not np.array_equal(places, ends):
+        raise CodecError("fast: a block has more symbols than the streams take from it.")
+    return streams, taken
+
+
+def _symbol_bits(block: _Block, pool: Symbols) -> Floats:
     """Bits of every residual of a block, with its share of what else the block takes."""
     table = block.table
     tokens = (pool[block.start : block.stop].astype(np.int64) - block.offset) >> table.shift
     bits = np.full(tokens.size, float(table.shift))
     if table.table_bits:
-        masses = table.masses_of(tokens)
-        escaped = masses == 0
-        bits += table.table_bits - np.log2(np.where(escaped, max(int(table.masses[0]), 1), masses))
+        of_states, escaped = table.code_bits(tokens)
+        bits += of_states
         bits[escaped] += exp_golomb(table.numbers(tokens[escaped]), block.escape_order)[1]
     total = bits.sum()
     return bits * (8 * block.size_bytes / total) if total else bits + 8 * block.size_bytes / bits.size
 
 
-def _decode_block(
-    payload: bytes, padded: NDArray[np.uint8], position: int, offset: int, out: Symbols
-) -> tuple[_Table, int, int]:
+def _decode_block(payload: bytes, padded: Bytes, position: int, offset: int, out: Symbols) -> tuple[_Table, int, int]:
     """Fill `out` with residuals plus `offset` from byte `position` on.
 
     Returns the table, the Golomb order of its escapes, and the byte after the block. `padded` is the payload with eight
@@ -586,7 +568,7 @@ def _decode_block(
     return table, order, position + size
 
 
-def _table_from_bytes(payload: bytes, padded: NDArray[np.uint8], position: int, offset: int) -> tuple[_Table, int]:
+def _table_from_bytes(payload: bytes, padded: Bytes, position: int, offset: int) -> tuple[_Table, int]:
     if position >= len(payload):
         raise CodecError("fast: the payload ends before a block.")
     kind = payload[position]
@@ -618,14 +600,14 @@ def _table_from_bytes(payload: bytes, padded: NDArray[np.uint8], position: int, 
 def _read_escapes(payload: bytes, position: int, table: _Table, base: int, out: Symbols) -> tuple[int, int]:
     """Put the escaped tokens into `out`; their Golomb order and the byte after them."""
     marker = table.first - 1 + base
-    number = int(np.count_nonzero(out == marker))
-    if number == 0:
+    places = np.flatnonzero(out == marker)
+    if places.size == 0:
         raise CodecError("fast: a table has an escape that no symbol uses.")
     reader = BitReader(payload, position)
     order = reader.unsigned(kernel.ORDER_BITS)
-    tokens = table.tokens(reader.exp_golomb(number, order))
+    tokens = table.tokens(reader.exp_golomb(places.size, order))
     _check_range(tokens, table.shift, base)
-    kernel.put_escapes(marker, tokens + base, out)
+    out[places] = tokens + base
     return order, reader.finish_byte()
 
 

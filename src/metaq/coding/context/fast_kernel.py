@@ -6,14 +6,11 @@ Every constant here is part of the file format. All arithmetic is on integers th
 the window of 64 bits in :func:`decode`, of which only the lower 56 are used: plain Python computes the same.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.arrays import Bytes, Integers, Symbols
 from metaq.coding.bits import read_number
-from metaq.compiled import compiled, compiled_part
+from metaq.compiled import Bytes, Integers, Symbols, compiled, compiled_part
 
 MAX_TABLE_BITS = 12
 MIN_TABLE_BITS = 4
@@ -236,11 +233,7 @@ def _encode_lanes(
         bits = (state + most_bits[index]) >> 16
         held, width = held << bits | state & ((1 << bits) - 1), width + bits
         states[place % lanes] = next_states[(state >> bits) + offsets[index]]
-        if width >= 32:
-            width -= 32
-            word -= 1
-            words[word] = held >> width
-            held &= (1 << width) - 1
+        held, width, word = _full_word_stored(held, width, word, words)
     state0, state1, state2, state3 = states[0], states[1], states[2], states[3]
     for back in range(whole // LANES):
         place = whole - LANES * (back + 1)
@@ -255,20 +248,11 @@ def _encode_lanes(
         held = held << bits3 | state3 & ((1 << bits3) - 1)
         held = held << bits2 | state2 & ((1 << bits2) - 1)
         width += bits3 + bits2
-        # A word is always stored and kept only if it is full, which is faster than to ask.
-        full = width >> 5
-        words[word - 1] = (held >> max(width - 32, 0)) & 0xFFFFFFFF
-        word -= full
-        width -= 32 * full
-        held &= (1 << width) - 1
+        held, width, word = _full_word_stored(held, width, word, words)
         held = held << bits1 | state1 & ((1 << bits1) - 1)
         held = held << bits0 | state0 & ((1 << bits0) - 1)
         width += bits1 + bits0
-        full = width >> 5
-        words[word - 1] = (held >> max(width - 32, 0)) & 0xFFFFFFFF
-        word -= full
-        width -= 32 * full
-        held &= (1 << width) - 1
+        held, width, word = _full_word_stored(held, width, word, words)
         state3 = next_states[(state3 >> bits3) + offsets[index3]]
         state2 = next_states[(state2 >> bits2) + offsets[index2]]
         state1 = next_states[(state1 >> bits1) + offsets[index1]]
@@ -283,13 +267,19 @@ def _encode_lanes(
         bits = table_bits if back < lanes else 1
         held = held << bits | (states[lanes - 1 - back] - size if back < lanes else 1)
         width += bits
-        if width >= 32:
-            width -= 32
-            word -= 1
-            words[word] = held >> width
-            held &= (1 << width) - 1
+        held, width, word = _full_word_stored(held, width, word, words)
     words[word - 1] = (held << (32 - width)) & 0xFFFFFFFF
     return 4 * word - (width + 7) // 8
+
+
+@compiled_part
+def _full_word_stored(held: int, width: int, word: int, words: NDArray[np.uint32]) -> tuple[int, int, int]:
+    """Store the oldest 32 of the `width` bits held, if there are so many; what is held then, and the last word."""
+    # A word is always stored and kept only if it is full, which is faster than to ask.
+    full = width >> 5
+    words[word - 1] = (held >> max(width - 32, 0)) & 0xFFFFFFFF
+    width -= 32 * full
+    return held & ((1 << width) - 1), width, word - full
 
 
 @compiled_part
@@ -402,16 +392,6 @@ def find_escapes(values: Symbols, marker: int, masses: Integers, tokens: Integer
         index = _index(value - marker, masses.size)
         used += int(index == 0 or masses[index] == 0)
     return used
-
-
-@compiled
-def put_escapes(marker: int, tokens: Integers, out: Symbols) -> None:
-    """Replace every `marker` in `out` by the next of `tokens`, of which there are enough."""
-    used = 0
-    for index in range(out.size):
-        if out[index] == marker:
-            out[index] = tokens[used]
-            used += 1
 
 
 @compiled

@@ -1,7 +1,5 @@
 """Linear prediction of a symbol from symbols before it, fitted by the encoder and sent in seven bits a coefficient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,15 +4,12 @@ There are two recipes. The deep one (:mod:`metaq.coding.context.deep_kernel`) kn
 large ones with structure; the wide one (:mod:`metaq.coding.context.wide_kernel`) is several times as fast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.coding.arrays import Integers, Symbols
 from metaq.coding.chunks import StreamShape, check_shapes, checked_streams
 from metaq.coding.context import deep_kernel, wide_kernel
 from metaq.coding.context.binary import DECISIONS_PER_BIT, ONE, TAIL_BITS, BinaryCode
@@ -26,7 +23,7 @@ from metaq.coding.context.prediction import (
     Prediction,
     fit,
 )
-from metaq.compiled import workspace
+from metaq.compiled import Floats, Integers, Symbols, workspace
 from metaq.errors import CodecError
 from metaq.tensors.trellis import transitions
 
@@ -78,7 +75,7 @@ class SmallCoder:
         # Copies, because the functions that may also decode take no read-only array.
         own = [stream.copy() for stream in checked_streams("small", streams, shapes)]
         _check_total(shapes)
-        return (_encode_deep if _is_deep(own, shapes) else _encode_wide)(own, shapes)
+        return _encode(own, shapes, is_deep=_is_deep(own, shapes))
 
     def decode_chunk(self, payload: bytes, shapes: Sequence[StreamShape]) -> list[Symbols]:
         return [stream for stream, _ in _decoded(payload, shapes)]
@@ -99,17 +96,13 @@ def _decoded(payload: bytes, shapes: Sequence[StreamShape]) -> list[tuple[Symbol
     streams = []
     for shape in shapes:
         before_bits = code.size_bits
-        empty = np.zeros(shape.count, dtype=np.int32)
-        if model is None:
-            symbols = _code_wide(empty, shape, 0, memory, code)
-        else:
-            symbols = _code_deep(empty, shape, 0, _Options(), model, memory, code)
+        symbols = _code(np.zeros(shape.count, dtype=np.int32), shape, 0, _Options(), model, memory, code)
         streams.append((symbols, code.size_bits - before_bits))
     code.check_finished()
     return streams
 
 
-def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[NDArray[np.float64]]:
+def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[Floats]:
     """How likely every symbol is to be another than the central one, as the deep recipe predicts it on its way.
 
     Probabilities are in (0, 1), float64 of shape (n,) for each stream of shape (n,), whose symbols are in its alphabet.
@@ -158,24 +151,18 @@ def _is_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bool:
     sample = replace(shape, count=count)
     code, start = BinaryCode(), stream[:count]
     # With the options that a long stream has: none.
-    _code_deep(start, sample, _mode(start, sample), _Options(), new_model(), _Memory(), code)
-    return len(code.finish()) < WORTHWHILE * len(_encode_wide([start], [sample]))
+    _code(start, sample, _mode(start, sample), _Options(), new_model(), _Memory(), code)
+    return len(code.finish()) < WORTHWHILE * len(_encode([start], [sample], is_deep=False))
 
 
-def _encode_wide(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
+def _encode(streams: Sequence[Symbols], shapes: Sequence[StreamShape], *, is_deep: bool) -> bytes:
     code, memory = BinaryCode(), _Memory()
-    code.bit(0)
-    for stream, shape in zip(streams, shapes, strict=True):
-        _code_wide(stream, shape, _mode(stream, shape), memory, code)
-    return code.finish()
-
-
-def _encode_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bytes:
-    code, memory, model = BinaryCode(), _Memory(), new_model()
-    code.bit(1)
+    model = new_model() if is_deep else None
+    code.bit(int(is_deep))
     for stream, shape in zip(streams, shapes, strict=True):
         mode = _mode(stream, shape)
-        _code_deep(stream, shape, mode, _best_options(stream, shape, mode), model, memory, code)
+        options = _best_options(stream, shape, mode) if is_deep else _Options()
+        _code(stream, shape, mode, options, model, memory, code)
     return code.finish()
 
 
@@ -193,7 +180,7 @@ def _best_options(stream: Symbols, shape: StreamShape, mode: int) -> _Options:
 
     def size_bytes(each: _Options) -> int:
         code = BinaryCode()
-        _code_deep(stream, shape, mode, each, new_model(), _Memory(), code)
+        _code(stream, shape, mode, each, new_model(), _Memory(), code)
         return len(code.finish())
 
     return min(options, key=size_bytes)
@@ -213,8 +200,34 @@ def _mode(stream: Symbols, shape: StreamShape) -> int:
 # Both directions: what is given is coded, or ignored and decoded.
 
 
-def _code_wide(symbols: Symbols, shape: StreamShape, mode: int, memory: _Memory, code: BinaryCode) -> Symbols:
-    mode = _code_mode(mode, shape, memory, code)
+def _code(
+    symbols: Symbols,
+    shape: StreamShape,
+    mode: int,
+    options: _Options,
+    model: Model | None,
+    memory: _Memory,
+    code: BinaryCode,
+) -> Symbols:
+    """Code a stream by the deep recipe, or without a `model` by the wide one; what its symbols are."""
+    expected = shape.central + memory.mode_offset
+    mode = expected + code.integer(mode - expected)
+    if not 0 <= mode < shape.alphabet_size:
+        raise CodecError(f"small: the mode {mode} is outside the alphabet of {shape.alphabet_size}.")
+    memory.mode_offset = mode - shape.central
+    if model is None:
+        return _code_wide(symbols, shape, mode, code)
+    if shape.usable_row:
+        follows_rows = bool(code.bit(int(options.follows_rows)))
+        options = _Options(follows_rows=follows_rows, prediction=_code_prediction(options.prediction, code))
+    stream = _deep_stream(symbols, shape, mode, options, memory, np.zeros(0, dtype=np.int64))
+    _code_symbols(stream, shape, model, code)
+    values = np.asarray(stream.values, dtype=np.int32)
+    _remember(values, shape.usable_row, mode, memory)
+    return values
+
+
+def _code_wide(symbols: Symbols, shape: StreamShape, mode: int, code: BinaryCode) -> Symbols:
     row_length = shape.usable_row
     values = workspace(symbols)
     trellis, model = _trellis(shape), wide_kernel.new_model(row_length)
@@ -225,20 +238,6 @@ def _code_wide(symbols: Symbols, shape: StreamShape, mode: int, memory: _Memory,
         if wide_kernel.code_wide(*stream, trellis, model, code.state, code.data) < 0:
             raise CodecError(f"small: a symbol is outside the alphabet of {shape.alphabet_size}.")
     return np.asarray(values, dtype=np.int32)
-
-
-def _code_deep(
-    symbols: Symbols, shape: StreamShape, mode: int, options: _Options, model: Model, memory: _Memory, code: BinaryCode
-) -> Symbols:
-    mode = _code_mode(mode, shape, memory, code)
-    if shape.usable_row:
-        follows_rows = bool(code.bit(int(options.follows_rows)))
-        options = _Options(follows_rows=follows_rows, prediction=_code_prediction(options.prediction, code))
-    stream = _deep_stream(symbols, shape, mode, options, memory, np.zeros(0, dtype=np.int64))
-    _code_symbols(stream, shape, model, code)
-    values = np.asarray(stream.values, dtype=np.int32)
-    _remember(values, shape.usable_row, mode, memory)
-    return values
 
 
 def _code_symbols(stream: Stream, shape: StreamShape, model: Model, code: BinaryCode) -> None:
@@ -271,15 +270,6 @@ def _deep_stream(
         columns=workspace(np.zeros(row_length, dtype=np.int64)),
         flags=workspace(flags),
     )
-
-
-def _code_mode(mode: int, shape: StreamShape, memory: _Memory, code: BinaryCode) -> int:
-    expected = shape.central + memory.mode_offset
-    mode = expected + code.integer(mode - expected)
-    if not 0 <= mode < shape.alphabet_size:
-        raise CodecError(f"small: the mode {mode} is outside the alphabet of {shape.alphabet_size}.")
-    memory.mode_offset = mode - shape.central
-    return mode
 
 
 def _code_prediction(prediction: Prediction, code: BinaryCode) -> Prediction:

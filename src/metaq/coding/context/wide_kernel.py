@@ -6,19 +6,23 @@ lengths are predicted by four adaptive probabilities whose logits are mixed, the
 decoder share the loop. Every constant here is part of the file format.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from metaq.coding.arrays import Integers
 from metaq.coding.context import binary
 from metaq.coding.context.binary import BOTTOM, TOP, adapted, carry, clipped, rate_table
-from metaq.coding.context.levels import FINE_LEVELS, LARGEST, LEVELS, fine_level_table, level_table
-from metaq.coding.logistic import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import compiled, workspace
+from metaq.coding.tables import (
+    FINE_LEVELS,
+    LARGEST,
+    LEVELS,
+    LOGIT_LIMIT,
+    fine_level_table,
+    level_table,
+    logistic_table,
+    logit_table,
+)
+from metaq.compiled import Bytes, Integers, Symbols, compiled, workspace
 
 QUANTIZERS = 2
 MIXED_NODES = 32
@@ -102,7 +106,7 @@ def new_model(row_length: int) -> Model:
 
 @compiled
 def code_wide(
-    values: NDArray[np.int32],
+    values: Symbols,
     start: int,
     stop: int,
     row_length: int,
@@ -111,7 +115,7 @@ def code_wide(
     trellis: Integers,
     model: Model,
     state: Integers,
-    data: NDArray[np.uint8],
+    data: Bytes,
 ) -> int:
     """Code the symbols from `start` to before `stop` of a stream, changing `values` where they are decoded.
 

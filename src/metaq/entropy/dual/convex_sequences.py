@@ -6,12 +6,10 @@ falls are added after it (Groeneboom, Jongbloed and Wellner, "The support reduct
 Dümbgen, Hüsler and Rufibach, "Active set and EM algorithms for log-concave densities", 2007).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compiled import compiled
+from metaq.compiled import Floats, Integers, compiled
 from metaq.entropy.hull import lower_hull
 
 ROUNDING = 1e-13
@@ -19,7 +17,7 @@ ROUNDING = 1e-13
 
 
 @compiled
-def lower_envelope(xi: NDArray[np.float64]) -> NDArray[np.float64]:
+def lower_envelope(xi: Floats) -> Floats:
     """The greatest convex sequence below `xi`: float64 of shape (C,)."""
     vertices = lower_hull(np.arange(xi.size).astype(np.float64), xi)
     envelope = xi.copy()
@@ -31,9 +29,7 @@ def lower_envelope(xi: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def convex_regression(
-    y: NDArray[np.float64], weights: NDArray[np.float64], start: NDArray[np.float64], max_rounds: int
-) -> tuple[NDArray[np.float64], int]:
+def convex_regression(y: Floats, weights: Floats, start: Floats, max_rounds: int) -> tuple[Floats, int]:
     """The convex sequence ξ that minimises Σ_b weights_b (ξ_b - y_b)².
 
     Every step keeps ξ convex and never raises the sum of squares. O(C) a round, of which `max_rounds` fits are the cap;
@@ -59,9 +55,7 @@ def convex_regression(
 
 
 @compiled
-def _move_to_fit(
-    y: NDArray[np.float64], weights: NDArray[np.float64], xi: NDArray[np.float64], is_knot: NDArray[np.bool_]
-) -> bool:
+def _move_to_fit(y: Floats, weights: Floats, xi: Floats, is_knot: NDArray[np.bool_]) -> bool:
     """Move `xi` towards the fit on its knots until a kink vanishes, whose knot is dropped; whether one did."""
     knots = np.flatnonzero(is_knot)
     fitted = _fit(y, weights, knots)
@@ -92,7 +86,7 @@ def _move_to_fit(
 
 
 @compiled
-def _fit(y: NDArray[np.float64], weights: NDArray[np.float64], knots: NDArray[np.int64]) -> NDArray[np.float64]:
+def _fit(y: Floats, weights: Floats, knots: Integers) -> Floats:
     """Values at the knots of the weighted least-squares fit that is linear between them."""
     size = knots.size
     diagonal, beside, right = np.zeros(size), np.zeros(size), np.zeros(size)
@@ -118,13 +112,7 @@ def _fit(y: NDArray[np.float64], weights: NDArray[np.float64], knots: NDArray[np
 
 
 @compiled
-def _add_knots(
-    y: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    xi: NDArray[np.float64],
-    is_knot: NDArray[np.bool_],
-    one_only: bool,
-) -> bool:
+def _add_knots(y: Floats, weights: Floats, xi: Floats, is_knot: NDArray[np.bool_], one_only: bool) -> bool:
     """Make a knot of the bucket between any two knots along whose kink the sum of squares falls most; whether any is.
 
     The derivative along the kink at k is Σ_b (b - k)_+ weights_b (y_b - ξ_b), up to a positive factor.

@@ -1,7 +1,5 @@
 """Supergradient ascent with diminishing, square-summable steps."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -9,7 +7,7 @@ from numpy.typing import NDArray
 
 from metaq.compiled import compiled
 from metaq.config import require
-from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
+from metaq.entropy.dual.problem import SpreadDual, Sums, evaluate_parts
 from metaq.entropy.dual.result import DualResult, check_limits, gap_is_closed, make_result
 
 FIRST_STEP_BITS = 4.0
@@ -53,16 +51,12 @@ def solve_dss(
     check_limits(tolerance, max_iterations)
     is_valid = fixed_step is None or (math.isfinite(fixed_step) and fixed_step > 0)
     require(is_valid, f"fixed_step: {fixed_step} is not a positive number.")
-    statistics = problem.statistics
     xi, values = _ascend(
         problem.checked_start(start),
-        statistics.counts,
-        statistics.fractions,
-        statistics.linear_binning(),
-        *problem.count_bounds,
-        tolerance * statistics.total,
+        problem.sums,
+        tolerance * problem.statistics.total,
         max_iterations,
-        FIRST_STEP_BITS * math.sqrt(statistics.grid.count),
+        FIRST_STEP_BITS * math.sqrt(problem.statistics.grid.count),
         0.0 if fixed_step is None else fixed_step,
     )
     return make_result(problem, xi, values=values, evaluations=len(values), tolerance=tolerance)
@@ -71,11 +65,7 @@ def solve_dss(
 @compiled
 def _ascend(
     start: NDArray[np.float64],
-    cell_counts: NDArray[np.float64],
-    fractions: NDArray[np.float64],
-    s: NDArray[np.float64],
-    c_min: float,
-    c_max: float,
+    sums: Sums,
     tolerance: float,
     max_iterations: int,
     first_length: float,
@@ -84,13 +74,13 @@ def _ascend(
     xi, best, best_value = start, start, -np.inf
     values = np.empty(max_iterations)
     for k in range(max_iterations):
-        value, on_buckets, wanted = evaluate_parts(xi, cell_counts, fractions, c_min, c_max)
+        value, on_buckets, wanted = evaluate_parts(xi, sums)
         values[k] = value
         if value > best_value:
             best, best_value = xi, value
         supergradient = on_buckets - wanted
         length = np.sqrt((supergradient**2).sum())
-        if length == 0 or gap_is_closed(k, value, wanted, s, c_min, c_max, tolerance):
+        if length == 0 or gap_is_closed(k, value, wanted, sums, tolerance):
             return best, values[: k + 1]
         step = fixed_step if fixed_step > 0 else first_length / length
         xi = xi + step / (k + 1) * supergradient

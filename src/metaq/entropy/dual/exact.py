@@ -1,7 +1,5 @@
 """The dual solved exactly: Newton's method on the smooth problem (3') over convex sequences."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,11 +24,7 @@ ROUNDING = 1e-17
 
 
 def solve_exact(
-    problem: SpreadDual,
-    *,
-    start: NDArray[np.float64] | None = None,
-    tolerance: float = 1e-9,
-    max_iterations: int = 100,
+    problem: SpreadDual, *, start: NDArray[np.float64] | None = None, tolerance: float = 1e-9, max_iterations: int = 100
 ) -> DualResult:
     """Maximise φ_w(ξ) exactly.
 

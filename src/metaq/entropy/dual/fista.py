@@ -1,7 +1,5 @@
 """Accelerated supergradient ascent on the dual, as in the thesis."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -9,7 +7,7 @@ from numpy.typing import NDArray
 
 from metaq.compiled import compiled
 from metaq.config import require
-from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
+from metaq.entropy.dual.problem import SpreadDual, Sums, evaluate_parts
 from metaq.entropy.dual.result import DualResult, check_limits, gap_is_closed, make_result
 
 ZETA_PER_WEIGHT = 2.25
@@ -62,43 +60,26 @@ def solve_fista(
         math.isfinite(zeta_per_weight) and zeta_per_weight > 0, f"zeta_per_weight: {zeta_per_weight} is not positive."
     )
     require(zeta is None or (math.isfinite(zeta) and zeta > 0), f"zeta: {zeta} is not a positive number.")
-    statistics = problem.statistics
-    unit_zeta = zeta_per_weight * statistics.total if zeta is None else zeta
-    xi, values = ascend(
-        problem.checked_start(start),
-        statistics.counts,
-        statistics.fractions,
-        statistics.linear_binning(),
-        *problem.count_bounds,
-        tolerance * statistics.total,
-        max_iterations,
-        unit_zeta,
-    )
+    n = problem.statistics.total
+    unit_zeta = zeta_per_weight * n if zeta is None else zeta
+    xi, values = ascend(problem.checked_start(start), problem.sums, tolerance * n, max_iterations, unit_zeta)
     return make_result(problem, xi, values=values, evaluations=len(values), tolerance=tolerance)
 
 
 @compiled
 def ascend(
-    start: NDArray[np.float64],
-    cell_counts: NDArray[np.float64],
-    fractions: NDArray[np.float64],
-    s: NDArray[np.float64],
-    c_min: float,
-    c_max: float,
-    tolerance: float,
-    max_iterations: int,
-    zeta: float,
+    start: NDArray[np.float64], sums: Sums, tolerance: float, max_iterations: int, zeta: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Best multipliers and the value at every step; `tolerance` in bits."""
     previous, probe, best = start, start, start
     best_value, momentum = -np.inf, 1.0
     values = np.empty(max_iterations)
     for k in range(max_iterations):
-        value, on_buckets, wanted = evaluate_parts(probe, cell_counts, fractions, c_min, c_max)
+        value, on_buckets, wanted = evaluate_parts(probe, sums)
         values[k] = value
         if value > best_value:
             best, best_value = probe, value
-        if gap_is_closed(k, value, wanted, s, c_min, c_max, tolerance):
+        if gap_is_closed(k, value, wanted, sums, tolerance):
             return best, values[: k + 1]
         current = probe + (on_buckets - wanted) / zeta
         next_momentum = (1 + np.sqrt(1 + 4 * momentum**2)) / 2

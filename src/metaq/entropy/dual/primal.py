@@ -5,38 +5,29 @@ section 1):
 Σ c = Σ s, Σ b c_b = Σ b s_b, and Σ_b (b - k)_+ c_b ≥ Σ_b (b - k)_+ s_b for every interior bucket k.
 """
 
-from __future__ import annotations
-
 import numpy as np
-from numpy.typing import NDArray
 
-from metaq.compiled import compiled
+from metaq.compiled import Floats, compiled
 
 ROUNDING = 1e-12
 """What a hinge sum Σ_b (b - k)_+ c_b or a count may miss its bound by, over n C."""
 
 
 @compiled
-def hinge_sums(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def hinge_sums(counts: Floats) -> Floats:
     """Σ_b (b - k)_+ c_b for every k: float64 of shape (C,)."""
     sums = np.zeros(counts.size)
-    beyond = 0.0
-    for k in range(counts.size - 2, -1, -1):
-        beyond += counts[k + 1]
-        sums[k] = sums[k + 1] + beyond
+    sums[:-1] = counts[:0:-1].cumsum().cumsum()[::-1]
     return sums
 
 
 @compiled
-def spread_counts(s: NDArray[np.float64]) -> NDArray[np.float64]:
+def spread_counts(s: Floats) -> Floats:
     """Attainable counts with weights on every bucket: the mean of all sharings between one bucket and both ends."""
     last = s.size - 1
     counts = np.zeros(s.size)
     below, below_moment = s[0], 0.0
-    total, moment = 0.0, 0.0
-    for b in range(s.size):
-        total += s[b]
-        moment += b * s[b]
+    total, moment = s.sum(), (np.arange(s.size) * s).sum()
     for k in range(1, last):
         above = total - below - s[k]
         above_distance = last * above - (moment - below_moment - k * s[k])
@@ -51,22 +42,17 @@ def spread_counts(s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def _completed(counts: NDArray[np.float64], s: NDArray[np.float64]) -> NDArray[np.float64]:
+def _completed(counts: Floats, s: Floats) -> Floats:
     """`counts` with as much on the two end buckets as their sum and mean need to be those of `s`."""
-    completed = counts.copy()
-    missing, missing_moment = 0.0, 0.0
-    for b in range(s.size):
-        missing += s[b] - counts[b]
-        missing_moment += b * (s[b] - counts[b])
-    completed[-1] += missing_moment / (s.size - 1)
-    completed[0] += missing - missing_moment / (s.size - 1)
+    completed, missing = counts.copy(), s - counts
+    on_last = (np.arange(s.size) * missing).sum() / (s.size - 1)
+    completed[-1] += on_last
+    completed[0] += missing.sum() - on_last
     return completed
 
 
 @compiled
-def attainable_counts(
-    wanted: NDArray[np.float64], s: NDArray[np.float64], c_min: float, c_max: float
-) -> tuple[NDArray[np.float64], float]:
+def attainable_counts(wanted: Floats, s: Floats, c_min: float, c_max: float) -> tuple[Floats, float]:
     """Attainable counts within the bounds, as near `wanted` as a mixture with :func:`spread_counts` allows.
 
     Returns the counts (shape (C,)) and their value Σ c log2 c in bits, infinite if the mixture has none. O(C).
@@ -90,16 +76,12 @@ def attainable_counts(
             return inner, np.inf
     if least > most:
         return inner, np.inf
-    counts = inner + most * (outer - inner)
-    value = 0.0
-    for b in range(count):
-        counts[b] = min(max(counts[b], c_min), c_max)
-        value += counts[b] * np.log2(counts[b])
-    return counts, value
+    counts = np.minimum(np.maximum(inner + most * (outer - inner), c_min), c_max)
+    return counts, (counts * np.log2(counts)).sum()
 
 
 @compiled
-def bounds_are_attainable(s: NDArray[np.float64], c_min: float) -> bool:
+def bounds_are_attainable(s: Floats, c_min: float) -> bool:
     """Whether some attainable counts are at least `c_min` everywhere, with no upper bound on a count. O(C).
 
     The counts that dominate all others of this kind leave `c_min` on every bucket and put the rest on the two ends.

@@ -5,10 +5,9 @@
 The weights enter through their cell counts and sums only, so an evaluation costs O(C).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,17 @@ C_MIN = 0.01
 """Least count of a bucket in the thesis: keeps 2^ξ away from zero for empty buckets."""
 
 LOG2_E = math.log2(math.e)
+
+
+class Sums(NamedTuple):
+    """All that compiled loops know of a problem: cell counts and sums of fractions, of shape (C - 1,), the
+    linear-binning counts `s`, of shape (C,), and the bounds of a count."""
+
+    cell_counts: NDArray[np.float64]
+    fractions: NDArray[np.float64]
+    s: NDArray[np.float64]
+    c_min: float
+    c_max: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +66,12 @@ class SpreadDual:
         """Least and greatest count of a bucket."""
         return self.c_min, self.statistics.total
 
+    @property
+    def sums(self) -> Sums:
+        """The problem as the solvers' loops take it."""
+        statistics = self.statistics
+        return Sums(statistics.counts, statistics.fractions, statistics.linear_binning(), *self.count_bounds)
+
     def checked_start(self, start: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """`start`, by default :func:`even_multipliers`; refused unless finite and of shape (C,)."""
         count = self.statistics.grid.count
@@ -84,16 +100,10 @@ def conjugate(xi: NDArray[np.float64], c_min: float, c_max: float, counts: NDArr
 
 
 @compiled
-def evaluate_parts(
-    xi: NDArray[np.float64],
-    cell_counts: NDArray[np.float64],
-    fractions: NDArray[np.float64],
-    c_min: float,
-    c_max: float,
-) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+def evaluate_parts(xi: NDArray[np.float64], sums: Sums) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """Value φ_w(ξ) in bits, the weights Σ_i x_ib put on every bucket, and the counts c*_b."""
     counts = np.empty(xi.size)
-    value = conjugate(xi, c_min, c_max, counts)
+    value = conjugate(xi, sums.c_min, sums.c_max, counts)
     on_buckets = np.zeros(xi.size)
     vertices = lower_hull(np.arange(xi.size).astype(np.float64), xi)
     for edge in range(vertices.size - 1):
@@ -101,8 +111,8 @@ def evaluate_parts(
         weight_count = 0.0
         distance_from_left = 0.0
         for j in range(left, right):
-            weight_count += cell_counts[j]
-            distance_from_left += fractions[j] + (j - left) * cell_counts[j]
+            weight_count += sums.cell_counts[j]
+            distance_from_left += sums.fractions[j] + (j - left) * sums.cell_counts[j]
         on_right = distance_from_left / (right - left)
         on_left = weight_count - on_right
         on_buckets[left] += on_left

@@ -1,13 +1,11 @@
 """FISTA on the smooth form (3') of the dual, with projection onto convex sequences."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
 from metaq.compiled import compiled
 from metaq.entropy.dual.convex_sequences import convex_regression, lower_envelope
-from metaq.entropy.dual.problem import SpreadDual, conjugate
+from metaq.entropy.dual.problem import SpreadDual, Sums, conjugate
 from metaq.entropy.dual.result import DualResult, check_limits, gap_is_closed, make_result
 
 STEP_GROWTH = 1.25
@@ -18,11 +16,7 @@ SHORTEST_STEP = 1e-12
 
 
 def solve_projected_fista(
-    problem: SpreadDual,
-    *,
-    start: NDArray[np.float64] | None = None,
-    tolerance: float = 1e-9,
-    max_iterations: int = 500,
+    problem: SpreadDual, *, start: NDArray[np.float64] | None = None, tolerance: float = 1e-9, max_iterations: int = 500
 ) -> DualResult:
     """Maximise φ_w(ξ) by FISTA over convex sequences, where the dual is smooth (METHOD, equation 3').
 
@@ -53,22 +47,16 @@ def solve_projected_fista(
     schemes", Found. Comput. Math. 2015.
     """
     check_limits(tolerance, max_iterations)
-    s = problem.statistics.linear_binning()
-    first = problem.checked_start(start)
     gap_bits = tolerance * problem.statistics.total
-    xi, values, evaluations = _ascend(first, s, *problem.count_bounds, gap_bits, max_iterations)
+    xi, values, evaluations = _ascend(problem.checked_start(start), problem.sums, gap_bits, max_iterations)
     return make_result(problem, xi, values=values, evaluations=evaluations, tolerance=tolerance, convex=True)
 
 
 @compiled
 def _ascend(
-    start: NDArray[np.float64],
-    s: NDArray[np.float64],
-    c_min: float,
-    c_max: float,
-    tolerance: float,
-    max_iterations: int,
+    start: NDArray[np.float64], sums: Sums, tolerance: float, max_iterations: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    s, c_min, c_max = sums.s, sums.c_min, sums.c_max
     weights = np.ones(s.size)
     counts, probe_counts = np.empty(s.size), np.empty(s.size)
     xi = lower_envelope(start)
@@ -97,6 +85,6 @@ def _ascend(
             probe = trial + (momentum - 1) / next_momentum * (trial - xi)
             xi, value, momentum = trial, trial_value, next_momentum
         values[k] = value
-        if gap_is_closed(k, value, counts, s, c_min, c_max, tolerance):
+        if gap_is_closed(k, value, counts, sums, tolerance):
             return xi, values[: k + 1], evaluations
     return xi, values, evaluations

@@ -1,7 +1,5 @@
 """The proximal bundle method for a sum of a known smooth function and a polyhedral one."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -47,11 +45,7 @@ class _Trial(NamedTuple):
 
 
 def solve_proximal_bundle(
-    problem: SpreadDual,
-    *,
-    start: NDArray[np.float64] | None = None,
-    tolerance: float = 1e-6,
-    max_iterations: int = 500,
+    problem: SpreadDual, *, start: NDArray[np.float64] | None = None, tolerance: float = 1e-6, max_iterations: int = 500
 ) -> DualResult:
     """Maximise φ_w(ξ) by a proximal bundle method.
 
@@ -126,9 +120,8 @@ def solve_proximal_bundle(
 
 
 def _evaluate(problem: SpreadDual, xi: NDArray[np.float64]) -> _Point:
-    statistics = problem.statistics
-    value, on_buckets, wanted = evaluate_parts(xi, statistics.counts, statistics.fractions, *problem.count_bounds)
-    n = statistics.total
+    value, on_buckets, wanted = evaluate_parts(xi, problem.sums)
+    n = problem.statistics.total
     return _Point(xi=xi, value=float(value) / n, on_buckets=on_buckets / n, wanted=wanted / n)
 
 

@@ -1,7 +1,5 @@
 """What every dual solver hands back, and when it stops."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from metaq.compiled import compiled
 from metaq.config import require
 from metaq.entropy.dual.primal import attainable_counts
-from metaq.entropy.dual.problem import SpreadDual, evaluate_parts
+from metaq.entropy.dual.problem import SpreadDual, Sums, evaluate_parts
 from metaq.entropy.hull import cell_slopes
 
 Status = Literal["converged", "iteration limit", "infeasible"]
@@ -28,20 +26,12 @@ def check_limits(tolerance: float, max_iterations: int) -> None:
 
 
 @compiled
-def gap_is_closed(
-    step: int,
-    value: float,
-    wanted: NDArray[np.float64],
-    s: NDArray[np.float64],
-    c_min: float,
-    c_max: float,
-    tolerance: float,
-) -> bool:
+def gap_is_closed(step: int, value: float, wanted: NDArray[np.float64], sums: Sums, tolerance: float) -> bool:
     """Whether attainable counts near `wanted` prove `value` within `tolerance` bits; looks every so many steps, never
     for a negative tolerance."""
     if tolerance < 0 or (step + 1) % CHECK_EVERY:
         return False
-    return bool(attainable_counts(wanted, s, c_min, c_max)[1] - value <= tolerance)
+    return bool(attainable_counts(wanted, sums.s, sums.c_min, sums.c_max)[1] - value <= tolerance)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,7 +116,7 @@ def make_result(
     bounds are known to be out of reach. `also`: further attainable counts, which serve for the gap if they are better.
     """
     statistics = problem.statistics
-    value, on_buckets, wanted = evaluate_parts(xi, statistics.counts, statistics.fractions, *problem.count_bounds)
+    value, on_buckets, wanted = evaluate_parts(xi, problem.sums)
     counts, upper = best_counts(problem, wanted, also)
     known = bool(np.isfinite(upper))
     trace = tuple(float(v) for v in values)

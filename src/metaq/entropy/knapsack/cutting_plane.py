@@ -1,8 +1,7 @@
 """The simil-knapsack through Kelley's cutting plane in the scalar β."""
 
-from __future__ import annotations
-
 import torch
+from torch import Tensor
 
 from metaq.config import require
 from metaq.entropy.knapsack.problem import KnapsackSolution, make_problem
@@ -16,12 +15,7 @@ replacing cuts for ever."""
 
 
 def solve_cutting_plane(
-    weights: torch.Tensor,
-    reference_values: torch.Tensor,
-    xi: torch.Tensor,
-    *,
-    delta: float | None = None,
-    max_iterations: int = 1000,
+    weights: Tensor, reference_values: Tensor, xi: Tensor, *, delta: float | None = None, max_iterations: int = 1000
 ) -> KnapsackSolution:
     """Solve max_β β w + min_b (ξ_b - β v_b), the dual of the simil-knapsack, for every weight by Kelley's method.
 
@@ -75,9 +69,7 @@ def solve_cutting_plane(
     )
 
 
-def _solve_chunk(
-    w: torch.Tensor, v: torch.Tensor, xi: torch.Tensor, *, max_iterations: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def _solve_chunk(w: Tensor, v: Tensor, xi: Tensor, *, max_iterations: int) -> tuple[Tensor, Tensor, Tensor, int]:
     """The two active cuts of every weight in `w` as indices of points, which weights are finished, and iterations.
 
     Invariant: ``v[left] <= w <= v[right]`` and ``v[left] < v[right]``. With every replacement the segment between the
@@ -107,13 +99,8 @@ def _solve_chunk(
 
 
 def _optimal_betas(
-    w: torch.Tensor,
-    v: torch.Tensor,
-    xi: torch.Tensor,
-    left: torch.Tensor,
-    right: torch.Tensor,
-    finished: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    w: Tensor, v: Tensor, xi: Tensor, left: Tensor, right: Tensor, finished: Tensor
+) -> tuple[Tensor, Tensor]:
     """Ends of the interval of optimal β, float64 of shape (n,) each: the slope of l and r, wider on a bucket."""
     beta_low = (xi[right] - xi[left]) / (v[right] - v[left])
     beta_high = beta_low.clone()
@@ -127,7 +114,7 @@ def _optimal_betas(
     return beta_low, beta_high
 
 
-def _slopes_at(held: torch.Tensor, v: torch.Tensor, xi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _slopes_at(held: Tensor, v: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
     """Steepest slope to the points left and gentlest to those right of the vertices `held`; ∓inf outside the ends."""
     slopes = (xi[held, None] - xi) / (v[held, None] - v)
     points = torch.arange(len(v), device=v.device)
@@ -137,7 +124,7 @@ def _slopes_at(held: torch.Tensor, v: torch.Tensor, xi: torch.Tensor) -> tuple[t
     return torch.minimum(low, high), torch.maximum(low, high)
 
 
-def _chunks(rows: torch.Tensor, *, buckets: int) -> list[torch.Tensor]:
+def _chunks(rows: Tensor, *, buckets: int) -> list[Tensor]:
     """`rows`, of shape (n,), in pieces of which each makes at most :data:`CHUNK` numbers with `buckets` columns."""
     size = max(1, CHUNK // buckets)
     return [rows[start : start + size] for start in range(0, len(rows), size)]

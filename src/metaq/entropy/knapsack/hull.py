@@ -1,19 +1,18 @@
 """The simil-knapsack through the lower convex hull: one chain over the buckets, then one look-up a weight."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metaq.entropy.hull import lower_hull
 from metaq.entropy.knapsack.problem import KnapsackSolution, make_problem
 
 
 def solve_hull(
-    weights: torch.Tensor, reference_values: torch.Tensor, xi: torch.Tensor, *, delta: float | None = None
+    weights: Tensor, reference_values: Tensor, xi: Tensor, *, delta: float | None = None
 ) -> KnapsackSolution:
     """Solve min { Σ_b ξ_b x_b : Σ_b v_b x_b = w, Σ_b x_b = 1, x ≥ 0 } for every weight, exactly.
 

@@ -10,14 +10,13 @@ The second is the first over the points (v_b, ξ_b - δ) and (0, 0): the slack o
 solvers therefore work on *points*, and their multipliers are those of the points' problem.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metaq.config import require
 
@@ -56,14 +55,14 @@ class KnapsackSolution:
         Whether every weight is solved.
     """
 
-    left: torch.Tensor
-    right: torch.Tensor
-    left_share: torch.Tensor
-    right_share: torch.Tensor
-    values: torch.Tensor
-    beta: torch.Tensor
-    beta_low: torch.Tensor
-    beta_high: torch.Tensor
+    left: Tensor
+    right: Tensor
+    left_share: Tensor
+    right_share: Tensor
+    values: Tensor
+    beta: Tensor
+    beta_low: Tensor
+    beta_high: Tensor
     objective: float
     iterations: int
     converged: bool
@@ -74,26 +73,19 @@ class Problem:
     """Checked input: weights, float64 of shape (n,) within the range of the points, on their device; their old shape;
     and P = C or C + 1 points in increasing order on the CPU, each with its bucket or :data:`FREE_ZERO`."""
 
-    weights: torch.Tensor
+    weights: Tensor
     shape: torch.Size
     abscissae: NDArray[np.float64]
     ordinates: NDArray[np.float64]
     buckets: NDArray[np.int64]
 
-    def points_on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def points_on_device(self) -> tuple[Tensor, Tensor]:
         """Abscissae and ordinates where the weights are, float64 of shape (P,) each."""
         points = torch.from_numpy(np.stack([self.abscissae, self.ordinates])).to(self.weights.device)
         return points[0], points[1]
 
     def solution(
-        self,
-        *,
-        left: torch.Tensor,
-        right: torch.Tensor,
-        beta_low: torch.Tensor,
-        beta_high: torch.Tensor,
-        iterations: int,
-        converged: bool,
+        self, *, left: Tensor, right: Tensor, beta_low: Tensor, beta_high: Tensor, iterations: int, converged: bool
     ) -> KnapsackSolution:
         """The record for weights held by the points `left` and `right` (int64 of shape (n,)), multipliers as given."""
         v, xi = self.points_on_device()
@@ -115,9 +107,7 @@ class Problem:
         )
 
 
-def make_problem(
-    weights: torch.Tensor, reference_values: torch.Tensor, xi: torch.Tensor, *, delta: float | None
-) -> Problem:
+def make_problem(weights: Tensor, reference_values: Tensor, xi: Tensor, *, delta: float | None) -> Problem:
     """Check the arguments that all solvers share and form the points; one transfer of 2 C numbers to the CPU."""
     _check_tensors(weights, reference_values, xi)
     v, ordinates = torch.stack([reference_values.detach(), xi.detach()]).double().cpu().numpy()
@@ -135,7 +125,7 @@ def make_problem(
     return Problem(weights=flat, shape=weights.shape, abscissae=v, ordinates=ordinates, buckets=buckets)
 
 
-def _check_tensors(weights: torch.Tensor, reference_values: torch.Tensor, xi: torch.Tensor) -> None:
+def _check_tensors(weights: Tensor, reference_values: Tensor, xi: Tensor) -> None:
     for name, tensor in (("weights", weights), ("reference_values", reference_values), ("xi", xi)):
         require(
             tensor.dtype in FLOATING,
@@ -150,14 +140,11 @@ def _check_tensors(weights: torch.Tensor, reference_values: torch.Tensor, xi: to
         reference_values.dim() == 1 and len(reference_values) >= 2,
         f"reference_values: shape {tuple(reference_values.shape)} given; (C,) with C >= 2 is needed.",
     )
-    require(
-        xi.shape == reference_values.shape,
-        f"xi: shape {tuple(xi.shape)} given; that of reference_values, {tuple(reference_values.shape)}, is needed.",
-    )
-    require(
-        xi.dtype == reference_values.dtype,
-        f"xi: dtype {xi.dtype} given; that of reference_values, {reference_values.dtype}, is needed.",
-    )
+    for what, given, needed in (
+        ("shape", tuple(xi.shape), tuple(reference_values.shape)),
+        ("dtype", xi.dtype, reference_values.dtype),
+    ):
+        require(given == needed, f"xi: {what} {given} given; that of reference_values, {needed}, is needed.")
     require(bool(torch.isfinite(weights).all()), "weights: NaN or infinity found; all must be finite.")
 
 

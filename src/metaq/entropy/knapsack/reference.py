@@ -1,7 +1,5 @@
 """The simil-knapsack as a linear program for a general solver: slow, and independent of the other two."""
 
-from __future__ import annotations
-
 import importlib
 import warnings
 from types import ModuleType
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metaq.entropy.knapsack.problem import KnapsackSolution, make_problem
 from metaq.errors import SolverError
@@ -20,7 +19,7 @@ TOLERANCE = 1e-10
 
 
 def solve_reference(
-    weights: torch.Tensor, reference_values: torch.Tensor, xi: torch.Tensor, *, delta: float | None = None
+    weights: Tensor, reference_values: Tensor, xi: Tensor, *, delta: float | None = None
 ) -> KnapsackSolution:
     """Solve the simil-knapsack for all weights as one linear program, through CVXPY and Clarabel.
 

@@ -5,32 +5,3 @@ through all tensors in one call. There are two backends with one behaviour, chos
 ``benchmarks/dual.py`` measured: Numba loops for contiguous float32 and float64 tensors on a CPU, PyTorch operations for
 everything else. Where the grids are on a device, everything stays there.
 """
-
-from metaq.entropy.passes.dispatch import (
-    TensorPairs,
-    add_slopes,
-    begin,
-    bucket_counts,
-    cell_sums,
-    inner_products,
-    require_finite,
-    restore,
-    snap,
-)
-from metaq.entropy.passes.grids import CPU, GridSet
-from metaq.entropy.passes.watch import BucketWatch
-
-__all__ = [
-    "CPU",
-    "BucketWatch",
-    "GridSet",
-    "TensorPairs",
-    "add_slopes",
-    "begin",
-    "bucket_counts",
-    "cell_sums",
-    "inner_products",
-    "require_finite",
-    "restore",
-    "snap",
-]

@@ -4,8 +4,6 @@ Tensors are cut into jobs of at most :data:`JOB_SIZE` weights, which many weight
 sums are integers, so that results do not depend on how.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metaq.entropy.passes import kernels
 from metaq.entropy.passes.grids import GridSet
@@ -28,19 +27,17 @@ Jobs = NDArray[np.int64]
 Result = TypeVar("Result")
 
 
-def cell_totals(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
+def cell_totals(tensors: Sequence[Tensor], groups: Sequence[int], grids: GridSet) -> tuple[Tensor, ...]:
     """Weights and sums of units by cell, int64 of shape (G, C), and whether a weight is not finite, int64."""
     return _totals(kernels.cell_sums, 2, tensors, groups, grids, grids.first)
 
 
-def bucket_totals(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:
+def bucket_totals(tensors: Sequence[Tensor], groups: Sequence[int], grids: GridSet) -> tuple[Tensor, ...]:
     """Weights by bucket, int64 of shape (G, C), and whether one is not finite, int64."""
     return _totals(kernels.bucket_counts, 1, tensors, groups, grids, grids.lower)
 
 
-def inner_products(
-    left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], groups: Sequence[int], group_count: int
-) -> torch.Tensor:
+def inner_products(left: Sequence[Tensor], right: Sequence[Tensor], groups: Sequence[int], group_count: int) -> Tensor:
     """Σ left · right by group: float64 of shape (G,), added up job after job."""
     jobs = _jobs(groups, left, right)
     of_jobs = np.concatenate(_share_out(lambda rows: kernels.inner_products(_like(left), jobs[rows]), jobs))
@@ -48,11 +45,7 @@ def inner_products(
 
 
 def add_slopes(
-    weights: Sequence[torch.Tensor],
-    gradients: Sequence[torch.Tensor],
-    groups: Sequence[int],
-    grids: GridSet,
-    slopes: torch.Tensor,
+    weights: Sequence[Tensor], gradients: Sequence[Tensor], groups: Sequence[int], grids: GridSet, slopes: Tensor
 ) -> None:
     """Add slopes of half cells, of shape (G, 2 (C - 1)), to `gradients`."""
     like = _like(weights)
@@ -63,7 +56,7 @@ def add_slopes(
     )
 
 
-def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
+def snap(watch: BucketWatch, parameters: Sequence[Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters in one pass."""
     latent, previous, average, flips, frozen = watch.arrays
     threshold = np.float32(np.inf if freeze_above is None else freeze_above)
@@ -82,11 +75,11 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
 def _totals(
     kernel: Callable[..., bool],
     table_count: int,
-    tensors: Sequence[torch.Tensor],
+    tensors: Sequence[Tensor],
     groups: Sequence[int],
     grids: GridSet,
-    origins: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:
+    origins: Tensor,
+) -> tuple[Tensor, ...]:
     """Tables that a kernel adds to, from the `origins` of grids on, and whether a weight is not finite."""
     jobs = _jobs(groups, tensors)
 
@@ -99,12 +92,12 @@ def _totals(
     return *sums, torch.tensor(int(not all(finite)))
 
 
-def _like(tensors: Sequence[torch.Tensor]) -> NDArray[np.floating]:
+def _like(tensors: Sequence[Tensor]) -> NDArray[np.floating]:
     """An empty array that tells a kernel the dtype behind the addresses."""
     return np.empty(0, np.float32 if tensors[0].dtype == torch.float32 else np.float64)
 
 
-def _jobs(groups: Sequence[int], *lists: Sequence[torch.Tensor]) -> Jobs:
+def _jobs(groups: Sequence[int], *lists: Sequence[Tensor]) -> Jobs:
     """Rows of group, number of weights and one address for each list: int64 of shape (jobs, 2 + lists)."""
     sizes = [tensor.numel() for tensor in lists[0]]
     addresses = [[tensor.data_ptr() for tensor in tensors] for tensors in lists]

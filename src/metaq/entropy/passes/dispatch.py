@@ -3,16 +3,14 @@
 Results are on the device of the grids. Where all tensors are there too, nothing waits for the host.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from metaq.entropy.passes import compiled_passes, torch_passes
-from metaq.entropy.passes.buckets import bucket_indices
-from metaq.entropy.passes.grids import UNIT_BITS, GridSet
+from metaq.entropy.passes.grids import UNIT_BITS, GridSet, bucket_indices
 from metaq.entropy.passes.watch import BucketWatch
 from metaq.errors import NonFiniteError
 
@@ -20,9 +18,7 @@ COMPILED_KINDS = {(torch.float32, True, True), (torch.float64, True, True)}
 """Dtype, on a CPU, contiguous."""
 
 
-def cell_sums(
-    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
-) -> tuple[torch.Tensor, torch.Tensor]:
+def cell_sums(tensors: Sequence[Tensor], groups: Sequence[int], grids: GridSet) -> tuple[Tensor, Tensor]:
     """Weights in every cell, and the sum of their distances from its left end in steps.
 
     Weights outside the range count as lying on the end value; one on the last value is in the last cell, at its end.
@@ -38,7 +34,7 @@ def cell_sums(
     return counts[:, :-1], fractions[:, :-1]
 
 
-def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> torch.Tensor:
+def bucket_counts(tensors: Sequence[Tensor], groups: Sequence[int], grids: GridSet) -> Tensor:
     """Weights in every bucket by the rule of :meth:`metaq.tensors.grid.BucketGrid.assign`: float64 of shape (G, C).
 
     Arguments are those of :func:`cell_sums`; all NaN if a weight is NaN or infinite.
@@ -47,7 +43,7 @@ def bucket_counts(tensors: Sequence[torch.Tensor], groups: Sequence[int], grids:
     return counts * scale
 
 
-def require_finite(*sums: torch.Tensor) -> None:
+def require_finite(*sums: Tensor) -> None:
     """Refuse sums over weights of which one is not finite by :class:`NonFiniteError`; may wait for the device."""
     if not all(bool(torch.isfinite(array).all()) for array in sums):
         raise NonFiniteError("weights: training has diverged to NaN or infinity; lower the learning rate.")
@@ -56,7 +52,7 @@ def require_finite(*sums: torch.Tensor) -> None:
 class TensorPairs:
     """Weights and gradients of the same shapes and dtypes, each pair with its group, sorted by backend."""
 
-    def __init__(self, weights: list[torch.Tensor], gradients: list[torch.Tensor], groups: list[int]) -> None:
+    def __init__(self, weights: list[Tensor], gradients: list[Tensor], groups: list[int]) -> None:
         self.weights, self.gradients, self.groups = weights, gradients, groups
         self.parts = [
             (backend, [weights[t] for t in chosen], [gradients[t] for t in chosen], [groups[t] for t in chosen])
@@ -64,7 +60,7 @@ class TensorPairs:
         ]
 
 
-def inner_products(pairs: TensorPairs, group_count: int, device: torch.device) -> torch.Tensor:
+def inner_products(pairs: TensorPairs, group_count: int, device: torch.device) -> Tensor:
     """Σ weight · gradient over all pairs of a group: float64 of shape (G,) on `device`."""
     products = torch.zeros(group_count, dtype=torch.float64, device=device)
     for backend, weights, gradients, groups in pairs.parts:
@@ -72,7 +68,7 @@ def inner_products(pairs: TensorPairs, group_count: int, device: torch.device) -
     return products
 
 
-def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: torch.Tensor) -> None:
+def add_slopes(pairs: TensorPairs, grids: GridSet, slopes: Tensor) -> None:
     """Add to every gradient, in place, the slope of the half cell that its weight lies in.
 
     `slopes` are those on the lower and the upper half of every cell in turn, float64 of shape (G, 2 (C - 1)); a weight
@@ -93,14 +89,14 @@ def begin(watch: BucketWatch, grids: GridSet) -> None:
         kept["average"].copy_(indices)
 
 
-def restore(watch: BucketWatch, parameters: Sequence[torch.Tensor], factors: torch.Tensor) -> None:
+def restore(watch: BucketWatch, parameters: Sequence[Tensor], factors: Tensor) -> None:
     """Multiply the latent weights of `watch` by the factor of their group, of (G,), and copy them to `parameters`."""
     of_groups = factors.to(watch.latent).unbind()
     torch._foreach_mul_(watch.tensors, [of_groups[group] for group in watch.groups])
     torch._foreach_copy_(list(parameters), watch.tensors)
 
 
-def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, *, freeze_above: float | None) -> None:
+def snap(watch: BucketWatch, parameters: Sequence[Tensor], grids: GridSet, *, freeze_above: float | None) -> None:
     """Take the updated `parameters` over into the latent weights of `watch` and snap them to their buckets.
 
     Frozen weights stay where they are. With `freeze_above`, weights whose bucket changes more often than this per step
@@ -109,7 +105,7 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
     _backend(parameters, [watch.latent]).snap(watch, parameters, grids.on(watch.latent.device), freeze_above)
 
 
-def _totals(method: str, tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> list[torch.Tensor]:
+def _totals(method: str, tensors: Sequence[Tensor], groups: Sequence[int], grids: GridSet) -> list[Tensor]:
     """Tables that a method of the backends counts, int64 of shape (G, C), and NaN if a weight is not finite, else 1."""
     tables = 2 if method == "cell_totals" else 1
     sums = [torch.zeros(len(grids), grids.count, dtype=torch.int64, device=grids.device) for _ in range(tables)]
@@ -122,7 +118,7 @@ def _totals(method: str, tensors: Sequence[torch.Tensor], groups: Sequence[int],
     return [*sums, torch.where(strange == 0, 1.0, torch.nan).double()]
 
 
-def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[ModuleType, list[int]]]:
+def _by_backend(*lists: Sequence[Tensor]) -> list[tuple[ModuleType, list[int]]]:
     """Backends, and positions of the tensors that one call of each can take; those at one position go together."""
     if _backend(*lists) is compiled_passes:
         return [(compiled_passes, list(range(len(lists[0]))))]
@@ -133,7 +129,7 @@ def _by_backend(*lists: Sequence[torch.Tensor]) -> list[tuple[ModuleType, list[i
     return [(backend, positions) for (backend, *_), positions in chosen.items()]
 
 
-def _backend(*lists: Sequence[torch.Tensor]) -> ModuleType:
+def _backend(*lists: Sequence[Tensor]) -> ModuleType:
     """What one call with all tensors needs."""
     kinds = {(tensor.dtype, tensor.is_cpu, tensor.is_contiguous()) for tensors in lists for tensor in tensors}
     return compiled_passes if len(kinds) == 1 and kinds <= COMPILED_KINDS else torch_passes

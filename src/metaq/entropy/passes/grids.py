@@ -1,8 +1,7 @@
 """The grids of all groups, as tensors that a pass over the weights can index, and in what units it counts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,6 +24,9 @@ COUNT_SHIFT = 47
 SLOT_CAPACITY = 1 << (COUNT_SHIFT - UNIT_BITS)
 """Weights a slot can take before its sum of units may reach the bits of its count."""
 
+Number = torch.Tensor | float
+"""A parameter of one grid, or of a grid for each weight: float64 of the shape of the weights."""
+
 
 class GridSet:
     """Parameters of G grids of `count` buckets each, float64 of shape (G,), all on one device.
@@ -42,7 +44,7 @@ class GridSet:
         self.first = center + radius * (1 - count) / count
 
     @classmethod
-    def of(cls, grids: Sequence[BucketGrid], device: torch.device = CPU) -> GridSet:
+    def of(cls, grids: Sequence[BucketGrid], device: torch.device = CPU) -> Self:
         """The set of `grids`, one for each group."""
         count = grids[0].count
         require(all(grid.count == count for grid in grids), "grids: all must have the same number of buckets.")
@@ -57,11 +59,11 @@ class GridSet:
         """Where the numbers are."""
         return self.radius.device
 
-    def on(self, device: torch.device) -> GridSet:
+    def on(self, device: torch.device) -> Self:
         """The same grids on `device`; waits for the present one if it has to."""
         if self.device == device:
             return self
-        return GridSet(center=self.center.to(device), radius=self.radius.to(device), count=self.count)
+        return type(self)(center=self.center.to(device), radius=self.radius.to(device), count=self.count)
 
     def __len__(self) -> int:
         return len(self.center)
@@ -72,7 +74,7 @@ class GridSet:
     def __iter__(self) -> Iterator[BucketGrid]:
         return (self[group] for group in range(len(self)))
 
-    def rescaled(self, factors: torch.Tensor) -> GridSet:
+    def rescaled(self, factors: torch.Tensor) -> Self:
         """Grids with every radius times its factor, rounded to float32, which takes half the bytes in a file.
 
         Refuses a radius beyond the range of float32 by :class:`NonFiniteError`, on a CPU only.
@@ -82,9 +84,9 @@ class GridSet:
             raise NonFiniteError(
                 "step size: beyond the range of float32; lower step_learning_rate or scale the weights."
             )
-        return GridSet(center=self.center, radius=radius, count=self.count)
+        return type(self)(center=self.center, radius=radius, count=self.count)
 
-    def rounded(self) -> GridSet:
+    def rounded(self) -> Self:
         """Grids on the CPU, step sizes rounded to float16, two bytes in a file, where that has eleven bits for them."""
         grids = self.on(CPU)
         steps = grids.step_size.numpy()
@@ -92,4 +94,15 @@ class GridSet:
         # By NumPy, since PyTorch rounds float64 to float32 on the way.
         halves = np.where(fit, steps, 1.0).astype(np.float16).astype(np.float64)
         radius = torch.from_numpy(np.where(fit, halves * self.count / 2, grids.radius.numpy()))
-        return GridSet(center=grids.center, radius=radius, count=self.count)
+        return type(self)(center=grids.center, radius=radius, count=self.count)
+
+
+def bucket_indices(weights: torch.Tensor, *, lower: Number, step_size: Number, count: int) -> torch.Tensor:
+    """Bucket of every weight by the rule of :class:`metaq.tensors.grid.BucketGrid`, int64; 0 for NaN."""
+    positions = weights.double().sub(lower).div_(step_size)
+    return positions.nan_to_num_(nan=0.0).clamp_(0, count - 1).long()
+
+
+def bucket_values(indices: torch.Tensor, *, center: Number, radius: Number, count: int) -> torch.Tensor:
+    """Reference values in the order of operations of `BucketGrid.values_of`: float64."""
+    return (2 * indices + (1 - count)).double().mul_(radius).div_(count).add_(center)

@@ -5,8 +5,6 @@ cache: one loop without branches turns them into table indices, which the compil
 tables.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,7 +13,7 @@ import numpy as np
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from metaq.compiled import compiled
+from metaq.compiled import Floats, Integers, compiled
 from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS
 
 BLOCK = 256
@@ -40,8 +38,8 @@ WEIGHTS_PER_FLUSH = LANES * SLOT_CAPACITY // 2
 untyped = cast(Any, numba)
 carray = untyped.carray
 
-Floats = NDArray[np.floating]
-Grids = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+Weights = NDArray[np.floating]
+Grids = tuple[Floats, Floats, Floats, Floats]
 
 
 def _pointer(_context: Any, address: Any, like: Any) -> Any:
@@ -57,7 +55,7 @@ pointer = cast("Callable[[Any, Any], Any]", intrinsic(_pointer))
 
 @compiled
 def _cells_and_units(
-    weights: Floats, first: float, units_per_weight: float, last: float, positions: NDArray[np.uint64]
+    weights: Weights, first: float, units_per_weight: float, last: float, positions: NDArray[np.uint64]
 ) -> bool:
     """Distance of every weight from the first reference value, in units; whether all weights are finite."""
     not_finite = 0
@@ -71,7 +69,7 @@ def _cells_and_units(
 
 
 @compiled
-def _flush(slots: NDArray[np.uint64], counts: NDArray[np.int64], units: NDArray[np.int64]) -> None:
+def _flush(slots: NDArray[np.uint64], counts: Integers, units: Integers) -> None:
     for cell in range(counts.size):
         for lane in range(LANES):
             slot = slots[cell * LANES + lane]
@@ -82,12 +80,7 @@ def _flush(slots: NDArray[np.uint64], counts: NDArray[np.int64], units: NDArray[
 
 @compiled
 def cell_sums(
-    like: Floats,
-    jobs: NDArray[np.int64],
-    first: NDArray[np.float64],
-    step_size: NDArray[np.float64],
-    counts: NDArray[np.int64],
-    units: NDArray[np.int64],
+    like: Weights, jobs: Integers, first: Floats, step_size: Floats, counts: Integers, units: Integers
 ) -> bool:
     """Add weights and units to the cells of (G, C) tables; stops at the first block that is not finite."""
     count = counts.shape[1]
@@ -116,7 +109,7 @@ def cell_sums(
 
 
 @compiled
-def _bucket_indices(weights: Floats, lower: float, step_size: float, count: int, indices: NDArray[np.uint32]) -> bool:
+def _bucket_indices(weights: Weights, lower: float, step_size: float, count: int, indices: NDArray[np.uint32]) -> bool:
     """Bucket of every weight by the rule of `BucketGrid.assign`; whether all weights are finite.
 
     NaN takes the first bucket. A division takes several times as long as a multiplication, and only near an edge may
@@ -142,13 +135,7 @@ def _bucket_indices(weights: Floats, lower: float, step_size: float, count: int,
 
 
 @compiled
-def bucket_counts(
-    like: Floats,
-    jobs: NDArray[np.int64],
-    lower: NDArray[np.float64],
-    step_size: NDArray[np.float64],
-    counts: NDArray[np.int64],
-) -> bool:
+def bucket_counts(like: Weights, jobs: Integers, lower: Floats, step_size: Floats, counts: Integers) -> bool:
     """Add weights to the buckets of a (G, C) table; stops at the first block that is not finite."""
     count = counts.shape[1]
     indices = np.empty(BLOCK, np.uint32)
@@ -174,7 +161,7 @@ def bucket_counts(
 
 
 @compiled
-def inner_products(like: Floats, jobs: NDArray[np.int64]) -> NDArray[np.float64]:
+def inner_products(like: Weights, jobs: Integers) -> Floats:
     """Inner product of the two arrays of every job: float64 of shape (jobs,)."""
     products = np.empty(jobs.shape[0])
     for job in range(jobs.shape[0]):
@@ -192,13 +179,7 @@ def inner_products(like: Floats, jobs: NDArray[np.int64]) -> NDArray[np.float64]
 
 
 @compiled
-def add_slopes(
-    like: Floats,
-    jobs: NDArray[np.int64],
-    first: NDArray[np.float64],
-    step_size: NDArray[np.float64],
-    table: Floats,
-) -> None:
+def add_slopes(like: Weights, jobs: Integers, first: Floats, step_size: Floats, table: Weights) -> None:
     """Add to the second array of every job the entry of the half cell that the first array's weight lies in."""
     indices = np.empty(BLOCK, np.uint32)
     for job in range(jobs.shape[0]):
@@ -221,19 +202,19 @@ def add_slopes(
 
 @compiled
 def snap(
-    latent: Floats,
+    latent: Weights,
     previous: NDArray[np.int32],
     average: NDArray[np.float32],
     flips: NDArray[np.float32],
     frozen: NDArray[np.bool_],
-    jobs: NDArray[np.int64],
-    starts: NDArray[np.int64],
+    jobs: Integers,
+    starts: Integers,
     grids: Grids,
     count: int,
     memory: np.float32,
     threshold: np.float32,
 ) -> None:
-    """See :func:`metaq.entropy.passes.snap`; `starts` holds where the weights of every job begin in the flat arrays."""
+    """What `dispatch.snap` does; `starts` holds where the weights of every job begin in the flat arrays."""
     lower, step_size, center, radius = grids
     indices = np.empty(BLOCK, np.uint32)
     for job in range(jobs.shape[0]):

@@ -5,16 +5,14 @@ temporary memory not with that of weights. What groups have is wanted as tensors
 for the host; results stay there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
-from metaq.entropy.passes import buckets
-from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS, GridSet
+from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS, GridSet, bucket_indices, bucket_values
 from metaq.entropy.passes.watch import MEMORY, BucketWatch
 
 CPU_CHUNK = 1 << 18
@@ -34,15 +32,13 @@ class _Piece:
     start: int
     count: int
 
-    def of(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def of(self, tensors: Sequence[Tensor]) -> Tensor:
         """This piece of its tensor; a view."""
         tensor = tensors[self.tensor].detach()
         return tensor if self.rows is None else tensor[self.rows]
 
 
-def cell_totals(
-    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def cell_totals(tensors: Sequence[Tensor], groups: Sequence[int], grids: GridSet) -> tuple[Tensor, Tensor, Tensor]:
     """Weights and sums of units by cell, int64 of shape (G, C), and how many weights are not finite, int64.
 
     Weights of one cell share out over lanes, so that additions to one address seldom meet.
@@ -63,9 +59,7 @@ def cell_totals(
     return totals[:cells].reshape(shape), totals[cells:-1].reshape(shape), totals[-1]
 
 
-def bucket_totals(
-    tensors: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet
-) -> tuple[torch.Tensor, torch.Tensor]:
+def bucket_totals(tensors: Sequence[Tensor], groups: Sequence[int], grids: GridSet) -> tuple[Tensor, Tensor]:
     """Weights by bucket, int64 of shape (G, C), and how many are not finite, int64."""
     device = grids.device
     cells = len(grids) * grids.count
@@ -78,12 +72,7 @@ def bucket_totals(
     return totals[:-1].reshape(len(grids), grids.count), totals[-1]
 
 
-def inner_products(
-    left: Sequence[torch.Tensor],
-    right: Sequence[torch.Tensor],
-    groups: Sequence[int],
-    group_count: int,
-) -> torch.Tensor:
+def inner_products(left: Sequence[Tensor], right: Sequence[Tensor], groups: Sequence[int], group_count: int) -> Tensor:
     """Σ left · right by group: float64 of shape (G,), on the device where all tensors are."""
     device = left[0].device
     products = torch.zeros(group_count, dtype=torch.float64, device=device)
@@ -97,11 +86,7 @@ def inner_products(
 
 
 def add_slopes(
-    weights: Sequence[torch.Tensor],
-    gradients: Sequence[torch.Tensor],
-    groups: Sequence[int],
-    grids: GridSet,
-    slopes: torch.Tensor,
+    weights: Sequence[Tensor], gradients: Sequence[Tensor], groups: Sequence[int], grids: GridSet, slopes: Tensor
 ) -> None:
     """Add slopes of half cells, of shape (G, 2 (C - 1)), to `gradients`."""
     device = slopes.device
@@ -115,10 +100,10 @@ def add_slopes(
         torch._foreach_add_(parts, _apart(added, parts))
 
 
-def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet, freeze_above: float | None) -> None:
+def snap(watch: BucketWatch, parameters: Sequence[Tensor], grids: GridSet, freeze_above: float | None) -> None:
     """Latent weights, averages and snapped parameters."""
     for pieces in _chunks(parameters):
-        span = _span(pieces)
+        span = slice(pieces[0].start, pieces[-1].start + pieces[-1].count)
         latent, frozen, previous = watch.latent[span], watch.frozen[span], watch.previous[span]
         average, flips = watch.average[span], watch.flips[span]
         group = _group_of(pieces, watch.groups, latent.device)
@@ -138,7 +123,7 @@ def snap(watch: BucketWatch, parameters: Sequence[torch.Tensor], grids: GridSet,
         torch._foreach_copy_(parts, _apart(values, parts))
 
 
-def _chunks(tensors: Sequence[torch.Tensor]) -> Iterator[list[_Piece]]:
+def _chunks(tensors: Sequence[Tensor]) -> Iterator[list[_Piece]]:
     """Pieces of tensors in their order, not many more weights than a chunk has at a time; none without elements."""
     total = sum(tensor.numel() for tensor in tensors)
     usual = min(max(total // CHUNKS, SMALLEST_CHUNK), LARGEST_CHUNK)
@@ -157,7 +142,7 @@ def _chunks(tensors: Sequence[torch.Tensor]) -> Iterator[list[_Piece]]:
         yield chunk
 
 
-def _cuts(tensor: torch.Tensor, limit: int) -> Iterator[tuple[slice | None, int]]:
+def _cuts(tensor: Tensor, limit: int) -> Iterator[tuple[slice | None, int]]:
     """Runs of rows that have at most `limit` elements, or a single one, and how many they have."""
     count = tensor.numel()
     if count == 0:
@@ -172,22 +157,17 @@ def _cuts(tensor: torch.Tensor, limit: int) -> Iterator[tuple[slice | None, int]
         yield slice(first, last), (last - first) * row
 
 
-def _side_by_side(pieces: Sequence[_Piece], tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def _side_by_side(pieces: Sequence[_Piece], tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([piece.of(tensors).reshape(-1) for piece in pieces])
 
 
-def _span(pieces: Sequence[_Piece]) -> slice:
-    """Where the weights of adjoining pieces lie among those of all tensors."""
-    return slice(pieces[0].start, pieces[-1].start + pieces[-1].count)
-
-
-def _apart(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _apart(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Views of `flat` in the shapes of `tensors`."""
     pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
     return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
-def _group_of(pieces: Sequence[_Piece], groups: Sequence[int], device: torch.device) -> torch.Tensor:
+def _group_of(pieces: Sequence[_Piece], groups: Sequence[int], device: torch.device) -> Tensor:
     """The group of every weight: int64 of shape (n,)."""
     counts = tuple(piece.count for piece in pieces)
     numbers = _constant(tuple(groups[piece.tensor] for piece in pieces), device)
@@ -195,20 +175,20 @@ def _group_of(pieces: Sequence[_Piece], groups: Sequence[int], device: torch.dev
 
 
 @lru_cache(maxsize=1 << 12)
-def _constant(values: tuple[int, ...], device: torch.device) -> torch.Tensor:
+def _constant(values: tuple[int, ...], device: torch.device) -> Tensor:
     """Kept, because bringing numbers to a device makes the host wait."""
     return torch.tensor(values, dtype=torch.int64, device=device)
 
 
 @lru_cache(maxsize=1 << 10)
-def _members(groups: tuple[int, ...], group_count: int, device: torch.device) -> torch.Tensor:
+def _members(groups: tuple[int, ...], group_count: int, device: torch.device) -> Tensor:
     """1 where a piece belongs to a group: float64 of shape (pieces, G)."""
     table = torch.zeros(len(groups), group_count, dtype=torch.float64)
     table[range(len(groups)), list(groups)] = 1
     return table.to(device)
 
 
-def _slots(values: torch.Tensor, group: torch.Tensor, cell: torch.Tensor, grids: GridSet) -> torch.Tensor:
+def _slots(values: Tensor, group: Tensor, cell: Tensor, grids: GridSet) -> Tensor:
     """Sums of `values` by lane and by cell of all groups: int64 of shape (lanes, G C)."""
     cells = len(grids) * grids.count
     lanes = 2 * -(-len(values) // SLOT_CAPACITY)
@@ -217,20 +197,16 @@ def _slots(values: torch.Tensor, group: torch.Tensor, cell: torch.Tensor, grids:
     return slots.scatter_add_(0, index, values).reshape(lanes, cells)
 
 
-def _positions(
-    weights: torch.Tensor, group: torch.Tensor, grids: GridSet, units_per_step: float, last: float
-) -> torch.Tensor:
+def _positions(weights: Tensor, group: Tensor, grids: GridSet, units_per_step: float, last: float) -> Tensor:
     """Distance from the first reference value in units, float64 in ``[0, last]``; 0 for NaN."""
     distances = weights.double().sub(grids.first[group])
     scale = (units_per_step / grids.step_size)[group]
     return distances.mul_(scale).nan_to_num_(nan=0.0).clamp_(0, last)
 
 
-def _bucket_indices(weights: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
-    return buckets.bucket_indices(
-        weights, lower=grids.lower[group], step_size=grids.step_size[group], count=grids.count
-    )
+def _bucket_indices(weights: Tensor, group: Tensor, grids: GridSet) -> Tensor:
+    return bucket_indices(weights, lower=grids.lower[group], step_size=grids.step_size[group], count=grids.count)
 
 
-def _bucket_values(indices: torch.Tensor, group: torch.Tensor, grids: GridSet) -> torch.Tensor:
-    return buckets.bucket_values(indices, center=grids.center[group], radius=grids.radius[group], count=grids.count)
+def _bucket_values(indices: Tensor, group: Tensor, grids: GridSet) -> Tensor:
+    return bucket_values(indices, center=grids.center[group], radius=grids.radius[group], count=grids.count)

@@ -1,7 +1,5 @@
 """What is remembered of every weight's bucket while a model trains on quantised weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any

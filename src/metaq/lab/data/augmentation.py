@@ -1,7 +1,5 @@
 """Random distortions, crops and mirror images, for a whole batch at once."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """CIFAR-10: 50,000 and 10,000 photographs of 32×32 pixels in ten classes (Krizhevsky 2009)."""
 
-from __future__ import annotations
-
 import io
 import warnings
 import zipfile
@@ -15,8 +13,15 @@ from numpy.typing import NDArray
 
 from metaq.config import needed
 from metaq.errors import DataError
-from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions, hold_out
-from metaq.lab.data.download import DATA_VARIABLE, cache_folder, variable_folder
+from metaq.lab.data.dataset import (
+    DATA_VARIABLE,
+    DataSplits,
+    ImageDataset,
+    LoadOptions,
+    cache_folder,
+    dataset_of,
+    splits_of,
+)
 
 NAME = "cifar10"
 JPEG_NAME = "cifar10-jpeg"
@@ -27,6 +32,7 @@ ARCHIVE = "cifar10_jpeg.npz"
 TRAIN_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_BATCH = "test_batch.bin"
 PICKLED_BATCH = "data_batch_1"
+EXPECTED = f"the six files of its binary version ({TRAIN_BATCHES[0]} to {TEST_BATCH}), or {ARCHIVE}"
 SUBFOLDERS = (NAME, "cifar-10-batches-bin")
 MAX_BYTES = 1 << 30
 RECORD_BYTES = 1 + CHANNELS * SIDE * SIDE
@@ -43,11 +49,7 @@ def load_cifar10(options: LoadOptions) -> DataSplits:
     directly or in a subfolder ``cifar10`` or ``cifar-10-batches-bin``. Nothing is downloaded.
     """
     name, train, test = _read(_find(options))
-    count = options.validation_count
-    if count is None:
-        count = max(1, len(train) // _TRAINING_IMAGES_FOR_ONE_HELD_OUT)
-    learned, validation = hold_out(train, count=count)
-    return DataSplits(name=name, train=learned, validation=validation, test=test)
+    return splits_of(name, train, test, options, one_in=_TRAINING_IMAGES_FOR_ONE_HELD_OUT)
 
 
 def read_binary(path: Path) -> ImageDataset:
@@ -65,11 +67,7 @@ def read_binary(path: Path) -> ImageDataset:
     labels = records[:, 0]
     if labels.max() >= CLASSES:
         raise DataError(f"{path}: a record has the label {labels.max()}; CIFAR-10 has labels from 0 to {CLASSES - 1}.")
-    return ImageDataset(
-        images=torch.from_numpy(records[:, 1:].reshape(-1, CHANNELS, SIDE, SIDE).copy()),
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        classes=CLASSES,
-    )
+    return dataset_of(records[:, 1:].reshape(-1, CHANNELS, SIDE, SIDE), labels, CLASSES)
 
 
 def _read(folder: Path) -> tuple[str, ImageDataset, ImageDataset]:
@@ -78,27 +76,17 @@ def _read(folder: Path) -> tuple[str, ImageDataset, ImageDataset]:
     missing = [path.name for path in batches if not path.is_file()]
     if not missing:
         *train, test = (read_binary(path) for path in batches)
-        return NAME, _joined(train), test
+        images, labels = (torch.cat([getattr(part, name) for part in train]) for name in ("images", "labels"))
+        return NAME, ImageDataset(images=images, labels=labels, classes=CLASSES), test
     if not (folder / ARCHIVE).is_file():
-        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {_expected()}.")
-    parts = read_jpeg_archive(folder / ARCHIVE, ("train", "test"), side=SIDE, classes=CLASSES)
+        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {EXPECTED}.")
+    parts = read_jpeg_archive(folder / ARCHIVE)
     return JPEG_NAME, parts["train"], parts["test"]
-
-
-def _joined(parts: list[ImageDataset]) -> ImageDataset:
-    return ImageDataset(
-        images=torch.cat([part.images for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        classes=CLASSES,
-    )
 
 
 def _find(options: LoadOptions) -> Path:
     """The folder that holds any of the files."""
-    if options.data_dir is not None:
-        places = [options.data_dir]
-    else:
-        places = [folder for folder in (variable_folder(), cache_folder()) if folder is not None]
+    places = options.named_folders if options.data_dir is not None else [*options.named_folders, cache_folder()]
     folders = [folder for place in places for folder in (place, *(place / name for name in SUBFOLDERS))]
     for folder in folders:
         if any((folder / name).is_file() for name in (*TRAIN_BATCHES, TEST_BATCH, ARCHIVE)):
@@ -110,30 +98,27 @@ def _find(options: LoadOptions) -> Path:
                 "they are read; fetch the binary version instead (cifar-10-binary.tar.gz)."
             )
     if options.data_dir is not None:
-        raise DataError(f"{options.data_dir}: holds no CIFAR-10; it should hold {_expected()}.")
+        raise DataError(f"{options.data_dir}: holds no CIFAR-10; it should hold {EXPECTED}.")
     raise DataError(
-        f"CIFAR-10 is not on this machine. Put {_expected()}, into {cache_folder() / NAME}, into a folder that "
+        f"CIFAR-10 is not on this machine. Put {EXPECTED}, into {cache_folder() / NAME}, into a folder that "
         f"{DATA_VARIABLE} names, or into one that is given as --data-dir."
     )
-
-
-def _expected() -> str:
-    return f"the six files of its binary version ({TRAIN_BATCHES[0]} to {TEST_BATCH}), or {ARCHIVE}"
 
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, MemoryError)
 
 
-def read_jpeg_archive(path: Path, parts: tuple[str, ...], *, side: int, classes: int) -> dict[str, ImageDataset]:
+def read_jpeg_archive(path: Path) -> dict[str, ImageDataset]:
     """Read and decode the images of an ``.npz`` archive by part; nothing in it is unpickled.
 
-    Of every part it holds ``{part}_jpeg`` (uint8, all files end to end), ``{part}_offsets`` (integers, where each file
-    begins and where the last ends) and ``{part}_labels`` (integers). Images are in RGB, `side` pixels high and wide.
-    Raises :class:`DataError`, which names the file, if it cannot be read, is damaged, or holds something else.
+    Of every part, ``train`` and ``test``, it holds ``{part}_jpeg`` (uint8, all files end to end), ``{part}_offsets``
+    (integers, where each file begins and where the last ends) and ``{part}_labels`` (integers). Images are in RGB, 32
+    pixels high and wide. Raises :class:`DataError`, which names the file, if it cannot be read, is damaged, or holds
+    something else.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {part: _read_part(archive, path, part, side, classes) for part in parts}
+            return {part: _read_part(archive, path, part) for part in ("train", "test")}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except KeyError as error:
@@ -142,7 +127,7 @@ def read_jpeg_archive(path: Path, parts: tuple[str, ...], *, side: int, classes:
         raise DataError(f"{path}: is a damaged archive ({error}); fetch it again.") from error
 
 
-def _read_part(archive: np.lib.npyio.NpzFile, path: Path, part: str, side: int, classes: int) -> ImageDataset:
+def _read_part(archive: np.lib.npyio.NpzFile, path: Path, part: str) -> ImageDataset:
     jpeg, offsets, labels = (np.asarray(archive[f"{part}_{name}"]) for name in ("jpeg", "offsets", "labels"))
     for name, array, kinds in (("jpeg", jpeg, "u"), ("offsets", offsets, "iu"), ("labels", labels, "iu")):
         if array.dtype.kind not in kinds or array.ndim != 1:
@@ -150,38 +135,34 @@ def _read_part(archive: np.lib.npyio.NpzFile, path: Path, part: str, side: int, 
                 f"{path}: {part}_{name} is {array.dtype} of shape {array.shape}, no vector of whole numbers."
             )
     labels, offsets, data = labels.astype(np.int64), offsets.astype(np.int64), jpeg.tobytes()
-    if not labels.size or labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"{path}: {part}_labels are not numbers from 0 to {classes - 1}, or there are none.")
+    if not labels.size or labels.min() < 0 or labels.max() >= CLASSES:
+        raise DataError(f"{path}: {part}_labels are not numbers from 0 to {CLASSES - 1}, or there are none.")
     if len(offsets) != len(labels) + 1 or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) <= 0).any():
         raise DataError(
             f"{path}: {part}_offsets do not rise from 0 to {len(data)} in {len(labels)} steps, the bytes of "
             f"{part}_jpeg and the number of labels; they do not belong together."
         )
     images = [
-        _decoded(f"{path}: image {number} of {part}_jpeg", data[start:end], side)
+        _decoded(f"{path}: image {number} of {part}_jpeg", data[start:end])
         for number, (start, end) in enumerate(pairwise(offsets.tolist()))
     ]
-    return ImageDataset(
-        images=torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()),
-        labels=torch.from_numpy(labels),
-        classes=classes,
-    )
+    return dataset_of(np.stack(images).transpose(0, 3, 1, 2), labels, CLASSES)
 
 
-def _decoded(name: str, data: bytes, side: int) -> NDArray[np.uint8]:
-    """An image as uint8 of shape (side, side, 3)."""
+def _decoded(name: str, data: bytes) -> NDArray[np.uint8]:
+    """An image as uint8 of shape (32, 32, 3)."""
     reader = needed("PIL.Image")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             # Only the header is read here, so that no memory is asked for by an image of another size.
             image = reader.open(io.BytesIO(data), formats=("JPEG",))
-            is_right = image.size == (side, side) and image.mode == "RGB"
+            is_right = image.size == (SIDE, SIDE) and image.mode == "RGB"
             pixels = np.asarray(image) if is_right else None
         except Exception as error:
             raise DataError(f"{name} is no intact JPEG file ({error}); fetch the archive again.") from error
     if pixels is None:
         raise DataError(
-            f"{name} has {image.width}×{image.height} pixels in mode {image.mode}; {side}×{side} in RGB are needed."
+            f"{name} has {image.width}×{image.height} pixels in mode {image.mode}; {SIDE}×{SIDE} in RGB are needed."
         )
     return pixels

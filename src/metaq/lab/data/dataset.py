@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metaq.errors import ConfigError, DataError
 
 ProgressCallback = Callable[[int, int | None, str], object]
 """Called with the bytes done, the bytes in all (None where the server does not say) and the name of the file."""
+
+DATA_VARIABLE = "METAQ_DATA"
+"""Environment variable with the folder of all data sets."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +84,27 @@ class LoadOptions:
     validation_count: int | None = None
     progress: ProgressCallback | None = None
 
+    @property
+    def named_folders(self) -> list[Path]:
+        """The folder that the caller names, or else METAQ_DATA, if either does."""
+        if self.data_dir is not None:
+            return [self.data_dir]
+        named = os.environ.get(DATA_VARIABLE)
+        return [Path(named).expanduser()] if named else []
+
+
+def cache_folder() -> Path:
+    """Folder for downloads: ``metaq`` in XDG_CACHE_HOME, or in ``~/.cache`` where that is not set."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "metaq"
+
+
+def dataset_of(images: NDArray[np.uint8], labels: NDArray[np.integer], classes: int) -> ImageDataset:
+    """Images (N, channels, height, width) and labels (N,) of arrays, copied."""
+    return ImageDataset(
+        images=torch.from_numpy(images.copy()), labels=torch.from_numpy(labels.astype(np.int64)), classes=classes
+    )
+
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 `images` of any shape as float32 in [0, 1]; raises :class:`DataError` for another dtype, never divides it.
@@ -142,3 +168,12 @@ def hold_out(dataset: ImageDataset, *, count: int) -> tuple[ImageDataset, ImageD
         )
     order = fixed_permutation(len(dataset))
     return dataset.take(order[count:].sort().values), dataset.take(order[:count].sort().values)
+
+
+def splits_of(
+    name: str, training: ImageDataset, test: ImageDataset, options: LoadOptions, *, one_in: int
+) -> DataSplits:
+    """Hold as many training images out as the options say, by default one in so many."""
+    count = options.validation_count
+    train, validation = hold_out(training, count=max(1, len(training) // one_in) if count is None else count)
+    return DataSplits(name=name, train=train, validation=validation, test=test)

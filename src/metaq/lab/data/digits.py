@@ -1,7 +1,5 @@
 """Digits: 1,797 handwritten digits that come with scikit-learn, so that nothing need be downloaded."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch.nn import functional

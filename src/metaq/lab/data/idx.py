@@ -4,34 +4,26 @@ A file is a big-endian header with the shape, then unsigned bytes; gzipped or no
 every size is checked before memory is asked for.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
-import io
 import struct
 import zlib
 from collections.abc import Mapping
+from io import SEEK_END, BufferedIOBase
 from math import prod
 from pathlib import Path
-from typing import IO, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from metaq.errors import DataError
-from metaq.lab.data.dataset import DataSplits, ImageDataset, LoadOptions, hold_out
+from metaq.lab.data.dataset import DataSplits, LoadOptions, dataset_of, splits_of
 
 MAX_ELEMENTS = 1 << 32
 _GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08
 # Deflate codes at best 258 bytes in two bits, so no honest file expands further than this.
 _MAX_GZIP_RATIO = 1032
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
@@ -43,14 +35,14 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
-def parse_idx(stream: IO[bytes], *, origin: str, dimensions: int) -> NDArray[np.uint8]:
+def parse_idx(stream: BufferedIOBase, *, origin: str, dimensions: int) -> NDArray[np.uint8]:
     """Read one read-only array of unsigned bytes from a seekable stream over a whole file, gzipped or not.
 
     It has `dimensions` axes, none of them empty: 3 for images, 1 for labels. Messages name the file `origin`. Raises
     :class:`DataError` if the gzip wrapper is damaged, the header is not the expected one, or the number of bytes is not
     what the header states. At most that many bytes and one more are unpacked.
     """
-    stored_bytes = stream.seek(0, io.SEEK_END)
+    stored_bytes = stream.seek(0, SEEK_END)
     stream.seek(0)
     is_gzipped = stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     stream.seek(0)
@@ -67,16 +59,13 @@ def parse_idx(stream: IO[bytes], *, origin: str, dimensions: int) -> NDArray[np.
 
 def sha256_of_idx(values: NDArray[np.uint8]) -> str:
     """SHA-256, in hexadecimal, of the uncompressed IDX file that holds `values`."""
-    digest = hashlib.sha256(_header(values))
+    header = bytes((0, 0, _UNSIGNED_BYTE, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
+    digest = hashlib.sha256(header)
     digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
 
-def _header(values: NDArray[np.uint8]) -> bytes:
-    return bytes((0, 0, _UNSIGNED_BYTE, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
-
-
-def _parse_plain(plain: _Readable, *, origin: str, dimensions: int, capacity_bytes: int) -> NDArray[np.uint8]:
+def _parse_plain(plain: BufferedIOBase, *, origin: str, dimensions: int, capacity_bytes: int) -> NDArray[np.uint8]:
     header = plain.read(4 + 4 * dimensions)
     expected = bytes((0, 0, _UNSIGNED_BYTE, dimensions))
     if not header.startswith(expected):
@@ -111,6 +100,8 @@ TEST_LABELS = "t10k-labels-idx1-ubyte"
 DIMENSIONS = {TRAIN_IMAGES: 3, TRAIN_LABELS: 1, TEST_IMAGES: 3, TEST_LABELS: 1}
 """Names of the four files, each with the number of its axes. Every name may be followed by ``.gz``."""
 
+EXPECTED = f"the IDX files {', '.join(DIMENSIONS)}, each as it is or with .gz"
+
 _TRAINING_IMAGES_FOR_ONE_HELD_OUT = 12
 
 
@@ -134,15 +125,10 @@ def find_files(folder: Path) -> dict[str, Path]:
 def refuse_missing(folder: Path, paths: Mapping[str, Path]) -> None:
     """Raise :class:`DataError`, naming the folder and the files expected, unless `paths` has all four."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it should hold {expected_files()}.")
+        raise DataError(f"{folder}: no such folder; it should hold {EXPECTED}.")
     missing = [name for name in DIMENSIONS if name not in paths]
     if missing:
-        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {expected_files()}.")
-
-
-def expected_files() -> str:
-    """Half a sentence that lists the four names."""
-    return f"the IDX files {', '.join(DIMENSIONS)}, each as it is or with .gz"
+        raise DataError(f"{folder}: {', '.join(missing)} not found; the folder should hold {EXPECTED}.")
 
 
 def read_files(paths: Mapping[str, Path]) -> dict[str, NDArray[np.uint8]]:
@@ -169,21 +155,11 @@ def splits_from_arrays(
             f"{_size(arrays[TRAIN_IMAGES])}; the two files do not belong together."
         )
     classes = 1 + max(int(arrays[TRAIN_LABELS].max()), int(arrays[TEST_LABELS].max()))
-    training = _dataset(arrays[TRAIN_IMAGES], arrays[TRAIN_LABELS], classes)
-    count = options.validation_count
-    if count is None:
-        count = max(1, len(training) // _TRAINING_IMAGES_FOR_ONE_HELD_OUT)
-    train, validation = hold_out(training, count=count)
-    test = _dataset(arrays[TEST_IMAGES], arrays[TEST_LABELS], classes)
-    return DataSplits(name=name, train=train, validation=validation, test=test)
-
-
-def _dataset(images: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> ImageDataset:
-    return ImageDataset(
-        images=torch.from_numpy(images[:, None].copy()),
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        classes=classes,
+    training, test = (
+        dataset_of(arrays[images][:, None], arrays[labels], classes)
+        for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS))
     )
+    return splits_of(name, training, test, options, one_in=_TRAINING_IMAGES_FOR_ONE_HELD_OUT)
 
 
 def _size(images: NDArray[np.uint8]) -> str:

@@ -1,24 +1,26 @@
 """MNIST: 60,000 and 10,000 handwritten digits of 28×28 pixels (LeCun, Cortes and Burges)."""
 
-from __future__ import annotations
-
+import http.client
+import io
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.errors import DataError
-from metaq.lab.data.dataset import DataSplits, LoadOptions
-from metaq.lab.data.download import DATA_VARIABLE, RemoteIdx, cache_folder, fetch_idx, variable_folder
+from metaq.errors import DataError, OutputError
+from metaq.files import write_bytes
+from metaq.lab.data.dataset import DATA_VARIABLE, DataSplits, LoadOptions, ProgressCallback, cache_folder
 from metaq.lab.data.idx import (
     DIMENSIONS,
+    EXPECTED,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
-    expected_files,
     find_files,
+    parse_idx,
     read_files,
     refuse_missing,
     sha256_of_idx,
@@ -36,8 +38,10 @@ SHA256 = {
     TEST_IMAGES: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Checksums of the uncompressed files."""
+"""Checksums of the uncompressed files; their gzip wrappers differ from mirror to mirror."""
 
+TIMEOUT_SECONDS = 30.0
+_CHUNK_BYTES = 1 << 16
 _MAX_DOWNLOAD_BYTES = 32 << 20
 
 
@@ -55,19 +59,14 @@ def load_mnist(options: LoadOptions) -> DataSplits:
 
 
 def _find_or_download(options: LoadOptions) -> dict[str, Path]:
-    if options.data_dir is not None:
-        folder, paths = _best_match(options.data_dir)
-        refuse_missing(folder, paths)
-        return paths
-    variable = variable_folder()
-    if variable is not None:
-        folder, paths = _best_match(variable)
+    for place in options.named_folders:
+        folder, paths = _best_match(place)
         # A folder with some of the files was meant to be used; downloading in its stead would hide the mistake.
-        if paths:
+        if paths or options.data_dir is not None:
             refuse_missing(folder, paths)
             return paths
     _, paths = _best_match(cache_folder())
-    return paths | _download([name for name in DIMENSIONS if name not in paths], options)
+    return paths | {name: _fetched(name, options) for name in DIMENSIONS if name not in paths}
 
 
 def _best_match(folder: Path) -> tuple[Path, dict[str, Path]]:
@@ -76,19 +75,47 @@ def _best_match(folder: Path) -> tuple[Path, dict[str, Path]]:
     return max(places, key=lambda place: len(place[1]))
 
 
-def _download(names: list[str], options: LoadOptions) -> dict[str, Path]:
-    folder = cache_folder() / NAME
-    paths = {}
-    for name in names:
-        remote = RemoteIdx(name=name, dimensions=DIMENSIONS[name], sha256=SHA256[name], max_bytes=_MAX_DOWNLOAD_BYTES)
+def _fetched(name: str, options: LoadOptions) -> Path:
+    """Download a file, gzipped, from the first mirror that serves it undamaged into the cache."""
+    file_name, folder = f"{name}.gz", cache_folder() / NAME
+    reasons: list[str] = []
+    for mirror in MIRRORS:
+        url = f"{mirror}/{file_name}"
         try:
-            paths[name] = fetch_idx(remote, mirrors=MIRRORS, folder=folder, progress=options.progress)
-        except DataError as error:
-            raise DataError(
-                f"MNIST is not on this machine, and {error}. Put {expected_files()}, into {folder} or into a folder "
-                f"that {DATA_VARIABLE} names; or use --data digits, which needs no download."
+            data = _download(url, file_name, options.progress)
+            if sha256_of_idx(parse_idx(io.BytesIO(data), origin=url, dimensions=DIMENSIONS[name])) != SHA256[name]:
+                raise DataError(f"{url}: serves other bytes than the checksum promises")
+        except (OSError, http.client.HTTPException, DataError) as error:
+            reasons.append(str(error) if isinstance(error, DataError) else f"{url}: {error}")
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be created ({error.strerror or error}); set XDG_CACHE_HOME to a folder that "
+                "can be written."
             ) from error
-    return paths
+        write_bytes(folder / file_name, data)
+        return folder / file_name
+    raise DataError(
+        f"MNIST is not on this machine, and {file_name} could not be downloaded ({'; '.join(reasons)}). Put "
+        f"{EXPECTED}, into {folder} or into a folder that {DATA_VARIABLE} names; or use --data digits, which "
+        "needs no download."
+    )
+
+
+def _download(url: str, file_name: str, progress: ProgressCallback | None) -> bytes:
+    data = bytearray()
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        stated = response.headers.get("Content-Length", "")
+        total = int(stated) if stated.isdecimal() else None
+        while chunk := response.read(_CHUNK_BYTES):
+            data += chunk
+            if len(data) > _MAX_DOWNLOAD_BYTES:
+                raise DataError(f"{url}: serves more than the {_MAX_DOWNLOAD_BYTES} bytes expected")
+            if progress is not None:
+                progress(len(data), total, file_name)
+    return bytes(data)
 
 
 def _refuse_foreign(arrays: Mapping[str, NDArray[np.uint8]], paths: Mapping[str, Path]) -> None:

@@ -1,15 +1,14 @@
 """Data sets by name. A new one is a file with a loader and a line in :mod:`metaq.lab.registry`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
+from pkgutil import resolve_name
 
 from metaq.config import near_match
 from metaq.errors import ConfigError
 from metaq.lab.data.dataset import DataSplits, LoadOptions, ProgressCallback
 from metaq.lab.data.idx import load_folder
-from metaq.lab.registry import DATA_SETS, resolve
+from metaq.lab.registry import DATA_SETS
 
 
 def load(
@@ -48,7 +47,7 @@ def load(
         progress=progress,
     )
     if name in DATA_SETS:
-        splits: DataSplits = resolve(DATA_SETS[name])(options)
+        splits: DataSplits = resolve_name(DATA_SETS[name])(options)
         return splits
     folder = Path(name).expanduser()
     # A path that leads nowhere is reported as a missing folder rather than as a misspelt name.

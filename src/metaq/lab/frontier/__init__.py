@@ -3,9 +3,7 @@
 from metaq.lab.frontier.execution import draw, frontier_to_dict
 from metaq.lab.frontier.plan import (
     Frontier,
-    Member,
     Settled,
-    SweepObserver,
     SweepPlan,
     Trial,
     float_bytes_of,
@@ -15,9 +13,7 @@ from metaq.lab.frontier.plan import (
 
 __all__ = [
     "Frontier",
-    "Member",
     "Settled",
-    "SweepObserver",
     "SweepPlan",
     "Trial",
     "draw",

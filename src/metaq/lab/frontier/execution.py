@@ -1,22 +1,22 @@
-"""A whole sweep: its processes, the one look at the test images at its end, and the two files that show it."""
+"""A whole sweep: its processes, the one look at the test images at its end, and the two files that show it.
 
-from __future__ import annotations
+Every trial is a training to a size of its own, given up once it cannot reach the frontier.
+"""
 
 import json
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
-from multiprocessing.context import SpawnProcess
-from multiprocessing.queues import SimpleQueue
-from types import FrameType
+from multiprocessing import parent_process
+from multiprocessing.synchronize import Event
 
 import optuna
 import torch
 from optuna.trial import TrialState
+from typing_extensions import override
 
 from metaq.config import require
 from metaq.errors import MetaqError, OutputError
@@ -31,19 +31,24 @@ from metaq.lab.frontier.plan import (
     TRIALS_FOLDER,
     Frontier,
     Member,
+    Settled,
     SweepObserver,
     SweepPlan,
     Trial,
     float_bytes_of,
     frontier_of,
+    is_hopeless,
 )
-from metaq.lab.frontier.plot import Point, save_frontier
-from metaq.lab.frontier.trials import is_complete, run_trials
-from metaq.lab.train import EpochRecord, TrainConfig
+from metaq.lab.plots import Point, save_frontier
+from metaq.lab.train import EpochRecord, Silent, TrainConfig
+from metaq.regularizer.schedule import phase_at
 
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 15
-"""How long a worker that is told to stop may take before it is told again."""
+ROUNDING = 1e-9
+"""The end of an epoch belongs to the phase that it ends."""
+
+BYTES, UNDERSHOOT, LEARNING_RATE = "goal.bytes", "regularizer.plan.undershoot", "optimizer.relative_learning_rate"
+UNDERSHOOT_RANGE, LEARNING_RATE_RANGE = (0.6, 0.95), (4e-3, 1.6e-2)
 
 
 def draw(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Frontier:
@@ -58,10 +63,10 @@ def draw(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Fronti
     except OSError as error:
         raise OutputError(f"{plan.folder}: cannot be used as the sweep's folder ({error.strerror}).") from error
     with _opened(plan, splits) as (study, config):
-        if plan.workers == 1:
-            run_trials(study, plan, config, splits, observer)
-        else:
-            _run_workers(study, plan, observer)
+        told = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+        with _helped(plan) if plan.workers > 1 else nullcontext():
+            run_trials(study, plan, config, splits, observer, told)
+        tell(study, told, observer)
         found = _measured(study, config, splits)
     write_bytes(plan.folder / JSON_FILE, (json.dumps(frontier_to_dict(found), indent=2) + "\n").encode())
     save_frontier(
@@ -119,16 +124,8 @@ def _opened(plan: SweepPlan, splits: DataSplits) -> Iterator[tuple[optuna.Study,
 def _epochs(plan: SweepPlan, splits: DataSplits) -> int:
     if plan.seconds is None:
         return plan.config.epochs
-    threads = torch.get_num_threads()
-    torch.set_num_threads(_threads_each(plan))
-    try:
+    with _share_of_threads(plan):
         return runs.epochs_within(plan.config, splits, plan.seconds)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _threads_each(plan: SweepPlan) -> int:
-    return max(1, torch.get_num_threads() // plan.workers)
 
 
 def _measured(study: optuna.Study, config: TrainConfig, splits: DataSplits) -> Frontier:
@@ -138,7 +135,8 @@ def _measured(study: optuna.Study, config: TrainConfig, splits: DataSplits) -> F
     for trial in frontier_of(trials):
         key = f"test accuracy of trial {trial.number}"
         if key not in study.user_attrs:
-            study.set_user_attr(key, _test_accuracy(trial, config, splits))
+            measured = runs.measure_file(trial.file, net=config.net, load_dataset=lambda: splits.test)
+            study.set_user_attr(key, measured.accuracy)
         members.append(Member(trial=trial, test_accuracy=study.user_attrs[key]))
     return Frontier(
         net=config.net,
@@ -151,98 +149,161 @@ def _measured(study: optuna.Study, config: TrainConfig, splits: DataSplits) -> F
     )
 
 
-def _test_accuracy(trial: Trial, config: TrainConfig, splits: DataSplits) -> float:
-    return runs.measure_file(trial.file, net=config.net, load_dataset=lambda: splits.test).accuracy
-
-
-def _run_workers(study: optuna.Study, plan: SweepPlan, observer: SweepObserver) -> None:
-    """Run trials in processes of their own until there are enough, or one of them fails."""
+@contextmanager
+def _helped(plan: SweepPlan) -> Iterator[None]:
+    """Let the other workers of the plan run trials beside this process; all share its threads."""
     context = multiprocessing.get_context("spawn")
-    failures: SimpleQueue[str] = context.SimpleQueue()
-    workers = [context.Process(target=_work, args=(plan, _threads_each(plan), failures)) for _ in range(plan.workers)]
-    told = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+    is_over, helpers = context.Event(), []
+    with _share_of_threads(plan) as threads:
+        try:
+            for _ in range(plan.workers - 1):
+                helper = context.Process(target=_help, args=(plan, threads, is_over), daemon=True)
+                helper.start()
+                helpers.append(helper)
+            yield
+        finally:
+            is_over.set()
+            for helper in helpers:
+                # Ends at once those that are still starting.
+                helper.terminate()
+                helper.join()
+
+
+@contextmanager
+def _share_of_threads(plan: SweepPlan) -> Iterator[int]:
+    """Compute with what a worker has of the threads."""
+    threads = torch.get_num_threads()
+    share = max(1, threads // plan.workers)
+    torch.set_num_threads(share)
     try:
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers) and not _failed(workers):
-            time.sleep(POLL_SECONDS)
-            _tell(study, told, observer)
+        yield share
     finally:
-        _end(workers, at_once=not is_complete(study, plan))
-    _tell(study, told, observer)
-    if not failures.empty():
-        raise MetaqError(failures.get())
-    for worker in _failed(workers):
-        raise MetaqError(f"sweep: a worker ended with status {worker.exitcode}; the same command goes on.")
+        torch.set_num_threads(threads)
 
 
-def _end(workers: list[SpawnProcess], *, at_once: bool) -> None:
-    """Wait until all have ended; `at_once` stops them, and tells them again if they do not listen."""
-    while living := [worker for worker in workers if worker.is_alive()]:
-        for worker in living:
-            if at_once:
-                worker.terminate()
-        for worker in living:
-            worker.join(PATIENCE_SECONDS)
-
-
-def _failed(workers: list[SpawnProcess]) -> list[SpawnProcess]:
-    return [worker for worker in workers if worker.exitcode]
-
-
-def _tell(study: optuna.Study, told: set[int], observer: SweepObserver) -> None:
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED]):
-        if trial.number not in told:
-            told.add(trial.number)
-            observer.on_trial(trial.number, studies.to_trial(trial))
-
-
-def _work(plan: SweepPlan, threads: int, failures: SimpleQueue[str]) -> None:
-    """Body of a worker process."""
-    # Ctrl-C reaches the whole group of processes; the first one passes it on as SIGTERM.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ending = _Ending()
-    signal.signal(signal.SIGTERM, ending.ask)
+def _help(plan: SweepPlan, threads: int, is_over: Event) -> None:
+    """Body of a process that helps; what it cannot do, the first one cannot either, and says so."""
+    # Signals would lose a trial midway. Ctrl-C reaches the whole group of processes; the first one passes it on.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    try:
+    with suppress(MetaqError, KeyboardInterrupt):
         splits = data.load(plan.config.data, data_dir=plan.data_dir, validation_count=plan.config.validation_count)
         with _opened(plan, splits) as (study, config):
-            run_trials(study, plan, config, splits, ending)
-    except MetaqError as error:
-        failures.put(str(error))
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        os._exit(128 + signal.SIGTERM)
+            run_trials(study, plan, config, splits, _Ending(is_over), set())
 
 
-class _Ending:
-    """Follows a training to end it between two steps, once it is asked to.
+class _Ending(Silent):
+    """Ends what a process that helps is doing between two steps, once it is over or the first process is gone."""
 
-    A handler that raises at once may do so while an object is being deleted, where exceptions are lost; so only who
-    asks twice gets that.
-    """
+    def __init__(self, is_over: Event) -> None:
+        self._is_over = is_over
 
-    def __init__(self) -> None:
-        self._is_asked = False
-
-    def ask(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle a signal."""
-        if self._is_asked:
+    @override
+    def on_step(self, step: int, total_steps: int) -> None:
+        if self._is_over.is_set():
             raise KeyboardInterrupt
-        self._is_asked = True
-
-    def on_step(self, _step: int, _total_steps: int) -> None:
-        """End."""
-        if self._is_asked:
-            raise KeyboardInterrupt
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Nothing to do."""
-
-    def on_trial(self, number: int, trial: Trial | None) -> None:
-        """Nothing to do."""
 
     def on_wait(self, _running: int) -> None:
         """End."""
-        if self._is_asked:
+        parent = parent_process()
+        if self._is_over.is_set() or parent is None or not parent.is_alive():
             raise KeyboardInterrupt
+
+    @override
+    def on_epoch(self, record: EpochRecord) -> None:
+        self.on_wait(0)
+
+    def on_trial(self, _number: int, _trial: Trial | None) -> None:
+        """Leave it to the first process to tell of it."""
+
+
+def run_trials(
+    study: optuna.Study,
+    plan: SweepPlan,
+    config: TrainConfig,
+    splits: DataSplits,
+    observer: SweepObserver,
+    told: set[int],
+) -> None:
+    """Run trials until the study has as many finished ones as `plan` asks for, whoever runs the others.
+
+    The trials have `config` in common, their number of epochs included. The test images are not looked at. The observer
+    is told of every finished trial whose number is not among those `told`.
+    """
+    unseen = replace(splits, test=splits.validation)
+    while (finished := tell(study, told, observer)) < plan.trials:
+        running = studies.count(study, TrialState.RUNNING)
+        if finished + running >= plan.trials:
+            observer.on_wait(running)
+            time.sleep(POLL_SECONDS)
+            studies.fail_abandoned(study)
+        else:
+            study.optimize(lambda trial: _run(study, trial, plan, config, unseen, observer), n_trials=1)
+
+
+def tell(study: optuna.Study, told: set[int], observer: SweepObserver) -> int:
+    """Tell of trials that were not `told` of; how many are finished."""
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    for trial in finished:
+        if trial.number not in told:
+            told.add(trial.number)
+            observer.on_trial(trial.number, studies.to_trial(trial))
+    return len(finished)
+
+
+def _run(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    plan: SweepPlan,
+    config: TrainConfig,
+    unseen: DataSplits,
+    observer: SweepObserver,
+) -> tuple[float, float]:
+    """Bytes and validation accuracy of one training; `unseen` holds validation images in place of the test images."""
+    own = _propose(trial, plan, config)
+    folder = plan.folder / TRIALS_FOLDER / f"{trial.number:04d}"
+    outcome = runs.train_to_folder(own, unseen, folder, _Judge(study, trial, own, observer))
+    # It would pass validation accuracy off as that on the test images.
+    (folder / runs.SUMMARY_FILE).unlink()
+    trial.set_user_attr(studies.FILE, str(folder / runs.MODEL_FILE))
+    return float(outcome.summary.bytes), outcome.summary.accuracy
+
+
+def _propose(trial: optuna.Trial, plan: SweepPlan, config: TrainConfig) -> TrainConfig:
+    values = {
+        BYTES: trial.suggest_int(BYTES, plan.smallest, plan.largest, log=True),
+        UNDERSHOOT: trial.suggest_float(UNDERSHOOT, *UNDERSHOOT_RANGE),
+        LEARNING_RATE: trial.suggest_float(LEARNING_RATE, *LEARNING_RATE_RANGE, log=True),
+    }
+    return config.override(f"{key}={value!r}" for key, value in values.items())
+
+
+class _Judge:
+    """Notes the settled epochs of a trial and ends it once it is hopeless."""
+
+    def __init__(self, study: optuna.Study, trial: optuna.Trial, config: TrainConfig, observer: SweepObserver) -> None:
+        self._study = study
+        self._trial = trial
+        self._config = config
+        self._observer = observer
+        self._settled: list[Settled] = []
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        self._observer.on_step(step, total_steps)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Pass the news on, then prune the trial if it is hopeless."""
+        self._observer.on_epoch(record)
+        share = record.epoch / self._config.epochs
+        plan, goal_bytes = self._config.regularizer.plan, self._config.goal.bytes
+        assert plan is not None
+        assert goal_bytes is not None
+        assert record.file_bytes is not None
+        if phase_at(plan, self._config.regularizer.warmup, share - ROUNDING).kind != "settle":
+            return
+        self._settled.append(Settled(share, record.file_bytes, record.quantized_accuracy))
+        self._trial.set_user_attr(studies.SETTLED, self._settled)
+        completed = studies.completed_trials(self._study)
+        if is_hopeless(self._settled[-1], goal_bytes=goal_bytes, completed=completed):
+            raise optuna.TrialPruned

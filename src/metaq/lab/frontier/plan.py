@@ -1,7 +1,5 @@
 """What a sweep is to do, who follows it, what it gives, and which trials no other one beats."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,17 +72,13 @@ def is_hopeless(now: Settled, *, goal_bytes: int, completed: Sequence[Trial]) ->
     """
     if len(completed) < TRIALS_BEFORE_PRUNING:
         return False
-    gains = [gain for gain in (_gain_from(trial, now.share) for trial in completed) if gain is not None]
+    # By trial its accuracies in settled epochs up to the present share.
+    before = ([epoch.accuracy for epoch in trial.settled if epoch.share <= now.share] for trial in completed)
+    gains = [trial.validation_accuracy - seen[-1] for trial, seen in zip(completed, before, strict=True) if seen]
     if not gains:
         return False
     reachable = now.accuracy + max(0.0, *gains)
     return any(trial.bytes <= goal_bytes and reachable < trial.validation_accuracy for trial in completed)
-
-
-def _gain_from(trial: Trial, share: float) -> float | None:
-    """Accuracy that `trial` gained between its last settled epoch up to `share` and its end; None without such."""
-    before = [epoch.accuracy for epoch in trial.settled if epoch.share <= share]
-    return trial.validation_accuracy - before[-1] if before else None
 
 
 STUDY_FILE, JSON_FILE, PLOT_FILE, TRIALS_FOLDER = "study.db", "frontier.json", "frontier.png", "trials"

@@ -1,7 +1,5 @@
 """The study that all processes of a sweep share: opened, recognised, and read."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping

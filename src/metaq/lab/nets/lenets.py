@@ -1,7 +1,5 @@
 """The LeNets: two of LeCun et al. (1998), and the one that most papers on compression take."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

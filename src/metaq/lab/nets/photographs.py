@@ -1,7 +1,5 @@
 """Networks for the photographs of CIFAR-10, which begin by standardising every channel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Initial weights other than PyTorch's own, and trained ones, with a clear word where they do not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,44 +14,40 @@ _NAMES_SHOWN = 3
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Load every tensor of both, each of the same shape, or raise :class:`ConfigError` and leave `model` as it was."""
     expected = model.state_dict()
-    shared = [name for name in expected if name in state_dict]
-    misfits = [
-        _list("missing", [name for name in expected if name not in state_dict]),
-        _list("unexpected", [name for name in state_dict if name not in expected]),
-        _list("of another shape", [_shapes(name, state_dict[name], expected[name]) for name in shared]),
-    ]
-    if any(misfits):
-        raise ConfigError(_sentence(model, "; ".join(filter(None, misfits))))
-    try:
-        model.load_state_dict(state_dict, strict=True)
-    except RuntimeError as error:
-        raise ConfigError(_sentence(model, str(error))) from error
-
-
-def _sentence(model: nn.Module, problem: str) -> str:
-    return (
+    misfits = {
+        "missing": [name for name in expected if name not in state_dict],
+        "unexpected": [name for name in state_dict if name not in expected],
+        "of another shape": [
+            f"{name} ({problem})"
+            for name in expected
+            if name in state_dict and (problem := _misfit(state_dict[name], expected[name]))
+        ],
+    }
+    problem = "; ".join(f"{what}: {_shortened(names)}" for what, names in misfits.items() if names)
+    if not problem:
+        try:
+            model.load_state_dict(state_dict, strict=True)
+            return
+        except RuntimeError as error:
+            problem = str(error)
+    raise ConfigError(
         f"weights: they do not fit the network {type(model).__name__} ({problem}); choose the network that they were "
         "saved from, as in --net lenet300 or --net package.module:factory."
     )
 
 
-def _shapes(name: str, given: Any, expected: Any) -> str:
-    """Name and both shapes if they differ, else nothing. Extra state that is no tensor is the module's own affair."""
-    if not isinstance(expected, Tensor):
+def _misfit(given: Any, expected: Any) -> str:
+    """Both shapes if they differ, else nothing. Extra state that is no tensor is the module's own affair."""
+    if not isinstance(expected, Tensor) or (isinstance(given, Tensor) and given.shape == expected.shape):
         return ""
     if not isinstance(given, Tensor):
-        return f"{name} (is {type(given).__name__}, not a tensor)"
-    if given.shape == expected.shape:
-        return ""
-    return f"{name} (has {tuple(given.shape)}, needs {tuple(expected.shape)})"
+        return f"is {type(given).__name__}, not a tensor"
+    return f"has {tuple(given.shape)}, needs {tuple(expected.shape)}"
 
 
-def _list(what: str, entries: list[str]) -> str:
-    names = [entry for entry in entries if entry]
-    if not names:
-        return ""
+def _shortened(names: list[str]) -> str:
     rest = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{what}: {', '.join(names[:_NAMES_SHOWN])}{rest}"
+    return f"{', '.join(names[:_NAMES_SHOWN])}{rest}"
 
 
 def initialize_uniform(model: nn.Module, *, center: float, radius: float, generator: torch.Generator) -> None:

@@ -1,7 +1,5 @@
 """The resumable checkpoint of a run: one file, replaced atomically after every epoch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

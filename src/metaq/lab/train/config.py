@@ -1,7 +1,5 @@
 """Everything a training run depends on."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """Accuracy of a classifier on images held in memory."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

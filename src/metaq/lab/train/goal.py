@@ -1,7 +1,5 @@
 """Steering a training to an accuracy or to a size: the only thing a user has to name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +31,7 @@ class Goal:
         self._config = config
         self._schedule = schedule
         self._images = images
+        self._target = math.nan if config.accuracy is None else config.accuracy
         self._smoothed = math.nan
 
     def steer(self, record: EpochRecord, progress: float, next_progress: float) -> None:
@@ -81,8 +80,3 @@ class Goal:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._smoothed = state_dict["smoothed"]
-
-    @property
-    def _target(self) -> float:
-        assert self._config.accuracy is not None
-        return self._config.accuracy

@@ -1,7 +1,5 @@
 """The training loop: loss plus regulariser, one checkpoint an epoch, the epoch to keep chosen on validation data."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math
@@ -117,8 +115,7 @@ class Trainer:
             self._consider(record)
             self._save()
             self.observer.on_epoch(record)
-        if self.best is None:
-            raise MetaqError("training: no epoch was run; give epochs >= 1.")
+        assert self.best is not None
         return self.best
 
     def _save(self) -> None:
@@ -322,18 +319,10 @@ def _mix(seed: int, epoch: int) -> int:
 
 
 def _candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "record": dataclasses.asdict(candidate.record),
-        "state_dict": candidate.state_dict,
-        "grids": {name: dataclasses.asdict(grid) for name, grid in candidate.grids.items()},
-        "rank": candidate.rank,
-    }
+    grids = {name: dataclasses.asdict(grid) for name, grid in candidate.grids.items()}
+    return {**vars(candidate), "record": dataclasses.asdict(candidate.record), "grids": grids}
 
 
 def _candidate_from_dict(values: dict[str, Any]) -> Candidate:
-    return Candidate(
-        record=EpochRecord(**values["record"]),
-        state_dict=values["state_dict"],
-        grids={name: BucketGrid(**grid) for name, grid in values["grids"].items()},
-        rank=tuple(values["rank"]),
-    )
+    grids = {name: BucketGrid(**grid) for name, grid in values["grids"].items()}
+    return Candidate(**{**values, "record": EpochRecord(**values["record"]), "grids": grids})

@@ -1,12 +1,11 @@
 """Trainings by name; :mod:`metaq.lab.registry` lists them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
+from pkgutil import resolve_name
 
 from metaq.config import near_match, require
 from metaq.lab.data.augmentation import CropAndFlip
-from metaq.lab.registry import PRESETS, resolve
+from metaq.lab.registry import PRESETS
 from metaq.lab.train.config import InitConfig, OptimizerConfig, TrainConfig, plain
 from metaq.regularizer.config import BucketConfig, FreezeConfig, RegularizerConfig
 
@@ -75,5 +74,5 @@ THESIS_DIGITS = replace(THESIS, data="digits")
 def preset(name: str) -> TrainConfig:
     """The preset called `name`; raises :class:`ConfigError` with the near match if there is none."""
     require(name in PRESETS, f"--preset {name}: there is no such preset; {near_match(name, PRESETS)}")
-    config: TrainConfig = resolve(PRESETS[name])
+    config: TrainConfig = resolve_name(PRESETS[name])
     return config

@@ -1,7 +1,5 @@
 """Where a training runs: its device, and its processes."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +8,11 @@ from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from metaq.config import require
-from metaq.errors import ConfigError, MetaqError
+from metaq.errors import ConfigError
+from metaq.model.sharding import in_one_process
 
 CPU = torch.device("cpu")
 KINDS = ("cpu", "cuda")
@@ -59,7 +58,7 @@ class Processes:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def share(self, batch: torch.Tensor) -> torch.Tensor:
+    def share(self, batch: Tensor) -> Tensor:
         """This process's part of a batch, every `count`-th row; may be empty."""
         return batch[self.rank :: self.count]
 
@@ -70,15 +69,8 @@ class Processes:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        together: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-        for parameter in parameters:
-            gradient = cast(torch.Tensor, parameter.grad)
-            together.setdefault((gradient.device, gradient.dtype), []).append(gradient)
-        for gradients in together.values():
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            dist.all_reduce(flat)
-            pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
-            torch._foreach_copy_(gradients, [p.view(g.shape) for p, g in zip(pieces, gradients, strict=True)])
+        for work in [dist.all_reduce(cast(Tensor, p.grad), async_op=True) for p in parameters]:
+            cast(dist.Work, work).wait()
 
     def total(self, number: float) -> float:
         """The sum over all processes."""
@@ -99,24 +91,7 @@ class Processes:
 
     def by_first(self, job: Callable[[], Value]) -> Value:
         """Let the first process alone do a job; all get its result, or its error."""
-        outcome: tuple[Value | None, MetaqError | None] = None, None
-        if self.is_first:
-            try:
-                outcome = job(), None
-            except MetaqError as error:
-                outcome = None, error
-        result, refusal = self.agreed(outcome)
-        if refusal is not None:
-            raise refusal
-        return cast(Value, result)
-
-    def agreed(self, value: Value) -> Value:
-        """What the first process has, in all of them: for what may differ, such as times."""
-        if self.count == 1:
-            return value
-        held = [value]
-        dist.broadcast_object_list(held, src=0, device=self._device)
-        return held[0]
+        return in_one_process((), job, None if self.count == 1 else dist.group.WORLD)
 
     @property
     def _device(self) -> torch.device:
@@ -138,7 +113,9 @@ def launched(device: torch.device) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    _import_before_the_group_begins()
+    # Functions in it have the group of all processes as a default argument. Imported later, as optimisers do, they keep
+    # the group after its end, and a thread of gloo that still works when the interpreter ends aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -147,12 +124,3 @@ def launched(device: torch.device) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
-
-
-def _import_before_the_group_begins() -> None:
-    """Import functions that have the group of all processes as a default argument.
-
-    Imported later, as optimisers do, they would keep the group after its end, and a thread of gloo that still works
-    when the interpreter ends aborts the process.
-    """
-    importlib.import_module("torch.distributed.nn.functional")

@@ -1,17 +1,12 @@
-"""What a training remembers of every epoch, in memory and on disk, and who follows it."""
+"""What a training remembers of every epoch, and who follows it."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-
-from metaq.files import write_bytes
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -44,12 +39,6 @@ class EpochRecord:
     seconds: float
 
 
-def write_metrics(path: Path, records: Sequence[EpochRecord]) -> None:
-    """Write one JSON object a line, atomically."""
-    lines = "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
-    write_bytes(path, lines.encode())
-
-
 def scalar_writer(folder: Path, *, after: int) -> AbstractContextManager[SummaryWriter | None]:
     """TensorBoard's writer, if that is installed; what an earlier run logged beyond `after` epochs is purged."""
     if not tensorboard_available():
@@ -58,13 +47,6 @@ def scalar_writer(folder: Path, *, after: int) -> AbstractContextManager[Summary
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(log_dir=str(folder), purge_step=after + 1)
-
-
-def log_scalars(writer: SummaryWriter, record: EpochRecord) -> None:
-    """Log every number of an epoch."""
-    for name, value in dataclasses.asdict(record).items():
-        if name != "epoch" and value is not None:
-            writer.add_scalar(name, value, record.epoch)
 
 
 def tensorboard_available() -> bool:

@@ -1,7 +1,5 @@
 """Finding layers whose units only one other layer reads."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections import Counter

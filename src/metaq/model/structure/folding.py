@@ -1,7 +1,5 @@
 """A smaller dense network that computes the same: units that are constant or that nobody reads are taken out."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

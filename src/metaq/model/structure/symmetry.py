@@ -4,8 +4,6 @@ A coder that predicts a weight from those beside and above it gains where units 
 that weigh nothing at the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import torch

@@ -1,6 +1,4 @@
-"""The logistic function, its inverse and its steps as integer tables, the same on every machine."""
-
-from __future__ import annotations
+"""Integer tables, the same on every machine: the logistic function and its inverse, and classes of magnitudes."""
 
 from functools import cache
 from itertools import accumulate
@@ -8,12 +6,19 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.coding.bits import bit_lengths
+
 LOGIT_LIMIT = 3071
 """Largest logit in 1/256: just below 12."""
 
 CUMULATIVE_BITS = 28
 DECAY = 4278222805
 """2**32 exp(-1/256), rounded."""
+
+LEVELS = 24
+FINE_LEVELS = 48
+LARGEST = 4095
+"""Magnitudes are looked up up to this; larger ones are in its class."""
 
 
 @cache
@@ -43,3 +48,21 @@ def logit_table() -> NDArray[np.int64]:
     """Least logit in 1/256 whose probability is not below p / 65536, int64 of shape (65536,), p = 0, 1, …"""
     found = np.searchsorted(logistic_table(), np.arange(65536)) - LOGIT_LIMIT - 1
     return np.clip(found, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.int64)
+
+
+@cache
+def level_table() -> NDArray[np.int64]:
+    """Two levels an octave, int64 of shape (4096,): 0 for 0, then 1, 3, 4, 5, 5, 6, 6, …"""
+    values = np.arange(LARGEST + 1)
+    digits = bit_lengths(values)
+    halves = (values << 1 >> np.maximum(digits - 1, 0)) & 1
+    return np.clip(2 * digits - 1 + halves, 0, LEVELS - 1)
+
+
+@cache
+def fine_level_table() -> NDArray[np.int64]:
+    """Four levels an octave, int64 of shape (4096,): 0, 1, 4, 6, 8, 9, 10, 11, 12, …"""
+    values = np.arange(LARGEST + 1)
+    digits = bit_lengths(values)
+    quarters = (values << 2 >> np.maximum(digits - 1, 0)) & 3
+    return np.clip(4 * digits - 4 + quarters, np.minimum(values, 1), FINE_LEVELS - 1)
