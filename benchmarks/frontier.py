@@ -208,18 +208,10 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="write JSON; - prints it alone on stdout")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="for a PNG per model")
     options = parser.parse_args()
-    plan = Plan(
-        ways=[way for way, wanted in zip(WAYS, wanted_ways(options), strict=True) if wanted],
-        targets=options.targets,
-        peers=options.peers or options.quick,
-        beside=[] if options.beside is None else options.beside.split(","),
-        known_peers=known_peers(options.against),
-        probes=STAND_IN_PROBES if options.quick else options.probes,
-        least_score=options.least_score,
-        log=sys.stderr if options.json == "-" else sys.stdout,
-    )
+    log = sys.stderr if options.json == "-" else sys.stdout
     result = {}
     try:
+        plan = plan_of(options, log)
         for case in cases(options):
             result[case.name] = run(case, plan)
             finish(case.name, result, options)
@@ -231,6 +223,20 @@ def main() -> int:
     if options.json == "-":
         write_json({"settled": SETTLED, "models": result}, options.json)
     return 0
+
+
+def plan_of(options: argparse.Namespace, log: TextIO) -> Plan:
+    """What the options ask for."""
+    return Plan(
+        ways=[way for way, wanted in zip(WAYS, wanted_ways(options), strict=True) if wanted],
+        targets=options.targets,
+        peers=options.peers or options.quick,
+        beside=[] if options.beside is None else options.beside.split(","),
+        known_peers=known_peers(options.against),
+        probes=STAND_IN_PROBES if options.quick else options.probes,
+        least_score=options.least_score,
+        log=log,
+    )
 
 
 def finish(name: str, result: dict[str, Row], options: argparse.Namespace) -> None:
@@ -251,6 +257,8 @@ def known_peers(path: Path | None) -> dict[str, list[Row]]:
     """Rows of the other ways by model in an earlier result."""
     if path is None:
         return {}
+    if not path.is_file():
+        raise CannotRunError(f"{path}: there is no such file; give the --json of an earlier run with --peers.")
     return {name: model["peers"] for name, model in json.loads(path.read_text())["models"].items()}
 
 

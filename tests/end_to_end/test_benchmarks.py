@@ -96,3 +96,11 @@ def test_a_benchmark_says_what_a_trained_model_needs(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: --model also needs --calibration FILE and --sentences FILE; see --help.\n"
+
+
+def test_the_frontier_says_which_earlier_run_is_missing(tmp_path):
+    missing = tmp_path / "earlier.json"
+    command = [sys.executable, str(BENCHMARKS / "frontier.py"), "--quick", "--against", str(missing)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {missing}: there is no such file; give the --json of an earlier run with --peers.\n"
