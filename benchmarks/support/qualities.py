@@ -69,12 +69,12 @@ def by_pitch(reference: torch.Tensor, found: torch.Tensor) -> Quality:
 def by_forces(reference: torch.Tensor, found: torch.Tensor) -> Quality:
     """Errors of energies (first column, eV per atom) and of forces (the others, eV/Å, zero where there is no atom)."""
     energy, forces = (part.double() for part in (reference - found).abs().split([1, reference.shape[1] - 1], dim=1))
-    here = reference[:, 1:] != 0
-    errors = float(energy.mean()), float(forces[here].mean())
+    force = forces[reference[:, 1:] != 0].mean()
     return {
-        "score": 1 - sum(errors) / 2,
-        "energy_mev_per_atom": 1000 * errors[0],
-        "force_mev_per_angstrom": 1000 * errors[1],
+        "score": 1 - float(energy.mean() + force) / 2,
+        "energy_mev_per_atom": 1000 * float(energy.mean()),
+        "largest_mev_per_atom": 1000 * float(energy.max()),
+        "force_mev_per_angstrom": 1000 * float(force),
     }
 
 
