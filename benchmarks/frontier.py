@@ -17,8 +17,8 @@ sentences, voices, pictures, perturbations.
 Every row of metaq is a file that is written and read back. With --peers, the ways of support/peers.py are beside it,
 and for each of them that no other beats metaq's smallest file of at least the same score is searched for; where the
 search ends at --probes files, a smaller one may exist. A score is 1 where outputs do not change (support/qualities.py
-says what it is). Choices of metaq are made on the models
-that are called settled; the others only report. Without --packages, a small network with random weights stands in.
+says what it is). Choices of metaq are made on the models that are called settled; the others only report. Without
+--packages, a small network with random weights stands in.
 """
 
 from __future__ import annotations
