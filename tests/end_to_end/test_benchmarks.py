@@ -15,6 +15,7 @@ QUICK = {
     "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),
+    "frontier.py": (["--quick"], {"settled", "models"}),
     "gpu.py": (["--quick"], {"device", "steps", "throughput", "meets_limits"}),
     "one_knob.py": (
         ["--net", "lenet300", "--target-bytes", "9000", "--epochs", "2", "--seeds", "1", "--out", "{folder}/runs"],
@@ -77,8 +78,29 @@ def test_a_benchmark_draws_its_figures(name, tmp_path):
     assert json.loads(figures.read_text())
 
 
+@pytest.mark.slow
+def test_the_frontier_draws_a_picture_per_model(tmp_path):
+    options = ["--quick", "--calibrated", "--json", str(tmp_path / "figures.json"), "--plots", str(tmp_path)]
+    command = [sys.executable, str(BENCHMARKS / "frontier.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "figures.json").read_text())["models"]["stand-in"]
+    assert (tmp_path / "stand-in.png").read_bytes().startswith(b"\x89PNG")
+    sizes = {row["bytes"] for row in result["metaq"]} | {None}
+    assert result["equal"]
+    assert all(row["bytes"] in sizes and row["way"] == "metaq calibrated" for row in result["equal"])
+
+
 def test_a_benchmark_says_what_a_trained_model_needs(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "embeddings.py"), "--model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: --model also needs --calibration FILE and --sentences FILE; see --help.\n"
+
+
+def test_the_frontier_says_which_earlier_run_is_missing(tmp_path):
+    missing = tmp_path / "earlier.json"
+    command = [sys.executable, str(BENCHMARKS / "frontier.py"), "--quick", "--against", str(missing)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {missing}: there is no such file; give the --json of an earlier run with --peers.\n"
