@@ -109,7 +109,7 @@ class Coding:
             coder=layout.EXACT_NAMES[way] if is_exact else self._job.coder,
             grid=None if is_exact else PLACEHOLDER,
             basis=None if is_exact else self._quantizer.basis_of(tensor),
-            scales=self._quantizer.scales_of(tensor),
+            scales=None if is_exact else self._quantizer.scales.get(tensor.name),
         )
 
     def _parts(self, entries: Sequence[Entry], inline: tuple[bytes, ...]) -> Parts:

@@ -43,7 +43,8 @@ class SymbolSource:
 class Quantizer:
     """Knows how every tensor is kept: by a plan, on a given grid, or exactly; grids and plans by name of the tensor.
 
-    `bases` are the different ones that are used by their keys, in the order in which tensors first need them.
+    `bases` are the different ones that are used by their keys, in the order in which tensors first need them; `scales`
+    are those that the reader divides by, by name of the tensor.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Quantizer:
         self._reader = reader
         self._grids = grids
         self._plans = plans or {}
-        self._scales = scales or {}
+        self.scales = scales or {}
         self._survey = survey or Survey(facts={}, axes=())
         self.bases: dict[bytes, Basis] = {}
         self._numbers: dict[int, int] = {}
@@ -74,10 +75,6 @@ class Quantizer:
         """Number of the basis of a quantised tensor among `bases`, or None."""
         axes = self._plans[tensor.name].axes if tensor.name in self._plans else None
         return None if axes is None else self._numbers[axes]
-
-    def scales_of(self, tensor: StoredTensor) -> Scales | None:
-        """Scales of a quantised tensor, or None."""
-        return self._scales.get(tensor.name) if tensor.name in self._plans else None
 
     def source(self, tensor: StoredTensor) -> SymbolSource:
         """Bucket indices of a tensor that is quantised."""

@@ -25,8 +25,6 @@ ROW_POWER, COLUMN_POWER = 1.0, 0.5
 LEAST_WEIGHTS = 32
 """Weights for every row and column, at least, so that their scales are no burden."""
 
-MOST = 127
-
 
 class ScaledReader(Reader):
     """Reads weights as they are before they are multiplied by `scales`, by name of the tensor."""
@@ -82,7 +80,8 @@ def scales_for(reader: Reader, tensor: StoredTensor, facts: Facts) -> Scales | N
         rows=_exponents(squares.mean(axis=1), ROW_POWER), columns=_exponents(squares.mean(axis=0), COLUMN_POWER)
     )
     # Values before and after must be far from the end of the type, whatever row they are in.
-    reach = 4 * facts.largest * scales.largest / scales.smallest
+    smallest, largest = scales.range
+    reach = 4 * facts.largest * largest / smallest
     is_even = len({*scales.rows.tolist()}) == len({*scales.columns.tolist()}) == 1
     return None if is_even or reach > LARGEST[tensor.dtype] else scales
 
@@ -92,5 +91,5 @@ def _exponents(squares: Floats, power: float) -> NDArray[np.int8]:
     sizes = np.sqrt(np.where(squares > 0, squares, squares.mean()) / squares.mean())
     scales = sizes**power
     scales *= np.sqrt(np.mean(np.square(sizes / scales)))
-    exponents: NDArray[np.int8] = np.clip(np.rint(4 * np.log2(scales)), -MOST, MOST).astype(np.int8)
+    exponents: NDArray[np.int8] = np.clip(np.rint(4 * np.log2(scales)), -127, 127).astype(np.int8)
     return exponents

@@ -106,7 +106,7 @@ def row_length(shape: tuple[int, ...], scan: Scan = "rows") -> int:
 def grid_fits(grid: BucketGrid, dtype: Dtype, scales: Scales | None = None) -> bool:
     """Whether every reference value is finite in `dtype`, by the largest of the `scales` too."""
     ends = np.abs(grid.values_of(np.array([0, grid.count - 1])))
-    return float(ends.max()) * (1.0 if scales is None else scales.largest) <= LARGEST[dtype]
+    return float(ends.max()) * (1.0 if scales is None else scales.range[1]) <= LARGEST[dtype]
 
 
 def largest_column_sum(size: int, numerators: Callable[[slice], NDArray[np.float64]]) -> float:

@@ -27,14 +27,10 @@ class Scales:
         return (np.concatenate([self.rows, self.columns]).astype(np.int16) + 128).astype(np.uint8).tobytes()
 
     @property
-    def largest(self) -> float:
-        """Largest factor of an element."""
-        return float(factors(self.rows).max() * factors(self.columns).max())
-
-    @property
-    def smallest(self) -> float:
-        """Smallest factor of an element."""
-        return float(factors(self.rows).min() * factors(self.columns).min())
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest factor of an element."""
+        rows, columns = factors(self.rows), factors(self.columns)
+        return float(rows.min() * columns.min()), float(rows.max() * columns.max())
 
     def of(self, shape: tuple[int, ...], start: int, stop: int, *, by_columns: bool = False) -> NDArray[np.float64]:
         """Factors of the elements `start` to `stop` of a tensor, in the order of its scan, float64 of shape (n,)."""
