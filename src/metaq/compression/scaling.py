@@ -71,14 +71,14 @@ def scales_for(reader: Reader, tensor: StoredTensor, facts: Facts) -> Scales | N
         return None
     if tensor.row_length > BLOCK or (len(shape) == 2 and is_tall(*shape)) or not facts.mean_square:
         return None
-    squares = np.zeros(shape[:2])
+    rows, columns = np.zeros(shape[0]), np.zeros(shape[1])
     for start, stop in blocks_of(tensor, tensor.row_length):
         block = reader.values(tensor, start, stop).reshape(-1, shape[1], tensor.row_length // shape[1])
         first = start // tensor.row_length
-        squares[first : first + len(block)] = np.square(block).mean(axis=2)
-    scales = Scales(
-        rows=_exponents(squares.mean(axis=1), ROW_POWER), columns=_exponents(squares.mean(axis=0), COLUMN_POWER)
-    )
+        squares = np.square(block).mean(axis=2)
+        rows[first : first + len(block)] = squares.mean(axis=1)
+        columns += squares.sum(axis=0)
+    scales = Scales(rows=_exponents(rows, ROW_POWER), columns=_exponents(columns / shape[0], COLUMN_POWER))
     # Values before and after must be far from the end of the type, whatever row they are in.
     smallest, largest = scales.range
     reach = 4 * facts.largest * largest / smallest
