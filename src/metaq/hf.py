@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from metaq.compression.compressed import Report
+from metaq.compression.compressed import Goal, Report
 from metaq.compression.compressing import compress_to_file
-from metaq.compression.goal import Goal
 from metaq.compression.restoring import restore_folder
 from metaq.config import needed
 from metaq.container import DEFAULT_CODER

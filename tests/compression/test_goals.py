@@ -14,8 +14,7 @@ from torch import nn
 
 import metaq
 from metaq import compress, container
-from metaq.compression.compressed import Compressed
-from metaq.compression.goal import Goal
+from metaq.compression.compressed import Compressed, Goal
 from metaq.compression.search import SizeSearch, smallest_good
 from metaq.errors import ConfigError
 from metaq.lab import classifiers

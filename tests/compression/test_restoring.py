@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from metaq import container, load
+from metaq.compression.compressed import Goal
 from metaq.compression.compressing import compress_to_file
-from metaq.compression.goal import Goal
 from metaq.compression.restoring import holds_folder, restore_folder
 from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.model.folder import open_folder

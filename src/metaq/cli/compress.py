@@ -13,8 +13,7 @@ from metaq.cli.options import Coder, DataDir, Exclude, Force, Include, Json, Own
 from metaq.config import require
 
 if TYPE_CHECKING:
-    from metaq.compression.compressed import Report
-    from metaq.compression.goal import Goal
+    from metaq.compression.compressed import Goal, Report
 
 
 def compress(
@@ -59,7 +58,7 @@ def compress(
     Without a goal, errors are small enough for most models. Tensors are streamed one after the other; after an
     interruption the same command goes on.
     """
-    from metaq.compression.goal import Goal
+    from metaq.compression.compressed import Goal
     from metaq.compression.work import work_path
     from metaq.model.weights import ANY
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from metaq.compression.calibrated import CalibratedModel
-from metaq.compression.compressed import Compressed, Report
-from metaq.compression.goal import Goal
+from metaq.compression.compressed import Compressed, Goal, Report
 from metaq.compression.planning import DEFAULT_MULTIPLIER
 from metaq.compression.search import smallest_good
 from metaq.compression.survey import look_at, sorted_out
@@ -63,8 +62,8 @@ def compress(
     source
         A module or a state dict, which is not changed; or the path of a checkpoint or of a model folder.
     target_bytes, target_ratio, target_bits_per_weight, max_drop
-        The goal, at most one: see :class:`metaq.compression.goal.Goal`. Without any, the default quality: small errors
-        that most models do not feel.
+        The goal, at most one: see :class:`metaq.compression.compressed.Goal`. Without any, the default quality: small
+        errors that most models do not feel.
     accuracy
         Figure of merit of a state dict; needed for `max_drop`, in whose unit it is.
     batches

@@ -7,6 +7,7 @@ neither spoilt nor spared.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,8 +33,11 @@ LARGE_MODEL = 20_000_000
 """Models of fewer weights have fewer to spare: λ falls with the square root of their number."""
 
 MOST_UNLIKE = 4.0
-VECTOR_IMPORTANCE = 1024.0
-"""What an error of a bias, or of a scale of a normalisation, counts more: they are few, and each meets every input."""
+CHEAP_IMPORTANCE = 1024.0
+"""What an error counts more in a bias, in a scale of a normalisation, and in the smallest tensors: these are few."""
+
+CHEAP_SHARE = 0.02
+"""Share of all weights that the smallest tensors have together whose errors count more."""
 
 MAX_VECTOR = 1 << 16
 ROTATED_DTYPES = (Dtype.float32, Dtype.bfloat16, Dtype.float64)
@@ -95,6 +99,7 @@ class Rule:
         self._known: dict[float, float] = {}
         self._sizes = {tensor.name: self._size(tensor.name) for tensor in tensors}
         self._scale = typical_size(tensors, self._sizes)
+        self._cheap = cheap_ones(tensors)
         self._rotatable = {
             tensor.name
             for tensor in tensors
@@ -169,6 +174,7 @@ class Rule:
     def _plain(self, tensor: StoredTensor, multiplier: float) -> Plan:
         facts = self._survey.facts[tensor.name]
         importance = 2 * relative_importance(self._sizes[tensor.name], self._scale, tensor)
+        importance *= CHEAP_IMPORTANCE if tensor.name in self._cheap else 1.0
         loss_per_bit = multiplier * self._scale**2
         trellis_bits = TRELLIS_BITS if is_matrix(tensor) and tensor.count >= MIN_TRELLIS_ELEMENTS else 0
         slope = TRELLIS_SLOPE if trellis_bits else SCALAR_SLOPE
@@ -215,6 +221,15 @@ def relative_importance(size: float, scale: float, tensor: StoredTensor) -> floa
     ratio = scale / size if size > 0 else 1.0
     if tensor.dtype.is_float8:
         return ratio**2
-    weight = min(max(ratio, ratio**2 / MOST_UNLIKE), ratio**2 * MOST_UNLIKE)
-    is_vector = len(tensor.shape) < 2 and tensor.count <= MAX_VECTOR
-    return weight * VECTOR_IMPORTANCE if is_vector else weight
+    return min(max(ratio, ratio**2 / MOST_UNLIKE), ratio**2 * MOST_UNLIKE)
+
+
+def cheap_ones(tensors: Sequence[StoredTensor]) -> set[str]:
+    """Names of the vectors, and of the smallest tensors of a model, all of a size or none: they cost hardly a byte."""
+    plain = [tensor for tensor in tensors if not tensor.dtype.is_float8]
+    names = {tensor.name for tensor in plain if len(tensor.shape) < 2 and tensor.count <= MAX_VECTOR}
+    left = CHEAP_SHARE * sum(tensor.count for tensor in plain)
+    for count, number in sorted(Counter(tensor.count for tensor in plain).items()):
+        left -= count * number
+        names |= {tensor.name for tensor in plain if tensor.count == count and left >= 0}
+    return names

@@ -6,8 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from metaq.compression.coding import Coding, Job
-from metaq.compression.compressed import Report
-from metaq.compression.goal import Goal
+from metaq.compression.compressed import Goal, Report
 from metaq.compression.planning import TOO_WIDE, Rule, default_multiplier
 from metaq.compression.quantizing import Quantizer
 from metaq.compression.scaling import scaled

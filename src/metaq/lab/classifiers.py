@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from metaq.compression.compressed import Compressed
+from metaq.compression.compressed import Compressed, Goal
 from metaq.compression.compressing import compress
-from metaq.compression.goal import Goal
 from metaq.config import require
 from metaq.lab import nets
 from metaq.lab.data import DataSplits, to_float

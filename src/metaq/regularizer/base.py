@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -28,10 +28,37 @@ from metaq.model.weights import FilterFn
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.optimizers import OptimizerHooks
 from metaq.regularizer.participants import Participants
-from metaq.regularizer.report import RegularizerReport
 from metaq.regularizer.schedule import schedule_of
 from metaq.regularizer.slopes import slope_rule
 from metaq.tensors.grid import BucketGrid
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizerReport:
+    """Where the weights stand.
+
+    Attributes
+    ----------
+    phi_bits
+        φ of the latent weights, summed over groups, in bits.
+    bits
+        Zero-order entropy of the bucket indices, one table a group, in bits.
+    bits_per_weight
+        `bits` over `weights`.
+    distance
+        Root mean square distance of the latent weights from their reference values, in units of weight.
+    weights
+        Number of weights that take part.
+    frozen
+        Weights fixed because they oscillated.
+    """
+
+    phi_bits: float
+    bits: float
+    bits_per_weight: float
+    distance: float
+    weights: int
+    frozen: int
 
 
 class Regularizer(abc.ABC):

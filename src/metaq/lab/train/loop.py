@@ -24,9 +24,8 @@ from metaq.lab.train.goal import Goal
 from metaq.lab.train.processes import ALONE, CPU, Processes
 from metaq.lab.train.records import EpochRecord, Observer
 from metaq.model.norms import holding, rounded_norms
-from metaq.regularizer.base import Regularizer
+from metaq.regularizer.base import Regularizer, RegularizerReport
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer
-from metaq.regularizer.report import RegularizerReport
 from metaq.regularizer.schedule import PlannedSchedule
 from metaq.tensors.grid import BucketGrid
 
