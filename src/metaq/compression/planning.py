@@ -26,7 +26,7 @@ from metaq.tensors.quantized import Dtype
 UNIFORM = 12.0
 """A squared step over the mean square of its rounding errors."""
 
-DEFAULT_MULTIPLIER = 2e-3
+DEFAULT_MULTIPLIER = 2.2e-3
 """λ that is used without a budget: squared error a bit, relative to the mean square of the weights."""
 
 LARGE_MODEL = 20_000_000
