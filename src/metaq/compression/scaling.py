@@ -4,7 +4,6 @@ Weights of units that do the same job differ in size by what comes before and af
 wipes out its small rows; steps in proportion to the size of rows and columns keep the relative error of each the same.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -26,40 +25,16 @@ LEAST_WEIGHTS = 32
 """Weights for every row and column, at least, so that their scales are no burden."""
 
 
-class ScaledReader(Reader):
-    """Reads weights as they are before they are multiplied by `scales`, by name of the tensor."""
-
-    def __init__(self, reader: Reader, scales: Mapping[str, Scales]) -> None:
-        self._reader = reader
-        self.scales = scales
-
-    def elements(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.generic]:
-        """See :meth:`Reader.elements`: as they are stored."""
-        return self._reader.elements(tensor, start, stop)
-
-    def values(self, tensor: StoredTensor, start: int, stop: int) -> Floats:
-        """See :meth:`Reader.values`: divided by the scales."""
-        values = self._reader.values(tensor, start, stop)
-        scales = self.scales.get(tensor.name)
-        return values if scales is None else values / scales.of(tensor.shape, start, stop)
-
-
-def scaled(
-    reader: Reader, survey: Survey, found: SortedOut, progress: Progress
-) -> tuple[Survey, SortedOut, ScaledReader]:
-    """The same with scales for the weights that they pay for, and what reads these."""
+def scaled(reader: Reader, survey: Survey, found: SortedOut, progress: Progress) -> tuple[Survey, SortedOut]:
+    """The same with scales for the weights that they pay for; from now on the reader divides by them."""
     candidates = {each.name: scales_for(reader, each, survey.facts[each.name]) for each in found.weights}
-    scales = {name: each for name, each in candidates.items() if each is not None}
-    scaled_reader = ScaledReader(reader, scales)
+    reader.scales = scales = {name: each for name, each in candidates.items() if each is not None}
     tensors = [tensor for tensor in found.weights if tensor.name in scales]
     progress.stage("scaling rows and columns", sum(tensor.size_bytes for tensor in tensors))
-    facts = {tensor.name: look_at(scaled_reader, tensor, progress)[0] for tensor in tensors}
-    samples = {tensor.name: sample_of(scaled_reader, tensor, found.weights) for tensor in tensors}
-    return (
-        replace(survey, facts=survey.facts | facts),
-        replace(found, samples=found.samples | samples, scales=scales),
-        scaled_reader,
-    )
+    facts = {tensor.name: look_at(reader, tensor, progress)[0] for tensor in tensors}
+    samples = {tensor.name: sample_of(reader, tensor, found.weights) for tensor in tensors}
+    found = replace(found, samples=found.samples | samples, scales=scales)
+    return replace(survey, facts=survey.facts | facts), found
 
 
 def scales_for(reader: Reader, tensor: StoredTensor, facts: Facts) -> Scales | None:

@@ -110,7 +110,7 @@ class UncalibratedModel:
         seen = survey(self._reader, self._chosen, self._progress)
         found = sorted_out(self._reader, self._chosen, seen.facts)
         self._reasons |= self._model.under_all_names(found.reasons)
-        seen, found, self._weights = scaled(self._reader, seen, found, self._progress)
+        seen, found = scaled(self._reader, seen, found, self._progress)
         return seen, found, Rule(found, seen, self._job.coder)
 
     def _quantizer(self, multiplier: float) -> Quantizer:
@@ -120,7 +120,7 @@ class UncalibratedModel:
         self._reasons |= self._model.under_all_names(too_wide)
         quantized = plans.keys() | found.grids.keys()
         statistics = statistics_grids(self._model, self._reader, quantized, rule.relative_error(plans))
-        return Quantizer(self._weights, {**found.grids, **statistics}, plans, seen, found.scales)
+        return Quantizer(self._reader, {**found.grids, **statistics}, plans, seen, found.scales)
 
     def _coded(self, quantizer: Quantizer, multiplier: float | None = None, number: int = 0) -> tuple[Parts, Attempt]:
         """All of the file but its chunks, and the attempt that has these."""

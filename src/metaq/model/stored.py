@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from metaq.errors import FormatError
 from metaq.tensors.quantized import Dtype, values_of
+from metaq.tensors.scales import Scales
 
 Elements = NDArray[np.generic]
 """Elements of a tensor in the storage type of its :class:`~metaq.tensors.quantized.Dtype`, flat."""
@@ -44,6 +47,7 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
+MOST_MAPPED_BYTES = 1 << 26
 """The library refuses longer ones."""
 
 
@@ -77,9 +81,14 @@ class StoredTensor:
 
 
 class Reader:
-    """Reads stored tensors; a context manager that closes the files it opened."""
+    """Reads stored tensors; a context manager that closes the files it opened.
+
+    Values of tensors with `scales`, by name, are those before these multiply them.
+    """
 
     def __init__(self) -> None:
+        self.scales: Mapping[str, Scales] = {}
+        self._mapped_bytes = 0
         self._open = ExitStack()
         self._weights: dict[Path, Any] = {}
         self._files: dict[Path, IO[bytes]] = {}
@@ -111,12 +120,17 @@ class Reader:
 
     def values(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float64]:
         """Elements `start` to `stop` of a floating tensor as numbers, float64 of shape (n,)."""
-        return values_of(self.elements(tensor, start, stop), tensor.dtype)
+        values = values_of(self.elements(tensor, start, stop), tensor.dtype)
+        scales = self.scales.get(tensor.name)
+        return values if scales is None else values / scales.of(tensor.shape, start, stop)
 
     def raw(self, tensor: StoredTensor, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop`, both at the beginning of elements."""
-        size = tensor.dtype.itemsize
-        return self.elements(tensor, start // size, stop // size).tobytes()
+        size, found = tensor.dtype.itemsize, BytesIO()
+        for first in range(start, stop, MOST_MAPPED_BYTES):
+            last = min(first + MOST_MAPPED_BYTES, stop)
+            found.write(self.elements(tensor, first // size, last // size).data)
+        return found.getvalue()
 
     def _bytes(self, file: Path, start: int, stop: int) -> Elements:
         if file not in self._files:
@@ -125,6 +139,11 @@ class Reader:
         return np.frombuffer(self._files[file].read(stop - start), dtype=np.uint8)
 
     def _rows(self, file: Path, tensor: StoredTensor, start: int, stop: int) -> Elements:
+        self._mapped_bytes += (stop - start) * tensor.dtype.itemsize
+        if self._mapped_bytes > MOST_MAPPED_BYTES:
+            # What was read of a mapped file counts as memory until it is closed.
+            self._open.close()
+            self._weights, self._files, self._mapped_bytes = {}, {}, 0
         if file not in self._weights:
             self._weights[file] = self._open.enter_context(open_safetensors(file))
         length = max(tensor.row_length, 1)
