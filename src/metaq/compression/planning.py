@@ -3,8 +3,8 @@
 Without data nobody knows what an error of a weight costs. Two rules are common: every squared error counts the same, or
 every error counts relative to the size of its tensor's weights. This rule is the geometric mean of both, but never more
 than a factor of ``MOST_UNLIKE`` from the second: tensors of a small scale, such as those whose inputs are large, are
-neither spoilt nor spared. What counts is the relative error of a whole tensor, which that of a layer's outputs follows
-however many weights it has: by weight, errors count in inverse proportion to the number of weights.
+neither spoilt nor spared. What counts is the error of the whole tensor, since the relative error of a layer's outputs
+is about that of its weights, however many they are: an error of one of n weights counts in proportion to 1 / n.
 """
 
 import math
