@@ -90,6 +90,14 @@ def test_weights_that_a_module_uses_without_calling_their_layer_are_measured_too
     assert moment / np.trace(moment) == pytest.approx(expected / np.trace(expected), abs=0.02)
 
 
+def test_rows_of_small_tables_that_no_input_touches_matter_as_much_as_others() -> None:
+    model = nn.Sequential(nn.Embedding(12, 4), nn.Linear(4, 3))
+    found = curvature.measure(model, [torch.tensor([[1], [5], [5]])], loss=curvature.random_projection_loss, draws=20)
+    diagonal = found["0.weight"].diagonal
+    assert (diagonal > 0).all()
+    assert diagonal[0] == pytest.approx((diagonal[1] + diagonal[5]) / 2)
+
+
 def test_measuring_leaves_the_model_as_it_was() -> None:
     model = network().train()
     before = copy.deepcopy(model.state_dict())
