@@ -258,7 +258,7 @@ def test_statistics_of_batch_normalisation_are_measured_anew() -> None:
         for choice in (False, True)
     )
     torch.testing.assert_close(kept["1.running_mean"], model[1].running_mean, rtol=0, atol=0.02)
-    hidden = torch.cat(batches) @ anew["0.weight"].T + anew["0.bias"]
+    hidden = torch.cat(batches[:3]) @ anew["0.weight"].T + anew["0.bias"]
     torch.testing.assert_close(anew["1.running_mean"], hidden.mean(dim=0), rtol=0, atol=0.02)
     torch.testing.assert_close(anew["1.running_var"], hidden.var(dim=0), rtol=0.04, atol=0.02)
 

@@ -1,0 +1,171 @@
+"""How much of a module's outputs quantised weights keep, on inputs that calibration does not see.
+
+With f the outputs of the quantised weights and r those of the original ones, the score is
+
+    1 - |f - r|² / (2 |r - mean of r|²)
+
+over all floating tensors of the output. The mean is taken over samples and positions, for every index of the last
+dimension: what all samples have in common tells nothing. For embeddings of unit length around zero the score is their
+mean cosine.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from metaq.config import require
+from metaq.model.checkpoint import StateDict
+from metaq.quantize.curvature import Batch, call
+from metaq.quantize.outputs import floating_tensors
+
+EVERY = 4
+"""Every so-manieth batch is held out, or sample where there is one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A score between 0 and 1, where outputs are the same, and its standard error over the samples held out."""
+
+    score: float
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """Batches that calibrate, with the number of each among all, and batches that are held out."""
+
+    calibrating: list[Batch]
+    numbers: list[int]
+    held_out: list[Batch]
+
+
+def parted(batches: Sequence[Batch], *, may_cut: bool = True, holds_out: bool = True) -> Parts:
+    """Hold out every fourth batch, or the last of fewer; of a single one every fourth sample, if it may be cut."""
+    if holds_out and may_cut and len(batches) == 1 and (samples := _samples(batches[0])) > 1:
+        is_held_out = torch.zeros(samples, dtype=torch.bool)
+        is_held_out[_held_out(samples)] = True
+        calibrating, held_out = (_chosen(batches[0], choice) for choice in (~is_held_out, is_held_out))
+        return Parts(calibrating=[calibrating], numbers=[0], held_out=[held_out])
+    chosen = _held_out(len(batches)) if holds_out and len(batches) > 1 else []
+    numbers = [number for number in range(len(batches)) if number not in chosen]
+    return Parts(
+        calibrating=[batches[number] for number in numbers],
+        numbers=numbers,
+        held_out=[batches[number] for number in chosen],
+    )
+
+
+def _held_out(count: int) -> list[int]:
+    return list(range(EVERY - 1, count, EVERY)) or [count - 1]
+
+
+def kept(module: nn.Module, weights: StateDict, batches: Iterable[Batch]) -> Kept:
+    """The score of `weights`, by names of the state dict of `module`, which is left as it was.
+
+    Where an output is not finite with the original weights, it does not count; where it is not with `weights` alone, or
+    has another shape, the score is 0. Raises :class:`ConfigError` if the output has no floating tensor.
+    """
+    original = {name: tensor.clone() for name, tensor in module.state_dict().items() if name in weights}
+    sums, was_training = _Sums(), module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                module.load_state_dict(original, strict=False)
+                reference = floating_tensors(call(module, batch))
+                require(bool(reference), "batches: the model's output has no floating tensor to compare.")
+                module.load_state_dict(weights, strict=False)
+                sums.add(reference, floating_tensors(call(module, batch)))
+    finally:
+        module.load_state_dict(original, strict=False)
+        module.train(was_training)
+    return sums.kept()
+
+
+@dataclass
+class _Moments:
+    """Number of rows, their sum, and the sum of their squares."""
+
+    rows: int = 0
+    total: torch.Tensor | float = 0.0
+    squares: float = 0.0
+
+    @property
+    def deviation(self) -> float:
+        """Sum of squares of the rows less their mean; of a single row, of itself."""
+        if self.rows < 2 or not isinstance(self.total, torch.Tensor):
+            return self.squares
+        return max(self.squares - float(self.total.square().sum()) / self.rows, 0.0)
+
+
+@dataclass
+class _Sums:
+    """Squared errors by sample, and moments of the original outputs by tensor and length of its rows."""
+
+    errors: list[torch.Tensor] = field(default_factory=list)
+    moments: dict[tuple[int, int], _Moments] = field(default_factory=dict)
+
+    def add(self, reference: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> None:
+        """Take in the outputs for a batch, whose shapes are those of the first one's samples or any other."""
+        samples = len(reference[0])
+        errors = torch.zeros(samples, dtype=torch.float64)
+        if [tensor.shape for tensor in reference] != [tensor.shape for tensor in found]:
+            errors += math.inf
+            found = reference
+        for number, (before, after) in enumerate(zip(reference, found, strict=True)):
+            rows, others = (_rows(tensor) for tensor in (before, after))
+            is_finite = rows.isfinite()
+            rows, others = rows.where(is_finite, 0.0), others.where(is_finite, 0.0)
+            squares = (others - rows).square().nan_to_num(nan=math.inf, posinf=math.inf)
+            own = len(before) == samples and len(rows) % samples == 0
+            errors += squares.reshape(samples, -1).sum(dim=1) if own else squares.sum() / samples
+            moments = self.moments.setdefault((number, rows.shape[1]), _Moments())
+            moments.rows += len(rows)
+            moments.total = moments.total + rows.sum(dim=0)
+            moments.squares += float(rows.square().sum())
+        self.errors.append(errors)
+
+    def kept(self) -> Kept:
+        """The score of all that was taken in."""
+        errors = torch.cat(self.errors)
+        deviation = sum(moments.deviation for moments in self.moments.values())
+        total = float(errors.sum())
+        if not total:
+            return Kept(score=1.0, error=0.0)
+        if not math.isfinite(total) or not deviation or total >= 2 * deviation:
+            return Kept(score=0.0, error=0.0)
+        loss = total / deviation / 2
+        count = len(errors)
+        spread = float(errors.std()) * math.sqrt(count) / deviation / 2 if count > 1 else loss
+        return Kept(score=1.0 - loss, error=spread)
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """float64 of shape (rows, last dimension); numbers of a vector, one a sample, are rows of one."""
+    wide = tensor.detach().double().cpu()
+    return wide.reshape(-1, 1) if wide.ndim < 2 else wide.reshape(-1, wide.shape[-1])
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
+    return [value for value in values if isinstance(value, torch.Tensor) and value.ndim]
+
+
+def _samples(batch: Batch) -> int:
+    tensors = _tensors(batch)
+    return len(tensors[0]) if tensors else 0
+
+
+def _chosen(batch: Batch, choice: torch.Tensor) -> Batch:
+    """The samples of a batch that are chosen; what does not have one element a sample goes to both parts."""
+
+    def of(value: torch.Tensor) -> torch.Tensor:
+        fits = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == len(choice)
+        return value[choice.to(value.device)] if fits else value
+
+    if isinstance(batch, Mapping):
+        return {name: of(value) for name, value in batch.items()}
+    return tuple(of(value) for value in batch) if isinstance(batch, tuple) else of(batch)
