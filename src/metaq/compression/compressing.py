@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,12 +30,15 @@ from metaq.model.selection import select, select_gridded
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn
 from metaq.progress import NoProgress, Progress, tracked
-from metaq.quantize.curvature import Batch, Loss, categorical_loss, measure, random_projection_loss
+from metaq.quantize.curvature import Batch, Curvature, Loss, categorical_loss, measure, random_projection_loss
 from metaq.quantize.recovery import OutputLoss, Recovery
 from metaq.tensors.grid import BucketGrid
 
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
+
+UNREACHED_SHARE = 0.25
+"""What a relative error counts in a tensor that no output depends on, over the median of the others."""
 
 RECIPE = 5
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
@@ -318,14 +322,32 @@ def _calibrated(
     with Reader() as reader:
         facts = {tensor.name: look_at(reader, tensor, request.progress)[0] for tensor in chosen}
         found = sorted_out(reader, chosen, facts)
+    curvature = measure(network.module, tracked(batches, request.progress, "measuring curvature"), loss=loss)
+    squares = {model.first(name): each.mean_square for name, each in facts.items()}
     return CalibratedModel(
         request,
         found,
         network.packed,
-        curvature=measure(network.module, tracked(batches, request.progress, "measuring curvature"), loss=loss),
+        curvature=_completed(curvature, squares),
         recovery=recovery,
         norm_batches=batches if recalibrates_norms else (),
     )
+
+
+def _completed(curvature: Mapping[str, Curvature], mean_squares: Mapping[str, float]) -> dict[str, Curvature]:
+    """The same, with some worth for tensors that no output depended on: errors count relative to the size of weights.
+
+    What is not calibrated must not be spoilt: other inputs may need it.
+    """
+    worths = {name: float(curvature[name].diagonal.mean()) * square for name, square in mean_squares.items()}
+    reached = [worth for worth in worths.values() if worth > 0]
+    usual = UNREACHED_SHARE * float(np.median(reached)) if reached else 1.0
+    made = {
+        name: Curvature(diagonal=np.full_like(curvature[name].diagonal, usual / mean_squares[name]))
+        for name, worth in worths.items()
+        if worth == 0 and mean_squares[name] > 0
+    }
+    return {**curvature, **made}
 
 
 def _usual_loss(output: object, generator: torch.Generator, *, is_classifier: bool) -> tuple[torch.Tensor, int]:
