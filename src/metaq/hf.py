@@ -6,6 +6,7 @@ found by the configuration.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from metaq.compression.compressed import Goal, Report
 from metaq.compression.compressing import compress_to_file
-from metaq.compression.inputs import BATCH_SIZE, arrays, pictures, texts
+from metaq.compression.inputs import arrays, pictures, texts
 from metaq.compression.restoring import restore_folder
 from metaq.config import needed
 from metaq.container import DEFAULT_CODER
@@ -35,8 +36,11 @@ CONFIG = "config.json"
 MODULES, POOLING = "modules.json", "1_Pooling/config.json"
 """What Sentence Transformers make of the outputs."""
 
-MOST_TOKENS = 512
-"""Of a text that calibrates."""
+CLASSIFIERS = re.compile(r"For(CausalLM|MaskedLM|\w*Classification)|LMHeadModel")
+"""Parts of the names of classes whose logits are of classes or words."""
+
+MOST_TOKENS, TOKENS_PER_BATCH = 512, 1024
+"""Of a text that calibrates, and of the texts that are run at once."""
 
 LOADING_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError)
 """What Transformers raises for files that it does not understand."""
@@ -210,20 +214,30 @@ class _Answers(nn.Module):
         super().__init__()
         self.model = model
         self.pooling = pooling
+        self._classifies = CLASSIFIERS.search(type(model).__name__) is not None
 
     def forward(self, **batch: torch.Tensor) -> list[torch.Tensor]:
-        """Embeddings of shape (samples, width), or all tensors of the output."""
-        found = floating_tensors(self.model(**batch))
-        mask = batch.get("attention_mask")
-        if mask is None:
-            return found
+        """Embeddings of shape (samples, width); or roots of the probabilities of classes, whose squared error is for
+        small errors that of cross-entropy; or all tensors of the output.
+        """
+        output, mask = self.model(**batch), batch.get("attention_mask")
+        found = floating_tensors(output)
+        if self._classifies and "logits" in output:
+            found = [(output["logits"].log_softmax(dim=-1) / 2).exp()]
         if self.pooling == "cls":
-            return [functional.normalize(found[0][:, 0], dim=1)]
-        seen = [
-            tensor * mask.reshape(*mask.shape, *(1,) * (tensor.ndim - 2)) if tensor.shape[:2] == mask.shape else tensor
-            for tensor in found
-        ]
-        return seen if self.pooling is None else [functional.normalize(seen[0].sum(dim=1), dim=1)]
+            found = [found[0][:, 0]]
+        elif mask is not None:
+            found = [tensor * _shaped(mask, tensor) for tensor in found]
+        if self.pooling is None:
+            return found
+        return [functional.normalize(found[0].sum(dim=1) if self.pooling == "mean" else found[0], dim=1)]
+
+
+def _shaped(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor | int:
+    """The mask (samples, positions) for a tensor of these dimensions and others; 1 for one without positions."""
+    if tensor.shape[:2] != mask.shape:
+        return 1
+    return mask.reshape(*mask.shape, *(1,) * (tensor.ndim - 2))
 
 
 def _tokens(lines: Sequence[str], tokenizer: Any, most: int) -> Iterator[Batch]:
@@ -231,9 +245,14 @@ def _tokens(lines: Sequence[str], tokenizer: Any, most: int) -> Iterator[Batch]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     cut = {"truncation": True, "max_length": most}
-    ordered = sorted(lines, key=lambda line: (len(tokenizer(line, **cut)["input_ids"]), line))
-    for start in range(0, len(ordered), BATCH_SIZE):
-        yield dict(tokenizer(ordered[start : start + BATCH_SIZE], padding=True, return_tensors="pt", **cut))
+    lengths = [(len(tokenizer(line, **cut)["input_ids"]), line) for line in lines]
+    some: list[str] = []
+    for length, line in sorted(lengths):
+        if some and (len(some) + 1) * length > TOKENS_PER_BATCH:
+            yield dict(tokenizer(some, padding=True, return_tensors="pt", **cut))
+            some = []
+        some.append(line)
+    yield dict(tokenizer(some, padding=True, return_tensors="pt", **cut))
 
 
 def _pooling_of(folder: Path) -> str | None:

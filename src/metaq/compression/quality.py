@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -87,50 +88,56 @@ def kept(module: nn.Module, weights: StateDict, batches: Iterable[Batch]) -> Kep
 
 @dataclass
 class _Moments:
-    """Number of rows, their sum, and the sum of their squares."""
+    """Number of rows, their sum, and the sum of their squares, all less the first row."""
 
+    first: torch.Tensor
     rows: int = 0
     total: torch.Tensor | float = 0.0
     squares: float = 0.0
 
+    def add(self, rows: torch.Tensor) -> None:
+        centred = rows - self.first
+        self.rows += len(rows)
+        self.total = self.total + centred.sum(dim=0)
+        self.squares += float(centred.square().sum())
+
     @property
     def deviation(self) -> float:
         """Sum of squares of the rows less their mean; of a single row, of itself."""
-        if self.rows < 2 or not isinstance(self.total, torch.Tensor):
-            return self.squares
-        return max(self.squares - float(self.total.square().sum()) / self.rows, 0.0)
+        if self.rows == 1:
+            return float(self.first.square().sum())
+        return max(self.squares - float(torch.as_tensor(self.total).square().sum()) / self.rows, 0.0)
 
 
 @dataclass
 class _Sums:
     """Squared errors by sample, and moments of the original outputs by tensor and length of its rows."""
 
-    errors: list[torch.Tensor] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
     moments: dict[tuple[int, int], _Moments] = field(default_factory=dict)
 
     def add(self, reference: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> None:
-        """Take in the outputs for a batch, whose shapes are those of the first one's samples or any other."""
-        samples = len(reference[0])
-        errors = torch.zeros(samples, dtype=torch.float64)
+        """Take in the outputs for a batch."""
         if [tensor.shape for tensor in reference] != [tensor.shape for tensor in found]:
-            errors += math.inf
-            found = reference
+            self.errors.append(math.inf)
+            return
+        errors = np.zeros(len(reference[0]))
         for number, (before, after) in enumerate(zip(reference, found, strict=True)):
-            rows, others = (_rows(tensor) for tensor in (before, after))
-            is_finite = rows.isfinite()
-            rows, others = rows.where(is_finite, 0.0), others.where(is_finite, 0.0)
-            squares = (others - rows).square().nan_to_num(nan=math.inf, posinf=math.inf)
-            own = len(before) == samples and len(rows) % samples == 0
-            errors += squares.reshape(samples, -1).sum(dim=1) if own else squares.sum() / samples
-            moments = self.moments.setdefault((number, rows.shape[1]), _Moments())
-            moments.rows += len(rows)
-            moments.total = moments.total + rows.sum(dim=0)
-            moments.squares += float(rows.square().sum())
-        self.errors.append(errors)
+            # Sample by sample: outputs of language models are large.
+            own = [self._error(number, *_rows(pair)) for pair in zip(before, after, strict=True)]
+            errors += own if len(own) == len(errors) else sum(own) / len(errors)
+        self.errors.extend(errors)
+
+    def _error(self, number: int, before: torch.Tensor, after: torch.Tensor) -> float:
+        is_finite = before.isfinite()
+        before, after = before.where(is_finite, 0.0), after.where(is_finite, 0.0)
+        self.moments.setdefault((number, before.shape[1]), _Moments(before[0].clone())).add(before)
+        error = float((after - before).square().sum())
+        return error if math.isfinite(error) else math.inf
 
     def kept(self) -> Kept:
         """The score of all that was taken in."""
-        errors = torch.cat(self.errors)
+        errors = np.array(self.errors)
         deviation = sum(moments.deviation for moments in self.moments.values())
         total = float(errors.sum())
         if not total:
@@ -139,14 +146,13 @@ class _Sums:
             return Kept(score=0.0, error=0.0)
         loss = total / deviation / 2
         count = len(errors)
-        spread = float(errors.std()) * math.sqrt(count) / deviation / 2 if count > 1 else loss
+        spread = float(errors.std(ddof=1)) * math.sqrt(count) / deviation / 2 if count > 1 else loss
         return Kept(score=1.0 - loss, error=spread)
 
 
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """float64 of shape (rows, last dimension); numbers of a vector, one a sample, are rows of one."""
-    wide = tensor.detach().double().cpu()
-    return wide.reshape(-1, 1) if wide.ndim < 2 else wide.reshape(-1, wide.shape[-1])
+def _rows(sample: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """A sample of two outputs, each float64 of shape (rows, last dimension)."""
+    return [tensor.detach().double().cpu().reshape(-1, *(tensor.shape[-1:] or (1,))) for tensor in sample]
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:
