@@ -39,7 +39,7 @@ def compress(
     ] = None,
     keep: Annotated[
         float | None,
-        typer.Option("--keep", help="Share of the outputs to keep, such as 0.999; needs --calibrate or --data."),
+        typer.Option("--keep", help="How much of the outputs to keep, such as 0.999; needs --calibrate."),
     ] = None,
     calibrate: Annotated[
         Path | None,
@@ -89,6 +89,7 @@ def compress(
         keep=keep,
     )
     require(data is None or calibrate is None, "--calibrate, --data: give one of them.")
+    require(keep is None or calibrate is not None, "--keep: outputs are compared on inputs; give some by --calibrate.")
     options: dict[str, Any] = {"include": include or ANY, "exclude": exclude or (), "coder": coder}
     if data is None:
         require(max_drop is None, "--max-drop: accuracy is measured on images; name them by --data.")
@@ -96,7 +97,6 @@ def compress(
     if calibrate is not None:
         report = _with_inputs(source, out, goal, calibrate, net, recalibrates_norms=recalibrate_norms, **options)
     elif data is None:
-        require(keep is None, "--keep: outputs are compared on inputs; give some by --calibrate.")
         require(not recalibrate_norms, "--recalibrate-norms: says how to calibrate; give --calibrate or --data.")
         report = _without_data(source, out, goal, **options)
     else:

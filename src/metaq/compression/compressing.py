@@ -14,7 +14,7 @@ from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Goal, Report
 from metaq.compression.network import Network
 from metaq.compression.planning import DEFAULT_MULTIPLIER
-from metaq.compression.quality import Parts, kept, parted
+from metaq.compression.quality import kept, parted
 from metaq.compression.search import smallest_good, smallest_keeping
 from metaq.compression.survey import look_at, sorted_out
 from metaq.compression.uncalibrated import Request, UncalibratedModel
@@ -122,6 +122,7 @@ def compress(
     )
     require(keep is None or batches is not None, "keep: outputs are compared on inputs; give batches of them.")
     require(module is None or batches is not None, "module: only calibration needs it; give batches, too.")
+    require(keep is None or training_loss is None, "keep: takes no labels; give no training_loss, or max_drop.")
     require(max_drop is None or accuracy is not None, "max_drop: needs a way to measure accuracy; give one.")
     require(
         batches is not None or (training_loss is None and not recalibrates_norms),
@@ -146,10 +147,17 @@ def compress(
     if batches is None:
         found = _without_data(request, is_good)
     else:
-        is_measured = accuracy is None and training_loss is None
-        parts = parted(list(batches), may_cut=training_loss is None, holds_out=is_measured or keep is not None)
-        loss = loss or partial(_usual_loss, is_classifier=not is_measured)
-        found = _with_data(request, Network(request, module), parts, loss, training_loss, recalibrates_norms, is_good)
+        has_labels = accuracy is not None or training_loss is not None
+        calibrating, held_out = (list(batches), []) if has_labels and keep is None else parted(list(batches))
+        network = Network(request, module)
+        calibrated = _calibrated(
+            network,
+            calibrating,
+            loss=loss or partial(_usual_loss, is_classifier=has_labels),
+            recovery=None if training_loss is None else Recovery(network.module, calibrating, training_loss),
+            norm_batches=calibrating if recalibrates_norms else (),
+        )
+        found = _with_data(request, network, calibrated, held_out, is_good)
     if found is None and lowest is not None:
         raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
     if found is None:
@@ -275,26 +283,19 @@ def _without_data(request: Request, is_good: Callable[[StateDict], bool] | None)
 def _with_data(
     request: Request,
     network: Network,
-    parts: Parts,
-    loss: Loss,
-    training_loss: OutputLoss | None,
-    recalibrates_norms: bool,
+    model: CalibratedModel,
+    held_out: Sequence[Batch],
     is_good: Callable[[StateDict], bool] | None,
 ) -> Compressed | None:
-    keep = request.goal.keep
-    require(keep is None or bool(parts.held_out), "keep: nothing is left to compare outputs on; give two batches.")
-    recovery = None
-    if training_loss is not None:
-        recovery = Recovery(network.module, parts.calibrating, _renumbered(training_loss, parts.numbers))
-    model = _calibrated(network, parts.calibrating, loss, recovery, recalibrates_norms)
-
     def measured(found: Compressed) -> Compressed:
-        if not parts.held_out:
+        if not held_out:
             return found
-        held_out = tracked(parts.held_out, request.progress, "comparing outputs")
-        told = kept(network.module, network.weights(found), held_out)
+        batches = tracked(held_out, request.progress, "comparing outputs")
+        told = kept(network.module, network.weights(found), batches)
         return replace(found, kept=told.score, kept_error=told.error)
 
+    keep = request.goal.keep
+    require(keep is None or bool(held_out), "keep: nothing is left to compare outputs on; give two samples at least.")
     if is_good is not None:
         return model.to_quality(lambda found: is_good(found.state_dict()))
     if keep is not None:
@@ -313,7 +314,12 @@ def _with_data(
 
 
 def _calibrated(
-    network: Network, batches: list[Batch], loss: Loss, recovery: Recovery | None, recalibrates_norms: bool
+    network: Network,
+    batches: list[Batch],
+    *,
+    loss: Loss,
+    recovery: Recovery | None,
+    norm_batches: Sequence[Batch],
 ) -> CalibratedModel:
     request, model = network.request, network.request.model
     names = {model.holders[name] for name in request.selection.names}
@@ -330,7 +336,7 @@ def _calibrated(
         network.packed,
         curvature=_completed(curvature, squares),
         recovery=recovery,
-        norm_batches=batches if recalibrates_norms else (),
+        norm_batches=norm_batches,
     )
 
 
@@ -354,11 +360,6 @@ def _usual_loss(output: object, generator: torch.Generator, *, is_classifier: bo
     """What calibration measures by default."""
     is_logits = isinstance(output, torch.Tensor) and output.ndim == 2 and output.shape[1] > 1
     return (categorical_loss if is_classifier and is_logits else random_projection_loss)(output, generator)
-
-
-def _renumbered(loss: OutputLoss, numbers: Sequence[int]) -> OutputLoss:
-    """`loss` for the batches of these numbers alone."""
-    return lambda output, number: loss(output, numbers[number])
 
 
 def _announced(progress: Progress, accuracy: Accuracy, weights: StateDict) -> float:

@@ -23,7 +23,7 @@ from metaq.quantize.curvature import Batch, call
 from metaq.quantize.outputs import floating_tensors
 
 EVERY = 4
-"""Every so-manieth batch is held out, or sample where there is one batch."""
+"""Every so-manieth batch is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,33 +34,29 @@ class Kept:
     error: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Parts:
-    """Batches that calibrate, with the number of each among all, and batches that are held out."""
-
-    calibrating: list[Batch]
-    numbers: list[int]
-    held_out: list[Batch]
-
-
-def parted(batches: Sequence[Batch], *, may_cut: bool = True, holds_out: bool = True) -> Parts:
-    """Hold out every fourth batch, or the last of fewer; of a single one every fourth sample, if it may be cut."""
-    if holds_out and may_cut and len(batches) == 1 and (samples := _samples(batches[0])) > 1:
-        is_held_out = torch.zeros(samples, dtype=torch.bool)
-        is_held_out[_held_out(samples)] = True
-        calibrating, held_out = (_chosen(batches[0], choice) for choice in (~is_held_out, is_held_out))
-        return Parts(calibrating=[calibrating], numbers=[0], held_out=[held_out])
-    chosen = _held_out(len(batches)) if holds_out and len(batches) > 1 else []
-    numbers = [number for number in range(len(batches)) if number not in chosen]
-    return Parts(
-        calibrating=[batches[number] for number in numbers],
-        numbers=numbers,
-        held_out=[batches[number] for number in chosen],
-    )
+def parted(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Batches that calibrate, and every fourth one or the last of fewer, which are held out; one is cut by samples."""
+    parts = _cut(batches[0]) if len(batches) == 1 else list(batches)
+    if len(parts) < EVERY:
+        return (parts[:-1], parts[-1:]) if len(parts) > 1 else (parts, [])
+    return [batch for number, batch in enumerate(parts, 1) if number % EVERY], parts[EVERY - 1 :: EVERY]
 
 
-def _held_out(count: int) -> list[int]:
-    return list(range(EVERY - 1, count, EVERY)) or [count - 1]
+def _cut(batch: Batch) -> list[Batch]:
+    """A batch as at most four, of every fourth sample each; what is not by sample goes to all."""
+    values = list(batch.values()) if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
+    sizes = [len(value) for value in values if isinstance(value, torch.Tensor) and value.ndim]
+    count = min(EVERY, sizes[0]) if sizes else 1
+
+    def part(value: torch.Tensor, number: int) -> torch.Tensor:
+        is_by_sample = isinstance(value, torch.Tensor) and value.ndim and len(value) == sizes[0]
+        return value[number::count] if is_by_sample else value
+
+    if isinstance(batch, Mapping):
+        return [{name: part(value, number) for name, value in batch.items()} for number in range(count)]
+    if isinstance(batch, tuple):
+        return [tuple(part(value, number) for value in batch) for number in range(count)]
+    return [part(batch, number) for number in range(count)]
 
 
 def kept(module: nn.Module, weights: StateDict, batches: Iterable[Batch]) -> Kept:
@@ -153,25 +149,3 @@ class _Sums:
 def _rows(sample: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """A sample of two outputs, each float64 of shape (rows, last dimension)."""
     return [tensor.detach().double().cpu().reshape(-1, *(tensor.shape[-1:] or (1,))) for tensor in sample]
-
-
-def _tensors(batch: Batch) -> list[torch.Tensor]:
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
-    return [value for value in values if isinstance(value, torch.Tensor) and value.ndim]
-
-
-def _samples(batch: Batch) -> int:
-    tensors = _tensors(batch)
-    return len(tensors[0]) if tensors else 0
-
-
-def _chosen(batch: Batch, choice: torch.Tensor) -> Batch:
-    """The samples of a batch that are chosen; what does not have one element a sample goes to both parts."""
-
-    def of(value: torch.Tensor) -> torch.Tensor:
-        fits = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == len(choice)
-        return value[choice.to(value.device)] if fits else value
-
-    if isinstance(batch, Mapping):
-        return {name: of(value) for name, value in batch.items()}
-    return tuple(of(value) for value in batch) if isinstance(batch, tuple) else of(batch)

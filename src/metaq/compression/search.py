@@ -36,7 +36,7 @@ KEEPING_TRIES = 8
 AIMED, REACHED = 0.97, 0.94
 """Shares of the loss that is allowed: what is aimed for, and what is close enough."""
 
-FARTHEST, NEAREST = 1000.0, 1.02
+FARTHEST, NEAREST = 1000.0, 1.05
 """Factors on λ from one try to the next, at most and at least."""
 
 LEAST_SLOPE, MOST_SLOPE = 0.3, 3.0
