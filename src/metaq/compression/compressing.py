@@ -38,7 +38,7 @@ Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
 
 UNREACHED_SHARE = 0.25
-"""What a relative error counts in a tensor that no output depends on, over the median of the others."""
+"""What a relative error counts in a tensor on which no output depends, over the median of the others."""
 
 RECIPE = 5
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
@@ -84,7 +84,7 @@ def compress(
         `accuracy` or `training_loss` tell how good the weights are and `keep` does not ask for it.
     module
         What computes with the tensors of `source` on the batches, if that is no module; it has been given their values.
-        Its names may be others. Tensors that it does not use are kept exactly.
+        Its names may be others.
     loss
         What calibration measures. By default, the squared error of all tensors of the output; of a matrix of logits,
         where `accuracy` or `training_loss` say that it is one, the divergence of classes

@@ -6,6 +6,7 @@ from hashlib import sha256
 from io import BytesIO
 
 import numpy as np
+import torch
 from torch import nn
 
 from metaq import container
@@ -17,21 +18,32 @@ from metaq.container import carried
 from metaq.container.frame import open_frame
 from metaq.container.layout import grid_fits
 from metaq.container.source import Source
-from metaq.model.checkpoint import StateDict
+from metaq.model.checkpoint import StateDict, restore
 from metaq.model.opened import OpenedModel, open_model
 from metaq.model.selection import BUFFER, Selection
 from metaq.model.stored import Reader, StoredTensor
 from metaq.tensors.coverage import coverage_of
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
-NOT_USED = "the module that calibrates does not use it"
+
+class _Whole(nn.Module):
+    """A module with tensors that it does not have, on which no output depends."""
+
+    def __init__(self, inner: nn.Module, others: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.others = nn.ParameterList(tensor.float() for tensor in others)
+
+    def forward(self, *arguments: object, **named: object) -> object:
+        """What the module gives."""
+        return self.inner(*arguments, **named)
 
 
 class Network:
     """The module that calibrates a model: the model itself or, if that is none, `module`, which holds its values.
 
-    `request` is what is asked for, by names of the module. Raises :class:`ConfigError` if there is no module, or it
-    holds no tensor of the model.
+    `request` is what is asked for, by names of the module. Chosen tensors that the module does not have are added to
+    it. Raises :class:`ConfigError` if there is no module, or it holds no tensor of the model.
     """
 
     def __init__(self, request: Request, module: nn.Module | None) -> None:
@@ -46,13 +58,18 @@ class Network:
             )
             return
         require(model.module is None, "module: the model is a module itself; give no other.")
-        inner = open_model(module)
-        self._names = matching(model, inner)
-        require(bool(self._names), "module: no tensor of it has the values of one of the model; load them first.")
-        holders = [model.holders[name] for name in request.selection.names]
-        chosen = dict.fromkeys(inner.first(self._names[name]) for name in holders if name in self._names)
+        found = matching(model, open_model(module))
+        require(bool(found), "module: no tensor of it has the values of one of the model; load them first.")
+        chosen = dict.fromkeys(model.holders[name] for name in request.selection.names)
+        others = [name for name in chosen if name not in found]
+        with Reader() as reader:
+            values = restore([reader.exact(model.tensor(name)) for name in others])
+        inner = open_model(_Whole(module, [values[name] for name in others]))
+        self._names = {name: f"inner.{own}" for name, own in found.items()}
+        self._names |= {name: f"others.{number}" for number, name in enumerate(others)}
+        firsts = dict.fromkeys(inner.first(self._names[name]) for name in chosen)
         selection = Selection(
-            names=tuple(name for name in chosen if name not in inner.buffers),
+            names=tuple(name for name in firsts if name not in inner.buffers),
             reasons=dict.fromkeys(inner.buffers, BUFFER),
         )
         self.request = replace(request, model=inner, selection=selection)
@@ -74,8 +91,7 @@ class Network:
         if self._names is not None:
             tensors = self._renamed(tensors, self._names)
             inner = {name: reasons[own] for name, own in self._names.items() if own in reasons}
-            unused = {name: NOT_USED for name in model.holders if name not in self._names}
-            reasons = {**unused, **inner, **self._stored.selection.reasons}
+            reasons = {**inner, **self._stored.selection.reasons}
         files = () if model.carried is None else model.carried.files
         with Reader() as reader:
             exact = [reader.exact(file) for file in files]
