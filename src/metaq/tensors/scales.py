@@ -32,6 +32,10 @@ class Scales:
         rows, columns = factors(self.rows), factors(self.columns)
         return float(rows.min() * columns.min()), float(rows.max() * columns.max())
 
+    def of_rows(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Factors of some rows of a matrix, float64 of shape (stop - start, columns)."""
+        return np.outer(factors(self.rows[start:stop]), factors(self.columns))
+
     def of(self, shape: tuple[int, ...], start: int, stop: int, *, by_columns: bool = False) -> NDArray[np.float64]:
         """Factors of the elements `start` to `stop` of a tensor, in the order of its scan, float64 of shape (n,)."""
         numbers = np.arange(start, stop)
