@@ -149,6 +149,7 @@ def compress(
     else:
         has_labels = accuracy is not None or training_loss is not None
         calibrating, held_out = (list(batches), []) if has_labels and keep is None else parted(list(batches))
+        require(keep is None or bool(held_out), "keep: nothing is left to compare outputs on; give two samples.")
         network = Network(request, module)
         calibrated = _calibrated(
             network,
@@ -295,7 +296,6 @@ def _with_data(
         return replace(found, kept=told.score, kept_error=told.error)
 
     keep = request.goal.keep
-    require(keep is None or bool(held_out), "keep: nothing is left to compare outputs on; give two samples at least.")
     if is_good is not None:
         return model.to_quality(lambda found: is_good(found.state_dict()))
     if keep is not None:
