@@ -93,7 +93,10 @@ def compress(
     options: dict[str, Any] = {"include": include or ANY, "exclude": exclude or (), "coder": coder}
     if data is None:
         require(max_drop is None, "--max-drop: accuracy is measured on images; name them by --data.")
-        require(calibration is None and recover, "--calibration, --no-recover: are about labelled images; give --data.")
+        require(
+            calibration is None and recover,
+            "--calibration, --no-recover: say how to calibrate on labelled images; give --data.",
+        )
     if calibrate is not None:
         report = _with_inputs(source, out, goal, calibrate, net, recalibrates_norms=recalibrate_norms, **options)
     elif data is None:
