@@ -40,6 +40,9 @@ Accuracy = Callable[[StateDict], float]
 UNREACHED_SHARE = 0.25
 """What a relative error counts in a tensor on which no output depends, over the median of the others."""
 
+LEAST_GRADIENTS = 48
+"""About how many gradients of batches curvature is measured with, at least."""
+
 RECIPE = 5
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
@@ -328,7 +331,12 @@ def _calibrated(
     with Reader() as reader:
         facts = {tensor.name: look_at(reader, tensor, request.progress)[0] for tensor in chosen}
         found = sorted_out(reader, chosen, facts)
-    curvature = measure(network.module, tracked(batches, request.progress, "measuring curvature"), loss=loss)
+    curvature = measure(
+        network.module,
+        tracked(batches, request.progress, "measuring curvature"),
+        loss=loss,
+        draws=max(LEAST_GRADIENTS // max(len(batches), 1), 1),
+    )
     squares = {model.first(name): each.mean_square for name, each in facts.items()}
     return CalibratedModel(
         request,

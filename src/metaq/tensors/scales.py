@@ -52,6 +52,12 @@ def factors(exponents: NDArray[np.int8]) -> NDArray[np.float64]:
     return found
 
 
+def exponents_of(scales: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Exponents of the factors nearest to positive `scales`, int8 of the same shape."""
+    exponents: NDArray[np.int8] = np.clip(np.rint(4 * np.log2(scales)), -127, 127).astype(np.int8)
+    return exponents
+
+
 def scales_of(raw: bytes, rows: int) -> Scales:
     """Invert :attr:`Scales.raw`, where there are so many rows."""
     exponents = (np.frombuffer(raw, dtype=np.uint8).astype(np.int16) - 128).astype(np.int8)
