@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from metaq.compression.compressed import Goal, Report
 from metaq.compression.compressing import compress_to_file
-from metaq.compression.inputs import arrays, pictures, texts
+from metaq.compression.inputs import arrays, batch_size, pictures, texts
 from metaq.compression.restoring import restore_folder
 from metaq.config import needed
 from metaq.container import DEFAULT_CODER
@@ -248,7 +248,7 @@ def _tokens(lines: Sequence[str], tokenizer: Any, most: int) -> Iterator[Batch]:
     lengths = [(len(tokenizer(line, **cut)["input_ids"]), line) for line in lines]
     some: list[str] = []
     for length, line in sorted(lengths):
-        if some and (len(some) + 1) * length > TOKENS_PER_BATCH:
+        if some and (len(some) == batch_size(len(lines)) or (len(some) + 1) * length > TOKENS_PER_BATCH):
             yield dict(tokenizer(some, padding=True, return_tensors="pt", **cut))
             some = []
         some.append(line)

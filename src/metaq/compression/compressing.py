@@ -83,8 +83,9 @@ def compress(
     batches
         Inputs for calibration, which need no labels. Errors count as far as they change the outputs; without batches,
         by their size alone. Without a goal, the file has the size that it has without batches. Every fourth batch, or
-        sample of a single batch, is held out and tells how much of the outputs is kept (:mod:`.quality`), unless
-        `accuracy` or `training_loss` tell how good the weights are and `keep` does not ask for it.
+        sample of a single batch, is held out and tells how much of the outputs is kept
+        (:mod:`metaq.compression.quality`); unless `accuracy` or `training_loss` tell how good the weights are, and
+        `keep` does not ask for it.
     module
         What computes with the tensors of `source` on the batches, if that is no module; it has been given their values.
         Its names may be others.

@@ -10,10 +10,15 @@ import torch
 from metaq.config import needed
 from metaq.errors import DataError
 
-BATCH_SIZE = 32
-"""Samples that are run at once."""
+BATCH_SIZE, LEAST_BATCHES = 32, 8
+"""Samples that are run at once at most, and batches at least, so that those held out are like the others."""
 
 PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"))
+
+
+def batch_size(samples: int) -> int:
+    """How many of so many samples are run at once."""
+    return min(BATCH_SIZE, -(-samples // LEAST_BATCHES))
 
 
 def texts(path: Path) -> list[str]:
@@ -46,7 +51,7 @@ def arrays(path: Path) -> Sequence[torch.Tensor]:
         samples = torch.from_numpy(found.astype({"f": np.float32, "b": np.bool_}.get(found.dtype.kind, np.int64)))
     if not bool(samples.isfinite().all()):
         raise DataError(f"{path}: holds NaN or infinity; repair the inputs first.")
-    return torch.split(samples, BATCH_SIZE)
+    return torch.split(samples, batch_size(len(samples)))
 
 
 def pictures(folder: Path) -> Iterator[list[Any]]:
@@ -55,9 +60,10 @@ def pictures(folder: Path) -> Iterator[list[Any]]:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if not paths:
         raise DataError(f"{folder}: holds no picture; give one with {', '.join(sorted(PICTURES))}.")
-    for start in range(0, len(paths), BATCH_SIZE):
+    size = batch_size(len(paths))
+    for start in range(0, len(paths), size):
         try:
-            yield [image.open(path).convert("RGB") for path in paths[start : start + BATCH_SIZE]]
+            yield [image.open(path).convert("RGB") for path in paths[start : start + size]]
         except (OSError, ValueError) as error:
             raise _unreadable(folder, error) from error
 
