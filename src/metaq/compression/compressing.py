@@ -40,7 +40,7 @@ Accuracy = Callable[[StateDict], float]
 UNREACHED_SHARE = 0.25
 """What a relative error counts in a tensor on which no output depends, over the median of the others."""
 
-LEAST_GRADIENTS = 48
+LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
 
 RECIPE = 5
