@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from metaq import container
 from metaq.compression.compressed import Compressed
 from metaq.compression.pipeline import exact_tensor, on_grid, to_tensors
 from metaq.compression.search import SizeSearch, smallest_good
@@ -22,7 +21,6 @@ from metaq.quantize.allocation import RateSample, Target, allocate, target_of, v
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.quantize.recovery import Recovery, recalibrated
-from metaq.tensors.coverage import coverage_of
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
 START_STEP = 0.5
@@ -33,6 +31,10 @@ RECOVERED_WIDENING, RECOVERED_BISECTIONS = 2.5, 3
 
 EXCESS = 1.02
 """What the coder takes beyond the estimated code lengths, about."""
+
+
+Packed = Callable[[Sequence[Tensor], Mapping[str, str], float], Compressed]
+"""From tensors, reasons by name of those that are exact, and λ, to the file."""
 
 
 class CalibratedModel:
@@ -46,6 +48,7 @@ class CalibratedModel:
         self,
         request: Request,
         chosen: SortedOut,
+        packed: Packed,
         *,
         curvature: Mapping[str, Curvature],
         recovery: Recovery | None = None,
@@ -53,7 +56,7 @@ class CalibratedModel:
     ) -> None:
         model = request.model
         assert model.module is not None
-        self._request = request
+        self._packed = packed
         self._module: nn.Module = model.module
         self._recovery = recovery
         self._norm_batches = norm_batches
@@ -109,15 +112,7 @@ class CalibratedModel:
         held = {**self._held, **exact, **quantized}
         held |= self._statistics(restore(list(self._under_all_names(held))))
         tensors = self._under_all_names(held)
-        data = container.encode(tensors, coder=self._request.coder, metadata=self._request.metadata)
-        return Compressed(
-            data=data,
-            file_bytes=len(data),
-            float_bytes=self._request.model.float_bytes,
-            weights=self._request.model.weights,
-            coverage=coverage_of(tensors).explained(self._reasons),
-            multiplier=multiplier,
-        )
+        return self._packed(tensors, self._reasons, multiplier)
 
     def to_bytes(self, limit: int) -> Compressed:
         """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that

@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 from metaq.config import require
 from metaq.errors import ConfigError
 from metaq.model.weights import QUANTIZABLE
+from metaq.quantize.outputs import floating_tensors
 from metaq.quantize.rotation import is_tall
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
@@ -80,11 +81,16 @@ def categorical_loss(output: object, generator: torch.Generator) -> tuple[torch.
 
 
 def random_projection_loss(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
-    """Product of a tensor, shape (samples, …), with standard normal numbers: its curvature is that of squared error."""
-    if not isinstance(output, torch.Tensor):
-        raise ConfigError("curvature: the model's output is no tensor; pass a loss of your own.")
-    directions = torch.randn(output.shape, generator=generator).to(output)
-    return (output * directions).sum(), len(output)
+    """Product of all floating tensors of an output, each of shape (samples, …), with standard normal numbers.
+
+    Its curvature is that of the squared error.
+    """
+    tensors = [tensor for tensor in floating_tensors(output) if tensor.requires_grad]
+    require(bool(tensors), "curvature: the model's output has no floating tensor that depends on the weights.")
+    products = [
+        (tensor * torch.randn(tensor.shape, generator=generator).to(tensor)).sum().double() for tensor in tensors
+    ]
+    return torch.stack(products).sum(), len(tensors[0])
 
 
 def measure(
