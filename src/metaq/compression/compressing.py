@@ -14,7 +14,7 @@ from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Goal, Report
 from metaq.compression.network import Network
 from metaq.compression.planning import DEFAULT_MULTIPLIER
-from metaq.compression.quality import kept, parted
+from metaq.compression.quality import kept, kept_by_each, parted
 from metaq.compression.search import smallest_good, smallest_keeping
 from metaq.compression.survey import look_at, sorted_out
 from metaq.compression.uncalibrated import Request, UncalibratedModel
@@ -39,6 +39,9 @@ Accuracy = Callable[[StateDict], float]
 
 UNREACHED_SHARE = 0.25
 """What a relative error counts in a tensor on which no output depends, over the median of the others."""
+
+WEIGHING_BATCHES = 8
+"""Batches held out that tell how much errors of each kind of tensor matter."""
 
 LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
@@ -162,6 +165,8 @@ def compress(
             recovery=None if training_loss is None else Recovery(network.module, calibrating, training_loss),
             norm_batches=calibrating if recalibrates_norms else (),
         )
+        if held_out and training_loss is None:
+            _weigh(network, calibrated, held_out)
         found = _with_data(request, network, calibrated, held_out, is_good)
     if found is None and lowest is not None:
         raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
@@ -347,6 +352,14 @@ def _calibrated(
         recovery=recovery,
         norm_batches=norm_batches,
     )
+
+
+def _weigh(network: Network, model: CalibratedModel, held_out: Sequence[Batch]) -> None:
+    def losses(tries: Sequence[StateDict]) -> list[float]:
+        batches = tracked(held_out[:WEIGHING_BATCHES], network.request.progress, "weighing tensors")
+        return [1 - each.score for each in kept_by_each(network.module, tries, batches)]
+
+    model.weigh(losses)
 
 
 def _completed(curvature: Mapping[str, Curvature], mean_squares: Mapping[str, float]) -> dict[str, Curvature]:

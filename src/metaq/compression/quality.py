@@ -60,13 +60,19 @@ def _cut(batch: Batch) -> list[Batch]:
 
 
 def kept(module: nn.Module, weights: StateDict, batches: Iterable[Batch]) -> Kept:
-    """The score of `weights`, by names of the state dict of `module`, which is left as it was.
+    """The score of `weights`, by names of the state dict of `module`; see :func:`kept_by_each`."""
+    return kept_by_each(module, [weights], batches)[0]
 
-    Where an output is not finite with the original weights, it does not count; where it is not with `weights` alone, or
-    has another shape, the score is 0. Raises :class:`ConfigError` if the output has no floating tensor.
+
+def kept_by_each(module: nn.Module, tries: Sequence[StateDict], batches: Iterable[Batch]) -> list[Kept]:
+    """Scores of several weights, each of them for itself in the place of those of `module`, which is left as it was.
+
+    Where an output is not finite with the original weights, it does not count; where it is not with other weights
+    alone, or has another shape, the score is 0. Raises :class:`ConfigError` if the output has no floating tensor.
     """
-    original = {name: tensor.clone() for name, tensor in module.state_dict().items() if name in weights}
-    sums, was_training = _Sums(), module.training
+    names = {name for weights in tries for name in weights}
+    original = {name: tensor.clone() for name, tensor in module.state_dict().items() if name in names}
+    sums, was_training = [_Sums() for _ in tries], module.training
     module.eval()
     try:
         with torch.no_grad():
@@ -74,12 +80,13 @@ def kept(module: nn.Module, weights: StateDict, batches: Iterable[Batch]) -> Kep
                 module.load_state_dict(original, strict=False)
                 reference = floating_tensors(call(module, batch))
                 require(bool(reference), "batches: the model's output has no floating tensor to compare.")
-                module.load_state_dict(weights, strict=False)
-                sums.add(reference, floating_tensors(call(module, batch)))
+                for own, weights in zip(sums, tries, strict=True):
+                    module.load_state_dict({**original, **weights}, strict=False)
+                    own.add(reference, floating_tensors(call(module, batch)))
     finally:
         module.load_state_dict(original, strict=False)
         module.train(was_training)
-    return sums.kept()
+    return [own.kept() for own in sums]
 
 
 @dataclass
