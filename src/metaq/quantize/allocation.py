@@ -37,8 +37,11 @@ TRELLIS_BITS = 7
 MAX_ROTATED_ZEROS = 1e-3
 """Share of exact zeros from which a matrix keeps them, as no combination of a basis does."""
 
-SHRINKAGE = 0.6
-"""Share of the mean in every element's curvature: what calibration hardly touched keeps some worth."""
+SHRINKAGE = 0.7
+"""Share of the mean of rows alike in every element's curvature: what calibration hardly touched keeps some worth."""
+
+ROWS_ALIKE, MOST_GROUPS = 64, 32
+"""Rows that are compared with each other, at least, and groups of them."""
 
 INPUT_SHRINKAGE, OUTPUT_SHRINKAGE = 0.2, 1e-3
 """As ``SHRINKAGE``, for inputs and outputs of layers that are not coupled: not all inputs are among those seen."""
@@ -104,7 +107,7 @@ def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature
     require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
     require(name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in.")
     dtype = checkpoint.dtype_of(name, tensor)
-    importance = _importance(curvature[name], values.shape)
+    importance = _importance(curvature[name], values)
     center = central_value(values.reshape(matrix_shape(values.shape)))
     can_scale = values.ndim > 1 and not center and not dtype.is_float8
     scales = scales_for(values, importance, dtype) if can_scale else None
@@ -211,13 +214,18 @@ def _spread(target: Target) -> float:
     return spread or abs(target.center) or 1.0
 
 
-def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
-    elements = curvature.diagonal.reshape(matrix_shape(shape))
+def _importance(curvature: Curvature, values: NDArray[np.float64]) -> Importance:
+    elements = curvature.diagonal.reshape(matrix_shape(values.shape))
     mean = max(float(elements.mean()), 1e-30)
+    prior: NDArray[np.float64] | float = mean
     if elements.shape[0] > 1:
         # Single elements are too noisy to be trusted; rows and columns are not.
-        elements = np.outer(elements.mean(axis=1), elements.mean(axis=0)) / mean
-    smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * mean
+        by_row, by_column = elements.mean(axis=1), elements.mean(axis=0)
+        elements = np.outer(by_row, by_column) / mean
+        if curvature.inputs is None:
+            expected = _of_rows_alike(by_row, np.square(values.reshape(elements.shape)).mean(axis=1))
+            prior = np.outer(expected, by_column) / mean
+    smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * prior
     inputs, outputs = curvature.inputs, curvature.outputs
     if inputs is None or outputs is None:
         return Importance(elements=smoothed)
@@ -225,3 +233,11 @@ def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
         outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
         inputs = damped(inputs, INPUT_SHRINKAGE)
     return Importance(elements=smoothed, inputs=inputs, outputs=outputs)
+
+
+def _of_rows_alike(by_row: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean curvature of rows that are about as large, float64 (rows,): calibration reads few of the rows of a table."""
+    expected = np.empty_like(by_row)
+    for rows in np.array_split(np.argsort(squares), max(min(len(by_row) // ROWS_ALIKE, MOST_GROUPS), 1)):
+        expected[rows] = by_row[rows].mean()
+    return expected
