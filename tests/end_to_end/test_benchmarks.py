@@ -22,6 +22,7 @@ QUICK = {
         {"runs", "medians"},
     ),
     "knapsack.py": (["--quick"], {"instances", "small", "large", "training"}),
+    "language_model.py": (["--steps", "5"], {"weights", "steps", "perplexity"}),
     "objectives.py": (
         [
             "--data",
