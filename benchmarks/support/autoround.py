@@ -53,6 +53,7 @@ def applied(case: Case, bits: int, group: int) -> tuple[dict[str, torch.Tensor],
         dataset=list(texts.split(BATCH_SIZE)),
         batch_size=BATCH_SIZE,
         device_map="cpu",
+        enable_torch_compile=False,
         amp=False,
     ).quantize()
     streams = peers.Streams(bits=bits)
