@@ -91,9 +91,11 @@ def compressed(case: Case, way: str, **goal: Any) -> Row:
         }
 
 
-def peer_rows(case: Case) -> Iterator[Row]:
-    """Every other way."""
+def peer_rows(case: Case, wanted: Sequence[str]) -> Iterator[Row]:
+    """Every other way, or those that are wanted."""
     for name, make in other_ways(case):
+        if wanted and name not in wanted:
+            continue
         (restored, size), cost = measured(make)
         yield {"way": name, "bytes": size, **cost, **case.judged(restored)}
 
@@ -107,7 +109,7 @@ def other_ways(case: Case) -> Iterator[tuple[str, Callable[[], peers.Restored]]]
         yield setting.name, partial(gptq.applied, case, setting)
     if autoround.can_run(case):
         for bits, group in autoround.SETTINGS:
-            yield f"AutoRound, {bits} bits, groups of {group}", partial(autoround.applied, case, bits, group)
+            yield f"AutoRound at {bits} bits in groups of {group}", partial(autoround.applied, case, bits, group)
 
 
 def run(case: Case, plan: Plan) -> Row:
@@ -115,7 +117,7 @@ def run(case: Case, plan: Plan) -> Row:
     plan.show(f"\n{case.name}: {case.float_bytes:,} bytes of floats")
     others = list(plan.known_peers.get(case.name, ()))
     if plan.peers and not others:
-        for row in peer_rows(case):
+        for row in peer_rows(case, plan.beside):
             plan.show(describe(row))
             others.append(row)
     curves = {way: curve_of(case, way, plan) for way in plan.ways}
@@ -235,7 +237,7 @@ def main() -> int:
     parser.add_argument("--uncalibrated", action="store_true", help="make files without data, too, where --calibrated")
     parser.add_argument("--peers", action="store_true", help="measure other ways, search for sizes of equal quality")
     parser.add_argument("--against", type=Path, metavar="JSON", help="take the other ways from an earlier --json")
-    parser.add_argument("--beside", metavar="NAMES", help="ways to search beside, such as q4_0,q4_K; usually see above")
+    parser.add_argument("--beside", metavar="NAMES", help="only these ways, such as q4_0,q4_K; usually see above")
     parser.add_argument("--probes", type=int, default=4, help="files made in a search at most (%(default)s)")
     parser.add_argument("--least-score", type=float, default=0.8, help="of ways that are searched beside (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the stand-in")

@@ -3,8 +3,8 @@
 Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: Accurate post-training quantization for generative pre-trained
 transformers" (2023), algorithm 1, with what the authors' code adds: damping by a hundredth of the mean of the diagonal,
 columns that no input reaches set to 0, grids searched for the least error to the power 2.4, blocks of the model one
-after the other, each with the inputs that the quantised ones before it give. With `order by size`, columns with the
-largest second moment come first and grids are found before anything is rounded, so that no order is stored.
+after the other, each with the inputs that the quantised ones before it give. With `by_size`, columns with the largest
+second moment come first and grids are found before anything is rounded, so that no order is stored.
 
 All layers of type ``nn.Linear`` are quantised so; all other matrices as q4_K of support/peers.py.
 """
@@ -40,7 +40,7 @@ class Setting:
     @property
     def name(self) -> str:
         """In tables."""
-        return f"GPTQ, {self.bits} bits, groups of {self.group}{', order by size' if self.by_size else ''}"
+        return f"GPTQ at {self.bits} bits in groups of {self.group}{' by size' if self.by_size else ''}"
 
 
 SETTINGS = tuple(

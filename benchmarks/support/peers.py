@@ -316,7 +316,7 @@ def peers() -> Iterator[Peer]:
     yield Peer("q2_K", affine_superblocks(2, block=16, scale_bits=4), 2)
     if importlib.util.find_spec("hqq") is not None:
         for bits, size in ((4, 64), (3, 32), (2, 16)):
-            yield Peer(f"HQQ, {bits} bits, blocks of {size}", half_quadratic(bits, size), bits)
+            yield Peer(f"HQQ at {bits} bits in blocks of {size}", half_quadratic(bits, size), bits)
 
 
 def named(name: str) -> Peer:
