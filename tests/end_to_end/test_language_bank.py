@@ -176,10 +176,10 @@ def test_layers_of_a_block_are_one_stage(name, stage):
 
 
 def test_memory_is_that_which_the_call_takes_at_most():
-    (result, found) = cost.measured(lambda: [torch.ones(1 << 20).sum() for _ in range(8) if torch.ones(12 << 20).any()])
-    assert len(result) == 8
+    number, found = cost.measured(lambda: sum(bytearray(b"1" * (64 << 20))[-2:]))
+    assert number == 2 * ord("1")
     if "peak_mib" in found:
-        assert 48 <= found["peak_mib"] < 96
+        assert 120 < found["peak_mib"] < 136
 
 
 def test_the_language_model_needs_its_folder(tmp_path):
