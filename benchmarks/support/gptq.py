@@ -45,7 +45,7 @@ class Setting:
 
 SETTINGS = tuple(
     Setting(bits=bits, group=group, by_size=by_size)
-    for bits, group in ((4, 128), (4, 32), (3, 128), (3, 32), (2, 32))
+    for bits, group in ((4, 128), (4, 32), (3, 128), (3, 32), (2, 128), (2, 32))
     for by_size in (False, True)
 )
 
