@@ -80,10 +80,14 @@ def test_weights_that_a_module_uses_without_calling_their_layer_are_measured_too
         def forward(self, data: torch.Tensor) -> torch.Tensor:
             return nn.functional.linear(data, self.inner.weight, self.inner.bias)
 
-    found = curvature.measure(Indirect(), [inputs()], loss=curvature.random_projection_loss)
-    assert found["inner.weight"].inputs is None
+    data = inputs()
+    found = curvature.measure(Indirect(), [data], loss=curvature.random_projection_loss, draws=400)
     assert (found["inner.weight"].diagonal > 0).all()
     assert (found["inner.bias"].diagonal > 0).all()
+    # The gradients of a linear layer are products with its inputs, so that these can be told from them.
+    moment, expected = found["inner.weight"].inputs, (data.T @ data).double().numpy()
+    assert moment is not None
+    assert moment / np.trace(moment) == pytest.approx(expected / np.trace(expected), abs=0.02)
 
 
 def test_measuring_leaves_the_model_as_it_was() -> None:
@@ -407,12 +411,16 @@ class HalvedLinear(nn.Linear):
         return super().forward(inputs[..., : self.in_features])
 
 
-def test_layers_that_do_more_with_their_inputs_are_measured_element_by_element() -> None:
+def test_layers_that_do_more_with_their_inputs_are_measured_by_their_gradients() -> None:
     torch.manual_seed(4)
     model = nn.Sequential(PaddedConvolution(2, 3, 3), nn.Flatten(), HalvedLinear(40, 2))
     data = torch.randn(30, 2, 4, 4)
     found = curvature.measure(model, data.split(10), loss=curvature.random_projection_loss)
-    assert all(found[name].inputs is None and (found[name].diagonal > 0).any() for name in ("0.weight", "2.weight"))
+    for name, columns in (("0.weight", 18), ("2.weight", 40)):
+        moment = found[name].inputs
+        assert moment is not None
+        assert moment.shape == (columns, columns)
+        assert (np.linalg.eigvalsh(moment) > -1e-6 * np.trace(moment)).all()
 
 
 @pytest.mark.parametrize("recovers", [False, True])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from metaq.container.contents import Entry
 from metaq.errors import CodecError, ConfigError, FormatError
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, combined, is_combination_exact
+from metaq.tensors.scales import Scales, factors
 
 GRID = BucketGrid(center=0.0, radius=1.5, count=15)
 FINE = BucketGrid(center=0.0, radius=0.8, count=101)
@@ -35,11 +37,25 @@ def rotated(
     grid: BucketGrid = GRID,
     trellis_bits: int = 0,
     dtype: Dtype = Dtype.float32,
+    is_scaled: bool = False,
 ) -> QuantizedTensor:
     middle = grid.count // 2
     draws = np.random.default_rng(sum(map(ord, name))).laplace(middle, 2, (rows, basis.size))
     indices = np.asarray(np.clip(np.round(draws), 0, grid.count - 1), dtype=np.int64)
-    return QuantizedTensor(name=name, indices=indices, grid=grid, dtype=dtype, trellis_bits=trellis_bits, basis=basis)
+    return QuantizedTensor(
+        name=name,
+        indices=indices,
+        grid=grid,
+        dtype=dtype,
+        trellis_bits=trellis_bits,
+        basis=basis,
+        scales=scales_of(rows, basis.size) if is_scaled else None,
+    )
+
+
+def scales_of(rows: int, columns: int) -> Scales:
+    exponents = (7 * np.arange(rows + columns) % 21 - 10).astype(np.int8)
+    return Scales(rows=exponents[:rows], columns=exponents[rows:])
 
 
 def varied() -> list[Tensor]:
@@ -55,6 +71,9 @@ def varied() -> list[Tensor]:
         ExactTensor(name="g", values=np.array(3.5, dtype="<f4"), dtype=Dtype.float32),
         rotated("h", 9, other, dtype=Dtype.float64),
         QuantizedTensor(name="i", indices=plain.reshape(-1), grid=GRID, dtype=Dtype.float32, trellis_bits=3),
+        rotated("j", 40, shared, is_scaled=True),
+        rotated("k", 31, other, trellis_bits=7, dtype=Dtype.bfloat16, is_scaled=True),
+        QuantizedTensor(name="l", indices=plain, grid=GRID, dtype=Dtype.float32, scales=scales_of(8, 5)),
     ]
 
 
@@ -89,7 +108,7 @@ def test_all_come_back_with_their_bases(coder: str, chunk_bits: int, tmp_path: P
 def test_pieces_of_rows_are_combined_as_whole_tensors_are(dtype: Dtype, trellis_bits: int, tmp_path: Path) -> None:
     path = tmp_path / "model.metaq"
     # More than one block of symbols, and blocks that end within a row.
-    tensor = rotated("w", 1000, basis_of(301, seed=2), trellis_bits=trellis_bits, dtype=dtype)
+    tensor = rotated("w", 1000, basis_of(301, seed=2), trellis_bits=trellis_bits, dtype=dtype, is_scaled=True)
     for chunk_bits in (7, 10, 20):
         container.write(path, [tensor], coder="fast", chunk_bits=chunk_bits)
         assert decode.load(path)["w"].tobytes() == tensor.restore().tobytes()
@@ -105,15 +124,18 @@ def test_contents_show_the_bases(tmp_path: Path) -> None:
         "d": 0,
         "e": 0,
         "h": 1,
+        "j": 0,
+        "k": 1,
     }
+    assert {entry.name for entry in contents.entries if entry.scales is not None} == {"j", "k", "l"}
     assert [(basis.shape, basis.grid, basis.coder) for basis in contents.bases] == [
         ((SIZE, SIZE), FINE, "small"),
         ((5, 5), GRID, "small"),
     ]
     assert contents.parts == contents.bases + contents.entries
     first = contents.chunks[0]
-    assert [piece.tensor for piece in first.pieces] == [0, 1, 2, 3, 4, 5, 8 + 1, 8 + 2]
-    assert decode.inspect(path) == contents
+    assert [piece.tensor for piece in first.pieces] == [0, 1, 2, 3, 4, 5, *range(9, 14)]
+    assert repr(decode.inspect(path)) == repr(contents)
 
 
 def test_bases_are_planned_as_tensors_are() -> None:
@@ -153,9 +175,9 @@ def test_single_tensors_are_read_with_their_bases_alone(tmp_path: Path) -> None:
         if any(piece.tensor == 1 for piece in chunk.pieces):
             data[chunk.offset_bytes] ^= 1
     path.write_bytes(data)
-    assert container.describe(path) == contents
+    assert repr(container.describe(path)) == repr(contents)
     for tensor in varied():
-        if contents.entries["abcdefghi".index(tensor.name)].basis == 1:
+        if contents.entries["abcdefghijkl".index(tensor.name)].basis == 1:
             with pytest.raises(FormatError, match=r"chunk of tensor 'basis 1'.*byte \d+: its checksum"):
                 decode.load(path, names=[tensor.name])
         else:
@@ -217,6 +239,14 @@ def test_combinations_are_those_of_exact_integers() -> None:
     assert container.decode(container.encode([tensor], coder="fast")).tensors[0].restore().tolist() == wanted
 
 
+@pytest.mark.parametrize("trellis_bits", [0, 7])
+def test_scales_multiply_what_the_basis_gives(trellis_bits: int) -> None:
+    tensor = rotated("w", 50, basis_of(), trellis_bits=trellis_bits, dtype=Dtype.float64, is_scaled=True)
+    assert tensor.scales is not None
+    both = factors(tensor.scales.rows)[:, None] * factors(tensor.scales.columns)
+    np.testing.assert_array_equal(tensor.values(), replace(tensor, scales=None).values() * both)
+
+
 def test_a_sum_of_nothing_is_zero_without_a_sign() -> None:
     for sign in (-1.0, 1.0):
         found = combined(np.zeros((1, 1)), np.array([[sign]]), 0.5)
@@ -257,6 +287,11 @@ def test_what_a_basis_cannot_be_is_refused() -> None:
     refused(
         rotated("w", 3, basis_of(grid=endless), grid=endless, dtype=Dtype.float64), "reach beyond the largest float64"
     )
+    near = rotated("w", 3, basis, grid=BucketGrid(center=0.0, radius=3000.0, count=15), dtype=Dtype.float16)
+    assert container.encode([near])
+    refused(replace(near, scales=scales_of(3, SIZE)), "reach beyond the largest float16")
+    refused(replace(near, scales=scales_of(3, SIZE - 1)), "w: its scales are not one a row")
+    refused(rotated("w", 0, basis, is_scaled=True), "w: its scales are not one a row")
     outside = Basis(indices=np.full((SIZE, SIZE), 101), grid=FINE)
     with pytest.raises(CodecError, match=r"basis 0: .*do not fit"):
         container.encode([rotated("w", 3, outside)], coder="fast")

@@ -13,7 +13,7 @@ import metaq
 from metaq import container, decode
 from metaq.errors import ConfigError
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor, Scan
+from metaq.tensors.quantized import Dtype, QuantizedTensor, Scan
 from metaq.tensors.scales import QUARTERS, Scales, factors, scales_of
 
 GRID = BucketGrid(center=0.25, radius=1.5, count=15)
@@ -91,15 +91,12 @@ def test_all_come_back_with_their_scales(coder: str, chunk_bits: int, tmp_path: 
 def test_what_does_not_fit_is_refused() -> None:
     tensor = scaled()
     assert tensor.scales is not None
-    basis = Basis(indices=np.zeros((7, 7), dtype=np.int64), grid=BucketGrid(center=0.0, radius=1.0, count=3))
     few = Scales(rows=tensor.scales.rows[:8], columns=tensor.scales.columns)
     large = Scales(rows=np.full(9, 40, np.int8), columns=np.full(7, 40, np.int8))
     vector = replace(tensor, indices=np.zeros(9, dtype=np.int64))
-    both = replace(tensor, basis=basis, grid=BucketGrid(center=0.0, radius=1.5, count=15))
     for wrong, reason in (
         (replace(tensor, scales=few), "are not one a row and one a column"),
         (vector, "are not one a row and one a column"),
-        (both, "a basis and scales"),
         (replace(tensor, dtype=Dtype.float16, scales=large), "beyond the largest"),
     ):
         with pytest.raises(ConfigError, match=reason):

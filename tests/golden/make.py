@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,28 @@ def scaled_tensors() -> list[Tensor]:
     ]
 
 
-MORE = {"tied": tied_tensors, "float8": float8_tensors, "scales": scaled_tensors}
+def based_tensors() -> list[QuantizedTensor]:
+    """Tensors with bases, with scales too, and without."""
+    draw = draws(600)
+    grid, finer = BucketGrid(center=0.0, radius=0.3, count=15), BucketGrid(center=0.0, radius=0.8, count=101)
+    matrix = np.where(draw % 3 == 0, draw // 8 % 15, 7)[:360].reshape(30, 12)
+    basis, other = (
+        Basis(indices=(draw[:144] % 101).reshape(12, 12), grid=finer),
+        Basis(indices=(draw[-144:] // 3 % 15).reshape(12, 12), grid=grid),
+    )
+    exponents = (draw % 41 - 20).astype(np.int8)
+    scales = Scales(rows=exponents[:30], columns=exponents[-12:])
+    plain = QuantizedTensor(name="a.weight", indices=matrix, grid=grid, dtype=Dtype.float32, basis=basis)
+    return [
+        plain,
+        replace(plain, name="b.weight", scales=scales),
+        replace(plain, name="c.weight", basis=None, scales=scales),
+        replace(plain, name="d.weight", basis=other, scales=scales, trellis_bits=7, dtype=Dtype.float16),
+        replace(plain, name="e.weight", basis=other, trellis_bits=3, dtype=Dtype.bfloat16),
+    ]
+
+
+MORE = {"tied": tied_tensors, "float8": float8_tensors, "scales": scaled_tensors, "basis": based_tensors}
 """What other golden files hold, by the second part of their names."""
 
 

@@ -63,12 +63,12 @@ def test_the_golden_file_with_ties_decodes(recipe: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["tied", "float8", "scales"])
+@pytest.mark.parametrize("what", ["tied", "float8", "scales", "basis"])
 def test_more_golden_files_are_written_again_byte_for_byte(what: str, recipe: dict[str, Any]) -> None:
     assert recipe["encoded_more"](what) == (FOLDER / recipe["golden_name"](what)).read_bytes()
 
 
-@pytest.mark.parametrize("what", ["float8", "scales"])
+@pytest.mark.parametrize("what", ["float8", "scales", "basis"])
 def test_more_golden_files_decode(what: str, recipe: dict[str, Any]) -> None:
     path = FOLDER / recipe["golden_name"](what)
     file, loaded = container.read(path), decode.load(path)

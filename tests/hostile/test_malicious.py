@@ -52,6 +52,12 @@ def one(
     return (name() if label is None else label) + sizes + stored + grids + number(*chunks)
 
 
+def based(sizes: bytes, *, scales: bytes = b"", chunks: Sequence[int] = (1,)) -> bytes:
+    """A tensor with scales and a basis of three columns."""
+    stored = bytes([PLAIN | 128]) + number(2)
+    return one(sizes, stored=stored, grids=number(3) + b"\1\1\5\5\x3f\x3f" + scales, chunks=chunks)
+
+
 def file(
     fields: bytes,
     *payloads: bytes,
@@ -133,7 +139,16 @@ TWO = name(b"a") + name(b"b")
         (file(one(shape(3), stored=bytes([SAME]), grids=b""), b"\2"), "there is none"),
         (file(one(shape(3), stored=bytes([EARLIER, 0]), grids=b""), b"\2"), "grid 0 is needed"),
         (file(one(shape(3, dtype=9)), b"\2"), "does not fit bool"),
-        (file(one(shape(3), stored=bytes([PLAIN | 128]) + number(2)), b"\2"), "basis 1 is needed"),
+        (file(one(shape(3), stored=bytes([PLAIN | 128]) + number(3)), b"\2"), "basis 1 is needed"),
+        (file(one(shape(3), stored=bytes([PLAIN | 128]) + number(4)), b"\2"), "basis 1 is needed"),
+        (file(one(shape(3), stored=bytes([PLAIN | 128]) + number(HUGE)), b"\2"), "is needed"),
+        (file(based(shape(0, 3), scales=bytes([128] * 3)), b"\2"), "cannot have scales"),
+        (file(based(shape(3, 2), scales=bytes([128] * 5)), b"\2"), "cannot be combined from a basis of 3 columns"),
+        (file(based(shape(1, 3), chunks=()), b"\2"), "promised"),
+        (
+            file(based(shape(1, 3, dtype=1), scales=b"\xff" * 4, chunks=[2]), b"\4\4"),
+            "reach beyond the largest float16",
+        ),
         (file(one(shape(3), stored=bytes([PLAIN | 128]) + number(0)), b"\2"), "cannot have scales"),
         (file(one(shape(0, 3), stored=bytes([PLAIN | 128]) + number(0)), b"\2"), "cannot have scales"),
         (file(one(shape(1, 3), stored=bytes([PLAIN | 128]) + number(0), chunks=())), "promised"),

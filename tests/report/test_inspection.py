@@ -11,8 +11,11 @@ import pytest
 
 from metaq import container
 from metaq.report import inspection
+from metaq.report.model_file import add_histograms
+from metaq.report.subject import Subject
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor
+from metaq.tensors.scales import Scales
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -34,6 +37,17 @@ def test_bases_are_counted(tmp_path):
     found = inspection.inspect(tmp_path / "m.metaq")
     assert found.frame["basis_bytes"] > 30
     assert sum(row.stored_bytes for row in found.rows) + sum(found.frame.values()) == found.sizes["bytes"]
+
+
+def test_histograms_of_tensors_with_scales_are_of_their_values(tmp_path):
+    grid = BucketGrid(center=0.0, radius=1.5, count=3)
+    scales = Scales(rows=np.array([0, 8], np.int8), columns=np.zeros(2, np.int8))
+    tensor = QuantizedTensor(name="w", indices=np.eye(2, dtype=int), grid=grid, dtype=Dtype.float32, scales=scales)
+    container.write(tmp_path / "m.metaq", [tensor])
+    subject = Subject(name="m", title="m")
+    add_histograms(subject, inspection.inspect(tmp_path / "m.metaq"), {})
+    (found,) = subject.histograms
+    assert found.centers.min() < -3.9
 
 
 def test_a_metaq_file_is_described_without_pytorch():

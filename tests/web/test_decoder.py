@@ -138,7 +138,7 @@ def random_quantized(generator: np.random.Generator, name: str, basis: Basis | N
     trellis_bits = int(generator.choice([0, 0, 2, 3, 4, 5, 6, 7, 8]))
     grid = random_grid(generator, is_odd=trellis_bits > 0 or has_basis, is_central=has_basis)
     shape = (int(generator.integers(1, 9)), basis.size) if has_basis and basis else random_shape(generator)
-    is_scaled = not has_basis and has_scales(shape) and generator.random() < 0.4
+    is_scaled = has_scales(shape) and generator.random() < 0.4
     rows, columns = (generator.integers(-16, 17, size).astype(np.int8) for size in (*shape, 1, 1)[:2])
     return QuantizedTensor(
         name=name,

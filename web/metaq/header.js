@@ -13,7 +13,6 @@ const LARGEST_CHUNK_LIMIT_BITS = 22;
 const NAME_ENDINGS = ["", ".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"];
 const [EXACT, NEW_GRID, LAST_GRID, EARLIER_GRID] = [0, 1, 2, 3];
 const [RAW, ZSTD, INLINE, TIED] = [0, 1, 2, 3];
-const SCALES = 0;
 
 /**
  * What a header says of a tensor.
@@ -198,8 +197,9 @@ class StorageReader {
       trellisBits: trellis === 1 ? 8 : trellis,
     };
     if ((byte & 128) === 0) return entry;
-    const more = this.cursor.varint();
-    return more === SCALES ? { ...entry, isScaled: true } : { ...entry, basis: this.#basisNumber(name, more - 1) };
+    const more = this.cursor.varint() + 1;
+    const basis = more > 1 ? this.#basisNumber(name, Math.floor(more / 2) - 1) : undefined;
+    return { ...entry, isScaled: more % 2 === 1, basis };
   }
 
   #gridNumber(name, kind) {
@@ -230,7 +230,9 @@ function checkedBasis(basis) {
 
 function checkedQuantized(entry, bases) {
   const { name, type, grid, shape, scales, trellisBits } = entry;
-  if (!fits(grid, type, scales?.largest)) throw new MetaqError(`${name} has reference values that are too large for ${type.name}.`);
+  // How far combinations reach is known only once their basis is decoded.
+  if (entry.basis === undefined && !fits(grid, type, scales?.largest))
+    throw new MetaqError(`${name} has reference values that are too large for ${type.name}.`);
   if (trellisBits > 0 && grid.count % 2 === 0)
     throw new MetaqError(`${name} has a trellis, but an even number of buckets.`);
   if (entry.basis === undefined) return entry;

@@ -37,15 +37,17 @@ export function basisNumerators(symbols, grid) {
   return Float64Array.from(numeratorsOf(symbols, grid.count, 0, 1));
 }
 
-function combinedBytes({ name, type, elements, grid }, numerators, basis) {
+function combinedBytes(entry, numerators, basis) {
+  const { name, type, elements, grid, scales } = entry;
   const unit = (grid.radius * basis.grid.radius) / (grid.count * basis.grid.count);
   const bytes = new Uint8Array(elements * type.size);
   const view = new DataView(bytes.buffer);
+  const factorOf = scales ? factorAt(scales, entry) : () => 1;
   const sums = new Float64Array(basis.size);
   for (let start = 0; start < elements; start += basis.size) {
     sumRows(numerators, start, basis, sums);
     for (let j = 0; j < basis.size; j += 1) {
-      const value = sums[j] * unit;
+      const value = sums[j] * unit * factorOf(start + j);
       if (!(Math.abs(value) <= type.largest))
         throw new MetaqError(`${name} has values that are too large for ${type.name}.`);
       type.write(view, (start + j) * type.size, value);

@@ -31,6 +31,9 @@ from metaq.tensors.grid import BucketGrid
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
 
+LEAST_GRADIENTS = 48
+"""About how many gradients of batches curvature is measured with, at least."""
+
 RECIPE = 5
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
@@ -276,7 +279,12 @@ def _calibrated(
     return CalibratedModel(
         request,
         found,
-        curvature=measure(module, tracked(batches, request.progress, "measuring curvature"), loss=loss),
+        curvature=measure(
+            module,
+            tracked(batches, request.progress, "measuring curvature"),
+            loss=loss,
+            draws=max(LEAST_GRADIENTS // max(len(batches), 1), 1),
+        ),
         recovery=None if training_loss is None else Recovery(module, batches, training_loss),
         norm_batches=batches if recalibrates_norms else (),
     )

@@ -84,7 +84,7 @@ class Quantizer:
         axes = None if plan.axes is None else self._survey.axes[plan.axes]
         if tensor.count <= SEARCHED_ELEMENTS:
             found = _at_once(self._reader, tensor, plan, axes)
-            if axes is not None or grid_fits(found.grid, tensor.dtype):
+            if found is not None:
                 return found
         if is_matrix(tensor):
             matrix = _Matrix(self._reader, tensor, plan, axes)
@@ -92,8 +92,8 @@ class Quantizer:
         return _flat(self._reader, tensor, plan, self._survey.facts[tensor.name])
 
 
-def _at_once(reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None) -> SymbolSource:
-    """A tensor that is quantised at once; several steps are tried."""
+def _at_once(reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None) -> SymbolSource | None:
+    """A tensor that is quantised at once; several steps are tried. None if its grid would leave its type."""
     values = reader.values(tensor, 0, tensor.count).reshape(tensor.shape)
     matrix = values.reshape(matrix_shape(tensor.shape))
     target = Target(
@@ -103,7 +103,10 @@ def _at_once(reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None
         importance=Importance(elements=np.full(matrix.shape, plan.importance)),
         center=0.0 if plan.is_centered else central_value(matrix),
     )
-    found = allocate_one(target, plan.multiplier, None if axes is None else axes.basis).tensor
+    choice = allocate_one(target, plan.multiplier, None if axes is None else axes.basis)
+    if choice is None:
+        return None
+    found = choice.tensor
     indices = found.scanned().astype(np.int32)
     return SymbolSource(
         grid=found.grid, trellis_bits=found.trellis_bits, symbols=lambda start, stop: indices[start:stop]

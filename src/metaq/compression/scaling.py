@@ -14,7 +14,7 @@ from metaq.container.layout import LARGEST
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.quantize.rotation import is_tall
-from metaq.tensors.scales import Scales
+from metaq.tensors.scales import Scales, exponents_of
 
 Floats = NDArray[np.float64]
 
@@ -66,5 +66,4 @@ def _exponents(squares: Floats, power: float) -> NDArray[np.int8]:
     sizes = np.sqrt(np.where(squares > 0, squares, squares.mean()) / squares.mean())
     scales = sizes**power
     scales *= np.sqrt(np.mean(np.square(sizes / scales)))
-    exponents: NDArray[np.int8] = np.clip(np.rint(4 * np.log2(scales)), -127, 127).astype(np.int8)
-    return exponents
+    return exponents_of(scales)

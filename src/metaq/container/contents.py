@@ -33,7 +33,7 @@ class Entry:
     scan, trellis_bits
         See :class:`metaq.tensors.quantized.QuantizedTensor`.
     basis, scales
-        Number of the basis whose rows are combined, and factors of rows and columns; or None.
+        Number of the basis whose rows are combined, or None; factors of rows and columns, or None.
     tied_to
         Number, in :attr:`Contents.entries`, of the earlier tensor whose elements these are; None unless it is tied.
     coded_bytes

@@ -175,7 +175,8 @@ def _storage_bytes(entries: Sequence[Entry], inline: Sequence[bytes], coder: str
         out.append(kind | columns | trellis | own | (layout.MORE_FLAG if is_more else 0))
         out += (encode_varint(CODERS[entry.coder].identifier) if own else b"") + number
         if is_more:
-            out += encode_varint(layout.SCALES if entry.basis is None else layout.SCALES + 1 + entry.basis)
+            scaled = layout.SCALES_FLAG if entry.scales is not None else 0
+            out += encode_varint(2 * (0 if entry.basis is None else entry.basis + 1) + scaled - 1)
     scales = b"".join(entry.scales.raw for entry in entries if entry.scales is not None)
     sizes = b"".join(encode_varint(basis.shape[0]) for basis in bases)
     every = grids.new + [basis.grid for basis in bases if basis.grid is not None]

@@ -249,14 +249,14 @@ def _storage(cursor: Cursor, entry: Entry, last: int, newest: int, newest_basis:
         grid = cursor.varint()
         if grid > newest:
             cursor.refuse(f"grid {grid} is needed but there are {newest + 1} so far")
-    more = cursor.varint() if byte & layout.MORE_FLAG else None
-    basis = None if more is None or more == layout.SCALES else more - layout.SCALES - 1
+    more = cursor.varint() + 1 if byte & layout.MORE_FLAG else 0
+    basis = more // 2 - 1 if more > layout.SCALES_FLAG else None
     if basis is not None and basis > newest_basis + 1:
         cursor.refuse(f"basis {basis} is needed but there are {newest_basis + 1} so far")
     trellis = layout.TRELLIS_CODES[byte >> layout.TRELLIS_SHIFT & (len(layout.TRELLIS_CODES) - 1)]
     scan: Scan = "columns" if byte & layout.COLUMNS_FLAG else "rows"
     entry = replace(entry, coder=own, scan=scan, trellis_bits=trellis, basis=basis)
-    return _Stored(entry=entry, grid=grid, is_scaled=more == layout.SCALES)
+    return _Stored(entry=entry, grid=grid, is_scaled=bool(more & layout.SCALES_FLAG))
 
 
 def _exact_storage(cursor: Cursor, way: int, entry: Entry) -> _Stored:

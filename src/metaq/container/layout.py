@@ -41,9 +41,9 @@ TRELLIS_CODES = (0, 8, 2, 3, 4, 5, 6, 7)
 TRELLISES = PARITY_CHECKS.keys() & set(TRELLIS_CODES)
 OWN_CODER_FLAG = 1 << 6
 MORE_FLAG = 1 << 7
-"""A number follows: ``SCALES``, or how many the number of a basis is beyond it."""
+"""A number follows: one less than ``SCALES_FLAG``, if there are scales, and twice the number of a basis and 1."""
 
-SCALES = 0
+SCALES_FLAG = 1
 
 EXACT_RAW, EXACT_ZSTD, EXACT_INLINE, EXACT_TIED = 0, 1, 2, 3
 EXACT_NAMES = ("raw", "zstd", "inline", "tied")
@@ -106,7 +106,12 @@ def row_length(shape: tuple[int, ...], scan: Scan = "rows") -> int:
 def grid_fits(grid: BucketGrid, dtype: Dtype, scales: Scales | None = None) -> bool:
     """Whether every reference value is finite in `dtype`, by the largest of the `scales` too."""
     ends = np.abs(grid.values_of(np.array([0, grid.count - 1])))
-    return float(ends.max()) * (1.0 if scales is None else scales.range[1]) <= LARGEST[dtype]
+    return float(ends.max()) * largest_factor(scales) <= LARGEST[dtype]
+
+
+def largest_factor(scales: Scales | None) -> float:
+    """Largest factor by which values are multiplied."""
+    return 1.0 if scales is None else scales.range[1]
 
 
 def largest_column_sum(size: int, numerators: Callable[[slice], NDArray[np.float64]]) -> float:
@@ -120,10 +125,15 @@ def largest_column_sum(size: int, numerators: Callable[[slice], NDArray[np.float
     return float(sums.max())
 
 
-def combinations_fit(grid: BucketGrid, basis_grid: BucketGrid, column_sum: float, dtype: Dtype) -> bool:
-    """Whether every combination of the basis is finite in `dtype`, given its :func:`largest_column_sum`."""
+def combinations_fit(
+    grid: BucketGrid, basis_grid: BucketGrid, column_sum: float, dtype: Dtype, scales: Scales | None = None
+) -> bool:
+    """Whether every combination of the basis is finite in `dtype`, given its :func:`largest_column_sum`, by the largest
+    of the `scales` too.
+    """
     # Comparison with what is not a number fails, as it should.
-    return (grid.count - 1) * column_sum * combined_unit(grid, basis_grid) <= LARGEST[dtype]
+    largest = (grid.count - 1) * column_sum * combined_unit(grid, basis_grid)
+    return largest * largest_factor(scales) <= LARGEST[dtype]
 
 
 def trellis_fits(grid: BucketGrid, trellis_bits: int) -> bool:

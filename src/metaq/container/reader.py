@@ -188,7 +188,7 @@ def _quantized(entry: Entry, indices: NDArray[np.int64] | None, bases: Sequence[
 
 def _require_combinations_fit(name: str, entry: Entry, basis_grid: BucketGrid, column_sum: float) -> None:
     assert entry.grid is not None
-    if not combinations_fit(entry.grid, basis_grid, column_sum, entry.dtype):
+    if not combinations_fit(entry.grid, basis_grid, column_sum, entry.dtype, entry.scales):
         raise FormatError(
             f"{name}: chunk of tensor {entry.name!r}, byte {entry.offset_bytes}: combinations of its basis reach "
             f"beyond the largest {entry.dtype.name}; the file was not made by metaq. Get it again or make it again."

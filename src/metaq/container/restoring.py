@@ -112,8 +112,10 @@ class CombinedRestoration(Restoration):
         rows = self._filled // self._coefficients.shape[1]
         unit = combined_unit(self.grid, self._basis.grid)
         values = combined(self._coefficients[:rows], self._basis.numerators, unit)
-        self.values[self._rows_done : self._rows_done + rows] = stored(values, self._entry.dtype)
-        self._rows_done += rows
+        start, self._rows_done = self._rows_done, self._rows_done + rows
+        if self._entry.scales is not None:
+            values *= self._entry.scales.of_rows(start, self._rows_done)
+        self.values[start : self._rows_done] = stored(values, self._entry.dtype)
         self._filled = 0
 
 

@@ -21,7 +21,7 @@ from metaq.container.header import basis_entry
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor, is_combination_exact
-from metaq.tensors.scales import Scales, has_scales
+from metaq.tensors.scales import has_scales
 
 DEFAULT_CODER = "small"
 CONSTANT = "constant"
@@ -122,6 +122,8 @@ def _build(
     held, ties = _untied(ordered)
     for name in set(coders) & ties.keys():
         raise ConfigError(f"coders: {name!r} is tied to {ordered[ties[name]].name!r}; give that one the coder.")
+    for tensor in held:
+        _check_scales(tensor)
     bases, numbers = _numbered_bases([tensor for tensor in held if tensor.name not in ties])
     check_elements([*(tensor.shape for tensor in ordered), *(basis.indices.shape for basis in bases)])
     items = [
@@ -229,7 +231,7 @@ def _check_combinations(tensor: QuantizedTensor, basis: Basis, column_sum: float
             f"{tensor.name}: combinations of its basis are not exact; its grid and that of the basis need centre 0, an "
             "odd number of buckets, and fewer of them."
         )
-    if not layout.combinations_fit(tensor.grid, basis.grid, column_sum, tensor.dtype):
+    if not layout.combinations_fit(tensor.grid, basis.grid, column_sum, tensor.dtype, tensor.scales):
         raise ConfigError(
             f"{tensor.name}: combinations of its basis reach beyond the largest {tensor.dtype.name}; use a wider type."
         )
@@ -249,8 +251,6 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
         elements = tensor.values.astype(tensor.dtype.storage).tobytes()
         way, raw = exact_payload(len(elements), lambda start, stop: elements[start:stop])
         return _Item(entry=replace(entry, coder=way), raw=raw)
-    if tensor.scales is not None:
-        _check_scales(tensor, tensor.scales)
     if basis is None and not layout.grid_fits(tensor.grid, tensor.dtype, tensor.scales):
         raise ConfigError(f"{tensor.name}: its buckets reach beyond the largest {tensor.dtype.name}; use a wider type.")
     if not layout.trellis_fits(tensor.grid, tensor.trellis_bits):
@@ -263,11 +263,12 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
     return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()))
 
 
-def _check_scales(tensor: QuantizedTensor, scales: Scales) -> None:
+def _check_scales(tensor: QuantizedTensor | ExactTensor) -> None:
+    scales = tensor.scales if isinstance(tensor, QuantizedTensor) else None
+    if scales is None:
+        return
     if not has_scales(tensor.shape) or (scales.rows.size, scales.columns.size) != tensor.shape[:2]:
         raise ConfigError(f"{tensor.name}: its scales are not one a row and one a column of shape {tensor.shape}.")
-    if tensor.basis is not None:
-        raise ConfigError(f"{tensor.name}: has a basis and scales; give it one of them.")
 
 
 def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> bytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import cpu_count
 
 import numpy as np
@@ -14,9 +14,11 @@ from metaq.container.layout import grid_fits
 from metaq.model import checkpoint
 from metaq.progress import NoProgress, Progress
 from metaq.quantize.curvature import Curvature
-from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, quantize, step_for
+from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, damped, quantize, step_for
 from metaq.quantize.rotation import best_shared, find_basis, rotate
+from metaq.quantize.scaling import scaled_importance, scaled_values, scales_for
 from metaq.tensors.quantized import Basis, Dtype, matrix_shape
+from metaq.tensors.scales import Scales
 
 STEP_FACTORS = (0.71, 0.84, 1.0, 1.19, 1.41, 1.68)
 """Steps tried around the one that suits λ, for tensors of up to ``SEARCHED_ELEMENTS``."""
@@ -33,14 +35,14 @@ MAX_ROTATED_ZEROS = 1e-3
 SHRINKAGE = 0.3
 """Share of the mean in every element's curvature: what calibration hardly touched keeps some worth."""
 
-OUTPUT_SHRINKAGE = 1e-3
-"""As ``SHRINKAGE``, for outputs of layers."""
+INPUT_SHRINKAGE, OUTPUT_SHRINKAGE = 0.2, 1e-3
+"""As ``SHRINKAGE``, for inputs and outputs of layers: other inputs than those of calibration will come."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
     """A tensor to quantise: finite weights of any shape but empty; `center` is the central value of their grid (0 with
-    a basis).
+    a basis or scales).
     """
 
     name: str
@@ -48,6 +50,19 @@ class Target:
     dtype: Dtype
     importance: Importance
     center: float = 0.0
+    scales: Scales | None = None
+
+    @property
+    def in_units(self) -> "Target":
+        """The same in the unit of its grid, without scales."""
+        if self.scales is None:
+            return self
+        return replace(
+            self,
+            values=scaled_values(self.values, self.scales),
+            importance=scaled_importance(self.importance, self.values.shape, self.scales),
+            scales=None,
+        )
 
 
 def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature]) -> Target:
@@ -55,13 +70,12 @@ def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature
     values = values_of(tensor)
     require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
     require(name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in.")
-    return Target(
-        name=name,
-        values=values,
-        dtype=checkpoint.dtype_of(name, tensor),
-        importance=_importance(curvature[name], values.shape),
-        center=central_value(values.reshape(matrix_shape(values.shape))),
-    )
+    dtype = checkpoint.dtype_of(name, tensor)
+    importance = _importance(curvature[name], values.shape)
+    center = central_value(values.reshape(matrix_shape(values.shape)))
+    can_scale = values.ndim > 1 and not center and not dtype.is_float8
+    scales = scales_for(values, importance, dtype) if can_scale else None
+    return Target(name=name, values=values, dtype=dtype, importance=importance, center=center, scales=scales)
 
 
 def values_of(tensor: torch.Tensor) -> NDArray[np.float64]:
@@ -77,19 +91,13 @@ def allocate(
 
     Those are left out whose range is too wide for steps that suit λ, or whose grid would leave their type.
     """
-    fitting = {
-        name: target
-        for name, target in targets.items()
-        if _spread(target) / min(step_for(target.importance, multiplier, trellis_bits=0), 2 * _spread(target))
-        < MAX_MAGNITUDE / 4
-    }
-    bases = _bases(fitting, multiplier)
+    bases = _bases(targets, multiplier)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        found = pool.map(lambda name: allocate_one(fitting[name], multiplier, bases.get(name)), fitting)
+        found = pool.map(lambda name: allocate_one(targets[name], multiplier, bases.get(name)), targets)
         choices = {}
-        for (name, target), choice in zip(fitting.items(), found, strict=True):
+        for (name, target), choice in zip(targets.items(), found, strict=True):
             (progress or NoProgress()).advance(target.values.size)
-            if choice.tensor.basis is not None or grid_fits(choice.tensor.grid, choice.tensor.dtype):
+            if choice is not None:
                 choices[name] = choice
         return choices
 
@@ -98,11 +106,7 @@ def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]
     """A basis for every tensor that saves bits by one, its own or that of another."""
     matrices = {
         name: (target.values.astype(np.float64), step_for(target.importance, multiplier, trellis_bits=TRELLIS_BITS))
-        for name, target in targets.items()
-        if target.values.ndim == 2
-        and target.importance.inputs is None
-        and suits_trellis(target)
-        and np.count_nonzero(target.values == 0) <= MAX_ROTATED_ZEROS * target.values.size
+        for name, target in ((name, target.in_units) for name, target in targets.items() if may_rotate(target))
     }
     own = {name: find_basis(matrix, step) for name, (matrix, step) in matrices.items()}
     found = {name: basis for name, basis in own.items() if basis is not None}
@@ -116,6 +120,16 @@ def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]
     return found
 
 
+def may_rotate(target: Target) -> bool:
+    """Whether a basis is looked for."""
+    return (
+        target.values.ndim == 2
+        and target.importance.inputs is None
+        and suits_trellis(target)
+        and int(np.count_nonzero(target.values == 0)) <= MAX_ROTATED_ZEROS * target.values.size
+    )
+
+
 def suits_trellis(target: Target) -> bool:
     """Whether dependent quantisation is used: for long rows of the scan of large tensors without coupled outputs."""
     if target.importance.outputs is not None and target.importance.outputs.ndim == 2:
@@ -125,13 +139,19 @@ def suits_trellis(target: Target) -> bool:
     return target.values.size >= MIN_TRELLIS_ELEMENTS and row_length >= MIN_TRELLIS_ROW
 
 
-def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) -> Choice:
-    """Quantise a tensor for λ = `multiplier`, as coefficients of the rows of `basis` if that is given."""
+def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) -> Choice | None:
+    """Quantise a tensor for λ = `multiplier`, as coefficients of the rows of `basis` if that is given.
+
+    None if its range is too wide for steps that suit λ, or its grid would leave its type.
+    """
+    scales, target = target.scales, target.in_units
     trellis_bits = TRELLIS_BITS if suits_trellis(target) else 0
     suited = step_for(target.importance, multiplier, trellis_bits=trellis_bits)
-    factors = STEP_FACTORS if target.values.size <= SEARCHED_ELEMENTS else (1.0,)
     # A step beyond the range of the weights leaves one level as well as that range does.
     widest = 2 * _spread(target)
+    if widest / min(suited, widest) >= MAX_MAGNITUDE / 2:
+        return None
+    factors = STEP_FACTORS if target.values.size <= SEARCHED_ELEMENTS else (1.0,)
     steps = sorted({min(suited * factor, widest) for factor in factors if basis is None or factor == 1.0})
     choices = [
         quantize(
@@ -147,7 +167,10 @@ def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) 
         )
         for step in steps
     ]
-    return min(choices, key=lambda choice: choice.cost(multiplier))
+    best = min(choices, key=lambda choice: choice.cost(multiplier))
+    if basis is None and not grid_fits(best.tensor.grid, target.dtype):
+        return None
+    return best if scales is None else replace(best, tensor=replace(best.tensor, scales=scales))
 
 
 def _spread(target: Target) -> float:
@@ -167,4 +190,4 @@ def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
         return Importance(elements=smoothed)
     if outputs.ndim == 1:
         outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
-    return Importance(elements=smoothed, inputs=curvature.inputs, outputs=outputs)
+    return Importance(elements=smoothed, inputs=damped(curvature.inputs, INPUT_SHRINKAGE), outputs=outputs)

@@ -11,7 +11,7 @@ all other parameters F is its diagonal.
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 from metaq.config import require
 from metaq.errors import ConfigError
 from metaq.model.weights import QUANTIZABLE
+from metaq.quantize.rotation import is_tall
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 Loss = Callable[[object, torch.Generator], tuple[torch.Tensor, int]]
@@ -40,6 +41,9 @@ GRADIENT_SHARE = 0.7
 
 MAX_GRADIENTS = 1 << 24
 """Elements of the gradients of single samples that are held at a time."""
+
+MAX_COLUMNS = 4096
+"""Columns of the widest weight whose inputs are seen by the gradients of whole batches."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,6 +90,7 @@ def measure(
     *,
     loss: Loss = categorical_loss,
     seed: int = 0,
+    draws: int = 1,
 ) -> dict[str, Curvature]:
     """Curvature of every floating parameter by name, frozen ones included; the model is left as it was.
 
@@ -99,6 +104,8 @@ def measure(
         See :data:`Loss`.
     seed
         Of the random numbers that `loss` draws.
+    draws
+        How often it draws them for every batch.
 
     Raises
     ------
@@ -109,6 +116,7 @@ def measure(
     frozen = [parameter for parameter in parameters.values() if not parameter.requires_grad]
     taps = {name: _Tap(module) for name, module in _layers(model).items()}
     squares: dict[str, torch.Tensor] = {}
+    grams: dict[str, torch.Tensor] = {}
     was_training = model.training
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -117,13 +125,23 @@ def measure(
     samples = 0
     try:
         for batch in batches:
-            value, count = loss(call(model, batch), generator)
-            gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-            seen = {name for layer, tap in taps.items() if tap.has_seen for name in (layer, *tap.bias_of(layer))}
-            for name, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None and name not in seen:
-                    squares[name] = squares.get(name, 0.0) + gradient.detach().double().cpu() ** 2
-            samples += count
+            output = call(model, batch)
+            for draw in range(draws):
+                value, count = loss(output, generator)
+                gradients = torch.autograd.grad(
+                    value, list(parameters.values()), allow_unused=True, retain_graph=draw + 1 < draws
+                )
+                seen = {name for layer, tap in taps.items() if tap.has_seen for name in (layer, *tap.bias_of(layer))}
+                for name, gradient in zip(parameters, gradients, strict=True):
+                    if gradient is None:
+                        continue
+                    if name not in seen:
+                        squares[name] = squares.get(name, 0.0) + gradient.detach().double().cpu() ** 2
+                    if _has_gram(gradient.shape) and (name not in seen or (name in taps and taps[name].needs_gram)):
+                        # Random numbers of mean zero make the products of different samples cancel.
+                        matrix = _wide(gradient.detach()).reshape(len(gradient), -1)
+                        grams[name] = grams.get(name, 0.0) + (matrix.T @ matrix).double().cpu()
+                samples += count
     finally:
         for tap in taps.values():
             tap.handle.remove()
@@ -136,9 +154,14 @@ def measure(
         name: Curvature(diagonal=(squares.get(name, nothing).expand(parameter.shape) / samples).numpy())
         for name, parameter in parameters.items()
     }
+    for name, gram in grams.items():
+        if float(gram.trace()) > 0:
+            by_row = found[name].diagonal.reshape(len(parameters[name]), -1).sum(axis=1)
+            inputs = gram.numpy() / samples
+            found[name] = replace(found[name], inputs=inputs, outputs=by_row / np.trace(inputs))
     for name, tap in taps.items():
         if tap.has_seen and name in found:
-            found[name] = tap.of_weight(samples)
+            found[name] = tap.of_weight(samples, grams.get(name))
             found |= {bias: tap.of_bias(samples) for bias in tap.bias_of(name)}
     return found
 
@@ -190,16 +213,22 @@ class _Tap:
         """Name of the bias beside the weight `name`, if there is one."""
         return [name.removesuffix("weight") + "bias"] if self._layer.bias is not None else []
 
-    def of_weight(self, samples: int) -> Curvature:
-        """Curvature of the weight."""
+    @property
+    def needs_gram(self) -> bool:
+        """Whether the second moment of gradients has to come from whole batches."""
+        return self._has_positions and not self._sees_gradients
+
+    def of_weight(self, samples: int, gram: torch.Tensor | None) -> Curvature:
+        """Curvature of the weight; `gram` is the sum of second moments of gradients, (columns, columns)."""
         inputs = self._inputs / self._positions
         outputs = self._over_rows / samples
         if self._has_positions:
             # Rows hold the trace of the whole here; the inputs' matrix keeps the scale of inputs.
             trace = float(inputs.trace()) or 1.0
-            gradients = float(self._over_columns.trace())
-            if self._sees_gradients and gradients > 0:
-                inputs = (1 - GRADIENT_SHARE) * inputs + GRADIENT_SHARE * trace / gradients * self._over_columns
+            gram = self._over_columns if gram is None else gram
+            gradients = float(gram.trace())
+            if gradients > 0:
+                inputs = (1 - GRADIENT_SHARE) * inputs + GRADIENT_SHARE * trace / gradients * gram
             outputs = outputs / trace
         by_row = outputs.diagonal() if outputs.ndim == 2 else outputs
         diagonal = torch.outer(by_row, inputs.diagonal()).reshape(self._layer.weight.shape)
@@ -235,6 +264,12 @@ class _Tap:
             self._over_rows += _second_moment(by_row, coupled=self._is_coupled)
             if self._sees_gradients:
                 self._over_columns += _second_moment(gradients.flatten(0, 1), coupled=True)
+
+
+def _has_gram(shape: torch.Size) -> bool:
+    """Whether a weight is a matrix for which a second moment of its rows is taken; not if it may have a basis."""
+    rows, columns = shape[0] if len(shape) > 1 else 1, shape[1:].numel()
+    return rows > 1 and 1 < columns <= MAX_COLUMNS and not is_tall(rows, columns)
 
 
 def _second_moment(vectors: torch.Tensor, *, coupled: bool) -> torch.Tensor:

@@ -192,8 +192,7 @@ class _Search:
     def _with_feedback(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
         assert self.importance.inputs is not None
         assert self.importance.outputs is not None
-        # Upper Cholesky factor of the inverse second moment: row j compensates column j.
-        factor = np.linalg.cholesky(np.linalg.inv(damped(self.importance.inputs, DAMPING))).T
+        factor = factor_of_inverse(self.importance.inputs)
         outputs = self.importance.by_output
         outputs = np.maximum(outputs, MIN_IMPORTANCE * max(float(outputs.mean()), 1e-300)) * self.weight
         remaining = np.ascontiguousarray(self.targets.T)
@@ -294,6 +293,12 @@ def damped(matrix: Floats, share: float) -> Floats:
     """`matrix` with `share` of the mean of its diagonal added to that; positive definite."""
     result: Floats = matrix + np.eye(len(matrix)) * max(share * float(np.diag(matrix).mean()), 1e-30)
     return result
+
+
+def factor_of_inverse(inputs: Floats) -> Floats:
+    """Upper Cholesky factor of the inverse of damped `inputs`, (columns, columns): row j compensates column j."""
+    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped(inputs, DAMPING))).T
+    return factor
 
 
 def unit_factors(matrix: Floats) -> tuple[Floats, Floats]:

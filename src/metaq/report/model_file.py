@@ -108,7 +108,7 @@ def _live_along(dimension: int, is_live: NDArray[np.bool_]) -> tuple[int, int] |
 def _histogram(name: str, found: Inspection, latent: NDArray[np.float64] | None) -> Histogram | None:
     tensor = found.quantized.get(name)
     flat = None if latent is None else latent.reshape(-1)
-    # A trellis or a basis gives values between those of the grid.
-    if tensor is not None and not tensor.trellis_bits and tensor.basis is None:
+    # A trellis, a basis and scales give values beside those of the grid.
+    if tensor is not None and not tensor.trellis_bits and tensor.basis is None and tensor.scales is None:
         return histograms.of_buckets(tensor, flat)
     return histograms.of_values(name, found.state_dict[name].double().numpy().reshape(-1), flat)

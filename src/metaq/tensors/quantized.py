@@ -135,7 +135,7 @@ class QuantizedTensor:
     or column by column of the matrix (first dimension, all others). `trellis_bits` is 0, or the binary logarithm of the
     number of states of the trellis that moves the reference values (:mod:`metaq.tensors.trellis`). If a `basis` is
     given, the reference values are coefficients of its rows; for matrices with as many columns, scanned by rows. If
-    `scales` are given, which excludes a basis, the reference values are multiplied by them.
+    `scales` are given, the values, as grid, trellis and basis give them, are multiplied by them.
     """
 
     name: str
@@ -167,7 +167,8 @@ class QuantizedTensor:
         if self.basis is not None:
             coefficients = self.numerators().reshape(-1, self.basis.size).astype(np.float64)
             unit = combined_unit(self.grid, self.basis.grid)
-            return combined(coefficients, self.basis.numerators(), unit).reshape(self.shape)
+            values = combined(coefficients, self.basis.numerators(), unit)
+            return values if self.scales is None else values * self.scales.of_rows(0, len(values))
         if not self.trellis_bits and self.scales is None:
             return self.grid.values_of(self.indices)
         values = self.grid.center + self.grid.radius * self.numerators().astype(np.float64) / self.grid.count

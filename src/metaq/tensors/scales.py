@@ -32,6 +32,10 @@ class Scales:
         rows, columns = factors(self.rows), factors(self.columns)
         return float(rows.min() * columns.min()), float(rows.max() * columns.max())
 
+    def of_rows(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Factors of some rows of a matrix, float64 of shape (stop - start, columns)."""
+        return np.outer(factors(self.rows[start:stop]), factors(self.columns))
+
     def of(self, shape: tuple[int, ...], start: int, stop: int, *, by_columns: bool = False) -> NDArray[np.float64]:
         """Factors of the elements `start` to `stop` of a tensor, in the order of its scan, float64 of shape (n,)."""
         numbers = np.arange(start, stop)
@@ -46,6 +50,12 @@ def factors(exponents: NDArray[np.int8]) -> NDArray[np.float64]:
     wide = exponents.astype(np.int64)
     found: NDArray[np.float64] = np.ldexp(np.array(QUARTERS)[wide & 3], wide >> 2)
     return found
+
+
+def exponents_of(scales: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Exponents of the factors nearest to positive `scales`, int8 of the same shape."""
+    exponents: NDArray[np.int8] = np.clip(np.rint(4 * np.log2(scales)), -127, 127).astype(np.int8)
+    return exponents
 
 
 def scales_of(raw: bytes, rows: int) -> Scales:

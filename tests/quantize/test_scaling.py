@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from metaq import container
+from metaq.model import checkpoint
+from metaq.quantize.allocation import Target, allocate_one, target_of
+from metaq.quantize.curvature import Curvature
+from metaq.quantize.rdo import distortion
+
+
+def curvature_of(shape: tuple[int, ...], kind: str) -> Curvature:
+    """Curvature that differs by a factor of a thousand and more between rows and columns."""
+    generator = np.random.default_rng(0)
+    columns = int(np.prod(shape[1:]))
+    rows = np.exp(generator.normal(size=shape[0]) * 2)
+    mixed = generator.normal(size=(4 * columns, columns)) * np.exp(generator.normal(size=columns) * 2)
+    inputs = mixed.T @ mixed / len(mixed)
+    diagonal = np.outer(rows, np.diag(inputs)).reshape(shape)
+    if kind == "elements":
+        return Curvature(diagonal=diagonal)
+    return Curvature(diagonal=diagonal, inputs=inputs, outputs=np.diag(rows) if kind == "coupled" else rows)
+
+
+def target_like(shape: tuple[int, ...], kind: str) -> Target:
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return target_of("w", weights, {"w": curvature_of(shape, kind)})
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((96, 80), "elements"), ((96, 80), "coupled"), ((256, 160), "layer"), ((128, 32, 3, 3), "layer")],
+)
+def test_steps_that_suit_rows_and_columns_cost_less(shape: tuple[int, ...], kind: str) -> None:
+    target = target_like(shape, kind)
+    assert target.scales is not None
+    multiplier = 0.01 * target.importance.mean
+    scaled, plain = allocate_one(target, multiplier), allocate_one(replace(target, scales=None), multiplier)
+    assert scaled is not None
+    assert plain is not None
+    assert scaled.cost(multiplier) < 0.9 * plain.cost(multiplier)
+
+
+@pytest.mark.parametrize("kind", ["elements", "coupled", "layer"])
+def test_distortion_is_that_of_the_restored_weights(kind: str) -> None:
+    target = target_like((128, 80), kind)
+    choice = allocate_one(target, 0.01 * target.importance.mean)
+    assert choice is not None
+    (tensor,) = container.decode(container.encode([choice.tensor])).tensors
+    errors = checkpoint.restore([tensor])["w"].double().numpy() - target.values
+    assert choice.distortion == pytest.approx(distortion(errors, target.importance), rel=1e-3)
+
+
+def test_rows_of_a_table_have_scales_beside_a_basis() -> None:
+    generator = torch.Generator().manual_seed(2)
+    table = torch.randn(4096, 16, generator=generator) @ torch.randn(16, 64, generator=generator)
+    rows = np.exp(np.random.default_rng(3).normal(size=4096) * 3)
+    curvature = {"w": Curvature(diagonal=np.repeat(rows[:, None], 64, axis=1))}
+    target = target_of("w", table, curvature)
+    assert target.scales is not None
+    assert target.scales.rows.any()
+    assert not target.scales.columns.any()
+
+
+def test_values_that_many_weights_share_stay_on_one_grid() -> None:
+    weights = torch.randn(128, 64, generator=torch.Generator().manual_seed(4))
+    weights[:, ::2] = 0.25
+    assert target_of("w", weights, {"w": curvature_of((128, 64), "layer")}).scales is None
