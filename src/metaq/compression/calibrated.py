@@ -18,7 +18,7 @@ from metaq.model.checkpoint import StateDict, restore
 from metaq.model.norms import rounded_norms
 from metaq.model.opened import state_dict_of
 from metaq.model.selection import RUNNING_STATISTICS
-from metaq.quantize.allocation import Target, allocate, target_of, values_of
+from metaq.quantize.allocation import RateSample, Target, allocate, target_of, values_of
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.quantize.recovery import Recovery, recalibrated
@@ -70,7 +70,6 @@ class CalibratedModel:
             grid, tensor = chosen.grids.get(model.holders[first]), self._weights[first]
             self._held[first] = exact_tensor(first, tensor) if grid is None else on_grid(first, tensor, grid)
         self._reasons = {**request.selection.reasons, **model.under_all_names(chosen.reasons)}
-        self._estimates: dict[float, float] = {}
 
     @cached_property
     def usual(self) -> float:
@@ -86,12 +85,16 @@ class CalibratedModel:
 
     def size_bytes(self, multiplier: float) -> float:
         """About how many bytes what is quantised takes for λ = `multiplier`."""
-        if multiplier not in self._estimates:
-            self._stage("estimating a size")
-            choices = allocate(self._targets, multiplier=multiplier, progress=self._progress)
-            bits = sum(choice.bits for choice in choices.values())
-            self._estimates[multiplier] = EXCESS * bits / 8
-        return self._estimates[multiplier]
+        return EXCESS / 8 * sum(sample.bits(multiplier) for sample in self._samples)
+
+    @cached_property
+    def _samples(self) -> list[RateSample]:
+        self._stage("estimating a size")
+        found = []
+        for target in self._targets.values():
+            found.append(RateSample.of(target))
+            self._progress.advance(target.values.size)
+        return found
 
     def at(self, multiplier: float) -> Compressed:
         """Quantise for λ = `multiplier`."""

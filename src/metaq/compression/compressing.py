@@ -31,7 +31,7 @@ from metaq.tensors.grid import BucketGrid
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
 
-LEAST_GRADIENTS = 48
+LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
 
 RECIPE = 5

@@ -13,7 +13,9 @@ from metaq.config import require
 from metaq.container.layout import grid_fits
 from metaq.model import checkpoint
 from metaq.progress import NoProgress, Progress
+from metaq.quantize.blocks import Fineness, learn
 from metaq.quantize.curvature import Curvature
+from metaq.quantize.rates import scale_classes
 from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, damped, quantize, step_for
 from metaq.quantize.rotation import best_shared, find_basis, rotate
 from metaq.quantize.scaling import scaled_importance, scaled_values, scales_for
@@ -24,6 +26,9 @@ STEP_FACTORS = (0.71, 0.84, 1.0, 1.19, 1.41, 1.68)
 """Steps tried around the one that suits λ, for tensors of up to ``SEARCHED_ELEMENTS``."""
 
 SEARCHED_ELEMENTS = 1 << 18
+SAMPLED_ELEMENTS = 1 << 14
+"""Weights of a tensor, about, by which its bits are estimated."""
+
 MIN_TRELLIS_ELEMENTS = 1 << 14
 MIN_TRELLIS_ROW = 64
 """A path needs some symbols before the trellis pays."""
@@ -36,7 +41,7 @@ SHRINKAGE = 0.3
 """Share of the mean in every element's curvature: what calibration hardly touched keeps some worth."""
 
 INPUT_SHRINKAGE, OUTPUT_SHRINKAGE = 0.2, 1e-3
-"""As ``SHRINKAGE``, for inputs and outputs of layers: other inputs than those of calibration will come."""
+"""As ``SHRINKAGE``, for inputs and outputs of layers that are not coupled: not all inputs are among those seen."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +68,34 @@ class Target:
             importance=scaled_importance(self.importance, self.values.shape, self.scales),
             scales=None,
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RateSample:
+    """Some rows of a tensor of `size` weights in the unit of its grid, float64 (n, columns), from which the bits that
+    it takes are estimated.
+    """
+
+    rows: NDArray[np.float64]
+    size: int
+    importance: Importance
+
+    @classmethod
+    def of(cls, target: Target) -> "RateSample":
+        """Rows from all over the tensor."""
+        target = target.in_units
+        matrix = target.values.reshape(matrix_shape(target.values.shape))
+        stride = max(len(matrix) * matrix.shape[1] // SAMPLED_ELEMENTS, 1)
+        mean = Importance(elements=np.array([[target.importance.mean]]))
+        return cls(rows=matrix[::stride].astype(np.float64) - target.center, size=target.values.size, importance=mean)
+
+    def bits(self, multiplier: float) -> float:
+        """About how many bits the tensor takes for λ = `multiplier`; a trellis takes as many, but is much slower."""
+        step = step_for(self.importance, multiplier, trellis_bits=0)
+        step = min(step, 2 * float(np.abs(self.rows).max()) or 1.0)
+        weight = step**2 * self.importance.mean / (2 * multiplier)
+        fineness = Fineness(step_size=step, weight=weight, trellis_bits=0)
+        return self.size * learn([(self.rows, scale_classes(self.rows, step))], fineness)[1]
 
 
 def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature]) -> Target:
@@ -185,9 +218,10 @@ def _importance(curvature: Curvature, shape: tuple[int, ...]) -> Importance:
         # Single elements are too noisy to be trusted; rows and columns are not.
         elements = np.outer(elements.mean(axis=1), elements.mean(axis=0)) / mean
     smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * mean
-    outputs = curvature.outputs
-    if curvature.inputs is None or outputs is None:
+    inputs, outputs = curvature.inputs, curvature.outputs
+    if inputs is None or outputs is None:
         return Importance(elements=smoothed)
     if outputs.ndim == 1:
         outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
-    return Importance(elements=smoothed, inputs=damped(curvature.inputs, INPUT_SHRINKAGE), outputs=outputs)
+        inputs = damped(inputs, INPUT_SHRINKAGE)
+    return Importance(elements=smoothed, inputs=inputs, outputs=outputs)
