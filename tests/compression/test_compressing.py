@@ -385,6 +385,18 @@ def test_scales_that_differ_much_are_neither_spoilt_nor_spared(tmp_path):
     assert max(errors) < 4.5 * min(errors)
 
 
+def test_relative_errors_of_matrices_grow_with_their_weights(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    held = {f"s{rows}": torch.randn(rows, 128, generator=generator) for rows in (128, 512, 2048)}
+    out = tmp_path / "m.metaq"
+    compress(saved(tmp_path / "model", held), out)
+    restored = load(out)
+    small, middle, large = (relative_error(restored[name], tensor) for name, tensor in held.items())
+    # The squares are as the numbers of weights: four times as many.
+    assert 1.7 < middle / small < 2.3
+    assert 1.7 < large / middle < 2.3
+
+
 def test_grids_that_are_given_are_used(made_folder, tmp_path):
     grid = BucketGrid(center=0.0, radius=0.25, count=11)
     out = tmp_path / "m.metaq"

@@ -47,6 +47,21 @@ def test_a_file_of_uneven_weights_restores_what_was_chosen(tmp_path: Path) -> No
     assert scaled == {"a.weight", "b.weight"}
 
 
+def test_uneven_rows_may_be_combined_from_the_basis_of_a_table(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    mix = torch.randn(64, 64, generator=generator) * torch.logspace(0, -2, 64)[:, None]
+    table = torch.randn(2000, 64, generator=generator) @ mix
+    matrix = torch.randn(320, 64, generator=generator) @ mix * torch.logspace(0, -1.5, 320)[:, None]
+    found = metaq.compress({"table": table, "matrix": matrix})
+    found.save(tmp_path / "m.metaq")
+    by_name = {entry.name: entry for entry in container.describe(tmp_path / "m.metaq").entries}
+    assert by_name["matrix"].scales is not None
+    assert by_name["matrix"].basis == by_name["table"].basis == 0
+    restored = metaq.load(tmp_path / "m.metaq")["matrix"]
+    assert torch.equal(restored, found.state_dict()["matrix"])
+    assert row_errors(matrix, restored).max() < 0.5
+
+
 def test_zeros_stay_zero_under_scales() -> None:
     matrix = uneven()
     matrix[torch.rand(matrix.shape, generator=torch.Generator().manual_seed(2)) < 0.3] = 0

@@ -114,6 +114,19 @@ def make_folder(place: Path) -> None:
     BertModel(config).save_pretrained(place / "all-MiniLM-L6-v2")
 
 
+def make_calibrated_folder(place: Path) -> None:
+    """The same with a tokenizer, and sentences for it."""
+    from transformers import BertTokenizerFast
+
+    make_folder(place)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = place / "all-MiniLM-L6-v2" / "vocab.txt"
+    vocabulary.write_text("\n".join(words))
+    BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(place / "all-MiniLM-L6-v2")
+    sentences = [" ".join(words[5 + (7 * n + k) % 26] for k in range(3 + n % 9)) for n in range(60)]
+    (place / "sentences.txt").write_text("\n".join(sentences))
+
+
 def make_checkpoint(place: Path) -> None:
     """A checkpoint of a network that is not trained."""
     torch.save(Network().state_dict(), place / "model.pth")
@@ -123,6 +136,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "README.md": make_folder,
     "docs/choosing.md": make_checkpoint,
     "docs/folders.md": make_folder,
+    "docs/how-to/calibration.md": make_calibrated_folder,
 }
 """Makes the files that a page takes as given beside those of the repository's ``models``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ QUIET_SECONDS = 1.0
 NARROWEST_NAME = 16
 """Characters to which the first column may be folded, inside words if need be."""
 
-PLAIN = {"×": "x", "…": "...", "–": "-", "−": "-", "→": "->", "≤": "<=", "≥": ">="}
+PLAIN = {"×": "x", "±": "+-", "…": "...", "–": "-", "−": "-", "→": "->", "≤": "<=", "≥": ">="}
 """What stands for characters that a terminal cannot show."""
 
 
@@ -176,6 +177,18 @@ def coverage_rows(coverage: Coverage) -> list[tuple[str, str]]:
     return [
         ("quantised", f"{coverage.quantized_bytes:,} of {coverage.tensor_bytes:,} bytes, {coverage.share:.1%}"),
     ]
+
+
+def score(value: float, error: float | None) -> str:
+    """A score and its standard error with as many places as tell it from 1.
+
+    Examples
+    --------
+    >>> score(0.99987654, 0.0000321)
+    '0.99988 ± 0.00003'
+    """
+    places = max(3, 1 - math.floor(math.log10(max(1 - value, 1e-9))))
+    return f"{value:.{places}f} ± {error or 0.0:.{places}f}"
 
 
 def print_left_out(coverage: Coverage) -> None:

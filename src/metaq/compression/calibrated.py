@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from torch import nn
 
-from metaq import container
 from metaq.compression.compressed import Compressed
 from metaq.compression.pipeline import exact_tensor, on_grid, to_tensors
 from metaq.compression.search import SizeSearch, smallest_good
@@ -22,7 +22,6 @@ from metaq.quantize.allocation import RateSample, Target, allocate, target_of, v
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.quantize.recovery import Recovery, recalibrated
-from metaq.tensors.coverage import coverage_of
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
 START_STEP = 0.5
@@ -31,8 +30,18 @@ START_STEP = 0.5
 RECOVERED_WIDENING, RECOVERED_BISECTIONS = 2.5, 3
 """With recovery every λ takes gradients of the loss; fewer are tried."""
 
+WEIGHING_SHARE = 1 / 16
+"""λ over the usual one for which errors of tensors are tried: so small that outputs change in proportion."""
+
+MOST_MISTAKEN = 16.0
+"""By what factor curvature may be mistaken about a tensor, compared with the others, at most."""
+
 EXCESS = 1.02
 """What the coder takes beyond the estimated code lengths, about."""
+
+
+Packed = Callable[[Sequence[Tensor], Mapping[str, str], float], Compressed]
+"""From tensors, reasons by name of those that are exact, and λ, to the file."""
 
 
 class CalibratedModel:
@@ -46,6 +55,7 @@ class CalibratedModel:
         self,
         request: Request,
         chosen: SortedOut,
+        packed: Packed,
         *,
         curvature: Mapping[str, Curvature],
         recovery: Recovery | None = None,
@@ -53,7 +63,7 @@ class CalibratedModel:
     ) -> None:
         model = request.model
         assert model.module is not None
-        self._request = request
+        self._packed = packed
         self._module: nn.Module = model.module
         self._recovery = recovery
         self._norm_batches = norm_batches
@@ -109,15 +119,33 @@ class CalibratedModel:
         held = {**self._held, **exact, **quantized}
         held |= self._statistics(restore(list(self._under_all_names(held))))
         tensors = self._under_all_names(held)
-        data = container.encode(tensors, coder=self._request.coder, metadata=self._request.metadata)
-        return Compressed(
-            data=data,
-            file_bytes=len(data),
-            float_bytes=self._request.model.float_bytes,
-            weights=self._request.model.weights,
-            coverage=coverage_of(tensors).explained(self._reasons),
-            multiplier=multiplier,
-        )
+        return self._packed(tensors, self._reasons, multiplier)
+
+    def weigh(self, losses: Callable[[Sequence[StateDict]], Sequence[float]]) -> None:
+        """Let errors of tensors count as much as they do by trial, where curvature is mistaken about it.
+
+        `losses` are what the outputs lose on inputs that curvature was not measured on, with some of the weights.
+        Tensors of one shape do the same job, and are tried together; vectors are left as they are.
+        """
+        self._stage("quantising to weigh tensors")
+        choices = allocate(self._targets, multiplier=WEIGHING_SHARE * self.usual, progress=self._progress)
+        kinds: dict[tuple[int, ...], list[Choice]] = {}
+        for choice in choices.values():
+            kinds.setdefault(choice.tensor.shape, []).append(choice)
+        tries = {shape: found for shape, found in kinds.items() if len(shape) > 1}
+        weights = [self._tied(restore([choice.tensor for choice in found])) for found in tries.values()]
+        pairs = zip(tries, losses(weights), strict=True)
+        expected = {shape: sum(choice.distortion for choice in found) for shape, found in tries.items()}
+        ratios = {shape: loss / expected[shape] for shape, loss in pairs if loss > 0 and expected[shape] > 0}
+        if not ratios:
+            return
+        sizes = [prod(shape) * len(tries[shape]) for shape in ratios]
+        typical = math.exp(np.average(np.log(list(ratios.values())), weights=sizes))
+        for shape, ratio in ratios.items():
+            factor = min(max(ratio / typical, 1 / MOST_MISTAKEN), MOST_MISTAKEN)
+            for choice in tries[shape]:
+                target = self._targets[choice.tensor.name]
+                self._targets[target.name] = replace(target, importance=target.importance.times(factor))
 
     def to_bytes(self, limit: int) -> Compressed:
         """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that
@@ -190,4 +218,4 @@ class CalibratedModel:
         return choices
 
     def _tied(self, weights: StateDict) -> StateDict:
-        return {**weights, **{name: weights[first] for name, first in self._alias.items()}}
+        return {**weights, **{name: weights[first] for name, first in self._alias.items() if first in weights}}

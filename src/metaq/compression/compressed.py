@@ -29,6 +29,8 @@ class Goal:
         Most bits of the file per element.
     max_drop
         How far the figure of merit may fall, in its own unit.
+    keep
+        Least score of the outputs, between 0 and 1: see :mod:`metaq.compression.quality`.
 
     Raises
     ------
@@ -40,6 +42,7 @@ class Goal:
     target_ratio: float | None = None
     target_bits_per_weight: float | None = None
     max_drop: float | None = None
+    keep: float | None = None
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -48,6 +51,7 @@ class Goal:
         for name, value in given.items():
             allowed = math.isfinite(value) and (value > 0 or (name == "max_drop" and value == 0))
             require(allowed, f"{name}: {value} must be {'zero or more' if name == 'max_drop' else 'positive'}.")
+        require(self.keep is None or self.keep < 1, f"keep: {self.keep} must be below 1, where outputs are the same.")
 
     def limit_bytes(self, *, float_bytes: int, weights: int) -> int | None:
         """Most bytes of the file of a model with so many bytes of tensors and elements; None if the goal is no size."""
@@ -76,6 +80,9 @@ class Report:
         λ; None where the grids were given.
     accuracy, float_accuracy
         Figure of merit of the quantised and of the original weights, where it was measured.
+    kept, kept_error
+        Score of the outputs on inputs that were held out of calibration, 1 where they are the same, and its standard
+        error (:mod:`metaq.compression.quality`); None where there were none.
     carried, carried_bytes, left_out
         Paths of the files of a folder that are in the file too, what they take of it, and the paths of the others, each
         with the reason.
@@ -90,6 +97,8 @@ class Report:
     multiplier: float | None = None
     accuracy: float | None = None
     float_accuracy: float | None = None
+    kept: float | None = None
+    kept_error: float | None = None
     carried: tuple[str, ...] = ()
     carried_bytes: int = 0
     left_out: dict[str, str] = field(default_factory=dict)

@@ -6,10 +6,16 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import torch
+from torch import nn
+
 from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Goal, Report
+from metaq.compression.network import Network
 from metaq.compression.planning import DEFAULT_MULTIPLIER
-from metaq.compression.search import smallest_good
+from metaq.compression.quality import kept, kept_by_each, parted
+from metaq.compression.search import smallest_good, smallest_keeping
 from metaq.compression.survey import look_at, sorted_out
 from metaq.compression.uncalibrated import Request, UncalibratedModel
 from metaq.compression.work import Record, WorkFolder
@@ -24,12 +30,18 @@ from metaq.model.selection import select, select_gridded
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn
 from metaq.progress import NoProgress, Progress, tracked
-from metaq.quantize.curvature import Batch, Loss, categorical_loss, measure
+from metaq.quantize.curvature import Batch, Curvature, Loss, categorical_loss, measure, random_projection_loss
 from metaq.quantize.recovery import OutputLoss, Recovery
 from metaq.tensors.grid import BucketGrid
 
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
+
+UNREACHED_SHARE = 0.25
+"""What a relative error counts in a tensor on which no output depends, over the median of the others."""
+
+WEIGHING_BATCHES = 8
+"""Batches held out that tell how much errors of each kind of tensor matter."""
 
 LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
@@ -45,9 +57,11 @@ def compress(
     target_ratio: float | None = None,
     target_bits_per_weight: float | None = None,
     max_drop: float | None = None,
+    keep: float | None = None,
     accuracy: Accuracy | None = None,
     batches: Iterable[Batch] | None = None,
-    loss: Loss = categorical_loss,
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
     training_loss: OutputLoss | None = None,
     recalibrates_norms: bool = False,
     include: Sequence[str] = ANY,
@@ -64,17 +78,24 @@ def compress(
     ----------
     source
         A module or a state dict, which is not changed; or the path of a checkpoint or of a model folder.
-    target_bytes, target_ratio, target_bits_per_weight, max_drop
+    target_bytes, target_ratio, target_bits_per_weight, max_drop, keep
         The goal, at most one: see :class:`metaq.compression.compressed.Goal`. Without any, the default quality: small
         errors that most models do not feel.
     accuracy
         Figure of merit of a state dict; needed for `max_drop`, in whose unit it is.
     batches
-        Inputs for calibration, which need no labels; `source` must be a module then. Errors count as far as they change
-        the outputs; without batches, by their size alone. Without a goal, the file has the size that it has without
-        batches.
+        Inputs for calibration, which need no labels. Errors count as far as they change the outputs; without batches,
+        by their size alone. Without a goal, the file has the size that it has without batches. Every fourth batch, or
+        sample of a single batch, is held out and tells how much of the outputs is kept
+        (:mod:`metaq.compression.quality`); unless `accuracy` or `training_loss` tell how good the weights are, and
+        `keep` does not ask for it.
+    module
+        What computes with the tensors of `source` on the batches, if that is no module; it has been given their values.
+        Its names may be others.
     loss
-        What calibration measures; :func:`~metaq.quantize.curvature.random_projection_loss` where nothing is classified.
+        What calibration measures. By default, the squared error of all tensors of the output; of a matrix of logits,
+        where `accuracy` or `training_loss` say that it is one, the divergence of classes
+        (:func:`~metaq.quantize.curvature.categorical_loss`).
     training_loss
         From the output for a batch and its number to the mean loss, such as cross-entropy with the batch's labels. With
         it, tensors are quantised one after the other, and those still to come make up for the loss.
@@ -104,7 +125,11 @@ def compress(
         target_ratio=target_ratio,
         target_bits_per_weight=target_bits_per_weight,
         max_drop=max_drop,
+        keep=keep,
     )
+    require(keep is None or batches is not None, "keep: outputs are compared on inputs; give batches of them.")
+    require(module is None or batches is not None, "module: only calibration needs it; give batches, too.")
+    require(keep is None or training_loss is None, "keep: takes no labels; give no training_loss, or max_drop.")
     require(max_drop is None or accuracy is not None, "max_drop: needs a way to measure accuracy; give one.")
     require(
         batches is not None or (training_loss is None and not recalibrates_norms),
@@ -129,10 +154,24 @@ def compress(
     if batches is None:
         found = _without_data(request, is_good)
     else:
-        calibrated = _calibrated(request, list(batches), loss, training_loss, recalibrates_norms)
-        found = _with_data(request, calibrated, is_good)
-    if found is None:
+        has_labels = accuracy is not None or training_loss is not None
+        calibrating, held_out = (list(batches), []) if has_labels and keep is None else parted(list(batches))
+        require(keep is None or bool(held_out), "keep: nothing is left to compare outputs on; give two samples.")
+        network = Network(request, module)
+        calibrated = _calibrated(
+            network,
+            calibrating,
+            loss=loss or partial(_usual_loss, is_classifier=has_labels),
+            recovery=None if training_loss is None else Recovery(network.module, calibrating, training_loss),
+            norm_batches=calibrating if recalibrates_norms else (),
+        )
+        if held_out and training_loss is None:
+            _weigh(network, calibrated, held_out)
+        found = _with_data(request, network, calibrated, held_out, is_good)
+    if found is None and lowest is not None:
         raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
+    if found is None:
+        raise ConfigError(f"keep: even fine steps do not keep {keep:g}; ask for less.")
     if accuracy is None:
         return found
     return replace(found, accuracy=accuracy(found.state_dict()), float_accuracy=before)
@@ -252,42 +291,97 @@ def _without_data(request: Request, is_good: Callable[[StateDict], bool] | None)
 
 
 def _with_data(
-    request: Request, model: CalibratedModel, is_good: Callable[[StateDict], bool] | None
+    request: Request,
+    network: Network,
+    model: CalibratedModel,
+    held_out: Sequence[Batch],
+    is_good: Callable[[StateDict], bool] | None,
 ) -> Compressed | None:
+    def measured(found: Compressed) -> Compressed:
+        if not held_out:
+            return found
+        batches = tracked(held_out, request.progress, "comparing outputs")
+        told = kept(network.module, network.weights(found), batches)
+        return replace(found, kept=told.score, kept_error=told.error)
+
+    keep = request.goal.keep
     if is_good is not None:
         return model.to_quality(lambda found: is_good(found.state_dict()))
+    if keep is not None:
+        return smallest_keeping(
+            lambda multiplier: measured(model.at(multiplier)),
+            lambda found: 1 - (found.kept or 0),
+            1 - keep,
+            model.usual,
+        )
     limit = request.limit_bytes
     if limit is None:
         usual = _without_data(request, None)
         assert usual is not None
         limit = usual.file_bytes
-    return model.to_bytes(limit)
+    return measured(model.to_bytes(limit))
 
 
 def _calibrated(
-    request: Request, batches: list[Batch], loss: Loss, training_loss: OutputLoss | None, recalibrates_norms: bool
+    network: Network,
+    batches: list[Batch],
+    *,
+    loss: Loss,
+    recovery: Recovery | None,
+    norm_batches: Sequence[Batch],
 ) -> CalibratedModel:
-    module = request.model.module
-    if module is None:
-        raise ConfigError("batches: calibration needs the module, not its weights alone.")
-    names = {request.model.holders[name] for name in request.selection.names}
-    chosen = [tensor for tensor in request.model.tensors if tensor.name in names]
+    request, model = network.request, network.request.model
+    names = {model.holders[name] for name in request.selection.names}
+    chosen = [tensor for tensor in model.tensors if tensor.name in names]
     request.progress.stage("looking at weights", sum(tensor.size_bytes for tensor in chosen))
     with Reader() as reader:
         facts = {tensor.name: look_at(reader, tensor, request.progress)[0] for tensor in chosen}
         found = sorted_out(reader, chosen, facts)
+    curvature = measure(
+        network.module,
+        tracked(batches, request.progress, "measuring curvature"),
+        loss=loss,
+        draws=max(LEAST_GRADIENTS // max(len(batches), 1), 1),
+    )
+    squares = {model.first(name): each.mean_square for name, each in facts.items()}
     return CalibratedModel(
         request,
         found,
-        curvature=measure(
-            module,
-            tracked(batches, request.progress, "measuring curvature"),
-            loss=loss,
-            draws=max(LEAST_GRADIENTS // max(len(batches), 1), 1),
-        ),
-        recovery=None if training_loss is None else Recovery(module, batches, training_loss),
-        norm_batches=batches if recalibrates_norms else (),
+        network.packed,
+        curvature=_completed(curvature, squares),
+        recovery=recovery,
+        norm_batches=norm_batches,
     )
+
+
+def _weigh(network: Network, model: CalibratedModel, held_out: Sequence[Batch]) -> None:
+    def losses(tries: Sequence[StateDict]) -> list[float]:
+        batches = tracked(held_out[:WEIGHING_BATCHES], network.request.progress, "weighing tensors")
+        return [1 - each.score for each in kept_by_each(network.module, tries, batches)]
+
+    model.weigh(losses)
+
+
+def _completed(curvature: Mapping[str, Curvature], mean_squares: Mapping[str, float]) -> dict[str, Curvature]:
+    """The same, with some worth for tensors that no output depended on: errors count relative to the size of weights.
+
+    What is not calibrated must not be spoilt: other inputs may need it.
+    """
+    worths = {name: float(curvature[name].diagonal.mean()) * square for name, square in mean_squares.items()}
+    reached = [worth for worth in worths.values() if worth > 0]
+    usual = UNREACHED_SHARE * float(np.median(reached)) if reached else 1.0
+    made = {
+        name: Curvature(diagonal=np.full_like(curvature[name].diagonal, usual / mean_squares[name]))
+        for name, worth in worths.items()
+        if worth == 0 and mean_squares[name] > 0
+    }
+    return {**curvature, **made}
+
+
+def _usual_loss(output: object, generator: torch.Generator, *, is_classifier: bool) -> tuple[torch.Tensor, int]:
+    """What calibration measures by default."""
+    is_logits = isinstance(output, torch.Tensor) and output.ndim == 2 and output.shape[1] > 1
+    return (categorical_loss if is_classifier and is_logits else random_projection_loss)(output, generator)
 
 
 def _announced(progress: Progress, accuracy: Accuracy, weights: StateDict) -> float:

@@ -3,7 +3,8 @@
 Without data nobody knows what an error of a weight costs. Two rules are common: every squared error counts the same, or
 every error counts relative to the size of its tensor's weights. This rule is the geometric mean of both, but never more
 than a factor of ``MOST_UNLIKE`` from the second: tensors of a small scale, such as those whose inputs are large, are
-neither spoilt nor spared.
+neither spoilt nor spared. What counts is the error of the whole tensor, since the relative error of a layer's outputs
+is about that of its weights, however many they are: an error of one of n weights counts in proportion to 1 / n.
 """
 
 import math
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from metaq.compression.survey import SortedOut, Survey, is_matrix, median_magnitude
-from metaq.container.layout import LARGEST
+from metaq.container.layout import LARGEST, largest_factor
 from metaq.model.stored import StoredTensor
 from metaq.quantize.allocation import MAX_ROTATED_ZEROS, MIN_TRELLIS_ELEMENTS, TRELLIS_BITS
 from metaq.quantize.blocks import Fineness, learn
@@ -99,16 +100,16 @@ class Rule:
         self._known: dict[float, float] = {}
         self._sizes = {tensor.name: self._size(tensor.name) for tensor in tensors}
         self._scale = typical_size(tensors, self._sizes)
+        self._count = typical_size(tensors, {tensor.name: tensor.count for tensor in tensors})
         self._cheap = cheap_ones(tensors)
         self._rotatable = {
             tensor.name
             for tensor in tensors
             if len(tensor.shape) == 2
             and is_matrix(tensor)
-            and tensor.name not in found.scales
             and tensor.count >= MIN_TRELLIS_ELEMENTS
             and tensor.dtype in ROTATED_DTYPES
-            and survey.facts[tensor.name].largest < MAX_ROTATED
+            and survey.facts[tensor.name].largest * largest_factor(found.scales.get(tensor.name)) < MAX_ROTATED
             and survey.facts[tensor.name].zero_share <= MAX_ROTATED_ZEROS
         }
 
@@ -174,7 +175,8 @@ class Rule:
     def _plain(self, tensor: StoredTensor, multiplier: float) -> Plan:
         facts = self._survey.facts[tensor.name]
         importance = 2 * relative_importance(self._sizes[tensor.name], self._scale, tensor)
-        importance *= CHEAP_IMPORTANCE if tensor.name in self._cheap else 1.0
+        by_count = self._count / tensor.count
+        importance *= max(by_count, CHEAP_IMPORTANCE) if tensor.name in self._cheap else by_count
         loss_per_bit = multiplier * self._scale**2
         trellis_bits = TRELLIS_BITS if is_matrix(tensor) and tensor.count >= MIN_TRELLIS_ELEMENTS else 0
         slope = TRELLIS_SLOPE if trellis_bits else SCALAR_SLOPE

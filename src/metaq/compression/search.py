@@ -4,7 +4,7 @@ Whatever is compressed, quantising it for a λ gives a file of some size and qua
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -30,6 +30,17 @@ WIDENING = 16.0
 QUALITY_WIDENING, QUALITY_WIDENINGS, QUALITY_BISECTIONS = 8.0, 12, 8
 NEIGHBOURS = (0.87, 0.93, 1.05, 1.1, 1.15, 1.2, 1.26, 1.32, 1.4, 1.5)
 """Shares of the λ found that are tried too: near the limit the quality is noisy in λ."""
+
+
+KEEPING_TRIES = 8
+AIMED, REACHED = 0.97, 0.94
+"""Shares of the loss that is allowed: what is aimed for, and what is close enough."""
+
+FARTHEST, NEAREST = 1000.0, 1.05
+"""Factors on λ from one try to the next, at most and at least."""
+
+LEAST_SLOPE, MOST_SLOPE = 0.3, 3.0
+"""Of the logarithm of the loss over that of λ."""
 
 
 class SizeEstimate(Protocol):
@@ -214,3 +225,47 @@ def smallest_good(
         return None
     near = [at(good * factor) for factor in neighbours]
     return min([best, *filter(is_good, near)], key=lambda each: each.file_bytes)
+
+
+def smallest_keeping(
+    at: Callable[[float], CandidateT], loss_of: Callable[[CandidateT], float], allowed: float, start: float
+) -> CandidateT | None:
+    """The smallest file found with a loss of at most `allowed`, or None; `loss_of` is 0 for the original weights.
+
+    The logarithm of the loss is nearly a line over that of λ. From `start`, every next λ is where the line through the
+    nearest tries, one of each side where there are such, meets the loss that is aimed for.
+    """
+    tried: dict[float, float] = {}
+    best: CandidateT | None = None
+    multiplier: float | None = start
+    while multiplier is not None and len(tried) < KEEPING_TRIES:
+        found = at(multiplier)
+        loss = tried[multiplier] = loss_of(found)
+        if loss <= allowed and (best is None or found.file_bytes < best.file_bytes):
+            best = found
+        multiplier = None if REACHED * allowed <= loss <= allowed else _next_keeping(tried, allowed)
+    return best
+
+
+def _next_keeping(losses: Mapping[float, float], allowed: float) -> float | None:
+    """The next λ after those that were tried, with their losses; None if there is none between the nearest two."""
+    good = max((multiplier for multiplier, loss in losses.items() if loss <= allowed), default=0.0)
+    # Noise may leave bad ones below good ones.
+    bad = min((multiplier for multiplier, loss in losses.items() if loss > allowed and multiplier > good), default=0.0)
+    low, high = good * NEAREST or bad / FARTHEST, bad / NEAREST or good * FARTHEST
+    if low >= high:
+        return None
+    aimed = math.log(AIMED * allowed)
+    known = sorted((abs(math.log(loss) - aimed), multiplier) for multiplier, loss in losses.items() if 0 < loss < 1)
+    if not known:
+        return high if good else low
+    nearest = known[0][1]
+    slope = 1.0
+    if len(known) > 1:
+        other = known[1][1]
+        slope = math.log(losses[other] / losses[nearest]) / math.log(other / nearest)
+    far = (aimed - math.log(losses[nearest])) / min(max(slope, LEAST_SLOPE), MOST_SLOPE)
+    guess = nearest * math.exp(far)
+    if low < guess < high:
+        return guess
+    return math.sqrt(low * high) if good and bad else min(max(guess, low), high)

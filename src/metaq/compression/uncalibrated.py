@@ -48,12 +48,18 @@ class Request:
         """Most bytes of the file, if the goal is a size."""
         return self.goal.limit_bytes(float_bytes=self.model.float_bytes, weights=self.model.weights)
 
+    @property
+    def file_metadata(self) -> Metadata:
+        """Metadata of the file, which tells whether it carries others."""
+        folder = {} if self.model.carried is None else {carried.METADATA_KEY: carried.CONVENTION}
+        return {**self.metadata, **folder}
+
 
 class UncalibratedModel:
     """A model that is quantised for any λ, or on given grids; `work` keeps what is done."""
 
     def __init__(self, request: Request, reader: Reader, work: WorkFolder) -> None:
-        model, metadata = request.model, request.metadata
+        model = request.model
         self._request = request
         self._model = model
         self._reader = reader
@@ -69,7 +75,7 @@ class UncalibratedModel:
         self._job = Job(
             tensors=tensors,
             ties={tensor.name: numbers[model.holders[tensor.name]] for tensor in tied},
-            metadata=metadata if model.carried is None else {**metadata, carried.METADATA_KEY: carried.CONVENTION},
+            metadata=request.file_metadata,
             coder=request.coder,
         )
 

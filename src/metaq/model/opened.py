@@ -16,7 +16,7 @@ from metaq.model.folder import Carried, open_folder
 from metaq.model.sharding import is_sharded, unwrapped, whole
 from metaq.model.stored import Reader, StoredTensor, header_checksum, stamp_of, tensors_of
 from metaq.model.weights import alias_of, require_values
-from metaq.tensors.quantized import ExactTensor, under_all_names
+from metaq.tensors.quantized import under_all_names
 
 Weights = nn.Module | Mapping[str, torch.Tensor]
 """A model in memory: a module or a state dict."""
@@ -75,14 +75,7 @@ class OpenedModel:
     def state_dict(self) -> StateDict:
         """All tensors with their values."""
         with Reader() as reader:
-            held = {
-                tensor.name: ExactTensor(
-                    name=tensor.name,
-                    values=reader.elements(tensor, 0, tensor.count).reshape(tensor.shape),
-                    dtype=tensor.dtype,
-                )
-                for tensor in self.tensors
-            }
+            held = {tensor.name: reader.exact(tensor) for tensor in self.tensors}
         return checkpoint.restore(under_all_names(held, self.holders))
 
     def first(self, name: str) -> str:

@@ -18,7 +18,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from metaq.errors import FormatError
-from metaq.tensors.quantized import Dtype, values_of
+from metaq.tensors.quantized import Dtype, ExactTensor, values_of
 from metaq.tensors.scales import Scales
 
 Elements = NDArray[np.generic]
@@ -123,6 +123,11 @@ class Reader:
         values = values_of(self.elements(tensor, start, stop), tensor.dtype)
         scales = self.scales.get(tensor.name)
         return values if scales is None else values / scales.of(tensor.shape, start, stop)
+
+    def exact(self, tensor: StoredTensor) -> ExactTensor:
+        """All elements as a tensor that is kept bit for bit."""
+        values = self.elements(tensor, 0, tensor.count).reshape(tensor.shape)
+        return ExactTensor(name=tensor.name, values=values, dtype=tensor.dtype)
 
     def raw(self, tensor: StoredTensor, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop`, both at the beginning of elements."""

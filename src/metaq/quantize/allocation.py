@@ -37,7 +37,7 @@ TRELLIS_BITS = 7
 MAX_ROTATED_ZEROS = 1e-3
 """Share of exact zeros from which a matrix keeps them, as no combination of a basis does."""
 
-SHRINKAGE = 0.3
+SHRINKAGE = 0.6
 """Share of the mean in every element's curvature: what calibration hardly touched keeps some worth."""
 
 INPUT_SHRINKAGE, OUTPUT_SHRINKAGE = 0.2, 1e-3

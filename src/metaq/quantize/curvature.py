@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 from metaq.config import require
 from metaq.errors import ConfigError
 from metaq.model.weights import QUANTIZABLE
+from metaq.quantize.outputs import floating_tensors
 from metaq.quantize.rotation import is_tall
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
@@ -41,6 +42,9 @@ GRADIENT_SHARE = 0.7
 
 MAX_GRADIENTS = 1 << 24
 """Elements of the gradients of single samples that are held at a time."""
+
+MAX_GUESSED = 1 << 18
+"""Elements of the largest table whose rows are taken to matter though no input touched them: they cost little."""
 
 MAX_COLUMNS = 4096
 """Columns of the widest weight whose inputs are seen by the gradients of whole batches."""
@@ -77,11 +81,16 @@ def categorical_loss(output: object, generator: torch.Generator) -> tuple[torch.
 
 
 def random_projection_loss(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
-    """Product of a tensor, shape (samples, …), with standard normal numbers: its curvature is that of squared error."""
-    if not isinstance(output, torch.Tensor):
-        raise ConfigError("curvature: the model's output is no tensor; pass a loss of your own.")
-    directions = torch.randn(output.shape, generator=generator).to(output)
-    return (output * directions).sum(), len(output)
+    """Product of all floating tensors of an output, each of shape (samples, …), with standard normal numbers.
+
+    Its curvature is that of the squared error.
+    """
+    tensors = [tensor for tensor in floating_tensors(output) if tensor.requires_grad]
+    require(bool(tensors), "curvature: the model's output has no floating tensor that depends on the weights.")
+    products = [
+        (tensor * torch.randn(tensor.shape, generator=generator).to(tensor)).sum().double() for tensor in tensors
+    ]
+    return torch.stack(products).sum(), len(tensors[0])
 
 
 def measure(
@@ -154,13 +163,17 @@ def measure(
         name: Curvature(diagonal=(squares.get(name, nothing).expand(parameter.shape) / samples).numpy())
         for name, parameter in parameters.items()
     }
+    seen = {name for name, tap in taps.items() if tap.has_seen}
+    for name in found.keys() - seen:
+        if parameters[name].numel() <= MAX_GUESSED:
+            found[name] = replace(found[name], diagonal=_with_unseen(found[name].diagonal))
     for name, gram in grams.items():
         if float(gram.trace()) > 0:
             by_row = found[name].diagonal.reshape(len(parameters[name]), -1).sum(axis=1)
             inputs = gram.numpy() / samples
             found[name] = replace(found[name], inputs=inputs, outputs=by_row / np.trace(inputs))
     for name, tap in taps.items():
-        if tap.has_seen and name in found:
+        if name in seen & found.keys():
             found[name] = tap.of_weight(samples, grams.get(name))
             found |= {bias: tap.of_bias(samples) for bias in tap.bias_of(name)}
     return found
@@ -264,6 +277,16 @@ class _Tap:
             self._over_rows += _second_moment(by_row, coupled=self._is_coupled)
             if self._sees_gradients:
                 self._over_columns += _second_moment(gradients.flatten(0, 1), coupled=True)
+
+
+def _with_unseen(diagonal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`diagonal` where rows that no input has touched, as of positions, matter as much as the others on average."""
+    is_unseen = diagonal.sum(axis=tuple(range(1, diagonal.ndim))) == 0
+    if not is_unseen.any() or is_unseen.all():
+        return diagonal
+    filled = diagonal.copy()
+    filled[is_unseen] = diagonal[~is_unseen].mean(axis=0)
+    return filled
 
 
 def _has_gram(shape: torch.Size) -> bool:

@@ -67,6 +67,11 @@ class Importance:
             return float(self.elements.mean())
         return float(np.diag(self.inputs).mean() * self.by_output.mean())
 
+    def times(self, factor: float) -> "Importance":
+        """The same for errors that count so many times as much."""
+        outputs = None if self.outputs is None else factor * self.outputs
+        return Importance(elements=factor * self.elements, inputs=self.inputs, outputs=outputs)
+
     @property
     def by_output(self) -> Floats:
         """Curvature of every output by itself, float64 (rows,)."""

@@ -1,0 +1,165 @@
+"""The module that computes with the tensors of a model, whatever names it has for them, and the file that they make."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from io import BytesIO
+
+import numpy as np
+import torch
+from torch import nn
+
+from metaq import container
+from metaq.compression.compressed import Compressed
+from metaq.compression.survey import blocks_of
+from metaq.compression.uncalibrated import Request
+from metaq.config import require
+from metaq.container import carried
+from metaq.container.frame import open_frame
+from metaq.container.layout import grid_fits
+from metaq.container.source import Source
+from metaq.model.checkpoint import StateDict, restore
+from metaq.model.opened import OpenedModel, open_model
+from metaq.model.selection import BUFFER, Selection
+from metaq.model.stored import Reader, StoredTensor
+from metaq.tensors.coverage import coverage_of
+from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
+
+
+class _Whole(nn.Module):
+    """A module with tensors that it does not have, on which no output depends."""
+
+    def __init__(self, inner: nn.Module, others: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.others = nn.ParameterList(tensor.float() for tensor in others)
+
+    def forward(self, *arguments: object, **named: object) -> object:
+        """What the module gives."""
+        return self.inner(*arguments, **named)
+
+
+class Network:
+    """The module that calibrates a model: the model itself or, if that is none, `module`, which holds its values.
+
+    `request` is what is asked for, by names of the module. Chosen tensors that the module does not have are added to
+    it. Raises :class:`ConfigError` if there is no module, or it holds no tensor of the model.
+    """
+
+    def __init__(self, request: Request, module: nn.Module | None) -> None:
+        model = request.model
+        self._stored = request
+        self.request = request
+        self._names: dict[str, str] | None = None
+        if module is None:
+            require(
+                model.module is not None,
+                "batches: calibration needs the module, not its weights alone; give it as module.",
+            )
+            return
+        require(model.module is None, "module: the model is a module itself; give no other.")
+        found = matching(model, open_model(module))
+        require(bool(found), "module: no tensor of it has the values of one of the model; load them first.")
+        chosen = dict.fromkeys(model.holders[name] for name in request.selection.names)
+        others = [name for name in chosen if name not in found]
+        with Reader() as reader:
+            values = restore([reader.exact(model.tensor(name)) for name in others])
+        inner = open_model(_Whole(module, [values[name] for name in others]))
+        self._names = {name: f"inner.{own}" for name, own in found.items()}
+        self._names |= {name: f"others.{number}" for number, name in enumerate(others)}
+        firsts = dict.fromkeys(inner.first(self._names[name]) for name in chosen)
+        selection = Selection(
+            names=tuple(name for name in firsts if name not in inner.buffers),
+            reasons=dict.fromkeys(inner.buffers, BUFFER),
+        )
+        self.request = replace(request, model=inner, selection=selection)
+
+    @property
+    def module(self) -> nn.Module:
+        """The module itself."""
+        assert self.request.model.module is not None
+        return self.request.model.module
+
+    def weights(self, found: Compressed) -> StateDict:
+        """Quantised weights by names of the module, but for tensors that the model does not have."""
+        weights = found.state_dict()
+        return weights if self._names is None else {own: weights[name] for name, own in self._names.items()}
+
+    def packed(self, tensors: Sequence[Tensor], reasons: Mapping[str, str], multiplier: float) -> Compressed:
+        """The file of the model for `tensors` by names of the module, some of them exact for these `reasons`."""
+        model, metadata = self._stored.model, self._stored.file_metadata
+        if self._names is not None:
+            tensors = self._renamed(tensors, self._names)
+            inner = {name: reasons[own] for name, own in self._names.items() if own in reasons}
+            reasons = {**inner, **self._stored.selection.reasons}
+        files = () if model.carried is None else model.carried.files
+        with Reader() as reader:
+            exact = [reader.exact(file) for file in files]
+        data = container.encode([*tensors, *exact], coder=self._stored.coder, metadata=metadata)
+        with Source(BytesIO(data), "the file") as source:
+            entries = open_frame(source)[0].entries
+        return Compressed(
+            data=data,
+            file_bytes=len(data),
+            float_bytes=model.float_bytes,
+            weights=model.weights,
+            coverage=coverage_of(tensors).explained(reasons),
+            multiplier=multiplier,
+            carried=tuple(carried.path_of(file.name) for file in files),
+            carried_bytes=sum(entry.coded_bytes for entry in entries if carried.is_carried(entry.name, metadata)),
+            left_out={} if model.carried is None else model.carried.left_out,
+        )
+
+    def _renamed(self, tensors: Sequence[Tensor], names: Mapping[str, str]) -> list[Tensor]:
+        """The tensors by names and types of the model; those that the module holds once are tied."""
+        model = self._stored.model
+        by_name = {each.name: each.first if isinstance(each, TiedTensor) else each for each in tensors}
+        first: dict[tuple[str, Dtype], str] = {}
+        held: dict[str, QuantizedTensor | ExactTensor] = {}
+        with Reader() as reader:
+            for stored in model.tensors:
+                own = names.get(stored.name, stored.name)
+                inside = by_name.get(own) if stored.name in names else None
+                if first.setdefault((own, stored.dtype), stored.name) != stored.name:
+                    continue
+                if isinstance(inside, QuantizedTensor) and grid_fits(inside.grid, stored.dtype, inside.scales):
+                    held[stored.name] = replace(inside, name=stored.name, dtype=stored.dtype)
+                else:
+                    held[stored.name] = reader.exact(stored)
+        holders = {
+            name: first[names.get(holder, holder), model.tensor(name).dtype] for name, holder in model.holders.items()
+        }
+        return under_all_names(held, holders)
+
+
+def matching(model: OpenedModel, inner: OpenedModel) -> dict[str, str]:
+    """Names in `inner` of floating tensors of `model`, by their names there: those of the same shape and values.
+
+    Values are compared as float32. Where several tensors are equal, one of the same name is taken, or of one that ends
+    alike, as modules within others have.
+    """
+    with Reader() as reader:
+        known: dict[tuple[object, ...], list[str]] = {}
+        for tensor in inner.tensors:
+            if tensor.dtype.is_quantizable:
+                known.setdefault(_digest(reader, tensor), []).append(tensor.name)
+        digests = {tensor.name: _digest(reader, tensor) for tensor in model.tensors if tensor.dtype.is_quantizable}
+    return {
+        name: max(known[digest], key=lambda own: _likeness(name, own))
+        for name, digest in digests.items()
+        if digest in known
+    }
+
+
+def _likeness(name: str, other: str) -> int:
+    """Number of last parts that two names have in common."""
+    pairs = zip(reversed(name.split(".")), reversed(other.split(".")), strict=False)
+    return next((number for number, (one, two) in enumerate(pairs) if one != two), min(len(name), len(other)))
+
+
+def _digest(reader: Reader, tensor: StoredTensor) -> tuple[object, ...]:
+    found = sha256()
+    for start, stop in blocks_of(tensor):
+        with np.errstate(over="ignore"):
+            found.update(reader.values(tensor, start, stop).astype(np.float32).tobytes())
+    return *tensor.shape, found.digest()

@@ -1,0 +1,324 @@
+"""How much of the outputs is kept: the measure, the search for it, and modules with other names than the file's."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from metaq import compress
+from metaq.compression.compressed import Compressed
+from metaq.compression.quality import Kept, kept, parted
+from metaq.compression.search import KEEPING_TRIES, smallest_keeping
+from metaq.errors import ConfigError
+from metaq.quantize.outputs import floating_tensors
+
+
+class Encoder(nn.Module):
+    """Gives embeddings of length one."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(16, width), nn.Tanh(), nn.Linear(width, 64))
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.inner(data), dim=1)
+
+
+class Wrapped(nn.Module):
+    """What `answer` makes of the output of a network."""
+
+    def __init__(self, network: nn.Module, answer: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.network = network
+        self.answer = answer
+
+    def forward(self, data: torch.Tensor) -> object:
+        return self.answer(self.network(data))
+
+
+@dataclasses.dataclass
+class Answer:
+    logits: torch.Tensor
+    count: int
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder().eval()
+
+
+def inputs(count: int = 240, seed: int = 1) -> torch.Tensor:
+    return torch.randn(count, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def moved(model: nn.Module, by: float) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        name: tensor + by * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def score(model: nn.Module, found: Compressed, data: torch.Tensor) -> Kept:
+    return kept(model, found.state_dict(), [data])
+
+
+def test_the_score_of_embeddings_is_their_mean_cosine() -> None:
+    model, data = encoder(), torch.cat([inputs(), -inputs()])
+    with torch.no_grad():
+        for layer in (model.inner[0], model.inner[2]):
+            layer.bias.zero_()
+    weights = moved(model, 0.03)
+    other = copy.deepcopy(model)
+    other.load_state_dict(weights)
+    with torch.no_grad():
+        cosine = nn.functional.cosine_similarity(model(data), other(data), dim=1)
+    told = kept(model, weights, data.split(60))
+    assert told.score == pytest.approx(float(cosine.mean()), abs=1e-6)
+    assert told.error == pytest.approx(float(cosine.std()) / math.sqrt(len(data)), rel=0.02)
+
+
+def test_measuring_leaves_the_model_as_it_was() -> None:
+    model = encoder().train()
+    before = copy.deepcopy(model.state_dict())
+    assert kept(model, moved(model, 0.1), [inputs()]).score < 1
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert kept(model, before, [inputs()]) == Kept(score=1.0, error=0.0)
+
+
+def test_a_number_common_to_all_samples_tells_nothing() -> None:
+    model, data = nn.Linear(16, 1), inputs()
+    weights = {**model.state_dict(), "weight": 1.1 * model.weight.detach()}
+    near = kept(model, weights, [data])
+    with torch.no_grad():
+        model.bias += 1000
+    far = kept(model, {**weights, "bias": model.bias.detach()}, [data])
+    assert near.score == pytest.approx(1 - 0.1**2 / 2, rel=0.02)
+    assert far.score == pytest.approx(near.score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda found: {"logits": found, "ids": torch.arange(3), "cache": object()},
+        lambda found: (None, [found, "text"]),
+        lambda found: OrderedDict(logits=found),
+        lambda found: Answer(logits=found, count=3),
+        lambda found: found.index_fill(1, torch.tensor([5]), -torch.inf),
+    ],
+)
+def test_outputs_of_every_kind_are_compared(answer: Callable[[torch.Tensor], object]) -> None:
+    model = Wrapped(encoder(), answer)
+    plain = kept(encoder(), moved(encoder(), 0.03), [inputs()])
+    assert kept(model, moved(model, 0.03), [inputs()]).score == pytest.approx(plain.score, abs=0.01)
+    found = compress(model, keep=0.95, batches=inputs().split(30))
+    assert found.kept is not None
+    assert 0.95 <= found.kept < 0.98
+
+
+def test_sequences_of_all_lengths_and_single_numbers_are_compared() -> None:
+    torch.manual_seed(0)
+    model = nn.GRU(4, 8, batch_first=True)
+    batches = [torch.randn(count, length, 4) for count, length in ((3, 5), (1, 9), (4, 2))]
+    assert 0.5 < kept(model, moved(model, 0.02), batches).score < 1
+    one = nn.Sequential(nn.Linear(16, 8), nn.Flatten(0))
+    assert 0.5 < kept(one, moved(one, 0.01), [inputs(1)]).score < 1
+    total = Wrapped(encoder(), torch.sum)
+    assert 0 <= kept(total, moved(total, 0.01), [inputs(9)]).score < 1
+
+
+def test_outputs_that_are_not_finite_are_bad() -> None:
+    model = encoder()
+    weights = {**model.state_dict(), "inner.2.bias": torch.full((64,), torch.nan)}
+    assert kept(model, weights, [inputs()]).score == 0.0
+    counted = Wrapped(encoder(), lambda found: found[found > 0])
+    assert kept(counted, moved(counted, 0.5), [inputs()]).score == 0.0
+    with pytest.raises(ConfigError, match="no floating tensor"):
+        kept(Wrapped(encoder(), str), moved(encoder(), 0.1), [inputs()])
+    assert floating_tensors({"ids": torch.arange(3), "empty": torch.zeros(0)}) == []
+
+
+@pytest.mark.parametrize(("count", "numbers"), [(9, [3, 7]), (4, [3]), (3, [2]), (2, [1])])
+def test_every_fourth_batch_is_held_out(count: int, numbers: list[int]) -> None:
+    batches = list(inputs(2 * count).split(2))
+    calibrating, held_out = parted(batches)
+    assert [id(batch) for batch in held_out] == [id(batches[number]) for number in numbers]
+    others = [number for number in range(count) if number not in numbers]
+    assert [id(batch) for batch in calibrating] == [id(batches[number]) for number in others]
+
+
+def test_a_single_batch_is_cut_by_samples() -> None:
+    data, ids = inputs(10), torch.arange(10)
+    calibrating, (held_out,) = parted([{"data": data, "ids": ids, "scale": torch.ones(3)}])
+    assert held_out["ids"].tolist() == [3, 7]
+    assert sorted(torch.cat([batch["ids"] for batch in calibrating]).tolist()) == [0, 1, 2, 4, 5, 6, 8, 9]
+    assert torch.equal(held_out["data"], data[[3, 7]])
+    assert all(len(batch["scale"]) == 3 for batch in (*calibrating, held_out))
+    assert [len(batch[0]) for batch in parted([(data[:2], ids[:2])])[1]] == [1]
+    assert parted([data[:1]])[1] == []
+
+
+@pytest.mark.parametrize("keep", [0.9, 0.99, 0.9995])
+def test_a_quality_is_reached_and_not_stood_off_from(keep: float) -> None:
+    found = compress(encoder(), keep=keep, batches=inputs(400).split(20))
+    assert found.kept is not None
+    assert keep <= found.kept <= 1 - 0.85 * (1 - keep)
+    assert found.kept_error is not None
+    assert 0 < found.kept_error < 0.2 * (1 - keep)
+    assert score(encoder(), found, inputs(4000, seed=7)).score == pytest.approx(keep, abs=0.3 * (1 - keep))
+
+
+def test_what_is_kept_is_told_for_files_of_a_size_too() -> None:
+    data = inputs()
+    found = compress(encoder(), target_ratio=6, batches=[data])
+    held_out = torch.zeros(len(data), dtype=torch.bool)
+    held_out[3::4] = True
+    assert found.kept == pytest.approx(score(encoder(), found, data[held_out]).score)
+    assert compress(encoder(), target_ratio=6).kept is None
+    assert compress(encoder(), max_drop=1.0, batches=[data], accuracy=lambda _: 1.0).kept is None
+
+
+def test_calibration_does_not_see_what_is_held_out() -> None:
+    batches = list(inputs().split(60))
+    others = [*batches[:3], 100 * inputs(60, seed=8)]
+    one, other = (compress(encoder(), target_ratio=6, batches=some) for some in (batches, others))
+    assert one.data == other.data
+    assert one.kept != other.kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A model whose loss is a power of λ, with noise."""
+
+    multiplier: float
+    slope: float
+    noise: float = 0.0
+
+    @property
+    def file_bytes(self) -> int:
+        return int(1e6 - 1e4 * math.log(self.multiplier))
+
+    @property
+    def loss(self) -> float:
+        shift = self.noise * math.sin(1e3 * math.log(self.multiplier))
+        return min(0.01 * self.multiplier**self.slope * math.exp(shift), 1.0)
+
+
+@pytest.mark.parametrize("slope", [0.6, 1.0, 1.6])
+@pytest.mark.parametrize("allowed", [1e-7, 1e-4, 0.009, 0.2])
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_loss_is_reached_in_a_few_tries(slope: float, allowed: float, noise: float) -> None:
+    tried: list[Line] = []
+
+    def at(multiplier: float) -> Line:
+        tried.append(Line(multiplier, slope, noise))
+        return tried[-1]
+
+    found = smallest_keeping(at, lambda line: line.loss, allowed, 1.0)
+    assert found is not None
+    assert 0.9 * allowed < found.loss <= allowed
+    assert len(tried) <= (5 if noise == 0 else KEEPING_TRIES)
+    assert found.file_bytes == min(line.file_bytes for line in tried if line.loss <= allowed)
+
+
+def test_a_loss_that_no_weights_reach() -> None:
+    assert smallest_keeping(lambda multiplier: Line(multiplier, 1.0), lambda _: 0.5, 0.1, 1.0) is None
+
+
+class Named(nn.Module):
+    """The encoder by other names, with a layer that no file holds."""
+
+    def __init__(self, model: Encoder) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(model.inner)
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.encoder(data), dim=1)
+
+
+def test_a_module_of_other_names_calibrates_a_state_dict() -> None:
+    batches = inputs().split(40)
+    state = {**encoder().state_dict(), "steps": torch.arange(5)}
+    found = compress(state, keep=0.99, batches=batches, module=Named(encoder()))
+    restored = found.state_dict()
+    assert restored.keys() == state.keys()
+    assert torch.equal(restored["steps"], state["steps"])
+    assert {part.name: part.reason for part in found.coverage.left_out} == {"steps": "integer"}
+    own = {name: restored[name] for name in encoder().state_dict()}
+    assert kept(encoder(), own, batches[3:4]).score == found.kept
+    plain = compress(encoder(), keep=0.99, batches=batches)
+    assert own.keys() == plain.state_dict().keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in plain.state_dict().items())
+    assert found.float_bytes == plain.float_bytes + 5 * 8
+
+
+def test_tensors_that_no_output_depends_on_are_not_spoilt() -> None:
+    generator = torch.Generator().manual_seed(3)
+    state = {**encoder().state_dict(), "other": torch.randn(64, 64, generator=generator)}
+    found = compress(state, keep=0.99, batches=inputs().split(40), module=encoder())
+    unused = Named(encoder())
+    by_module = compress(unused, keep=0.99, batches=inputs().split(40))
+    for before, after in (
+        (state["other"], found.state_dict()["other"]),
+        (unused.head.weight.detach(), by_module.state_dict()["head.weight"]),
+    ):
+        error = (after - before).norm() / before.norm()
+        assert 0.02 < error < 0.35
+    assert found.coverage.left_out == ()
+
+
+def test_types_of_the_file_and_names_that_the_rules_choose_are_kept() -> None:
+    state = {name: tensor.bfloat16() for name, tensor in encoder().state_dict().items()}
+    module = encoder()
+    module.load_state_dict(state)
+    found = compress(state, target_ratio=2.5, batches=[inputs()], module=module, exclude=["*.0.*"])
+    restored = found.state_dict()
+    assert {tensor.dtype for tensor in restored.values()} == {torch.bfloat16}
+    assert torch.equal(restored["inner.0.weight"], state["inner.0.weight"])
+    assert not torch.equal(restored["inner.2.weight"], state["inner.2.weight"])
+    assert found.file_bytes <= found.float_bytes / 2.5
+
+
+def test_tensors_that_the_module_holds_once_are_stored_once() -> None:
+    state = encoder().state_dict()
+    found = compress(
+        {**state, "copy": state["inner.0.weight"].clone()}, keep=0.99, batches=[inputs()], module=encoder()
+    )
+    restored = found.state_dict()
+    assert torch.equal(restored["copy"], restored["inner.0.weight"])
+    assert found.file_bytes < compress(encoder(), keep=0.99, batches=[inputs()]).file_bytes + 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": 0.9}, "keep: outputs are compared on inputs; give batches"),
+        ({"keep": 1.0, "batches": [inputs()]}, "must be below 1"),
+        ({"keep": -0.1, "batches": [inputs()]}, "must be positive"),
+        ({"keep": 0.9, "target_ratio": 3.0, "batches": [inputs()]}, "give one of them"),
+        ({"keep": 0.9, "batches": [inputs(1)]}, "give two samples"),
+        ({"keep": 0.9, "batches": [inputs()], "training_loss": lambda output, _: output.sum()}, "takes no labels"),
+        ({"module": encoder()}, "only calibration needs it"),
+        ({"module": encoder(), "batches": [inputs()]}, "the model is a module itself"),
+    ],
+)
+def test_what_does_not_go_together_is_said(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compress(encoder(), **options)  # type: ignore[arg-type]
+
+
+def test_a_module_must_hold_the_weights() -> None:
+    with pytest.raises(ConfigError, match="give it as module"):
+        compress(encoder().state_dict(), keep=0.9, batches=[inputs()])
+    torch.manual_seed(9)
+    with pytest.raises(ConfigError, match="load them first"):
+        compress(encoder().state_dict(), keep=0.9, batches=[inputs()], module=Encoder())
