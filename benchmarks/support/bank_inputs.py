@@ -236,6 +236,29 @@ def crystals(generator: np.random.Generator, which: Sequence[int]) -> list[Any]:
     return found
 
 
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+
+CHAINS = (
+    "EVQLLESGGGLVQPGGSLRLSCAASGFTFSSYAMSWVRQAPGKGLEWVSAISGSGGSTYYADSVKGRFTISRDNSKNTLYLQMNSLRAEDTAVYYCAKDRGYSSGWYFDYWGQGTLVTVSS",
+    "QVQLVQSGAEVKKPGSSVKVSCKASGGTFSSYAISWVRQAPGQGLEWMGGIIPIFGTANYAQKFQGRVTITADESTSTAYMELSSLRSEDTAVYYCARGGYGDYVFDYWGQGTLVTVSS",
+    "QVQLQQWGAGLLKPSETLSLTCAVYGGSFSGYYWSWIRQPPGKGLEWIGEINHSGSTNYNPSLKSRVTISVDTSKNQFSLKLSSVTAADTAVYYCARDYYGSGSYFDYWGQGTLVTVSS",
+    "DIQMTQSPSSLSASVGDRVTITCRASQSISSYLNWYQQKPGKAPKLLIYAASSLQSGVPSRFSGSGSGTDFTLTISSLQPEDFATYYCQQSYSTPLTFGQGTKVEIK",
+)
+"""Human antibodies: genes IGHV3-23, IGHV1-69, IGHV4-34 and IGKV1-39 with what usually follows them."""
+
+
+def antibodies(generator: np.random.Generator, count: int) -> list[str]:
+    """Variable domains, cut to the shortest, in which a tenth of the residues is replaced."""
+    length = min(len(chain) for chain in CHAINS)
+    found = []
+    for number in range(count):
+        residues = list(CHAINS[number % len(CHAINS)][:length])
+        for place in generator.choice(length, length // 10, replace=False):
+            residues[place] = RESIDUES[generator.integers(len(RESIDUES))]
+        found.append("".join(residues))
+    return found
+
+
 def time_series(generator: np.random.Generator, count: int, *, length: int) -> Audio:
     """Sums of waves with trend and noise, and random walks, in turn; between 0 and 1, shape (count, length)."""
     found = []

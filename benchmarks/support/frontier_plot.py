@@ -18,6 +18,9 @@ FAMILIES = (
     ("blocks", "blocks of 32 + zstd", "v"),
     ("q", "GGUF's types + zstd", "^"),
     ("NNCodec", "NNCodec, dependent quantisation", "x"),
+    ("HQQ", "HQQ + zstd", "P"),
+    ("GPTQ", "GPTQ + zstd, calibrated", "s"),
+    ("AutoRound", "AutoRound + zstd, calibrated", "*"),
 )
 """Beginning of the names, label and marker."""
 

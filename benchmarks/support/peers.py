@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from support import nncodec_streams
 
 Floats = NDArray[np.float32]
 State = Mapping[str, torch.Tensor]
+Restored = tuple[dict[str, torch.Tensor], int]
+"""Weights, and the bytes that they are restored from."""
 
 LEVEL = 19
 LEAST_ELEMENTS = 1024
@@ -84,7 +87,7 @@ class Peer:
     bits: int = 8
 
 
-def applied(peer: Peer, state: State) -> tuple[dict[str, torch.Tensor], int]:
+def applied(peer: Peer, state: State) -> Restored:
     """The weights that a way restores, and its bytes."""
     streams = Streams(bits=peer.bits)
     restored = {}
@@ -279,8 +282,25 @@ def gguf_type(name: str) -> Quantizer:
     return quantize
 
 
+def half_quadratic(bits: int, size: int) -> Quantizer:
+    """HQQ's blocks, with float16 steps and zeros that are no integers (Badri and Shaji, 2023; PyPI package hqq)."""
+
+    def quantize(matrix: Floats, streams: Streams) -> Floats:
+        from hqq.core.quantize import Quantizer as HalfQuadratic
+
+        blocks, undo = blocked(matrix, size)
+        integers, found = HalfQuadratic.quantize(
+            torch.from_numpy(blocks), nbits=bits, group_size=size, axis=1, bitpack=False, device="cpu"
+        )
+        streams.integers.append(integers.numpy().astype(np.uint8))
+        steps, zeros = (halved(found[part].numpy(), streams.scales) for part in ("scale", "zero"))
+        return undo((integers.numpy() - zeros) * steps)
+
+    return quantize
+
+
 def peers() -> Iterator[Peer]:
-    """All ways, those of gguf only where it is installed."""
+    """All ways, those of gguf and hqq only where these are installed."""
     yield Peer("int8 per channel", channels_of_int8)
     for bits in (6, 5, 4, 3, 2):
         yield Peer(f"blocks of 32 at {bits} bits", symmetric_blocks(bits), bits)
@@ -294,10 +314,18 @@ def peers() -> Iterator[Peer]:
     yield Peer("q4_K", affine_superblocks(4, block=32, scale_bits=6), 4)
     yield Peer("q3_K", symmetric_superblocks(3, block=16, scale_bits=6), 3)
     yield Peer("q2_K", affine_superblocks(2, block=16, scale_bits=4), 2)
+    if importlib.util.find_spec("hqq") is not None:
+        for bits, size in ((4, 64), (3, 32), (2, 16)):
+            yield Peer(f"HQQ at {bits} bits in blocks of {size}", half_quadratic(bits, size), bits)
 
 
-def nncodec_points(state: State) -> Iterator[tuple[str, dict[str, torch.Tensor], int, float]]:
-    """NNCodec's streams with dependent quantisation at some steps: name, weights restored, bytes, seconds."""
+def named(name: str) -> Peer:
+    """One of these ways."""
+    return next(peer for peer in peers() if peer.name == name)
+
+
+def nncodec_points(state: State) -> Iterator[tuple[str, Callable[[], Restored]]]:
+    """NNCodec's streams with dependent quantisation at some steps: names, and what restores weights."""
     if not nncodec_streams.is_installed():
         return
     weights = {name: np.atleast_1d(tensor.detach().numpy()) for name, tensor in state.items()}
@@ -306,9 +334,14 @@ def nncodec_points(state: State) -> Iterator[tuple[str, dict[str, torch.Tensor],
     middle = 2 ** np.average(logarithms, weights=[matrix.size for matrix in matrices if matrix.any()])
     for ratio in NNCODEC_STEPS:
         qp = nncodec_streams.qp_of_step(ratio * float(middle))
-        row, restored = nncodec_streams.quantized(weights, lambda_scale=1.0, qp=qp, vector_qp=NNCODEC_VECTOR_QP)
-        tensors = {
-            name: torch.from_numpy(np.array(restored[name])).reshape(tensor.shape).to(tensor.dtype)
-            for name, tensor in state.items()
-        }
-        yield f"NNCodec at qp {qp}", tensors, int(row["bytes"]), float(row["seconds"])
+        yield f"NNCodec at qp {qp}", partial(nncodec_point, state, weights, qp)
+
+
+def nncodec_point(state: State, weights: Mapping[str, NDArray[np.generic]], qp: int) -> Restored:
+    """NNCodec's stream at one step."""
+    row, restored = nncodec_streams.quantized(weights, lambda_scale=1.0, qp=qp, vector_qp=NNCODEC_VECTOR_QP)
+    tensors = {
+        name: torch.from_numpy(np.array(restored[name])).reshape(tensor.shape).to(tensor.dtype)
+        for name, tensor in state.items()
+    }
+    return tensors, int(row["bytes"])

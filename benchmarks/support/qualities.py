@@ -84,6 +84,12 @@ def by_deviation(reference: torch.Tensor, found: torch.Tensor) -> Quality:
     return {"score": 1 - error, "error_percent_of_deviation": 100 * error}
 
 
+def by_perplexity(reference: torch.Tensor, found: torch.Tensor) -> Quality:
+    """Perplexity from losses of tokens in nats; the score is the perplexity before over it."""
+    before, after = (float(losses.double().mean()) for losses in (reference, found))
+    return {"score": float(np.exp(before - after)), "perplexity": float(np.exp(after))}
+
+
 def by_sentences(reference: torch.Tensor, found: torch.Tensor) -> Quality:
     """Cosine of embeddings, and rank correlation of all similarities."""
     figures = agreement(reference, found)

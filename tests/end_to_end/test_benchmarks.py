@@ -15,13 +15,14 @@ QUICK = {
     "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),
-    "frontier.py": (["--quick"], {"settled", "models"}),
+    "frontier.py": (["--quick", "--bits-per-weight", "4"], {"settled", "models"}),
     "gpu.py": (["--quick"], {"device", "steps", "throughput", "meets_limits"}),
     "one_knob.py": (
         ["--net", "lenet300", "--target-bytes", "9000", "--epochs", "2", "--seeds", "1", "--out", "{folder}/runs"],
         {"runs", "medians"},
     ),
     "knapsack.py": (["--quick"], {"instances", "small", "large", "training"}),
+    "language_model.py": (["--steps", "5"], {"weights", "steps", "perplexity"}),
     "objectives.py": (
         [
             "--data",

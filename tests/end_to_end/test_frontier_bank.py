@@ -189,6 +189,19 @@ def test_a_network_has_the_outputs_that_it_says(network, shape, found):
         assert network.eval()(torch.rand(shape)).shape == found
 
 
+def test_perplexity_is_the_exponential_of_mean_loss():
+    found = qualities.by_perplexity(torch.full((2, 5), np.log(20.0)), torch.full((2, 5), np.log(25.0)))
+    assert found["perplexity"] == pytest.approx(25)
+    assert found["score"] == pytest.approx(0.8)
+
+
+def test_antibodies_differ_and_are_of_one_length():
+    sequences = bank_inputs.antibodies(np.random.default_rng(0), 12)
+    assert len(set(sequences)) == 12
+    assert {len(sequence) for sequence in sequences} == {107}
+    assert set("".join(sequences)) <= set(bank_inputs.RESIDUES)
+
+
 def test_a_tone_lies_in_its_mel_band():
     time = np.arange(16000) / 16000
     bands = [
