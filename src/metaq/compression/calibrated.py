@@ -1,10 +1,10 @@
 """Quantising a module by what calibration data tell of it, for any λ."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from math import prod
 
 import numpy as np
 from torch import nn
@@ -31,7 +31,7 @@ RECOVERED_WIDENING, RECOVERED_BISECTIONS = 2.5, 3
 """With recovery every λ takes gradients of the loss; fewer are tried."""
 
 WEIGHING_SHARE = 1 / 16
-"""λ over the usual one for which errors of tensors are tried: so small that outputs change in proportion."""
+"""λ over the usual one for which errors of tensors are tried where no size is asked for."""
 
 MOST_MISTAKEN = 16.0
 """By what factor curvature may be mistaken about a tensor, compared with the others, at most."""
@@ -121,31 +121,36 @@ class CalibratedModel:
         tensors = self._under_all_names(held)
         return self._packed(tensors, self._reasons, multiplier)
 
-    def weigh(self, losses: Callable[[Sequence[StateDict]], Sequence[float]]) -> None:
+    def weigh(self, losses: Callable[[Sequence[StateDict]], Sequence[float]], limit: int | None) -> None:
         """Let errors of tensors count as much as they do by trial, where curvature is mistaken about it.
 
         `losses` are what the outputs lose on inputs that curvature was not measured on, with some of the weights.
-        Tensors of one shape do the same job, and are tried together; vectors are left as they are.
+        Tensors of one shape whose names differ in numbers do the same job, and are tried together; vectors are left as
+        they are. Errors are about those of a file of `limit` bytes, or small ones.
         """
+        first = None if limit is None else SizeSearch(limit, self).next(lambda: 0)
+        multiplier = WEIGHING_SHARE * self.usual if first is None else first.multiplier
         self._stage("quantising to weigh tensors")
-        choices = allocate(self._targets, multiplier=WEIGHING_SHARE * self.usual, progress=self._progress)
-        kinds: dict[tuple[int, ...], list[Choice]] = {}
-        for choice in choices.values():
-            kinds.setdefault(choice.tensor.shape, []).append(choice)
-        tries = {shape: found for shape, found in kinds.items() if len(shape) > 1}
-        weights = [self._tied(restore([choice.tensor for choice in found])) for found in tries.values()]
-        pairs = zip(tries, losses(weights), strict=True)
-        expected = {shape: sum(choice.distortion for choice in found) for shape, found in tries.items()}
-        ratios = {shape: loss / expected[shape] for shape, loss in pairs if loss > 0 and expected[shape] > 0}
-        if not ratios:
+        choices = allocate(self._targets, multiplier=multiplier, progress=self._progress)
+        kinds: dict[tuple[object, ...], list[Choice]] = {}
+        for name, choice in choices.items():
+            if len(choice.tensor.shape) > 1:
+                kinds.setdefault((re.sub(r"\d+", "", name), *choice.tensor.shape), []).append(choice)
+        tries = list(kinds.values())
+        found = losses([self._tied(restore([choice.tensor for choice in choices])) for choices in tries])
+        expected = [sum(choice.distortion for choice in choices) for choices in tries]
+        known = [number for number in range(len(tries)) if found[number] > 0 and expected[number] > 0]
+        if not known:
             return
-        sizes = [prod(shape) * len(tries[shape]) for shape in ratios]
+        ratios = {number: found[number] / expected[number] for number in known}
+        sizes = [sum(choice.tensor.indices.size for choice in tries[number]) for number in known]
         typical = math.exp(np.average(np.log(list(ratios.values())), weights=sizes))
-        for shape, ratio in ratios.items():
+        for number, ratio in ratios.items():
             factor = min(max(ratio / typical, 1 / MOST_MISTAKEN), MOST_MISTAKEN)
-            for choice in tries[shape]:
+            for choice in tries[number]:
                 target = self._targets[choice.tensor.name]
                 self._targets[target.name] = replace(target, importance=target.importance.times(factor))
+        self.__dict__.pop("_samples", None)
 
     def to_bytes(self, limit: int) -> Compressed:
         """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that

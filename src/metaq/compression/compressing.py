@@ -165,9 +165,14 @@ def compress(
             recovery=None if training_loss is None else Recovery(network.module, calibrating, training_loss),
             norm_batches=calibrating if recalibrates_norms else (),
         )
+        limit = request.limit_bytes
+        if limit is None and is_good is None and keep is None:
+            usual = _without_data(request, None)
+            assert usual is not None
+            limit = usual.file_bytes
         if held_out and training_loss is None:
-            _weigh(network, calibrated, held_out)
-        found = _with_data(request, network, calibrated, held_out, is_good)
+            _weigh(network, calibrated, held_out, limit)
+        found = _with_data(request, network, calibrated, held_out, limit, is_good)
     if found is None and lowest is not None:
         raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
     if found is None:
@@ -295,6 +300,7 @@ def _with_data(
     network: Network,
     model: CalibratedModel,
     held_out: Sequence[Batch],
+    limit: int | None,
     is_good: Callable[[StateDict], bool] | None,
 ) -> Compressed | None:
     def measured(found: Compressed) -> Compressed:
@@ -314,11 +320,7 @@ def _with_data(
             1 - keep,
             model.usual,
         )
-    limit = request.limit_bytes
-    if limit is None:
-        usual = _without_data(request, None)
-        assert usual is not None
-        limit = usual.file_bytes
+    assert limit is not None
     return measured(model.to_bytes(limit))
 
 
@@ -354,12 +356,12 @@ def _calibrated(
     )
 
 
-def _weigh(network: Network, model: CalibratedModel, held_out: Sequence[Batch]) -> None:
+def _weigh(network: Network, model: CalibratedModel, held_out: Sequence[Batch], limit: int | None) -> None:
     def losses(tries: Sequence[StateDict]) -> list[float]:
         batches = tracked(held_out[:WEIGHING_BATCHES], network.request.progress, "weighing tensors")
         return [1 - each.score for each in kept_by_each(network.module, tries, batches)]
 
-    model.weigh(losses)
+    model.weigh(losses, limit)
 
 
 def _completed(curvature: Mapping[str, Curvature], mean_squares: Mapping[str, float]) -> dict[str, Curvature]:
