@@ -21,7 +21,7 @@ from metaq.quantize.allocation import MAX_ROTATED_ZEROS, MIN_TRELLIS_ELEMENTS, T
 from metaq.quantize.blocks import Fineness, learn
 from metaq.quantize.rates import scale_classes
 from metaq.quantize.rdo import MAX_MAGNITUDE, SCALAR_SLOPE, TRELLIS_SLOPE, rounded_step
-from metaq.quantize.rotation import BASIS_BITS, best_shared, pays
+from metaq.quantize.rotation import BASIS_BITS, best_shared, is_tall, pays
 from metaq.tensors.quantized import Dtype
 
 UNIFORM = 12.0
@@ -39,6 +39,9 @@ CHEAP_IMPORTANCE = 1024.0
 
 CHEAP_SHARE = 0.02
 """Share of all weights that the smallest tensors have together whose errors count more."""
+
+HEADS, HEAD_IMPORTANCE = ("lm_head", "embed_out"), 8.0
+"""Names of the layers that give a word's logits, and what errors count more in them: nothing after them evens out."""
 
 MAX_VECTOR = 1 << 16
 ROTATED_DTYPES = (Dtype.float32, Dtype.bfloat16, Dtype.float64)
@@ -175,7 +178,7 @@ class Rule:
     def _plain(self, tensor: StoredTensor, multiplier: float) -> Plan:
         facts = self._survey.facts[tensor.name]
         importance = 2 * relative_importance(self._sizes[tensor.name], self._scale, tensor)
-        by_count = self._count / tensor.count
+        by_count = importance_of_count(tensor, self._count)
         importance *= max(by_count, CHEAP_IMPORTANCE) if tensor.name in self._cheap else by_count
         loss_per_bit = multiplier * self._scale**2
         trellis_bits = TRELLIS_BITS if is_matrix(tensor) and tensor.count >= MIN_TRELLIS_ELEMENTS else 0
@@ -224,6 +227,14 @@ def relative_importance(size: float, scale: float, tensor: StoredTensor) -> floa
     if tensor.dtype.is_float8:
         return ratio**2
     return min(max(ratio, ratio**2 / MOST_UNLIKE), ratio**2 * MOST_UNLIKE)
+
+
+def importance_of_count(tensor: StoredTensor, typical_count: float) -> float:
+    """What a squared error in a tensor of so many weights counts, where `typical_count` is usual."""
+    ratio = typical_count / tensor.count
+    is_table = len(tensor.shape) == 2 and is_tall(*tensor.shape)
+    is_head = tensor.name.removesuffix(".weight").rpartition(".")[2] in HEADS
+    return (math.sqrt(ratio) if is_table else ratio) * (HEAD_IMPORTANCE if is_head else 1.0)
 
 
 def cheap_ones(tensors: Sequence[StoredTensor]) -> set[str]:
