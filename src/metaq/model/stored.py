@@ -47,6 +47,9 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
+INTERRUPTED = "could not determine the shape of object type 'torch.storage"
+"""What becomes of an interruption within safetensors: torch drops it where it looks for the shape of what it is given."""
+
 MOST_MAPPED_BYTES = 1 << 26
 """The library refuses longer ones."""
 
@@ -113,6 +116,8 @@ class Reader:
                 else self._rows(place, tensor, start, stop)
             )
         except (OSError, ValueError, RuntimeError) as error:
+            if INTERRUPTED in str(error):
+                raise KeyboardInterrupt from error
             raise FormatError(f"{place}: {tensor.name!r} cannot be read ({error}).") from error
         if len(found) != stop - start:
             raise FormatError(f"{place}: ends within {tensor.name!r}; it has changed while it was read.")
