@@ -48,7 +48,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 INTERRUPTED = "could not determine the shape of object type 'torch.storage"
-"""What becomes of an interruption within safetensors: torch drops it where it looks for the shape of what it is given."""
+"""What becomes of an interruption within safetensors: torch drops it and then complains."""
 
 MOST_MAPPED_BYTES = 1 << 26
 """The library refuses longer ones."""
