@@ -124,13 +124,13 @@ class CalibratedModel:
     def weigh(self, losses: Callable[[Sequence[StateDict]], Sequence[float]], limit: int | None) -> None:
         """Let errors of tensors count as much as they do by trial, where curvature is mistaken about it.
 
-        `losses` are what the outputs lose on inputs that curvature was not measured on, with some of the weights.
-        Tensors of one shape whose names differ in numbers do the same job, and are tried together; vectors are left as
-        they are. Errors are about those of a file of `limit` bytes, or small ones.
+        `losses` are what the outputs lose with some of the weights. Tensors of one shape whose names differ in numbers
+        do the same job, and are tried together; vectors are left as they are. Errors are about those of a file of
+        `limit` bytes, or small ones.
         """
         first = None if limit is None else SizeSearch(limit, self).next(lambda: 0)
         multiplier = WEIGHING_SHARE * self.usual if first is None else first.multiplier
-        self._stage("quantising to weigh tensors")
+        self._stage("weighing tensors")
         choices = allocate(self._targets, multiplier=multiplier, progress=self._progress)
         kinds: dict[tuple[object, ...], list[Choice]] = {}
         for name, choice in choices.items():

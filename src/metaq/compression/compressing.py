@@ -41,7 +41,7 @@ UNREACHED_SHARE = 0.25
 """What a relative error counts in a tensor on which no output depends, over the median of the others."""
 
 WEIGHING_BATCHES = 8
-"""Batches held out that tell how much errors of each kind of tensor matter."""
+"""Batches that tell how much errors of each kind of tensor matter."""
 
 LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
@@ -170,8 +170,8 @@ def compress(
             usual = _without_data(request, None)
             assert usual is not None
             limit = usual.file_bytes
-        if held_out and training_loss is None:
-            _weigh(network, calibrated, held_out, limit)
+        if not has_labels:
+            _weigh(network, calibrated, calibrating, limit)
         found = _with_data(request, network, calibrated, held_out, limit, is_good)
     if found is None and lowest is not None:
         raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
@@ -356,10 +356,10 @@ def _calibrated(
     )
 
 
-def _weigh(network: Network, model: CalibratedModel, held_out: Sequence[Batch], limit: int | None) -> None:
+def _weigh(network: Network, model: CalibratedModel, batches: Sequence[Batch], limit: int | None) -> None:
     def losses(tries: Sequence[StateDict]) -> list[float]:
-        batches = tracked(held_out[:WEIGHING_BATCHES], network.request.progress, "weighing tensors")
-        return [1 - each.score for each in kept_by_each(network.module, tries, batches)]
+        some = tracked(batches[:WEIGHING_BATCHES], network.request.progress, "comparing outputs")
+        return [1 - each.score for each in kept_by_each(network.module, tries, some)]
 
     model.weigh(losses, limit)
 
