@@ -98,6 +98,18 @@ def test_rows_of_small_tables_that_no_input_touches_matter_as_much_as_others() -
     assert diagonal[0] == pytest.approx((diagonal[1] + diagonal[5]) / 2)
 
 
+@pytest.mark.parametrize("count", [12, 400])
+def test_sparse_gradients_are_measured_as_others_are(count: int) -> None:
+    batches = torch.randint(0, count, (24, 5), generator=torch.Generator().manual_seed(0)).split(8)
+    found = []
+    for is_sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.EmbeddingBag(count, 16, sparse=is_sparse), nn.Linear(16, 3))
+        found.append(curvature.measure(model, batches, loss=curvature.random_projection_loss)["0.weight"])
+    assert found[1].diagonal == pytest.approx(found[0].diagonal, rel=1e-4)
+    assert (found[0].inputs is None) == (found[1].inputs is None)
+
+
 def test_measuring_leaves_the_model_as_it_was() -> None:
     model = network().train()
     before = copy.deepcopy(model.state_dict())

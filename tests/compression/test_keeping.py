@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -14,9 +14,11 @@ from torch import nn
 
 from metaq import compress
 from metaq.compression.compressed import Compressed
+from metaq.compression.compressing import WEIGHING_BATCHES
 from metaq.compression.quality import Kept, kept, parted
 from metaq.compression.search import KEEPING_TRIES, smallest_keeping
 from metaq.errors import ConfigError
+from metaq.quantize.curvature import random_projection_loss
 from metaq.quantize.outputs import floating_tensors
 
 
@@ -184,6 +186,49 @@ def test_what_is_kept_is_told_for_files_of_a_size_too() -> None:
     assert found.kept == pytest.approx(score(encoder(), found, data[held_out]).score)
     assert compress(encoder(), target_ratio=6).kept is None
     assert compress(encoder(), max_drop=1.0, batches=[data], accuracy=lambda _: 1.0).kept is None
+
+
+class Twins(nn.Module):
+    """Two layers that do the same job, each for an output of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(16, 64, bias=False)
+        self.right = nn.Linear(16, 64, bias=False)
+
+    def forward(self, data: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"left": self.left(data), "right": self.right(data)}
+
+
+def test_tensors_count_as_much_as_their_errors_do_by_trial() -> None:
+    torch.manual_seed(0)
+    model, data = Twins().eval(), inputs()
+
+    def mistaken(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
+        assert isinstance(output, dict)
+        return random_projection_loss({"left": output["left"], "right": 4 * output["right"]}, generator)
+
+    found = compress(model, target_ratio=6, batches=data.split(40), loss=mistaken).state_dict()
+    errors = [float((data @ (found[name] - tensor).T).square().sum()) for name, tensor in model.state_dict().items()]
+    assert max(errors) < 3 * min(errors)
+
+
+def test_tensors_are_weighed_on_batches_of_every_kind() -> None:
+    told: list[int] = []
+
+    def recorded(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        told.append(len(arguments[0]))
+
+    model = encoder()
+    batches = [inputs(count, seed=count) for count in range(4, 36)]
+    model.register_forward_pre_hook(recorded)
+    compress(model, target_ratio=6, batches=batches)
+    calibrating = [len(batch) for batch in parted(batches)[0]]
+    counts = Counter(told)
+    weighing = [size for size in calibrating if counts[size] > 1]
+    assert len(weighing) <= WEIGHING_BATCHES
+    assert min(weighing) <= calibrating[3]
+    assert max(weighing) >= calibrating[-4]
 
 
 def test_calibration_does_not_see_what_is_held_out() -> None:

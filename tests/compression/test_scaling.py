@@ -10,6 +10,7 @@ import torch
 
 import metaq
 from metaq import container
+from metaq.compression.planning import importance_of_count
 from metaq.compression.scaling import scales_for
 from metaq.compression.survey import look_at
 from metaq.model.stored import Reader, StoredTensor
@@ -26,6 +27,24 @@ def uneven(rows: int = 96, columns: int = 128, *, spread: float = 40.0, seed: in
 def row_errors(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     """Root mean square error of every row over its root mean square."""
     return ((wanted - found).square().mean(dim=1) / wanted.square().mean(dim=1)).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("layer.weight", (100, 100), 1.0),
+        ("layer.weight", (200, 200), 1 / 4),
+        ("table.weight", (1600, 100), 1 / 4),
+        ("lm_head.weight", (1600, 100), 2.0),
+        ("model.lm_head.weight", (100, 100), 8.0),
+        ("mylm_head.weight", (100, 100), 1.0),
+    ],
+)
+def test_numbers_of_weights_count_less_in_tables_and_errors_more_in_heads(
+    name: str, shape: tuple[int, int], expected: float
+) -> None:
+    tensor = StoredTensor(name=name, shape=shape, dtype=Dtype.float32, place=np.zeros(0))
+    assert importance_of_count(tensor, 10_000) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("shape", [(96, 128), (96, 32, 2, 2), (600, 700)])

@@ -6,7 +6,7 @@ import torch
 
 from metaq import container
 from metaq.model import checkpoint
-from metaq.quantize.allocation import Target, allocate_one, target_of
+from metaq.quantize.allocation import Target, allocate, allocate_one, target_of
 from metaq.quantize.curvature import Curvature
 from metaq.quantize.rdo import distortion
 
@@ -59,9 +59,42 @@ def test_rows_of_a_table_have_scales_beside_a_basis() -> None:
     rows = np.exp(np.random.default_rng(3).normal(size=4096) * 3)
     curvature = {"w": Curvature(diagonal=np.repeat(rows[:, None], 64, axis=1))}
     target = target_of("w", table, curvature)
-    assert target.scales is not None
-    assert target.scales.rows.any()
-    assert not target.scales.columns.any()
+    tensor = allocate({"w": target}, multiplier=1e-3 * target.importance.mean)["w"].tensor
+    assert tensor.basis is not None
+    assert tensor.scales is not None
+    assert tensor.scales.rows.any()
+    assert not tensor.scales.columns.any()
+    (restored,) = container.decode(container.encode([tensor])).tensors
+    error = checkpoint.restore([restored])["w"].double().numpy() - table.double().numpy()
+    by_row = np.square(error).mean(axis=1)
+    fine, coarse = (by_row[rows].mean() for rows in np.array_split(np.argsort(-target.importance.elements[:, 0]), 2))
+    assert fine < coarse
+
+
+def test_a_table_of_large_numbers_in_half_precision_does_without_a_basis() -> None:
+    generator = torch.Generator().manual_seed(2)
+    table = torch.randn(4096, 8, generator=generator) @ torch.randn(8, 64, generator=generator)
+    table = (3000 * table).clamp(-60000, 60000).half()
+    target = target_of("w", table, {"w": Curvature(diagonal=np.ones((4096, 64)))})
+    tensor = allocate({"w": target}, multiplier=1e4)["w"].tensor
+    assert tensor.basis is None
+    assert container.encode([tensor])
+
+
+def test_rows_that_calibration_did_not_read_count_as_rows_alike() -> None:
+    sizes = np.repeat([0.1, 1.0], 128)
+    read = np.tile([1.0, 0.0, 0.0, 0.0], 64) * (sizes == 1.0)
+    weights = torch.from_numpy(sizes[:, None] * np.random.default_rng(0).normal(size=(256, 32))).float()
+    curvature = {"w": Curvature(diagonal=np.repeat(read[:, None], 32, axis=1))}
+    by_row = target_of("w", weights, curvature).importance.elements.mean(axis=1)
+    assert (by_row[128:] > 0).all()
+    assert by_row[129] > 100 * by_row[:128].max()
+
+
+def test_elements_of_a_vector_count_mostly_as_they_are_measured() -> None:
+    diagonal = np.array([1.0, 3.0])
+    target = target_of("b", torch.tensor([0.5, 0.7]), {"b": Curvature(diagonal=diagonal)})
+    assert target.importance.elements[0] == pytest.approx(0.7 * diagonal + 0.3 * diagonal.mean())
 
 
 def test_values_that_many_weights_share_stay_on_one_grid() -> None:

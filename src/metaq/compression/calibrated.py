@@ -136,20 +136,23 @@ class CalibratedModel:
         for name, choice in choices.items():
             if len(choice.tensor.shape) > 1:
                 kinds.setdefault((re.sub(r"\d+", "", name), *choice.tensor.shape), []).append(choice)
-        tries = list(kinds.values())
-        found = losses([self._tied(restore([choice.tensor for choice in choices])) for choices in tries])
-        expected = [sum(choice.distortion for choice in choices) for choices in tries]
-        known = [number for number in range(len(tries)) if found[number] > 0 and expected[number] > 0]
+        tries = [self._tied(restore([choice.tensor for choice in kind])) for kind in kinds.values()]
+        expected = (sum(choice.distortion for choice in kind) for kind in kinds.values())
+        known = [
+            (kind, math.log(loss / distortion))
+            for kind, loss, distortion in zip(kinds.values(), losses(tries), expected, strict=True)
+            if loss > 0 and distortion > 0
+        ]
         if not known:
             return
-        ratios = {number: found[number] / expected[number] for number in known}
-        sizes = [sum(choice.tensor.indices.size for choice in tries[number]) for number in known]
-        typical = math.exp(np.average(np.log(list(ratios.values())), weights=sizes))
-        for number, ratio in ratios.items():
-            factor = min(max(ratio / typical, 1 / MOST_MISTAKEN), MOST_MISTAKEN)
-            for choice in tries[number]:
+        sizes = [sum(choice.tensor.indices.size for choice in kind) for kind, _ in known]
+        typical = float(np.average([ratio for _, ratio in known], weights=sizes))
+        for kind, ratio in known:
+            factor = min(max(math.exp(ratio - typical), 1 / MOST_MISTAKEN), MOST_MISTAKEN)
+            for choice in kind:
                 target = self._targets[choice.tensor.name]
                 self._targets[target.name] = replace(target, importance=target.importance.times(factor))
+        # They were taken before.
         self.__dict__.pop("_samples", None)
 
     def to_bytes(self, limit: int) -> Compressed:

@@ -358,7 +358,8 @@ def _calibrated(
 
 def _weigh(network: Network, model: CalibratedModel, batches: Sequence[Batch], limit: int | None) -> None:
     def losses(tries: Sequence[StateDict]) -> list[float]:
-        some = tracked(batches[:WEIGHING_BATCHES], network.request.progress, "comparing outputs")
+        # Batches may come sorted by length.
+        some = tracked(batches[:: -(-len(batches) // WEIGHING_BATCHES)], network.request.progress, "comparing outputs")
         return [1 - each.score for each in kept_by_each(network.module, tries, some)]
 
     model.weigh(losses, limit)

@@ -16,7 +16,7 @@ from metaq.compression.uncalibrated import Request
 from metaq.config import require
 from metaq.container import carried
 from metaq.container.frame import open_frame
-from metaq.container.layout import grid_fits
+from metaq.container.layout import fits
 from metaq.container.source import Source
 from metaq.model.checkpoint import StateDict, restore
 from metaq.model.opened import OpenedModel, open_model
@@ -122,7 +122,7 @@ class Network:
                 inside = by_name.get(own) if stored.name in names else None
                 if first.setdefault((own, stored.dtype), stored.name) != stored.name:
                     continue
-                if isinstance(inside, QuantizedTensor) and grid_fits(inside.grid, stored.dtype, inside.scales):
+                if isinstance(inside, QuantizedTensor) and fits(inside, stored.dtype):
                     held[stored.name] = replace(inside, name=stored.name, dtype=stored.dtype)
                 else:
                     held[stored.name] = reader.exact(stored)

@@ -54,11 +54,8 @@ def scales_for(reader: Reader, tensor: StoredTensor, facts: Facts) -> Scales | N
         rows[first : first + len(block)] = squares.mean(axis=1)
         columns += squares.sum(axis=0)
     scales = Scales(rows=_exponents(rows, ROW_POWER), columns=_exponents(columns / shape[0], COLUMN_POWER))
-    # Values before and after must be far from the end of the type, whatever row they are in.
-    smallest, largest = scales.range
-    reach = 4 * facts.largest * largest / smallest
     is_even = len({*scales.rows.tolist()}) == len({*scales.columns.tolist()}) == 1
-    return None if is_even or reach > LARGEST[tensor.dtype] else scales
+    return scales if not is_even and scales.suit(facts.largest, LARGEST[tensor.dtype]) else None
 
 
 def _exponents(squares: Floats, power: float) -> NDArray[np.int8]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Dtype, Scan, combined_unit
+from metaq.tensors.quantized import Dtype, QuantizedTensor, Scan, combined_unit
 from metaq.tensors.scales import Scales
 from metaq.tensors.trellis import PARITY_CHECKS
 
@@ -134,6 +134,14 @@ def combinations_fit(
     # Comparison with what is not a number fails, as it should.
     largest = (grid.count - 1) * column_sum * combined_unit(grid, basis_grid)
     return largest * largest_factor(scales) <= LARGEST[dtype]
+
+
+def fits(tensor: QuantizedTensor, dtype: Dtype) -> bool:
+    """Whether all that the grid of a tensor, its basis and its scales can give is finite in `dtype`."""
+    if tensor.basis is None:
+        return grid_fits(tensor.grid, dtype, tensor.scales)
+    column_sum = largest_column_sum(tensor.basis.size, tensor.basis.numerators)
+    return combinations_fit(tensor.grid, tensor.basis.grid, column_sum, dtype, tensor.scales)
 
 
 def trellis_fits(grid: BucketGrid, trellis_bits: int) -> bool:

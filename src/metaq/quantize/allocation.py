@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from metaq.config import require
-from metaq.container.layout import grid_fits
+from metaq.container.layout import fits
 from metaq.model import checkpoint
 from metaq.progress import NoProgress, Progress
 from metaq.quantize.blocks import Fineness, learn
@@ -37,8 +37,10 @@ TRELLIS_BITS = 7
 MAX_ROTATED_ZEROS = 1e-3
 """Share of exact zeros from which a matrix keeps them, as no combination of a basis does."""
 
-SHRINKAGE = 0.7
-"""Share of the mean of rows alike in every element's curvature: what calibration hardly touched keeps some worth."""
+SHRINKAGE, ROW_SHRINKAGE = 0.3, 0.7
+"""Share of the mean in the curvature of elements of vectors, and of that of rows alike in elements of matrices: what
+calibration hardly touched keeps some worth.
+"""
 
 ROWS_ALIKE, MOST_GROUPS = 64, 32
 """Rows that are compared with each other, at least, and groups of them."""
@@ -129,13 +131,19 @@ def allocate(
     """
     bases = _bases(targets, multiplier)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        found = pool.map(lambda name: allocate_one(targets[name], multiplier, bases.get(name)), targets)
+        found = pool.map(lambda name: _allocated(targets[name], multiplier, bases.get(name)), targets)
         choices = {}
         for (name, target), choice in zip(targets.items(), found, strict=True):
             (progress or NoProgress()).advance(target.values.size)
             if choice is not None:
                 choices[name] = choice
         return choices
+
+
+def _allocated(target: Target, multiplier: float, basis: Basis | None) -> Choice | None:
+    """The tensor with the basis or, where combinations may leave its type, without."""
+    choice = allocate_one(target, multiplier, basis)
+    return allocate_one(target, multiplier) if choice is None and basis is not None else choice
 
 
 def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]:
@@ -178,7 +186,7 @@ def suits_trellis(target: Target) -> bool:
 def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) -> Choice | None:
     """Quantise a tensor for λ = `multiplier`, as coefficients of the rows of `basis` if that is given.
 
-    None if its range is too wide for steps that suit λ, or its grid would leave its type.
+    None if its range is too wide for steps that suit λ, or values may leave its type.
     """
     scales, target = target.scales, target.in_units
     trellis_bits = TRELLIS_BITS if suits_trellis(target) else 0
@@ -204,9 +212,8 @@ def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) 
         for step in steps
     ]
     best = min(choices, key=lambda choice: choice.cost(multiplier))
-    if basis is None and not grid_fits(best.tensor.grid, target.dtype):
-        return None
-    return best if scales is None else replace(best, tensor=replace(best.tensor, scales=scales))
+    tensor = replace(best.tensor, scales=scales)
+    return replace(best, tensor=tensor) if fits(tensor, target.dtype) else None
 
 
 def _spread(target: Target) -> float:
@@ -217,15 +224,13 @@ def _spread(target: Target) -> float:
 def _importance(curvature: Curvature, values: NDArray[np.float64]) -> Importance:
     elements = curvature.diagonal.reshape(matrix_shape(values.shape))
     mean = max(float(elements.mean()), 1e-30)
-    prior: NDArray[np.float64] | float = mean
-    if elements.shape[0] > 1:
+    if elements.shape[0] == 1:
+        smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * mean
+    else:
         # Single elements are too noisy to be trusted; rows and columns are not.
-        by_row, by_column = elements.mean(axis=1), elements.mean(axis=0)
-        elements = np.outer(by_row, by_column) / mean
-        if curvature.inputs is None:
-            expected = _of_rows_alike(by_row, np.square(values.reshape(elements.shape)).mean(axis=1))
-            prior = np.outer(expected, by_column) / mean
-    smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * prior
+        by_row = elements.mean(axis=1)
+        expected = _of_rows_alike(by_row, np.square(values.reshape(elements.shape)).mean(axis=1))
+        smoothed = np.outer((1 - ROW_SHRINKAGE) * by_row + ROW_SHRINKAGE * expected, elements.mean(axis=0)) / mean
     inputs, outputs = curvature.inputs, curvature.outputs
     if inputs is None or outputs is None:
         return Importance(elements=smoothed)

@@ -144,11 +144,12 @@ def measure(
                 for name, gradient in zip(parameters, gradients, strict=True):
                     if gradient is None:
                         continue
+                    dense = gradient.detach().to_dense()
                     if name not in seen:
-                        squares[name] = squares.get(name, 0.0) + gradient.detach().double().cpu() ** 2
+                        squares[name] = squares.get(name, 0.0) + dense.double().cpu() ** 2
                     if _has_gram(gradient.shape) and (name not in seen or (name in taps and taps[name].needs_gram)):
                         # Random numbers of mean zero make the products of different samples cancel.
-                        matrix = _wide(gradient.detach()).reshape(len(gradient), -1)
+                        matrix = _wide(dense).reshape(len(dense), -1)
                         grams[name] = grams.get(name, 0.0) + (matrix.T @ matrix).double().cpu()
                 samples += count
     finally:

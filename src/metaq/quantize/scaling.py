@@ -42,9 +42,7 @@ def scales_for(values: NDArray[np.floating], importance: Importance, dtype: Dtyp
         scales = replace(scales, columns=np.zeros_like(scales.columns))
     if not scales.rows.any() and not scales.columns.any():
         return None
-    smallest, largest = scales.range
-    # Values before and after must be far from the end of the type, whatever row they are in.
-    return None if 4 * float(np.abs(values).max()) * largest / smallest > LARGEST[dtype] else scales
+    return scales if scales.suit(float(np.abs(values).max()), LARGEST[dtype]) else None
 
 
 def scaled_values(values: NDArray[np.floating], scales: Scales) -> Floats:

@@ -32,6 +32,11 @@ class Scales:
         rows, columns = factors(self.rows), factors(self.columns)
         return float(rows.min() * columns.min()), float(rows.max() * columns.max())
 
+    def suit(self, largest: float, limit: float) -> bool:
+        """Whether values of at most the magnitude `largest` are far from `limit`, divided by factors and multiplied."""
+        smallest_factor, largest_factor = self.range
+        return 4 * largest * largest_factor / smallest_factor <= limit
+
     def of_rows(self, start: int, stop: int) -> NDArray[np.float64]:
         """Factors of some rows of a matrix, float64 of shape (stop - start, columns)."""
         return np.outer(factors(self.rows[start:stop]), factors(self.columns))
