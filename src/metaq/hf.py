@@ -243,7 +243,8 @@ def _shaped(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor | int:
 def _tokens(lines: Sequence[str], tokenizer: Any, most: int) -> Iterator[Batch]:
     """Batches of texts of like length, so that there is hardly any padding."""
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # Any will do, as padding does not count.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     cut = {"truncation": True, "max_length": most}
     lengths = [(len(tokenizer(line, **cut)["input_ids"]), line) for line in lines]
     some: list[str] = []

@@ -80,7 +80,7 @@ def bert_folder(path: Path, **options: object) -> Path:
     return path
 
 
-def gpt2_folder(path: Path) -> Path:
+def gpt2_folder(path: Path, **words: str) -> Path:
     """A decoder without a word for padding, whose file has a prefix less than its class, and half precision."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -95,7 +95,7 @@ def gpt2_folder(path: Path) -> Path:
 
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[SEP]").save_pretrained(path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words).save_pretrained(path)
     return path
 
 
@@ -149,8 +149,9 @@ def test_a_quality_of_embeddings_is_kept(tmp_path, texts):
     assert torch.nn.functional.cosine_similarity(*pooler).min() > 0.9
 
 
-def test_names_and_types_of_the_file_stay(tmp_path, texts):
-    folder, out = gpt2_folder(tmp_path / "gpt2"), tmp_path / "gpt2.metaq"
+@pytest.mark.parametrize("words", [{"eos_token": "[SEP]"}, {"unk_token": "[UNK]"}, {}], ids=["end", "unknown", "none"])
+def test_names_and_types_of_the_file_stay(tmp_path, texts, words):
+    folder, out = gpt2_folder(tmp_path / "gpt2", **words), tmp_path / "gpt2.metaq"
     told = run_metaq("compress", folder, "-o", out, "--calibrate", texts, "--keep", 0.99, "--exclude", "wpe*", "--json")
     assert told.status == 0, told.err
     assert 0.99 <= told.json["kept"] < 0.995
