@@ -51,6 +51,15 @@ AT_ONCE = {"structure.py"}
 """Benchmarks that run in a second."""
 
 
+def test_make_bench_asks_only_those_for_a_picture_that_draw_one(tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    command = ["make", "-s", "bench", f"BIN={tmp_path}", "INSTALLED=", "BENCHMARKS=dual arranging"]
+    printed = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
+    asked = {line.split()[0]: "--plot" in line for line in printed.splitlines() if "--json" in line}
+    assert asked == {"benchmarks/dual.py": True, "benchmarks/arranging.py": False}
+
+
 @pytest.mark.parametrize(
     "name",
     [
