@@ -22,7 +22,7 @@ from metaq.quantize.allocation import RateSample, Target, allocate, target_of, v
 from metaq.quantize.curvature import Batch, Curvature
 from metaq.quantize.rdo import SCALAR_SLOPE, Choice
 from metaq.quantize.recovery import Recovery, recalibrated
-from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, matrix_shape, under_all_names
 
 START_STEP = 0.5
 """Step, in standard deviations of the weights, whose λ is tried first."""
@@ -74,6 +74,10 @@ class CalibratedModel:
         self._targets = {
             name: target_of(name, self._weights[name], curvature)
             for name in (model.first(tensor.name) for tensor in chosen.weights)
+        }
+        self._by_row = {
+            name: curvature[name].diagonal.reshape(matrix_shape(target.values.shape)).mean(axis=1)
+            for name, target in self._targets.items()
         }
         self._held: dict[str, QuantizedTensor | ExactTensor] = {}
         for first in set(self._alias.values()) - self._targets.keys():
@@ -137,7 +141,7 @@ class CalibratedModel:
             if len(choice.tensor.shape) > 1:
                 kinds.setdefault((re.sub(r"\d+", "", name), *choice.tensor.shape), []).append(choice)
         tries = [self._tied(restore([choice.tensor for choice in kind])) for kind in kinds.values()]
-        expected = (sum(choice.distortion for choice in kind) for kind in kinds.values())
+        expected = (sum(self._seen(choice) for choice in kind) for kind in kinds.values())
         known = [
             (kind, math.log(loss / distortion))
             for kind, loss, distortion in zip(kinds.values(), losses(tries), expected, strict=True)
@@ -154,6 +158,16 @@ class CalibratedModel:
                 self._targets[target.name] = replace(target, importance=target.importance.times(factor))
         # They were taken before.
         self.__dict__.pop("_samples", None)
+
+    def _seen(self, choice: Choice) -> float:
+        """The distortion by what was measured, without what is expected of rows that calibration hardly touched."""
+        target, restored = self._targets[choice.tensor.name], restore([choice.tensor])
+        taken = target.importance
+        if taken.inputs is not None:
+            return choice.distortion
+        errors = np.square(values_of(restored[target.name]) - target.values).reshape(taken.elements.shape)
+        by_row = np.einsum("rc,rc->r", errors, taken.elements)
+        return float(by_row @ (self._by_row[target.name] / np.maximum(taken.elements.mean(axis=1), 1e-300))) / 2
 
     def to_bytes(self, limit: int) -> Compressed:
         """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that

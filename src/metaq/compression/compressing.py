@@ -170,7 +170,7 @@ def compress(
             usual = _without_data(request, None)
             assert usual is not None
             limit = usual.file_bytes
-        if not has_labels:
+        if not has_labels and loss in (None, random_projection_loss):
             _weigh(network, calibrated, calibrating, limit)
         found = _with_data(request, network, calibrated, held_out, limit, is_good)
     if found is None and lowest is not None:
