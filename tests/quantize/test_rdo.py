@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from metaq.quantize import allocation, rates, rdo, rotation, search
-from metaq.tensors.quantized import Dtype, matrix_shape
+from metaq.tensors.quantized import Dtype
 from metaq.tensors.trellis import PARITY_CHECKS, continued_numerators, transitions
 
 COSTS = rates.initial_costs()
 
 
 def squared_error_importance(shape: tuple[int, ...]) -> rdo.Importance:
-    return rdo.Importance(elements=np.full(matrix_shape(shape), 2.0))
+    return rdo.Importance.even(shape, 2.0)
 
 
 def laplacian(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -77,8 +78,8 @@ def test_feedback_lowers_the_error_of_outputs() -> None:
     inputs = rng.normal(size=(400, 30)) @ rng.normal(size=(30, 30))
     moment = inputs.T @ inputs / len(inputs)
     weights = rng.normal(size=(20, 30))
-    aware = rdo.Importance(elements=np.ones((20, 30)), inputs=moment, outputs=np.ones(20))
-    plain = rdo.Importance(elements=np.full((20, 30), aware.mean))
+    aware = replace(rdo.Importance.even((20, 30), 1.0), inputs=moment, outputs=np.ones(20))
+    plain = rdo.Importance.even((20, 30), aware.mean)
     options = {"step_size": 0.5, "multiplier": 1e-6, "trellis_bits": 0, "dtype": Dtype.float32}
     with_feedback = rdo.quantize("w", weights, aware, **options)
     without = rdo.quantize("w", weights, plain, **options)
@@ -92,7 +93,7 @@ def coupled_importance(rows: int, columns: int, seed: int) -> rdo.Importance:
         mixed.T @ mixed / len(mixed)
         for mixed in (rng.normal(size=(9 * size, size)) @ rng.normal(size=(size, size)) for size in (columns, rows))
     )
-    return rdo.Importance(elements=np.ones((rows, columns)), inputs=inputs, outputs=outputs)
+    return replace(rdo.Importance.even((rows, columns), 1.0), inputs=inputs, outputs=outputs)
 
 
 def test_unit_factors_give_the_matrix_back() -> None:
@@ -130,7 +131,7 @@ def test_every_coupled_choice_is_the_best_for_the_errors_before_it() -> None:
 def test_coupled_outputs_do_not_err_together() -> None:
     importance = coupled_importance(12, 20, 7)
     assert importance.outputs is not None
-    alone = rdo.Importance(elements=importance.elements, inputs=importance.inputs, outputs=np.diag(importance.outputs))
+    alone = replace(importance, outputs=np.diag(importance.outputs))
     weights = np.random.default_rng(8).normal(size=(12, 20))
     options = {"step_size": 0.5, "multiplier": 1e-6, "trellis_bits": 0, "dtype": Dtype.float32}
     coupled = rdo.quantize("w", weights, importance, **options)
@@ -142,7 +143,7 @@ def test_distortion_is_the_second_order_term() -> None:
     rng = np.random.default_rng(2)
     errors, moment, outputs = rng.normal(size=(3, 4)), np.eye(4) + 0.5, np.array([1.0, 2.0, 3.0])
     full = np.kron(np.diag(outputs), moment)
-    found = rdo.distortion(errors, rdo.Importance(elements=np.ones((3, 4)), inputs=moment, outputs=outputs))
+    found = rdo.distortion(errors, replace(rdo.Importance.even((3, 4), 1.0), inputs=moment, outputs=outputs))
     assert found == pytest.approx(0.5 * errors.reshape(-1) @ full @ errors.reshape(-1))
     coupled = coupled_importance(3, 4, 9)
     full = np.kron(coupled.outputs, coupled.inputs)

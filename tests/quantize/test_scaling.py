@@ -18,10 +18,10 @@ def curvature_of(shape: tuple[int, ...], kind: str) -> Curvature:
     rows = np.exp(generator.normal(size=shape[0]) * 2)
     mixed = generator.normal(size=(4 * columns, columns)) * np.exp(generator.normal(size=columns) * 2)
     inputs = mixed.T @ mixed / len(mixed)
-    diagonal = np.outer(rows, np.diag(inputs)).reshape(shape)
     if kind == "elements":
-        return Curvature(diagonal=diagonal)
-    return Curvature(diagonal=diagonal, inputs=inputs, outputs=np.diag(rows) if kind == "coupled" else rows)
+        return Curvature(rows=rows, columns=np.diag(inputs))
+    outputs = np.diag(rows) if kind == "coupled" else rows
+    return Curvature(rows=rows, columns=np.diag(inputs), inputs=inputs, outputs=outputs)
 
 
 def target_like(shape: tuple[int, ...], kind: str) -> Target:
@@ -57,7 +57,7 @@ def test_rows_of_a_table_have_scales_beside_a_basis() -> None:
     generator = torch.Generator().manual_seed(2)
     table = torch.randn(4096, 16, generator=generator) @ torch.randn(16, 64, generator=generator)
     rows = np.exp(np.random.default_rng(3).normal(size=4096) * 3)
-    curvature = {"w": Curvature(diagonal=np.repeat(rows[:, None], 64, axis=1))}
+    curvature = {"w": Curvature(rows=rows, columns=np.ones(64))}
     target = target_of("w", table, curvature)
     tensor = allocate({"w": target}, multiplier=1e-3 * target.importance.mean)["w"].tensor
     assert tensor.basis is not None
@@ -75,7 +75,7 @@ def test_a_table_of_large_numbers_in_half_precision_does_without_a_basis() -> No
     generator = torch.Generator().manual_seed(2)
     table = torch.randn(4096, 8, generator=generator) @ torch.randn(8, 64, generator=generator)
     table = (3000 * table).clamp(-60000, 60000).half()
-    target = target_of("w", table, {"w": Curvature(diagonal=np.ones((4096, 64)))})
+    target = target_of("w", table, {"w": Curvature(rows=np.ones(4096), columns=np.ones(64))})
     tensor = allocate({"w": target}, multiplier=1e4)["w"].tensor
     assert tensor.basis is None
     assert container.encode([tensor])
@@ -85,7 +85,7 @@ def test_rows_that_calibration_did_not_read_count_as_rows_alike() -> None:
     sizes = np.repeat([0.1, 1.0], 128)
     read = np.tile([1.0, 0.0, 0.0, 0.0], 64) * (sizes == 1.0)
     weights = torch.from_numpy(sizes[:, None] * np.random.default_rng(0).normal(size=(256, 32))).float()
-    curvature = {"w": Curvature(diagonal=np.repeat(read[:, None], 32, axis=1))}
+    curvature = {"w": Curvature(rows=read, columns=np.ones(32))}
     by_row = target_of("w", weights, curvature).importance.elements.mean(axis=1)
     assert (by_row[128:] > 0).all()
     assert by_row[129] > 100 * by_row[:128].max()
@@ -93,7 +93,7 @@ def test_rows_that_calibration_did_not_read_count_as_rows_alike() -> None:
 
 def test_elements_of_a_vector_count_mostly_as_they_are_measured() -> None:
     diagonal = np.array([1.0, 3.0])
-    target = target_of("b", torch.tensor([0.5, 0.7]), {"b": Curvature(diagonal=diagonal)})
+    target = target_of("b", torch.tensor([0.5, 0.7]), {"b": Curvature(rows=np.ones(1), columns=diagonal)})
     assert target.importance.elements[0] == pytest.approx(0.7 * diagonal + 0.3 * diagonal.mean())
 
 

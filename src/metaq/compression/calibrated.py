@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,9 +20,9 @@ from metaq.model.opened import state_dict_of
 from metaq.model.selection import RUNNING_STATISTICS
 from metaq.quantize.allocation import RateSample, Target, allocate, target_of, values_of
 from metaq.quantize.curvature import Batch, Curvature
-from metaq.quantize.rdo import SCALAR_SLOPE, Choice
+from metaq.quantize.rdo import SCALAR_SLOPE, Choice, distortion
 from metaq.quantize.recovery import Recovery, recalibrated
-from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, matrix_shape, under_all_names
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
 START_STEP = 0.5
 """Step, in standard deviations of the weights, whose λ is tried first."""
@@ -32,6 +32,9 @@ RECOVERED_WIDENING, RECOVERED_BISECTIONS = 2.5, 3
 
 WEIGHING_SHARE = 1 / 16
 """λ over the usual one for which errors of tensors are tried where no size is asked for."""
+
+WEIGHED_AT_ONCE = 1 << 26
+"""Weights that are tried at a time: all of them are in memory."""
 
 MOST_MISTAKEN = 16.0
 """By what factor curvature may be mistaken about a tensor, compared with the others, at most."""
@@ -75,14 +78,12 @@ class CalibratedModel:
             name: target_of(name, self._weights[name], curvature)
             for name in (model.first(tensor.name) for tensor in chosen.weights)
         }
-        self._by_row = {
-            name: curvature[name].diagonal.reshape(matrix_shape(target.values.shape)).mean(axis=1)
-            for name, target in self._targets.items()
-        }
+        self._measured = {name: curvature[name].rows for name in self._targets}
         self._held: dict[str, QuantizedTensor | ExactTensor] = {}
         for first in set(self._alias.values()) - self._targets.keys():
             grid, tensor = chosen.grids.get(model.holders[first]), self._weights[first]
             self._held[first] = exact_tensor(first, tensor) if grid is None else on_grid(first, tensor, grid)
+        self._free_statistics = {name for name in self._held if name.rpartition(".")[2] in RUNNING_STATISTICS}
         self._reasons = {**request.selection.reasons, **model.under_all_names(chosen.reasons)}
 
     @cached_property
@@ -121,7 +122,8 @@ class CalibratedModel:
         quantized = {name: choice.tensor for name, choice in choices.items()}
         exact = {name: exact_tensor(name, self._weights[name]) for name in self._targets.keys() - choices.keys()}
         held = {**self._held, **exact, **quantized}
-        held |= self._statistics(restore(list(self._under_all_names(held))))
+        if self._free_statistics:
+            held |= self._statistics(restore(list(self._under_all_names(held))))
         tensors = self._under_all_names(held)
         return self._packed(tensors, self._reasons, multiplier)
 
@@ -140,16 +142,16 @@ class CalibratedModel:
         for name, choice in choices.items():
             if len(choice.tensor.shape) > 1:
                 kinds.setdefault((re.sub(r"\d+", "", name), *choice.tensor.shape), []).append(choice)
-        tries = [self._tied(restore([choice.tensor for choice in kind])) for kind in kinds.values()]
-        expected = (sum(self._seen(choice) for choice in kind) for kind in kinds.values())
-        known = [
-            (kind, math.log(loss / distortion))
-            for kind, loss, distortion in zip(kinds.values(), losses(tries), expected, strict=True)
-            if loss > 0 and distortion > 0
-        ]
+        known = []
+        for some in _at_once(list(kinds.values())):
+            found = losses([self._tied(restore([choice.tensor for choice in kind])) for kind in some])
+            for kind, loss in zip(some, found, strict=True):
+                expected = sum(self._seen(choice) for choice in kind)
+                if loss > 0 and expected > 0:
+                    known.append((kind, math.log(loss / expected)))
         if not known:
             return
-        sizes = [sum(choice.tensor.indices.size for choice in kind) for kind, _ in known]
+        sizes = [_size_of(kind) for kind, _ in known]
         typical = float(np.average([ratio for _, ratio in known], weights=sizes))
         for kind, ratio in known:
             factor = min(max(math.exp(ratio - typical), 1 / MOST_MISTAKEN), MOST_MISTAKEN)
@@ -161,13 +163,12 @@ class CalibratedModel:
 
     def _seen(self, choice: Choice) -> float:
         """The distortion by what was measured, without what is expected of rows that calibration hardly touched."""
-        target, restored = self._targets[choice.tensor.name], restore([choice.tensor])
-        taken = target.importance
-        if taken.inputs is not None:
+        target = self._targets[choice.tensor.name]
+        taken, measured = target.importance, self._measured[choice.tensor.name]
+        if taken.inputs is not None or len(measured) == 1:
             return choice.distortion
-        errors = np.square(values_of(restored[target.name]) - target.values).reshape(taken.elements.shape)
-        by_row = np.einsum("rc,rc->r", errors, taken.elements)
-        return float(by_row @ (self._by_row[target.name] / np.maximum(taken.elements.mean(axis=1), 1e-300))) / 2
+        errors = values_of(restore([choice.tensor])[target.name]) - target.values
+        return distortion(errors.reshape(len(measured), -1), replace(taken, rows=measured))
 
     def to_bytes(self, limit: int) -> Compressed:
         """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that
@@ -208,7 +209,7 @@ class CalibratedModel:
         """Running statistics of batch normalisation under quantised `weights`: measured anew if asked for, rounded."""
         if self._norm_batches:
             weights = weights | recalibrated(self._module, self._norm_batches, weights)
-        free = {name for name, tensor in self._held.items() if name.rpartition(".")[2] in RUNNING_STATISTICS}
+        free = self._free_statistics
         norms = rounded_norms(weights, taken=weights.keys() - free, tolerance=norm_tolerance(self._error(weights)))
         values = {name: weights[name] for name in free} | norms.values
         held = to_tensors(values, grids=norms.grids)
@@ -216,9 +217,11 @@ class CalibratedModel:
 
     def _error(self, weights: StateDict) -> float:
         """Root mean square error of the quantised weights over their root mean square."""
-        pairs = [(values_of(weights[name]), values_of(self._weights[name])) for name in self._targets]
-        squares = sum(float(np.square(before).sum()) for _, before in pairs)
-        errors = sum(float(np.square(after - before).sum()) for after, before in pairs)
+        squares = errors = 0.0
+        for name in self._targets:
+            before = values_of(self._weights[name])
+            squares += float(np.square(before).sum())
+            errors += float(np.square(values_of(weights[name]) - before).sum())
         return math.sqrt(errors / squares) if squares else 0.0
 
     def _one_after_another(self, multiplier: float, recovery: Recovery) -> dict[str, Choice]:
@@ -241,3 +244,19 @@ class CalibratedModel:
 
     def _tied(self, weights: StateDict) -> StateDict:
         return {**weights, **{name: weights[first] for name, first in self._alias.items() if first in weights}}
+
+
+def _size_of(kind: Sequence[Choice]) -> int:
+    return sum(choice.tensor.indices.size for choice in kind)
+
+
+def _at_once(kinds: Sequence[list[Choice]]) -> Iterator[list[list[Choice]]]:
+    """Those that are tried at a time: up to ``WEIGHED_AT_ONCE`` weights, or one kind."""
+    some: list[list[Choice]] = []
+    for kind in kinds:
+        if some and sum(map(_size_of, some)) + _size_of(kind) > WEIGHED_AT_ONCE:
+            yield some
+            some = []
+        some.append(kind)
+    if some:
+        yield some

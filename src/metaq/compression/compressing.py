@@ -370,11 +370,14 @@ def _completed(curvature: Mapping[str, Curvature], mean_squares: Mapping[str, fl
 
     What is not calibrated must not be spoilt: other inputs may need it.
     """
-    worths = {name: float(curvature[name].diagonal.mean()) * square for name, square in mean_squares.items()}
+    worths = {name: curvature[name].mean * square for name, square in mean_squares.items()}
     reached = [worth for worth in worths.values() if worth > 0]
     usual = UNREACHED_SHARE * float(np.median(reached)) if reached else 1.0
     made = {
-        name: Curvature(diagonal=np.full_like(curvature[name].diagonal, usual / mean_squares[name]))
+        name: Curvature(
+            rows=np.full_like(curvature[name].rows, usual / mean_squares[name]),
+            columns=np.ones_like(curvature[name].columns),
+        )
         for name, worth in worths.items()
         if worth == 0 and mean_squares[name] > 0
     }

@@ -132,7 +132,7 @@ def quantized_state_dict(source: Weights, *, grids: Mapping[str, BucketGrid]) ->
 
 def entropy_bits(tensors: Sequence[Tensor]) -> float:
     """Zero-order entropy of all bucket indices in bits, with one table for all tensors of the same grid."""
-    by_grid: dict[BucketGrid, list[NDArray[np.int64]]] = {}
+    by_grid: dict[BucketGrid, list[NDArray[np.integer]]] = {}
     for tensor in tensors:
         if isinstance(tensor, QuantizedTensor):
             by_grid.setdefault(tensor.grid, []).append(tensor.indices.reshape(-1))

@@ -19,6 +19,7 @@ from torch import nn
 
 from metaq.config import require
 from metaq.model.checkpoint import StateDict
+from metaq.model.norms import holding
 from metaq.quantize.curvature import Batch, call
 from metaq.quantize.outputs import floating_tensors
 
@@ -67,24 +68,25 @@ def kept(module: nn.Module, weights: StateDict, batches: Iterable[Batch]) -> Kep
 def kept_by_each(module: nn.Module, tries: Sequence[StateDict], batches: Iterable[Batch]) -> list[Kept]:
     """Scores of several weights, each of them for itself in the place of those of `module`, which is left as it was.
 
+    Weights that the module does not have are passed over.
+
     Where an output is not finite with the original weights, it does not count; where it is not with other weights
     alone, or has another shape, the score is 0. Raises :class:`ConfigError` if the output has no floating tensor.
     """
-    names = {name for weights in tries for name in weights}
-    original = {name: tensor.clone() for name, tensor in module.state_dict().items() if name in names}
+    names = module.state_dict().keys()
+    known = [{name: tensor for name, tensor in weights.items() if name in names} for weights in tries]
     sums, was_training = [_Sums() for _ in tries], module.training
     module.eval()
     try:
         with torch.no_grad():
             for batch in batches:
-                module.load_state_dict(original, strict=False)
                 reference = floating_tensors(call(module, batch))
                 require(bool(reference), "batches: the model's output has no floating tensor to compare.")
-                for own, weights in zip(sums, tries, strict=True):
-                    module.load_state_dict({**original, **weights}, strict=False)
-                    own.add(reference, floating_tensors(call(module, batch)))
+                for own, weights in zip(sums, known, strict=True):
+                    with holding(module, weights):
+                        found = floating_tensors(call(module, batch))
+                    own.add(reference, found)
     finally:
-        module.load_state_dict(original, strict=False)
         module.train(was_training)
     return [own.kept() for own in sums]
 

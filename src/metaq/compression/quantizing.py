@@ -100,7 +100,7 @@ def _at_once(reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None
         name=tensor.name,
         values=values,
         dtype=tensor.dtype,
-        importance=Importance(elements=np.full(matrix.shape, plan.importance)),
+        importance=Importance.even(matrix.shape, plan.importance),
         center=0.0 if plan.is_centered else central_value(matrix),
     )
     choice = allocate_one(target, plan.multiplier, None if axes is None else axes.basis)

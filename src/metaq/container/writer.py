@@ -43,7 +43,7 @@ class _Item:
     """
 
     entry: Entry
-    symbols: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    symbols: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     raw: bytes = b""
 
 
@@ -276,6 +276,7 @@ def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> byt
     if first.entry.grid is None:
         return first.raw
     streams = [parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces]
+    streams = [stream.astype(np.int64, copy=False) for stream in streams]
     return encode_chunk(coder, streams, [piece.shape for piece in pieces], first.entry.name)
 
 

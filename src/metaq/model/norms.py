@@ -109,16 +109,17 @@ def rounded_norms(
 @contextmanager
 def holding(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Let the tensors of `model` called as those in `values` hold them inside the ``with`` block."""
-    state_dict = model.state_dict()
-    own = {name: state_dict[name].clone() for name in values}
-    with torch.no_grad():
+    held = model.state_dict(keep_vars=True)
+    before: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
         for name, tensor in values.items():
-            state_dict[name].copy_(tensor)
-        try:
-            yield
-        finally:
-            for name, tensor in own.items():
-                state_dict[name].copy_(tensor)
+            before.append((held[name], held[name].data))
+            # Both sets of values are there anyway; a copy would be a third.
+            held[name].data = tensor.detach().to(held[name].data)
+        yield
+    finally:
+        for holder, own in reversed(before):
+            holder.data = own
 
 
 def _norm_of(tensors: Mapping[str, torch.Tensor]) -> _Norm | None:

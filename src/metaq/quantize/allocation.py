@@ -91,7 +91,7 @@ class RateSample:
         target = target.in_units
         matrix = target.values.reshape(matrix_shape(target.values.shape))
         stride = max(len(matrix) * matrix.shape[1] // SAMPLED_ELEMENTS, 1)
-        mean = Importance(elements=np.array([[target.importance.mean]]))
+        mean = Importance.even((1, 1), target.importance.mean)
         return cls(rows=matrix[::stride].astype(np.float64) - target.center, size=target.values.size, importance=mean)
 
     def bits(self, multiplier: float) -> float:
@@ -105,12 +105,12 @@ class RateSample:
 
 def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature]) -> Target:
     """The tensor and its importance; :class:`ConfigError` if it is not finite, or `curvature` does not know it."""
-    values = values_of(tensor)
+    values = _as_stored(tensor)
     require(bool(np.isfinite(values).all()), f"{name}: holds NaN or infinity, which cannot be quantised.")
     require(name in curvature, f"{name}: there is no curvature for it; exclude it or calibrate the module it is in.")
     dtype = checkpoint.dtype_of(name, tensor)
     importance = _importance(curvature[name], values)
-    center = central_value(values.reshape(matrix_shape(values.shape)))
+    center = central_value(values_of(tensor).reshape(matrix_shape(values.shape)))
     can_scale = values.ndim > 1 and not center and not dtype.is_float8
     scales = scales_for(values, importance, dtype) if can_scale else None
     return Target(name=name, values=values, dtype=dtype, importance=importance, center=center, scales=scales)
@@ -119,6 +119,14 @@ def target_of(name: str, tensor: torch.Tensor, curvature: Mapping[str, Curvature
 def values_of(tensor: torch.Tensor) -> NDArray[np.float64]:
     """The elements in float64."""
     values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return values
+
+
+def _as_stored(tensor: torch.Tensor) -> NDArray[np.floating]:
+    """The elements in their own type, without a copy where NumPy has it, else in float32."""
+    tensor = tensor.detach().cpu()
+    is_wide = tensor.dtype in (torch.float32, torch.float64)
+    values: NDArray[np.floating] = (tensor if is_wide else tensor.float()).numpy()
     return values
 
 
@@ -221,23 +229,21 @@ def _spread(target: Target) -> float:
     return spread or abs(target.center) or 1.0
 
 
-def _importance(curvature: Curvature, values: NDArray[np.float64]) -> Importance:
-    elements = curvature.diagonal.reshape(matrix_shape(values.shape))
-    mean = max(float(elements.mean()), 1e-30)
-    if elements.shape[0] == 1:
-        smoothed = (1 - SHRINKAGE) * elements + SHRINKAGE * mean
+def _importance(curvature: Curvature, values: NDArray[np.floating]) -> Importance:
+    rows, columns = curvature.rows, curvature.columns
+    if len(rows) == 1:
+        columns = (1 - SHRINKAGE) * columns + SHRINKAGE * max(float(columns.mean()), 1e-30)
     else:
-        # Single elements are too noisy to be trusted; rows and columns are not.
-        by_row = elements.mean(axis=1)
-        expected = _of_rows_alike(by_row, np.square(values.reshape(elements.shape)).mean(axis=1))
-        smoothed = np.outer((1 - ROW_SHRINKAGE) * by_row + ROW_SHRINKAGE * expected, elements.mean(axis=0)) / mean
+        matrix = values.reshape(len(rows), -1)
+        expected = _of_rows_alike(rows, np.einsum("rc,rc->r", matrix, matrix, dtype=np.float64))
+        rows = (1 - ROW_SHRINKAGE) * rows + ROW_SHRINKAGE * expected
     inputs, outputs = curvature.inputs, curvature.outputs
     if inputs is None or outputs is None:
-        return Importance(elements=smoothed)
+        return Importance(rows=rows, columns=columns)
     if outputs.ndim == 1:
         outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
         inputs = damped(inputs, INPUT_SHRINKAGE)
-    return Importance(elements=smoothed, inputs=inputs, outputs=outputs)
+    return Importance(rows=rows, columns=columns, inputs=inputs, outputs=outputs)
 
 
 def _of_rows_alike(by_row: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:

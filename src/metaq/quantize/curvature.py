@@ -10,7 +10,8 @@ all other parameters F is its diagonal.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -26,6 +27,7 @@ from metaq.errors import ConfigError
 from metaq.model.weights import QUANTIZABLE
 from metaq.quantize.outputs import floating_tensors
 from metaq.quantize.rotation import is_tall
+from metaq.tensors.quantized import matrix_shape
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 Loss = Callable[[object, torch.Generator], tuple[torch.Tensor, int]]
@@ -46,24 +48,38 @@ MAX_GRADIENTS = 1 << 24
 MAX_GUESSED = 1 << 18
 """Elements of the largest table whose rows are taken to matter though no input touched them: they cost little."""
 
-MAX_COLUMNS = 4096
-"""Columns of the widest weight whose inputs are seen by the gradients of whole batches."""
+MAX_COLUMNS, MAX_BOTH = 4096, 3072
+"""Columns of the widest weight whose inputs are seen by the gradients of whole batches, and of the widest layer where
+its inputs themselves are seen besides: both take memory.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curvature:
     """Curvature of the loss for one parameter.
 
-    `diagonal` is the Fisher information of every element, float64, in the shape of the parameter. `inputs` is a matrix
-    over the columns of the weight (first dimension, all others), float64 (columns, columns): for linear layers the
-    second moment of what its rows are multiplied with; for a bias, a single row, all of F; None where only the diagonal
-    is known. With it, `outputs` is a matrix over the rows, float64 (rows, rows), or for large weights its diagonal,
-    (rows,).
+    The parameter is seen as a matrix (first dimension, all others), a vector as a single row. The Fisher information of
+    an element is taken as the product of one number of its row and one of its column, `rows` and `columns`, float64;
+    single elements of matrices are too noisy to be trusted. `inputs` is a matrix over the columns, float32 or float64
+    (columns, columns): for linear layers the second moment of what the rows are multiplied with; for a bias all of F;
+    None where only `rows` and `columns` are known. With it, `outputs` is a matrix over the rows, float64 (rows, rows),
+    or for large weights its diagonal, (rows,).
     """
 
-    diagonal: NDArray[np.float64]
-    inputs: NDArray[np.float64] | None = None
+    rows: NDArray[np.float64]
+    columns: NDArray[np.float64]
+    inputs: NDArray[np.floating] | None = None
     outputs: NDArray[np.float64] | None = None
+
+    @property
+    def diagonal(self) -> NDArray[np.float64]:
+        """The Fisher information of every element, float64 (rows, columns)."""
+        return np.outer(self.rows, self.columns)
+
+    @property
+    def mean(self) -> float:
+        """Mean Fisher information of an element."""
+        return float(self.rows.mean() * self.columns.mean())
 
 
 def categorical_loss(output: object, generator: torch.Generator) -> tuple[torch.Tensor, int]:
@@ -122,62 +138,109 @@ def measure(
         If there is no batch or the output does not suit the loss.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.dtype in QUANTIZABLE}
-    frozen = [parameter for parameter in parameters.values() if not parameter.requires_grad]
     taps = {name: _Tap(module) for name, module in _layers(model).items()}
-    squares: dict[str, torch.Tensor] = {}
-    grams: dict[str, torch.Tensor] = {}
-    was_training = model.training
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    model.eval()
+    sums = {name: _Sums(parameter.shape) for name, parameter in parameters.items()}
     generator = torch.Generator().manual_seed(seed)
     samples = 0
+
+    def see(name: str, gradient: torch.Tensor) -> None:
+        tap = taps.get(name, taps.get(name.removesuffix("bias") + "weight"))
+        is_tapped = tap is not None and tap.has_seen
+        needs_gram = not is_tapped or (name in taps and taps[name].needs_gram)
+        sums[name].add(gradient.detach().to_dense(), with_squares=not is_tapped, with_gram=needs_gram)
+
     try:
-        for batch in batches:
-            output = call(model, batch)
-            for draw in range(draws):
-                value, count = loss(output, generator)
-                gradients = torch.autograd.grad(
-                    value, list(parameters.values()), allow_unused=True, retain_graph=draw + 1 < draws
-                )
-                seen = {name for layer, tap in taps.items() if tap.has_seen for name in (layer, *tap.bias_of(layer))}
-                for name, gradient in zip(parameters, gradients, strict=True):
-                    if gradient is None:
-                        continue
-                    dense = gradient.detach().to_dense()
-                    if name not in seen:
-                        squares[name] = squares.get(name, 0.0) + dense.double().cpu() ** 2
-                    if _has_gram(gradient.shape) and (name not in seen or (name in taps and taps[name].needs_gram)):
-                        # Random numbers of mean zero make the products of different samples cancel.
-                        matrix = _wide(dense).reshape(len(dense), -1)
-                        grams[name] = grams.get(name, 0.0) + (matrix.T @ matrix).double().cpu()
-                samples += count
+        with _each_gradient(model, parameters, see):
+            for batch in batches:
+                output = call(model, batch)
+                for draw in range(draws):
+                    value, count = loss(output, generator)
+                    torch.autograd.backward(value, inputs=list(parameters.values()), retain_graph=draw + 1 < draws)
+                    samples += count
     finally:
         for tap in taps.values():
             tap.handle.remove()
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        model.train(was_training)
     require(samples > 0, "curvature: there is no calibration data; give at least one batch.")
-    nothing = torch.zeros(1, dtype=torch.float64)
-    found = {
-        name: Curvature(diagonal=(squares.get(name, nothing).expand(parameter.shape) / samples).numpy())
-        for name, parameter in parameters.items()
-    }
-    seen = {name for name, tap in taps.items() if tap.has_seen}
-    for name in found.keys() - seen:
-        if parameters[name].numel() <= MAX_GUESSED:
-            found[name] = replace(found[name], diagonal=_with_unseen(found[name].diagonal))
-    for name, gram in grams.items():
-        if float(gram.trace()) > 0:
-            by_row = found[name].diagonal.reshape(len(parameters[name]), -1).sum(axis=1)
-            inputs = gram.numpy() / samples
-            found[name] = replace(found[name], inputs=inputs, outputs=by_row / np.trace(inputs))
+    found = {name: own.curvature(samples) for name, own in sums.items()}
     for name, tap in taps.items():
-        if name in seen & found.keys():
-            found[name] = tap.of_weight(samples, grams.get(name))
+        if tap.has_seen and name in found:
+            found[name] = tap.of_weight(samples, sums[name].gram)
             found |= {bias: tap.of_bias(samples) for bias in tap.bias_of(name)}
     return found
+
+
+@contextmanager
+def _each_gradient(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], see: Callable[[str, torch.Tensor], None]
+) -> Iterator[None]:
+    """Evaluation mode in which `see` is told every gradient that is found, and none of them is kept; the model is left
+    as it was.
+    """
+    was_training, before = model.training, {name: parameter.grad for name, parameter in parameters.items()}
+    frozen = [parameter for parameter in parameters.values() if not parameter.requires_grad]
+
+    def hook_of(name: str) -> Callable[[torch.Tensor], None]:
+        def hook(parameter: torch.Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            assert gradient is not None
+            see(name, gradient)
+
+        return hook
+
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    handles = []
+    for name, parameter in parameters.items():
+        parameter.grad = None
+        hook = hook_of(name)
+        handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+    model.eval()
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for name, parameter in parameters.items():
+            parameter.grad = before[name]
+        model.train(was_training)
+
+
+class _Sums:
+    """Sums over batches, of squares of the gradient of one parameter by row and column, and of its second moment."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self._shape = shape
+        rows, columns = matrix_shape(shape)
+        self._rows, self._columns = (torch.zeros(size, dtype=torch.float64) for size in (rows, columns))
+        self.gram: torch.Tensor | None = None
+
+    def add(self, gradient: torch.Tensor, *, with_squares: bool, with_gram: bool) -> None:
+        """Take in the gradient of a batch."""
+        matrix = _wide(gradient).reshape(len(self._rows), -1)
+        if with_squares:
+            squares = matrix.square()
+            self._rows += squares.sum(dim=1, dtype=torch.float64).cpu()
+            self._columns += squares.sum(dim=0, dtype=torch.float64).cpu()
+        if with_gram and _has_gram(self._shape):
+            # Random numbers of mean zero make the products of different samples cancel.
+            gram = (matrix.T @ matrix).cpu()
+            self.gram = gram if self.gram is None else self.gram.add_(gram)
+
+    def curvature(self, samples: int) -> Curvature:
+        """What all batches told, of so many samples."""
+        rows, columns = self._rows.numpy() / samples, self._columns.numpy() / samples
+        is_vector, total = len(self._shape) < 2, float(rows.sum())
+        if len(rows) * len(columns) <= MAX_GUESSED:
+            rows, columns = (rows, _with_unseen(columns)) if is_vector else (_with_unseen(rows), columns)
+        found = Curvature(rows=np.ones(1), columns=columns)
+        if not is_vector:
+            found = Curvature(rows=rows, columns=columns / max(total, np.finfo(float).tiny))
+        if self.gram is None or not float(self.gram.trace()) > 0:
+            return found
+        inputs = (self.gram / samples).numpy()
+        return replace(found, inputs=inputs, outputs=rows / np.trace(inputs))
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -210,13 +273,13 @@ class _Tap:
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         rows = layer.weight.shape[0]
         columns = layer.weight.numel() // rows
-        self._sees_gradients = rows * columns**2 <= MAX_GRAM_WORK
         self._is_coupled = rows * columns <= MAX_COUPLED
         self._bias_is_coupled = rows**2 <= MAX_COUPLED
-        self._inputs = torch.zeros(columns, columns, dtype=torch.float64)
+        self._inputs = torch.zeros(columns, columns)
         self._positions = 0
         self.has_seen = False  # some modules use a layer's weight without calling it
-        self._over_columns = torch.zeros(columns, columns, dtype=torch.float64)
+        sees_gradients = rows * columns**2 <= MAX_GRAM_WORK
+        self._over_columns = torch.zeros(columns, columns, dtype=torch.float64) if sees_gradients else None
         self._over_rows = torch.zeros((rows, rows) if self._is_coupled else (rows,), dtype=torch.float64)
         self._bias = torch.zeros((rows, rows) if self._bias_is_coupled else (rows,), dtype=torch.float64)
         self._has_positions = False
@@ -230,7 +293,7 @@ class _Tap:
     @property
     def needs_gram(self) -> bool:
         """Whether the second moment of gradients has to come from whole batches."""
-        return self._has_positions and not self._sees_gradients
+        return self._has_positions and self._over_columns is None and len(self._inputs) <= MAX_BOTH
 
     def of_weight(self, samples: int, gram: torch.Tensor | None) -> Curvature:
         """Curvature of the weight; `gram` is the sum of second moments of gradients, (columns, columns)."""
@@ -240,25 +303,25 @@ class _Tap:
             # Rows hold the trace of the whole here; the inputs' matrix keeps the scale of inputs.
             trace = float(inputs.trace()) or 1.0
             gram = self._over_columns if gram is None else gram
-            gradients = float(gram.trace())
-            if gradients > 0:
-                inputs = (1 - GRADIENT_SHARE) * inputs + GRADIENT_SHARE * trace / gradients * gram
+            gradients = 0.0 if gram is None else float(gram.trace())
+            if gram is not None and gradients > 0:
+                inputs = inputs.mul_(1 - GRADIENT_SHARE).add_(gram, alpha=GRADIENT_SHARE * trace / gradients)
             outputs = outputs / trace
         by_row = outputs.diagonal() if outputs.ndim == 2 else outputs
-        diagonal = torch.outer(by_row, inputs.diagonal()).reshape(self._layer.weight.shape)
-        return Curvature(diagonal=diagonal.numpy(), inputs=inputs.numpy(), outputs=outputs.numpy())
+        columns = inputs.diagonal().double().numpy().copy()
+        return Curvature(rows=by_row.numpy().copy(), columns=columns, inputs=inputs.numpy(), outputs=outputs.numpy())
 
     def of_bias(self, samples: int) -> Curvature:
         """Curvature of the bias."""
         moment = (self._bias / samples).numpy()
         if not self._bias_is_coupled:
-            return Curvature(diagonal=moment)
-        return Curvature(diagonal=np.diag(moment).copy(), inputs=moment, outputs=np.ones((1, 1)))
+            return Curvature(rows=np.ones(1), columns=moment)
+        return Curvature(rows=np.ones(1), columns=np.diag(moment).copy(), inputs=moment, outputs=np.ones((1, 1)))
 
     def _see(self, _: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         patches = _patches(self._layer, _wide(arguments[0].detach()))
         flat = patches.flatten(0, 1)
-        self._inputs += (flat.T @ flat).double().cpu()
+        self._inputs += (flat.T @ flat).cpu()
         self._positions += len(flat)
         self.has_seen = self._positions > 0
         if output.requires_grad:
@@ -276,17 +339,16 @@ class _Tap:
             gradients = some.mT @ inputs  # samples, rows, columns
             by_row = gradients.movedim(1, 2).flatten(0, 1)  # samples and columns, rows
             self._over_rows += _second_moment(by_row, coupled=self._is_coupled)
-            if self._sees_gradients:
+            if self._over_columns is not None:
                 self._over_columns += _second_moment(gradients.flatten(0, 1), coupled=True)
 
 
-def _with_unseen(diagonal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`diagonal` where rows that no input has touched, as of positions, matter as much as the others on average."""
-    is_unseen = diagonal.sum(axis=tuple(range(1, diagonal.ndim))) == 0
-    if not is_unseen.any() or is_unseen.all():
-        return diagonal
-    filled = diagonal.copy()
-    filled[is_unseen] = diagonal[~is_unseen].mean(axis=0)
+def _with_unseen(worths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`worths`, float64 (n,), where what no input touched, as of positions, matters as much as others on average."""
+    is_unseen = worths == 0
+    if is_unseen.all():
+        return worths
+    filled: NDArray[np.float64] = np.where(is_unseen, worths[~is_unseen].mean(), worths)
     return filled
 
 

@@ -10,7 +10,7 @@ outputs that later layers add up, such as those of units that do the same, must 
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from os import cpu_count
 
@@ -38,6 +38,9 @@ MIN_IMPORTANCE = 1e-6
 FEEDBACK_BLOCK = 64
 ROWS_AT_ONCE = 64
 MAX_MAGNITUDE = 1 << 22
+MAX_NARROW = 1 << 14
+"""Levels up to this magnitude are held as int16."""
+
 STEP_MANTISSA = 16
 CENTER_MANTISSA = 1024
 ATOM_SHARE = 0.05
@@ -51,26 +54,39 @@ TRELLIS_SLOPE = 0.08
 class Importance:
     """Curvature of the loss for one tensor, seen as a matrix (first dimension, all others); one row for a vector.
 
-    `elements` is that of every element, float64; 2.0 throughout makes the distortion the squared error. `inputs` is the
-    second moment of the inputs, float64 (columns, columns); without it, `elements` are used. With it, `outputs` is the
+    That of an element is the product of one number of its row and one of its column, `rows` and `columns`, float64; a
+    product of 2.0 throughout makes the distortion the squared error. `inputs` is the second moment of the inputs,
+    float32 or float64 (columns, columns); without it, `rows` and `columns` are used. With it, `outputs` is the
     curvature of the outputs, float64 (rows, rows), or its diagonal, (rows,).
     """
 
-    elements: Floats
-    inputs: Floats | None = None
+    rows: Floats
+    columns: Floats
+    inputs: NDArray[np.floating] | None = None
     outputs: Floats | None = None
+
+    @classmethod
+    def even(cls, shape: tuple[int, ...], value: float) -> "Importance":
+        """The same for all elements of a tensor of this shape."""
+        rows, columns = matrix_shape(shape)
+        return cls(rows=np.full(rows, value), columns=np.ones(columns))
+
+    @property
+    def elements(self) -> Floats:
+        """Curvature of every element by itself, float64 (rows, columns)."""
+        return np.outer(self.rows, self.columns)
 
     @property
     def mean(self) -> float:
         """Mean curvature of an element."""
         if self.inputs is None or self.outputs is None:
-            return float(self.elements.mean())
+            return float(self.rows.mean() * self.columns.mean())
         return float(np.diag(self.inputs).mean() * self.by_output.mean())
 
     def times(self, factor: float) -> "Importance":
         """The same for errors that count so many times as much."""
         outputs = None if self.outputs is None else factor * self.outputs
-        return Importance(elements=factor * self.elements, inputs=self.inputs, outputs=outputs)
+        return replace(self, rows=factor * self.rows, outputs=outputs)
 
     @property
     def by_output(self) -> Floats:
@@ -131,9 +147,12 @@ def quantize(
     levels, bits = search.run()
     limit = max(int(np.abs(levels).max()), 1)
     grid = symmetric_grid(center, step, limit)
+    indices: NDArray[np.integer] = levels + np.int32(limit)
+    if limit < MAX_NARROW:
+        indices = indices.astype(np.int16)
     tensor = QuantizedTensor(
         name=name,
-        indices=(levels.astype(np.int64) + limit).reshape(values.shape),
+        indices=indices.reshape(values.shape),
         grid=grid,
         dtype=dtype,
         scan="columns" if trellis_bits and importance.inputs is not None and values.ndim > 1 else "rows",
@@ -147,7 +166,7 @@ def quantize(
 def distortion(errors: Floats, importance: Importance) -> float:
     """Estimated gain of the loss by `errors`, float64 of the shape of the matrix."""
     if importance.inputs is None or importance.outputs is None:
-        return 0.5 * float((importance.elements * errors**2).sum())
+        return 0.5 * float(importance.rows @ (errors**2 @ importance.columns))
     weighted = errors @ importance.inputs
     if importance.outputs.ndim == 1:
         return 0.5 * float((importance.outputs * (weighted * errors).sum(axis=1)).sum())
@@ -188,10 +207,10 @@ class _Search:
         return (np.ascontiguousarray(levels.T) if by_columns else levels), bits
 
     def _direct(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
-        elements = self.importance.elements
+        importance = self.importance
         if self.rotated:
-            elements = np.repeat(elements.mean(axis=1, keepdims=True), elements.shape[1], axis=1)
-        weights = np.maximum(elements, MIN_IMPORTANCE * max(float(elements.mean()), 1e-300)) * self.weight
+            importance = replace(importance, columns=np.full_like(importance.columns, importance.columns.mean()))
+        weights = np.maximum(importance.elements, MIN_IMPORTANCE * max(importance.mean, 1e-300)) * self.weight
         return search_all(self.targets, weights, classes, costs, MAX_MAGNITUDE, predecessors(self.trellis_bits))
 
     def _with_feedback(self, classes: NDArray[np.uint8], costs: Floats) -> NDArray[np.int32]:
@@ -294,21 +313,22 @@ def search_all(
     return levels
 
 
-def damped(matrix: Floats, share: float) -> Floats:
-    """`matrix` with `share` of the mean of its diagonal added to that; positive definite."""
-    result: Floats = matrix + np.eye(len(matrix)) * max(share * float(np.diag(matrix).mean()), 1e-30)
+def damped(matrix: NDArray[np.floating], share: float) -> NDArray[np.floating]:
+    """`matrix` with `share` of the mean of its diagonal added to that, in its own type; positive definite."""
+    result = matrix.copy()
+    np.fill_diagonal(result, np.diag(matrix) + max(share * float(np.diag(matrix).mean()), 1e-30))
     return result
 
 
-def factor_of_inverse(inputs: Floats) -> Floats:
+def factor_of_inverse(inputs: NDArray[np.floating]) -> Floats:
     """Upper Cholesky factor of the inverse of damped `inputs`, (columns, columns): row j compensates column j."""
-    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped(inputs, DAMPING))).T
+    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped(inputs.astype(np.float64), DAMPING))).T
     return factor
 
 
-def unit_factors(matrix: Floats) -> tuple[Floats, Floats]:
+def unit_factors(matrix: NDArray[np.floating]) -> tuple[Floats, Floats]:
     """U, unit upper triangular (n, n), and d, positive (n,), with ``U diag(d) Uᵀ`` the damped `matrix`."""
-    factor = np.linalg.cholesky(damped(matrix, COUPLED_DAMPING)[::-1, ::-1])[::-1, ::-1]
+    factor = np.linalg.cholesky(damped(matrix.astype(np.float64), COUPLED_DAMPING)[::-1, ::-1])[::-1, ::-1]
     scales = np.diag(factor)
     return np.ascontiguousarray(factor / scales), scales**2
 

@@ -97,9 +97,9 @@ def direction(gradient: Floats, importance: Importance) -> Floats:
     """Step of Newton's method, to be subtracted, float64 of the shape of `gradient`, in the damped curvature."""
     matrix = gradient.reshape(matrix_shape(gradient.shape))
     if importance.inputs is None or importance.outputs is None:
-        curvature = importance.elements + COUPLED_DAMPING * max(float(importance.elements.mean()), 1e-30)
+        curvature = importance.elements + COUPLED_DAMPING * max(importance.mean, 1e-30)
         return (matrix / curvature).reshape(gradient.shape)
-    by_column = np.linalg.solve(damped(importance.inputs, COUPLED_DAMPING), matrix.T).T
+    by_column = np.linalg.solve(damped(importance.inputs.astype(np.float64), COUPLED_DAMPING), matrix.T).T
     if importance.outputs.ndim == 2:
         return np.linalg.solve(damped(importance.outputs, COUPLED_DAMPING), by_column).reshape(gradient.shape)
     outputs = importance.outputs + COUPLED_DAMPING * max(float(importance.outputs.mean()), 1e-30)

@@ -55,19 +55,18 @@ def scaled_values(values: NDArray[np.floating], scales: Scales) -> Floats:
 def scaled_importance(importance: Importance, shape: tuple[int, ...], scales: Scales) -> Importance:
     """Importance of errors in the unit of the grid of a tensor of this shape."""
     rows, columns = _factors(shape, scales)
-    elements = importance.elements * np.outer(rows, columns) ** 2
+    scaled = replace(importance, rows=importance.rows * rows**2, columns=importance.columns * columns**2)
     if importance.inputs is None or importance.outputs is None:
-        return replace(importance, elements=elements)
+        return scaled
     squares = rows**2 if importance.outputs.ndim == 1 else np.outer(rows, rows)
-    return Importance(
-        elements=elements, inputs=importance.inputs * np.outer(columns, columns), outputs=importance.outputs * squares
-    )
+    inputs = importance.inputs * columns[:, None] * columns
+    return replace(scaled, inputs=inputs, outputs=importance.outputs * squares)
 
 
 def _curvatures(importance: Importance) -> tuple[Floats, Floats]:
     """What a squared error costs by row and by column, float64 (rows,) and (columns,), none far below the mean."""
     if importance.inputs is None or importance.outputs is None:
-        found = importance.elements.mean(axis=1), importance.elements.mean(axis=0)
+        found = importance.rows * importance.columns.mean(), importance.columns * importance.rows.mean()
     elif importance.outputs.ndim == 2:
         found = unit_factors(importance.outputs)[1], unit_factors(importance.inputs)[1]
     else:

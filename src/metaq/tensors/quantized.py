@@ -130,7 +130,7 @@ def combined(
 class QuantizedTensor:
     """Bucket indices with the grid that gives them values.
 
-    `indices` are int64 in ``[0, grid.count)``, in the shape of the tensor; `dtype` is the element type that
+    `indices` are integers in ``[0, grid.count)``, in the shape of the tensor; `dtype` is the element type that
     :meth:`restore` returns. `scan` is the order in which the indices are coded and the trellis walks: that of memory,
     or column by column of the matrix (first dimension, all others). `trellis_bits` is 0, or the binary logarithm of the
     number of states of the trellis that moves the reference values (:mod:`metaq.tensors.trellis`). If a `basis` is
@@ -139,7 +139,7 @@ class QuantizedTensor:
     """
 
     name: str
-    indices: NDArray[np.int64]
+    indices: NDArray[np.integer]
     grid: BucketGrid
     dtype: Dtype
     scan: Scan = "rows"
@@ -156,11 +156,10 @@ class QuantizedTensor:
         """Shape of the tensor."""
         return self.indices.shape
 
-    def scanned(self) -> NDArray[np.int64]:
-        """Bucket indices in the order of the scan, int64 of shape (n,)."""
-        if self.scan == "rows":
-            return self.indices.reshape(-1)
-        return self.indices.reshape(matrix_shape(self.shape)).T.reshape(-1)
+    def scanned(self) -> NDArray[np.integer]:
+        """Bucket indices in the order of the scan, shape (n,)."""
+        matrix = self.indices.reshape(matrix_shape(self.shape))
+        return (matrix if self.scan == "rows" else matrix.T).reshape(-1)
 
     def values(self) -> NDArray[np.float64]:
         """Quantised weights in float64, shape of the tensor."""
@@ -184,8 +183,9 @@ class QuantizedTensor:
         With a basis, the coefficients of its rows in that unit.
         """
         row_length = trellis_row_length(self.shape, self.scan)
+        scanned = self.scanned().astype(np.int64, copy=False)
         return continued_numerators(
-            self.scanned(), self.grid.count, self.trellis_bits, row_length=row_length, start=0, state=0
+            scanned, self.grid.count, self.trellis_bits, row_length=row_length, start=0, state=0
         )[0]
 
     def restore(self) -> NDArray[np.generic]:
