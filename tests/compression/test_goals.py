@@ -90,12 +90,15 @@ def test_weights_that_a_module_uses_without_calling_their_layer_are_measured_too
     assert moment / np.trace(moment) == pytest.approx(expected / np.trace(expected), abs=0.02)
 
 
-def test_rows_of_small_tables_that_no_input_touches_matter_as_much_as_others() -> None:
+@pytest.mark.parametrize("others", [[], list(range(12))])
+def test_rows_of_small_tables_matter_however_few_inputs_touch_them(others: list[int]) -> None:
     model = nn.Sequential(nn.Embedding(12, 4), nn.Linear(4, 3))
-    found = curvature.measure(model, [torch.tensor([[1], [5], [5]])], loss=curvature.random_projection_loss, draws=20)
-    diagonal = found["0.weight"].diagonal
-    assert (diagonal > 0).all()
-    assert diagonal[0] == pytest.approx((diagonal[1] + diagonal[5]) / 2)
+    batches = [torch.tensor([[1], [5], [5]])] * 10 + [torch.tensor(others)[:, None]] * bool(others)
+    found = curvature.measure(model, batches, loss=curvature.random_projection_loss, draws=20)["0.weight"]
+    assert found.measured is not None
+    usual = found.measured[found.measured > 0].mean()
+    assert found.rows == pytest.approx(np.maximum(found.measured, usual))
+    assert (found.measured > 0).sum() == (12 if others else 2)
 
 
 @pytest.mark.parametrize("count", [12, 400])

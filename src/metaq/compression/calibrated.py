@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from metaq.compression.compressed import Compressed
@@ -78,7 +79,7 @@ class CalibratedModel:
             name: target_of(name, self._weights[name], curvature)
             for name in (model.first(tensor.name) for tensor in chosen.weights)
         }
-        self._measured = {name: curvature[name].rows for name in self._targets}
+        self._seen_shares = {name: _seen_share(curvature[name], target) for name, target in self._targets.items()}
         self._held: dict[str, QuantizedTensor | ExactTensor] = {}
         for first in set(self._alias.values()) - self._targets.keys():
             grid, tensor = chosen.grids.get(model.holders[first]), self._weights[first]
@@ -163,12 +164,11 @@ class CalibratedModel:
 
     def _seen(self, choice: Choice) -> float:
         """The distortion by what was measured, without what is expected of rows that calibration hardly touched."""
-        target = self._targets[choice.tensor.name]
-        taken, measured = target.importance, self._measured[choice.tensor.name]
-        if taken.inputs is not None or len(measured) == 1:
+        target, shares = self._targets[choice.tensor.name], self._seen_shares[choice.tensor.name]
+        if shares is None:
             return choice.distortion
         errors = values_of(restore([choice.tensor])[target.name]) - target.values
-        return distortion(errors.reshape(len(measured), -1), replace(taken, rows=measured))
+        return distortion(errors.reshape(len(shares), -1) * np.sqrt(shares)[:, None], target.importance)
 
     def to_bytes(self, limit: int) -> Compressed:
         """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that
@@ -244,6 +244,14 @@ class CalibratedModel:
 
     def _tied(self, weights: StateDict) -> StateDict:
         return {**weights, **{name: weights[first] for name, first in self._alias.items() if first in weights}}
+
+
+def _seen_share(curvature: Curvature, target: Target) -> NDArray[np.float64] | None:
+    """Share of what an error counts that was measured, by row, float64 (rows,), or None for all of it."""
+    if curvature.measured is None:
+        return None
+    taken = target.importance.rows if target.importance.inputs is None else curvature.rows
+    return curvature.measured / np.maximum(taken, np.finfo(float).tiny)
 
 
 def _size_of(kind: Sequence[Choice]) -> int:

@@ -46,7 +46,7 @@ MAX_GRADIENTS = 1 << 24
 """Elements of the gradients of single samples that are held at a time."""
 
 MAX_GUESSED = 1 << 18
-"""Elements of the largest table whose rows are taken to matter though no input touched them: they cost little."""
+"""Elements of the largest table whose rows all matter, though inputs may have touched few of them: they cost little."""
 
 MAX_COLUMNS, MAX_BOTH = 4096, 3072
 """Columns of the widest weight whose inputs are seen by the gradients of whole batches, and of the widest layer where
@@ -64,12 +64,15 @@ class Curvature:
     (columns, columns): for linear layers the second moment of what the rows are multiplied with; for a bias all of F;
     None where only `rows` and `columns` are known. With it, `outputs` is a matrix over the rows, float64 (rows, rows),
     or for large weights its diagonal, (rows,).
+
+    In small tables, rows that inputs hardly touched count as others do; `measured` is what `rows` were before.
     """
 
     rows: NDArray[np.float64]
     columns: NDArray[np.float64]
     inputs: NDArray[np.floating] | None = None
     outputs: NDArray[np.float64] | None = None
+    measured: NDArray[np.float64] | None = None
 
     @property
     def diagonal(self) -> NDArray[np.float64]:
@@ -215,14 +218,18 @@ class _Sums:
         rows, columns = matrix_shape(shape)
         self._rows, self._columns = (torch.zeros(size, dtype=torch.float64) for size in (rows, columns))
         self.gram: torch.Tensor | None = None
+        self._is_table = False
 
     def add(self, gradient: torch.Tensor, *, with_squares: bool, with_gram: bool) -> None:
         """Take in the gradient of a batch."""
         matrix = _wide(gradient).reshape(len(self._rows), -1)
         if with_squares:
             squares = matrix.square()
-            self._rows += squares.sum(dim=1, dtype=torch.float64).cpu()
-            self._columns += squares.sum(dim=0, dtype=torch.float64).cpu()
+            by_row, by_column = (squares.sum(dim=dim, dtype=torch.float64).cpu() for dim in (1, 0))
+            self._rows += by_row
+            self._columns += by_column
+            touched = by_row if len(self._shape) > 1 else by_column
+            self._is_table = self._is_table or (bool(touched.any()) and not bool(touched.all()))
         if with_gram and _has_gram(self._shape):
             # Random numbers of mean zero make the products of different samples cancel.
             gram = (matrix.T @ matrix).cpu()
@@ -231,12 +238,13 @@ class _Sums:
     def curvature(self, samples: int) -> Curvature:
         """What all batches told, of so many samples."""
         rows, columns = self._rows.numpy() / samples, self._columns.numpy() / samples
-        is_vector, total = len(self._shape) < 2, float(rows.sum())
-        if len(rows) * len(columns) <= MAX_GUESSED:
-            rows, columns = (rows, _with_unseen(columns)) if is_vector else (_with_unseen(rows), columns)
-        found = Curvature(rows=np.ones(1), columns=columns)
-        if not is_vector:
-            found = Curvature(rows=rows, columns=columns / max(total, np.finfo(float).tiny))
+        # As of positions: other inputs may touch what these hardly did.
+        is_guessed = self._is_table and len(rows) * len(columns) <= MAX_GUESSED
+        if len(self._shape) < 2:
+            return Curvature(rows=np.ones(1), columns=_at_least_usual(columns) if is_guessed else columns)
+        columns = columns / max(float(rows.sum()), np.finfo(float).tiny)
+        measured, rows = rows, _at_least_usual(rows) if is_guessed else rows
+        found = Curvature(rows=rows, columns=columns, measured=measured)
         if self.gram is None or not float(self.gram.trace()) > 0:
             return found
         inputs = (self.gram / samples).numpy()
@@ -343,13 +351,10 @@ class _Tap:
                 self._over_columns += _second_moment(gradients.flatten(0, 1), coupled=True)
 
 
-def _with_unseen(worths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`worths`, float64 (n,), where what no input touched, as of positions, matters as much as others on average."""
-    is_unseen = worths == 0
-    if is_unseen.all():
-        return worths
-    filled: NDArray[np.float64] = np.where(is_unseen, worths[~is_unseen].mean(), worths)
-    return filled
+def _at_least_usual(worths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`worths`, float64 (n,), but no less than the mean of those that are not zero."""
+    lifted: NDArray[np.float64] = np.maximum(worths, worths[worths > 0].mean() if worths.any() else 0.0)
+    return lifted
 
 
 def _has_gram(shape: torch.Size) -> bool:
