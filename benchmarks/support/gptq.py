@@ -156,7 +156,7 @@ def moments(case: Case, layers: dict[str, nn.Linear], later: Sequence[nn.Linear]
     seen = dict.fromkeys(layers, 0)
 
     def see(name: str, inputs: torch.Tensor) -> None:
-        flat = inputs.reshape(-1, inputs.shape[-1])
+        flat = inputs.detach().reshape(-1, inputs.shape[-1])
         found[name] += flat.T @ flat
         seen[name] += len(flat)
 
