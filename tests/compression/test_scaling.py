@@ -10,7 +10,7 @@ import torch
 
 import metaq
 from metaq import container
-from metaq.compression.planning import importance_of_count
+from metaq.compression.planning import LEAST_DEPTHWISE, SEPARABLE_SHARE, default_multiplier, importance_of_count
 from metaq.compression.scaling import scales_for
 from metaq.compression.survey import look_at
 from metaq.model.stored import Reader, StoredTensor
@@ -45,6 +45,31 @@ def test_numbers_of_weights_count_less_in_tables_and_errors_more_in_heads(
 ) -> None:
     tensor = StoredTensor(name=name, shape=shape, dtype=Dtype.float32, place=np.zeros(0))
     assert importance_of_count(tensor, 10_000) == pytest.approx(expected)
+
+
+def test_models_of_depthwise_separable_layers_are_quantised_finer_by_default() -> None:
+    generator = torch.Generator().manual_seed(0)
+    point = torch.randn(64, 64, 1, 1, generator=generator)
+    kernels = torch.randn(3, 64, 1, 3, 3, generator=generator)
+    errors = []
+    for shape in ((64, 1, 3, 3), (64, 9, 1, 1)):
+        state = {"point.weight": point} | {f"{n}.weight": each.reshape(shape) for n, each in enumerate(kernels)}
+        errors.append(float((metaq.compress(state).state_dict()["point.weight"] - point).square().mean()))
+    assert errors[0] < errors[1] / 2
+
+
+def test_models_with_few_depthwise_layers_are_as_fine_as_others() -> None:
+    depthwise = {f"{number}.weight": torch.zeros(8, 1, 3, 3) for number in range(LEAST_DEPTHWISE)}
+    usual = default_multiplier(_stored({}), 10_000)
+    assert default_multiplier(_stored(depthwise), 10_000) == pytest.approx(SEPARABLE_SHARE * usual)
+    depthwise.popitem()
+    others = {"first": torch.zeros(1, 1, 3, 3), "long": torch.zeros(64, 1, 512), "point": torch.zeros(64, 1, 1, 1)}
+    assert default_multiplier(_stored(depthwise | others), 10_000) == usual
+
+
+def _stored(state: dict[str, torch.Tensor]) -> list[StoredTensor]:
+    place = np.zeros(0)
+    return [StoredTensor(name=n, shape=tuple(t.shape), dtype=Dtype.float32, place=place) for n, t in state.items()]
 
 
 @pytest.mark.parametrize("shape", [(96, 128), (96, 32, 2, 2), (600, 700)])

@@ -52,7 +52,8 @@ class CalibratedModel:
     """Quantises a module for any λ; a :class:`metaq.compression.search.SizeEstimate` too.
 
     With `recovery`, tensors are quantised one after the other, and those still to come make up for the loss. With
-    `norm_batches`, running statistics of batch normalisation are measured anew on them.
+    `norm_batches`, running statistics of batch normalisation are measured anew on them. What is taken from `curvature`
+    is gone from there.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class CalibratedModel:
         chosen: SortedOut,
         packed: Packed,
         *,
-        curvature: Mapping[str, Curvature],
+        curvature: dict[str, Curvature],
         recovery: Recovery | None = None,
         norm_batches: Sequence[Batch] = (),
     ) -> None:
@@ -75,11 +76,12 @@ class CalibratedModel:
         self._tries = 0
         self._weights = state_dict_of(self._module)
         self._alias = {name: model.first(name) for name in model.holders}
-        self._targets = {
-            name: target_of(name, self._weights[name], curvature)
-            for name in (model.first(tensor.name) for tensor in chosen.weights)
-        }
-        self._seen_shares = {name: _seen_share(curvature[name], target) for name, target in self._targets.items()}
+        self._targets: dict[str, Target] = {}
+        self._seen_shares: dict[str, NDArray[np.float64] | None] = {}
+        for name in (model.first(tensor.name) for tensor in chosen.weights):
+            target = target_of(name, self._weights[name], curvature)
+            # Matrices over inputs take much memory.
+            self._targets[name], self._seen_shares[name] = target, _seen_share(curvature.pop(name), target)
         self._held: dict[str, QuantizedTensor | ExactTensor] = {}
         for first in set(self._alias.values()) - self._targets.keys():
             grid, tensor = chosen.grids.get(model.holders[first]), self._weights[first]

@@ -46,7 +46,7 @@ WEIGHING_BATCHES = 8
 LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
 
-RECIPE = 6
+RECIPE = 7
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
 
@@ -339,18 +339,20 @@ def _calibrated(
     with Reader() as reader:
         facts = {tensor.name: look_at(reader, tensor, request.progress)[0] for tensor in chosen}
         found = sorted_out(reader, chosen, facts)
-    curvature = measure(
+    measured = measure(
         network.module,
         tracked(batches, request.progress, "measuring curvature"),
         loss=loss,
         draws=max(LEAST_GRADIENTS // max(len(batches), 1), 1),
     )
     squares = {model.first(name): each.mean_square for name, each in facts.items()}
+    curvature = _completed(measured, squares)
+    del measured
     return CalibratedModel(
         request,
         found,
         network.packed,
-        curvature=_completed(curvature, squares),
+        curvature=curvature,
         recovery=recovery,
         norm_batches=norm_batches,
     )

@@ -33,6 +33,11 @@ DEFAULT_MULTIPLIER = 2.2e-3
 LARGE_MODEL = 20_000_000
 """Models of fewer weights have fewer to spare: λ falls with the square root of their number."""
 
+LEAST_DEPTHWISE, LARGEST_KERNEL, SEPARABLE_SHARE = 3, 49, 1 / 4
+"""With so many convolutions of single channels, a model is taken for one of depthwise separable layers, which bear
+errors worse: λ is so much smaller.
+"""
+
 MOST_UNLIKE = 4.0
 CHEAP_IMPORTANCE = 1024.0
 """What an error counts more in a bias, in a scale of a normalisation, and in the smallest tensors: these are few."""
@@ -203,9 +208,16 @@ class Rule:
         return None if best is None else fitting[best]
 
 
-def default_multiplier(weights: int) -> float:
-    """λ for a model of so many weights where no goal is given."""
-    return DEFAULT_MULTIPLIER * math.sqrt(min(weights / LARGE_MODEL, 1.0))
+def default_multiplier(tensors: Sequence[StoredTensor], weights: int) -> float:
+    """λ for a model of so many weights in `tensors` where no goal is given."""
+    multiplier = DEFAULT_MULTIPLIER * math.sqrt(min(weights / LARGE_MODEL, 1.0))
+    is_separable = sum(_is_depthwise(tensor.shape) for tensor in tensors) >= LEAST_DEPTHWISE
+    return multiplier * SEPARABLE_SHARE if is_separable else multiplier
+
+
+def _is_depthwise(shape: tuple[int, ...]) -> bool:
+    """Whether it may be a convolution of every channel by itself."""
+    return len(shape) > 2 and shape[0] > 1 and shape[1] == 1 and 1 < math.prod(shape[2:]) <= LARGEST_KERNEL
 
 
 def typical_size(tensors: Sequence[StoredTensor], sizes: Mapping[str, float]) -> float:

@@ -85,7 +85,9 @@ class UncalibratedModel:
         if grids is not None:
             held = {self._model.holders[name]: grid for name, grid in grids.items()}
             return self._written(out, *self._coded(Quantizer(self._reader, held)))
-        return self.at(out, default_multiplier(self._model.weights)) if limit is None else self._to_limit(out, limit)
+        if limit is not None:
+            return self._to_limit(out, limit)
+        return self.at(out, default_multiplier(self._chosen, self._model.weights))
 
     def at(self, out: Path, multiplier: float, *, number: int = 0) -> Report:
         """Quantise for a λ relative to the mean square of the weights, and write the file."""
