@@ -116,10 +116,18 @@ def test_sparse_gradients_are_measured_as_others_are(count: int) -> None:
 def test_measuring_leaves_the_model_as_it_was() -> None:
     model = network().train()
     before = copy.deepcopy(model.state_dict())
+    gradient = torch.ones(3)
+    model[2].bias.grad = gradient
+    told: list[torch.Tensor] = []
+    model[0].weight.register_post_accumulate_grad_hook(told.append)
     curvature.measure(model, [inputs()])
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model[2].bias.grad is gradient
+    assert torch.equal(gradient, torch.ones(3))
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if name != "2.bias")
+    assert not told
+    assert not any(parameter._backward_hooks for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
 
 

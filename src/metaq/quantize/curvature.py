@@ -158,7 +158,10 @@ def measure(
                 output = call(model, batch)
                 for draw in range(draws):
                     value, count = loss(output, generator)
-                    torch.autograd.backward(value, inputs=list(parameters.values()), retain_graph=draw + 1 < draws)
+                    # Hooks of the user's on gradients that are accumulated, such as steps of an optimizer, stay silent.
+                    torch.autograd.grad(
+                        value, list(parameters.values()), allow_unused=True, retain_graph=draw + 1 < draws
+                    )
                     samples += count
     finally:
         for tap in taps.values():
@@ -179,24 +182,23 @@ def _each_gradient(
     """Evaluation mode in which `see` is told every gradient that is found, and none of them is kept; the model is left
     as it was.
     """
-    was_training, before = model.training, {name: parameter.grad for name, parameter in parameters.items()}
+    was_training = model.training
     frozen = [parameter for parameter in parameters.values() if not parameter.requires_grad]
 
-    def hook_of(name: str) -> Callable[[torch.Tensor], None]:
-        def hook(parameter: torch.Tensor) -> None:
-            gradient, parameter.grad = parameter.grad, None
-            assert gradient is not None
+    def hook_of(name: str) -> Callable[[torch.Tensor], torch.Tensor | None]:
+        def hook(gradient: torch.Tensor) -> torch.Tensor | None:
             see(name, gradient)
+            # In its place, something of the same shape that takes no memory.
+            return None if gradient.is_sparse else gradient.new_zeros(()).expand(gradient.shape)
 
         return hook
 
     for parameter in frozen:
         parameter.requires_grad_(True)
-    handles = []
-    for name, parameter in parameters.items():
-        parameter.grad = None
-        hook = hook_of(name)
-        handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+    handles = [
+        parameter.register_hook(hook_of(name))  # type: ignore[no-untyped-call]
+        for name, parameter in parameters.items()
+    ]
     model.eval()
     try:
         yield
@@ -205,8 +207,6 @@ def _each_gradient(
             handle.remove()
         for parameter in frozen:
             parameter.requires_grad_(False)
-        for name, parameter in parameters.items():
-            parameter.grad = before[name]
         model.train(was_training)
 
 
