@@ -89,18 +89,19 @@ def measured(options: argparse.Namespace, log: TextIO) -> dict[str, Any]:
     batches = (ranks.exp().long() % options.vocabulary).split(options.batch)
     begun = time.perf_counter()
     found = metaq.compress(model, batches=batches, target_bits_per_weight=options.bits_per_weight, progress=Stages(log))
-    seconds = time.perf_counter() - begun
+    seconds, peak = time.perf_counter() - begun, peak_mib()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.metaq"
         found.save(path)
-        is_same = all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in metaq.load(path).items())
+        chosen = found.state_dict()
+        is_same = all(torch.equal(tensor, chosen[name]) for name, tensor in metaq.load(path).items())
     return {
         "weights": found.weights,
         "float_bytes": found.float_bytes,
         "bytes": found.file_bytes,
         "kept": found.kept,
         "seconds": seconds,
-        "peak_mib": peak_mib(),
+        "peak_mib": peak,
         "restores_alike": is_same,
     }
 
