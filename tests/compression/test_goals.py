@@ -90,6 +90,17 @@ def test_weights_that_a_module_uses_without_calling_their_layer_are_measured_too
     assert moment / np.trace(moment) == pytest.approx(expected / np.trace(expected), abs=0.02)
 
 
+def test_inputs_of_wide_layers_are_seen_without_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curvature, "MAX_GRAM_WORK", 0)
+    data = torch.randn(60, 5, 6, generator=torch.Generator().manual_seed(1))
+    with_both = curvature.measure(nn.Sequential(nn.Linear(6, 3)), [data], loss=curvature.random_projection_loss)
+    monkeypatch.setattr(curvature, "MAX_BOTH", 0)
+    found = curvature.measure(nn.Sequential(nn.Linear(6, 3)), [data], loss=curvature.random_projection_loss)
+    flat = data.flatten(0, 1).double()
+    assert found["0.weight"].inputs == pytest.approx((flat.T @ flat / len(flat)).numpy(), rel=1e-4, abs=1e-5)
+    assert with_both["0.weight"].inputs != pytest.approx(found["0.weight"].inputs, rel=1e-2)
+
+
 @pytest.mark.parametrize("others", [[], list(range(12))])
 def test_rows_of_small_tables_matter_however_few_inputs_touch_them(others: list[int]) -> None:
     model = nn.Sequential(nn.Embedding(12, 4), nn.Linear(4, 3))

@@ -18,6 +18,7 @@ from metaq.compression.compressing import WEIGHING_BATCHES
 from metaq.compression.quality import Kept, kept, parted
 from metaq.compression.search import KEEPING_TRIES, smallest_keeping
 from metaq.errors import ConfigError
+from metaq.model.norms import holding
 from metaq.quantize.curvature import random_projection_loss
 from metaq.quantize.outputs import floating_tensors
 
@@ -219,6 +220,32 @@ def test_tensors_count_as_much_as_their_errors_do_by_trial() -> None:
     found = compress(model, target_ratio=6, batches=data.split(40)).state_dict()
     errors = [float((data @ (found[name] - tensor).T).square().sum()) for name, tensor in model.state_dict().items()]
     assert max(errors) < 3 * min(errors)
+
+
+def test_trials_tell_the_same_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, data = Twins().eval(), inputs()
+    at_once = compress(model, target_ratio=6, batches=data.split(40))
+    monkeypatch.setattr("metaq.compression.calibrated.WEIGHED_AT_ONCE", 1)
+    assert compress(model, target_ratio=6, batches=data.split(40)).data == at_once.data
+
+
+def test_weights_are_compared_in_their_place_and_put_back_whatever_happens() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    held, before = model[0].weight, model[0].weight.detach().clone()
+    values = {name: torch.zeros(4, 4) for name in ("0.weight", "1.weight")}
+
+    def fail() -> None:
+        with holding(model, values):
+            assert not model[0].weight.any()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert model[0].weight is model[1].weight is held
+    assert torch.equal(held, before)
+    assert not any(tensor.any() for tensor in values.values())
 
 
 def test_a_loss_of_ones_own_is_not_overruled_by_errors_of_outputs() -> None:

@@ -275,9 +275,9 @@ def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> byt
     first = parts[pieces[0].tensor]
     if first.entry.grid is None:
         return first.raw
-    streams = [parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces]
-    streams = [stream.astype(np.int64, copy=False) for stream in streams]
-    return encode_chunk(coder, streams, [piece.shape for piece in pieces], first.entry.name)
+    streams = (parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces)
+    symbols = [stream.astype(np.int64, copy=False) for stream in streams]
+    return encode_chunk(coder, symbols, [piece.shape for piece in pieces], first.entry.name)
 
 
 def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
