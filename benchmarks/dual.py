@@ -155,9 +155,9 @@ def measure_step_overhead(seed: int, *, rounds: int) -> Result:
     }
     configs: dict[str, RegularizerConfig | None] = {
         "without": None,
-        "default_every_step": RegularizerConfig(warmup=0.0, refresh_every=1),
-        "default_every_fourth": RegularizerConfig(warmup=0.0, refresh_every=4),
-        "default": RegularizerConfig(warmup=0.0),
+        "default_every_step": RegularizerConfig(strength=1e-5, warmup=0.0, refresh_every=1),
+        "default_every_fourth": RegularizerConfig(strength=1e-5, warmup=0.0, refresh_every=4),
+        "default": RegularizerConfig(strength=1e-5, warmup=0.0),
         "spread_every_step": RegularizerConfig(warmup=0.0, refresh_every=1, **spread),  # type: ignore[arg-type]
         "spread_every_fourth": RegularizerConfig(warmup=0.0, refresh_every=4, **spread),  # type: ignore[arg-type]
     }

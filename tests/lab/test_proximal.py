@@ -295,7 +295,7 @@ def test_the_pull_leaves_the_gradient_alone():
 
 
 def test_nothing_happens_before_the_warm_up_ends():
-    config = RegularizerConfig(forward="float", warmup=0.5, ramp=0.2, refresh_every=1)
+    config = RegularizerConfig(strength=1e-5, forward="float", warmup=0.5, ramp=0.2, refresh_every=1)
     model, plain = make_model(), make_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     regularizer = ProximalRegularizer(model, config, total_steps=20, **PULLS).attach(optimizer)
@@ -333,7 +333,7 @@ def test_weights_that_get_no_gradient_are_rounded_to_the_nearest():
     model = nn.ParameterDict({"used": torch.randn(20), "unused": torch.randn(20)})
     before = model["unused"].detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    config = RegularizerConfig(forward="float", warmup=0.0, refresh_every=2)
+    config = RegularizerConfig(strength=1e-5, forward="float", warmup=0.0, refresh_every=2)
     regularizer = ProximalRegularizer(model, config, total_steps=50, last_pull=1.0).attach(optimizer)
     for _ in range(50):
         optimizer.zero_grad()

@@ -89,7 +89,7 @@ def test_a_filter_is_asked_once_for_what_the_globs_leave() -> None:
         return "bias" not in name
 
     regularizer = EntropyRegularizer(
-        model, RegularizerConfig(exclude=("hidden.bias",)), total_steps=3, filter_fn=filter_fn
+        model, RegularizerConfig(strength=1e-5, exclude=("hidden.bias",)), total_steps=3, filter_fn=filter_fn
     )
     assert list(regularizer.grids()) == ["encoder.weight", "hidden.weight"]
     assert [name for name, _ in asked] == ["encoder.weight", "hidden.weight", "decoder.bias"]
@@ -150,11 +150,11 @@ def test_choices_that_leave_nothing_say_why() -> None:
     with pytest.raises(ConfigError, match=r"there is no tensor to quantise: 2 integer, 1 boolean"):
         select(nothing, include=("a",))
     with pytest.raises(ConfigError, match="the model is empty"):
-        EntropyRegularizer(nn.ReLU(), total_steps=1)
+        EntropyRegularizer(nn.ReLU(), RegularizerConfig(strength=1e-5), total_steps=1)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with pytest.raises(ConfigError, match="4 frozen"):
-        EntropyRegularizer(model, total_steps=1)
+        EntropyRegularizer(model, RegularizerConfig(strength=1e-5), total_steps=1)
 
 
 def test_frozen_parameters_do_not_take_part_in_training() -> None:
@@ -175,9 +175,9 @@ def test_parameters_without_values_are_refused_by_name(source: str) -> None:
         with pytest.raises(ConfigError, match=message):
             compress(given, target_ratio=2)
     with pytest.raises(ConfigError, match="has no shape yet"):
-        EntropyRegularizer(lazy, total_steps=1)
+        EntropyRegularizer(lazy, RegularizerConfig(strength=1e-5), total_steps=1)
     with pytest.raises(ConfigError, match="is on the meta device"):
-        EntropyRegularizer(meta, total_steps=1)
+        EntropyRegularizer(meta, RegularizerConfig(strength=1e-5), total_steps=1)
     with pytest.raises(ConfigError, match="_extra_state: is not a tensor but dict"):
         choose_grids({"w": torch.ones(3), "_extra_state": {}}, count=3)
 

@@ -70,9 +70,9 @@ def test_a_step_on_a_device_does_what_a_step_by_the_host_does(config, monkeypatc
 @pytest.mark.parametrize(
     "config",
     [
-        RegularizerConfig(refresh_every=1, freeze=FREEZE),
-        RegularizerConfig(refresh_every=4, grouping="global"),
-        RegularizerConfig(refresh_every=4, forward="float", alpha=0.5, norm="l1"),
+        RegularizerConfig(strength=1e-5, refresh_every=1, freeze=FREEZE),
+        RegularizerConfig(strength=1e-5, refresh_every=4, grouping="global"),
+        RegularizerConfig(strength=1e-5, refresh_every=4, forward="float", alpha=0.5, norm="l1"),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -134,7 +134,9 @@ def test_a_resumed_run_on_a_device_is_the_same():
 def test_weights_that_diverge_on_a_device_are_told_of_by_the_report():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    regularizer = EntropyRegularizer(model, RegularizerConfig(warmup=0.0, refresh_every=1), total_steps=10)
+    regularizer = EntropyRegularizer(
+        model, RegularizerConfig(strength=1e-5, warmup=0.0, refresh_every=1), total_steps=10
+    )
     regularizer.attach(optimizer)
     for _ in range(3):
         for parameter in model.parameters():

@@ -55,7 +55,7 @@ def test_bits_fall_against_training_without_the_term(optimizer_class, lr):
 
 
 def test_the_model_holds_quantised_weights_and_finish_leaves_them_there():
-    model, regularizer = run(RegularizerConfig())
+    model, regularizer = run(RegularizerConfig(strength=1e-5))
     grids = regularizer.grids()
     regularizer.finish()
     for name, parameter in model.named_parameters():
@@ -66,7 +66,7 @@ def test_the_model_holds_quantised_weights_and_finish_leaves_them_there():
 
 
 def test_latent_and_quantised_weights_come_and_go():
-    model, regularizer = run(RegularizerConfig())
+    model, regularizer = run(RegularizerConfig(strength=1e-5))
     held = copy.deepcopy(model.state_dict())
     with regularizer.latent_weights():
         latent = copy.deepcopy(model.state_dict())
@@ -121,7 +121,7 @@ def test_hysteresis_is_steeper_on_the_half_of_a_cell_nearer_the_attractor():
 
 
 def test_nothing_happens_before_the_warm_up_ends():
-    config = RegularizerConfig(warmup=0.5, ramp=0.2)
+    config = RegularizerConfig(strength=1e-5, warmup=0.5, ramp=0.2)
     model, plain = make_model(), make_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     regularizer = EntropyRegularizer(model, config, total_steps=20).attach(optimizer)
@@ -173,7 +173,7 @@ def test_resuming_from_a_saved_state_gives_the_identical_result(split, rate_mode
 
 
 def test_spread_objective_is_resumed_with_its_multipliers():
-    config = RegularizerConfig(objective="spread", refresh_every=1, warmup=0.0)
+    config = RegularizerConfig(strength=1e-5, objective="spread", refresh_every=1, warmup=0.0)
     _, regularizer = run(config, steps=10)
     other = EntropyRegularizer(make_model(), config, total_steps=10)
     other.load_state_dict(regularizer.state_dict())
@@ -185,6 +185,7 @@ def test_spread_objective_is_resumed_with_its_multipliers():
 @pytest.mark.parametrize("grouping", ["tensor", "global"])
 def test_multipliers_of_the_spread_objective_are_those_of_the_dual_solver(grouping):
     config = RegularizerConfig(
+        strength=1e-5,
         objective="spread",
         grouping=grouping,
         forward="float",
@@ -221,7 +222,7 @@ def test_the_plain_regulariser_is_added_to_the_gradient(norm):
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_slopes_are_kept_between_refreshes(every):
-    config = RegularizerConfig(warmup=0.0, refresh_every=every, step_learning_rate=0.0)
+    config = RegularizerConfig(strength=1e-5, warmup=0.0, refresh_every=every, step_learning_rate=0.0)
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     regularizer = EntropyRegularizer(model, config, total_steps=100).attach(optimizer)
@@ -235,7 +236,9 @@ def test_slopes_are_kept_between_refreshes(every):
 
 def test_weights_that_diverge_are_told_of():
     model = make_model()
-    regularizer = EntropyRegularizer(model, RegularizerConfig(warmup=0.0, refresh_every=1), total_steps=10)
+    regularizer = EntropyRegularizer(
+        model, RegularizerConfig(strength=1e-5, warmup=0.0, refresh_every=1), total_steps=10
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     regularizer.attach(optimizer)
     train(model, regularizer, optimizer, batches(1))
@@ -247,7 +250,7 @@ def test_weights_that_diverge_are_told_of():
 
 
 def test_a_state_of_another_configuration_is_refused():
-    _, regularizer = run(RegularizerConfig(), steps=5)
+    _, regularizer = run(RegularizerConfig(strength=1e-5), steps=5)
     other = EntropyRegularizer(make_model(), RegularizerConfig(strength=1.0), total_steps=5)
     with pytest.raises(ConfigError, match="another configuration"):
         other.load_state_dict(regularizer.state_dict())
@@ -293,7 +296,7 @@ def test_tied_parameters_take_part_once():
 
     model = Tied()
     optimizer = torch.optim.Adam(model.parameters())
-    regularizer = EntropyRegularizer(model, total_steps=4).attach(optimizer)
+    regularizer = EntropyRegularizer(model, RegularizerConfig(strength=1e-5), total_steps=4).attach(optimizer)
     for _ in range(4):
         optimizer.zero_grad()
         model(torch.ones(2, 8)).sum().backward()
@@ -305,7 +308,7 @@ def test_tied_parameters_take_part_once():
 def test_half_precision_weights_are_quantised():
     model = make_model().to(torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    regularizer = EntropyRegularizer(model, total_steps=3).attach(optimizer)
+    regularizer = EntropyRegularizer(model, RegularizerConfig(strength=1e-5), total_steps=3).attach(optimizer)
     for _ in range(3):
         optimizer.zero_grad()
         model(torch.ones(2, 12, dtype=torch.bfloat16)).float().sum().backward()
@@ -318,7 +321,10 @@ def test_constant_tensors_have_a_grid():
     model = make_model()
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
-    assert all(grid.step_size > 0 for grid in EntropyRegularizer(model, total_steps=1).grids().values())
+    assert all(
+        grid.step_size > 0
+        for grid in EntropyRegularizer(model, RegularizerConfig(strength=1e-5), total_steps=1).grids().values()
+    )
 
 
 def test_what_cannot_be_regularised_is_refused_with_its_name():
@@ -326,23 +332,25 @@ def test_what_cannot_be_regularised_is_refused_with_its_name():
     with torch.no_grad():
         next(model.parameters())[0, 0] = float("nan")
     with pytest.raises(ConfigError, match=r"0\.weight"):
-        EntropyRegularizer(model, total_steps=1)
+        EntropyRegularizer(model, RegularizerConfig(strength=1e-5), total_steps=1)
     with pytest.raises(ConfigError, match="no floating tensor"):
-        EntropyRegularizer(make_model(), RegularizerConfig(exclude=("*.weight", "*.bias")), total_steps=1)
+        EntropyRegularizer(
+            make_model(), RegularizerConfig(strength=1e-5, exclude=("*.weight", "*.bias")), total_steps=1
+        )
     with pytest.raises(ConfigError, match=r"0\.wieght"):
-        EntropyRegularizer(make_model(), RegularizerConfig(include=("0.wieght",)), total_steps=1)
+        EntropyRegularizer(make_model(), RegularizerConfig(strength=1e-5, include=("0.wieght",)), total_steps=1)
     model = make_model()
-    regularizer = EntropyRegularizer(model, total_steps=1)
+    regularizer = EntropyRegularizer(model, RegularizerConfig(strength=1e-5), total_steps=1)
     with pytest.raises(ConfigError, match=r"2\.weight"):
         regularizer.attach(torch.optim.SGD(model[0].parameters(), lr=1.0))
     with pytest.raises(ConfigError, match="total_steps"):
-        EntropyRegularizer(make_model(), total_steps=0)
+        EntropyRegularizer(make_model(), RegularizerConfig(strength=1e-5), total_steps=0)
 
 
 def test_attaching_twice_is_refused_and_detaching_stops():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    regularizer = EntropyRegularizer(model, total_steps=5).attach(optimizer)
+    regularizer = EntropyRegularizer(model, RegularizerConfig(strength=1e-5), total_steps=5).attach(optimizer)
     with pytest.raises(ConfigError, match="attached"):
         regularizer.attach(optimizer)
     regularizer.detach()

@@ -382,7 +382,10 @@ def test_optimisers_may_change_in_the_middle():
 
 
 def test_one_step_size_for_all_is_not_learned_by_several_optimisers():
-    for config in (RegularizerConfig(grouping="global"), RegularizerConfig(grouping="global", step_learning_rate=0.0)):
+    for config in (
+        RegularizerConfig(strength=1e-5, grouping="global"),
+        RegularizerConfig(strength=1e-5, grouping="global", step_learning_rate=0.0),
+    ):
         model = make_model()
         regularizer = EntropyRegularizer(model, config, total_steps=STEPS)
         if config.step_learning_rate == 0:

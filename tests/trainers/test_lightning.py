@@ -213,7 +213,9 @@ def test_validation_sees_the_weights_of_the_file_and_changes_nothing(tmp_path, f
 
 def test_the_weights_of_the_training_can_be_validated_instead(tmp_path):
     learner = Learner()
-    entropy = EntropyCallback(RegularizerConfig(forward="float"), submodule="net", evaluate_quantized=False)
+    entropy = EntropyCallback(
+        RegularizerConfig(strength=1e-5, forward="float"), submodule="net", evaluate_quantized=False
+    )
     make_trainer(tmp_path, entropy, epochs=1).fit(learner, make_loader(), make_loader())
     assert all(len(weights[:48].unique()) == 48 for weights in learner.evaluated)
 

@@ -58,7 +58,7 @@ class ProximalRegularizer(Regularizer):
         first_pull: float = 5e-4,
         last_pull: float = 0.02,
     ) -> None:
-        config = config or RegularizerConfig(forward="float")
+        config = config or RegularizerConfig(strength=1e-5, forward="float")
         fits = config.objective == "code_length" and config.forward == "float"
         require(fits, 'ProximalRegularizer: needs objective="code_length" and forward="float".')
         require(0 < first_pull <= last_pull < math.inf, "first_pull: must be positive, finite, and at most last_pull.")

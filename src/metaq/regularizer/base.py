@@ -139,13 +139,12 @@ class Regularizer(abc.ABC):
         """
         self.detach()
         with torch.no_grad():
-            if grids is None:
-                self._grids = self._stored_grids()
-            else:
+            if grids is not None:
                 self._forget()
                 of_group = dict(zip(self._participants.group_of, self._participants.names, strict=True))
                 self._grids = GridSet.of([grids[of_group[g]] for g in range(len(of_group))])
-            self._hold(self._quantized(self._grids))
+            self._grids, values = self._last()
+            self._hold(values)
             self._forget()
         self.finished = True
 
@@ -169,9 +168,7 @@ class Regularizer(abc.ABC):
 
         Unless buckets are fixed, step sizes are rounded to float16, as in :meth:`quantized_weights` and :meth:`finish`.
         """
-        stored = list(self._stored_grids())
-        everyone = self._participants
-        return {name: stored[group] for name, group in zip(everyone.names, everyone.group_of, strict=True)}
+        return self._by_name(self._stored_grids())
 
     def current_strength(self) -> float:
         """λ at the present step."""
@@ -241,8 +238,10 @@ class Regularizer(abc.ABC):
         """
         if not self._open_views:
             self._require_own_weights()
-        model, grids = self._model, self.grids()
-        with self.quantized_weights():
+        model = self._model
+        present, values = self._last()
+        grids = self._by_name(present)
+        with self._holding(values):
             parameters = list(model.parameters())
             # Sharded weights are gathered by all processes together; of replicas, one is enough.
             gathered = trained_tensors(model, grids, coder=coder) if any(map(is_sharded, parameters)) else None
@@ -319,6 +318,16 @@ class Regularizer(abc.ABC):
         of_groups = list(grids.on(CPU))
         pairs = zip(self._weights(), self._participants.group_of, strict=True)
         return (bucket_values(bucket_indices(weights, of_groups[g]), of_groups[g]) for weights, g in pairs)
+
+    def _by_name(self, grids: GridSet) -> dict[str, BucketGrid]:
+        """The grid of every tensor."""
+        of_groups, everyone = list(grids), self._participants
+        return {name: of_groups[group] for name, group in zip(everyone.names, everyone.group_of, strict=True)}
+
+    def _last(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
+        """Grids and weights, tensor by tensor, of the file that would be written now."""
+        grids = self._stored_grids()
+        return grids, self._quantized(grids)
 
     def _frozen_count(self) -> int:
         """Weights that no longer move, of those that this process counts."""

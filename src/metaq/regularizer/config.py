@@ -123,7 +123,7 @@ class RegularizerConfig(Config):
         is (see :mod:`metaq.regularizer.context_prices`). The latter needs ``objective="code_length"``,
         ``grouping="tensor"`` and ``buckets.rule="relative"``.
     strength
-        Greatest λ: loss units per bit.
+        Greatest λ: loss units per bit; for study, in the place of a goal.
     alpha
         Share α of the plain regulariser R in [0, 1].
     norm
@@ -165,7 +165,7 @@ class RegularizerConfig(Config):
 
     objective: Literal["code_length", "spread"] = "code_length"
     rate_model: Literal["histogram", "context"] = "histogram"
-    strength: float = 1e-5
+    strength: float | None = None
     alpha: float = 0.0
     norm: Literal["l2", "l1"] = "l2"
     grouping: Literal["tensor", "global"] = "tensor"
@@ -187,7 +187,8 @@ class RegularizerConfig(Config):
     fista_zeta_per_weight: float = 2.25
 
     def __post_init__(self) -> None:
-        require(self.strength >= 0 and math.isfinite(self.strength), f"strength: {self.strength} is negative.")
+        fits = self.strength is None or 0 <= self.strength < math.inf
+        require(fits, f"strength: {self.strength} is not a finite number from 0 upwards.")
         require(0 <= self.alpha <= 1, f"alpha: {self.alpha} is not between 0 and 1.")
         for name in ("warmup", "hysteresis", "step_learning_rate"):
             require(0 <= getattr(self, name) < 1, f"{name}: {getattr(self, name)} is not in [0, 1).")

@@ -1,27 +1,55 @@
 """The entropy regulariser: two lines in anybody's training loop."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from metaq import container
+from metaq.compression.compressed import Goal
+from metaq.compression.pipeline import to_tensors, trained_tensors
 from metaq.config import require
 from metaq.entropy import objective
+from metaq.entropy.cells import bucket_values
 from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.dispatch import TensorPairs
 from metaq.entropy.passes.grids import CPU, GridSet
+from metaq.model.opened import open_model
 from metaq.model.sharding import local_part
 from metaq.model.weights import FilterFn
 from metaq.regularizer.base import Regularizer
-from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.config import BucketConfig, RegularizerConfig
 from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
+from metaq.regularizer.last_choice import Placed, last_choice
 from metaq.regularizer.latent import LatentWeights
 from metaq.regularizer.schedule import PlannedSchedule
+from metaq.regularizer.size_control import BUCKETS, REFRESHES, SizeControl
 from metaq.regularizer.step_size import StepLearner
+
+LAST_SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.975, 1.06
+"""Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
+
+QUICK_CODER = "fast"
+LEAST_CURVATURE = 0.1
+"""Of a weight, as a share of the mean of its tensor."""
+
+
+def config_for_size(config: RegularizerConfig, *, total_steps: int) -> RegularizerConfig:
+    """`config` for a training to a size; a ConfigError if it says what such a training finds out itself."""
+    usual = RegularizerConfig()
+    for name in ("strength", "plan"):
+        require(getattr(config, name) is None, f"{name}: a goal was given, too; give one of them.")
+    for name in ("objective", "grouping", "forward", "buckets"):
+        require(getattr(config, name) == getattr(usual, name), f"{name}: cannot be chosen in a training to a goal.")
+    refresh_every = max(1, min(config.refresh_every, total_steps // REFRESHES))
+    return replace(config, buckets=BucketConfig(count=BUCKETS), refresh_every=refresh_every)
 
 
 class EntropyRegularizer(Regularizer):
@@ -40,19 +68,22 @@ class EntropyRegularizer(Regularizer):
         See :class:`RegularizerConfig`.
     total_steps
         Optimiser steps of the whole training; the schedule is relative to it.
+    target_bytes, target_ratio, target_bits_per_weight
+        The goal, one of the three: most bytes of the file, without metadata; least ratio of the bytes of all tensors of
+        the model to those of the file; most bits of the file per element of all tensors.
     filter_fn
         From the name of a parameter and the parameter to whether it takes part; by default all do.
 
     Raises
     ------
     ConfigError
-        If no parameter is left to regularise or one holds NaN or infinity.
+        If no goal is given, or several; if no parameter is left to regularise, or one holds NaN or infinity.
 
     Examples
     --------
     >>> model = torch.nn.Linear(4, 2)
     >>> optimizer = torch.optim.Adam(model.parameters())
-    >>> regularizer = EntropyRegularizer(model, total_steps=10).attach(optimizer)
+    >>> regularizer = EntropyRegularizer(model, total_steps=10, target_bits_per_weight=8).attach(optimizer)
     >>> for _ in range(10):
     ...     loss = model(torch.ones(8, 4)).square().mean()
     ...     optimizer.zero_grad()
@@ -69,8 +100,19 @@ class EntropyRegularizer(Regularizer):
         config: RegularizerConfig | None = None,
         *,
         total_steps: int,
+        target_bytes: int | None = None,
+        target_ratio: float | None = None,
+        target_bits_per_weight: float | None = None,
         filter_fn: FilterFn | None = None,
     ) -> None:
+        goal = Goal(target_bytes=target_bytes, target_ratio=target_ratio, target_bits_per_weight=target_bits_per_weight)
+        config = config or RegularizerConfig()
+        if goal != Goal():
+            config = config_for_size(config, total_steps=total_steps)
+        require(
+            goal != Goal() or config.strength is not None or config.plan is not None,
+            "regularizer: no goal; give target_ratio (such as 20), target_bytes or target_bits_per_weight.",
+        )
         super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn)
         everyone, group_count = self._participants, len(self._participants.groups)
         asks_coder = self.config.rate_model == "context"
@@ -82,10 +124,16 @@ class EntropyRegularizer(Regularizer):
         self._groups_of_parts = everyone.groups_of_parts().to(everyone.device)
         self._last_seen = -1
         self._unseen_bits: HostCopy | None = None
+        self._optimizers: list[torch.optim.Optimizer] = []
+        self._control = None if goal == Goal() else self._size_control(goal)
+        self.schedule = self._control or self.schedule
 
     @torch.no_grad()
     def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
         """Give the model back its latent weights and add the term's gradient to ``.grad``; O(n)."""
+        is_due = self.steps % self.config.refresh_every == 0
+        if self._control is not None and is_due and (self._grids is None or self.steps != self._last_seen):
+            self._look_at_gradients(self._control)
         if not self.active:
             return
         grids = self._present_grids()
@@ -99,6 +147,8 @@ class EntropyRegularizer(Regularizer):
         local_sums = self._rule.sums(*everyone.counted(self._weights()), grids) if refreshes else ()
         local_products = [dispatch.inner_products(counted, len(grids), everyone.device)] if self._learns_steps else []
         totals = everyone.shards.total(*local_sums, *local_products)
+        if refreshes and self._control is not None:
+            grids = self._steered(self._control, totals[0], grids)
         slopes = self._refreshed(totals[: len(local_sums)], grids) if refreshes else self._slopes
         prices = self._context_prices
         if prices is not None and is_new and (self.steps % REFRESH_STEPS == 0 or not prices.are_known):
@@ -160,6 +210,135 @@ class EntropyRegularizer(Regularizer):
             states = [state_dict["weights"][name] for name in self._participants.names]
             self._latent.load_state_of_tensors([_each_tensor(local_part, state) for state in states])
 
+    def _size_control(self, goal: Goal) -> SizeControl:
+        """What leads the training to its goal, if that can be reached."""
+        everyone, opened = self._participants, open_model(self._model)
+        limit_bytes = goal.limit_bytes(float_bytes=opened.float_bytes, weights=opened.weights)
+        assert limit_bytes is not None
+        require(
+            not everyone.shards.are_several,
+            "goal: cannot be reached with sharded parameters; train with DistributedDataParallel.",
+        )
+        control = SizeControl(self.config, limit_bytes=limit_bytes, counts=everyone.counts.to(CPU))
+        coarse = 4 * self._largest().clamp(min=1.0) * BUCKETS
+        zeros = GridSet(center=torch.zeros_like(coarse), radius=coarse, count=BUCKETS)
+        least = self._file_bytes(zeros, self._quantized(zeros))
+        require(
+            limit_bytes > least,
+            f"goal: {limit_bytes:,} bytes cannot be reached; with every weight at zero the file takes {least:,} bytes, "
+            "for names, and for tensors that are kept exactly.",
+        )
+        return control
+
+    def _file_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
+        """Size of the file of `values`, which are on `grids`."""
+        with self._holding(values):
+            return len(container.encode(trained_tensors(self._model, self._by_name(grids))))
+
+    def _quick_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
+        """What that size is about in proportion to, found in a hundredth of the time."""
+        with self._holding(values):
+            return len(container.encode(to_tensors(self._model, grids=self._by_name(grids)), coder=QUICK_CODER))
+
+    def _look_at_gradients(self, control: SizeControl) -> None:
+        """Tell how large they are and, if the model holds quantised weights, how much these cost."""
+        everyone, device = self._participants, self._participants.device
+        gradients = everyone.having_gradient(everyone.local())
+        own = TensorPairs(gradients.gradients, gradients.gradients, gradients.groups)
+        squares = dispatch.inner_products(own, len(everyone.groups), device).to(CPU)
+        control.watch(squares, self._progress)
+        if self._grids is not None and self._latent is not None:
+            latent = everyone.having_gradient(self._latent.tensors())
+            held, meant = (
+                dispatch.inner_products(pairs, len(everyone.groups), device).to(CPU) for pairs in (gradients, latent)
+            )
+            control.weigh(float((held - meant).sum()), self._grids.on(CPU).step_size, self._progress)
+
+    def _steered(self, control: SizeControl, bucket_counts: torch.Tensor, grids: GridSet) -> GridSet:
+        """Grids of the size that the goal asks for now."""
+        counts = bucket_counts.to(CPU)
+        bits, progress = float(entropy_bits(counts)), self._progress
+        if control.asks(progress):
+            stored = grids.on(CPU).rounded()
+            control.tell(self._file_bytes(stored, self._quantized(stored)), bits, progress)
+        distances = (torch.arange(grids.count) - grids.count // 2).abs()
+        reached = torch.where(counts > 0, distances, 0).amax(dim=1)
+        factors = control.factors(bits, progress, grids.on(CPU).step_size, reached).to(grids.device)
+        rescaled = grids.rescaled(factors)
+        if self._latent is not None:
+            self._latent.rescale(factors, rescaled)
+        return rescaled
+
+    def _present_grids(self) -> GridSet:
+        grids = super()._present_grids()
+        if self._grids is not None or self._control is None:
+            return grids
+        everyone, weights = self._participants, self._weights()
+
+        def bits_at(factors: torch.Tensor) -> float:
+            scaled = grids.rescaled(factors.to(grids.device))
+            return float(entropy_bits(dispatch.bucket_counts(weights, everyone.group_of, scaled)))
+
+        factors = self._control.first_factors(grids.on(CPU).step_size, self._largest(), bits_at)
+        return grids.rescaled(factors.to(grids.device))
+
+    def _largest(self) -> torch.Tensor:
+        """Largest magnitude of every group, float64 of shape (G,) on the CPU."""
+        weights = [weight.detach() for weight in self._weights()]
+        return torch.tensor([float(weight.abs().max()) if weight.numel() else 0.0 for weight in weights]).double()
+
+    def _last(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
+        control = self._control
+        if control is None or self.finished or control.settled(self._progress) is None:
+            return super()._last()
+        return self._fitted(control.limit_bytes)
+
+    def _fitted(self, limit_bytes: int) -> tuple[GridSet, list[torch.Tensor]]:
+        """Grids and weights of a file of at most so many bytes, and not many less."""
+        everyone, grids = self._participants, self._stored_grids()
+        size = self._file_bytes(grids, self._quantized(grids))
+        share = size / self._quick_bytes(grids, self._quantized(grids))
+        for _ in range(LAST_SCALINGS):
+            if LEAST_EXCESS <= size / limit_bytes <= MOST_EXCESS:
+                break
+            factor = (size / limit_bytes) ** (math.log(2) * (8 * limit_bytes / everyone.total + 0.3))
+            grids = grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
+            size = round(share * self._quick_bytes(grids, self._quantized(grids)))
+        half = grids.count // 2
+        tensors = []
+        for weight, group, square in zip(self._weights(), everyone.group_of, self._curvature(), strict=True):
+            step_size = float(grids.step_size[group])
+            places = weight.detach().to(CPU, torch.float64).numpy() / step_size
+            tensors.append(Placed(places=places, importance=square * step_size**2, limit=half))
+
+        def values(levels: Sequence[NDArray[np.int32]]) -> list[torch.Tensor]:
+            of_groups = list(grids)
+            indices = [torch.from_numpy(its.astype(np.int64) + half) for its in levels]
+            return [bucket_values(its, of_groups[g]) for its, g in zip(indices, everyone.group_of, strict=True)]
+
+        return grids, values(
+            last_choice(
+                tensors,
+                limit_bytes,
+                size_of=lambda levels: self._file_bytes(grids, values(levels)),
+                estimate_of=lambda levels: self._quick_bytes(grids, values(levels)),
+            )
+        )
+
+    def _curvature(self) -> Iterator[NDArray[np.float64] | float]:
+        """What stands for that of the loss, tensor by tensor: mean squared gradients of weights, or of their group."""
+        assert self._control is not None
+        of_groups = self._control.mean_squares()
+        everyone = self._participants
+        for parameter, part, group in zip(everyone.parameters, everyone.part_of, everyone.group_of, strict=True):
+            kept = self._optimizers[part].state.get(parameter, {}) if part < len(self._optimizers) else {}
+            squares = kept.get("exp_avg_sq")
+            if isinstance(squares, torch.Tensor) and squares.shape == parameter.shape:
+                found = squares.detach().to(CPU, torch.float64).numpy()
+                yield found + LEAST_CURVATURE * max(float(found.mean()), 1e-300)
+            else:
+                yield of_groups[group]
+
     @property
     def _learns_steps(self) -> bool:
         config = self.config
@@ -167,6 +346,7 @@ class EntropyRegularizer(Regularizer):
 
     def _share_out(self, optimizers: list[torch.optim.Optimizer]) -> None:
         super()._share_out(optimizers)
+        self._optimizers = list(optimizers)
         groups_of_parts = self._participants.groups_of_parts()
         require(
             not self._learns_steps or int(groups_of_parts.sum(dim=0).max()) == 1,

@@ -40,6 +40,14 @@ class LatentWeights:
         for watch, chosen in self._of_part(part, tensors):
             dispatch.restore(watch, chosen, factors)
 
+    def rescale(self, factors: torch.Tensor, grids: GridSet) -> None:
+        """Note that step sizes have changed by the factors of their groups, of shape (G,), to those of `grids`.
+
+        Weights that have changed their bucket by that alone have not moved.
+        """
+        for *_, watch in self._alike:
+            dispatch.rescale(watch, factors, grids)
+
     def snap(self, tensors: Sequence[torch.Tensor], grids: GridSet, part: int, *, freeze_above: float | None) -> None:
         """Take over the weights that one optimiser has updated and let the tensors hold quantised ones.
 

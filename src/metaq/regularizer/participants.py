@@ -77,6 +77,11 @@ class Participants:
         ]
         return pairs[0], pairs[-1]
 
+    def having_gradient(self, weights: Sequence[torch.Tensor]) -> TensorPairs:
+        """Of `weights`, one a tensor, those whose parameter has a gradient, and these gradients."""
+        found = [(t, g) for t, g in enumerate(self.shards.local_gradients()) if g is not None]
+        return TensorPairs([weights[t] for t, _ in found], [g for _, g in found], [self.group_of[t] for t, _ in found])
+
     def share_out(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Note which optimiser updates which parameter; a ConfigError if one is updated by none or by several."""
         owners: dict[int, list[int]] = {}

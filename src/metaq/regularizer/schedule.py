@@ -67,13 +67,13 @@ class FixedSchedule(Schedule):
 
     @override
     def strength(self, progress: float) -> float:
-        config = self._config
+        config, strongest = self._config, self._config.strength or 0.0
         ramp_end = config.warmup + config.ramp
         if progress < ramp_end:
-            return float(config.strength * config.ramp_start ** ((ramp_end - progress) / config.ramp))
+            return float(strongest * config.ramp_start ** ((ramp_end - progress) / config.ramp))
         if ramp_end == 1:
-            return config.strength
-        return float(config.strength * config.decay_end ** ((min(progress, 1.0) - ramp_end) / (1 - ramp_end)))
+            return strongest
+        return float(strongest * config.decay_end ** ((min(progress, 1.0) - ramp_end) / (1 - ramp_end)))
 
     @override
     def settled(self, progress: float) -> float | None:

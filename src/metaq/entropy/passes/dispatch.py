@@ -89,6 +89,16 @@ def begin(watch: BucketWatch, grids: GridSet) -> None:
         kept["average"].copy_(indices)
 
 
+def rescale(watch: BucketWatch, factors: Tensor, grids: GridSet) -> None:
+    """Tell `watch` of step sizes that are other by the factors of their groups, of (G,), now those of `grids`."""
+    here = grids.on(watch.latent.device)
+    middle = (grids.count - 1) / 2
+    for kept, group in zip(watch.state_of_tensors(), watch.groups, strict=True):
+        kept["average"].sub_(middle).div_(factors[group].to(kept["average"])).add_(middle)
+        lower, step_size = here.lower[group], here.step_size[group]
+        kept["previous"].copy_(bucket_indices(kept["latent"], lower=lower, step_size=step_size, count=here.count))
+
+
 def restore(watch: BucketWatch, parameters: Sequence[Tensor], factors: Tensor) -> None:
     """Multiply the latent weights of `watch` by the factor of their group, of (G,), and copy them to `parameters`."""
     of_groups = factors.to(watch.latent).unbind()
@@ -100,7 +110,8 @@ def snap(watch: BucketWatch, parameters: Sequence[Tensor], grids: GridSet, *, fr
     """Take the updated `parameters` over into the latent weights of `watch` and snap them to their buckets.
 
     Frozen weights stay where they are. With `freeze_above`, weights whose bucket changes more often than this per step
-    are moved to the bucket they average to and frozen.
+    are moved to the bucket they average to and frozen, but for those that are two buckets or more from there: they do
+    not oscillate, but travel.
     """
     _backend(parameters, [watch.latent]).snap(watch, parameters, grids.on(watch.latent.device), freeze_above)
 

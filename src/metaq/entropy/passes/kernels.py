@@ -236,8 +236,9 @@ def snap(
                 held[i] = center[group] + radius[group] * np.float64(2 * index + (1 - count)) / count
             if threshold < np.inf:
                 for i in range(weights.size):
-                    if rate[i] > threshold and not stays[i]:
+                    usual = np.int32(np.rint(mean[i]))
+                    if rate[i] > threshold and not stays[i] and abs(usual - before[i]) <= 1:
                         stays[i] = True
-                        before[i] = np.int32(np.rint(mean[i]))
+                        before[i] = usual
                         held[i] = center[group] + radius[group] * np.float64(2 * before[i] + (1 - count)) / count
                         weights[i] = held[i]

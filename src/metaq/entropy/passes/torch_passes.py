@@ -113,8 +113,9 @@ def snap(watch: BucketWatch, parameters: Sequence[Tensor], grids: GridSet, freez
         average += indices.float().sub_(average).mul_(MEMORY)
         values = _bucket_values(indices, group, grids).to(latent.dtype)
         if freeze_above is not None:
-            oscillating = (flips > freeze_above) & ~frozen
-            indices = torch.where(oscillating, average.round().long(), indices)
+            usual = average.round().long()
+            oscillating = (flips > freeze_above) & ~frozen & ((usual - indices).abs() <= 1)
+            indices = torch.where(oscillating, usual, indices)
             values = _bucket_values(indices, group, grids).to(latent.dtype)
             latent.copy_(torch.where(oscillating, values, latent))
             frozen |= oscillating

@@ -117,7 +117,7 @@ class TrainConfig(Config):
     epochs: int = 60
     batch_size: int = 256
     optimizer: OptimizerConfig = OptimizerConfig()
-    regularizer: RegularizerConfig = RegularizerConfig()
+    regularizer: RegularizerConfig = RegularizerConfig(strength=1e-5)
     augmentation: Augmentation | None = Augmentation()
     crop: CropAndFlip | None = None
     clean_fraction_last: float = 0.75

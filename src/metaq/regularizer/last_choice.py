@@ -1,0 +1,113 @@
+"""The end of a training to a size: bucket indices chosen once more, so that the file keeps to the goal and wastes
+nothing.
+
+Training leaves a file that is a little too large. Weights near the edge of their bucket may as well be in the cheaper
+one: how dear a bit may be is found by search, as in post-training quantisation (:mod:`metaq.quantize.rdo`).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.quantize.rates import scale_classes
+from metaq.quantize.rdo import learned_levels, predecessors, search_all
+from metaq.tensors.quantized import matrix_shape
+
+Levels = NDArray[np.int32]
+
+LEAST_SHARE = 0.985
+"""Of the goal that a file should take."""
+
+AIM = 0.996
+"""Share of the goal that is aimed at."""
+
+TRIALS, CORRECTIONS, STEPS = 4, 2, 12
+"""Files that are written, corrections of the estimate for each, and steps of the search for the price of a bit."""
+
+LEAST_PRICE, MOST_PRICE = 1e-4, 1e2
+"""Of a bit, in mean curvatures times squared steps."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Placed:
+    """One tensor before the last choice.
+
+    Attributes
+    ----------
+    places
+        Latent weights in steps from the centre, float64 of the tensor's shape.
+    importance
+        Curvature times the squared step of every weight, float64 of that shape, or one number for all.
+    limit
+        Largest level on either side.
+    """
+
+    places: NDArray[np.float64]
+    importance: NDArray[np.float64] | float
+    limit: int
+
+    def nearest(self) -> Levels:
+        """The levels that training has left."""
+        return np.clip(np.floor(self.places + 0.5), -self.limit, self.limit).astype(np.int32)
+
+    def cheaper(self, price: float) -> tuple[Levels, float]:
+        """Levels where a bit is worth so much, and the bits that they take by the code lengths learned."""
+        matrix = self.places.reshape(matrix_shape(self.places.shape))
+        weight = np.broadcast_to(np.asarray(self.importance, dtype=np.float64), self.places.shape)
+        weights = np.ascontiguousarray(weight.reshape(matrix.shape)) / (2 * price)
+        classes = scale_classes(matrix, 1.0)
+
+        def search(costs: NDArray[np.float64]) -> list[Levels]:
+            return [search_all(matrix, weights, classes, costs, self.limit, predecessors(0))]
+
+        (levels,), _, bits = learned_levels([classes], search, 0)
+        return levels.reshape(self.places.shape), bits
+
+
+def last_choice(
+    tensors: Sequence[Placed],
+    limit_bytes: int,
+    size_of: Callable[[Sequence[Levels]], int],
+    estimate_of: Callable[[Sequence[Levels]], int],
+) -> list[Levels]:
+    """Levels of all tensors whose file takes at most `limit_bytes`, and close to it if it can be.
+
+    `size_of` gives the bytes of a file, `estimate_of` what is in proportion to them and is found sooner. If the levels
+    that training has left take no more, those. The fewest bytes found if even they are too many.
+    """
+    best = [tensor.nearest() for tensor in tensors]
+    best_size = size_of(best)
+    if best_size <= limit_bytes:
+        return best
+    share, is_met = best_size / estimate_of(best), False
+    for _ in range(TRIALS):
+        levels = _of_estimate(tensors, AIM * limit_bytes / share, estimate_of)
+        size = size_of(levels)
+        share, fits = size / estimate_of(levels), size <= limit_bytes
+        if (fits and (not is_met or size > best_size)) or (not is_met and size < best_size):
+            best, best_size, is_met = levels, size, fits
+        if is_met and best_size >= LEAST_SHARE * limit_bytes:
+            break
+    return best
+
+
+def _of_estimate(
+    tensors: Sequence[Placed], wanted: float, estimate_of: Callable[[Sequence[Levels]], int]
+) -> list[Levels]:
+    """Levels whose estimated size is about `wanted`."""
+    unit = float(np.mean([np.mean(tensor.importance) for tensor in tensors]))
+    lowest, highest = math.log(LEAST_PRICE * unit), math.log(MOST_PRICE * unit)
+    found = [tensor.cheaper(math.exp(lowest)) for tensor in tensors]
+    for _ in range(CORRECTIONS):
+        bytes_per_bit = estimate_of([levels for levels, _ in found]) / max(sum(bits for _, bits in found), 1.0)
+        low, high = lowest, highest
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            found = [tensor.cheaper(math.exp(middle)) for tensor in tensors]
+            is_large = bytes_per_bit * sum(bits for _, bits in found) > wanted
+            low, high = (middle, high) if is_large else (low, middle)
+        found = [tensor.cheaper(math.exp(high)) for tensor in tensors]
+    return [levels for levels, _ in found]
