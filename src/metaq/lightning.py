@@ -9,6 +9,7 @@ from typing_extensions import override
 from metaq.config import missing, near_match, require
 from metaq.errors import ConfigError
 from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.entropy_regularizer import training_goal
 from metaq.regularizer.session import SessionHolder, TrainingSession
 
 try:
@@ -32,6 +33,8 @@ class EntropyCallback(SessionHolder, pl.Callback):
     ----------
     config
         See :class:`~metaq.RegularizerConfig`; its name globs are relative to `submodule`.
+    target_bytes, target_ratio, target_bits_per_weight
+        The goal, one of the three, as of :class:`metaq.EntropyRegularizer`, of the file of `submodule`.
     submodule
         Dotted name of the part of the LightningModule that is trained to few bits and saved, such as ``"model"``; all
         of it by default.
@@ -48,6 +51,9 @@ class EntropyCallback(SessionHolder, pl.Callback):
         self,
         config: RegularizerConfig | None = None,
         *,
+        target_bytes: int | None = None,
+        target_ratio: float | None = None,
+        target_bits_per_weight: float | None = None,
         submodule: str = "",
         total_steps: int | None = None,
         log_every_n_steps: int | None = None,
@@ -57,6 +63,12 @@ class EntropyCallback(SessionHolder, pl.Callback):
         every = log_every_n_steps
         require(every is None or every >= 1, f"log_every_n_steps: {every} is below 1.")
         self.config = config or RegularizerConfig()
+        self.goal = training_goal(
+            self.config,
+            target_bytes=target_bytes,
+            target_ratio=target_ratio,
+            target_bits_per_weight=target_bits_per_weight,
+        )
         self.submodule = submodule
         self.total_steps = total_steps
         self.log_every_n_steps = log_every_n_steps
@@ -108,7 +120,7 @@ class EntropyCallback(SessionHolder, pl.Callback):
                 "EntropyCallback, or max_steps to the trainer.",
             )
             total_steps = int(expected) - done
-        self._session = TrainingSession(self._part_of(pl_module), self.config, total_steps=total_steps)
+        self._session = TrainingSession(self._part_of(pl_module), self.config, total_steps=total_steps, goal=self.goal)
         self._session.regularizer.attach(*trainer.optimizers)
         if loaded is not None:
             self._session.load_state_dict(loaded)
@@ -178,7 +190,7 @@ class EntropyCallback(SessionHolder, pl.Callback):
         if self._loaded is None:
             return False
         loaded, self._loaded = self._loaded, None
-        self._session = TrainingSession.of_state(self._part_of(pl_module), self.config, loaded)
+        self._session = TrainingSession.of_state(self._part_of(pl_module), self.config, loaded, goal=self.goal)
         return True
 
     def _part_of(self, pl_module: pl.LightningModule) -> nn.Module:

@@ -19,6 +19,7 @@ from metaq.errors import FormatError
 from metaq.files import write_atomically
 from metaq.model.sharding import whole
 from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.entropy_regularizer import training_goal
 from metaq.regularizer.session import SessionHolder, TrainingSession
 from metaq.tensors.grid import BucketGrid
 
@@ -58,6 +59,8 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
     ----------
     config
         See :class:`~metaq.RegularizerConfig`.
+    target_bytes, target_ratio, target_bits_per_weight
+        The goal, one of the three, as of :class:`metaq.EntropyRegularizer`.
     resume_from_checkpoint
         Folder of the checkpoint that the trainer is told to resume from, if it is not in its `output_dir`.
     """
@@ -66,9 +69,18 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         self,
         config: RegularizerConfig | None = None,
         *,
+        target_bytes: int | None = None,
+        target_ratio: float | None = None,
+        target_bits_per_weight: float | None = None,
         resume_from_checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.config = config or RegularizerConfig()
+        self.goal = training_goal(
+            self.config,
+            target_bytes=target_bytes,
+            target_ratio=target_ratio,
+            target_bits_per_weight=target_bits_per_weight,
+        )
         self.resume_from_checkpoint = resume_from_checkpoint
         self._session: TrainingSession | None = None
         self._trainer: Trainer | None = None
@@ -96,7 +108,7 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         """Build the regulariser: the model is on its device and has its optimiser."""
         if self._session is not None:
             self._session.detach()
-        self._session = TrainingSession(kwargs["model"], self.config, total_steps=state.max_steps)
+        self._session = TrainingSession(kwargs["model"], self.config, total_steps=state.max_steps, goal=self.goal)
         self._session.regularizer.attach(kwargs["optimizer"])
         self._resume(self._session, args, state)
         if self._trainer is None and args.report_to and state.is_world_process_zero:

@@ -160,6 +160,24 @@ def plain_loop(config=CONFIG, *, accumulate=1, clip=None, autocast=False):
     return net, reports
 
 
+def test_a_goal_is_reached_as_in_a_plain_loop(tmp_path):
+    net = make_net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    regularizer = EntropyRegularizer(net, total_steps=STEPS, target_bits_per_weight=6.0).attach(optimizer)
+    for _ in range(EPOCHS):
+        for inputs, labels in make_loader():
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(inputs), labels).backward()
+            optimizer.step()
+    regularizer.finish()
+    learner, entropy, _ = fit(tmp_path, entropy=EntropyCallback(target_bits_per_weight=6.0, submodule="net"))
+    assert torch.equal(weights_of(learner.net), weights_of(net))
+    report = entropy.save(tmp_path / "model.metaq")
+    assert report.file_bytes <= 6.0 / 8 * weights_of(net).numel()
+    with pytest.raises(ConfigError, match="no goal; give target_ratio"):
+        EntropyCallback()
+
+
 @pytest.mark.parametrize(
     ("options", "as_plain"),
     [
@@ -327,7 +345,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="total_steps: the trainer does not know"):
         fit(tmp_path, epochs=-1)
     with pytest.raises(ConfigError, match="no part 'nets'; did you mean 'net'"):
-        make_trainer(tmp_path, EntropyCallback(submodule="nets")).fit(Learner(), make_loader())
+        make_trainer(tmp_path, EntropyCallback(CONFIG, submodule="nets")).fit(Learner(), make_loader())
     with pytest.raises(ConfigError, match="nothing was trained or loaded yet"):
         EntropyCallback().save(tmp_path / "model.metaq")
     with pytest.raises(ConfigError, match="log_every_n_steps"):

@@ -113,6 +113,23 @@ def plain_loop(dtype, *, accumulate, clip):
     return net, reports
 
 
+def test_a_goal_is_reached_and_resumed(tmp_path):
+    def trained(folder, resume=None, **options):
+        trainer = make_trainer(folder, **options)
+        entropy = EntropyTrainerCallback(target_bits_per_weight=6.0).attach(trainer)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer, entropy
+
+    straight, entropy = trained(tmp_path / "straight", save_strategy="epoch")
+    report = entropy.save(tmp_path / "model.metaq")
+    assert report.file_bytes <= 6.0 / 8 * weights_of(straight.model).numel()
+    first = sorted((tmp_path / "straight").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[0]
+    resumed, _ = trained(tmp_path / "straight", resume=str(first))
+    assert torch.equal(weights_of(resumed.model), weights_of(straight.model))
+    with pytest.raises(ConfigError, match="no goal; give target_ratio"):
+        EntropyTrainerCallback()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_result_is_that_of_a_plain_loop(tmp_path, dtype, accumulate):

@@ -41,13 +41,28 @@ LEAST_CURVATURE = 0.1
 """Of a weight, as a share of the mean of its tensor."""
 
 
-def config_for_size(config: RegularizerConfig, *, total_steps: int) -> RegularizerConfig:
-    """`config` for a training to a size; a ConfigError if it says what such a training finds out itself."""
-    usual = RegularizerConfig()
-    for name in ("strength", "plan"):
-        require(getattr(config, name) is None, f"{name}: a goal was given, too; give one of them.")
-    for name in ("objective", "grouping", "forward", "buckets"):
-        require(getattr(config, name) == getattr(usual, name), f"{name}: cannot be chosen in a training to a goal.")
+def training_goal(config: RegularizerConfig, **targets: Any) -> Goal:
+    """The goal of a training by what :class:`EntropyRegularizer` takes.
+
+    Raises :class:`ConfigError` if there is none, or several, or `config` says what a training to a goal finds out.
+    """
+    goal = Goal(**targets)
+    is_driven = config.strength is not None or config.plan is not None
+    require(
+        is_driven or goal != Goal(),
+        "regularizer: no goal; give target_ratio (such as 20), target_bytes or target_bits_per_weight.",
+    )
+    if goal != Goal():
+        usual = RegularizerConfig()
+        for name in ("strength", "plan", "objective", "grouping", "forward", "buckets"):
+            require(
+                getattr(config, name) == getattr(usual, name), f"{name}: cannot be chosen with a goal; leave it out."
+            )
+    return goal
+
+
+def _config_for_size(config: RegularizerConfig, *, total_steps: int) -> RegularizerConfig:
+    """`config` for a training to a size."""
     refresh_every = max(1, min(config.refresh_every, total_steps // REFRESHES))
     return replace(config, buckets=BucketConfig(count=BUCKETS), refresh_every=refresh_every)
 
@@ -105,14 +120,15 @@ class EntropyRegularizer(Regularizer):
         target_bits_per_weight: float | None = None,
         filter_fn: FilterFn | None = None,
     ) -> None:
-        goal = Goal(target_bytes=target_bytes, target_ratio=target_ratio, target_bits_per_weight=target_bits_per_weight)
         config = config or RegularizerConfig()
-        if goal != Goal():
-            config = config_for_size(config, total_steps=total_steps)
-        require(
-            goal != Goal() or config.strength is not None or config.plan is not None,
-            "regularizer: no goal; give target_ratio (such as 20), target_bytes or target_bits_per_weight.",
+        goal = training_goal(
+            config,
+            target_bytes=target_bytes,
+            target_ratio=target_ratio,
+            target_bits_per_weight=target_bits_per_weight,
         )
+        if goal != Goal():
+            config = _config_for_size(config, total_steps=total_steps)
         super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn)
         everyone, group_count = self._participants, len(self._participants.groups)
         asks_coder = self.config.rate_model == "context"
@@ -219,16 +235,14 @@ class EntropyRegularizer(Regularizer):
             not everyone.shards.are_several,
             "goal: cannot be reached with sharded parameters; train with DistributedDataParallel.",
         )
-        control = SizeControl(self.config, limit_bytes=limit_bytes, counts=everyone.counts.to(CPU))
         coarse = 4 * self._largest().clamp(min=1.0) * BUCKETS
         zeros = GridSet(center=torch.zeros_like(coarse), radius=coarse, count=BUCKETS)
-        least = self._file_bytes(zeros, self._quantized(zeros))
-        require(
-            limit_bytes > least,
-            f"goal: {limit_bytes:,} bytes cannot be reached; with every weight at zero the file takes {least:,} bytes, "
-            "for names, and for tensors that are kept exactly.",
+        return SizeControl(
+            self.config,
+            limit_bytes=limit_bytes,
+            fixed_bytes=self._file_bytes(zeros, self._quantized(zeros)),
+            counts=everyone.counts.to(CPU),
         )
-        return control
 
     def _file_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
         """Size of the file of `values`, which are on `grids`."""
@@ -291,19 +305,20 @@ class EntropyRegularizer(Regularizer):
         control = self._control
         if control is None or self.finished or control.settled(self._progress) is None:
             return super()._last()
-        return self._fitted(control.limit_bytes)
+        return self._fitted(control)
 
-    def _fitted(self, limit_bytes: int) -> tuple[GridSet, list[torch.Tensor]]:
-        """Grids and weights of a file of at most so many bytes, and not many less."""
-        everyone, grids = self._participants, self._stored_grids()
-        size = self._file_bytes(grids, self._quantized(grids))
-        share = size / self._quick_bytes(grids, self._quantized(grids))
+    def _fitted(self, control: SizeControl) -> tuple[GridSet, list[torch.Tensor]]:
+        """Grids and weights of a file that takes what the goal allows, and not much less."""
+        everyone, grids, fixed = self._participants, self._stored_grids(), control.fixed_bytes
+        allowed = control.limit_bytes - fixed
+        excess = (self._file_bytes(grids, self._quantized(grids)) - fixed) / allowed
+        share = excess / max(self._quick_bytes(grids, self._quantized(grids)) - fixed, 1)
         for _ in range(LAST_SCALINGS):
-            if LEAST_EXCESS <= size / limit_bytes <= MOST_EXCESS:
+            if LEAST_EXCESS <= excess <= MOST_EXCESS:
                 break
-            factor = (size / limit_bytes) ** (math.log(2) * (8 * limit_bytes / everyone.total + 0.3))
+            factor = max(excess, 0.1) ** (math.log(2) * (8 * allowed / everyone.total + 0.3))
             grids = grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
-            size = round(share * self._quick_bytes(grids, self._quantized(grids)))
+            excess = share * (self._quick_bytes(grids, self._quantized(grids)) - fixed)
         half = grids.count // 2
         tensors = []
         for weight, group, square in zip(self._weights(), everyone.group_of, self._curvature(), strict=True):
@@ -319,7 +334,7 @@ class EntropyRegularizer(Regularizer):
         return grids, values(
             last_choice(
                 tensors,
-                limit_bytes,
+                control.limit_bytes,
                 size_of=lambda levels: self._file_bytes(grids, values(levels)),
                 estimate_of=lambda levels: self._quick_bytes(grids, values(levels)),
             )

@@ -82,11 +82,19 @@ def last_choice(
     best_size = size_of(best)
     if best_size <= limit_bytes:
         return best
-    share, is_met = best_size / estimate_of(best), False
+    zeros = [np.zeros_like(levels) for levels in best]
+    fixed_bytes, fixed = size_of(zeros), estimate_of(zeros)
+
+    def share_of(size: int, levels: Sequence[Levels]) -> float:
+        """Bytes of the levels alone over what was estimated for them."""
+        return max(size - fixed_bytes, 1) / max(estimate_of(levels) - fixed, 1)
+
+    share, is_met = share_of(best_size, best), False
     for _ in range(TRIALS):
-        levels = _of_estimate(tensors, AIM * limit_bytes / share, estimate_of)
+        wanted = max(AIM * limit_bytes - fixed_bytes, 0.0) / share
+        levels = _of_estimate(tensors, wanted, lambda levels: max(estimate_of(levels) - fixed, 1))
         size = size_of(levels)
-        share, fits = size / estimate_of(levels), size <= limit_bytes
+        share, fits = share_of(size, levels), size <= limit_bytes
         if (fits and (not is_met or size > best_size)) or (not is_met and size < best_size):
             best, best_size, is_met = levels, size, fits
         if is_met and best_size >= LEAST_SHARE * limit_bytes:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from metaq import container
+from metaq.compression.compressed import Goal
 from metaq.config import require
 from metaq.container import WriteReport
 from metaq.errors import ConfigError
@@ -20,22 +21,36 @@ from metaq.tensors.grid import BucketGrid
 FIGURES = ("bits_per_weight", "bits", "phi_bits", "distance", "frozen")
 """Of a report, what is logged."""
 
+NO_GOAL = Goal()
+
 
 class TrainingSession:
     """A regulariser from the first step of a training to its end, however that comes.
 
-    Takes what :class:`metaq.EntropyRegularizer` takes; `regularizer` is the one of `model`, to be attached.
+    Takes what :class:`metaq.EntropyRegularizer` takes, its goal as one object; `regularizer` is the one of `model`, to
+    be attached.
     """
 
-    def __init__(self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int, goal: Goal = NO_GOAL
+    ) -> None:
         self.model = model
-        self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps)
+        self.regularizer = EntropyRegularizer(
+            model,
+            config,
+            total_steps=total_steps,
+            target_bytes=goal.target_bytes,
+            target_ratio=goal.target_ratio,
+            target_bits_per_weight=goal.target_bits_per_weight,
+        )
         self._evaluation: contextlib.ExitStack | None = None
 
     @classmethod
-    def of_state(cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any]) -> Self:
+    def of_state(
+        cls, model: nn.Module, config: RegularizerConfig | None, state: Mapping[str, Any], *, goal: Goal = NO_GOAL
+    ) -> Self:
         """One that stands where the session that gave `state` stood; errors as of :meth:`load_state_dict`."""
-        session = cls(model, config, total_steps=_total_steps(state))
+        session = cls(model, config, total_steps=_total_steps(state), goal=goal)
         session.load_state_dict(state)
         return session
 

@@ -65,17 +65,23 @@ ASKING = (0.4, 0.85)
 class SizeControl(Schedule):
     """What the regulariser asks at every refresh when a size is to be reached.
 
-    `limit_bytes` is the size, `counts` has the weights of each of the G groups, float64 of shape (G,) on the CPU.
+    `limit_bytes` is the size, `fixed_bytes` are those of a file whose weights are all zero, `counts` has the weights of
+    each of the G groups, float64 of shape (G,) on the CPU.
     """
 
-    def __init__(self, config: RegularizerConfig, *, limit_bytes: int, counts: torch.Tensor) -> None:
+    def __init__(self, config: RegularizerConfig, *, limit_bytes: int, fixed_bytes: int, counts: torch.Tensor) -> None:
         super().__init__(config)
         require(
             8 * limit_bytes <= MOST_BITS_PER_WEIGHT * float(counts.sum()),
             f"goal: {limit_bytes:,} bytes are more than {MOST_BITS_PER_WEIGHT:.0f} bits for each of "
             f"{int(counts.sum()):,} weights; metaq.compress reaches that without training.",
         )
-        self.limit_bytes = limit_bytes
+        require(
+            limit_bytes > fixed_bytes,
+            f"goal: {limit_bytes:,} bytes cannot be reached; with every weight at zero the file takes {fixed_bytes:,} "
+            "bytes, for names, and for tensors that are kept exactly.",
+        )
+        self.limit_bytes, self.fixed_bytes = limit_bytes, fixed_bytes
         self._counts = counts
         self._squares = torch.full_like(counts, torch.nan)
         self._first = self._seen = self._harm = self._force = math.nan
@@ -126,7 +132,7 @@ class SizeControl(Schedule):
         """
         least = largest / (MOST_USED * BUCKETS / 2 * step_sizes)
         proportions = torch.exp(self._missing(step_sizes))
-        wanted = (8 * self.limit_bytes / float(self._counts.sum()) + EXCESS_BITS) * float(self._counts.sum())
+        wanted = 8 * (self.limit_bytes - self.fixed_bytes) + EXCESS_BITS * float(self._counts.sum())
         low, high = math.log(1e-4), 0.0
         for _ in range(0 if bits_at(torch.maximum(proportions, least)) >= wanted else 20):
             middle = (low + high) / 2
@@ -158,7 +164,7 @@ class SizeControl(Schedule):
 
     def tell(self, file_bytes: int, bits: float, progress: float) -> None:
         """Take in the size of the file whose indices have so many bits of entropy."""
-        self._asked, self._coded_share = self._due(progress), 8 * file_bytes / max(bits, 1.0)
+        self._asked, self._coded_share = self._due(progress), 8 * max(file_bytes - self.fixed_bytes, 1) / max(bits, 1.0)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -167,6 +173,12 @@ class SizeControl(Schedule):
 
     @override
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        saved = state_dict["limit_bytes"]
+        require(
+            saved == self.limit_bytes,
+            f"regularizer state: of a training to {saved:,} bytes, and this one is to {self.limit_bytes:,}; give the "
+            "same goal to resume.",
+        )
         super().load_state_dict({**state_dict, "_squares": state_dict["_squares"].clone()})
 
     def _due(self, progress: float) -> int:
@@ -196,7 +208,7 @@ class SizeControl(Schedule):
 
     def _path(self, progress: float) -> float:
         """Logarithm of the bits that there shall be."""
-        goal = AIM * 8 * self.limit_bytes / self._coded_share
+        goal = AIM * 8 * (self.limit_bytes - self.fixed_bytes) / self._coded_share
         lowest = math.log(max((1 - UNDERSHOOT) * goal, goal - UNDERSHOOT_BITS * float(self._counts.sum())))
         share = self._pressed(progress)
         if share >= FALL:

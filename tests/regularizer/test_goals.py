@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metaq import ConfigError, EntropyRegularizer, RegularizerConfig, load
+from metaq.regularizer.last_choice import LEAST_SHARE, Placed, last_choice
+from metaq.regularizer.size_control import REFRESHES, SETTLE, SizeControl
+
+STEPS = 400
+LEAST = 0.97
+
+
+class Loop:
+    """A network learns what a random one computes, by any optimiser; its loss times `scale`."""
+
+    def __init__(self, *, width: int = 48, scale: float = 1.0, make_optimizer=None, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        hidden = [nn.Linear(8, width), nn.GELU(), nn.Linear(width, width), nn.GELU()]
+        self.model = nn.Sequential(*hidden, nn.Linear(width, 3))
+        with torch.random.fork_rng():
+            torch.manual_seed(99)
+            self._teacher = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+        make_optimizer = make_optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
+        self.optimizer = make_optimizer(self.model.parameters())
+        self._scale = scale
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def step(self) -> None:
+        inputs = torch.randn(32, 8, generator=self._generator)
+        self.optimizer.zero_grad()
+        (self._scale * self._loss(inputs)).backward()
+        self.optimizer.step()
+
+    def _loss(self, inputs: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            wanted = self._teacher(inputs)
+        return nn.functional.mse_loss(self.model(inputs), wanted)
+
+    @torch.no_grad()
+    def error(self) -> float:
+        return float(self._loss(torch.randn(1000, 8, generator=torch.Generator().manual_seed(7))))
+
+
+def float_bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def trained(loop: Loop, *, steps: int = STEPS, total_steps: int = STEPS, **goal) -> EntropyRegularizer:
+    regularizer = EntropyRegularizer(loop.model, total_steps=total_steps, **goal).attach(loop.optimizer)
+    for _ in range(steps):
+        loop.step()
+    return regularizer
+
+
+@pytest.mark.parametrize("ratio", [6, 16, 40])
+def test_the_file_takes_no_more_than_the_goal_and_little_less(tmp_path, ratio):
+    loop = Loop()
+    regularizer = trained(loop, target_ratio=ratio)
+    regularizer.finish()
+    limit = int(float_bytes(loop.model) / ratio)
+    size = regularizer.save(tmp_path / "model.metaq").file_bytes
+    assert LEAST * limit <= size <= limit
+    held, restored = loop.model.state_dict(), load(tmp_path / "model.metaq")
+    assert all(torch.equal(restored[name], held[name]) for name in held)
+
+
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
+        lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, weight_decay=1e-2),
+        lambda parameters: torch.optim.Adafactor(parameters, lr=1e-2),
+    ],
+)
+def test_any_optimiser_reaches_it(tmp_path, make_optimizer):
+    loop = Loop(make_optimizer=make_optimizer)
+    regularizer = trained(loop, target_ratio=12)
+    regularizer.finish()
+    size = regularizer.save(tmp_path / "model.metaq").file_bytes
+    assert LEAST <= size * 12 / float_bytes(loop.model) <= 1.0
+
+
+def test_the_scale_of_the_loss_does_not_matter():
+    errors, steps = [], []
+    for scale in (1e-3, 1.0, 1e3):
+        loop = Loop(scale=scale, make_optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3, eps=1e-12))
+        regularizer = trained(loop, target_ratio=12)
+        regularizer.finish()
+        errors.append(loop.error())
+        steps.append(max(grid.step_size for grid in regularizer.grids().values()))
+    assert max(errors) < 1.3 * min(errors)
+    assert max(steps) < 1.3 * min(steps)
+
+
+def test_more_bits_keep_more_of_the_network():
+    errors = []
+    for bits in (4.0, 2.0, 0.7):
+        loop = Loop()
+        trained(loop, target_bits_per_weight=bits).finish()
+        errors.append(loop.error())
+    untouched = Loop()
+    for _ in range(STEPS):
+        untouched.step()
+    assert errors == sorted(errors)
+    assert errors[0] < 1.5 * untouched.error()
+
+
+def test_a_trained_network_is_not_thrown_away():
+    loop = Loop()
+    for _ in range(STEPS):
+        loop.step()
+    before = loop.error()
+    for group in loop.optimizer.param_groups:
+        group["lr"] = 1e-4
+    trained(loop, steps=200, total_steps=200, target_bits_per_weight=4.0).finish()
+    assert loop.error() < 1.3 * before
+
+
+def test_a_resumed_training_ends_in_the_same_weights():
+    straight = Loop()
+    regularizer = trained(straight, target_ratio=12)
+    regularizer.finish()
+
+    first = Loop()
+    regularizer = trained(first, steps=STEPS // 2, target_ratio=12)
+    kept = io.BytesIO()
+    torch.save(
+        {
+            "model": first.model.state_dict(),
+            "optimizer": first.optimizer.state_dict(),
+            "regularizer": regularizer.state_dict(),
+            "batches": first._generator.get_state(),
+        },
+        kept,
+    )
+    kept.seek(0)
+    saved = torch.load(kept, weights_only=True)
+    second = Loop()
+    regularizer = EntropyRegularizer(second.model, total_steps=STEPS, target_ratio=12).attach(second.optimizer)
+    second.model.load_state_dict(saved["model"])
+    second.optimizer.load_state_dict(saved["optimizer"])
+    regularizer.load_state_dict(saved["regularizer"])
+    second._generator.set_state(saved["batches"])
+    for _ in range(STEPS // 2):
+        second.step()
+    regularizer.finish()
+    for one, other in zip(straight.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+    other = EntropyRegularizer(Loop().model, total_steps=STEPS, target_ratio=10)
+    with pytest.raises(ConfigError, match="give the same goal"):
+        other.load_state_dict(saved["regularizer"])
+
+
+def test_a_loop_that_ends_early_still_keeps_to_the_goal_once_it_is_near(tmp_path):
+    loop = Loop()
+    regularizer = trained(loop, steps=round(STEPS * (1 - SETTLE / 2)), target_ratio=12)
+    size = regularizer.save(tmp_path / "model.metaq").file_bytes
+    assert LEAST <= size * 12 / float_bytes(loop.model) <= 1.0
+    # The training goes on as if nothing had been.
+    held = [parameter.detach().clone() for parameter in loop.model.parameters()]
+    regularizer.save(tmp_path / "again.metaq")
+    assert all(torch.equal(one, other) for one, other in zip(held, loop.model.parameters(), strict=True))
+    assert (tmp_path / "again.metaq").read_bytes() == (tmp_path / "model.metaq").read_bytes()
+
+
+def test_without_a_goal_the_goals_are_named():
+    with pytest.raises(ConfigError, match=r"target_ratio .* target_bytes or target_bits_per_weight"):
+        EntropyRegularizer(Loop().model, total_steps=STEPS)
+
+
+@pytest.mark.parametrize(
+    ("config", "goal", "told"),
+    [
+        (None, {"target_ratio": 8.0, "target_bytes": 1000}, "give one of them"),
+        (None, {"target_ratio": -1.0}, "must be positive"),
+        (None, {"target_ratio": 2.0}, "metaq.compress reaches that without training"),
+        (None, {"target_bytes": 40}, "cannot be reached; with every weight at zero the file takes"),
+        (RegularizerConfig(strength=1e-5), {"target_ratio": 8.0}, "strength: cannot be chosen with a goal"),
+        (RegularizerConfig(forward="float"), {"target_ratio": 8.0}, "forward: cannot be chosen with a goal"),
+        (RegularizerConfig(grouping="global"), {"target_ratio": 8.0}, "grouping: cannot be chosen with a goal"),
+    ],
+)
+def test_goals_that_make_no_sense_are_refused(config, goal, told):
+    with pytest.raises(ConfigError, match=told):
+        EntropyRegularizer(Loop().model, config, total_steps=STEPS, **goal)
+
+
+def test_gradients_that_are_not_finite_do_not_reach_the_control():
+    control = SizeControl(
+        RegularizerConfig(), limit_bytes=100, fixed_bytes=20, counts=torch.tensor([100.0, 300.0]).double()
+    )
+    control.watch(torch.tensor([1.0, 3.0]).double(), 0.1)
+    before = control.mean_squares()
+    control.watch(torch.tensor([math.nan, math.inf]).double(), 0.11)
+    control.weigh(math.nan, torch.ones(2).double(), 0.11)
+    assert control.mean_squares() == before
+    assert 0 < control.strength(0.2) < 1
+
+
+def test_refreshes_are_as_many_whatever_the_length():
+    for total_steps, every in ((50, 1), (STEPS, STEPS // REFRESHES), (10**6, 25)):
+        assert EntropyRegularizer(Loop().model, total_steps=total_steps, target_ratio=8).config.refresh_every == every
+
+
+class TestLastChoice:
+    """Synthetic tensors; a file takes the entropy of their levels."""
+
+    @staticmethod
+    def size_of(levels):
+        total = 0.0
+        for its in levels:
+            _, counts = np.unique(its, return_counts=True)
+            total += float(-(counts * np.log2(counts / its.size)).sum()) / 8
+        return math.ceil(total) + 20
+
+    def placed(self, importance=1.0):
+        generator = np.random.default_rng(0)
+        return [
+            Placed(places=generator.laplace(size=shape) * 1.5, importance=importance, limit=500)
+            for shape in ((64, 48), (48,), (10, 4, 3, 3))
+        ]
+
+    def test_what_fits_is_left(self):
+        tensors = self.placed()
+        limit = self.size_of([tensor.nearest() for tensor in tensors])
+        for levels, tensor in zip(last_choice(tensors, limit, self.size_of, self.size_of), tensors, strict=True):
+            assert np.array_equal(levels, tensor.nearest())
+
+    @pytest.mark.parametrize("share", [0.99, 0.95, 0.8, 0.5])
+    @pytest.mark.parametrize("importance", [1e-9, 1.0, 1e6])
+    def test_the_goal_is_met_and_not_wasted(self, share, importance):
+        tensors = self.placed(importance)
+        limit = int(share * self.size_of([tensor.nearest() for tensor in tensors]))
+        levels = last_choice(tensors, limit, self.size_of, self.size_of)
+        assert LEAST_SHARE * limit <= self.size_of(levels) <= limit
+
+    def test_weights_that_matter_stay(self):
+        generator = np.random.default_rng(1)
+        importance = np.where(generator.random((64, 48)) < 0.5, 1.0, 1e-3)
+        tensor = Placed(places=generator.laplace(size=(64, 48)) * 1.5, importance=importance, limit=500)
+        limit = int(0.85 * self.size_of([tensor.nearest()]))
+        (levels,) = last_choice([tensor], limit, self.size_of, self.size_of)
+        moved = levels != tensor.nearest()
+        assert moved[importance < 1].mean() > 3 * moved[importance == 1].mean()
