@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
 # one_knob, cifar10 and language_model train for long and are run by hand; structure counts source lines and measures nothing.
-BENCHMARKS := $(filter-out one_knob cifar10 language_model structure,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out one_knob knob cifar10 language_model structure,$(basename $(notdir $(wildcard benchmarks/*.py))))
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help

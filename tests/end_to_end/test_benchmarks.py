@@ -22,6 +22,7 @@ QUICK = {
         ["--net", "lenet300", "--target-bytes", "9000", "--epochs", "2", "--seeds", "1", "--out", "{folder}/runs"],
         {"runs", "medians"},
     ),
+    "knob.py": (["--loops", "regression", "--ratios", "8"], {"rows", "summary"}),
     "knapsack.py": (["--quick"], {"instances", "small", "large", "training"}),
     "language_model.py": (["--steps", "5"], {"weights", "steps", "perplexity"}),
     "objectives.py": (

@@ -86,6 +86,20 @@ def test_any_optimiser_reaches_it(tmp_path, make_optimizer):
     assert LEAST <= size * 12 / float_bytes(loop.model) <= 1.0
 
 
+@pytest.mark.parametrize(("ratio", "steps"), [(4, 30), (5, 30), (4, 100)])
+def test_a_short_training_of_a_single_layer_keeps_to_it(tmp_path, ratio, steps):
+    torch.manual_seed(0)
+    model = nn.Linear(32, 32)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    regularizer = EntropyRegularizer(model, total_steps=steps, target_ratio=ratio).attach(optimizer)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(16, 32)).square().mean().backward()
+        optimizer.step()
+    regularizer.finish()
+    assert regularizer.save(tmp_path / "model.metaq").file_bytes <= float_bytes(model) / ratio
+
+
 def test_the_scale_of_the_loss_does_not_matter():
     errors, steps = [], []
     for scale in (1e-3, 1.0, 1e3):
@@ -230,7 +244,9 @@ class TestLastChoice:
     def test_what_fits_is_left(self):
         tensors = self.placed()
         limit = self.size_of([tensor.nearest() for tensor in tensors])
-        for levels, tensor in zip(last_choice(tensors, limit, self.size_of, self.size_of), tensors, strict=True):
+        found, size = last_choice(tensors, limit, self.size_of, self.size_of)
+        assert size == limit
+        for levels, tensor in zip(found, tensors, strict=True):
             assert np.array_equal(levels, tensor.nearest())
 
     @pytest.mark.parametrize("share", [0.99, 0.95, 0.8, 0.5])
@@ -238,14 +254,15 @@ class TestLastChoice:
     def test_the_goal_is_met_and_not_wasted(self, share, importance):
         tensors = self.placed(importance)
         limit = int(share * self.size_of([tensor.nearest() for tensor in tensors]))
-        levels = last_choice(tensors, limit, self.size_of, self.size_of)
-        assert LEAST_SHARE * limit <= self.size_of(levels) <= limit
+        levels, size = last_choice(tensors, limit, self.size_of, self.size_of)
+        assert LEAST_SHARE * limit <= size <= limit
+        assert self.size_of(levels) == size
 
     def test_weights_that_matter_stay(self):
         generator = np.random.default_rng(1)
         importance = np.where(generator.random((64, 48)) < 0.5, 1.0, 1e-3)
         tensor = Placed(places=generator.laplace(size=(64, 48)) * 1.5, importance=importance, limit=500)
         limit = int(0.85 * self.size_of([tensor.nearest()]))
-        (levels,) = last_choice([tensor], limit, self.size_of, self.size_of)
+        (levels,), _ = last_choice([tensor], limit, self.size_of, self.size_of)
         moved = levels != tensor.nearest()
         assert moved[importance < 1].mean() > 3 * moved[importance == 1].mean()

@@ -347,7 +347,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no part 'nets'; did you mean 'net'"):
         make_trainer(tmp_path, EntropyCallback(CONFIG, submodule="nets")).fit(Learner(), make_loader())
     with pytest.raises(ConfigError, match="nothing was trained or loaded yet"):
-        EntropyCallback().save(tmp_path / "model.metaq")
+        EntropyCallback(CONFIG).save(tmp_path / "model.metaq")
     with pytest.raises(ConfigError, match="log_every_n_steps"):
         EntropyCallback(log_every_n_steps=0)
     with pytest.raises(ConfigError, match="total_steps"):

@@ -33,8 +33,11 @@ from metaq.regularizer.schedule import PlannedSchedule
 from metaq.regularizer.size_control import BUCKETS, REFRESHES, SizeControl
 from metaq.regularizer.step_size import StepLearner
 
-LAST_SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.975, 1.06
+LAST_SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.97, 1.06
 """Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
+
+LAST_TRIES, COARSER = 5, 1.04
+"""Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
 
 QUICK_CODER = "fast"
 LEAST_CURVATURE = 0.1
@@ -319,7 +322,16 @@ class EntropyRegularizer(Regularizer):
             factor = max(excess, 0.1) ** (math.log(2) * (8 * allowed / everyone.total + 0.3))
             grids = grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
             excess = share * (self._quick_bytes(grids, self._quantized(grids)) - fixed)
-        half = grids.count // 2
+        for _ in range(LAST_TRIES):
+            values, size = self._chosen(grids, control.limit_bytes)
+            if size <= control.limit_bytes:
+                break
+            grids = grids.rescaled(torch.full_like(grids.radius, COARSER)).rounded()
+        return grids, values
+
+    def _chosen(self, grids: GridSet, limit_bytes: int) -> tuple[list[torch.Tensor], int]:
+        """Weights of the last choice on `grids`, and the size of their file."""
+        everyone, half, of_groups = self._participants, grids.count // 2, list(grids)
         tensors = []
         for weight, group, square in zip(self._weights(), everyone.group_of, self._curvature(), strict=True):
             step_size = float(grids.step_size[group])
@@ -327,18 +339,16 @@ class EntropyRegularizer(Regularizer):
             tensors.append(Placed(places=places, importance=square * step_size**2, limit=half))
 
         def values(levels: Sequence[NDArray[np.int32]]) -> list[torch.Tensor]:
-            of_groups = list(grids)
             indices = [torch.from_numpy(its.astype(np.int64) + half) for its in levels]
             return [bucket_values(its, of_groups[g]) for its, g in zip(indices, everyone.group_of, strict=True)]
 
-        return grids, values(
-            last_choice(
-                tensors,
-                control.limit_bytes,
-                size_of=lambda levels: self._file_bytes(grids, values(levels)),
-                estimate_of=lambda levels: self._quick_bytes(grids, values(levels)),
-            )
+        levels, size = last_choice(
+            tensors,
+            limit_bytes,
+            size_of=lambda levels: self._file_bytes(grids, values(levels)),
+            estimate_of=lambda levels: self._quick_bytes(grids, values(levels)),
         )
+        return values(levels), size
 
     def _curvature(self) -> Iterator[NDArray[np.float64] | float]:
         """What stands for that of the loss, tensor by tensor: mean squared gradients of weights, or of their group."""

@@ -72,8 +72,8 @@ def last_choice(
     limit_bytes: int,
     size_of: Callable[[Sequence[Levels]], int],
     estimate_of: Callable[[Sequence[Levels]], int],
-) -> list[Levels]:
-    """Levels of all tensors whose file takes at most `limit_bytes`, and close to it if it can be.
+) -> tuple[list[Levels], int]:
+    """Levels of all tensors whose file takes at most `limit_bytes`, and close to it if it can be, and its size.
 
     `size_of` gives the bytes of a file, `estimate_of` what is in proportion to them and is found sooner. If the levels
     that training has left take no more, those. The fewest bytes found if even they are too many.
@@ -81,7 +81,7 @@ def last_choice(
     best = [tensor.nearest() for tensor in tensors]
     best_size = size_of(best)
     if best_size <= limit_bytes:
-        return best
+        return best, best_size
     zeros = [np.zeros_like(levels) for levels in best]
     fixed_bytes, fixed = size_of(zeros), estimate_of(zeros)
 
@@ -99,7 +99,7 @@ def last_choice(
             best, best_size, is_met = levels, size, fits
         if is_met and best_size >= LEAST_SHARE * limit_bytes:
             break
-    return best
+    return best, best_size
 
 
 def _of_estimate(

@@ -24,7 +24,7 @@ BUCKETS = 1023
 REFRESHES = 200
 """In any training, or one every step."""
 
-SETTLE = 0.15
+SETTLE = 0.1
 """Last share of all steps, in which step sizes keep still and oscillating weights are frozen."""
 
 FALL = 0.7
