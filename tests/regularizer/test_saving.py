@@ -162,8 +162,8 @@ def test_a_model_without_known_chains_keeps_its_weights_bit_for_bit(tmp_path):
     )
     regularizer.save(tmp_path / "model.metaq", coder="fast")
     restored = load(tmp_path / "model.metaq")
-    regularizer.finish()
-    assert all(torch.equal(restored[name], tensor) for name, tensor in model.state_dict().items())
+    with regularizer.quantized_weights():
+        assert all(torch.equal(restored[name], tensor) for name, tensor in model.state_dict().items())
     for name, grid in regularizer.grids().items():
         assert np.isin(restored[name].numpy(), grid.reference_values().astype(np.float32)).all()
 

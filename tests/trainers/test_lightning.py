@@ -36,9 +36,9 @@ STEPS = EPOCHS * BATCHES
 CONFIG = RegularizerConfig(strength=1e-2, refresh_every=4)
 
 
-def make_net():
+def make_net(width=8):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Linear(6, width), nn.GELU(), nn.Linear(width, 3))
 
 
 def make_loader():
@@ -378,6 +378,7 @@ def test_the_program_of_its_page_runs(tmp_path, monkeypatch):
     (program,) = re.findall(r"```python\n(import lightning.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "program.py").write_text(program)
     learner = Learner()
+    learner.net = make_net(width=256)
     runpy.run_path("program.py", init_globals={"module": learner, "loader": make_loader(), "epochs": 2})
     restored = load(tmp_path / "model.metaq")
     assert all(torch.equal(restored[name], tensor) for name, tensor in learner.state_dict().items())

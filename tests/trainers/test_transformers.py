@@ -26,9 +26,9 @@ CONFIG = RegularizerConfig(strength=1e-2, refresh_every=4)
 
 
 class Net(nn.Module):
-    def __init__(self, dtype):
+    def __init__(self, dtype, width=8):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(6, 8, dtype=dtype), nn.GELU(), nn.Linear(8, 3, dtype=dtype))
+        self.layers = nn.Sequential(nn.Linear(6, width, dtype=dtype), nn.GELU(), nn.Linear(width, 3, dtype=dtype))
         self.evaluated = []
 
     def forward(self, inputs, labels):
@@ -324,7 +324,7 @@ def test_the_program_of_its_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (program,) = re.findall(r"```python\n(from transformers.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "program.py").write_text(program)
-    names = {"model": make_net(), "dataset": Rows(torch.float32)}
+    names = {"model": Net(torch.float32, width=256), "dataset": Rows(torch.float32)}
     names["arguments"] = TrainingArguments("out", num_train_epochs=2, use_cpu=True, report_to="none")
     runpy.run_path("program.py", init_globals=names)
     restored = load(tmp_path / "model.metaq")

@@ -135,8 +135,14 @@ class Regularizer(abc.ABC):
     def finish(self, grids: Mapping[str, BucketGrid] | None = None) -> None:
         """End the training: leave the quantised weights in the model and detach.
 
-        If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then.
+        If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then. Raises
+        :class:`ConfigError` if no step was seen.
         """
+        require(
+            self.steps > 0,
+            "regularizer: finish() was called before any step of the optimizer that it is attached to; attach it to "
+            "the one whose step() the loop calls.",
+        )
         self.detach()
         with torch.no_grad():
             if grids is not None:

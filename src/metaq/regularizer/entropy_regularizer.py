@@ -150,6 +150,8 @@ class EntropyRegularizer(Regularizer):
     @torch.no_grad()
     def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
         """Give the model back its latent weights and add the term's gradient to ``.grad``; O(n)."""
+        if self._latent is not None and self._grids is not None and self.steps != self._last_seen:
+            self._latent.absorb(self._participants.local(), self._grids)
         is_due = self.steps % self.config.refresh_every == 0
         if self._control is not None and is_due and (self._grids is None or self.steps != self._last_seen):
             self._look_at_gradients(self._control)
@@ -197,6 +199,8 @@ class EntropyRegularizer(Regularizer):
             return
         freeze_above = self.schedule.freeze_threshold(after)
         self._latent.snap(self._participants.local(), self._grids, part, freeze_above=freeze_above)
+        if not self._participants.shards.are_several:
+            self._latent.note(self._participants.local())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on to the identical result."""

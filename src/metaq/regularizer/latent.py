@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from metaq.entropy.cells import bucket_indices, bucket_values
 from metaq.entropy.passes import dispatch
-from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.entropy.passes.watch import BucketWatch
 
 SETTLE_EVERY = 25
@@ -24,6 +25,8 @@ class LatentWeights:
         together: dict[tuple[int, torch.device, torch.dtype], list[int]] = {}
         for position, (tensor, part) in enumerate(zip(tensors, parts, strict=True)):
             together.setdefault((part, tensor.device, tensor.dtype), []).append(position)
+        self._groups = list(groups)
+        self._left: list[tuple[int, int]] = []
         # Of tensors of one optimiser, device and dtype: the number of that optimiser, their positions, and a watch.
         self._alike = [
             (part, chosen, BucketWatch([tensors[t] for t in chosen], [groups[t] for t in chosen]))
@@ -34,6 +37,29 @@ class LatentWeights:
         """Take the buckets the weights are in for those they have always been in."""
         for *_, watch in self._alike:
             dispatch.begin(watch, grids)
+
+    def note(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Remember that `tensors` hold the quantised weights."""
+        self._left = _marks(tensors)
+
+    def absorb(self, tensors: Sequence[torch.Tensor], grids: GridSet) -> None:
+        """Take over what others have put into `tensors` since :meth:`note`.
+
+        A weight that is not the quantised one which was left there is the latent one from now on, and free to move.
+        """
+        if not self._left or _marks(tensors) == self._left:
+            return
+        of_groups = list(grids.on(CPU))
+        for position, _, kept in self._states():
+            held, grid = tensors[position].detach().reshape(-1), of_groups[self._groups[position]]
+            left = bucket_values(bucket_indices(kept["latent"], grid), grid).to(held)
+            is_other = held != left
+            if bool(is_other.any()):
+                kept["latent"].copy_(torch.where(is_other, held, kept["latent"]))
+                kept["frozen"].logical_and_(~is_other)
+                indices = bucket_indices(kept["latent"], grid).to(kept["previous"])
+                kept["average"].copy_(torch.where(is_other, indices.to(kept["average"]), kept["average"]))
+                kept["previous"].copy_(indices)
 
     def restore(self, tensors: Sequence[torch.Tensor], factors: torch.Tensor, part: int) -> None:
         """Give the tensors of one optimiser their latent weights times the factors of their groups, of shape (G,)."""
@@ -89,3 +115,8 @@ class LatentWeights:
     def _of_part(self, part: int, tensors: Sequence[torch.Tensor]) -> Iterator[tuple[BucketWatch, list[torch.Tensor]]]:
         """Watches of the weights of one optimiser, and those of all `tensors` that are theirs."""
         return ((watch, [tensors[t] for t in places]) for owner, places, watch in self._alike if owner == part)
+
+
+def _marks(tensors: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
+    """What changes if a tensor is written to, or is another."""
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
