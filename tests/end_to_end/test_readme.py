@@ -32,13 +32,12 @@ def test_the_loop_of_the_readme_runs_and_restores_what_it_saved(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     block = block_with("import EntropyRegularizer")
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Linear(6, 256), nn.Tanh(), nn.Linear(256, 3))
     loader = [(torch.randn(16, 6), torch.randint(0, 3, (16,))) for _ in range(5)]
     (tmp_path / "loop.py").write_text(block)
     names = runpy.run_path("loop.py", init_globals={"model": model, "loader": loader, "epochs": 4})
     assert names["regularizer"].steps == 20
-    names["regularizer"].finish()
-    restored, inputs = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(50, 6)
+    restored, inputs = nn.Sequential(nn.Linear(6, 256), nn.Tanh(), nn.Linear(256, 3)), torch.randn(50, 6)
     restored.load_state_dict(load("model.metaq"))
     torch.testing.assert_close(restored(inputs), model(inputs))
 
@@ -46,7 +45,7 @@ def test_the_loop_of_the_readme_runs_and_restores_what_it_saved(tmp_path, monkey
 def test_the_goal_of_the_readme_is_met(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    block = block_with("target_ratio=20")
+    block = block_with("metaq.compress(model, target_ratio=20")
     model = nn.Sequential(nn.Linear(64, 100), nn.Tanh(), nn.Linear(100, 3))
     (tmp_path / "goal.py").write_text(block)
     runpy.run_path("goal.py", init_globals={"model": model, "calibration_inputs": torch.randn(300, 64).split(50)})

@@ -136,10 +136,10 @@ class Regularizer(abc.ABC):
         """End the training: leave the quantised weights in the model and detach.
 
         If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then. Raises
-        :class:`ConfigError` if no step was seen.
+        :class:`ConfigError` if there are none and no step was seen.
         """
         require(
-            self.steps > 0,
+            self.steps > 0 or grids is not None,
             "regularizer: finish() was called before any step of the optimizer that it is attached to; attach it to "
             "the one whose step() the loop calls.",
         )
