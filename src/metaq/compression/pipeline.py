@@ -1,6 +1,6 @@
 """A model and grids that are given, or chosen by the range of the weights: bucket indices and sizes of its file."""
 
-import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -164,13 +164,26 @@ def trained_tensors(
     tensors. Tensors without a grid, by name, are kept exactly. Raises :class:`ConfigError` if a tensor cannot be
     quantised, or a grid names none.
     """
+    return _trained(model, grids, coder, progress or NoProgress())[0]
+
+
+def trained_size(model: nn.Module, grids: Mapping[str, BucketGrid], *, coder: str = container.DEFAULT_CODER) -> int:
+    """Bytes of the file of :func:`trained_tensors`, which takes the same and refuses the same."""
+    tensors, size_bytes = _trained(model, grids, coder, NoProgress())
+    return size_bytes or len(container.encode(tensors, coder=coder))
+
+
+def _trained(
+    model: nn.Module, grids: Mapping[str, BucketGrid], coder: str, progress: Progress
+) -> tuple[list[Tensor], int | None]:
+    """What :func:`trained_tensors` gives, and the bytes of the file if these had to be found for it."""
     weights = quantized_state_dict(model, grids=grids)
     norms = rounded_norms(weights, taken=grids.keys() | _tied(weights))
     weights, grids = weights | norms.values, {**grids, **norms.grids}
     chains = movable_chains(model, weights, grids)
     if not chains:
-        return to_tensors(weights, grids=grids)
-    return _cheapest(arrangements(weights, chains), grids, coder, progress or NoProgress())
+        return to_tensors(weights, grids=grids), None
+    return _cheapest(arrangements(weights, chains), grids, coder, progress)
 
 
 def movable_chains(model: nn.Module, weights: StateDict, grids: Mapping[str, BucketGrid]) -> list[Chain]:
@@ -190,17 +203,17 @@ def movable_chains(model: nn.Module, weights: StateDict, grids: Mapping[str, Buc
 
 def _cheapest(
     tried: Sequence[StateDict], grids: Mapping[str, BucketGrid], coder: str, progress: Progress
-) -> list[Tensor]:
-    """The tensors of the smallest file."""
+) -> tuple[list[Tensor], int]:
+    """The tensors of the smallest file, and its bytes."""
     progress.stage("arranging units", len(tried))
-    best, least = list[Tensor](), math.inf
+    best, least = list[Tensor](), sys.maxsize
     for weights in tried:
         tensors = to_tensors(weights, grids=grids)
         size_bytes = len(container.encode(tensors, coder=coder))
         if size_bytes < least:
             best, least = tensors, size_bytes
         progress.advance()
-    return best
+    return best, least
 
 
 def _tied(weights: StateDict) -> set[str]:

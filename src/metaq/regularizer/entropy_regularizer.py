@@ -13,7 +13,7 @@ from torch import nn
 
 from metaq import container
 from metaq.compression.compressed import Goal
-from metaq.compression.pipeline import to_tensors, trained_tensors
+from metaq.compression.pipeline import to_tensors, trained_size
 from metaq.config import require
 from metaq.entropy import objective
 from metaq.entropy.cells import bucket_values
@@ -254,7 +254,7 @@ class EntropyRegularizer(Regularizer):
     def _file_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
         """Size of the file of `values`, which are on `grids`."""
         with self._holding(values):
-            return len(container.encode(trained_tensors(self._model, self._by_name(grids))))
+            return trained_size(self._model, self._by_name(grids))
 
     def _quick_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
         """What that size is about in proportion to, found in a hundredth of the time."""
