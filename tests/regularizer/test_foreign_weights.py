@@ -137,3 +137,10 @@ def test_a_two_step_optimiser_works_by_the_one_inside_and_is_told_of_else():
     assert trained(inner=True) > 0.9
     with pytest.raises(ConfigError, match="before any step of the optimizer"):
         trained(inner=False)
+
+
+def test_sparse_gradients_are_refused_at_once():
+    model = nn.Sequential(nn.EmbeddingBag(100, 8, sparse=True), nn.Linear(8, 2))
+    with pytest.raises(ConfigError, match=r"0\.weight: its gradients are sparse; .*sparse=False"):
+        EntropyRegularizer(model, CONFIG, total_steps=10)
+    EntropyRegularizer(model, RegularizerConfig(strength=1e-6, exclude=("0.weight",)), total_steps=10)

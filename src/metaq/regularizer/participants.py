@@ -1,6 +1,6 @@
 """The tensors that take part in training to few bits: their groups, their optimisers, and where they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ class Participants:
         parameters = select_parameters(
             unwrapped(model), include=config.include, exclude=config.exclude, filter_fn=filter_fn
         )
+        _refuse_sparse(unwrapped(model), parameters)
         self.names = list(parameters)
         self.parameters: list[torch.Tensor] = list(parameters.values())
         counts = [parameter.numel() for parameter in self.parameters]
@@ -100,6 +101,17 @@ class Participants:
         table = torch.zeros(self.part_count, len(self.groups), dtype=torch.bool)
         table[self.part_of, self.group_of] = True
         return table
+
+
+def _refuse_sparse(model: nn.Module, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tables whose gradients are sparse."""
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    sparse = {id(table.weight) for table in tables if table.sparse}
+    for name, parameter in parameters.items():
+        require(
+            id(parameter) not in sparse,
+            f"{name}: its gradients are sparse; build the embedding with sparse=False, or add the name to `exclude`.",
+        )
 
 
 def device_of_sums(tensors: Sequence[torch.Tensor], config: RegularizerConfig) -> torch.device:
