@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -204,6 +205,20 @@ def test_without_a_goal_the_goals_are_named():
 def test_goals_that_make_no_sense_are_refused(config, goal, told):
     with pytest.raises(ConfigError, match=told):
         EntropyRegularizer(Loop().model, config, total_steps=STEPS, **goal)
+
+
+def test_what_is_kept_exactly_is_not_counted_as_bits_of_the_weights(tmp_path):
+    loop = Loop()
+    for parameter in loop.model[2].parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ConfigError) as refused:
+        EntropyRegularizer(loop.model, total_steps=STEPS, target_bytes=1)
+    (fixed,) = re.findall(r"takes ([\d,]+) bytes", str(refused.value))
+    limit = int(fixed.replace(",", "")) + 200
+    assert limit > 8000
+    regularizer = trained(loop, target_bytes=limit)
+    regularizer.finish()
+    assert limit - 20 <= regularizer.save(tmp_path / "model.metaq").file_bytes <= limit
 
 
 def test_gradients_that_are_not_finite_do_not_reach_the_control():

@@ -72,14 +72,14 @@ class SizeControl(Schedule):
     def __init__(self, config: RegularizerConfig, *, limit_bytes: int, fixed_bytes: int, counts: torch.Tensor) -> None:
         super().__init__(config)
         require(
-            8 * limit_bytes <= MOST_BITS_PER_WEIGHT * float(counts.sum()),
-            f"goal: {limit_bytes:,} bytes are more than {MOST_BITS_PER_WEIGHT:.0f} bits for each of "
-            f"{int(counts.sum()):,} weights; metaq.compress reaches that without training.",
-        )
-        require(
             limit_bytes > fixed_bytes,
             f"goal: {limit_bytes:,} bytes cannot be reached; with every weight at zero the file takes {fixed_bytes:,} "
             "bytes, for names, and for tensors that are kept exactly.",
+        )
+        require(
+            8 * (limit_bytes - fixed_bytes) <= MOST_BITS_PER_WEIGHT * float(counts.sum()),
+            f"goal: {limit_bytes:,} bytes leave more than {MOST_BITS_PER_WEIGHT:.0f} bits for each of "
+            f"{int(counts.sum()):,} weights; metaq.compress reaches that without training.",
         )
         self.limit_bytes, self.fixed_bytes = limit_bytes, fixed_bytes
         self._counts = counts
