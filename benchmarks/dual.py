@@ -148,6 +148,7 @@ def lenet_step(config: RegularizerConfig | None, seed: int) -> Callable[[], None
 def measure_step_overhead(seed: int, *, rounds: int) -> Result:
     """LeNet-5 training steps with the regulariser, over the same step without it: median of paired ratios."""
     spread = {
+        "strength": 1e-5,
         "objective": "spread",
         "grouping": "global",
         "forward": "float",

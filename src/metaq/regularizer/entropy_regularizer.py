@@ -99,17 +99,17 @@ class EntropyRegularizer(Regularizer):
 
     Examples
     --------
-    >>> model = torch.nn.Linear(4, 2)
+    >>> model = torch.nn.Linear(64, 32)
     >>> optimizer = torch.optim.Adam(model.parameters())
-    >>> regularizer = EntropyRegularizer(model, total_steps=10, target_bits_per_weight=8).attach(optimizer)
-    >>> for _ in range(10):
-    ...     loss = model(torch.ones(8, 4)).square().mean()
+    >>> regularizer = EntropyRegularizer(model, total_steps=40, target_ratio=8).attach(optimizer)
+    >>> for _ in range(40):
+    ...     loss = (model(torch.randn(8, 64)) - 1).square().mean()
     ...     optimizer.zero_grad()
     ...     loss.backward()
     ...     optimizer.step()
     >>> regularizer.finish()
     >>> regularizer.report().weights
-    10
+    2080
     """
 
     def __init__(
