@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import ConfigError, EntropyRegularizer, RegularizerConfig, load
+from metaq import ConfigError, EntropyRegularizer, FreezeConfig, RegularizerConfig, load
 from metaq.regularizer.last_choice import LEAST_SHARE, Placed, last_choice
 from metaq.regularizer.size_control import REFRESHES, SETTLE, SizeControl
 
@@ -200,6 +200,8 @@ def test_without_a_goal_the_goals_are_named():
         (RegularizerConfig(strength=1e-5), {"target_ratio": 8.0}, "strength: cannot be chosen with a goal"),
         (RegularizerConfig(forward="float"), {"target_ratio": 8.0}, "forward: cannot be chosen with a goal"),
         (RegularizerConfig(grouping="global"), {"target_ratio": 8.0}, "grouping: cannot be chosen with a goal"),
+        (RegularizerConfig(ramp=0.1), {"target_ratio": 8.0}, "ramp: cannot be chosen with a goal"),
+        (RegularizerConfig(freeze=FreezeConfig(start=0.7)), {"target_ratio": 8.0}, "start: cannot be chosen"),
     ],
 )
 def test_goals_that_make_no_sense_are_refused(config, goal, told):

@@ -54,3 +54,30 @@ def test_one_optimiser_leaves_the_tensors_of_another_alone():
     assert [parameter.tolist() for parameter in parameters] == [[pytest.approx(0.6)], [-1.0]]
     latent.restore(parameters, torch.tensor([2.0, 1.0]), 1)
     assert [tensor.tolist() for tensor in latent.tensors()] == [[pytest.approx(0.6)], [pytest.approx(-1.8)]]
+
+
+def test_weights_that_travel_are_not_frozen_and_those_that_oscillate_are():
+    grids = GridSet.of([BucketGrid(center=0.0, radius=50.5, count=101)])
+    parameters = [torch.tensor([0.0, 0.4])]
+    latent = LatentWeights(parameters, [0], [0])
+    latent.begin(grids)
+    for step in range(1, 26):
+        latent.restore(parameters, torch.ones(1), 0)
+        parameters[0].copy_(torch.tensor([1.0 * step, 0.4 if step % 2 else 0.6]))
+        latent.snap(parameters, grids, 0, freeze_above=0.01)
+    (state,) = latent.state_of_tensors()
+    assert state["frozen"].tolist() == [False, True]
+
+
+def test_other_step_sizes_are_no_moves():
+    grids = GridSet.of([BucketGrid(center=0.0, radius=5.5, count=11)])
+    parameters = [torch.tensor([3.0, -2.0])]
+    latent = LatentWeights(parameters, [0], [0])
+    latent.begin(grids)
+    factors = torch.tensor([2.0], dtype=torch.float64)
+    coarser = grids.rescaled(factors)
+    latent.rescale(factors, coarser)
+    latent.snap(parameters, coarser, 0, freeze_above=None)
+    (state,) = latent.state_of_tensors()
+    assert not state["flips"].any()
+    assert state["average"].tolist() == [pytest.approx(6.5, abs=0.02), pytest.approx(4.0, abs=0.02)]

@@ -30,7 +30,7 @@ from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
 from metaq.regularizer.last_choice import Placed, last_choice
 from metaq.regularizer.latent import LatentWeights
 from metaq.regularizer.schedule import PlannedSchedule
-from metaq.regularizer.size_control import BUCKETS, REFRESHES, SizeControl
+from metaq.regularizer.size_control import BUCKETS, REFRESHES, SETTLE, SizeControl
 from metaq.regularizer.step_size import StepLearner
 
 LAST_SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.97, 1.06
@@ -57,10 +57,12 @@ def training_goal(config: RegularizerConfig, **targets: Any) -> Goal:
     )
     if goal != Goal():
         usual = RegularizerConfig()
-        for name in ("strength", "plan", "objective", "grouping", "forward", "buckets"):
-            require(
-                getattr(config, name) == getattr(usual, name), f"{name}: cannot be chosen with a goal; leave it out."
-            )
+        for name in ("strength", "plan", "objective", "grouping", "forward", "buckets", "ramp", "ramp_start"):
+            same = getattr(config, name) == getattr(usual, name)
+            require(same, f"{name}: cannot be chosen with a goal; leave it out.")
+        same = config.freeze.start == usual.freeze.start
+        require(same, "freeze.start: cannot be chosen with a goal; leave it out.")
+        require(config.warmup < 1 - SETTLE, f"warmup: {config.warmup} leaves no time to reach a goal; lower it.")
     return goal
 
 

@@ -58,6 +58,8 @@ MOST_USED = 0.9
 """Share of the buckets on either side that weights may reach."""
 
 MOST_BITS_PER_WEIGHT = 8.0
+"""Of a goal, beside what is fixed."""
+
 ASKING = (0.4, 0.85)
 """Shares of the time between warm-up and settling at which the coder is asked for the size of the file."""
 
