@@ -1,7 +1,7 @@
 """A callback for Lightning: the regulariser in ``Trainer(callbacks=[EntropyCallback()])``."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from typing_extensions import override
@@ -33,14 +33,17 @@ class EntropyCallback(SessionHolder, pl.Callback):
     ----------
     config
         See :class:`~metaq.RegularizerConfig`; its name globs are relative to `submodule`.
-    target_bytes, target_ratio, target_bits_per_weight
-        The goal, one of the three, as of :class:`metaq.EntropyRegularizer`, of the file of `submodule`.
+    target_bytes, target_ratio, target_bits_per_weight, max_drop, target_value
+        The goal, one of these, as of :class:`metaq.EntropyRegularizer`, of the file of `submodule`.
+    monitor, mode
+        For `max_drop` and `target_value`: the metric that these are about, as logged by validation (by training where
+        there is none), and whether it is better when larger (``"max"``) or smaller (``"min"``).
     submodule
         Dotted name of the part of the LightningModule that is trained to few bits and saved, such as ``"model"``; all
         of it by default.
     total_steps
         Optimiser steps of the whole training, of the last optimiser where there are several; by default those the
-        trainer expects.
+        trainer expects. If it does not know, the goal is approached so that the training may end at any step.
     log_every_n_steps
         Log also every so many optimiser steps.
     evaluate_quantized
@@ -54,6 +57,10 @@ class EntropyCallback(SessionHolder, pl.Callback):
         target_bytes: int | None = None,
         target_ratio: float | None = None,
         target_bits_per_weight: float | None = None,
+        max_drop: float | None = None,
+        target_value: float | None = None,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
         submodule: str = "",
         total_steps: int | None = None,
         log_every_n_steps: int | None = None,
@@ -68,7 +75,20 @@ class EntropyCallback(SessionHolder, pl.Callback):
             target_bytes=target_bytes,
             target_ratio=target_ratio,
             target_bits_per_weight=target_bits_per_weight,
+            max_drop=max_drop,
+            target_value=target_value,
+            larger_is_better=None if mode is None else mode == "max",
         )
+        require(mode in (None, "min", "max"), f"mode: {mode!r} is neither 'min' nor 'max'.")
+        require(
+            (monitor is not None) == self.goal.is_quality,
+            "monitor: names the metric that max_drop or target_value are about; give both or neither.",
+        )
+        require(
+            evaluate_quantized or not self.goal.is_quality,
+            "evaluate_quantized: the goal is about quantised weights; leave it out.",
+        )
+        self.monitor = monitor
         self.submodule = submodule
         self.total_steps = total_steps
         self.log_every_n_steps = log_every_n_steps
@@ -114,12 +134,7 @@ class EntropyCallback(SessionHolder, pl.Callback):
         total_steps = self.total_steps
         if total_steps is None:
             expected = trainer.estimated_stepping_batches
-            require(
-                0 < expected < math.inf,
-                "total_steps: the trainer does not know how many steps it will make; give total_steps to "
-                "EntropyCallback, or max_steps to the trainer.",
-            )
-            total_steps = int(expected) - done
+            total_steps = int(expected) - done if 0 < expected < math.inf else None
         self._session = TrainingSession(self._part_of(pl_module), self.config, total_steps=total_steps, goal=self.goal)
         self._session.regularizer.attach(*trainer.optimizers)
         if loaded is not None:
@@ -146,6 +161,8 @@ class EntropyCallback(SessionHolder, pl.Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log; every process has the figures of all, which their mean leaves as they are."""
+        if not sum(trainer.num_val_batches):
+            self._observe(trainer)
         pl_module.log_dict(self._present().metrics(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     @override
@@ -178,12 +195,30 @@ class EntropyCallback(SessionHolder, pl.Callback):
     on_test_start = on_predict_start = on_validation_start
 
     @override
-    def on_validation_end(self, *_: Any, **__: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        """Go back to the weights of the training; tell how good those of the file were."""
+        if self._session is not None:
+            self._session.release()
+            if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+                self._observe(trainer)
+
+    @override
+    def on_test_end(self, *_: Any, **__: Any) -> None:
         """Go back to the weights of the training."""
         if self._session is not None:
             self._session.release()
 
-    on_test_end = on_predict_end = on_validation_end
+    on_predict_end = on_test_end
+
+    def _observe(self, trainer: pl.Trainer) -> None:
+        """Tell the figure that the goal is about, if it is about one."""
+        if self.monitor is None:
+            return
+        metrics = trainer.callback_metrics
+        require(
+            self.monitor in metrics, f"monitor: {self.monitor!r} was not logged; {near_match(self.monitor, metrics)}"
+        )
+        self._present().regularizer.observe(float(metrics[self.monitor]))
 
     def _open_loaded(self, pl_module: pl.LightningModule) -> bool:
         """Stand where the checkpoint stood that was read last; whether one was."""

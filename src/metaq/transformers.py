@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from metaq.config import missing, require
-from metaq.errors import FormatError
+from metaq.config import missing, near_match, require
+from metaq.errors import ConfigError, FormatError
 from metaq.files import write_atomically
 from metaq.model.sharding import whole
 from metaq.regularizer.config import RegularizerConfig
@@ -59,8 +59,11 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
     ----------
     config
         See :class:`~metaq.RegularizerConfig`.
-    target_bytes, target_ratio, target_bits_per_weight
-        The goal, one of the three, as of :class:`metaq.EntropyRegularizer`.
+    target_bytes, target_ratio, target_bits_per_weight, max_drop, target_value
+        The goal, one of these, as of :class:`metaq.EntropyRegularizer`.
+    metric_for_best_model, greater_is_better
+        For `max_drop` and `target_value`: the metric of evaluation that these are about, and which way it improves; by
+        default those of the trainer's arguments.
     resume_from_checkpoint
         Folder of the checkpoint that the trainer is told to resume from, if it is not in its `output_dir`.
     """
@@ -72,6 +75,10 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         target_bytes: int | None = None,
         target_ratio: float | None = None,
         target_bits_per_weight: float | None = None,
+        max_drop: float | None = None,
+        target_value: float | None = None,
+        metric_for_best_model: str | None = None,
+        greater_is_better: bool | None = None,
         resume_from_checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.config = config or RegularizerConfig()
@@ -80,11 +87,18 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
             target_bytes=target_bytes,
             target_ratio=target_ratio,
             target_bits_per_weight=target_bits_per_weight,
+            max_drop=max_drop,
+            target_value=target_value,
+            # Which way it is may only be known when training begins.
+            larger_is_better=None if max_drop is None and target_value is None else greater_is_better is not False,
         )
+        self.metric_for_best_model = metric_for_best_model
+        self.greater_is_better = greater_is_better
         self.resume_from_checkpoint = resume_from_checkpoint
         self._session: TrainingSession | None = None
         self._trainer: Trainer | None = None
         self._evaluations_left = 0
+        self._seen_metrics: set[str] = set()
 
     def attach(self, trainer: Trainer) -> EntropyTrainerCallback:
         """Become a callback of `trainer` that comes before its loggers; returns the callback itself."""
@@ -108,6 +122,8 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         """Build the regulariser: the model is on its device and has its optimiser."""
         if self._session is not None:
             self._session.detach()
+        if self.goal.is_quality:
+            self._name_metric(args)
         self._session = TrainingSession(kwargs["model"], self.config, total_steps=state.max_steps, goal=self.goal)
         self._session.regularizer.attach(kwargs["optimizer"])
         self._resume(self._session, args, state)
@@ -133,11 +149,21 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
     on_epoch_end = on_step_end
 
     @override
-    def on_evaluate(self, *_: Any, **__: Any) -> None:
-        """Go back to the weights of the training after the last evaluation set."""
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Go back to the weights of the training after the last evaluation set; tell how good those of the file are."""
         self._evaluations_left -= 1
-        if self._session is not None and self._evaluations_left <= 0:
+        if self._session is None:
+            return
+        if self._evaluations_left <= 0:
             self._session.release()
+        name, metrics = self.metric_for_best_model, kwargs.get("metrics", {})
+        if not self.goal.is_quality or name is None or self._session.regularizer.finished:
+            return
+        if name in metrics:
+            self._session.regularizer.observe(float(metrics[name]))
+        elif self._evaluations_left <= 0 and name not in self._seen_metrics:
+            raise ConfigError(f"metric_for_best_model: {name!r} was not evaluated; {near_match(name, metrics)}")
+        self._seen_metrics.update(metrics)
 
     @override
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -165,15 +191,28 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
     ) -> None:
         """Leave the final weights in the model."""
         session = self._present()
-        if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+        is_other = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if not is_other or self.goal.is_quality:
             session.finish()
             return
-        saved = _read(Path(state.best_model_checkpoint) / FILE_NAME)
+        saved = _read(Path(str(state.best_model_checkpoint)) / FILE_NAME)
         if saved["session"] is not None:
             session.load_state_dict(saved["session"])
             session.finish()
         else:
             session.finish({name: BucketGrid(**grid) for name, grid in saved["grids"].items()})
+
+    def _name_metric(self, args: TrainingArguments) -> None:
+        """Find out what the goal is about."""
+        name = self.metric_for_best_model or args.metric_for_best_model
+        is_greater = self.greater_is_better if self.greater_is_better is not None else args.greater_is_better
+        require(
+            name is not None and is_greater is not None,
+            "metric_for_best_model, greater_is_better: say which metric max_drop or target_value are about, and which "
+            "way it improves, to EntropyTrainerCallback or in the trainer's arguments.",
+        )
+        self.metric_for_best_model = name if str(name).startswith("eval_") else f"eval_{name}"
+        self.goal = dataclasses.replace(self.goal, larger_is_better=is_greater)
 
     def _start_evaluation(self) -> None:
         datasets = None if self._trainer is None else self._trainer.eval_dataset

@@ -384,8 +384,9 @@ def test_what_cannot_be_reached_is_said() -> None:
         compress(network(), target_bytes=10)
     with pytest.raises(ConfigError, match="no file of 10 bytes"):
         compress(network(), target_bytes=10, batches=[inputs()])
-    with pytest.raises(ConfigError, match="needs a way to measure accuracy"):
-        compress(network(), max_drop=1.0)
+    for goal in ({"max_drop": 1.0}, {"target_value": 90.0}):
+        with pytest.raises(ConfigError, match="need a figure; give accuracy"):
+            compress(network(), **goal)
     with pytest.raises(ConfigError, match="calibration needs the module"):
         compress(network().state_dict(), target_bytes=500, batches=[inputs()])
     with pytest.raises(ConfigError, match="need calibration data"):
@@ -393,6 +394,25 @@ def test_what_cannot_be_reached_is_said() -> None:
     figures = iter([1.0])
     with pytest.raises(ConfigError, match="even fine steps"):
         compress(network(), max_drop=0.0, batches=[inputs()], accuracy=lambda _: next(figures, 0.0))
+
+
+@pytest.mark.parametrize("larger_is_better", [True, False])
+def test_a_figure_is_kept_whichever_way_it_improves(larger_is_better) -> None:
+    model = network()
+    whole = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    sign = 1.0 if larger_is_better else -1.0
+
+    def figure(weights) -> float:
+        return -sign * max(float((weights[name].float() - whole[name]).abs().max()) for name in whole)
+
+    sizes = []
+    for room in (0.01, 0.1):
+        goals = {"target_value": -sign * room}, {"max_drop": room}
+        files = [compress(model, **goal, accuracy=figure, larger_is_better=larger_is_better) for goal in goals]
+        assert all(sign * figure(found.state_dict()) >= -room for found in files)
+        assert files[0].data == files[1].data
+        sizes.append(files[0].file_bytes)
+    assert sizes[0] > sizes[1]
 
 
 def test_without_a_goal_calibration_spends_the_bytes_of_the_default() -> None:

@@ -15,7 +15,7 @@ from metaq.errors import ConfigError
 from support.knob_plot import plot
 from support.loops.base import MinibatchLoop, Parts
 from support.loops.pruning import pruned_to
-from support.loops.rows import Rows, hand_table, is_as_good, is_met, summary, summary_lines, table
+from support.loops.rows import Rows, figure_table, hand_table, is_as_good, is_met, summary, summary_lines, table
 
 RATIO = 8.0
 
@@ -103,7 +103,7 @@ def test_pruning_says_when_a_size_is_out_of_reach(state):
 
 
 def test_a_run_that_is_in_the_file_is_not_repeated(tmp_path):
-    path, ways = tmp_path / "knob.json", list(wanted([RATIO], by_hand=False))
+    path, ways = tmp_path / "knob.json", list(wanted([RATIO], to_figures=False, by_hand=False))
     rows = Rows(path)
     before = Doubling.trainings
     run(Doubling, 0, ways, rows, None)
@@ -132,12 +132,16 @@ def test_a_stopped_run_goes_on_to_the_same_figures(tmp_path):
 
 def test_all_ways_come_to_at_most_the_bytes_of_the_goal():
     rows = Rows(None)
-    run(Doubling, 0, list(wanted([RATIO], by_hand=True)), rows, None)
+    run(Doubling, 0, list(wanted([RATIO], to_figures=True, by_hand=True)), rows, None)
     assert not [each for each in rows.all if "refused" in each]
     small = [each for each in rows.all if each["ratio"] == RATIO]
     assert {each["limit"] for each in small} == {int(4 * 33 * 32 / RATIO)}
     assert all(each["bytes"] <= each["limit"] for each in small)
     assert "| doubling | 0 | 0.01 | 0.5 |" in hand_table(rows)
+    (found,) = [each for each in rows.all if each["way"] == "figure"]
+    assert found["bound"] == pytest.approx(1.05 * rows.find("doubling", 0, "float")["validation"])
+    assert found["validation"] <= found["bound"]
+    assert figure_table(rows).splitlines()[2].startswith("| doubling | 0 | ")
 
 
 def test_a_goal_out_of_reach_is_recorded_with_its_sentence():
@@ -166,10 +170,21 @@ def test_the_summary_counts_what_is_refused_as_worse():
     assert told == {
         "as_good_as_float": {"yes": 1, "of": 1},
         "goals_met": {"yes": 1, "of": 2},
+        "figures_kept": {"yes": 0, "of": 0},
         "better_than_post-training": {"better": 1, "equal": 0, "refused": 0, "of": 2},
         "better_than_pruning": {"better": 1, "equal": 0, "refused": 0, "of": 1},
     }
     assert "1 of 2 goals are met" in summary_lines(told)
+
+
+def test_figures_that_are_kept_are_counted_and_set_beside_the_smallest_by_hand():
+    rows = known()
+    rows.add(row("figure", None, bytes=500, bound=1.05, validation=1.04, test=1.06))
+    for number, (size, validation) in enumerate([(900, 1.0), (400, 1.05), (100, 1.06)]):
+        rows.add(row(f"hand {number + 1}", None, bytes=size, validation=validation, test=1.0))
+    assert "1 of 1 trainings to a figure keep to it" in summary_lines(summary(rows))
+    assert figure_table(rows).splitlines()[2:] == ["| doubling | 0 | 1 | 1.05 | 1.04 | 1.06 | 16.0 | 20.0 |"]
+    assert figure_table(known()) == ""
 
 
 @pytest.mark.parametrize(

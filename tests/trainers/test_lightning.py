@@ -178,6 +178,56 @@ def test_a_goal_is_reached_as_in_a_plain_loop(tmp_path):
         EntropyCallback()
 
 
+def test_a_monitored_figure_is_the_goal(tmp_path):
+    goal = {"target_value": 1.1, "monitor": "val_loss", "mode": "min"}
+    entropy = EntropyCallback(**goal, submodule="net")
+    learner, _, trainer = fit(tmp_path, entropy=entropy, validation=make_loader(), epochs=12)
+    with torch.no_grad():
+        losses = [nn.functional.cross_entropy(learner.net(inputs), labels) for inputs, labels in make_loader()]
+    assert float(torch.stack(losses).mean()) <= 1.1
+    assert trainer.callback_metrics["val_loss"] > 0
+    assert entropy.save(tmp_path / "model.metaq").file_bytes < 4 * weights_of(learner.net).numel()
+
+
+def test_a_figure_needs_its_metric(tmp_path):
+    for options, told in [
+        ({"max_drop": 1.0, "mode": "max"}, "monitor: names the metric"),
+        ({"max_drop": 1.0, "monitor": "acc"}, "larger_is_better"),
+        ({"target_ratio": 8.0, "monitor": "acc"}, "give both or neither"),
+        ({"max_drop": 1.0, "monitor": "acc", "mode": "max", "evaluate_quantized": False}, "evaluate_quantized"),
+        ({"max_drop": 1.0, "monitor": "acc", "mode": "more"}, "neither 'min' nor 'max'"),
+    ]:
+        with pytest.raises(ConfigError, match=told):
+            EntropyCallback(**options)
+    entropy = EntropyCallback(max_drop=1.0, monitor="val_los", mode="min", submodule="net")
+    with pytest.raises(ConfigError, match=r"'val_los' was not logged; did you mean 'val_loss'"):
+        fit(tmp_path, entropy=entropy, validation=make_loader())
+
+
+def test_without_validation_the_metric_is_that_of_training(tmp_path):
+    class Logging(Learner):
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            self.log("train_loss", loss, on_epoch=True, on_step=False)
+            return loss
+
+    entropy = EntropyCallback(target_value=2.0, monitor="train_loss", mode="min", submodule="net")
+    fit(tmp_path, learner=Logging(), entropy=entropy, epochs=12)
+    assert entropy.regularizer.finished
+    assert entropy.save(tmp_path / "model.metaq").file_bytes < 4 * weights_of(make_net()).numel()
+
+
+def test_a_trainer_that_does_not_know_its_length_still_reaches_the_goal(tmp_path):
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer, _module):
+            trainer.should_stop = trainer.current_epoch == 10
+
+    entropy = EntropyCallback(target_bits_per_weight=6.0, submodule="net")
+    learner, _, _ = fit(tmp_path, entropy=entropy, callbacks=[Stop()], epochs=-1)
+    assert entropy.regularizer.total_steps is None
+    assert entropy.save(tmp_path / "model.metaq").file_bytes <= 6.0 / 8 * weights_of(learner.net).numel()
+
+
 @pytest.mark.parametrize(
     ("options", "as_plain"),
     [
@@ -342,7 +392,7 @@ def test_checkpoints_that_cannot_be_resumed_from_are_refused(tmp_path):
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="total_steps: the trainer does not know"):
+    with pytest.raises(ConfigError, match="total_steps: strength and plan are relative to it"):
         fit(tmp_path, epochs=-1)
     with pytest.raises(ConfigError, match="no part 'nets'; did you mean 'net'"):
         make_trainer(tmp_path, EntropyCallback(CONFIG, submodule="nets")).fit(Learner(), make_loader())

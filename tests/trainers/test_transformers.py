@@ -130,6 +130,32 @@ def test_a_goal_is_reached_and_resumed(tmp_path):
         EntropyTrainerCallback()
 
 
+@pytest.mark.parametrize("named_by", ["callback", "arguments"])
+def test_a_metric_is_the_goal(tmp_path, named_by):
+    options = {"num_train_epochs": 12, "eval_strategy": "epoch", "evaluation": Rows(torch.float32)}
+    named = {"metric_for_best_model": "loss", "greater_is_better": False}
+    if named_by == "arguments":
+        options |= {**named, "save_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = make_trainer(tmp_path, **options)
+    entropy = EntropyTrainerCallback(target_value=1.1, **(named if named_by == "callback" else {})).attach(trainer)
+    trainer.train()
+    assert entropy.regularizer.finished
+    assert trainer.evaluate()["eval_loss"] <= 1.1
+    assert entropy.save(tmp_path / "model.metaq").file_bytes < 4 * weights_of(trainer.model).numel()
+
+
+def test_a_figure_needs_its_metric(tmp_path):
+    trainer = make_trainer(tmp_path)
+    EntropyTrainerCallback(max_drop=1.0).attach(trainer)
+    with pytest.raises(ConfigError, match="say which metric max_drop or target_value are about"):
+        trainer.train()
+    trainer = make_trainer(tmp_path, eval_strategy="epoch", evaluation=Rows(torch.float32))
+    named = {"metric_for_best_model": "los", "greater_is_better": False}
+    EntropyTrainerCallback(max_drop=1.0, **named).attach(trainer)
+    with pytest.raises(ConfigError, match=r"'eval_los' was not evaluated; did you mean 'eval_loss'"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_result_is_that_of_a_plain_loop(tmp_path, dtype, accumulate):

@@ -14,13 +14,16 @@ from metaq.files import write_bytes
 Row = dict[str, Any]
 """What came out of one run; "loop", "seed", "way" and "ratio" tell which."""
 
-FLOAT, GOAL, POST_TRAINING, PRUNING, HAND = "float", "goal", "post-training", "pruning", "hand "
+FLOAT, GOAL, FIGURE, POST_TRAINING, PRUNING, HAND = "float", "goal", "figure", "post-training", "pruning", "hand "
 TO_A_RATIO = (GOAL, POST_TRAINING, PRUNING)
 OTHERS = (POST_TRAINING, PRUNING)
 
 EASY_RATIO = 8
 LOSS_SHARE, ACCURACY_POINTS = 0.02, 0.5
 """How much worse than the float model still counts as equally good."""
+
+ROOM_SHARE, ROOM_POINTS = 0.05, 0.5
+"""What a training to a figure may lose on validation data."""
 
 LEAST_SHARE = 0.97
 """Of a goal, which the file has to fill."""
@@ -95,13 +98,53 @@ def hand_table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def figure_table(rows: Rows) -> str:
+    """What trainings to a figure gave, beside the smallest of the settings by hand that keep it; empty without any."""
+    found = [row for row in rows.all if row["way"] == FIGURE and "bytes" in row]
+    if not found:
+        return ""
+    lines = ["| loop | seed | float | bound | validation | test | ratio | best by hand |", "|---" * 8 + "|"]
+    for row in found:
+        whole = rows.find(row["loop"], row["seed"], FLOAT)
+        if whole is None:
+            continue
+        hands = [other for other in rows.all if other["way"].startswith(HAND) and is_of_same(other, row)]
+        smallest = min((other["bytes"] for other in hands if keeps(other, row["bound"], whole)), default=None)
+        by_hand = "" if not hands else "none" if smallest is None else f"{whole['bytes'] / smallest:.1f}"
+        cells = (shown([value], whole) for value in (whole["validation"], row["bound"], row["validation"], row["test"]))
+        lines.append(
+            f"| {row['loop']} | {row['seed']} | {' | '.join(cells)} | {whole['bytes'] / row['bytes']:.1f} | {by_hand} |"
+        )
+    return "\n".join(lines)
+
+
+def bound_of(validation: float, *, larger_is_better: bool, is_loss: bool) -> float:
+    """What a training to a figure has to keep to, where the float model has `validation`."""
+    room = abs(validation) * ROOM_SHARE if is_loss else ROOM_POINTS
+    return validation - room if larger_is_better else validation + room
+
+
+def keeps(row: Row, bound: float, whole: Row) -> bool:
+    """Whether the validation figure of a row keeps to a bound."""
+    if "validation" not in row:
+        return False
+    return bool(row["validation"] >= bound if whole["larger_is_better"] else row["validation"] <= bound)
+
+
+def is_of_same(row: Row, other: Row) -> bool:
+    """Whether two rows are of one loop and seed."""
+    return bool((row["loop"], row["seed"]) == (other["loop"], other["seed"]))
+
+
 def summary(rows: Rows) -> dict[str, Any]:
     """How often one number was enough, over all loops and seeds, and ratios but for the first count."""
     goals = [row for row in rows.all if row["way"] == GOAL and rows.find(row["loop"], row["seed"], FLOAT)]
     easy = [row for row in goals if row["ratio"] == EASY_RATIO]
+    figures = [row for row in rows.all if row["way"] == FIGURE and rows.find(row["loop"], row["seed"], FLOAT)]
     return {
         "as_good_as_float": _count(easy, [is_as_good(row, _float_of(rows, row)) for row in easy]),
         "goals_met": _count(goals, [is_met(row) for row in goals]),
+        "figures_kept": _count(figures, [keeps(row, row["bound"], _float_of(rows, row)) for row in figures]),
         **{f"better_than_{way}": _compared(rows, goals, way) for way in OTHERS},
     }
 
@@ -114,6 +157,9 @@ def summary_lines(told: dict[str, Any]) -> str:
         f"({LOSS_SHARE:.0%} of a loss, {ACCURACY_POINTS} points of an accuracy).",
         f"{met['yes']} of {met['of']} goals are met: files of {LEAST_SHARE:.0%} to 100% of them.",
     ]
+    kept = told["figures_kept"]
+    if kept["of"]:
+        lines.append(f"{kept['yes']} of {kept['of']} trainings to a figure keep to it on validation data.")
     for way in OTHERS:
         found = told[f"better_than_{way}"]
         lines.append(

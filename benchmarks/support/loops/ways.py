@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,14 @@ import metaq
 from metaq.errors import MetaqError
 from support.loops.base import Loop, evaluating
 from support.loops.pruning import pruned_to
-from support.loops.rows import FLOAT, GOAL, HAND, POST_TRAINING, PRUNING, Row
+from support.loops.rows import FIGURE, FLOAT, GOAL, HAND, POST_TRAINING, PRUNING, Row, bound_of
 from support.loops.tables import Regression
 
 SETTINGS = ((0.01, 0.5), (0.1, 0.5), (0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
 """λ over the first training loss per weight, and the step size over the root mean square: what one may try by hand."""
+
+LOOKS = 20
+"""At the validation figure, in a training to one."""
 
 MOST_ERROR = 0.1
 """Of outputs of the weights read back, over those that the model holds: a file leaves out units without effect, has the
@@ -54,6 +57,8 @@ class Trial:
             return self.as_float()
         if way.startswith(HAND):
             return self.by_hand(*SETTINGS[int(way.removeprefix(HAND)) - 1])
+        if way == FIGURE:
+            return self.to_figure()
         assert ratio is not None
         limit = int(self._float_bytes / ratio)
         if way == GOAL:
@@ -70,6 +75,23 @@ class Trial:
         loop = self.kind(self.seed, self.data)
         regularizer = metaq.EntropyRegularizer(loop.model, total_steps=loop.steps, target_ratio=ratio)
         return _regularized(loop, regularizer)
+
+    def to_figure(self) -> Row:
+        """The loop with a bound for its validation figure, which is looked at :data:`LOOKS` times, and at the end."""
+        whole, loop = self._trained[0], self.kind(self.seed, self.data)
+        with self._float_model():
+            before = whole.validation()
+        bound = bound_of(before, larger_is_better=loop.larger_is_better, is_loss=loop.is_loss)
+        regularizer = metaq.EntropyRegularizer(
+            loop.model, total_steps=loop.steps, target_value=bound, larger_is_better=loop.larger_is_better
+        )
+        every = max(1, loop.steps // LOOKS)
+
+        def look(number: int) -> None:
+            if (number + 1) % every == 0:
+                regularizer.observe(loop.validation())
+
+        return {"bound": bound, **_regularized(loop, regularizer, look)}
 
     def by_hand(self, strength: float, step_scale: float) -> Row:
         """The loop with λ and the step size given."""
@@ -131,19 +153,24 @@ def warm_up() -> None:
     Trial(Regression, 0, None).to_goal(8)
 
 
-def _train(loop: Loop) -> tuple[list[float], float]:
-    """Losses of all steps, and the seconds of the process that these took."""
-    begun = time.process_time()
-    losses = [loop.step(number) for number in range(loop.steps)]
+def _train(loop: Loop, after_step: Callable[[int], None] | None = None) -> tuple[list[float], float]:
+    """Losses of all steps, and the seconds of the process that these took, and `after_step` with its number."""
+    begun, losses = time.process_time(), []
+    for number in range(loop.steps):
+        losses.append(loop.step(number))
+        if after_step is not None:
+            after_step(number)
     return losses, time.process_time() - begun
 
 
-def _regularized(loop: Loop, regularizer: metaq.EntropyRegularizer) -> Row:
+def _regularized(
+    loop: Loop, regularizer: metaq.EntropyRegularizer, after_step: Callable[[int], None] | None = None
+) -> Row:
     """Figures of the file that a training leaves behind."""
     regularizer.attach(*loop.optimizers)
-    _, seconds = _train(loop)
+    _, seconds = _train(loop, after_step)
     begun = time.process_time()
-    regularizer.finish()
+    regularizer.finish(evaluate=None if after_step is None else loop.validation)
     finish_seconds = time.process_time() - begun
     held_outputs, held_test = _outputs(loop), loop.quality()
     with TemporaryDirectory() as folder:

@@ -129,8 +129,6 @@ def _without_data(source: Path, out: Path, goal: Goal, **options: Any) -> Report
 
 
 def _with_inputs(source: Path, out: Path, goal: Goal, inputs: Path, net: str | None, **options: Any) -> Report:
-    from dataclasses import asdict
-
     with output.stage_progress() as progress:
         progress.stage("reading", None)
         from metaq.compression.compressing import compress
@@ -144,7 +142,7 @@ def _with_inputs(source: Path, out: Path, goal: Goal, inputs: Path, net: str | N
                 f"{inputs}: the network cannot be run on it ({type(error).__name__}: {error}); give inputs of the "
                 "shape and type that it takes."
             ) from error
-        found = compress(source, module=module, batches=batches, progress=progress, **asdict(goal), **options)
+        found = compress(source, module=module, batches=batches, progress=progress, **goal.to_dict(), **options)
     found.save(out)
     return found
 

@@ -2,11 +2,12 @@
 
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from metaq import container
-from metaq.config import require
+from metaq.config import Config, require
 from metaq.container import carried
 from metaq.files import write_bytes
 from metaq.model import checkpoint
@@ -16,7 +17,7 @@ from metaq.tensors.quantized import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Goal:
+class Goal(Config):
     """At most one of these; without any, the default quality.
 
     Attributes
@@ -29,6 +30,10 @@ class Goal:
         Most bits of the file per element.
     max_drop
         How far the figure of merit may fall, in its own unit.
+    target_value
+        What the figure of merit has to be.
+    larger_is_better
+        Of that figure; no goal of its own.
     keep
         Least score of the outputs, between 0 and 1: see :mod:`metaq.compression.quality`.
 
@@ -42,16 +47,44 @@ class Goal:
     target_ratio: float | None = None
     target_bits_per_weight: float | None = None
     max_drop: float | None = None
+    target_value: float | None = None
     keep: float | None = None
+    larger_is_better: bool | None = None
 
     def __post_init__(self) -> None:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = self.to_dict()
+        is_better = given.pop("larger_is_better")
         given = {name: value for name, value in given.items() if value is not None}
         require(len(given) <= 1, f"{', '.join(given)}: give one of them; each is a goal of its own.")
         for name, value in given.items():
             allowed = math.isfinite(value) and (value > 0 or (name == "max_drop" and value == 0))
-            require(allowed, f"{name}: {value} must be {'zero or more' if name == 'max_drop' else 'positive'}.")
+            allowed = math.isfinite(value) if name == "target_value" else allowed
+            wanted = {"max_drop": "zero or more", "target_value": "a finite number"}.get(name, "positive")
+            require(allowed, f"{name}: {value} must be {wanted}.")
+        require(
+            is_better is None or self.is_quality, "larger_is_better: is about a figure; give max_drop or target_value."
+        )
         require(self.keep is None or self.keep < 1, f"keep: {self.keep} must be below 1, where outputs are the same.")
+
+    @property
+    def is_quality(self) -> bool:
+        """Whether a figure of merit is the goal."""
+        return self.max_drop is not None or self.target_value is not None
+
+    def bound(self, best: float) -> float:
+        """What the figure of merit has to keep to, where the best value is `best`."""
+        if self.target_value is not None:
+            return self.target_value
+        assert self.max_drop is not None
+        return best + self.max_drop if self.larger_is_better is False else best - self.max_drop
+
+    def keeps(self, figure: float, bound: float) -> bool:
+        """Whether it does; NaN does not."""
+        return figure <= bound if self.larger_is_better is False else figure >= bound
+
+    def of_training(self) -> dict[str, Any]:
+        """What of it a training takes, by the names of its parameters."""
+        return {name: value for name, value in self.to_dict().items() if name != "keep"}
 
     def limit_bytes(self, *, float_bytes: int, weights: int) -> int | None:
         """Most bytes of the file of a model with so many bytes of tensors and elements; None if the goal is no size."""

@@ -57,7 +57,9 @@ def compress(
     target_ratio: float | None = None,
     target_bits_per_weight: float | None = None,
     max_drop: float | None = None,
+    target_value: float | None = None,
     keep: float | None = None,
+    larger_is_better: bool | None = None,
     accuracy: Accuracy | None = None,
     batches: Iterable[Batch] | None = None,
     module: nn.Module | None = None,
@@ -78,11 +80,13 @@ def compress(
     ----------
     source
         A module or a state dict, which is not changed; or the path of a checkpoint or of a model folder.
-    target_bytes, target_ratio, target_bits_per_weight, max_drop, keep
+    target_bytes, target_ratio, target_bits_per_weight, max_drop, target_value, keep
         The goal, at most one: see :class:`metaq.compression.compressed.Goal`. Without any, the default quality: small
         errors that most models do not feel.
     accuracy
-        Figure of merit of a state dict; needed for `max_drop`, in whose unit it is.
+        Figure of merit of a state dict; needed for `max_drop` and `target_value`, in whose unit it is.
+    larger_is_better
+        Of that figure, which is an accuracy by default; False for a loss.
     batches
         Inputs for calibration, which need no labels. Errors count as far as they change the outputs; without batches,
         by their size alone. Without a goal, the file has the size that it has without batches. Every fourth batch, or
@@ -125,12 +129,14 @@ def compress(
         target_ratio=target_ratio,
         target_bits_per_weight=target_bits_per_weight,
         max_drop=max_drop,
+        target_value=target_value,
         keep=keep,
+        larger_is_better=larger_is_better,
     )
     require(keep is None or batches is not None, "keep: outputs are compared on inputs; give batches of them.")
     require(module is None or batches is not None, "module: only calibration needs it; give batches, too.")
     require(keep is None or training_loss is None, "keep: takes no labels; give no training_loss, or max_drop.")
-    require(max_drop is None or accuracy is not None, "max_drop: needs a way to measure accuracy; give one.")
+    require(not goal.is_quality or accuracy is not None, "max_drop, target_value: need a figure; give accuracy.")
     require(
         batches is not None or (training_loss is None and not recalibrates_norms),
         "training_loss, recalibrates_norms: need calibration data; give batches.",
@@ -149,8 +155,10 @@ def compress(
     )
     accuracy = None if accuracy is None else partial(_announced, request.progress, accuracy)
     before = None if accuracy is None else accuracy(request.model.state_dict())
-    lowest = None if before is None or max_drop is None else before - max_drop
-    is_good = None if accuracy is None or lowest is None else lambda weights: accuracy(weights) >= lowest
+    is_good = None
+    if accuracy is not None and before is not None and goal.is_quality:
+        figure, bound = accuracy, goal.bound(before)
+        is_good = lambda weights: goal.keeps(figure(weights), bound)  # noqa: E731
     if batches is None:
         found = _without_data(request, is_good)
     else:
@@ -173,8 +181,8 @@ def compress(
         if not has_labels and loss in (None, random_projection_loss):
             _weigh(network, calibrated, calibrating, limit)
         found = _with_data(request, network, calibrated, held_out, limit, is_good)
-    if found is None and lowest is not None:
-        raise ConfigError(f"max_drop: even fine steps do not keep {lowest:g}; allow more.")
+    if found is None and is_good is not None:
+        raise ConfigError(f"max_drop, target_value: even fine steps do not keep {bound:g}; allow more.")
     if found is None:
         raise ConfigError(f"keep: even fine steps do not keep {keep:g}; ask for less.")
     if accuracy is None:
@@ -223,7 +231,7 @@ def compress_to_file(
     OutputError
         If the file or what is kept beside it cannot be written.
     """
-    require(goal.max_drop is None, "max_drop: accuracy is measured on data; give a size, or nothing.")
+    require(not goal.is_quality, "max_drop, target_value: are measured on data; give a size, or nothing.")
     request = _request(
         model,
         goal,

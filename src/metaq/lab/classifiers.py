@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ def compress_classifier(
         batches=batches,
         training_loss=_softened_loss(model, batches, splits.train.labels[:count]) if recovers else None,
         accuracy=percent,
-        **asdict(goal),
+        **goal.to_dict(),
         **options,
     )
 

@@ -60,6 +60,15 @@ def in_one_process(tensors: Iterable[torch.Tensor], job: Callable[[], Result], p
     return cast(Result, outcome[0])
 
 
+def mean_of_processes(value: float, process_group: Any = None) -> float:
+    """Mean over the processes of a group, every one of which has to ask for it; `value` itself without one."""
+    if process_group is None:
+        return value
+    values: list[Any] = [None] * dist.get_world_size(process_group)
+    dist.all_gather_object(values, value, group=process_group)
+    return float(sum(values) / len(values))
+
+
 class Shards:
     """How parameters of a model are spread over processes; sharded ones on one mesh of devices.
 

@@ -4,7 +4,7 @@ import abc
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from metaq.model.sharding import in_one_process, is_sharded
 from metaq.model.weights import FilterFn
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.optimizers import OptimizerHooks
+from metaq.regularizer.pace import Pace
 from metaq.regularizer.participants import Participants
 from metaq.regularizer.schedule import schedule_of
 from metaq.regularizer.slopes import slope_rule
@@ -64,7 +65,8 @@ class RegularizerReport:
 class Regularizer(abc.ABC):
     """Works inside ``optimizer.step()`` of anybody's training loop; subclasses say what it does there.
 
-    `steps` are the optimiser's so far, `schedule` tells λ, and `finished` whether :meth:`finish` was called.
+    `steps` are the optimiser's so far, `planned_steps` those of the whole training as it began, `schedule` tells λ, and
+    `finished` whether :meth:`finish` was called.
     """
 
     def __init__(
@@ -72,12 +74,11 @@ class Regularizer(abc.ABC):
         model: nn.Module,
         config: RegularizerConfig | None = None,
         *,
-        total_steps: int,
+        total_steps: int | None,
         filter_fn: FilterFn | None = None,
     ) -> None:
         self.config = config or RegularizerConfig()
-        require(total_steps >= 1, f"total_steps: {total_steps} is below 1.")
-        self.total_steps = total_steps
+        self._pace, self.planned_steps = Pace(total_steps), total_steps
         self.steps = 0
         self.finished = False
         self._model = model
@@ -117,9 +118,23 @@ class Regularizer(abc.ABC):
             self._hooks = None
 
     @property
+    def total_steps(self) -> int | None:
+        """Optimiser steps of the whole training, None where they are not known.
+
+        May be set at any time: the way to the goal and the settling of the weights are then spread over the steps left.
+        A ConfigError if there are none left, or the training has settled or finished.
+        """
+        return self._pace.total_steps
+
+    @total_steps.setter
+    def total_steps(self, total_steps: int) -> None:
+        require(not self.finished, "total_steps: the training was finished already; build a new regulariser.")
+        self._pace.change(total_steps, steps=self.steps)
+
+    @property
     def active(self) -> bool:
         """Whether the warm-up is over."""
-        return self.steps >= self.config.warmup * self.total_steps
+        return self._progress >= self.config.warmup
 
     @abc.abstractmethod
     def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
@@ -132,8 +147,14 @@ class Regularizer(abc.ABC):
     def after_step(self, part: int = 0) -> None:
         """Do what comes after the update of a step."""
 
-    def finish(self, grids: Mapping[str, BucketGrid] | None = None) -> None:
+    def finish(
+        self, grids: Mapping[str, BucketGrid] | None = None, *, evaluate: Callable[[], float] | None = None
+    ) -> None:
         """End the training: leave the quantised weights in the model and detach.
+
+        `evaluate` gives the figure of the weights that the model holds. With it, a training to ``max_drop`` or
+        ``target_value`` ends in about the smallest file that keeps to that; it is called some ten times. Without it,
+        the training ends in the best weights whose figure was told by ``observe``.
 
         If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then. Raises
         :class:`ConfigError` if there are none and no step was seen.
@@ -149,7 +170,7 @@ class Regularizer(abc.ABC):
                 self._forget()
                 of_group = dict(zip(self._participants.group_of, self._participants.names, strict=True))
                 self._grids = GridSet.of([grids[of_group[g]] for g in range(len(of_group))])
-            self._grids, values = self._last()
+            self._grids, values = self._ended(evaluate)
             self._hold(values)
             self._forget()
         self.finished = True
@@ -270,7 +291,8 @@ class Regularizer(abc.ABC):
         grids = self._grids or GridSet(center=unknown, radius=unknown, count=self.config.buckets.count)
         return {
             "config": self.config.to_json(),
-            "total_steps": self.total_steps,
+            "total_steps": self.planned_steps,
+            "pace": self._pace.state_dict(),
             "steps": self.steps,
             "finished": self.finished,
             "groups": self._participants.groups,
@@ -290,13 +312,14 @@ class Regularizer(abc.ABC):
         """
         known = set(state_dict) == set(self.state_dict())
         require(known, "regularizer state: parts are missing; it is damaged or of another version; train anew.")
-        same = state_dict["config"] == self.config.to_json() and state_dict["total_steps"] == self.total_steps
+        same = state_dict["config"] == self.config.to_json() and state_dict["total_steps"] == self.planned_steps
         require(same, "regularizer state: saved with another configuration; build it with the same one to resume.")
         require(
             state_dict["groups"] == self._participants.groups,
             "regularizer state: its tensor groups are not those of this model.",
         )
         self.steps = int(state_dict["steps"])
+        self._pace.load_state_dict(state_dict["pace"])
         self.finished = bool(state_dict["finished"])
         self.schedule.load_state_dict(state_dict["schedule"])
         self._forget()
@@ -309,7 +332,7 @@ class Regularizer(abc.ABC):
     @property
     def _progress(self) -> float:
         """Share of all steps that are done."""
-        return self.steps / self.total_steps
+        return self._pace.at(self.steps)
 
     def _share_out(self, optimizers: list[torch.optim.Optimizer]) -> None:
         """Note which optimiser updates which parameter."""
@@ -334,6 +357,10 @@ class Regularizer(abc.ABC):
         """Grids and weights, tensor by tensor, of the file that would be written now."""
         grids = self._stored_grids()
         return grids, self._quantized(grids)
+
+    def _ended(self, evaluate: Callable[[], float] | None) -> tuple[GridSet, Iterable[torch.Tensor]]:  # noqa: ARG002
+        """Grids and weights to leave in the model at the end."""
+        return self._last()
 
     def _frozen_count(self) -> int:
         """Weights that no longer move, of those that this process counts."""

@@ -1,8 +1,9 @@
 """The entropy regulariser: two lines in anybody's training loop."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,22 +23,34 @@ from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.dispatch import TensorPairs
 from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.model.opened import open_model
-from metaq.model.sharding import local_part
+from metaq.model.sharding import local_part, mean_of_processes
 from metaq.model.weights import FilterFn
 from metaq.regularizer.base import Regularizer
 from metaq.regularizer.config import BucketConfig, RegularizerConfig
 from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
-from metaq.regularizer.last_choice import Placed, last_choice
+from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
 from metaq.regularizer.latent import LatentWeights
+from metaq.regularizer.pace import SETTLE
+from metaq.regularizer.quality_control import QualityControl, Told
 from metaq.regularizer.schedule import PlannedSchedule
-from metaq.regularizer.size_control import BUCKETS, REFRESHES, SETTLE, SizeControl
+from metaq.regularizer.size_control import SizeControl
+from metaq.regularizer.step_control import BUCKETS, REFRESHES, StepControl
 from metaq.regularizer.step_size import StepLearner
+
+_LOGGER = logging.getLogger(__name__)
 
 LAST_SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.97, 1.06
 """Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
 
 LAST_TRIES, COARSER = 5, 1.04
 """Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
+
+LEAST_STEPS = 1000
+"""Of a training of unknown length, as far as the time between refreshes goes."""
+
+FINEST, COARSEST, FEW_BITS, USUAL_PRICE = 0.125, 4.0, 2.0, 0.1
+"""Of the search by a figure: least and most that steps change by, bits a weight up to which they stay as training has
+left them and only the price of a bit grows, and that price where steps grow."""
 
 QUICK_CODER = "fast"
 LEAST_CURVATURE = 0.1
@@ -50,10 +63,10 @@ def training_goal(config: RegularizerConfig, **targets: Any) -> Goal:
     Raises :class:`ConfigError` if there is none, or several, or `config` says what a training to a goal finds out.
     """
     goal = Goal(**targets)
-    is_driven = config.strength is not None or config.plan is not None
     require(
-        is_driven or goal != Goal(),
-        "regularizer: no goal; give target_ratio (such as 20), target_bytes or target_bits_per_weight.",
+        config.strength is not None or config.plan is not None or goal != Goal(),
+        "regularizer: no goal; give target_ratio (such as 20), target_bytes or target_bits_per_weight for the size of "
+        "the file, or max_drop or target_value for a figure told by observe().",
     )
     if goal != Goal():
         usual = RegularizerConfig()
@@ -63,13 +76,28 @@ def training_goal(config: RegularizerConfig, **targets: Any) -> Goal:
         same = config.freeze.start == usual.freeze.start
         require(same, "freeze.start: cannot be chosen with a goal; leave it out.")
         require(config.warmup < 1 - SETTLE, f"warmup: {config.warmup} leaves no time to reach a goal; lower it.")
+    require(
+        not goal.is_quality or goal.larger_is_better is not None,
+        "larger_is_better: say whether the figure told by observe() is better when it is larger (an accuracy) or "
+        "smaller (a loss).",
+    )
     return goal
 
 
-def _config_for_size(config: RegularizerConfig, *, total_steps: int) -> RegularizerConfig:
-    """`config` for a training to a size."""
-    refresh_every = max(1, min(config.refresh_every, total_steps // REFRESHES))
+def _config_for_goal(config: RegularizerConfig, *, total_steps: int | None) -> RegularizerConfig:
+    """`config` for a training to a goal."""
+    least = LEAST_STEPS if total_steps is None else total_steps
+    refresh_every = max(1, min(config.refresh_every, least // REFRESHES))
     return replace(config, buckets=BucketConfig(count=BUCKETS), refresh_every=refresh_every)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kept:
+    """Weights of the best figure so far: all tensors of the model, on the CPU, and grids."""
+
+    told: Told
+    weights: dict[str, torch.Tensor]
+    grids: GridSet
 
 
 class EntropyRegularizer(Regularizer):
@@ -87,10 +115,16 @@ class EntropyRegularizer(Regularizer):
     config
         See :class:`RegularizerConfig`.
     total_steps
-        Optimiser steps of the whole training; the schedule is relative to it.
+        Optimiser steps of the whole training; None if they are not known: then the goal is approached so that the
+        training may end at any step. :attr:`total_steps` may be changed later.
     target_bytes, target_ratio, target_bits_per_weight
-        The goal, one of the three: most bytes of the file, without metadata; least ratio of the bytes of all tensors of
-        the model to those of the file; most bits of the file per element of all tensors.
+        The goal as a size: most bytes of the file, without metadata; least ratio of the bytes of all tensors of the
+        model to those of the file; most bits of the file per element of all tensors.
+    max_drop, target_value
+        The goal as a figure of merit, in its own unit, for the smallest file: how far it may fall behind the best that
+        was told, or what it has to be. The loop has to call :meth:`observe`.
+    larger_is_better
+        Of the figure: True for an accuracy, False for a loss. Only with `max_drop` and `target_value`, which need it.
     filter_fn
         From the name of a parameter and the parameter to whether it takes part; by default all do.
 
@@ -119,10 +153,13 @@ class EntropyRegularizer(Regularizer):
         model: nn.Module,
         config: RegularizerConfig | None = None,
         *,
-        total_steps: int,
+        total_steps: int | None,
         target_bytes: int | None = None,
         target_ratio: float | None = None,
         target_bits_per_weight: float | None = None,
+        max_drop: float | None = None,
+        target_value: float | None = None,
+        larger_is_better: bool | None = None,
         filter_fn: FilterFn | None = None,
     ) -> None:
         config = config or RegularizerConfig()
@@ -131,9 +168,16 @@ class EntropyRegularizer(Regularizer):
             target_bytes=target_bytes,
             target_ratio=target_ratio,
             target_bits_per_weight=target_bits_per_weight,
+            max_drop=max_drop,
+            target_value=target_value,
+            larger_is_better=larger_is_better,
         )
         if goal != Goal():
-            config = _config_for_size(config, total_steps=total_steps)
+            config = _config_for_goal(config, total_steps=total_steps)
+        require(
+            total_steps is not None or goal != Goal(),
+            "total_steps: strength and plan are relative to it; give the number of optimiser steps, or a goal.",
+        )
         super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn)
         everyone, group_count = self._participants, len(self._participants.groups)
         asks_coder = self.config.rate_model == "context"
@@ -146,8 +190,31 @@ class EntropyRegularizer(Regularizer):
         self._last_seen = -1
         self._unseen_bits: HostCopy | None = None
         self._optimizers: list[torch.optim.Optimizer] = []
-        self._control = None if goal == Goal() else self._size_control(goal)
+        self._control = None if goal == Goal() else self._control_for(goal)
+        self._kept: Kept | None = None
         self.schedule = self._control or self.schedule
+
+    def observe(self, value: float) -> None:
+        """Tell the figure that the goal is about, of the weights that the model holds; after every evaluation.
+
+        Tell also that of a model which is trained already, before the first step. In a training to a size it changes
+        nothing. Replicas in ``DistributedDataParallel`` tell each its own, and their mean counts.
+
+        While weights are pressed, those of the best figure so far are kept, on the CPU: of those that keep to the goal
+        the ones with the fewest bits. :meth:`finish` leaves these in the model.
+        """
+        control = self._control
+        if not isinstance(control, QualityControl) or self.finished:
+            return
+        value = mean_of_processes(float(value), getattr(self._model, "process_group", None))
+        grids, bits = self._grids, None
+        if grids is not None:
+            bits = self._bits_of(grids, self._weights())
+        told = control.observe(value, bits, self._progress)
+        if told is not None and (self._kept is None or control.rank(told) >= control.rank(self._kept.told)):
+            with self.quantized_weights():
+                weights_now = {name: t.detach().to(CPU, copy=True) for name, t in self._model.state_dict().items()}
+            self._kept = Kept(told=told, weights=weights_now, grids=self._stored_grids())
 
     @torch.no_grad()
     def before_step(self, part: int = 0, *, found_inf: torch.Tensor | None = None) -> None:
@@ -157,7 +224,7 @@ class EntropyRegularizer(Regularizer):
         is_due = self.steps % self.config.refresh_every == 0
         if self._control is not None and is_due and (self._grids is None or self.steps != self._last_seen):
             self._look_at_gradients(self._control)
-        if not self.active:
+        if not self._presses:
             return
         grids = self._present_grids()
         if self._grids is None and self.config.forward == "quantized":
@@ -195,7 +262,7 @@ class EntropyRegularizer(Regularizer):
     @torch.no_grad()
     def after_step(self, part: int = 0) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
-        after = (self.steps + 1) / self.total_steps
+        after = self._pace.at(self.steps + 1)
         self.steps += part == self._participants.part_count - 1
         if self._grids is None or self._latent is None:
             return
@@ -216,6 +283,7 @@ class EntropyRegularizer(Regularizer):
             "unseen_bits": math.nan if self._unseen_bits is None else self._unseen_bits.value(),
             "weights": self._weights_state(),
             "context_prices": None if self._context_prices is None else self._context_prices.state_dict(),
+            "kept": None if self._kept is None else _kept_to_dict(self._kept),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -230,28 +298,35 @@ class EntropyRegularizer(Regularizer):
         self._unseen_bits = None if math.isnan(bits) else HostCopy(torch.tensor(bits, dtype=torch.float64))
         if self._context_prices is not None:
             self._context_prices.load_state_dict(state_dict["context_prices"])
+        kept = state_dict["kept"]
+        self._kept = None if kept is None else _kept_from_dict(kept, count=self.config.buckets.count)
         if self._grids is not None and self.config.forward == "quantized" and not self.finished:
             self._latent = self._new_latent()
             states = [state_dict["weights"][name] for name in self._participants.names]
             self._latent.load_state_of_tensors([_each_tensor(local_part, state) for state in states])
 
-    def _size_control(self, goal: Goal) -> SizeControl:
+    @property
+    def _presses(self) -> bool:
+        """Whether the term has set in."""
+        return self.active if self._control is None else self._control.presses(self._progress)
+
+    def _control_for(self, goal: Goal) -> StepControl:
         """What leads the training to its goal, if that can be reached."""
-        everyone, opened = self._participants, open_model(self._model)
-        limit_bytes = goal.limit_bytes(float_bytes=opened.float_bytes, weights=opened.weights)
-        assert limit_bytes is not None
+        everyone = self._participants
         require(
             not everyone.shards.are_several,
             "goal: cannot be reached with sharded parameters; train with DistributedDataParallel.",
         )
+        counts = everyone.counts.to(CPU)
+        if goal.is_quality:
+            return QualityControl(self.config, goal, counts=counts)
+        opened = open_model(self._model)
+        limit_bytes = goal.limit_bytes(float_bytes=opened.float_bytes, weights=opened.weights)
+        assert limit_bytes is not None
         coarse = 4 * self._largest().clamp(min=1.0) * BUCKETS
         zeros = GridSet(center=torch.zeros_like(coarse), radius=coarse, count=BUCKETS)
-        return SizeControl(
-            self.config,
-            limit_bytes=limit_bytes,
-            fixed_bytes=self._file_bytes(zeros, self._quantized(zeros)),
-            counts=everyone.counts.to(CPU),
-        )
+        fixed_bytes = self._file_bytes(zeros, self._quantized(zeros))
+        return SizeControl(self.config, limit_bytes=limit_bytes, fixed_bytes=fixed_bytes, counts=counts)
 
     def _file_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
         """Size of the file of `values`, which are on `grids`."""
@@ -263,7 +338,7 @@ class EntropyRegularizer(Regularizer):
         with self._holding(values):
             return len(container.encode(to_tensors(self._model, grids=self._by_name(grids)), coder=QUICK_CODER))
 
-    def _look_at_gradients(self, control: SizeControl) -> None:
+    def _look_at_gradients(self, control: StepControl) -> None:
         """Tell how large they are and, if the model holds quantised weights, how much these cost."""
         everyone, device = self._participants, self._participants.device
         gradients = everyone.having_gradient(everyone.local())
@@ -277,11 +352,11 @@ class EntropyRegularizer(Regularizer):
             )
             control.weigh(float((held - meant).sum()), self._grids.on(CPU).step_size, self._progress)
 
-    def _steered(self, control: SizeControl, bucket_counts: torch.Tensor, grids: GridSet) -> GridSet:
+    def _steered(self, control: StepControl, bucket_counts: torch.Tensor, grids: GridSet) -> GridSet:
         """Grids of the size that the goal asks for now."""
         counts = bucket_counts.to(CPU)
         bits, progress = float(entropy_bits(counts)), self._progress
-        if control.asks(progress):
+        if isinstance(control, SizeControl) and control.asks(progress):
             stored = grids.on(CPU).rounded()
             control.tell(self._file_bytes(stored, self._quantized(stored)), bits, progress)
         distances = (torch.arange(grids.count) - grids.count // 2).abs()
@@ -312,9 +387,31 @@ class EntropyRegularizer(Regularizer):
 
     def _last(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
         control = self._control
-        if control is None or self.finished or control.settled(self._progress) is None:
-            return super()._last()
-        return self._fitted(control)
+        settles = not self.finished and control is not None and control.settled(self._progress) is not None
+        return self._fitted(control) if settles and isinstance(control, SizeControl) else super()._last()
+
+    def _ended(self, evaluate: Callable[[], float] | None) -> tuple[GridSet, Iterable[torch.Tensor]]:
+        control = self._control
+        if isinstance(control, SizeControl):
+            return self._fitted(control)
+        if not isinstance(control, QualityControl) or self._grids is None:
+            return super()._ended(evaluate)
+        found = None if evaluate is None else self._squeezed(control, evaluate)
+        kept = self._kept
+        if found is not None and (
+            kept is None or not control.is_met(kept.told) or kept.told.bits >= self._bits_of(*found)
+        ):
+            return found
+        if kept is None or not control.is_met(kept.told):
+            _LOGGER.warning("No figure kept to the goal (%s); the weights of the best figure are taken.", control.goal)
+        if kept is None:
+            return super()._ended(evaluate)
+        self._model.load_state_dict(kept.weights)
+        return kept.grids, [tensor.detach().clone() for tensor in self._participants.local()]
+
+    def _bits_of(self, grids: GridSet, weights: Iterable[torch.Tensor]) -> float:
+        """Entropy of the bucket indices of `weights`, in bits."""
+        return float(entropy_bits(dispatch.bucket_counts(list(weights), self._participants.group_of, grids)))
 
     def _fitted(self, control: SizeControl) -> tuple[GridSet, list[torch.Tensor]]:
         """Grids and weights of a file that takes what the goal allows, and not much less."""
@@ -337,24 +434,58 @@ class EntropyRegularizer(Regularizer):
 
     def _chosen(self, grids: GridSet, limit_bytes: int) -> tuple[list[torch.Tensor], int]:
         """Weights of the last choice on `grids`, and the size of their file."""
-        everyone, half, of_groups = self._participants, grids.count // 2, list(grids)
-        tensors = []
+        levels, size = last_choice(
+            self._placed(grids),
+            limit_bytes,
+            size_of=lambda levels: self._file_bytes(grids, self._at(levels, grids)),
+            estimate_of=lambda levels: self._quick_bytes(grids, self._at(levels, grids)),
+        )
+        return self._at(levels, grids), size
+
+    def _squeezed(
+        self, control: QualityControl, evaluate: Callable[[], float]
+    ) -> tuple[GridSet, list[torch.Tensor]] | None:
+        """Grids and weights of about the smallest file whose figure keeps to the goal; None if none does."""
+        grids, everyone = self._stored_grids(), self._participants
+        bits = self._bits_of(grids, self._weights())
+        best: tuple[GridSet, list[torch.Tensor]] | None = None
+
+        def is_good(factor: float, price: float) -> bool:
+            """Whether steps longer by `factor` keep to the goal, with bits of `price` in mean errors of a step."""
+            nonlocal best
+            scaled = grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
+            placed = self._placed(scaled)
+            unit = price * float(np.mean([np.mean(tensor.importance) for tensor in placed]))
+            levels = [tensor.cheaper(unit)[0] if price else tensor.nearest() for tensor in placed]
+            values = self._at(levels, scaled)
+            with self._holding(values):
+                is_kept = control.keeps(evaluate())
+            if is_kept:
+                best = scaled, values
+            return is_kept
+
+        if not is_good(1.0, 0.0):
+            coarsest(lambda factor: is_good(factor, 0.0), low=FINEST, high=1.0)
+        elif bits > FEW_BITS * everyone.total:
+            coarsest(lambda factor: is_good(factor, USUAL_PRICE), low=0.7, high=COARSEST)
+        else:
+            coarsest(lambda price: is_good(1.0, price), low=LEAST_PRICE, high=MOST_PRICE)
+        return best
+
+    def _placed(self, grids: GridSet) -> list[Placed]:
+        """Latent weights on `grids`, and what it costs to move them."""
+        everyone, half, tensors = self._participants, grids.count // 2, []
         for weight, group, square in zip(self._weights(), everyone.group_of, self._curvature(), strict=True):
             step_size = float(grids.step_size[group])
             places = weight.detach().to(CPU, torch.float64).numpy() / step_size
             tensors.append(Placed(places=places, importance=square * step_size**2, limit=half))
+        return tensors
 
-        def values(levels: Sequence[NDArray[np.int32]]) -> list[torch.Tensor]:
-            indices = [torch.from_numpy(its.astype(np.int64) + half) for its in levels]
-            return [bucket_values(its, of_groups[g]) for its, g in zip(indices, everyone.group_of, strict=True)]
-
-        levels, size = last_choice(
-            tensors,
-            limit_bytes,
-            size_of=lambda levels: self._file_bytes(grids, values(levels)),
-            estimate_of=lambda levels: self._quick_bytes(grids, values(levels)),
-        )
-        return values(levels), size
+    def _at(self, levels: Sequence[NDArray[np.int32]], grids: GridSet) -> list[torch.Tensor]:
+        """Weights at so many steps from the centre."""
+        of_groups, half = list(grids), grids.count // 2
+        indices = [torch.from_numpy(its.astype(np.int64) + half) for its in levels]
+        return [bucket_values(its, of_groups[g]) for its, g in zip(indices, self._participants.group_of, strict=True)]
 
     def _curvature(self) -> Iterator[NDArray[np.float64] | float]:
         """What stands for that of the loss, tensor by tensor: mean squared gradients of weights, or of their group."""
@@ -457,3 +588,18 @@ class HostCopy:
 
 def _each_tensor(change: Callable[[torch.Tensor], torch.Tensor], state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: change(value) if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+
+
+def _kept_to_dict(kept: Kept) -> dict[str, Any]:
+    return {
+        "told": asdict(kept.told),
+        "weights": kept.weights,
+        "center": kept.grids.center,
+        "radius": kept.grids.radius,
+    }
+
+
+def _kept_from_dict(kept: Mapping[str, Any], *, count: int) -> Kept:
+    center, radius = (kept[name].to(CPU, copy=True) for name in ("center", "radius"))
+    weights = {name: tensor.to(CPU, copy=True) for name, tensor in kept["weights"].items()}
+    return Kept(told=Told(**kept["told"]), weights=weights, grids=GridSet(center=center, radius=radius, count=count))

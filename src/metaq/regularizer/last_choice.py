@@ -1,8 +1,8 @@
-"""The end of a training to a size: bucket indices chosen once more, so that the file keeps to the goal and wastes
-nothing.
+"""The end of a training to a goal: bucket indices chosen once more, so that the file keeps to it and wastes nothing.
 
-Training leaves a file that is a little too large. Weights near the edge of their bucket may as well be in the cheaper
-one: how dear a bit may be is found by search, as in post-training quantisation (:mod:`metaq.quantize.rdo`).
+Training to a size leaves a file that is a little too large. Weights near the edge of their bucket may as well be in the
+cheaper one: how dear a bit may be is found by search, as in post-training quantisation (:mod:`metaq.quantize.rdo`).
+Training to a figure of merit leaves some room, which is used up in the same way, or by coarser steps.
 """
 
 import math
@@ -29,6 +29,10 @@ TRIALS, CORRECTIONS, STEPS = 4, 2, 12
 
 LEAST_PRICE, MOST_PRICE = 1e-4, 1e2
 """Of a bit, in mean curvatures times squared steps."""
+
+
+LOOKS = 8
+"""Evaluations of a figure of merit to find by how much steps or the price of a bit may grow."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,3 +123,18 @@ def _of_estimate(
             low, high = (middle, high) if is_large else (low, middle)
         found = [tensor.cheaper(math.exp(high)) for tensor in tensors]
     return [levels for levels, _ in found]
+
+
+def coarsest(is_good: Callable[[float], bool], *, low: float, high: float) -> float | None:
+    """The largest number between `low` and `high` at which all is good, about; None if it is not even at `low`.
+
+    Found by bisection of the logarithm, with :data:`LOOKS` calls at most.
+    """
+    if not is_good(low):
+        return None
+    if is_good(high):
+        return high
+    for _ in range(LOOKS - 2):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if is_good(middle) else (low, middle)
+    return low

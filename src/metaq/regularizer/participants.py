@@ -24,7 +24,7 @@ class Participants:
     """
 
     def __init__(
-        self, model: nn.Module, config: RegularizerConfig, *, total_steps: int, filter_fn: FilterFn | None = None
+        self, model: nn.Module, config: RegularizerConfig, *, total_steps: int | None, filter_fn: FilterFn | None = None
     ) -> None:
         parameters = select_parameters(
             unwrapped(model), include=config.include, exclude=config.exclude, filter_fn=filter_fn

@@ -32,17 +32,10 @@ class TrainingSession:
     """
 
     def __init__(
-        self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int, goal: Goal = NO_GOAL
+        self, model: nn.Module, config: RegularizerConfig | None, *, total_steps: int | None, goal: Goal = NO_GOAL
     ) -> None:
         self.model = model
-        self.regularizer = EntropyRegularizer(
-            model,
-            config,
-            total_steps=total_steps,
-            target_bytes=goal.target_bytes,
-            target_ratio=goal.target_ratio,
-            target_bits_per_weight=goal.target_bits_per_weight,
-        )
+        self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps, **goal.of_training())
         self._evaluation: contextlib.ExitStack | None = None
 
     @classmethod
@@ -108,11 +101,11 @@ class TrainingSession:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; a ConfigError if model, configuration or number of steps differ."""
-        saved, total_steps = _total_steps(state), self.regularizer.total_steps
+        saved, total_steps = _total_steps(state), self.regularizer.planned_steps
         require(
             saved == total_steps,
-            f"checkpoint: it is of a training of {saved} steps and this one has {total_steps}; strength and freezing "
-            "are planned over all of them: give the trainer the same number of epochs or steps to resume.",
+            f"checkpoint: it is of a training of {saved} steps and this one has {total_steps}; the way to the goal "
+            "is planned over all of them: give the trainer the same number of epochs or steps to resume.",
         )
         parameters = dict(unwrapped(self.model).named_parameters())
         weights = {
@@ -161,11 +154,11 @@ class SessionHolder:
         return self._session
 
 
-def _total_steps(state: Mapping[str, Any]) -> int:
+def _total_steps(state: Mapping[str, Any]) -> int | None:
     """Of the training whose state this is."""
     if not {"finished", "total_steps", "weights"} <= set(state):
         raise ConfigError("checkpoint: the state of metaq in it is damaged or of another version; train anew.")
-    return int(state["total_steps"])
+    return None if state["total_steps"] is None else int(state["total_steps"])
 
 
 def _gathered(state: Any) -> Any:
