@@ -30,7 +30,7 @@ from metaq.model.weights import ANY
 from metaq.progress import Progress
 from metaq.quantize.curvature import Batch
 from metaq.quantize.outputs import floating_tensors
-from metaq.tensors.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid, TrainedGrids
 
 CONFIG = "config.json"
 MODULES, POOLING = "modules.json", "1_Pooling/config.json"
@@ -301,7 +301,7 @@ def _class_of(transformers: ModuleType, path: Path, config: Path) -> Any:
     return transformers.AutoModel
 
 
-def _saved_grids(model: nn.Module, grids: Mapping[str, BucketGrid], saved: set[str]) -> dict[str, BucketGrid]:
+def _saved_grids(model: nn.Module, grids: Mapping[str, BucketGrid], saved: set[str]) -> Mapping[str, BucketGrid]:
     """`grids` by the names that were saved: of tied parameters only one is."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = {parameters[name].data_ptr(): name for name in sorted(saved & parameters.keys())}
@@ -309,4 +309,4 @@ def _saved_grids(model: nn.Module, grids: Mapping[str, BucketGrid], saved: set[s
     for name, grid in grids.items():
         is_saved = name in saved or name not in parameters
         found[name if is_saved else names.get(parameters[name].data_ptr(), name)] = grid
-    return found
+    return TrainedGrids(found) if isinstance(grids, TrainedGrids) else found

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from metaq import BucketConfig, ConfigError, EntropyRegularizer, OutputError, RegularizerConfig, decode, load
+from metaq import (
+    BucketConfig,
+    ConfigError,
+    EntropyRegularizer,
+    OutputError,
+    RegularizerConfig,
+    compress,
+    decode,
+    load,
+)
 from metaq.model.norms import TOLERANCE
 
 STEPS = 40
@@ -174,3 +183,42 @@ def test_a_folder_that_is_not_there_is_an_error_and_training_goes_on(tmp_path):
         training.regularizer.save(tmp_path / "missing" / "model.metaq")
     training.train(20)
     assert training.regularizer.report() == Training().train().regularizer.report()
+
+
+def test_the_state_of_the_best_epoch_makes_its_file_at_the_end(tmp_path):
+    training = Training().train(0, 25)
+    training.regularizer.save(tmp_path / "best.metaq")
+    held, best = training.weights(), training.regularizer.state()
+    assert all(torch.equal(held[name], tensor) for name, tensor in training.weights().items())
+    training.train(25)
+    training.regularizer.finish()
+    compress(best.state_dict, grids=best.grids).save(tmp_path / "later.metaq")
+    assert (tmp_path / "later.metaq").read_bytes() == (tmp_path / "best.metaq").read_bytes()
+    require_same_network(best.state_dict, held)
+    training.model.load_state_dict(best.state_dict)
+    training.regularizer.finish(best.grids)
+    names = training.regularizer.grids().keys()
+    assert all(torch.equal(best.state_dict[name], training.model.state_dict()[name]) for name in names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_weights_of_one_moment_with_the_grids_of_another_are_refused(dtype):
+    training = Training()
+    training.model.to(dtype)
+    regularizer = EntropyRegularizer(training.model, CONFIG, total_steps=STEPS)
+    kept = {}
+    for step in range(STEPS):
+        for parameter in training.model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.1)
+        regularizer.before_step()
+        with torch.no_grad():
+            for parameter in training.model.parameters():
+                parameter.mul_(0.99)
+        regularizer.after_step()
+        kept[step] = training.weights(), copy.deepcopy(regularizer.grids())
+    best, grids = kept[20]
+    compress(best, grids=grids)
+    with pytest.raises(ConfigError, match=r"0\.weight: is not on the grid .* take both from regularizer\.state\(\)"):
+        compress(best, grids=kept[STEPS - 1][1])
+    before, unheld = kept[1]
+    compress(before, grids=unheld)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from metaq.compression.belonging import require_on_grids
 from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Goal, Report
 from metaq.compression.network import Network
@@ -32,7 +33,7 @@ from metaq.model.weights import ANY, FilterFn
 from metaq.progress import NoProgress, Progress, tracked
 from metaq.quantize.curvature import Batch, Curvature, Loss, categorical_loss, measure, random_projection_loss
 from metaq.quantize.recovery import OutputLoss, Recovery
-from metaq.tensors.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid, TrainedGrids
 
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
@@ -109,7 +110,8 @@ def compress(
         The tensors to quantise, see :func:`~metaq.model.selection.select`. All others are kept exactly, but for running
         statistics of batch normalisation, which are rounded so that they harm outputs far less than the weights do.
     grids
-        Bucket grids by name of the tensor instead of all that; tensors without one are kept exactly.
+        Bucket grids by name of the tensor instead of all that; tensors without one are kept exactly. Weights are
+        rounded to them, unless they are those of a training, of which they must be.
     coder
         ``"small"``, or ``"fast"``, which decodes many times faster and takes a few percent more.
     metadata
@@ -120,7 +122,8 @@ def compress(
     Raises
     ------
     ConfigError
-        If an option does not fit, or the goal cannot be met.
+        If an option does not fit, the goal cannot be met, or weights are not on the grids of the training that are
+        given for them.
     FormatError
         If a file or folder cannot be read.
     """
@@ -283,6 +286,8 @@ def _request(
     else:
         require(goal == Goal(), "grids: they decide about the size; give no goal.")
         selection = select_gridded(model, grids)
+    if isinstance(grids, TrainedGrids):
+        require_on_grids(model, grids)
     require(coder in CHUNK_CODERS, f"coder: there is no coder {coder!r}; choose {' or '.join(CHUNK_CODERS)}.")
     check_tensors([*(() if model.carried is None else model.carried.files), *model.tensors])
     check_elements(tensor.shape for tensor in model.tensors)

@@ -21,6 +21,8 @@ from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.dispatch import TensorPairs
 from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.errors import NonFiniteError
+from metaq.model import checkpoint
+from metaq.model.checkpoint import StateDict
 from metaq.model.opened import open_model
 from metaq.model.selection import select_gridded
 from metaq.model.sharding import in_one_process, is_sharded
@@ -31,7 +33,8 @@ from metaq.regularizer.pace import Pace
 from metaq.regularizer.participants import Participants
 from metaq.regularizer.schedule import schedule_of
 from metaq.regularizer.slopes import slope_rule
-from metaq.tensors.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid, TrainedGrids
+from metaq.tensors.quantized import QuantizedTensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,22 @@ class RegularizerReport:
     distance: float
     weights: int
     frozen: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedState:
+    """A model in memory as its file would hold it: ``metaq.compress(state.state_dict, grids=state.grids)`` makes that.
+
+    Attributes
+    ----------
+    state_dict
+        Copies of all tensors of the model by name, on the CPU, in their types; those that have a grid are on it.
+    grids
+        Grid of every quantised tensor by name, those of rounded vectors of batch normalisation among them.
+    """
+
+    state_dict: StateDict
+    grids: TrainedGrids
 
 
 class Regularizer(abc.ABC):
@@ -194,8 +213,24 @@ class Regularizer(abc.ABC):
         """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now.
 
         Unless buckets are fixed, step sizes are rounded to float16, as in :meth:`quantized_weights` and :meth:`finish`.
+        Once the model holds quantised weights, :func:`metaq.compress` refuses weights of another moment with them.
         """
-        return self._by_name(self._stored_grids())
+        grids = self._by_name(self._stored_grids())
+        return TrainedGrids(grids) if self._leaves_quantized and not self._open_views else grids
+
+    def state(self) -> TrainedState:
+        """The weights that :meth:`save` would write now and their grids, to be kept together in memory.
+
+        The model and the training stay as they are. Where parameters are sharded, every process has to call this.
+        Raises :class:`ConfigError` if the model holds other weights than the training left in it.
+        """
+        if not self._open_views:
+            self._require_own_weights()
+        present, values = self._last()
+        with self._holding(values):
+            tensors = trained_tensors(self._model, self._by_name(present))
+        grids = {tensor.name: tensor.grid for tensor in tensors if isinstance(tensor, QuantizedTensor)}
+        return TrainedState(state_dict=checkpoint.restore(tensors), grids=TrainedGrids(grids))
 
     def current_strength(self) -> float:
         """λ at the present step."""

@@ -95,3 +95,10 @@ class BucketGrid:
             raise ConfigError("weights: NaN or infinity cannot be quantised; repair the weights first.")
         positions = (weights.astype(np.float64) - self.lower) / self.step_size
         return np.clip(np.floor(positions), 0, self.count - 1).astype(np.int64)
+
+
+class TrainedGrids(dict[str, BucketGrid]):
+    """The grids that training has put weights on, by name of the tensor.
+
+    Weights that lie elsewhere, such as those of another moment, are refused with them; on other grids they are rounded.
+    """
