@@ -107,10 +107,14 @@ class Regularizer(abc.ABC):
         self._grids: GridSet | None = None
         self._hooks: OptimizerHooks | None = None
         self._open_views = 0
+        self._is_restored = False
 
     def attach(self, *optimizers: torch.optim.Optimizer) -> Self:
         """Work inside every ``optimizer.step()`` from now on; returns the regulariser itself.
 
+        Copies of the model, the optimisers and the regulariser that are made together go on together. An optimiser that
+        is given another state between two steps is an error in the next one, unless :meth:`load_state_dict` is called
+        as well, before it or after it.
         Of several optimisers the last keeps the time: the schedule moves on with its steps.
 
         Raises
@@ -121,7 +125,7 @@ class Regularizer(abc.ABC):
         """
         require(self._hooks is None, "regularizer: attached to an optimizer already; call detach() first.")
         require(bool(optimizers), "regularizer: no optimizer given; give those that update the model.")
-        hooks = OptimizerHooks(optimizers, self.before_step, self.after_step)
+        hooks = OptimizerHooks(optimizers, self._begin_step, self.after_step)
         try:
             self._share_out(hooks.optimizers)
         except BaseException:
@@ -356,6 +360,7 @@ class Regularizer(abc.ABC):
         self.steps = int(state_dict["steps"])
         self._pace.load_state_dict(state_dict["pace"])
         self.finished = bool(state_dict["finished"])
+        self._is_restored = True
         self.schedule.load_state_dict(state_dict["schedule"])
         self._forget()
         self._grids = None
@@ -363,6 +368,17 @@ class Regularizer(abc.ABC):
             device = self._participants.device
             center, radius = (state_dict[name].to(device, copy=True) for name in ("center", "radius"))
             self._grids = GridSet(center=center, radius=radius, count=self.config.buckets.count)
+
+    def _begin_step(self, part: int, *, found_inf: torch.Tensor | None) -> None:
+        """Do what comes before the update of an optimiser, if the states of all belong together."""
+        assert self._hooks is not None
+        require(
+            not self._hooks.were_loaded or self._is_restored or self.steps == 0,
+            f"optimizer: a state of it was put back after {self.steps} steps, but not that of the regularizer; take "
+            "both at the same moment, and call regularizer.load_state_dict(), too.",
+        )
+        self._hooks.were_loaded = self._is_restored = False
+        self.before_step(part, found_inf=found_inf)
 
     @property
     def _progress(self) -> float:

@@ -23,6 +23,8 @@ class OptimizerHooks:
 
     `before` is called before every step with the number of the optimiser and, as `found_inf`, a tensor above 0 if a
     ``GradScaler`` has told the optimiser to leave the weights as they are, or None; `after` with the number after it.
+    Where a step is compiled, these are called as they are. An optimiser does not take hooks along when it is copied: a
+    copy of this works inside the copies of the optimisers that are made with it.
     """
 
     def __init__(
@@ -35,21 +37,39 @@ class OptimizerHooks:
             require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
         self.is_updating = False
         """Whether a step is under way, past what comes before it."""
+        self.were_loaded = False
+        """Whether one of the optimisers has been given another state since the last step."""
         self._before, self._after = before, after
         self._begun = [0] * len(self.optimizers)
-        self._handles = [
-            handle
-            for number, optimizer in enumerate(self.optimizers)
-            for handle in (
-                optimizer.register_step_pre_hook(partial(self._begin, number)),
-                optimizer.register_step_post_hook(partial(self._end, number)),
-            )
-        ]
+        self._handles = self._registered()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_handles": bool(self._handles)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._handles = self._registered() if state["_handles"] else []
 
     def remove(self) -> None:
         """Leave the optimisers alone."""
         for handle in self._handles:
             handle.remove()
+        self._handles = []
+
+    def _registered(self) -> list[Any]:
+        """Handles of the hooks, which are given to the optimisers."""
+        return [
+            handle
+            for number, optimizer in enumerate(self.optimizers)
+            for handle in (
+                optimizer.register_step_pre_hook(_uncompiled(partial(self._begin, number))),
+                optimizer.register_step_post_hook(_uncompiled(partial(self._end, number))),
+                optimizer.register_load_state_dict_post_hook(self._note_loaded),
+            )
+        ]
+
+    def _note_loaded(self, _: torch.optim.Optimizer) -> None:
+        self.were_loaded = True
 
     def _begin(
         self, number: int, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]
@@ -74,6 +94,11 @@ class OptimizerHooks:
             self._after(number)
             self.is_updating = False
         self._begun[number] = max(self._begun[number], 0)
+
+
+def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """`hook`, where ``torch.compile`` breaks its graph instead of looking into it."""
+    return cast(Callable[..., Any], cast(Any, torch.compiler).disable(hook))
 
 
 def _unscale(optimizer: torch.optim.Optimizer) -> None:

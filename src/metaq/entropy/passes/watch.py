@@ -16,8 +16,7 @@ class BucketWatch:
 
     Of n weights: `latent`, which the optimiser works on; `previous`, the bucket after the last step, int32; `average`
     and `flips`, running averages of the bucket and of how often it changes per step, float32; `frozen`, which no longer
-    move, bool. `steps` were watched. Every tensor has a size, the number of its group, and in `tensors` a
-    view of its latent weights in its shape.
+    move, bool. `steps` were watched. Every tensor has a size and the number of its group.
     """
 
     STATE = ("latent", "previous", "average", "flips", "frozen")
@@ -26,13 +25,22 @@ class BucketWatch:
         self.steps = 0
         self.sizes = [tensor.numel() for tensor in tensors]
         self.groups = groups
+        self._shapes = [tensor.shape for tensor in tensors]
         self.latent = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-        pieces = zip(torch.split(self.latent, self.sizes), tensors, strict=True)
-        self.tensors = [piece.view(tensor.shape) for piece, tensor in pieces]
         self.previous = torch.zeros_like(self.latent, dtype=torch.int32)
         self.average = torch.zeros_like(self.latent, dtype=torch.float32)
         self.flips = torch.zeros_like(self.average)
         self.frozen = torch.zeros_like(self.latent, dtype=torch.bool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copied beside the tensors, views of them would become tensors of their own.
+        return {name: value for name, value in vars(self).items() if name not in ("tensors", "arrays")}
+
+    @cached_property
+    def tensors(self) -> list[torch.Tensor]:
+        """The latent weights of every tensor in its shape; views, not copies."""
+        pieces = zip(torch.split(self.latent, self.sizes), self._shapes, strict=True)
+        return [piece.view(shape) for piece, shape in pieces]
 
     @cached_property
     def arrays(self) -> tuple[NDArray[Any], ...]:
