@@ -108,13 +108,14 @@ class Regularizer(abc.ABC):
         self._hooks: OptimizerHooks | None = None
         self._open_views = 0
         self._is_restored = False
+        self._trained: list[list[int]] = []
 
     def attach(self, *optimizers: torch.optim.Optimizer) -> Self:
         """Work inside every ``optimizer.step()`` from now on; returns the regulariser itself.
 
         Copies of the model, the optimisers and the regulariser that are made together go on together. An optimiser that
         is given another state between two steps is an error in the next one, unless :meth:`load_state_dict` is called
-        as well, before it or after it.
+        as well, before it or after it. So is a model that has got other parameters that should take part.
         Of several optimisers the last keeps the time: the schedule moves on with its steps.
 
         Raises
@@ -131,7 +132,7 @@ class Regularizer(abc.ABC):
         except BaseException:
             hooks.remove()
             raise
-        self._hooks = hooks
+        self._hooks, self._trained = hooks, hooks.trained()
         return self
 
     def detach(self) -> None:
@@ -180,13 +181,14 @@ class Regularizer(abc.ABC):
         the training ends in the best weights whose figure was told by ``observe``.
 
         If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then. Raises
-        :class:`ConfigError` if there are none and no step was seen.
+        :class:`ConfigError` if there are none and no step was seen, or a layer of the model has been replaced.
         """
         require(
             self.steps > 0 or grids is not None,
             "regularizer: finish() was called before any step of the optimizer that it is attached to; attach it to "
             "the one whose step() the loop calls.",
         )
+        self._participants.require_present(self._model)
         self.detach()
         with torch.no_grad():
             if grids is not None:
@@ -377,6 +379,14 @@ class Regularizer(abc.ABC):
             f"optimizer: a state of it was put back after {self.steps} steps, but not that of the regularizer; take "
             "both at the same moment, and call regularizer.load_state_dict(), too.",
         )
+        trained = self._hooks.trained()
+        is_changed = trained != self._trained
+        if is_changed or self.steps % self.config.refresh_every == 0:
+            self._participants.require_present(self._model)
+        if is_changed:
+            self._participants.require_all(self._model, self._hooks.optimizers)
+            self._share_out(self._hooks.optimizers)
+        self._trained = trained
         self._hooks.were_loaded = self._is_restored = False
         self.before_step(part, found_inf=found_inf)
 
@@ -462,6 +472,7 @@ class Regularizer(abc.ABC):
 
     @torch.no_grad()
     def _require_own_weights(self) -> None:
+        self._participants.require_present(self._model)
         if not self._leaves_quantized:
             return
         held = self._participants.local()

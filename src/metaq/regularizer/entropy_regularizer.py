@@ -111,7 +111,7 @@ class EntropyRegularizer(Regularizer):
     ----------
     model
         Any module. Those of its floating parameters take part that are trained (``requires_grad``) and chosen by the
-        globs of the configuration and by `filter_fn`; tied parameters once.
+        globs of the configuration and by `filter_fn`; tied parameters once. They may be frozen for a time later.
     config
         See :class:`RegularizerConfig`.
     total_steps
@@ -517,6 +517,8 @@ class EntropyRegularizer(Regularizer):
         )
         self._groups_of_parts = groups_of_parts.to(self._participants.device)
         if self._latent is not None:
+            if self._grids is not None:
+                self._latent.absorb(self._participants.local(), self._grids)
             state = self._latent.state_of_tensors()
             self._latent = self._new_latent()
             self._latent.load_state_of_tensors(state)

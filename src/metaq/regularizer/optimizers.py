@@ -56,6 +56,18 @@ class OptimizerHooks:
             handle.remove()
         self._handles = []
 
+    def trained(self) -> list[list[int]]:
+        """What every optimiser updates: identities of its parameters that are not frozen."""
+        return [
+            [
+                id(parameter)
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+                if parameter.requires_grad
+            ]
+            for optimizer in self.optimizers
+        ]
+
     def _registered(self) -> list[Any]:
         """Handles of the hooks, which are given to the optimisers."""
         return [

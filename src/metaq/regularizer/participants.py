@@ -1,6 +1,7 @@
 """The tensors that take part in training to few bits: their groups, their optimisers, and where they are."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,9 +27,10 @@ class Participants:
     def __init__(
         self, model: nn.Module, config: RegularizerConfig, *, total_steps: int | None, filter_fn: FilterFn | None = None
     ) -> None:
-        parameters = select_parameters(
-            unwrapped(model), include=config.include, exclude=config.exclude, filter_fn=filter_fn
-        )
+        self._rules: dict[str, Any] = {"include": config.include, "exclude": config.exclude, "filter_fn": filter_fn}
+        parameters = select_parameters(unwrapped(model), **self._rules)
+        chosen = {id(parameter) for parameter in parameters.values()}
+        self._left_out = [p for p in unwrapped(model).parameters() if p.requires_grad and id(p) not in chosen]
         _refuse_sparse(unwrapped(model), parameters)
         self.names = list(parameters)
         self.parameters: list[torch.Tensor] = list(parameters.values())
@@ -84,17 +86,50 @@ class Participants:
         return TensorPairs([weights[t] for t, _ in found], [g for _, g in found], [self.group_of[t] for t, _ in found])
 
     def share_out(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Note which optimiser updates which parameter; a ConfigError if one is updated by none or by several."""
+        """Note which optimiser updates which parameter; a ConfigError if one is updated by none or by several.
+
+        A frozen parameter may wait for its optimiser.
+        """
         owners: dict[int, list[int]] = {}
         for part, optimizer in enumerate(optimizers):
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 owners.setdefault(id(parameter), []).append(part)
         for name, parameter in zip(self.names, self.parameters, strict=True):
             count = len(owners.get(id(parameter), ()))
-            require(count > 0, f"{name}: the optimizer does not update it; add it to `exclude`.")
-            require(count == 1, f"{name}: {count} optimizers update it; leave it to one of them.")
-        self.part_of = [owners[id(parameter)][0] for parameter in self.parameters]
+            is_updated = count > 0 or not parameter.requires_grad
+            require(is_updated, f"{name}: the optimizer does not update it; add it to `exclude`.")
+            require(count <= 1, f"{name}: {count} optimizers update it; leave it to one of them.")
+        self.part_of = [owners.get(id(parameter), [0])[0] for parameter in self.parameters]
         self.part_count = len(optimizers)
+
+    def require_present(self, model: nn.Module) -> None:
+        """Raise :class:`ConfigError` if `model` has got another parameter in the place of one of these."""
+        if self.shards.are_several:
+            # Modules hold others in turn.
+            return
+        held = dict(unwrapped(model).named_parameters(remove_duplicate=False))
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            require(
+                held.get(name) is parameter,
+                f"{name}: the model has another tensor or none in the place of the one that is trained to few bits; "
+                "build a new regularizer for the model as it is now.",
+            )
+
+    def require_all(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Raise :class:`ConfigError` if others of `model` are trained by now that the configuration chooses, too."""
+        known = {id(parameter) for parameter in [*self.parameters, *self._left_out]}
+        of_optimizers = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        new = {id(p) for p in of_optimizers if p.requires_grad and id(p) not in known}
+        newcomers = [p for p in unwrapped(model).parameters() if id(p) in new]
+        if not newcomers:
+            return
+        for name, parameter in select_parameters(unwrapped(model), **self._rules).items():
+            require(
+                id(parameter) in known,
+                f"{name}: is trained, but was frozen or missing when the regularizer was built; build it while this "
+                "has requires_grad=True, and freeze this after that, or add it to `exclude`.",
+            )
+        self._left_out.extend(newcomers)
 
     def groups_of_parts(self) -> torch.Tensor:
         """Whether an optimiser updates tensors of a group: bool of shape (optimisers, G) on the CPU."""
