@@ -1,7 +1,9 @@
 """A callback for Lightning: the regulariser in ``Trainer(callbacks=[EntropyCallback()])``."""
 
+import contextlib
 import math
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, cast
 
 from torch import nn
 from typing_extensions import override
@@ -14,6 +16,7 @@ from metaq.regularizer.session import SessionHolder, TrainingSession
 
 try:
     import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import BaseFinetuning
     from lightning.pytorch.trainer.states import TrainerFn
 except ImportError as error:
     raise missing("lightning") from error
@@ -28,6 +31,9 @@ class EntropyCallback(SessionHolder, pl.Callback):
     the regulariser's state: ``fit(ckpt_path=…)`` goes on to the identical result, and after
     ``trainer.test(ckpt_path=…)`` :meth:`save` writes the model of that checkpoint. When a fit ends, the module holds
     its final, quantised weights; after an exception those it had, and the regulariser is detached.
+
+    Beside a ``BaseFinetuning`` callback, such as ``BackboneFinetuning``, frozen parameters take part from the start, as
+    they are trained later; leave out those that are not by the configuration's ``exclude``.
 
     Parameters
     ----------
@@ -135,7 +141,8 @@ class EntropyCallback(SessionHolder, pl.Callback):
         if total_steps is None:
             expected = trainer.estimated_stepping_batches
             total_steps = int(expected) - done if 0 < expected < math.inf else None
-        self._session = TrainingSession(self._part_of(pl_module), self.config, total_steps=total_steps, goal=self.goal)
+        with _thawed(trainer, self._part_of(pl_module)) as part:
+            self._session = TrainingSession(part, self.config, total_steps=total_steps, goal=self.goal)
         self._session.regularizer.attach(*trainer.optimizers)
         if loaded is not None:
             self._session.load_state_dict(loaded)
@@ -225,7 +232,8 @@ class EntropyCallback(SessionHolder, pl.Callback):
         if self._loaded is None:
             return False
         loaded, self._loaded = self._loaded, None
-        self._session = TrainingSession.of_state(self._part_of(pl_module), self.config, loaded, goal=self.goal)
+        with _thawed(pl_module.trainer, self._part_of(pl_module)) as part:
+            self._session = TrainingSession.of_state(part, self.config, loaded, goal=self.goal)
         return True
 
     def _part_of(self, pl_module: pl.LightningModule) -> nn.Module:
@@ -236,3 +244,17 @@ class EntropyCallback(SessionHolder, pl.Callback):
             raise ConfigError(
                 f"submodule: the module has no part {self.submodule!r}; {near_match(self.submodule, names)}"
             ) from error
+
+
+@contextlib.contextmanager
+def _thawed(trainer: pl.Trainer, part: nn.Module) -> Iterator[nn.Module]:
+    """`part`; all of it trained, where a callback has frozen some of it until later."""
+    is_frozen_for_a_time = any(isinstance(callback, BaseFinetuning) for callback in cast(Any, trainer).callbacks)
+    frozen = [p for p in part.parameters() if is_frozen_for_a_time and p.is_floating_point() and not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield part
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import BackboneFinetuning, Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -438,3 +438,41 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[lightning\]'"):
         runpy.run_path(metaq.lightning.__file__)
+
+
+class WithBackbone(Learner):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.ModuleDict({"backbone": make_net(), "head": nn.Linear(3, 3)})
+        self.backbone = self.net["backbone"]
+
+    def training_step(self, batch, _index):
+        return nn.functional.cross_entropy(self.net["head"](self.backbone(batch[0])), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-2)
+
+
+@pytest.mark.parametrize("unfreezing", [{}, {"submodule": "net"}])
+@pytest.mark.parametrize("goal", [{"config": CONFIG}, {"target_bits_per_weight": 9.0}])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_backbone_that_is_unfrozen_later_takes_part(tmp_path, unfreezing, goal, is_first):
+    learner = WithBackbone()
+    entropy = EntropyCallback(**goal, **unfreezing)
+    finetuning = BackboneFinetuning(unfreeze_backbone_at_epoch=2, verbose=False)
+    callbacks = (entropy, finetuning) if is_first else (finetuning, entropy)
+    trainer = make_trainer(tmp_path, *callbacks)
+    before = learner.backbone[0].weight.detach().clone()
+    trainer.fit(learner, make_loader())
+    assert learner.backbone[0].weight.requires_grad
+    report = entropy.save(tmp_path / "model.metaq")
+    assert report.coverage.share == 1.0
+    assert float((learner.backbone[0].weight.detach() - before).abs().mean()) > 5e-3
+
+
+def test_a_backbone_that_waits_stays_frozen(tmp_path):
+    learner, entropy = WithBackbone(), EntropyCallback(CONFIG)
+    finetuning = BackboneFinetuning(unfreeze_backbone_at_epoch=EPOCHS, verbose=False)
+    make_trainer(tmp_path, entropy, finetuning).fit(learner, make_loader())
+    assert not any(parameter.requires_grad for parameter in learner.backbone.parameters())
+    assert entropy.save(tmp_path / "model.metaq").coverage.share == 1.0
