@@ -218,6 +218,7 @@ def test_weights_of_one_moment_with_the_grids_of_another_are_refused(dtype):
         kept[step] = training.weights(), copy.deepcopy(regularizer.grids())
     best, grids = kept[20]
     compress(best, grids=grids)
+    compress({name: best[name].bfloat16().to(dtype) for name in grids}, grids=grids)
     with pytest.raises(ConfigError, match=r"0\.weight: is not on the grid .* take both from regularizer\.state\(\)"):
         compress(best, grids=kept[STEPS - 1][1])
     before, unheld = kept[1]
