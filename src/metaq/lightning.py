@@ -16,10 +16,16 @@ from metaq.regularizer.session import SessionHolder, TrainingSession
 
 try:
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import BaseFinetuning
+    from lightning.pytorch import callbacks
+    from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
     from lightning.pytorch.trainer.states import TrainerFn
 except ImportError as error:
     raise missing("lightning") from error
+
+
+# The second is younger than the oldest Lightning that will do.
+AVERAGING = (StochasticWeightAveraging, getattr(callbacks, "WeightAveraging", StochasticWeightAveraging))
+"""Callbacks that leave averaged weights in the module when a training ends."""
 
 
 class EntropyCallback(SessionHolder, pl.Callback):
@@ -33,7 +39,9 @@ class EntropyCallback(SessionHolder, pl.Callback):
     its final, quantised weights; after an exception those it had, and the regulariser is detached.
 
     Beside a ``BaseFinetuning`` callback, such as ``BackboneFinetuning``, frozen parameters take part from the start, as
-    they are trained later; leave out those that are not by the configuration's ``exclude``.
+    they are trained later; leave out those that are not by the configuration's ``exclude``. Beside callbacks that
+    average weights (``StochasticWeightAveraging``, ``WeightAveraging``), the averages are what is quantised when a fit
+    ends.
 
     Parameters
     ----------
@@ -102,6 +110,7 @@ class EntropyCallback(SessionHolder, pl.Callback):
         self._session: TrainingSession | None = None
         self._loaded: dict[str, Any] | None = None
         self._logged_step = 0
+        self._follows_averages = False
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -122,6 +131,8 @@ class EntropyCallback(SessionHolder, pl.Callback):
             if self._session is not None:
                 self._session.detach()
             self._session = None
+        if stage == "fit":
+            self._come_after_averages(trainer)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -140,7 +151,8 @@ class EntropyCallback(SessionHolder, pl.Callback):
         total_steps = self.total_steps
         if total_steps is None:
             expected = trainer.estimated_stepping_batches
-            total_steps = int(expected) - done if 0 < expected < math.inf else None
+            left = expected - done - _steps_without_update(trainer, pl_module)
+            total_steps = int(left) if 0 < left < math.inf else None
         with _thawed(trainer, self._part_of(pl_module)) as part:
             self._session = TrainingSession(part, self.config, total_steps=total_steps, goal=self.goal)
         self._session.regularizer.attach(*trainer.optimizers)
@@ -227,6 +239,17 @@ class EntropyCallback(SessionHolder, pl.Callback):
         )
         self._present().regularizer.observe(float(metrics[self.monitor]))
 
+    @override
+    def on_validation_epoch_start(self, *_: Any, **__: Any) -> None:
+        """Show averages that have just been put into the module as the file would hold them."""
+        if self._session is not None and self._follows_averages:
+            self._session.round()
+
+    def stop_rounding(self) -> None:
+        """Give the module back its averages as they were."""
+        if self._session is not None:
+            self._session.unround()
+
     def _open_loaded(self, pl_module: pl.LightningModule) -> bool:
         """Stand where the checkpoint stood that was read last; whether one was."""
         if self._loaded is None:
@@ -234,7 +257,21 @@ class EntropyCallback(SessionHolder, pl.Callback):
         loaded, self._loaded = self._loaded, None
         with _thawed(pl_module.trainer, self._part_of(pl_module)) as part:
             self._session = TrainingSession.of_state(part, self.config, loaded, goal=self.goal)
+        if self._session.regularizer.adopt_weights():
+            # Averages that the checkpoint holds.
+            self._session.finish()
         return True
+
+    def _come_after_averages(self, trainer: pl.Trainer) -> None:
+        """Take the place behind the callbacks that average weights, so that these are there when the training ends."""
+        # Lightning goes on through the list that there was.
+        callbacks = cast(Any, trainer).callbacks
+        others = [callback for callback in callbacks if callback is not self and not isinstance(callback, _Forerunner)]
+        places = [place for place, callback in enumerate(others) if isinstance(callback, AVERAGING)]
+        self._follows_averages = bool(places)
+        if places:
+            first = [_Forerunner(self), *others[: places[-1] + 1], self]
+            cast(Any, trainer).callbacks = [*first, *others[places[-1] + 1 :]]
 
     def _part_of(self, pl_module: pl.LightningModule) -> nn.Module:
         try:
@@ -244,6 +281,18 @@ class EntropyCallback(SessionHolder, pl.Callback):
             raise ConfigError(
                 f"submodule: the module has no part {self.submodule!r}; {near_match(self.submodule, names)}"
             ) from error
+
+
+class _Forerunner(pl.Callback):
+    """Does what is to be done for a callback before those that average weights have their turn."""
+
+    def __init__(self, entropy: EntropyCallback) -> None:
+        self._entropy = entropy
+
+    @override
+    def on_validation_epoch_end(self, *_: Any, **__: Any) -> None:
+        """Give the module back its averages, which are then taken out of it."""
+        self._entropy.stop_rounding()
 
 
 @contextlib.contextmanager
@@ -258,3 +307,11 @@ def _thawed(trainer: pl.Trainer, part: nn.Module) -> Iterator[nn.Module]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def _steps_without_update(trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
+    """Of the steps that `trainer` expects, those of the epoch that only renews statistics of batch normalisation."""
+    averages = any(isinstance(callback, StochasticWeightAveraging) for callback in cast(Any, trainer).callbacks)
+    if not averages or not StochasticWeightAveraging.pl_module_contains_batch_norm(pl_module):
+        return 0
+    return int(trainer.estimated_stepping_batches) // (trainer.max_epochs or 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import metaq
 from metaq import ConfigError, EntropyRegularizer, RegularizerConfig
 
 CONFIG = RegularizerConfig(strength=1e-6)
@@ -144,3 +145,38 @@ def test_sparse_gradients_are_refused_at_once():
     with pytest.raises(ConfigError, match=r"0\.weight: its gradients are sparse; .*sparse=False"):
         EntropyRegularizer(model, CONFIG, total_steps=10)
     EntropyRegularizer(model, RegularizerConfig(strength=1e-6, exclude=("0.weight",)), total_steps=10)
+
+
+@pytest.mark.parametrize("goal", [{}, {"target_bits_per_weight": 7.0}])
+def test_averages_that_are_put_into_the_model_are_what_is_packed(tmp_path, goal):
+    loop = Loop(rate=0.02, **goal)
+    averages = torch.optim.swa_utils.AveragedModel(loop.model)
+    for _ in range(100):
+        loop.step()
+        averages.update_parameters(loop.model)
+    wanted = {name: 2 * tensor for name, tensor in averages.module.state_dict().items()}
+    with loop.regularizer.latent_weights():
+        trained = copy.deepcopy(loop.model.state_dict())
+    loop.model.load_state_dict(wanted)
+    loop.regularizer.finish()
+    for name, weight in loop.model.state_dict().items():
+        off, apart = ((weight - other[name]).square().mean().sqrt() for other in (wanted, trained))
+        # The last choice may move a weight to a cheaper bucket.
+        assert float(off) < 0.5 * loop.regularizer.grids()[name].step_size
+        assert float(off) < 0.5 * float(apart)
+    loop.regularizer.save(tmp_path / "model.metaq")
+    restored = metaq.load(tmp_path / "model.metaq")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in loop.model.state_dict().items())
+
+
+def test_weights_that_are_not_of_the_grids_are_not_finished_by_them():
+    loop = Loop()
+    for _ in range(40):
+        loop.step()
+    grids = loop.regularizer.grids()
+    for _ in range(40):
+        loop.step()
+    with pytest.raises(ConfigError, match=r"weight: is not on the grid of the training"):
+        loop.regularizer.finish(grids)
+    loop.step()
+    assert loop.regularizer.steps == 81

@@ -11,8 +11,16 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import BackboneFinetuning, Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    Checkpoint,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -476,3 +484,115 @@ def test_a_backbone_that_waits_stays_frozen(tmp_path):
     make_trainer(tmp_path, entropy, finetuning).fit(learner, make_loader())
     assert not any(parameter.requires_grad for parameter in learner.backbone.parameters())
     assert entropy.save(tmp_path / "model.metaq").coverage.share == 1.0
+
+
+def test_a_search_for_a_learning_rate_leaves_nothing_behind(tmp_path):
+    learner, entropy = Learner(), EntropyCallback(CONFIG, submodule="net")
+    learner.lr = 1e-2
+    trainer = make_trainer(tmp_path, entropy)
+    Tuner(trainer).lr_find(learner, make_loader(), num_training=20, update_attr=False)
+    trainer.fit(learner, make_loader())
+    assert entropy.regularizer.steps == STEPS
+    assert torch.equal(weights_of(learner.net), weights_of(plain_loop()[0]))
+
+
+class Wide(Learner):
+    def __init__(self):
+        super().__init__()
+        self.net = make_net(64)
+
+
+class Normalised(Learner):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3))
+
+
+def averaging(kind):
+    if kind == "swa":
+        return StochasticWeightAveraging(1e-2, swa_epoch_start=1)
+    return EMAWeightAveraging(decay=0.9)
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler:UserWarning")
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+@pytest.mark.parametrize(
+    ("make_learner", "goal"),
+    [
+        (Learner, {"config": CONFIG}),
+        (Normalised, {"config": CONFIG}),
+        (Wide, {"target_bits_per_weight": 6.0}),
+        (Normalised, {"target_bits_per_weight": 6.0}),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_averages_are_packed_in_whatever_order_callbacks_stand(tmp_path, kind, make_learner, goal, is_first):
+    learner, entropy, average = make_learner(), EntropyCallback(**goal, submodule="net"), averaging(kind)
+    callbacks = (entropy, average) if is_first else (average, entropy)
+    trainer = make_trainer(tmp_path, *callbacks)
+    trainer.fit(learner, make_loader(), make_loader())
+    held = weights_of(learner.net)
+    inside = average._average_model.net if kind == "swa" else average._average_model.module.net
+    wanted = weights_of(inside)
+    grids = entropy.regularizer.grids()
+    steps = torch.cat([torch.full((p.numel(),), grids[name].step_size) for name, p in learner.net.named_parameters()])
+    # The last choice for a goal moves some weights to cheaper buckets.
+    assert float(((held - wanted) / steps).square().mean().sqrt()) < (0.5 if "config" in goal else 0.6)
+    assert entropy.regularizer.total_steps == STEPS
+    report = entropy.save(tmp_path / "model.metaq")
+    restored = make_learner().net
+    restored.load_state_dict(load(tmp_path / "model.metaq"))
+    inputs = torch.randn(20, 6)
+    torch.testing.assert_close(restored.eval()(inputs), learner.net.eval()(inputs), atol=2e-2, rtol=2e-2)
+    if "config" not in goal:
+        weights = sum(tensor.numel() for tensor in restored.state_dict().values())
+        assert 8 * report.file_bytes <= goal["target_bits_per_weight"] * weights
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("evaluate_quantized", [True, False])
+def test_averages_are_validated_as_the_file_would_hold_them(tmp_path, is_first, evaluate_quantized):
+    class Looking(EMAWeightAveraging):
+        seen = ()
+
+        def on_validation_epoch_end(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                self.seen = (*self.seen, weights_of(pl_module.net))
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    config = RegularizerConfig(strength=1e-4, refresh_every=4)
+    entropy = EntropyCallback(config, submodule="net", evaluate_quantized=evaluate_quantized)
+    learner, average = Learner(), Looking(decay=0.9)
+    callbacks = (entropy, average) if is_first else (average, entropy)
+    trainer = make_trainer(tmp_path, *callbacks)
+    for _ in range(2):
+        average.seen, learner.evaluated = (), []
+        trainer.fit_loop.max_epochs = trainer.current_epoch + EPOCHS
+        trainer.fit(learner, make_loader(), make_loader())
+        assert len(average.seen) == EPOCHS
+        # Averages are given back as they were, and lie between the steps of a grid.
+        shown = learner.evaluated[BATCHES - 1 :: BATCHES]
+        for held, inside in zip(shown, average.seen, strict=True):
+            assert torch.equal(held, inside) != evaluate_quantized
+        assert torch.equal(shown[-1], weights_of(learner.net)) == evaluate_quantized
+
+
+@pytest.mark.filterwarnings("ignore:.*WeightAveraging callback, but loading:UserWarning")
+def test_averages_of_a_checkpoint_are_tested_and_packed_and_training_goes_on(tmp_path):
+    config = RegularizerConfig(strength=1e-4, refresh_every=4)
+    straight, _, _ = fit(tmp_path, config, callbacks=(averaging("ema"), every_epoch(tmp_path)))
+    path = tmp_path / "epoch=2.ckpt"
+    resumed, _, _ = fit(tmp_path, config, callbacks=(averaging("ema"),), ckpt_path=path)
+    assert torch.equal(weights_of(resumed.net), weights_of(straight.net))
+
+    state = torch.load(path, weights_only=False)["state_dict"]
+    learner, entropy = Learner(), EntropyCallback(config, submodule="net")
+    make_trainer(tmp_path, entropy).test(learner, make_loader(), ckpt_path=path, verbose=False)
+    grids = entropy.grids()
+    for name, weight in learner.net.named_parameters():
+        places = (weight.detach() - state[f"net.{name}"]) / grids[name].step_size
+        assert float(places.abs().max()) < 0.51
+    assert torch.equal(learner.evaluated[-1], weights_of(learner.net))
+    entropy.save(tmp_path / "model.metaq")
+    restored = load(tmp_path / "model.metaq")
+    assert all(torch.equal(restored[name], weight) for name, weight in learner.net.state_dict().items())

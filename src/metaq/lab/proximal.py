@@ -122,6 +122,9 @@ class ProximalRegularizer(Regularizer):
     def _quantized(self, grids: GridSet) -> Iterable[torch.Tensor]:
         return super()._quantized(grids) if self._multipliers is None else self._multipliers.values(grids)
 
+    def _adopt(self) -> None:
+        """Nothing is kept beside the weights of the model."""
+
     def _forget(self) -> None:
         self._multipliers = None
 

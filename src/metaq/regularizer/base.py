@@ -4,7 +4,7 @@ import abc
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from metaq import container
+from metaq.compression.belonging import require_on_grids
 from metaq.compression.pipeline import trained_tensors
 from metaq.config import require
 from metaq.container import WriteReport
@@ -180,8 +181,10 @@ class Regularizer(abc.ABC):
         ``target_value`` ends in about the smallest file that keeps to that; it is called some ten times. Without it,
         the training ends in the best weights whose figure was told by ``observe``.
 
+        Weights that others have put into the model, such as averages, are quantised in the place of the trained ones.
         If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then. Raises
-        :class:`ConfigError` if there are none and no step was seen, or a layer of the model has been replaced.
+        :class:`ConfigError` if there are none and no step was seen, if the weights are of another moment than the
+        grids, or a layer of the model has been replaced.
         """
         require(
             self.steps > 0 or grids is not None,
@@ -189,8 +192,12 @@ class Regularizer(abc.ABC):
             "the one whose step() the loop calls.",
         )
         self._participants.require_present(self._model)
+        if isinstance(grids, TrainedGrids):
+            require_on_grids(open_model(self._model), grids)
         self.detach()
         with torch.no_grad():
+            if grids is None and not self._is_restored:
+                self.adopt_weights()
             if grids is not None:
                 self._forget()
                 of_group = dict(zip(self._participants.group_of, self._participants.names, strict=True))
@@ -214,6 +221,20 @@ class Regularizer(abc.ABC):
     def quantized_weights(self) -> contextlib.AbstractContextManager[None]:
         """Let the model hold the quantised weights inside the ``with`` block."""
         return self._holding(self._quantized(self._stored_grids()))
+
+    def rounded_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Let the model hold what it holds now, such as averages, on the present grids inside the ``with`` block."""
+        return self._holding(self._on_grids(self._participants.local(), self._stored_grids()))
+
+    def adopt_weights(self) -> bool:
+        """Go on with what others have put into the model instead of the trained weights; whether there is any; O(n).
+
+        A step and :meth:`finish` do so, unless :meth:`load_state_dict` has told what the trained weights are since.
+        """
+        is_other = bool(self._foreign())
+        if is_other:
+            self._adopt()
+        return is_other
 
     def grids(self) -> dict[str, BucketGrid]:
         """Grid of every tensor that takes part, by name; before the warm-up ends, those it would take now.
@@ -405,8 +426,12 @@ class Regularizer(abc.ABC):
 
     def _quantized(self, grids: GridSet) -> Iterable[torch.Tensor]:
         """The quantised weights on `grids`, float64, tensor by tensor."""
+        return self._on_grids(self._weights(), grids)
+
+    def _on_grids(self, tensors: Sequence[torch.Tensor], grids: GridSet) -> Iterable[torch.Tensor]:
+        """`tensors`, one of each that takes part, at their nearest values on `grids`, float64, tensor by tensor."""
         of_groups = list(grids.on(CPU))
-        pairs = zip(self._weights(), self._participants.group_of, strict=True)
+        pairs = zip(tensors, self._participants.group_of, strict=True)
         return (bucket_values(bucket_indices(weights, of_groups[g]), of_groups[g]) for weights, g in pairs)
 
     def _by_name(self, grids: GridSet) -> dict[str, BucketGrid]:
@@ -470,11 +495,20 @@ class Regularizer(abc.ABC):
         grids = self._host_grids()
         return grids.rounded() if self.config.buckets.rule == "relative" else grids
 
-    @torch.no_grad()
     def _require_own_weights(self) -> None:
         self._participants.require_present(self._model)
+        names = self._foreign()
+        require(
+            not names,
+            f"{', '.join(names[:1])}: is not as training left it. Save at the moment that you want to keep, or load "
+            "the regulariser's state of that moment together with the weights; metaq.compress takes any weights.",
+        )
+
+    @torch.no_grad()
+    def _foreign(self) -> list[str]:
+        """Names of tensors in which the model holds other weights than the training left there."""
         if not self._leaves_quantized:
-            return
+            return []
         held = self._participants.local()
         own = zip(self._quantized(self._host_grids()), self._quantized(self._stored_grids()), strict=True)
         foreign = [
@@ -482,12 +516,11 @@ class Regularizer(abc.ABC):
             for tensor, either in zip(held, own, strict=True)
         ]
         (counts,) = self._participants.shards.total(torch.tensor(foreign, dtype=torch.float64))
-        names = [name for name, count in zip(self._participants.names, counts.tolist(), strict=True) if count]
-        require(
-            not names,
-            f"{', '.join(names[:1])}: is not as training left it. Save at the moment that you want to keep, or load "
-            "the regulariser's state of that moment together with the weights; metaq.compress takes any weights.",
-        )
+        return [name for name, count in zip(self._participants.names, counts.tolist(), strict=True) if count]
+
+    @abc.abstractmethod
+    def _adopt(self) -> None:
+        """Go on with the weights that others have put into the model."""
 
     def _add_plain(self, pairs: TensorPairs) -> None:
         """Add the gradient of λ α R."""

@@ -559,6 +559,11 @@ class EntropyRegularizer(Regularizer):
     def _leaves_quantized(self) -> bool:
         return super()._leaves_quantized or self._latent is not None
 
+    @torch.no_grad()
+    def _adopt(self) -> None:
+        if self._latent is not None and self._grids is not None:
+            self._latent.adopt(self._participants.local(), self._grids)
+
     def _forget(self) -> None:
         self._latent = None
 

@@ -43,12 +43,15 @@ class LatentWeights:
         self._left = _marks(tensors)
 
     def absorb(self, tensors: Sequence[torch.Tensor], grids: GridSet) -> None:
-        """Take over what others have put into `tensors` since :meth:`note`.
+        """Take over what others have put into `tensors` since :meth:`note`, if that was called; see :meth:`adopt`."""
+        if self._left and _marks(tensors) != self._left:
+            self.adopt(tensors, grids)
+
+    def adopt(self, tensors: Sequence[torch.Tensor], grids: GridSet) -> None:
+        """Take over what others have put into `tensors`.
 
         A weight that is not the quantised one which was left there is the latent one from now on, and free to move.
         """
-        if not self._left or _marks(tensors) == self._left:
-            return
         of_groups = list(grids.on(CPU))
         for position, _, kept in self._states():
             held, grid = tensors[position].detach().reshape(-1), of_groups[self._groups[position]]

@@ -37,6 +37,7 @@ class TrainingSession:
         self.model = model
         self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps, **goal.of_training())
         self._evaluation: contextlib.ExitStack | None = None
+        self._rounding: contextlib.ExitStack | None = None
 
     @classmethod
     def of_state(
@@ -65,8 +66,22 @@ class TrainingSession:
         evaluation.enter_context(self.regularizer.quantized_weights())
         self._evaluation = evaluation
 
+    def round(self) -> None:
+        """Let the model hold what others have put into it since :meth:`hold` as a file would, until :meth:`unround`."""
+        if self._evaluation is not None and self._rounding is None:
+            rounding = contextlib.ExitStack()
+            rounding.enter_context(self.regularizer.rounded_weights())
+            self._rounding = rounding
+
+    def unround(self) -> None:
+        """Give the model back what it held before :meth:`round`."""
+        if self._rounding is not None:
+            self._rounding.close()
+            self._rounding = None
+
     def release(self) -> None:
         """Give the model back the weights that it trains with."""
+        self.unround()
         if self._evaluation is not None:
             self._evaluation.close()
             self._evaluation = None
