@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from metaq.coding.chunks import StreamShape
-from metaq.coding.context.small import DEEP_SYMBOLS, SmallCoder
+from metaq.coding.context.small import DEEP_SYMBOLS, SmallCoder, estimated_bits
 from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.errors import CodecError
 
@@ -177,3 +177,27 @@ def test_threads_do_not_meet() -> None:
     with ThreadPoolExecutor(4) as pool:
         payloads = set(pool.map(lambda _: CODER.encode_chunk(streams, shapes), range(8)))
     assert len(payloads) == 1
+
+
+def _rows(generator: np.random.Generator, rows: int, columns: int) -> NDArray[np.int32]:
+    """Integers around 7 whose spread depends on the row."""
+    spread = generator.choice([0.1, 0.5, 2.0], size=(rows, 1))
+    return np.clip(np.rint(7 + spread * generator.standard_normal((rows, columns))), 0, 14).astype(np.int32)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40, 30), (300, 200), (1500, 400)])
+def test_an_estimate_is_near_the_size(rows: int, columns: int) -> None:
+    generator = np.random.default_rng(0)
+    streams = [_rows(generator, rows, columns).reshape(-1), generator.integers(0, 15, columns, dtype=np.int32)]
+    shapes = [
+        StreamShape(count=rows * columns, alphabet_size=15, row_length=columns),
+        StreamShape(count=columns, alphabet_size=15),
+    ]
+    size_bits = 8 * len(CODER.encode_chunk(streams, shapes))
+    assert abs(estimated_bits(streams, shapes) / size_bits - 1) < 0.06
+
+
+def test_an_estimate_of_zeros_is_small() -> None:
+    shape = StreamShape(count=1 << 19, alphabet_size=15, row_length=1 << 9)
+    assert estimated_bits([np.full(1 << 19, 7, dtype=np.int32)], [shape]) < 1000
+    assert estimated_bits([], []) == 0

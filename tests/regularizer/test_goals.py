@@ -218,10 +218,18 @@ class TestLastChoice:
             for shape in ((64, 48), (48,), (10, 4, 3, 3))
         ]
 
+    def chosen(self, tensors, limit):
+        nearest = [tensor.nearest() for tensor in tensors]
+        sizes = {
+            "nearest_bytes": self.size_of(nearest),
+            "fixed_bytes": self.size_of([0 * levels for levels in nearest]),
+        }
+        return last_choice(tensors, limit, self.size_of, self.size_of, **sizes)
+
     def test_what_fits_is_left(self):
         tensors = self.placed()
         limit = self.size_of([tensor.nearest() for tensor in tensors])
-        found, size = last_choice(tensors, limit, self.size_of, self.size_of)
+        found, size = self.chosen(tensors, limit)
         assert size == limit
         for levels, tensor in zip(found, tensors, strict=True):
             assert np.array_equal(levels, tensor.nearest())
@@ -231,7 +239,7 @@ class TestLastChoice:
     def test_the_goal_is_met_and_not_wasted(self, share, importance):
         tensors = self.placed(importance)
         limit = int(share * self.size_of([tensor.nearest() for tensor in tensors]))
-        levels, size = last_choice(tensors, limit, self.size_of, self.size_of)
+        levels, size = self.chosen(tensors, limit)
         assert LEAST_SHARE * limit <= size <= limit
         assert self.size_of(levels) == size
 
@@ -240,6 +248,6 @@ class TestLastChoice:
         importance = np.where(generator.random((64, 48)) < 0.5, 1.0, 1e-3)
         tensor = Placed(places=generator.laplace(size=(64, 48)) * 1.5, importance=importance, limit=500)
         limit = int(0.85 * self.size_of([tensor.nearest()]))
-        (levels,), _ = last_choice([tensor], limit, self.size_of, self.size_of)
+        (levels,), _ = self.chosen([tensor], limit)
         moved = levels != tensor.nearest()
         assert moved[importance < 1].mean() > 3 * moved[importance == 1].mean()

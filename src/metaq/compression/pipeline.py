@@ -21,7 +21,7 @@ from metaq.model.opened import AnyModel, Weights, open_model, state_dict_of
 from metaq.model.selection import select
 from metaq.model.sharding import unwrapped
 from metaq.model.stored import Reader
-from metaq.model.structure import Chain, arrangements, find_chains
+from metaq.model.structure import Chain, arrangement, arrangements, find_chains
 from metaq.model.weights import ANY, FilterFn, alias_of
 from metaq.progress import NoProgress, Progress
 from metaq.quantize.allocation import values_of
@@ -164,26 +164,37 @@ def trained_tensors(
     tensors. Tensors without a grid, by name, are kept exactly. Raises :class:`ConfigError` if a tensor cannot be
     quantised, or a grid names none.
     """
-    return _trained(model, grids, coder, progress or NoProgress())[0]
+    weights, grids, chains = _as_trained(model, grids)
+    if not chains:
+        return to_tensors(weights, grids=grids)
+    return _cheapest(arrangements(weights, chains), grids, coder, progress or NoProgress())
 
 
-def trained_size(model: nn.Module, grids: Mapping[str, BucketGrid], *, coder: str = container.DEFAULT_CODER) -> int:
-    """Bytes of the file of :func:`trained_tensors`, which takes the same and refuses the same."""
-    tensors, size_bytes = _trained(model, grids, coder, NoProgress())
-    return size_bytes or len(container.encode(tensors, coder=coder))
+def trained_size(model: nn.Module, grids: Mapping[str, BucketGrid]) -> int:
+    """Bytes that the file of :func:`trained_tensors` takes at most, and hardly less.
+
+    Of the orders of hidden units, only the one is tried that an estimate prefers.
+    """
+    weights, grids, chains = _as_trained(model, grids)
+    tried = (to_tensors(each, grids=grids) for each in (arrangements(weights, chains) if chains else [weights]))
+    return len(container.encode(min(tried, key=container.estimated_bits)))
 
 
-def _trained(
-    model: nn.Module, grids: Mapping[str, BucketGrid], coder: str, progress: Progress
-) -> tuple[list[Tensor], int | None]:
-    """What :func:`trained_tensors` gives, and the bytes of the file if these had to be found for it."""
+def estimated_bits(model: nn.Module, grids: Mapping[str, BucketGrid]) -> float:
+    """Bits in the file of :func:`trained_tensors` of all tensors with `grids` but for some per cent, found sooner."""
+    weights = quantized_state_dict(model, grids=grids)
+    arranged = arrangement(weights, movable_chains(model, weights, grids))
+    return container.estimated_bits(to_tensors(arranged, grids=grids))
+
+
+def _as_trained(
+    model: nn.Module, grids: Mapping[str, BucketGrid]
+) -> tuple[StateDict, Mapping[str, BucketGrid], list[Chain]]:
+    """What a file holds but for the order of units, and the chains of units that may be arranged."""
     weights = quantized_state_dict(model, grids=grids)
     norms = rounded_norms(weights, taken=grids.keys() | _tied(weights))
     weights, grids = weights | norms.values, {**grids, **norms.grids}
-    chains = movable_chains(model, weights, grids)
-    if not chains:
-        return to_tensors(weights, grids=grids), None
-    return _cheapest(arrangements(weights, chains), grids, coder, progress)
+    return weights, grids, movable_chains(model, weights, grids)
 
 
 def movable_chains(model: nn.Module, weights: StateDict, grids: Mapping[str, BucketGrid]) -> list[Chain]:
@@ -203,8 +214,8 @@ def movable_chains(model: nn.Module, weights: StateDict, grids: Mapping[str, Buc
 
 def _cheapest(
     tried: Sequence[StateDict], grids: Mapping[str, BucketGrid], coder: str, progress: Progress
-) -> tuple[list[Tensor], int]:
-    """The tensors of the smallest file, and its bytes."""
+) -> list[Tensor]:
+    """The tensors of the smallest file."""
     progress.stage("arranging units", len(tried))
     best, least = list[Tensor](), sys.maxsize
     for weights in tried:
@@ -213,7 +224,7 @@ def _cheapest(
         if size_bytes < least:
             best, least = tensors, size_bytes
         progress.advance()
-    return best, least
+    return best
 
 
 def _tied(weights: StateDict) -> set[str]:

@@ -2,6 +2,7 @@
 
 from metaq.container.accounts import Account, account
 from metaq.container.contents import Chunk, Contents, Entry, File, Metadata, Piece, WriteReport, sizes
+from metaq.container.estimate import estimated_bits
 from metaq.container.layout import MAGIC, VERSION
 from metaq.container.reader import DEFAULT_MAX_BYTES, decode, describe, read, stream
 from metaq.container.source import head_of, is_metaq
@@ -24,6 +25,7 @@ __all__ = [
     "decode",
     "describe",
     "encode",
+    "estimated_bits",
     "head_of",
     "is_metaq",
     "read",

@@ -14,7 +14,7 @@ from torch import nn
 
 from metaq import container
 from metaq.compression.compressed import Goal
-from metaq.compression.pipeline import to_tensors, trained_size
+from metaq.compression.pipeline import estimated_bits, to_tensors, trained_size
 from metaq.config import require
 from metaq.entropy import objective
 from metaq.entropy.cells import bucket_values
@@ -333,6 +333,11 @@ class EntropyRegularizer(Regularizer):
         with self._holding(values):
             return trained_size(self._model, self._by_name(grids))
 
+    def _estimated_bits(self, grids: GridSet, values: Iterable[torch.Tensor]) -> float:
+        """What the weights alone take in it, but for some per cent."""
+        with self._holding(values):
+            return estimated_bits(self._model, self._by_name(grids))
+
     def _quick_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
         """What that size is about in proportion to, found in a hundredth of the time."""
         with self._holding(values):
@@ -358,7 +363,7 @@ class EntropyRegularizer(Regularizer):
         bits, progress = float(entropy_bits(counts)), self._progress
         if isinstance(control, SizeControl) and control.asks(progress):
             stored = grids.on(CPU).rounded()
-            control.tell(self._file_bytes(stored, self._quantized(stored)), bits, progress)
+            control.tell(self._estimated_bits(stored, self._quantized(stored)), bits, progress)
         distances = (torch.arange(grids.count) - grids.count // 2).abs()
         reached = torch.where(counts > 0, distances, 0).amax(dim=1)
         factors = control.factors(bits, progress, grids.on(CPU).step_size, reached).to(grids.device)
@@ -415,32 +420,44 @@ class EntropyRegularizer(Regularizer):
 
     def _fitted(self, control: SizeControl) -> tuple[GridSet, list[torch.Tensor]]:
         """Grids and weights of a file that takes what the goal allows, and not much less."""
-        everyone, grids, fixed = self._participants, self._stored_grids(), control.fixed_bytes
-        allowed = control.limit_bytes - fixed
-        excess = (self._file_bytes(grids, self._quantized(grids)) - fixed) / allowed
-        share = excess / max(self._quick_bytes(grids, self._quantized(grids)) - fixed, 1)
-        for _ in range(LAST_SCALINGS):
-            if LEAST_EXCESS <= excess <= MOST_EXCESS:
-                break
-            factor = max(excess, 0.1) ** (math.log(2) * (8 * allowed / everyone.total + 0.3))
-            grids = grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
-            excess = share * (self._quick_bytes(grids, self._quantized(grids)) - fixed)
+        grids = self._stored_grids()
+        size = self._file_bytes(grids, self._quantized(grids))
+        scaled = self._scaled(grids, size, control)
         for _ in range(LAST_TRIES):
-            values, size = self._chosen(grids, control.limit_bytes)
-            if size <= control.limit_bytes:
+            if scaled is not grids:
+                grids, size = scaled, self._file_bytes(scaled, self._quantized(scaled))
+            values, chosen = self._chosen(grids, size, control)
+            if chosen <= control.limit_bytes:
                 break
-            grids = grids.rescaled(torch.full_like(grids.radius, COARSER)).rounded()
+            scaled = grids.rescaled(torch.full_like(grids.radius, COARSER)).rounded()
         return grids, values
 
-    def _chosen(self, grids: GridSet, limit_bytes: int) -> tuple[list[torch.Tensor], int]:
-        """Weights of the last choice on `grids`, and the size of their file."""
-        levels, size = last_choice(
+    def _scaled(self, grids: GridSet, size: int, control: SizeControl) -> GridSet:
+        """`grids`, with which the file takes `size` bytes, or others with which it takes somewhat more than allowed."""
+        fixed, allowed = control.fixed_bytes, control.limit_bytes - control.fixed_bytes
+        excess = (size - fixed) / allowed
+        if LEAST_EXCESS <= excess <= MOST_EXCESS:
+            return grids
+        share = excess / max(self._quick_bytes(grids, self._quantized(grids)) - fixed, 1)
+        for _ in range(LAST_SCALINGS):
+            factor = max(excess, 0.1) ** (math.log(2) * (8 * allowed / self._participants.total + 0.3))
+            grids = grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
+            excess = share * (self._quick_bytes(grids, self._quantized(grids)) - fixed)
+            if LEAST_EXCESS <= excess <= MOST_EXCESS:
+                break
+        return grids
+
+    def _chosen(self, grids: GridSet, size: int, control: SizeControl) -> tuple[list[torch.Tensor], int]:
+        """Weights of the last choice on `grids`, whose file takes `size` bytes before it, and what it takes then."""
+        levels, chosen = last_choice(
             self._placed(grids),
-            limit_bytes,
+            control.limit_bytes,
             size_of=lambda levels: self._file_bytes(grids, self._at(levels, grids)),
             estimate_of=lambda levels: self._quick_bytes(grids, self._at(levels, grids)),
+            nearest_bytes=size,
+            fixed_bytes=control.fixed_bytes,
         )
-        return self._at(levels, grids), size
+        return self._at(levels, grids), chosen
 
     def _squeezed(
         self, control: QualityControl, evaluate: Callable[[], float]

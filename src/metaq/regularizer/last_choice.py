@@ -19,10 +19,10 @@ from metaq.tensors.quantized import matrix_shape
 Levels = NDArray[np.int32]
 
 LEAST_SHARE = 0.985
-"""Of the goal that a file should take."""
+"""Of what a goal leaves to the weights that they should take."""
 
 AIM = 0.996
-"""Share of the goal that is aimed at."""
+"""Share of it that is aimed at."""
 
 TRIALS, CORRECTIONS, STEPS = 4, 2, 12
 """Files that are written, corrections of the estimate for each, and steps of the search for the price of a bit."""
@@ -76,32 +76,34 @@ def last_choice(
     limit_bytes: int,
     size_of: Callable[[Sequence[Levels]], int],
     estimate_of: Callable[[Sequence[Levels]], int],
+    *,
+    nearest_bytes: int,
+    fixed_bytes: int,
 ) -> tuple[list[Levels], int]:
     """Levels of all tensors whose file takes at most `limit_bytes`, and close to it if it can be, and its size.
 
-    `size_of` gives the bytes of a file, `estimate_of` what is in proportion to them and is found sooner. If the levels
-    that training has left take no more, those. The fewest bytes found if even they are too many.
+    `size_of` gives the bytes of a file, `estimate_of` what is in proportion to them and is found sooner;
+    `nearest_bytes` is the size with the levels that training has left, `fixed_bytes` that with zeros alone. If the
+    former is no more than the limit, those levels. The fewest bytes found if even they are too many.
     """
-    best = [tensor.nearest() for tensor in tensors]
-    best_size = size_of(best)
+    best, best_size = [tensor.nearest() for tensor in tensors], nearest_bytes
     if best_size <= limit_bytes:
         return best, best_size
-    zeros = [np.zeros_like(levels) for levels in best]
-    fixed_bytes, fixed = size_of(zeros), estimate_of(zeros)
+    fixed = estimate_of([np.zeros_like(levels) for levels in best])
 
-    def share_of(size: int, levels: Sequence[Levels]) -> float:
-        """Bytes of the levels alone over what was estimated for them."""
-        return max(size - fixed_bytes, 1) / max(estimate_of(levels) - fixed, 1)
+    def estimated(levels: Sequence[Levels]) -> int:
+        return max(estimate_of(levels) - fixed, 1)
 
-    share, is_met = share_of(best_size, best), False
+    allowed = max(limit_bytes - fixed_bytes, 0)
+    wanted, size, is_met = float(estimated(best)), best_size, False
     for _ in range(TRIALS):
-        wanted = max(AIM * limit_bytes - fixed_bytes, 0.0) / share
-        levels = _of_estimate(tensors, wanted, lambda levels: max(estimate_of(levels) - fixed, 1))
+        wanted *= AIM * allowed / max(size - fixed_bytes, 1)
+        levels = _of_estimate(tensors, wanted, estimated)
         size = size_of(levels)
-        share, fits = share_of(size, levels), size <= limit_bytes
+        fits = size <= limit_bytes
         if (fits and (not is_met or size > best_size)) or (not is_met and size < best_size):
             best, best_size, is_met = levels, size, fits
-        if is_met and best_size >= LEAST_SHARE * limit_bytes:
+        if is_met and best_size - fixed_bytes >= LEAST_SHARE * allowed:
             break
     return best, best_size
 

@@ -25,7 +25,7 @@ MOST_BITS_PER_WEIGHT = 8.0
 """Of a goal, beside what is fixed."""
 
 ASKING = (0.4, 0.85)
-"""Shares of the time between warm-up and settling at which the coder is asked for the size of the file."""
+"""Shares of the time between warm-up and settling at which the coder is asked what share of the entropy it takes."""
 
 
 class SizeControl(StepControl):
@@ -72,12 +72,12 @@ class SizeControl(StepControl):
         return lowest + (self._first - lowest) * (1 - share / FALL) ** 2
 
     def asks(self, progress: float) -> bool:
-        """Whether it is time to tell the size of the file."""
+        """Whether it is time to tell what the coder makes of the weights."""
         return self._asked < self._due(progress)
 
-    def tell(self, file_bytes: int, bits: float, progress: float) -> None:
-        """Take in the size of the file whose indices have so many bits of entropy."""
-        self._asked, self._coded_share = self._due(progress), 8 * max(file_bytes - self.fixed_bytes, 1) / max(bits, 1.0)
+    def tell(self, coded_bits: float, bits: float, progress: float) -> None:
+        """Take in what weights take in a file whose indices have so many bits of entropy."""
+        self._asked, self._coded_share = self._due(progress), max(coded_bits, 8.0) / max(bits, 1.0)
 
     def _due(self, progress: float) -> int:
         """How often the size was to be told by now."""
