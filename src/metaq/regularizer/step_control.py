@@ -24,7 +24,7 @@ from metaq.regularizer.schedule import Schedule
 BUCKETS = 1023
 """Of every grid: fine steps have room."""
 
-REFRESHES = 200
+REFRESHES = 100
 """In any training, or one every step."""
 
 MEMORY = 0.1
@@ -33,7 +33,7 @@ MEMORY = 0.1
 SHARING = 20.0
 """How fast step sizes come to their proportions: the share of what is missing per share of the training."""
 
-GAIN, LARGEST_CHANGE = 0.5, 0.05
+GAIN, LARGEST_CHANGE = 0.75, 0.1
 """Share of an error of the bits that one refresh makes good, and most that it changes the logarithm of a step size."""
 
 MARGIN = 2.0

@@ -106,9 +106,10 @@ def test_both_backends_add_the_same_slopes(dtype, seed):
 
 
 @every_dtype
-def test_both_backends_snap_and_freeze_alike(dtype):
+def test_both_backends_snap_rescale_and_freeze_alike(dtype):
     tensors, groups, grids = case(5, dtype, count=9, sizes=[300, 7, 41])
     grid_set = GridSet.of(grids)
+    factors = torch.tensor([1.3, 0.8, 1.0], dtype=torch.float64)
     outcomes = []
     for backend in MODULES:
         watch = BucketWatch(tensors, groups)
@@ -118,6 +119,9 @@ def test_both_backends_snap_and_freeze_alike(dtype):
             for parameter in parameters:
                 parameter += 0.2 * torch.randn(parameter.shape, dtype=dtype, generator=generator)
             MODULES[backend].snap(watch, parameters, grid_set, 0.15 if step % 20 == 19 else None)
+            if step in (10, 30):
+                there = factors if step == 10 else 1 / factors
+                MODULES[backend].rescale(watch, there, grid_set.rescaled(factors) if step == 10 else grid_set)
         outcomes.append((watch, parameters))
     (one, parameters), (other, other_parameters) = outcomes
     for name in BucketWatch.STATE:

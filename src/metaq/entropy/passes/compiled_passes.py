@@ -61,15 +61,23 @@ def snap(watch: BucketWatch, parameters: Sequence[Tensor], grids: GridSet, freez
     latent, previous, average, flips, frozen = watch.arrays
     threshold = np.float32(np.inf if freeze_above is None else freeze_above)
     of_grids = (grids.lower.numpy(), grids.step_size.numpy(), grids.center.numpy(), grids.radius.numpy())
-    jobs = _jobs(watch.groups, parameters)
-    # Where the weights of every job begin among the weights of all.
-    starts = np.cumsum(jobs[:, 1]) - jobs[:, 1]
+    jobs, starts = _flat_jobs(watch, parameters)
 
     def take_over(rows: slice) -> None:
         places, memory = (jobs[rows], starts[rows]), np.float32(MEMORY)
         kernels.snap(latent, previous, average, flips, frozen, *places, of_grids, grids.count, memory, threshold)
 
     _share_out(take_over, jobs)
+
+
+def rescale(watch: BucketWatch, factors: Tensor, grids: GridSet) -> None:
+    """Averages and buckets on grids with other step sizes, in one pass."""
+    latent, previous, average, *_ = watch.arrays
+    of_grids = (grids.lower.numpy(), grids.step_size.numpy(), factors.numpy().astype(np.float32))
+    jobs, starts = _flat_jobs(watch, watch.tensors)
+    _share_out(
+        lambda rows: kernels.rescale(latent, previous, average, jobs[rows], starts[rows], *of_grids, grids.count), jobs
+    )
 
 
 def _totals(
@@ -111,6 +119,12 @@ def _jobs(groups: Sequence[int], *lists: Sequence[Tensor]) -> Jobs:
         for start in range(0, size, JOB_SIZE)
     ]
     return np.array(rows, dtype=np.int64)
+
+
+def _flat_jobs(watch: BucketWatch, tensors: Sequence[Tensor]) -> tuple[Jobs, NDArray[np.int64]]:
+    """Jobs of the tensors that are watched, and where the weights of every job begin among the weights of all."""
+    jobs = _jobs(watch.groups, tensors)
+    return jobs, np.cumsum(jobs[:, 1]) - jobs[:, 1]
 
 
 def _share_out(work: Callable[[slice], Result], jobs: Jobs) -> list[Result]:

@@ -91,12 +91,7 @@ def begin(watch: BucketWatch, grids: GridSet) -> None:
 
 def rescale(watch: BucketWatch, factors: Tensor, grids: GridSet) -> None:
     """Tell `watch` of step sizes that are other by the factors of their groups, of (G,), now those of `grids`."""
-    here = grids.on(watch.latent.device)
-    middle = (grids.count - 1) / 2
-    for kept, group in zip(watch.state_of_tensors(), watch.groups, strict=True):
-        kept["average"].sub_(middle).div_(factors[group].to(kept["average"])).add_(middle)
-        lower, step_size = here.lower[group], here.step_size[group]
-        kept["previous"].copy_(bucket_indices(kept["latent"], lower=lower, step_size=step_size, count=here.count))
+    _backend([watch.latent]).rescale(watch, factors, grids.on(watch.latent.device))
 
 
 def restore(watch: BucketWatch, parameters: Sequence[Tensor], factors: Tensor) -> None:

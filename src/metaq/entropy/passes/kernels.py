@@ -242,3 +242,29 @@ def snap(
                         before[i] = usual
                         held[i] = center[group] + radius[group] * np.float64(2 * before[i] + (1 - count)) / count
                         weights[i] = held[i]
+
+
+@compiled
+def rescale(
+    latent: Weights,
+    previous: NDArray[np.int32],
+    average: NDArray[np.float32],
+    jobs: Integers,
+    starts: Integers,
+    lower: Floats,
+    step_size: Floats,
+    factors: NDArray[np.float32],
+    count: int,
+) -> None:
+    """What `dispatch.rescale` does; `starts` as for :func:`snap`."""
+    indices = np.empty(BLOCK, np.uint32)
+    middle = np.float32((count - 1) / 2)
+    for job in range(jobs.shape[0]):
+        group, size = jobs[job, 0], jobs[job, 1]
+        for start in range(starts[job], starts[job] + size, BLOCK):
+            end = min(start + BLOCK, starts[job] + size)
+            before, mean = previous[start:end], average[start:end]
+            _bucket_indices(latent[start:end], lower[group], step_size[group], count, indices)
+            for i in range(before.size):
+                before[i] = np.int32(indices[i])
+                mean[i] = (mean[i] - middle) / factors[group] + middle

@@ -124,6 +124,15 @@ def snap(watch: BucketWatch, parameters: Sequence[Tensor], grids: GridSet, freez
         torch._foreach_copy_(parts, _apart(values, parts))
 
 
+def rescale(watch: BucketWatch, factors: Tensor, grids: GridSet) -> None:
+    """Averages and buckets on grids with other step sizes."""
+    middle = (grids.count - 1) / 2
+    for kept, group in zip(watch.state_of_tensors(), watch.groups, strict=True):
+        kept["average"].sub_(middle).div_(factors[group].to(kept["average"])).add_(middle)
+        lower, step_size = grids.lower[group], grids.step_size[group]
+        kept["previous"].copy_(bucket_indices(kept["latent"], lower=lower, step_size=step_size, count=grids.count))
+
+
 def _chunks(tensors: Sequence[Tensor]) -> Iterator[list[_Piece]]:
     """Pieces of tensors in their order, not many more weights than a chunk has at a time; none without elements."""
     total = sum(tensor.numel() for tensor in tensors)
