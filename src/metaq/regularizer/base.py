@@ -179,7 +179,8 @@ class Regularizer(abc.ABC):
 
         `evaluate` gives the figure of the weights that the model holds. With it, a training to ``max_drop`` or
         ``target_value`` ends in about the smallest file that keeps to that; it is called some ten times. Without it,
-        the training ends in the best weights whose figure was told by ``observe``.
+        the training ends in the best weights whose figure was told by ``observe``. It has no effect where the
+        model was given other weights.
 
         Weights that others have put into the model, such as averages, are quantised in the place of the trained ones.
         If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then. Raises
@@ -196,13 +197,12 @@ class Regularizer(abc.ABC):
             require_on_grids(open_model(self._model), grids)
         self.detach()
         with torch.no_grad():
-            if grids is None and not self._is_restored:
-                self.adopt_weights()
+            is_other = grids is None and not self._is_restored and self.adopt_weights()
             if grids is not None:
                 self._forget()
                 of_group = dict(zip(self._participants.group_of, self._participants.names, strict=True))
                 self._grids = GridSet.of([grids[of_group[g]] for g in range(len(of_group))])
-            self._grids, values = self._ended(evaluate)
+            self._grids, values = self._given() if grids is not None or is_other else self._ended(evaluate)
             self._hold(values)
             self._forget()
         self.finished = True
@@ -443,6 +443,10 @@ class Regularizer(abc.ABC):
         """Grids and weights, tensor by tensor, of the file that would be written now."""
         grids = self._stored_grids()
         return grids, self._quantized(grids)
+
+    def _given(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
+        """Grids and weights to leave in a model that was given other weights."""
+        return self._last()
 
     def _ended(self, evaluate: Callable[[], float] | None) -> tuple[GridSet, Iterable[torch.Tensor]]:  # noqa: ARG002
         """Grids and weights to leave in the model at the end."""

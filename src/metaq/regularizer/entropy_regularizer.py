@@ -395,6 +395,13 @@ class EntropyRegularizer(Regularizer):
         settles = not self.finished and control is not None and control.settled(self._progress) is not None
         return self._fitted(control) if settles and isinstance(control, SizeControl) else super()._last()
 
+    def _given(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
+        control, grids = self._control, self._stored_grids()
+        values = list(self._quantized(grids))
+        if isinstance(control, SizeControl) and self._file_bytes(grids, values) > control.limit_bytes:
+            return self._fitted(control)
+        return grids, values
+
     def _ended(self, evaluate: Callable[[], float] | None) -> tuple[GridSet, Iterable[torch.Tensor]]:
         control = self._control
         if isinstance(control, SizeControl):
