@@ -601,7 +601,7 @@ def test_deep_chunks_agree(
             drawn = np.random.default_rng(abs(seed)).integers(-64, 64, 6)
             prediction = Prediction(period=period, coefficients=tuple(drawn.tolist())) if period else Prediction()
             options = small._Options(follows_rows=follows, prediction=prediction)
-            patch.setattr(small, "_best_options", lambda _, shape, __: options if rows_of(shape) else small._Options())
+            patch.setattr(small, "_best_options", lambda _, shape: options if rows_of(shape) else small._Options())
         facts = check(*chunk)
     assert all(each["deep"] for each in facts)
 

@@ -24,7 +24,7 @@ from metaq.regularizer.schedule import Schedule
 BUCKETS = 1023
 """Of every grid: fine steps have room."""
 
-REFRESHES = 100
+REFRESHES = 200
 """In any training, or one every step."""
 
 MEMORY = 0.1
