@@ -14,6 +14,7 @@ QUICK = {
     "checkpoint.py": ([], {"bytes", "mean_cosine", "spearman", "compress", "decompress"}),
     "cifar10.py": (["--quick", "--out", "{folder}/runs"], {"net", "data", "schedule", "float", "small", "drop"}),
     "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),
+    "course.py": (["--ratio", "40"], {"float", "rows", "limit_bytes", "file_bytes"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),
     "frontier.py": (["--quick", "--bits-per-weight", "4"], {"settled", "models"}),
@@ -79,7 +80,7 @@ def test_a_benchmark_prints_one_json_object(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["codec.py", "embeddings.py"])
+@pytest.mark.parametrize("name", ["codec.py", "course.py", "embeddings.py"])
 def test_a_benchmark_draws_its_figures(name, tmp_path):
     options, _ = QUICK[name]
     picture, figures = tmp_path / "picture.png", tmp_path / "figures.json"
