@@ -192,6 +192,9 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
         """Leave the final weights in the model."""
         session = self._present()
         is_other = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if is_other and self.goal.is_quality:
+            # Weights that the goal has led to stand above those of the trainer's best checkpoint.
+            session.load_state_dict(session.state_dict())
         if not is_other or self.goal.is_quality:
             session.finish()
             return

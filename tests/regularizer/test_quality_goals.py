@@ -94,6 +94,23 @@ def test_a_trained_network_loses_what_it_may(tmp_path):
     assert size(regularizer, tmp_path) < float_bytes(loop.model) / 7
 
 
+def test_an_evaluation_at_an_early_end_is_enough(tmp_path):
+    target, loop = 20 * untouched_error(), Loop()
+    regularizer = EntropyRegularizer(loop.model, total_steps=STEPS, target_value=target, larger_is_better=False)
+    regularizer.attach(loop.optimizer)
+    for _ in range(STEPS // 2):
+        loop.step()
+    regularizer.finish(evaluate=loop.error)
+    assert loop.error() <= target
+    assert size(regularizer, tmp_path) < float_bytes(loop.model) / 8
+
+
+def test_an_evaluation_is_for_figures():
+    regularizer = trained(Loop(), steps=100, target_ratio=12)
+    with pytest.raises(ConfigError, match="evaluate: is for goals of a figure"):
+        regularizer.finish(evaluate=lambda: 1.0)
+
+
 def test_with_an_evaluation_at_the_end_no_room_is_left(tmp_path):
     target, sizes = 4 * untouched_error(), []
     for squeezes in (False, True):
@@ -151,10 +168,13 @@ def test_a_resumed_training_ends_in_the_same_weights():
         other.load_state_dict(state)
 
 
-def test_a_figure_that_is_never_told_is_asked_for():
+@pytest.mark.parametrize("before", [None, 1.0])
+def test_a_figure_that_is_never_told_is_asked_for(before):
     loop = Loop()
     regularizer = EntropyRegularizer(loop.model, total_steps=50, max_drop=1.0, larger_is_better=True)
     regularizer.attach(loop.optimizer)
+    if before is not None:
+        regularizer.observe(before)
     for _ in range(math.ceil(LATEST * 50)):
         loop.step()
     with pytest.raises(ConfigError, match=r"call observe\(value\) after every evaluation"):
@@ -249,7 +269,7 @@ def test_the_length_may_be_told_late(tmp_path):
     assert regularizer.report().frozen > 0
     regularizer.finish()
     assert 0.97 <= size(regularizer, tmp_path) * 12 / float_bytes(loop.model) <= 1.0
-    with pytest.raises(ConfigError, match="finished already"):
+    with pytest.raises(ConfigError, match="has come to its end"):
         regularizer.total_steps = 500
 
 

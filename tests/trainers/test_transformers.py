@@ -130,17 +130,18 @@ def test_a_goal_is_reached_and_resumed(tmp_path):
         EntropyTrainerCallback()
 
 
+@pytest.mark.parametrize("target", [1.0, 1.1])
 @pytest.mark.parametrize("named_by", ["callback", "arguments"])
-def test_a_metric_is_the_goal(tmp_path, named_by):
+def test_a_metric_is_the_goal(tmp_path, named_by, target):
     options = {"num_train_epochs": 12, "eval_strategy": "epoch", "evaluation": Rows(torch.float32)}
     named = {"metric_for_best_model": "loss", "greater_is_better": False}
     if named_by == "arguments":
         options |= {**named, "save_strategy": "epoch", "load_best_model_at_end": True}
     trainer = make_trainer(tmp_path, **options)
-    entropy = EntropyTrainerCallback(target_value=1.1, **(named if named_by == "callback" else {})).attach(trainer)
+    entropy = EntropyTrainerCallback(target_value=target, **(named if named_by == "callback" else {})).attach(trainer)
     trainer.train()
     assert entropy.regularizer.finished
-    assert trainer.evaluate()["eval_loss"] <= 1.1
+    assert trainer.evaluate()["eval_loss"] <= target
     assert entropy.save(tmp_path / "model.metaq").file_bytes < 4 * weights_of(trainer.model).numel()
 
 

@@ -147,13 +147,14 @@ class Regularizer(abc.ABC):
         """Optimiser steps of the whole training, None where they are not known.
 
         May be set at any time: the way to the goal and the settling of the weights are then spread over the steps left.
-        A ConfigError if there are none left, or the training has settled or finished.
+        A ConfigError if there are none left, or the training has come to its end or was finished.
         """
         return self._pace.total_steps
 
     @total_steps.setter
     def total_steps(self, total_steps: int) -> None:
-        require(not self.finished, "total_steps: the training was finished already; build a new regulariser.")
+        is_over = self.finished or self._progress >= 1
+        require(not is_over, "total_steps: the training has come to its end; build a new regulariser.")
         self._pace.change(total_steps, steps=self.steps)
 
     @property
@@ -179,8 +180,8 @@ class Regularizer(abc.ABC):
 
         `evaluate` gives the figure of the weights that the model holds. With it, a training to ``max_drop`` or
         ``target_value`` ends in about the smallest file that keeps to that; it is called some ten times. Without it,
-        the training ends in the best weights whose figure was told by ``observe``. It has no effect where the
-        model was given other weights.
+        the training ends in the best weights whose figure was told by ``observe``. Other trainings refuse it, and
+        it has no effect where the model was given other weights.
 
         Weights that others have put into the model, such as averages, are quantised in the place of the trained ones.
         If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then. Raises

@@ -403,21 +403,24 @@ class EntropyRegularizer(Regularizer):
         return grids, values
 
     def _ended(self, evaluate: Callable[[], float] | None) -> tuple[GridSet, Iterable[torch.Tensor]]:
-        control = self._control
-        if isinstance(control, SizeControl):
-            return self._fitted(control)
-        if not isinstance(control, QualityControl) or self._grids is None:
-            return super()._ended(evaluate)
-        found = None if evaluate is None else self._squeezed(control, evaluate)
-        kept = self._kept
-        if found is not None and (
-            kept is None or not control.is_met(kept.told) or kept.told.bits >= self._bits_of(*found)
-        ):
-            return found
-        if kept is None or not control.is_met(kept.told):
-            _LOGGER.warning("No figure kept to the goal (%s); the weights of the best figure are taken.", control.goal)
+        control, kept = self._control, self._kept
+        if not isinstance(control, QualityControl):
+            require(evaluate is None, "evaluate: is for goals of a figure, max_drop and target_value; leave it out.")
+            return self._fitted(control) if isinstance(control, SizeControl) else super()._ended(evaluate)
+        if evaluate is not None:
+            if not control.knows_figures:
+                control.observe(evaluate(), None, self._progress)
+            found = self._squeezed(control, evaluate)
+            least = math.inf if kept is None or not control.is_met(kept.told) else kept.told.bits
+            if found is not None and self._bits_of(*found) <= least:
+                return found
         if kept is None:
+            _LOGGER.warning(
+                "No figure of quantised weights kept to the goal (%s); the present ones stay.", control.goal
+            )
             return super()._ended(evaluate)
+        if not control.is_met(kept.told):
+            _LOGGER.warning("No figure kept to the goal (%s); the weights of the best figure are taken.", control.goal)
         self._model.load_state_dict(kept.weights)
         return kept.grids, [tensor.detach().clone() for tensor in self._participants.local()]
 

@@ -62,7 +62,7 @@ class QualityControl(StepControl):
         self._sign = 1.0 if goal.larger_is_better else -1.0
         self._best, self._mean, self._last, self._noise = -math.inf, math.nan, math.nan, 0.0
         self._unit = self._begun = self._path = self._lowest = self._highest = math.nan
-        self._speed = 0.0
+        self._speed, self._is_followed = 0.0, False
 
     @property
     @override
@@ -77,12 +77,17 @@ class QualityControl(StepControl):
 
     @override
     def presses(self, progress: float) -> bool:
-        if progress >= LATEST and math.isnan(self._last):
+        if progress >= LATEST and not self._is_followed:
             raise ConfigError(
-                "regularizer: no figure was told yet; call observe(value) after every evaluation, with the figure that "
-                "the goal is about."
+                "regularizer: no figure was told in this training yet; call observe(value) after every evaluation, "
+                "with the figure that the goal is about."
             )
-        return super().presses(progress) and not math.isnan(self._last)
+        return super().presses(progress) and self.knows_figures
+
+    @property
+    def knows_figures(self) -> bool:
+        """Whether one was told."""
+        return not math.isnan(self._last)
 
     @override
     def keeps_still(self, progress: float) -> bool:
@@ -97,6 +102,7 @@ class QualityControl(StepControl):
 
         What is returned of quantised weights can be compared by :meth:`rank`. NaN counts as the worst figure.
         """
+        self._is_followed |= progress > 0
         figure = self._sign * value if math.isfinite(value) else -math.inf
         if math.isfinite(figure):
             self._noise += 0.0 if math.isnan(self._last) else SMOOTHING * (abs(figure - self._last) - self._noise)
