@@ -17,7 +17,6 @@ from metaq.compression.compressed import Goal
 from metaq.compression.pipeline import estimated_bits, to_tensors, trained_size
 from metaq.config import require
 from metaq.entropy import objective
-from metaq.entropy.cells import bucket_values
 from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.dispatch import TensorPairs
@@ -28,7 +27,7 @@ from metaq.model.weights import FilterFn
 from metaq.regularizer.base import Regularizer
 from metaq.regularizer.config import BucketConfig, RegularizerConfig
 from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
-from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
+from metaq.regularizer.ending import Ending, Found
 from metaq.regularizer.latent import LatentWeights
 from metaq.regularizer.pace import SETTLE
 from metaq.regularizer.quality_control import QualityControl, Told
@@ -39,18 +38,8 @@ from metaq.regularizer.step_size import StepLearner
 
 _LOGGER = logging.getLogger(__name__)
 
-LAST_SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.97, 1.06
-"""Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
-
-LAST_TRIES, COARSER = 5, 1.04
-"""Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
-
 LEAST_STEPS = 1000
 """Of a training of unknown length, as far as the time between refreshes goes."""
-
-FINEST, COARSEST, FEW_BITS, USUAL_PRICE = 0.125, 4.0, 2.0, 0.1
-"""Of the search by a figure: least and most that steps change by, bits a weight up to which they stay as training has
-left them and only the price of a bit grows, and that price where steps grow."""
 
 QUICK_CODER = "fast"
 LEAST_CURVATURE = 0.1
@@ -428,91 +417,28 @@ class EntropyRegularizer(Regularizer):
         """Entropy of the bucket indices of `weights`, in bits."""
         return float(entropy_bits(dispatch.bucket_counts(list(weights), self._participants.group_of, grids)))
 
-    def _fitted(self, control: SizeControl) -> tuple[GridSet, list[torch.Tensor]]:
-        """Grids and weights of a file that takes what the goal allows, and not much less."""
-        grids = self._stored_grids()
-        size = self._file_bytes(grids, self._quantized(grids))
-        scaled = self._scaled(grids, size, control)
-        for _ in range(LAST_TRIES):
-            if scaled is not grids:
-                grids, size = scaled, self._file_bytes(scaled, self._quantized(scaled))
-            values, chosen = self._chosen(grids, size, control)
-            if chosen <= control.limit_bytes:
-                break
-            scaled = grids.rescaled(torch.full_like(grids.radius, COARSER)).rounded()
-        return grids, values
+    def _fitted(self, control: SizeControl) -> Found:
+        """A file that takes what the goal allows, and not much less."""
+        sizes = {"limit_bytes": control.limit_bytes, "fixed_bytes": control.fixed_bytes}
+        return self._ending().fitted(self._stored_grids(), **sizes)
 
-    def _scaled(self, grids: GridSet, size: int, control: SizeControl) -> GridSet:
-        """`grids`, with which the file takes `size` bytes, or others with which it takes somewhat more than allowed."""
-        fixed, allowed = control.fixed_bytes, control.limit_bytes - control.fixed_bytes
-        excess = (size - fixed) / allowed
-        if LEAST_EXCESS <= excess <= MOST_EXCESS:
-            return grids
-        share = excess / max(self._quick_bytes(grids, self._quantized(grids)) - fixed, 1)
-        for _ in range(LAST_SCALINGS):
-            factor = max(excess, 0.1) ** (math.log(2) * (8 * allowed / self._participants.total + 0.3))
-            grids = grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
-            excess = share * (self._quick_bytes(grids, self._quantized(grids)) - fixed)
-            if LEAST_EXCESS <= excess <= MOST_EXCESS:
-                break
-        return grids
+    def _squeezed(self, control: QualityControl, evaluate: Callable[[], float]) -> Found | None:
+        """About the smallest file whose figure keeps to the goal; None if none does."""
 
-    def _chosen(self, grids: GridSet, size: int, control: SizeControl) -> tuple[list[torch.Tensor], int]:
-        """Weights of the last choice on `grids`, whose file takes `size` bytes before it, and what it takes then."""
-        levels, chosen = last_choice(
-            self._placed(grids),
-            control.limit_bytes,
-            size_of=lambda levels: self._file_bytes(grids, self._at(levels, grids)),
-            estimate_of=lambda levels: self._quick_bytes(grids, self._at(levels, grids)),
-            nearest_bytes=size,
-            fixed_bytes=control.fixed_bytes,
-        )
-        return self._at(levels, grids), chosen
-
-    def _squeezed(
-        self, control: QualityControl, evaluate: Callable[[], float]
-    ) -> tuple[GridSet, list[torch.Tensor]] | None:
-        """Grids and weights of about the smallest file whose figure keeps to the goal; None if none does."""
-        grids, everyone = self._stored_grids(), self._participants
-        bits = self._bits_of(grids, self._weights())
-        best: tuple[GridSet, list[torch.Tensor]] | None = None
-
-        def is_good(factor: float, price: float) -> bool:
-            """Whether steps longer by `factor` keep to the goal, with bits of `price` in mean errors of a step."""
-            nonlocal best
-            scaled = grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
-            placed = self._placed(scaled)
-            unit = price * float(np.mean([np.mean(tensor.importance) for tensor in placed]))
-            levels = [tensor.cheaper(unit)[0] if price else tensor.nearest() for tensor in placed]
-            values = self._at(levels, scaled)
+        def is_good(values: list[torch.Tensor]) -> bool:
             with self._holding(values):
-                is_kept = control.keeps(evaluate())
-            if is_kept:
-                best = scaled, values
-            return is_kept
+                return control.keeps(evaluate())
 
-        if not is_good(1.0, 0.0):
-            coarsest(lambda factor: is_good(factor, 0.0), low=FINEST, high=1.0)
-        elif bits > FEW_BITS * everyone.total:
-            coarsest(lambda factor: is_good(factor, USUAL_PRICE), low=0.7, high=COARSEST)
-        else:
-            coarsest(lambda price: is_good(1.0, price), low=LEAST_PRICE, high=MOST_PRICE)
-        return best
+        return self._ending().squeezed(self._stored_grids(), is_good)
 
-    def _placed(self, grids: GridSet) -> list[Placed]:
-        """Latent weights on `grids`, and what it costs to move them."""
-        everyone, half, tensors = self._participants, grids.count // 2, []
-        for weight, group, square in zip(self._weights(), everyone.group_of, self._curvature(), strict=True):
-            step_size = float(grids.step_size[group])
-            places = weight.detach().to(CPU, torch.float64).numpy() / step_size
-            tensors.append(Placed(places=places, importance=square * step_size**2, limit=half))
-        return tensors
-
-    def _at(self, levels: Sequence[NDArray[np.int32]], grids: GridSet) -> list[torch.Tensor]:
-        """Weights at so many steps from the centre."""
-        of_groups, half = list(grids), grids.count // 2
-        indices = [torch.from_numpy(its.astype(np.int64) + half) for its in levels]
-        return [bucket_values(its, of_groups[g]) for its, g in zip(indices, self._participants.group_of, strict=True)]
+    def _ending(self) -> Ending:
+        return Ending(
+            weights=self._weights(),
+            groups=self._participants.group_of,
+            curvature=list(self._curvature()),
+            file_bytes=self._file_bytes,
+            quick_bytes=self._quick_bytes,
+        )
 
     def _curvature(self) -> Iterator[NDArray[np.float64] | float]:
         """What stands for that of the loss, tensor by tensor: mean squared gradients of weights, or of their group."""

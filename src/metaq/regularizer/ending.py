@@ -1,0 +1,148 @@
+"""What a training to a goal ends in: the grids and indices of a file that keeps to it."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaq.entropy.cells import bucket_indices, bucket_values
+from metaq.entropy.objective import entropy_bits
+from metaq.entropy.passes import dispatch
+from metaq.entropy.passes.grids import CPU, GridSet
+from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
+
+SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.97, 1.06
+"""Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
+
+TRIES, COARSER = 5, 1.04
+"""Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
+
+FINEST, FINER, COARSEST, FEW_BITS, USUAL_PRICE = 0.125, 0.7, 4.0, 2.0, 0.1
+"""Of the search by a figure: what steps change by at least where the figure misses its goal, and at least and at most
+where it does not; bits a weight up to which they stay as training has left them and only the price of a bit grows, and
+that price where steps grow."""
+
+Found = tuple[GridSet, list[torch.Tensor]]
+"""Grids, and weights on them, tensor by tensor."""
+
+Measure = Callable[[GridSet, Iterable[torch.Tensor]], int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ending:
+    """Weights whose indices are chosen for the last time.
+
+    Attributes
+    ----------
+    weights, groups
+        The latent weights, one tensor each, and the number of the group of each.
+    curvature
+        That of the loss, tensor by tensor: one number each, or one a weight.
+    file_bytes
+        From grids and weights on them to the size of the file.
+    quick_bytes
+        From the same to what is about in proportion to that, found in a hundredth of the time.
+    """
+
+    weights: Sequence[torch.Tensor]
+    groups: Sequence[int]
+    curvature: Sequence[NDArray[np.float64] | float]
+    file_bytes: Measure
+    quick_bytes: Measure
+
+    def nearest(self, grids: GridSet) -> list[torch.Tensor]:
+        """Every weight at its nearest value."""
+        of_groups = list(grids)
+        pairs = ((weight, of_groups[group]) for weight, group in zip(self.weights, self.groups, strict=True))
+        return [bucket_values(bucket_indices(weight, grid), grid) for weight, grid in pairs]
+
+    def fitted(self, grids: GridSet, *, limit_bytes: int, fixed_bytes: int) -> Found:
+        """A file of at most `limit_bytes`, `fixed_bytes` of which depend on no weight, and not of much less."""
+        size = self.file_bytes(grids, self.nearest(grids))
+        scaled = self._scaled(grids, size - fixed_bytes, limit_bytes - fixed_bytes, fixed_bytes)
+        for _ in range(TRIES):
+            if scaled is not grids:
+                grids, size = scaled, self.file_bytes(scaled, self.nearest(scaled))
+            values, chosen = self._chosen(grids, size, limit_bytes, fixed_bytes)
+            if chosen <= limit_bytes:
+                break
+            scaled = _times(grids, COARSER)
+        return grids, values
+
+    def squeezed(self, grids: GridSet, is_good: Callable[[list[torch.Tensor]], bool]) -> Found | None:
+        """About the smallest file whose weights are good; None if none are."""
+        best: Found | None = None
+
+        def keeps(factor: float, price: float) -> bool:
+            """Whether steps longer by `factor` are good enough, and bits of `price`, in mean errors of a step."""
+            nonlocal best
+            scaled = _times(grids, factor)
+            placed = self._placed(scaled)
+            unit = price * float(np.mean([np.mean(tensor.importance) for tensor in placed]))
+            levels = [tensor.cheaper(unit)[0] if price else tensor.nearest() for tensor in placed]
+            values = self._at(levels, scaled)
+            is_kept = is_good(values)
+            best = (scaled, values) if is_kept else best
+            return is_kept
+
+        bits = float(entropy_bits(dispatch.bucket_counts(self.weights, self.groups, grids)))
+        if not keeps(1.0, 0.0):
+            coarsest(lambda factor: keeps(factor, 0.0), low=FINEST, high=1.0)
+        elif bits > FEW_BITS * self._count:
+            coarsest(lambda factor: keeps(factor, USUAL_PRICE), low=FINER, high=COARSEST)
+        else:
+            coarsest(lambda price: keeps(1.0, price), low=LEAST_PRICE, high=MOST_PRICE)
+        return best
+
+    def _chosen(
+        self, grids: GridSet, nearest_bytes: int, limit_bytes: int, fixed_bytes: int
+    ) -> tuple[list[torch.Tensor], int]:
+        """Weights of the last choice on `grids`, and the size of their file."""
+        levels, size = last_choice(
+            self._placed(grids),
+            limit_bytes,
+            size_of=lambda levels: self.file_bytes(grids, self._at(levels, grids)),
+            estimate_of=lambda levels: self.quick_bytes(grids, self._at(levels, grids)),
+            nearest_bytes=nearest_bytes,
+            fixed_bytes=fixed_bytes,
+        )
+        return self._at(levels, grids), size
+
+    @property
+    def _count(self) -> int:
+        return sum(weight.numel() for weight in self.weights)
+
+    def _scaled(self, grids: GridSet, own_bytes: int, allowed: int, fixed_bytes: int) -> GridSet:
+        """`grids`, with which weights take `own_bytes`, or others with which they take somewhat more than allowed."""
+        excess = own_bytes / allowed
+        if LEAST_EXCESS <= excess <= MOST_EXCESS:
+            return grids
+        share = excess / max(self.quick_bytes(grids, self.nearest(grids)) - fixed_bytes, 1)
+        for _ in range(SCALINGS):
+            grids = _times(grids, max(excess, 0.1) ** (math.log(2) * (8 * allowed / self._count + 0.3)))
+            excess = share * (self.quick_bytes(grids, self.nearest(grids)) - fixed_bytes)
+            if LEAST_EXCESS <= excess <= MOST_EXCESS:
+                break
+        return grids
+
+    def _placed(self, grids: GridSet) -> list[Placed]:
+        """The weights on `grids`, and what it costs to move them."""
+        half, tensors = grids.count // 2, []
+        for weight, group, curvature in zip(self.weights, self.groups, self.curvature, strict=True):
+            step_size = float(grids.step_size[group])
+            places = weight.detach().to(CPU, torch.float64).numpy() / step_size
+            tensors.append(Placed(places=places, importance=curvature * step_size**2, limit=half))
+        return tensors
+
+    def _at(self, levels: Sequence[NDArray[np.int32]], grids: GridSet) -> list[torch.Tensor]:
+        """Weights at so many steps from the centre."""
+        of_groups, half = list(grids), grids.count // 2
+        indices = [torch.from_numpy(its.astype(np.int64) + half) for its in levels]
+        return [bucket_values(its, of_groups[g]) for its, g in zip(indices, self.groups, strict=True)]
+
+
+def _times(grids: GridSet, factor: float) -> GridSet:
+    return grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
