@@ -14,16 +14,15 @@ from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
 
-SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.97, 1.06
+SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.985, 1.06
 """Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
 
 TRIES, COARSER = 5, 1.04
 """Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
 
-FINEST, FINER, COARSEST, FEW_BITS, USUAL_PRICE = 0.125, 0.7, 4.0, 2.0, 0.1
+FINEST, COARSER_FROM, COARSEST, FEW_BITS = 0.125, 1.05, 16.0, 2.0
 """Of the search by a figure: what steps change by at least where the figure misses its goal, and at least and at most
-where it does not; bits a weight up to which they stay as training has left them and only the price of a bit grows, and
-that price where steps grow."""
+where it does not; bits a weight up to which they stay as training has left them and only the price of a bit grows."""
 
 Found = tuple[GridSet, list[torch.Tensor]]
 """Grids, and weights on them, tensor by tensor."""
@@ -92,7 +91,7 @@ class Ending:
         if not keeps(1.0, 0.0):
             coarsest(lambda factor: keeps(factor, 0.0), low=FINEST, high=1.0)
         elif bits > FEW_BITS * self._count:
-            coarsest(lambda factor: keeps(factor, USUAL_PRICE), low=FINER, high=COARSEST)
+            coarsest(lambda factor: keeps(factor, 0.0), low=COARSER_FROM, high=COARSEST)
         else:
             coarsest(lambda price: keeps(1.0, price), low=LEAST_PRICE, high=MOST_PRICE)
         return best

@@ -15,6 +15,9 @@ from metaq.regularizer.step_control import StepControl
 FIRST_BITS_PER_WEIGHT = 5.5
 """Of the first step sizes: few models feel so little."""
 
+MOST_BITS_PER_WEIGHT = 8.0
+"""What the bits may rise to where figures still miss their bound after half the time of pressing."""
+
 STEEPEST = 5.0
 """Greatest fall of the logarithm of the bits over the time of pressing."""
 
@@ -61,13 +64,13 @@ class QualityControl(StepControl):
         self._goal = goal
         self._sign = 1.0 if goal.larger_is_better else -1.0
         self._best, self._mean, self._last, self._noise = -math.inf, math.nan, math.nan, 0.0
-        self._unit = self._begun = self._path = self._lowest = self._highest = math.nan
+        self._unit = self._begun = self._path = self._lowest = self._first = math.nan
         self._speed, self._is_followed = 0.0, False
 
     @property
     @override
     def first_bits(self) -> float:
-        return FIRST_BITS_PER_WEIGHT * float(self._counts.sum())
+        return FIRST_BITS_PER_WEIGHT * self._total
 
     @property
     @override
@@ -117,8 +120,7 @@ class QualityControl(StepControl):
         ahead = self._mean - self._bound
         if math.isnan(self._unit):
             self._unit = abs(ahead)
-        share = min((progress - self._begun) / (1 - SETTLE - self._begun), 1.0)
-        allowance = self._unit * (1 - share) ** BEND
+        allowance = self._unit * (1 - self._pressed_share(progress)) ** BEND
         unit = max(2 * self._noise, allowance, 1e-12 * abs(self._bound), 1e-300)
         room = (ahead + allowance) / unit if math.isfinite(figure) else -math.inf
         self._speed = max(SLOWEST, min(1.0, SHARPNESS * room))
@@ -138,11 +140,16 @@ class QualityControl(StepControl):
     def path(self, bits: float, progress: float, passed: float) -> float:
         if math.isnan(self._begun):
             self._begun, self._path = progress, math.log(max(bits, 1.0))
-            self._highest = self._path
+            self._first = self._path
             self._lowest = self._path - MOST_FALL
         change = self._speed * STEEPEST * passed / (1 - SETTLE - self._begun)
-        self._path = min(max(self._path - change, min(self._lowest, self._path)), self._highest)
+        highest = self._first if self._pressed_share(progress) < 0.5 else math.log(MOST_BITS_PER_WEIGHT * self._total)
+        self._path = min(max(self._path - change, min(self._lowest, self._path)), max(highest, self._first))
         return self._path
+
+    def _pressed_share(self, progress: float) -> float:
+        """Share that is over of the time of pressing."""
+        return min((progress - self._begun) / (1 - SETTLE - self._begun), 1.0)
 
     @property
     def _bound(self) -> float:

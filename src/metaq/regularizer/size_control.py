@@ -15,7 +15,7 @@ FALL = 0.7
 UNDERSHOOT, UNDERSHOOT_BITS = 0.1, 0.1
 """How far below: the lesser of a share of the goal and of bits a weight."""
 
-AIM = 1.01
+AIM = 1.02
 """Bits to reach over those of the goal: the last choice takes what is too much, but cannot give."""
 
 EXCESS_BITS = 0.3
@@ -54,7 +54,7 @@ class SizeControl(StepControl):
     @property
     @override
     def first_bits(self) -> float:
-        return 8 * (self.limit_bytes - self.fixed_bytes) + EXCESS_BITS * float(self._counts.sum())
+        return 8 * (self.limit_bytes - self.fixed_bytes) + EXCESS_BITS * self._total
 
     @property
     @override
@@ -65,7 +65,7 @@ class SizeControl(StepControl):
     def path(self, bits: float, progress: float, passed: float) -> float:
         self._first = math.log(max(bits, 1.0)) if math.isnan(self._first) else self._first
         goal = AIM * 8 * (self.limit_bytes - self.fixed_bytes) / self._coded_share
-        lowest = math.log(max((1 - UNDERSHOOT) * goal, goal - UNDERSHOOT_BITS * float(self._counts.sum())))
+        lowest = math.log(max((1 - UNDERSHOOT) * goal, goal - UNDERSHOOT_BITS * self._total))
         share = self._pressed(progress)
         if share >= FALL:
             return lowest + (math.log(goal) - lowest) * (share - FALL) / (1 - FALL)

@@ -64,6 +64,11 @@ class StepControl(Schedule):
         self._strength = 0.0
 
     @property
+    def _total(self) -> float:
+        """Number of weights."""
+        return float(self._counts.sum())
+
+    @property
     @abc.abstractmethod
     def first_bits(self) -> float:
         """Bits that the first step sizes are chosen for."""
@@ -104,7 +109,7 @@ class StepControl(Schedule):
 
     def weigh(self, harm: float, step_sizes: torch.Tensor, progress: float) -> None:
         """Set λ by the sum of gradients times errors of quantisation over all weights; `step_sizes` of shape (G,)."""
-        total, new = float(self._counts.sum()), self._newness(progress)
+        total, new = self._total, self._newness(progress)
         force = float((self._squares.nan_to_num().sqrt() * step_sizes * self._counts).sum()) / total
         if math.isfinite(harm):
             self._harm = _mixed(self._harm, harm / total, new)
@@ -141,7 +146,7 @@ class StepControl(Schedule):
 
         `bits` are those of the present indices, `reached` of shape (G,) the largest distance of one from the centre.
         """
-        now, total = math.log(max(bits, 1.0)), float(self._counts.sum())
+        now, total = math.log(max(bits, 1.0)), self._total
         passed = 0.0 if math.isnan(self._seen) else progress - self._seen
         self._seen = progress
         if self.keeps_still(progress):
