@@ -14,7 +14,7 @@ from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
 
-SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.985, 1.06
+SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.975, 1.06
 """Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
 
 TRIES, COARSER = 5, 1.04
