@@ -69,7 +69,8 @@ def test_the_scale_of_the_loss_does_not_matter():
         regularizer.finish()
         errors.append(loop.error())
         steps.append(max(grid.step_size for grid in regularizer.grids().values()))
-    assert max(errors) < 1.3 * min(errors)
+    # Trainings that differ by rounding alone differ by up to a third.
+    assert max(errors) < 1.5 * min(errors)
     assert max(steps) < 1.3 * min(steps)
 
 

@@ -14,8 +14,9 @@ from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
 
-SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.975, 1.06
-"""Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
+SCALINGS, LEAST_EXCESS, LEAST_SETTLED, MOST_EXCESS = 6, 0.985, 0.93, 1.06
+"""Before the last choice, step sizes change so often at most, until the file over the goal is between the first, or the
+second where weights have settled, and the last: other step sizes do more harm to those than a few bytes are worth."""
 
 TRIES, COARSER = 5, 1.04
 """Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
@@ -58,10 +59,15 @@ class Ending:
         pairs = ((weight, of_groups[group]) for weight, group in zip(self.weights, self.groups, strict=True))
         return [bucket_values(bucket_indices(weight, grid), grid) for weight, grid in pairs]
 
-    def fitted(self, grids: GridSet, *, limit_bytes: int, fixed_bytes: int) -> Found:
-        """A file of at most `limit_bytes`, `fixed_bytes` of which depend on no weight, and not of much less."""
+    def fitted(self, grids: GridSet, *, limit_bytes: int, fixed_bytes: int, are_settled: bool) -> Found:
+        """A file of at most `limit_bytes`, `fixed_bytes` of which depend on no weight, and not of much less.
+
+        Where the weights have settled, these are changed as little as may be.
+        """
         size = self.file_bytes(grids, self.nearest(grids))
-        scaled = self._scaled(grids, size - fixed_bytes, limit_bytes - fixed_bytes, fixed_bytes)
+        least = LEAST_SETTLED if are_settled else LEAST_EXCESS
+        is_near = least <= (size - fixed_bytes) / (limit_bytes - fixed_bytes) <= MOST_EXCESS
+        scaled = grids if is_near else self._scaled(grids, size, limit_bytes, fixed_bytes)
         for _ in range(TRIES):
             if scaled is not grids:
                 grids, size = scaled, self.file_bytes(scaled, self.nearest(scaled))
@@ -114,11 +120,10 @@ class Ending:
     def _count(self) -> int:
         return sum(weight.numel() for weight in self.weights)
 
-    def _scaled(self, grids: GridSet, own_bytes: int, allowed: int, fixed_bytes: int) -> GridSet:
-        """`grids`, with which weights take `own_bytes`, or others with which they take somewhat more than allowed."""
-        excess = own_bytes / allowed
-        if LEAST_EXCESS <= excess <= MOST_EXCESS:
-            return grids
+    def _scaled(self, grids: GridSet, size: int, limit_bytes: int, fixed_bytes: int) -> GridSet:
+        """Other grids than `grids`, with which the file takes about the limit instead of `size` bytes."""
+        allowed = limit_bytes - fixed_bytes
+        excess = (size - fixed_bytes) / allowed
         share = excess / max(self.quick_bytes(grids, self.nearest(grids)) - fixed_bytes, 1)
         for _ in range(SCALINGS):
             grids = _times(grids, max(excess, 0.1) ** (math.log(2) * (8 * allowed / self._count + 0.3)))

@@ -41,6 +41,9 @@ _LOGGER = logging.getLogger(__name__)
 LEAST_STEPS = 1000
 """Of a training of unknown length, as far as the time between refreshes goes."""
 
+EXACT_WEIGHTS = 65_536
+"""So few weights are coded amid training to know the size of the file; of more, it is estimated."""
+
 QUICK_CODER = "fast"
 LEAST_CURVATURE = 0.1
 """Of a weight, as a share of the mean of its tensor."""
@@ -352,7 +355,12 @@ class EntropyRegularizer(Regularizer):
         bits, progress = float(entropy_bits(counts)), self._progress
         if isinstance(control, SizeControl) and control.asks(progress):
             stored = grids.on(CPU).rounded()
-            control.tell(self._estimated_bits(stored, self._quantized(stored)), bits, progress)
+            values = self._quantized(stored)
+            if self._participants.total > EXACT_WEIGHTS:
+                coded_bits = self._estimated_bits(stored, values)
+            else:
+                coded_bits = 8.0 * (self._file_bytes(stored, values) - control.fixed_bytes)
+            control.tell(coded_bits, bits, progress)
         distances = (torch.arange(grids.count) - grids.count // 2).abs()
         reached = torch.where(counts > 0, distances, 0).amax(dim=1)
         factors = control.factors(bits, progress, grids.on(CPU).step_size, reached).to(grids.device)
@@ -419,8 +427,12 @@ class EntropyRegularizer(Regularizer):
 
     def _fitted(self, control: SizeControl) -> Found:
         """A file that takes what the goal allows, and not much less."""
-        sizes = {"limit_bytes": control.limit_bytes, "fixed_bytes": control.fixed_bytes}
-        return self._ending().fitted(self._stored_grids(), **sizes)
+        return self._ending().fitted(
+            self._stored_grids(),
+            limit_bytes=control.limit_bytes,
+            fixed_bytes=control.fixed_bytes,
+            are_settled=control.keeps_still(self._progress),
+        )
 
     def _squeezed(self, control: QualityControl, evaluate: Callable[[], float]) -> Found | None:
         """About the smallest file whose figure keeps to the goal; None if none does."""

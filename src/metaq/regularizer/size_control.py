@@ -15,7 +15,7 @@ FALL = 0.7
 UNDERSHOOT, UNDERSHOOT_BITS = 0.1, 0.1
 """How far below: the lesser of a share of the goal and of bits a weight."""
 
-AIM = 0.985
+AIM = 0.99
 """Bits to reach over those of the goal: weights that fit as training leaves them are better than any chosen later."""
 
 EXCESS_BITS = 0.3
@@ -24,7 +24,7 @@ EXCESS_BITS = 0.3
 MOST_BITS_PER_WEIGHT = 8.0
 """Of a goal, beside what is fixed."""
 
-ASKING = (0.4, 0.85)
+ASKING = (0.4, 0.85, 1.0, 1.06)
 """Shares of the time between warm-up and settling at which the coder is asked what share of the entropy it takes."""
 
 
@@ -66,7 +66,7 @@ class SizeControl(StepControl):
         self._first = math.log(max(bits, 1.0)) if math.isnan(self._first) else self._first
         goal = AIM * 8 * (self.limit_bytes - self.fixed_bytes) / self._coded_share
         lowest = math.log(max((1 - UNDERSHOOT) * goal, goal - UNDERSHOOT_BITS * self._total))
-        share = self._pressed(progress)
+        share = min(self._pressed(progress), 1.0)
         if share >= FALL:
             return lowest + (math.log(goal) - lowest) * (share - FALL) / (1 - FALL)
         return lowest + (self._first - lowest) * (1 - share / FALL) ** 2

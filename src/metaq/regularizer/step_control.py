@@ -36,6 +36,9 @@ SHARING = 20.0
 GAIN, LARGEST_CHANGE = 0.75, 0.1
 """Share of an error of the bits that one refresh makes good, and most that it changes the logarithm of a step size."""
 
+STILL = 0.25
+"""Last share of settling in which step sizes change no more."""
+
 MARGIN = 2.0
 """λ over what the loss pays for a bit by the rule for high rates; zones around zero are wider at low ones."""
 
@@ -84,7 +87,7 @@ class StepControl(Schedule):
 
     def keeps_still(self, progress: float) -> bool:
         """Whether step sizes change no more."""
-        return self.settled(progress) is not None
+        return progress >= 1 - STILL * SETTLE
 
     def presses(self, progress: float) -> bool:
         """Whether the weights are to be pressed now."""
