@@ -41,7 +41,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     bits.plot([1.0], [result["file_bits_per_weight"]], "o", color=ORANGE, clip_on=False, zorder=3, label="file")
     for share in ASKING:
         place = WARM_UP + share * (1 - SETTLE - WARM_UP)
-        bits.axvline(place, color=GREY, linestyle=":", label="its size is estimated" if share == ASKING[0] else None)
+        bits.axvline(place, color=GREY, linestyle=":", label="its size is asked for" if share == ASKING[0] else None)
     bits.set_ylabel("bits per weight")
     bits.set_ylim(bottom=0)
     bits.legend(loc="upper right", framealpha=1)

@@ -347,8 +347,8 @@ class Regularizer(abc.ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on to the identical result; holds tensors, numbers, strings only.
 
-        Its structure depends on the model and the configuration alone, and what is kept of a sharded parameter is
-        sharded like it, as ``torch.distributed.checkpoint`` wants it.
+        Its structure depends on the model and the configuration alone, but for the weights that a training to a figure
+        keeps, and what is kept of a sharded parameter is sharded like it, as ``torch.distributed.checkpoint`` wants it.
         """
         unknown = torch.full((len(self._participants.groups),), torch.nan, dtype=torch.float64)
         grids = self._grids or GridSet(center=unknown, radius=unknown, count=self.config.buckets.count)
