@@ -196,6 +196,21 @@ def test_gradients_that_are_not_finite_do_not_reach_the_control():
     assert 0 < control.strength(0.2) < 1
 
 
+def test_where_there_are_too_few_bits_less_presses():
+    def strength(bits: float) -> float:
+        control = SizeControl(
+            RegularizerConfig(), limit_bytes=100, fixed_bytes=20, counts=torch.tensor([100.0, 300.0]).double()
+        )
+        control.watch(torch.tensor([1.0, 3.0]).double(), 0.1)
+        control.weigh(1.0, torch.ones(2).double(), 0.2)
+        control.factors(2000.0, 0.2, torch.ones(2).double(), torch.zeros(2))
+        control.factors(bits, 0.21, torch.ones(2).double(), torch.zeros(2))
+        return control.strength(0.21)
+
+    assert strength(500.0) < 0.01 * strength(1000.0) < 0.1 * strength(2500.0)
+    assert strength(2500.0) == strength(5000.0)
+
+
 def test_refreshes_are_as_many_whatever_the_length():
     for total_steps, every in ((50, 1), (STEPS, STEPS // REFRESHES), (10**6, 25)):
         assert EntropyRegularizer(Loop().model, total_steps=total_steps, target_ratio=8).config.refresh_every == every

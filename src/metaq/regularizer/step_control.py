@@ -45,6 +45,9 @@ MARGIN = 2.0
 LEAST_PULL, MOST_PULL = 0.003, 0.2
 """Bounds of λ: pull of three bits a step size over the root mean square of the gradients."""
 
+RELIEF = 8.0
+"""Power of the bits over those of the path with which λ falls where there are too few of them."""
+
 MOST_USED = 0.9
 """Share of the buckets on either side that weights may reach."""
 
@@ -64,7 +67,7 @@ class StepControl(Schedule):
         self._counts = counts
         self._squares = torch.full_like(counts, torch.nan)
         self._seen = self._harm = self._force = math.nan
-        self._strength = 0.0
+        self._strength, self._relief = 0.0, 1.0
 
     @property
     def _total(self) -> float:
@@ -96,7 +99,7 @@ class StepControl(Schedule):
     @override
     def strength(self, progress: float) -> float:
         share = self.settled(progress)
-        return self._strength * (1.0 if share is None else self._config.decay_end**share)
+        return self._strength * self._relief * (1.0 if share is None else self._config.decay_end**share)
 
     @override
     def settled(self, progress: float) -> float | None:
@@ -156,6 +159,7 @@ class StepControl(Schedule):
             return torch.ones_like(step_sizes)
         path = self.path(bits, progress, passed)
         # How the logarithm of the bits falls with that of the step size, for weights as trainings leave them.
+        self._relief = min(math.exp(RELIEF * (now - path)), 1.0)
         slope = 1 / (math.log(2) * (math.exp(path) / total + 0.3))
         change = max(-LARGEST_CHANGE, min(LARGEST_CHANGE, GAIN * (now - path) / slope))
         shares = (min(SHARING * passed, 1.0) * self._missing(step_sizes)).clamp(-LARGEST_CHANGE, LARGEST_CHANGE)
