@@ -121,8 +121,10 @@ def half_cell_slopes(slopes: torch.Tensor, hysteresis: float, strength: float) -
 
     On the half nearer the attractor it is ``1 + hysteresis`` times as steep, on the other ``1 - hysteresis`` times.
     """
-    bend = hysteresis * slopes.abs()
-    return torch.stack([slopes + bend, slopes - bend], -1).mul_(strength).reshape(len(slopes), -1)
+    steep, gentle = strength * ((1 + hysteresis) * slopes), strength * ((1 - hysteresis) * slopes)
+    outward = slopes > 0
+    halves = [torch.where(outward, steep, gentle), torch.where(outward, gentle, steep)]
+    return torch.stack(halves, -1).reshape(len(slopes), -1)
 
 
 def entropy_bits(bucket_counts: torch.Tensor) -> torch.Tensor:
