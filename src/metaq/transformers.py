@@ -92,6 +92,10 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
             # Which way it is may only be known when training begins.
             larger_is_better=None if max_drop is None and target_value is None else greater_is_better is not False,
         )
+        require(
+            self.goal.is_quality or (metric_for_best_model is None and greater_is_better is None),
+            "metric_for_best_model, greater_is_better: are about max_drop or target_value; leave them out.",
+        )
         self.metric_for_best_model = metric_for_best_model
         self.greater_is_better = greater_is_better
         self.resume_from_checkpoint = resume_from_checkpoint

@@ -157,6 +157,13 @@ def test_a_figure_needs_its_metric(tmp_path):
         trainer.train()
 
 
+@pytest.mark.parametrize("goal", [{"target_ratio": 8.0}, {"config": CONFIG}])
+@pytest.mark.parametrize("named", [{"metric_for_best_model": "loss"}, {"greater_is_better": False}])
+def test_a_metric_without_a_goal_of_a_figure_is_refused(goal, named):
+    with pytest.raises(ConfigError, match="greater_is_better: are about max_drop or target_value"):
+        EntropyTrainerCallback(**goal, **named)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_result_is_that_of_a_plain_loop(tmp_path, dtype, accumulate):

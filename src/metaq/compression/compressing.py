@@ -36,7 +36,7 @@ from metaq.quantize.recovery import OutputLoss, Recovery
 from metaq.tensors.grid import BucketGrid, TrainedGrids
 
 Accuracy = Callable[[StateDict], float]
-"""From restored weights to a figure of merit, such as percent of images classified rightly; larger is better."""
+"""From restored weights to a figure of merit, such as percent of images classified rightly."""
 
 UNREACHED_SHARE = 0.25
 """What a relative error counts in a tensor on which no output depends, over the median of the others."""
