@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metaq import container
-from metaq.compression.pipeline import quantized_state_dict, to_tensors, trained_tensors
+from metaq.compression.pipeline import estimated_bits, quantized_state_dict, to_tensors, trained_tensors
 from metaq.lab import nets
 from metaq.model import checkpoint
 from metaq.tensors.grid import BucketGrid
@@ -84,6 +84,36 @@ def test_statistics_are_rounded():
     assert size_of(tensors) < size_of(to_tensors(model, grids=grids))
     inputs = torch.randn(32, 16, generator=generator)
     assert (loaded(model, tensors)(inputs) - model(inputs)).square().mean() < 1e-3 * model(inputs).square().mean()
+
+
+class Convolving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.second, self.other_norm = nn.Conv2d(16, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.last = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x)))
+        return self.last(torch.relu(self.other_norm(self.second(x))).mean((2, 3)))
+
+
+def test_an_estimate_counts_all_that_is_quantised(tmp_path):
+    """Vectors of batch normalisation without a grid are rounded in the file; here they are an eighth of it."""
+    generator = torch.Generator().manual_seed(0)
+    model = Convolving().eval()
+    for norm in (model.norm, model.other_norm):
+        norm.running_mean.normal_(generator=generator)
+        norm.running_var.uniform_(0.5, 1.5, generator=generator)
+        nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+        nn.init.normal_(norm.bias, std=0.25, generator=generator)
+    names = ("first.weight", "second.weight", "last.weight")
+    for name in names:
+        nn.init.normal_(model.get_parameter(name), generator=generator)
+    grids = {name: BucketGrid(center=0.0, radius=7.5, count=15) for name in names}
+    container.write(tmp_path / "model.metaq", trained_tensors(model, grids))
+    coded_bits = sum(container.account(tmp_path / "model.metaq").parts_bits)
+    assert estimated_bits(model, grids) == pytest.approx(coded_bits, rel=0.05)
 
 
 class Twice(nn.Module):

@@ -62,6 +62,16 @@ def test_a_step_has_a_single_all_reduce_for_all_groups(outcomes):
         assert {numbers for (numbers,) in found["calls"]} == {groups, groups * buckets + groups}
 
 
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_of_figures_that_differ_the_mean_counts(outcomes, evaluates):
+    first, second = (of_process[evaluates] for of_process in outcomes[0]["figures"])
+    assert first["weights"] == second["weights"]
+    assert first["by_own"] != pytest.approx(second["by_own"], abs=1e-2)
+    for found in (first, second):
+        assert found["weights"] == pytest.approx(found["by_mean"], abs=1e-6)
+        assert found["weights"] != pytest.approx(found["by_own"], abs=1e-2)
+
+
 def test_the_same_weights_give_the_same_file(outcomes):
     found, folder = outcomes
     one = (folder / "one.metaq").read_bytes()

@@ -53,10 +53,11 @@ def sharded(mesh=None) -> nn.Module:
 class Run:
     """A model with its optimiser and regulariser, trained on its share of every batch."""
 
-    def __init__(self, model, config=CONFIG, *, total_steps=STEPS, share=None):
+    def __init__(self, model, config=CONFIG, *, total_steps=STEPS, share=None, **goal):
         self.model = model
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps).attach(self.optimizer)
+        self.regularizer = EntropyRegularizer(model, config, total_steps=total_steps, **goal)
+        self.regularizer.attach(self.optimizer)
         self.share = slice(None) if share is None else slice(share, None, dist.get_world_size())
 
     def train(self, first, last):
@@ -111,6 +112,38 @@ def check_spread_objective(_folder):
 
 def check_data_parallel(_folder):
     return outcome(Run(DistributedDataParallel(make_model()), share=dist.get_rank()).train(0, STEPS), alone())
+
+
+def check_figures(_folder):
+    """Trainings to a figure that processes see differently, and of a single process: by the mean, by its own.
+
+    What the figures of a process differ by turns its sign from one to the next, so that it changes where they lead.
+    """
+    inputs = torch.randn(64, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(99))
+
+    def trained(model, own, *, share=None, evaluates=False):
+        run, looks = Run(model, None, share=share, target_value=0.6, larger_is_better=False), []
+
+        @torch.no_grad()
+        def figure():
+            error = (run.model(inputs) - inputs.sum(dim=1, keepdim=True).sin()).square().mean()
+            looks.append(float(error) + own * (-1) ** len(looks))
+            return looks[-1]
+
+        for first in range(0, STEPS, 2):
+            run.train(first, first + 2).regularizer.observe(figure())
+        run.regularizer.finish(evaluate=figure if evaluates else None)
+        return torch.cat([weights.reshape(-1) for weights in run.weights().values()]).tolist()
+
+    own = 0.3 if dist.get_rank() else -0.3
+    return [
+        {
+            "weights": trained(DistributedDataParallel(make_model()), own, share=dist.get_rank(), evaluates=evaluates),
+            "by_mean": trained(make_model(), 0.0, evaluates=evaluates),
+            "by_own": trained(make_model(), own, evaluates=evaluates),
+        }
+        for evaluates in (False, True)
+    ]
 
 
 def check_one_all_reduce(_folder):

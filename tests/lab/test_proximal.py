@@ -50,6 +50,12 @@ def run(config=CONFIG, *, steps=STEPS, optimizer_class=torch.optim.Adam, lr=1e-2
     return model, regularizer
 
 
+def test_an_evaluation_at_the_end_is_refused():
+    _, regularizer = run(steps=20)
+    with pytest.raises(ConfigError, match="evaluate: is for goals of a figure"):
+        regularizer.finish(evaluate=lambda: 1.0)
+
+
 def objective(targets, indices, grid, strength, penalty):
     counts = np.bincount(indices, minlength=grid.count)
     bits = counts[counts > 0] @ np.log2(len(targets) / counts[counts > 0])

@@ -43,13 +43,13 @@ def size(regularizer, tmp_path) -> int:
     return regularizer.save(tmp_path / "model.metaq").file_bytes
 
 
-@pytest.mark.parametrize("slack", [1.2, 2.0, 6.0])
-def test_the_figure_keeps_to_its_target(tmp_path, slack):
+@pytest.mark.parametrize(("slack", "ratio"), [(1.2, 4), (2.0, 5), (6.0, 5)])
+def test_the_figure_keeps_to_its_target(tmp_path, slack, ratio):
     target, loop = slack * untouched_error(), Loop()
     regularizer = observed(loop, target_value=target, larger_is_better=False)
     regularizer.finish()
     assert loop.error() <= target
-    assert size(regularizer, tmp_path) < float_bytes(loop.model) / 4
+    assert size(regularizer, tmp_path) < float_bytes(loop.model) / ratio
     loop.model.load_state_dict(load(tmp_path / "model.metaq"))
     assert loop.error() <= target * (1 + 1e-5)
 
@@ -105,10 +105,76 @@ def test_an_evaluation_at_an_early_end_is_enough(tmp_path):
     assert size(regularizer, tmp_path) < float_bytes(loop.model) / 8
 
 
-def test_an_evaluation_is_for_figures():
-    regularizer = trained(Loop(), steps=100, target_ratio=12)
+@pytest.mark.parametrize("is_other", [False, True])
+@pytest.mark.parametrize("goal", [{"target_ratio": 12}, {"config": RegularizerConfig(strength=1e-5)}])
+def test_an_evaluation_is_for_figures(goal, is_other):
+    loop = Loop()
+    regularizer = trained(loop, steps=100, **goal)
+    if is_other:
+        loop.model.load_state_dict(Loop(seed=1).model.state_dict())
     with pytest.raises(ConfigError, match="evaluate: is for goals of a figure"):
         regularizer.finish(evaluate=lambda: 1.0)
+    assert not regularizer.finished
+
+
+def test_an_evaluation_beside_grids_is_refused_before_the_training_ends():
+    loop = Loop()
+    regularizer = observed(loop, steps=100, target_value=1.0, larger_is_better=False)
+    with pytest.raises(ConfigError, match="evaluate: grids say what the file holds"):
+        regularizer.finish(regularizer.grids(), evaluate=loop.error)
+    loop.step()
+    assert regularizer.steps == 101
+
+
+def foreign_weights() -> dict[str, torch.Tensor]:
+    """Of a good network that has nothing to do with that of seed 0."""
+    loop = Loop(seed=1)
+    for _ in range(STEPS):
+        loop.step()
+    return loop.model.state_dict()
+
+
+def are_of(loop: Loop, weights: dict[str, torch.Tensor]) -> bool:
+    """Whether the model holds `weights`, but for an error of quantisation."""
+    pairs = [(tensor, weights[name]) for name, tensor in loop.model.state_dict().items()]
+    apart, whole = (
+        sum(float(t.square().sum()) for t in of) for of in ([t - w for t, w in pairs], [w for _, w in pairs])
+    )
+    return apart < 0.2 * whole
+
+
+def test_foreign_weights_are_what_an_evaluation_makes_smaller(tmp_path):
+    target, given, sizes = 1.1 * untouched_error(), foreign_weights(), []
+    for evaluates in (False, True):
+        loop = Loop()
+        regularizer = observed(loop, target_value=target, larger_is_better=False)
+        loop.model.load_state_dict(given)
+        regularizer.finish(evaluate=loop.error if evaluates else None)
+        assert loop.error() <= target
+        assert are_of(loop, given)
+        sizes.append(size(regularizer, tmp_path))
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+def test_an_evaluation_leads_foreign_weights_to_the_goal():
+    """Those that the training kept reach it with half the bits, but somebody has put others in their place."""
+    target, given, loop = 4 * untouched_error(), foreign_weights(), Loop()
+    regularizer = observed(loop, target_value=target, larger_is_better=False)
+    loop.model.load_state_dict(given)
+    regularizer.finish(evaluate=loop.error)
+    assert loop.error() <= target
+    assert are_of(loop, given)
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_foreign_weights_that_are_never_good_enough_stay(caplog, evaluates):
+    loop, given = Loop(), Loop(seed=1).model.state_dict()
+    target = 2 * untouched_error()
+    regularizer = observed(loop, target_value=target, larger_is_better=False)
+    loop.model.load_state_dict(given)
+    regularizer.finish(evaluate=loop.error if evaluates else None)
+    assert are_of(loop, given)
+    assert "No figure of these weights was seen to keep to the goal" in caplog.text
 
 
 def test_with_an_evaluation_at_the_end_no_room_is_left(tmp_path):

@@ -178,10 +178,9 @@ def trained_size(model: nn.Module, grids: Mapping[str, BucketGrid]) -> int:
 
 
 def estimated_bits(model: nn.Module, grids: Mapping[str, BucketGrid]) -> float:
-    """Bits in the file of :func:`trained_tensors` of all tensors with `grids` but for some per cent, found sooner."""
-    weights = quantized_state_dict(model, grids=grids)
-    arranged = arrangement(weights, movable_chains(model, weights, grids))
-    return container.estimated_bits(to_tensors(arranged, grids=grids))
+    """Bits of all that is quantised in the file of :func:`trained_tensors` but for some per cent, found sooner."""
+    weights, grids, chains = _as_trained(model, grids)
+    return container.estimated_bits(to_tensors(arrangement(weights, chains), grids=grids))
 
 
 def _as_trained(

@@ -179,9 +179,10 @@ class Regularizer(abc.ABC):
         """End the training: leave the quantised weights in the model and detach.
 
         `evaluate` gives the figure of the weights that the model holds. With it, a training to ``max_drop`` or
-        ``target_value`` ends in about the smallest file that keeps to that; it is called some ten times. Without it,
-        the training ends in the best weights whose figure was told by ``observe``. Other trainings refuse it, and
-        it has no effect where the model was given other weights.
+        ``target_value`` ends in about the smallest file that keeps to that; it is called some ten times. Replicas
+        in ``DistributedDataParallel`` all have to give it, and the mean of their figures counts. Without it, the
+        training ends in the best weights whose figure was told by ``observe``. With other goals, or beside `grids`, it
+        is refused.
 
         Weights that others have put into the model, such as averages, are quantised in the place of the trained ones.
         If the model was given weights of an earlier moment, `grids` are what :meth:`grids` returned then. Raises
@@ -193,6 +194,11 @@ class Regularizer(abc.ABC):
             "regularizer: finish() was called before any step of the optimizer that it is attached to; attach it to "
             "the one whose step() the loop calls.",
         )
+        require(
+            evaluate is None or self._is_to_figure,
+            "evaluate: is for goals of a figure, max_drop and target_value; leave it out.",
+        )
+        require(evaluate is None or grids is None, "evaluate: grids say what the file holds; leave one of them out.")
         self._participants.require_present(self._model)
         if isinstance(grids, TrainedGrids):
             require_on_grids(open_model(self._model), grids)
@@ -203,7 +209,7 @@ class Regularizer(abc.ABC):
                 self._forget()
                 of_group = dict(zip(self._participants.group_of, self._participants.names, strict=True))
                 self._grids = GridSet.of([grids[of_group[g]] for g in range(len(of_group))])
-            self._grids, values = self._given() if grids is not None or is_other else self._ended(evaluate)
+            self._grids, values = self._ended(evaluate, is_other=is_other) if grids is None else self._given()
             self._hold(values)
             self._forget()
         self.finished = True
@@ -446,12 +452,17 @@ class Regularizer(abc.ABC):
         return grids, self._quantized(grids)
 
     def _given(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
-        """Grids and weights to leave in a model that was given other weights."""
+        """Grids and weights to leave in a model that was given those of an earlier moment."""
         return self._last()
 
-    def _ended(self, evaluate: Callable[[], float] | None) -> tuple[GridSet, Iterable[torch.Tensor]]:  # noqa: ARG002
-        """Grids and weights to leave in the model at the end."""
+    def _ended(self, evaluate: Callable[[], float] | None, *, is_other: bool) -> tuple[GridSet, Iterable[torch.Tensor]]:  # noqa: ARG002
+        """Grids and weights to leave in the model at the end; `is_other` if others have put theirs into it."""
         return self._last()
+
+    @property
+    def _is_to_figure(self) -> bool:
+        """Whether the goal is one of a figure that the loop tells."""
+        return False
 
     def _frozen_count(self) -> int:
         """Weights that no longer move, of those that this process counts."""

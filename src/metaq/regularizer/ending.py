@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metaq.entropy.cells import bucket_indices, bucket_values
+from metaq.entropy.cells import bucket_values
 from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.grids import CPU, GridSet
@@ -39,6 +39,8 @@ class Ending:
     ----------
     weights, groups
         The latent weights, one tensor each, and the number of the group of each.
+    nearest
+        From grids to the weights at their nearest values.
     curvature
         That of the loss, tensor by tensor: one number each, or one a weight.
     file_bytes
@@ -49,15 +51,10 @@ class Ending:
 
     weights: Sequence[torch.Tensor]
     groups: Sequence[int]
+    nearest: Callable[[GridSet], Iterable[torch.Tensor]]
     curvature: Sequence[NDArray[np.float64] | float]
     file_bytes: Measure
     quick_bytes: Measure
-
-    def nearest(self, grids: GridSet) -> list[torch.Tensor]:
-        """Every weight at its nearest value."""
-        of_groups = list(grids)
-        pairs = ((weight, of_groups[group]) for weight, group in zip(self.weights, self.groups, strict=True))
-        return [bucket_values(bucket_indices(weight, grid), grid) for weight, grid in pairs]
 
     def fitted(self, grids: GridSet, *, limit_bytes: int, fixed_bytes: int, are_settled: bool) -> Found:
         """A file of at most `limit_bytes`, `fixed_bytes` of which depend on no weight, and not of much less.

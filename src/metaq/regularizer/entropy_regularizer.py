@@ -41,8 +41,8 @@ _LOGGER = logging.getLogger(__name__)
 LEAST_STEPS = 1000
 """Of a training of unknown length, as far as the time between refreshes goes."""
 
-EXACT_WEIGHTS = 65_536
-"""So few weights are coded amid training to know the size of the file; of more, it is estimated."""
+EXACT_WEIGHTS = 100_000
+"""So few weights are really coded while they settle to know the size of the file; of more, it is always estimated."""
 
 QUICK_CODER = "fast"
 LEAST_CURVATURE = 0.1
@@ -198,7 +198,7 @@ class EntropyRegularizer(Regularizer):
         control = self._control
         if not isinstance(control, QualityControl) or self.finished:
             return
-        value = mean_of_processes(float(value), getattr(self._model, "process_group", None))
+        value = self._mean(value)
         grids, bits = self._grids, None
         if grids is not None:
             bits = self._bits_of(grids, self._weights())
@@ -317,8 +317,13 @@ class EntropyRegularizer(Regularizer):
         assert limit_bytes is not None
         coarse = 4 * self._largest().clamp(min=1.0) * BUCKETS
         zeros = GridSet(center=torch.zeros_like(coarse), radius=coarse, count=BUCKETS)
-        fixed_bytes = self._file_bytes(zeros, self._quantized(zeros))
-        return SizeControl(self.config, limit_bytes=limit_bytes, fixed_bytes=fixed_bytes, counts=counts)
+        return SizeControl(
+            self.config,
+            limit_bytes=limit_bytes,
+            fixed_bytes=self._file_bytes(zeros, self._quantized(zeros)),
+            fixed_estimate=self._estimated_bits(zeros, self._quantized(zeros)),
+            counts=counts,
+        )
 
     def _file_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
         """Size of the file of `values`, which are on `grids`."""
@@ -326,7 +331,7 @@ class EntropyRegularizer(Regularizer):
             return trained_size(self._model, self._by_name(grids))
 
     def _estimated_bits(self, grids: GridSet, values: Iterable[torch.Tensor]) -> float:
-        """What the weights alone take in it, but for some per cent."""
+        """What all that is quantised takes in it, but for some per cent."""
         with self._holding(values):
             return estimated_bits(self._model, self._by_name(grids))
 
@@ -356,10 +361,10 @@ class EntropyRegularizer(Regularizer):
         if isinstance(control, SizeControl) and control.asks(progress):
             stored = grids.on(CPU).rounded()
             values = self._quantized(stored)
-            if self._participants.total > EXACT_WEIGHTS:
-                coded_bits = self._estimated_bits(stored, values)
-            else:
+            if control.settled(progress) is not None and self._participants.total <= EXACT_WEIGHTS:
                 coded_bits = 8.0 * (self._file_bytes(stored, values) - control.fixed_bytes)
+            else:
+                coded_bits = self._estimated_bits(stored, values) - control.fixed_estimate
             control.tell(coded_bits, bits, progress)
         distances = (torch.arange(grids.count) - grids.count // 2).abs()
         reached = torch.where(counts > 0, distances, 0).amax(dim=1)
@@ -399,27 +404,32 @@ class EntropyRegularizer(Regularizer):
             return self._fitted(control)
         return grids, values
 
-    def _ended(self, evaluate: Callable[[], float] | None) -> tuple[GridSet, Iterable[torch.Tensor]]:
-        control, kept = self._control, self._kept
+    def _ended(self, evaluate: Callable[[], float] | None, *, is_other: bool) -> tuple[GridSet, Iterable[torch.Tensor]]:
+        control, kept = self._control, None if is_other else self._kept
         if not isinstance(control, QualityControl):
-            require(evaluate is None, "evaluate: is for goals of a figure, max_drop and target_value; leave it out.")
-            return self._fitted(control) if isinstance(control, SizeControl) else super()._ended(evaluate)
+            return self._fitted(control) if isinstance(control, SizeControl) and not is_other else self._given()
         if evaluate is not None:
             if not control.knows_figures:
-                control.observe(evaluate(), None, self._progress)
+                control.observe(self._mean(evaluate()), None, self._progress)
             found = self._squeezed(control, evaluate)
             least = math.inf if kept is None or not control.is_met(kept.told) else kept.told.bits
             if found is not None and self._bits_of(*found) <= least:
                 return found
         if kept is None:
-            _LOGGER.warning(
-                "No figure of quantised weights kept to the goal (%s); the present ones stay.", control.goal
-            )
-            return super()._ended(evaluate)
+            _LOGGER.warning("No figure of these weights was seen to keep to the goal (%s); they stay.", control.goal)
+            return self._given()
         if not control.is_met(kept.told):
             _LOGGER.warning("No figure kept to the goal (%s); the weights of the best figure are taken.", control.goal)
         self._model.load_state_dict(kept.weights)
         return kept.grids, [tensor.detach().clone() for tensor in self._participants.local()]
+
+    @property
+    def _is_to_figure(self) -> bool:
+        return isinstance(self._control, QualityControl)
+
+    def _mean(self, value: float) -> float:
+        """Of a figure that every process has its own of, as replicas do."""
+        return mean_of_processes(float(value), getattr(self._model, "process_group", None))
 
     def _bits_of(self, grids: GridSet, weights: Iterable[torch.Tensor]) -> float:
         """Entropy of the bucket indices of `weights`, in bits."""
@@ -439,7 +449,7 @@ class EntropyRegularizer(Regularizer):
 
         def is_good(values: list[torch.Tensor]) -> bool:
             with self._holding(values):
-                return control.keeps(evaluate())
+                return control.keeps(self._mean(evaluate()))
 
         return self._ending().squeezed(self._stored_grids(), is_good)
 
@@ -447,6 +457,7 @@ class EntropyRegularizer(Regularizer):
         return Ending(
             weights=self._weights(),
             groups=self._participants.group_of,
+            nearest=self._quantized,
             curvature=list(self._curvature()),
             file_bytes=self._file_bytes,
             quick_bytes=self._quick_bytes,

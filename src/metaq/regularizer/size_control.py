@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from metaq.config import require
 from metaq.regularizer.config import RegularizerConfig
+from metaq.regularizer.pace import SETTLE
 from metaq.regularizer.step_control import StepControl
 
 FALL = 0.7
@@ -31,10 +32,18 @@ ASKING = (0.4, 0.85, 1.0, 1.06)
 class SizeControl(StepControl):
     """Leads to a file of at most `limit_bytes`.
 
-    `fixed_bytes` are those of a file whose weights are all zero.
+    `fixed_bytes` are those of a file whose weights are all zero, `fixed_estimate` bits what is estimated of it.
     """
 
-    def __init__(self, config: RegularizerConfig, *, limit_bytes: int, fixed_bytes: int, counts: torch.Tensor) -> None:
+    def __init__(
+        self,
+        config: RegularizerConfig,
+        *,
+        limit_bytes: int,
+        fixed_bytes: int,
+        fixed_estimate: float,
+        counts: torch.Tensor,
+    ) -> None:
         super().__init__(config, counts=counts)
         require(
             limit_bytes > fixed_bytes,
@@ -46,7 +55,7 @@ class SizeControl(StepControl):
             f"goal: {limit_bytes:,} bytes leave more than {MOST_BITS_PER_WEIGHT:.0f} bits for each of "
             f"{int(counts.sum()):,} weights; metaq.compress reaches that without training.",
         )
-        self.limit_bytes, self.fixed_bytes = limit_bytes, fixed_bytes
+        self.limit_bytes, self.fixed_bytes, self.fixed_estimate = limit_bytes, fixed_bytes, fixed_estimate
         self._first = math.nan
         self._coded_share = 1.0
         self._asked = 0
@@ -82,3 +91,7 @@ class SizeControl(StepControl):
     def _due(self, progress: float) -> int:
         """How often the size was to be told by now."""
         return sum(self._pressed(progress) >= time for time in ASKING)
+
+    def _pressed(self, progress: float) -> float:
+        """Share that is over of the time between warm-up and settling."""
+        return (progress - self._config.warmup) / max(1 - SETTLE - self._config.warmup, 1e-9)

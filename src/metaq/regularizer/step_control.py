@@ -51,7 +51,6 @@ RELIEF = 8.0
 MOST_USED = 0.9
 """Share of the buckets on either side that weights may reach."""
 
-
 FIXED = ("_config", "_counts", "_goal")
 """What a state does not hold."""
 
@@ -158,8 +157,8 @@ class StepControl(Schedule):
         if self.keeps_still(progress):
             return torch.ones_like(step_sizes)
         path = self.path(bits, progress, passed)
-        # How the logarithm of the bits falls with that of the step size, for weights as trainings leave them.
         self._relief = min(math.exp(RELIEF * (now - path)), 1.0)
+        # How the logarithm of the bits falls with that of the step size, for weights as trainings leave them.
         slope = 1 / (math.log(2) * (math.exp(path) / total + 0.3))
         change = max(-LARGEST_CHANGE, min(LARGEST_CHANGE, GAIN * (now - path) / slope))
         shares = (min(SHARING * passed, 1.0) * self._missing(step_sizes)).clamp(-LARGEST_CHANGE, LARGEST_CHANGE)
@@ -181,10 +180,6 @@ class StepControl(Schedule):
             "resume.",
         )
         super().load_state_dict({**state, "_squares": state["_squares"].clone()})
-
-    def _pressed(self, progress: float) -> float:
-        """Share that is over of the time between warm-up and settling."""
-        return (progress - self._config.warmup) / max(1 - SETTLE - self._config.warmup, 1e-9)
 
     def _newness(self, progress: float) -> float:
         """Weight of what is new in a running average."""
