@@ -58,18 +58,11 @@ class Schedule:
     is_taught: bool = True
 
 
-SHORT_SMALL = ("batch_size=128", "regularizer.plan.undershoot=0.95")
-"""In so few steps weights do not come back from far below the goal."""
-
 SCHEDULES = {
     ("resnet20", "full"): Schedule(float_epochs=200, small_epochs=200),
     ("vgg11", "full"): Schedule(float_epochs=160, small_epochs=160),
-    ("resnet20", "short"): Schedule(
-        float_epochs=20, small_epochs=34, both=("precision=bfloat16",), small=SHORT_SMALL, is_taught=False
-    ),
-    ("vgg11", "short"): Schedule(
-        float_epochs=9, small_epochs=13, both=("precision=bfloat16",), small=SHORT_SMALL, is_taught=False
-    ),
+    ("resnet20", "short"): Schedule(float_epochs=20, small_epochs=34, both=("precision=bfloat16",), is_taught=False),
+    ("vgg11", "short"): Schedule(float_epochs=9, small_epochs=13, both=("precision=bfloat16",), is_taught=False),
 }
 QUICK = Schedule(float_epochs=1, small_epochs=2, both=("batch_size=8",), small=("regularizer.refresh_every=2",))
 RATIOS = {"resnet20": 25.0, "vgg11": 150.0}

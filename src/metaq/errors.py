@@ -9,6 +9,10 @@ class ConfigError(MetaqError, ValueError):
     """An option, a configuration or an argument has a value that cannot be used."""
 
 
+class GoalError(ConfigError):
+    """A goal that no training of this model can reach."""
+
+
 class DataError(MetaqError):
     """A data set or a model input is missing, damaged or of the wrong shape."""
 

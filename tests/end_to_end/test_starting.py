@@ -69,12 +69,12 @@ def test_a_plain_run_resumes() -> None:
 
 def test_a_run_starts_from_weights_and_goes_on_without_their_file() -> None:
     run_metaq(*training("plain", "--float"))
-    started = run_metaq(*training("small", "--from", "plain/model.metaq", "--target-bytes", 400), "--json")
+    started = run_metaq(*training("small", "--from", "plain/model.metaq", "--target-bytes", 250), "--json")
     assert started.status == 0, started.err
     config = config_of("small")
     assert config.start == "plain/model.metaq"
     assert config.regularizer.warmup == 0
-    fresh = run_metaq(*training("fresh", "--target-bytes", 400), "--json")
+    fresh = run_metaq(*training("fresh", "--target-bytes", 250), "--json")
     assert fresh.status == 0, fresh.err
     assert config_of("fresh").regularizer.warmup > 0
     assert records("small")[0]["loss"] < records("fresh")[0]["loss"]
@@ -101,7 +101,9 @@ def test_training_may_start_from_any_kind_of_file() -> None:
         (("--from", "bad.pth"), ("2.weight", "NaN")),
         (("--from", "other.pth", "--set", "init.radius=1"), ("start", "give one")),
         (("--float", "--target-bytes", 400), ("--float", "no target")),
-        (("--float", "--set", "goal.bytes=400"), ("regularizer.plan",)),
+        (("--float", "--target-ratio", 20), ("--float", "no target")),
+        (("--float", "--max-drop", 1), ("--float", "no target")),
+        (("--float", "--set", "goal.target_bytes=400"), ("goal", "regularizer.strength")),
     ],
 )
 def test_what_cannot_be_started_is_refused_before_there_is_a_folder(

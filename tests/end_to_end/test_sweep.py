@@ -68,6 +68,17 @@ def test_a_sweep_draws_the_frontier_and_goes_on(tmp_path):
     assert "trial 0" not in shown.err
 
 
+def test_sizes_that_no_training_reaches_are_given_up_or_refused(tmp_path):
+    out = tmp_path / "out"
+    given = ("sweep", "--net", "tiny_sweep_net:make", "--data", "digits", "--epochs", 3, "--out", out)
+    assert refused(run_metaq(*given, "--smallest", 1, "--largest", 20, "--trials", 2), "20 bytes cannot be reached")
+    assert not out.exists()
+    told = run_metaq(*given, "--smallest", 1, "--largest", 350, "--trials", 6, "--json")
+    assert told.status == 0, told.err
+    assert 0 < len(told.json["trials"]) < 6
+    assert told.json["given_up"] + len(told.json["trials"]) == 6
+
+
 @pytest.mark.slow
 def test_several_processes_share_one_study(tmp_path):
     out = tmp_path / "out"
@@ -75,7 +86,7 @@ def test_several_processes_share_one_study(tmp_path):
     assert told.status == 0, told.err
     finished = told.json["trials"]
     assert 4 <= len(finished) <= 5
-    assert len({trial["parameters"]["optimizer.relative_learning_rate"] for trial in finished}) == len(finished)
+    assert len({trial["parameters"]["optimizer.learning_rate"] for trial in finished}) == len(finished)
     assert all(f"trial {trial['number']}:" in told.err for trial in finished)
 
 

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from metaq.compression.compressed import Goal
 from metaq.errors import ConfigError, MetaqError
 from metaq.lab import data, runs
 from metaq.lab.frontier import Settled, SweepPlan, Trial, draw, execution, frontier_of, is_hopeless
 from metaq.lab.frontier import study as studies
-from metaq.lab.train import EpochRecord, GoalConfig, TrainConfig, aim
+from metaq.lab.train import EpochRecord, TrainConfig, aim
 
 optuna = pytest.importorskip("optuna")
 TrialState = optuna.trial.TrialState
@@ -47,10 +48,10 @@ def test_of_equal_trials_the_first_is_on_the_frontier_and_an_empty_study_has_non
 
 
 COMPLETED = [
-    trial(0, 1000, 98.0, [(0.6, 1100, 95.0), (0.8, 1000, 97.5)]),
-    trial(1, 500, 96.0, [(0.6, 600, 95.5), (0.8, 500, 95.75)]),
-    trial(2, 2000, 99.0, [(0.6, 2200, 98.5), (0.8, 2000, 98.75)]),
-    trial(3, 900, 90.0, [(0.6, 900, 90.5), (0.8, 900, 90.0)]),
+    trial(0, 1000, 98.0, [(0.6, 95.0), (0.8, 97.5)]),
+    trial(1, 500, 96.0, [(0.6, 95.5), (0.8, 95.75)]),
+    trial(2, 2000, 99.0, [(0.6, 98.5), (0.8, 98.75)]),
+    trial(3, 900, 90.0, [(0.6, 90.5), (0.8, 90.0)]),
 ]
 
 
@@ -67,18 +68,17 @@ COMPLETED = [
     ],
 )
 def test_a_trial_is_hopeless_if_the_largest_gain_leaves_it_dominated(share, accuracy, goal_bytes, hopeless):
-    now = Settled(share, goal_bytes, accuracy)
-    assert is_hopeless(now, goal_bytes=goal_bytes, completed=COMPLETED) is hopeless
+    assert is_hopeless(Settled(share, accuracy), goal_bytes=goal_bytes, completed=COMPLETED) is hopeless
 
 
 def test_nothing_is_hopeless_before_four_trials_are_completed():
-    assert not is_hopeless(Settled(0.8, 3000, 0.0), goal_bytes=3000, completed=COMPLETED[:3])
+    assert not is_hopeless(Settled(0.8, 0.0), goal_bytes=3000, completed=COMPLETED[:3])
 
 
 def test_a_loss_after_the_share_counts_as_no_gain():
-    fallen = [trial(number, 100, 90.0, [(0.8, 100, 95.0)]) for number in range(4)]
-    assert not is_hopeless(Settled(0.8, 100, 90.0), goal_bytes=100, completed=fallen)
-    assert is_hopeless(Settled(0.8, 100, 89.9), goal_bytes=100, completed=fallen)
+    fallen = [trial(number, 100, 90.0, [(0.8, 95.0)]) for number in range(4)]
+    assert not is_hopeless(Settled(0.8, 90.0), goal_bytes=100, completed=fallen)
+    assert is_hopeless(Settled(0.8, 89.9), goal_bytes=100, completed=fallen)
 
 
 class Follower:
@@ -105,10 +105,9 @@ def epoch_of(config, epoch, accuracy):
         float_accuracy=accuracy,
         quantized_accuracy=accuracy,
         phi_bits=1.0,
-        bits=8.0 * config.goal.bytes,
+        bits=8.0 * config.goal.target_bytes,
         bits_per_weight=1.0,
-        estimated_bytes=float(config.goal.bytes),
-        file_bytes=config.goal.bytes,
+        estimated_bytes=float(config.goal.target_bytes),
         distance=0.0,
         frozen=0,
         strength=1.0,
@@ -131,13 +130,13 @@ class Trainings:
         self.configs.append(config)
         if number in self.interrupted:
             raise KeyboardInterrupt
-        accuracy = 1.0 if number in self.poor else 90 + config.goal.bytes / 1000
+        accuracy = 1.0 if number in self.poor else 90 + config.goal.target_bytes / 1000
         for epoch in range(1, config.epochs + 1):
             observer.on_epoch(epoch_of(config, epoch, accuracy))
         folder.mkdir(parents=True)
         for name in (runs.MODEL_FILE, runs.SUMMARY_FILE):
             (folder / name).write_text("")
-        return SimpleNamespace(summary=SimpleNamespace(bytes=config.goal.bytes, accuracy=accuracy))
+        return SimpleNamespace(summary=SimpleNamespace(bytes=config.goal.target_bytes, accuracy=accuracy))
 
     def measure(self, path, *, load_dataset, **_):
         self.measured.append(path)
@@ -154,7 +153,7 @@ def trainings(monkeypatch):
 
 
 def plan_in(folder, **values):
-    config = aim(TrainConfig(net="lenet5", data="digits"), GoalConfig(bytes=1), images=1000, epochs=10)
+    config = aim(TrainConfig(net="lenet5", data="digits"), Goal(target_bytes=1), images=1000, epochs=10)
     return SweepPlan(**{"config": config, "trials": 6, "smallest": 100, "largest": 5000, "folder": folder, **values})
 
 
@@ -181,9 +180,9 @@ def test_trials_differ_only_in_what_is_proposed(tmp_path, trainings):
     found = draw(plan, SPLITS, Follower())
     assert len(trainings.configs) == 6
     for config, proposed in zip(trainings.configs, proposals(found), strict=True):
-        assert 100 <= config.goal.bytes <= 5000
+        assert 100 <= config.goal.target_bytes <= 5000
         assert config == plan.config.override(f"{key}={value!r}" for key, value in proposed.items())
-    assert len({config.goal.bytes for config in trainings.configs}) == 6
+    assert len({config.goal.target_bytes for config in trainings.configs}) == 6
 
 
 def test_a_study_goes_on_as_if_it_had_not_stopped(tmp_path, trainings):
@@ -239,7 +238,7 @@ def test_a_trial_left_by_a_killed_process_is_waited_for_then_replaced(tmp_path, 
     storage = optuna.storages.RDBStorage(database(plan))
     left = optuna.load_study(storage=storage, study_name=STUDY).ask()
     if sign_of_life:
-        left.suggest_float("optimizer.relative_learning_rate", 4e-3, 1.6e-2, log=True)
+        left.suggest_float(execution.LEARNING_RATE, *execution.RATE_RANGES[execution.LEARNING_RATE], log=True)
         storage.record_heartbeat(left._trial_id)
     storage.remove_session()
     storage.engine.dispose()

@@ -218,9 +218,9 @@ def test_the_file_is_really_coded_only_while_few_weights_settle(monkeypatch, mos
     for name, steps in (("trained_size", coded), ("estimated_bits", estimated)):
         own = getattr(entropy_regularizer, name)
 
-        def noting(*arguments, own=own, steps=steps):
+        def noting(*arguments, own=own, steps=steps, **named):
             steps.append(regularizer.steps)
-            return own(*arguments)
+            return own(*arguments, **named)
 
         monkeypatch.setattr(entropy_regularizer, name, noting)
     for _ in range(STEPS):

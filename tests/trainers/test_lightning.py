@@ -400,7 +400,7 @@ def test_checkpoints_that_cannot_be_resumed_from_are_refused(tmp_path):
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="total_steps: strength and plan are relative to it"):
+    with pytest.raises(ConfigError, match="total_steps: strength changes over it"):
         fit(tmp_path, epochs=-1)
     with pytest.raises(ConfigError, match="no part 'nets'; did you mean 'net'"):
         make_trainer(tmp_path, EntropyCallback(CONFIG, submodule="nets")).fit(Learner(), make_loader())

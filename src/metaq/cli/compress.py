@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import Coder, DataDir, Exclude, Force, Include, Json, OwnNet, load_data
+from metaq.cli.options import (
+    Coder,
+    DataDir,
+    Exclude,
+    Force,
+    Include,
+    Json,
+    OwnNet,
+    TargetBitsPerWeight,
+    TargetBytes,
+    TargetRatio,
+    load_data,
+)
 from metaq.config import needed, require
 from metaq.errors import DataError
 
@@ -26,13 +38,9 @@ def compress(
         Path, typer.Argument(help="Checkpoint: .pth, .pt, .safetensors or .metaq; or a folder of save_pretrained.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .metaq file to write.")],
-    target_bytes: Annotated[int | None, typer.Option("--target-bytes", help="Largest size of the file.")] = None,
-    target_ratio: Annotated[
-        float | None, typer.Option("--target-ratio", help="Least ratio of the tensors' bytes to the file's.")
-    ] = None,
-    target_bits_per_weight: Annotated[
-        float | None, typer.Option("--target-bits-per-weight", help="Most bits of the file per weight.")
-    ] = None,
+    target_bytes: TargetBytes = None,
+    target_ratio: TargetRatio = None,
+    target_bits_per_weight: TargetBitsPerWeight = None,
     max_drop: Annotated[
         float | None,
         typer.Option("--max-drop", help="Points of accuracy that may be lost; needs --data."),

@@ -27,6 +27,13 @@ Teacher = Annotated[
     Path | None, typer.Option("--teacher", help="Weights of a network whose probabilities are learned too.")
 ]
 TeacherNet = Annotated[str | None, typer.Option("--teacher-net", help="Its network, if another.")]
+TargetBytes = Annotated[int | None, typer.Option("--target-bytes", help="Largest size of the file.")]
+TargetRatio = Annotated[
+    float | None, typer.Option("--target-ratio", help="Least ratio of the tensors' bytes to the file's.")
+]
+TargetBitsPerWeight = Annotated[
+    float | None, typer.Option("--target-bits-per-weight", help="Most bits of the file per weight.")
+]
 Model = Annotated[Path, typer.Argument(help="Model: .metaq, .safetensors, .pth or .pt.")]
 Coder = Annotated[str, typer.Option("--coder", help="small; or fast, which decodes many times faster.")]
 Data = Annotated[str, typer.Option("--data", help="Data set: digits, mnist, cifar10, or a folder of four IDX files.")]

@@ -325,12 +325,10 @@ class TrainingProgress:
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Print one line for the epoch."""
-        exact = record.file_bytes is not None
-        size = f"{record.file_bytes:,} bytes" if exact else f"about {record.estimated_bytes:,.0f} bytes"
         latent = f" ({record.float_accuracy:.2f} % latent)" if self._is_verbose else ""
         note(
             f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation {record.quantized_accuracy:.2f} %{latent}"
-            f"  {size}  {record.seconds:.1f} s"
+            f"  about {record.estimated_bytes:,.0f} bytes  {record.seconds:.1f} s"
         )
 
 

@@ -50,9 +50,10 @@ def sweep(
 ) -> None:
     """Train a network to many sizes and show how accurate it is at each; the same command again goes on."""
     needs("optuna", "matplotlib")
+    from metaq.compression.compressed import Goal
     from metaq.lab import frontier
     from metaq.lab.frontier import SweepPlan
-    from metaq.lab.train import GoalConfig, aim
+    from metaq.lab.train import aim
 
     require(epochs is None or time_budget is None, "--time-budget: sets the number of epochs; give no --epochs then.")
     named = {"net": net, "data": data, "seed": seed, "teacher": taught(teacher, teacher_net)}
@@ -61,7 +62,7 @@ def sweep(
     float_bytes = frontier.float_bytes_of(config.net)
     splits = load_data(config.data, data_dir, validation_count=config.validation_count)
     plan = SweepPlan(
-        config=aim(config, GoalConfig(bytes=float_bytes), images=len(splits.train), epochs=epochs),
+        config=aim(config, Goal(target_bytes=float_bytes), images=len(splits.train), epochs=epochs),
         trials=trials,
         smallest=max(1, float_bytes // LARGEST_RATIO) if smallest is None else smallest,
         largest=max(1, float_bytes // SMALLEST_RATIO) if largest is None else largest,

@@ -11,16 +11,29 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from metaq.cli import output
-from metaq.cli.options import DataDir, Force, Json, NewData, NewNet, Teacher, TeacherNet, load_data
+from metaq.cli.options import (
+    DataDir,
+    Force,
+    Json,
+    NewData,
+    NewNet,
+    TargetBitsPerWeight,
+    TargetBytes,
+    TargetRatio,
+    Teacher,
+    TeacherNet,
+    load_data,
+)
 from metaq.config import require
 from metaq.lab.registry import PRESETS
 
 if TYPE_CHECKING:
     import torch
 
+    from metaq.compression.compressed import Goal
     from metaq.lab.data import DataSplits
     from metaq.lab.runs import TrainingOutcome
-    from metaq.lab.train import GoalConfig, Processes, TrainConfig
+    from metaq.lab.train import Processes, TrainConfig
     from metaq.lab.train.config import TeacherConfig
 
 DEFAULT_PRESET = "lenet5-digits"
@@ -37,12 +50,16 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the run.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
+    target_bytes: TargetBytes = None,
+    target_ratio: TargetRatio = None,
+    target_bits_per_weight: TargetBitsPerWeight = None,
     target_accuracy: Annotated[
         float | None,
         typer.Option("--target-accuracy", help="Smallest file with this accuracy on validation images, in percent."),
     ] = None,
-    target_bytes: Annotated[
-        int | None, typer.Option("--target-bytes", help="Most accurate file of at most so many bytes.")
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", help="Smallest file so many points of accuracy behind the best on these at most."),
     ] = None,
     time_budget: Annotated[
         str | None, typer.Option("--time-budget", help="Train about so long: 90s, 15m, 2h. Sets the number of epochs.")
@@ -72,11 +89,18 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings."""
+    from metaq.compression.compressed import Goal
     from metaq.lab import runs
-    from metaq.lab.train import GoalConfig, checkpointing, device_named, launched, plain
+    from metaq.lab.train import checkpointing, device_named, launched, plain
 
     require((out is None) != (resume is None), "train: give either --out FOLDER or --resume FOLDER.")
-    goal = GoalConfig(accuracy=target_accuracy, bytes=target_bytes)
+    goal = Goal(
+        target_bytes=target_bytes,
+        target_ratio=target_ratio,
+        target_bits_per_weight=target_bits_per_weight,
+        target_value=target_accuracy,
+        max_drop=max_drop,
+    )
     named: dict[str, object] = {
         "net": net,
         "data": data,
@@ -85,14 +109,14 @@ def train(
         "start": None if start is None else str(start),
     }
     if resume is not None:
-        given = (preset_name, target_accuracy, target_bytes, time_budget, teacher, teacher_net, *named.values())
-        alone = all(value is None for value in given) and not (assignments or force or without_term)
+        given = (preset_name, time_budget, teacher, teacher_net, *named.values())
+        alone = all(value is None for value in given) and not (assignments or force or without_term or goal != Goal())
         require(
             alone,
             f"--resume {resume}: goes on with the settings of that run; only --data-dir, --device and "
             "--verbose go with it.",
         )
-    require(not (without_term and goal.is_given), "--float: files of floats have one size; give no target.")
+    require(not (without_term and goal != Goal()), "--float: files of floats have one size; give no target.")
     device = device_named(device_name)
     folder = resume or out or Path()
     with launched(device) as processes, output.silent(unless=processes.is_first):
@@ -150,24 +174,28 @@ def taught(file: Path | None, net: str | None) -> TeacherConfig | None:
 def _aimed(
     config: TrainConfig,
     splits: DataSplits,
-    goal: GoalConfig,
+    goal: Goal,
     epochs: int | None,
     time_budget: str | None,
     assignments: list[str],
     where: Where,
 ) -> TrainConfig:
     """The configuration with its goal, its number of epochs and every other setting."""
+    from metaq.compression.compressed import Goal
     from metaq.lab import runs
-    from metaq.lab.train import aim
+    from metaq.lab.train import aim, of_length
 
     sets_epochs = epochs is not None or any(text.partition("=")[0].strip() == "epochs" for text in assignments)
     require(time_budget is None or not sets_epochs, "--time-budget: sets the number of epochs; give no --epochs then.")
-    if goal.is_given:
-        config = aim(config, goal, images=len(splits.train.labels), epochs=epochs)
-    config = config.override(assignments)
+    images = len(splits.train)
+    if goal != Goal():
+        config = aim(config, goal, images=images, epochs=epochs)
+        config = of_length(config, config.override(assignments).epochs, images=images)
     if time_budget is None:
-        return config
-    return replace(config, epochs=runs.epochs_within(config, splits, seconds_of(time_budget), **where))
+        return config.override(assignments)
+    found = runs.epochs_within(config.override(assignments), splits, seconds_of(time_budget), **where)
+    config = of_length(config, found, images=images) if goal != Goal() else replace(config, epochs=found)
+    return config.override(assignments)
 
 
 def seconds_of(duration: str) -> float:

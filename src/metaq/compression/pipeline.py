@@ -170,11 +170,13 @@ def trained_tensors(
     return _cheapest(arrangements(weights, chains), grids, coder, progress or NoProgress())
 
 
-def trained_size(model: nn.Module, grids: Mapping[str, BucketGrid]) -> int:
-    """Bytes of the file of :func:`trained_tensors`, coded by ``"small"``."""
+def trained_size(
+    model: nn.Module, grids: Mapping[str, BucketGrid], *, metadata: container.Metadata | None = None
+) -> int:
+    """Bytes of the file of :func:`trained_tensors` and `metadata`, coded by ``"small"``."""
     weights, grids, chains = _as_trained(model, grids)
     tried = arrangements(weights, chains) if chains else [weights]
-    return min(len(container.encode(to_tensors(each, grids=grids))) for each in tried)
+    return min(len(container.encode(to_tensors(each, grids=grids), metadata=metadata)) for each in tried)
 
 
 def estimated_bits(model: nn.Module, grids: Mapping[str, BucketGrid]) -> float:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from metaq import container
 from metaq.compression import pipeline
-from metaq.compression.pipeline import movable_chains, trained_tensors
+from metaq.compression.pipeline import trained_tensors
 from metaq.config import needs, require
 from metaq.errors import ConfigError, OutputError
 from metaq.files import write_bytes
@@ -38,12 +38,10 @@ from metaq.lab.train import (
     label_loss,
     plain,
 )
-from metaq.lab.train.config import TeacherConfig
+from metaq.lab.train.config import LEAST_EPOCHS_TO_A_FIGURE, TeacherConfig
 from metaq.model import checkpoint, structure
 from metaq.model.checkpoint import StateDict
-from metaq.model.structure import arrangement
 from metaq.progress import NoProgress, Progress
-from metaq.tensors.grid import BucketGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,23 +149,25 @@ def epochs_within(
     device: torch.device = CPU,
     processes: Processes = ALONE,
 ) -> int:
-    """About how many epochs of `config` this machine trains in `seconds`; measured on a few steps, at least 1."""
+    """About how many epochs of `config` this machine trains in `seconds`; measured on a few steps."""
     steps = -(-len(splits.train.labels) // config.batch_size)
     tried = min(TRIED_STEPS, steps)
     few = replace(
         splits, train=splits.train.take(torch.arange(min(tried * config.batch_size, len(splits.train.labels))))
     )
-    at_once = replace(config, epochs=2, regularizer=replace(config.regularizer, warmup=0.0))
+    # Two of more epochs: the end of a training takes time of its own.
+    at_once = replace(config, epochs=4, regularizer=replace(config.regularizer, warmup=0.0))
     with TemporaryDirectory() as scratch:
         trainer = _trainer(at_once, few, Path(scratch), Silent(), device=device, processes=processes)
-        trainer.run()
-    record = trainer.records[-1]
+        trainer.advance()
+        record = trainer.advance()
     begun = time.perf_counter()
     accuracy(trainer.model, trainer.validation)
     evaluating = 2 * (time.perf_counter() - begun)
     per_step = max(record.seconds - evaluating, 0.0) / tried
     # Times may differ from process to process.
-    return processes.by_first(lambda: max(1, int(seconds / (per_step * steps + evaluating))))
+    least = LEAST_EPOCHS_TO_A_FIGURE if config.goal.is_quality else 1
+    return processes.by_first(lambda: max(least, int(seconds / (per_step * steps + evaluating))))
 
 
 def resume_in_folder(
@@ -273,7 +273,7 @@ def _trainer(
         splits,
         folder,
         observer,
-        file_bytes=lambda weights, grids: _file_bytes(weights, grids, config),
+        metadata=_metadata(config),
         loss=loss,
         start=None if config.start is None or is_resumed else _start_weights(config.start, config.net),
         device=device,
@@ -315,18 +315,8 @@ def _outputs(model: nn.Module, images: ImageDataset) -> int:
         return int(model.eval()(to_float(one.images)).shape[1])
 
 
-def _encoded(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> bytes:
-    metadata: container.Metadata = {"net": config.net, "data": config.data}
-    return container.encode(pipeline.to_tensors(weights, grids=grids), metadata=metadata)
-
-
-def _file_bytes(weights: StateDict, grids: Mapping[str, BucketGrid], config: TrainConfig) -> int:
-    """Size of a file; where a size was asked for, at most what is needed once units are arranged."""
-    size = len(_encoded(weights, grids, config))
-    if config.goal.bytes is None:
-        return size
-    arranged = arrangement(weights, movable_chains(nets.create(config.net), weights, grids))
-    return min(size, len(_encoded(arranged, grids, config)))
+def _metadata(config: TrainConfig) -> container.Metadata:
+    return {"net": config.net, "data": config.data}
 
 
 def _finish(trainer: Trainer, splits: DataSplits, begun: float, progress: Progress) -> TrainingOutcome:
@@ -347,7 +337,7 @@ def _written(
         model = build(trainer.config.net, kept.state_dict)
         tensors = trained_tensors(model, kept.grids, progress=progress)
     progress.stage("writing the file", 1)
-    container.write(path, tensors, metadata={"net": trainer.config.net, "data": trainer.config.data})
+    container.write(path, tensors, metadata=_metadata(trainer.config))
     progress.stage("measuring the file", 1)
     measured = measure_file(path, net=trainer.config.net, load_dataset=lambda: splits.test)
     from metaq.lab.plots import save_curves

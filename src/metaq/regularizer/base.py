@@ -32,7 +32,7 @@ from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.optimizers import OptimizerHooks
 from metaq.regularizer.pace import Pace
 from metaq.regularizer.participants import Participants
-from metaq.regularizer.schedule import schedule_of
+from metaq.regularizer.schedule import FixedSchedule, Schedule
 from metaq.regularizer.slopes import slope_rule
 from metaq.tensors.grid import BucketGrid, TrainedGrids
 from metaq.tensors.quantized import QuantizedTensor
@@ -96,14 +96,16 @@ class Regularizer(abc.ABC):
         *,
         total_steps: int | None,
         filter_fn: FilterFn | None = None,
+        metadata: container.Metadata | None = None,
     ) -> None:
         self.config = config or RegularizerConfig()
+        self._metadata = dict(metadata or {})
         self._pace, self.planned_steps = Pace(total_steps), total_steps
         self.steps = 0
         self.finished = False
         self._model = model
         self._participants = Participants(model, self.config, total_steps=total_steps, filter_fn=filter_fn)
-        self.schedule = schedule_of(self.config, weights=self._participants.total)
+        self.schedule: Schedule = FixedSchedule(self.config)
         self._rule = slope_rule(self.config, len(self._participants.groups))
         self._grids: GridSet | None = None
         self._hooks: OptimizerHooks | None = None
@@ -302,7 +304,7 @@ class Regularizer(abc.ABC):
         self,
         path: str | os.PathLike[str],
         *,
-        metadata: Mapping[str, str | int | float] | None = None,
+        metadata: container.Metadata | None = None,
         coder: str = container.DEFAULT_CODER,
     ) -> WriteReport:
         """Write the model as it would be after :meth:`finish`, with the grids of now, as a ``.metaq`` file.
@@ -318,7 +320,8 @@ class Regularizer(abc.ABC):
         path
             The file; an older one is replaced.
         metadata
-            Small free facts to keep in the file.
+            Small free facts to keep in the file, beside those given before. A size that is the goal does not count
+            them.
         coder
             ``"small"`` or ``"fast"``.
 
@@ -344,7 +347,7 @@ class Regularizer(abc.ABC):
 
             def write_here() -> WriteReport:
                 tensors = gathered or trained_tensors(model, grids, coder=coder)
-                return container.write(path, tensors, metadata=metadata, coder=coder)
+                return container.write(path, tensors, metadata={**self._metadata, **(metadata or {})}, coder=coder)
 
             report = in_one_process(parameters, write_here, getattr(model, "process_group", None))
             reasons = select_gridded(open_model(model), grids).reasons

@@ -67,49 +67,6 @@ class FreezeConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanConfig(Config):
-    """How a training to a size proceeds; lengths are shares of all steps and follow the warm-up.
-
-    Attributes
-    ----------
-    press
-        Length of the time in which the bits are driven down and held.
-    fall
-        Share of that time in which they fall, to `undershoot` times the goal; then they may rise to it again, so that
-        the weights that are missed most come back.
-    undershoot
-        See `fall`.
-    deepest
-        Factor by which the bits fall at most over that time, where only an accuracy is given.
-    settle
-        Length of the time in which oscillating weights are frozen.
-    quiet_speed
-        Learning rate once the bits have risen again, over that while they fell.
-    last_speed
-        Learning rate at the end of settling over that at its beginning.
-    decay_end
-        λ at the end of settling over that at its beginning, at most, unless a size that was asked for is
-        exceeded.
-    """
-
-    press: float = 0.7
-    fall: float = 0.7
-    undershoot: float = 0.75
-    deepest: float = 1000.0
-    settle: float = 0.15
-    quiet_speed: float = 0.4
-    last_speed: float = 0.1
-    decay_end: float = 0.3
-
-    def __post_init__(self) -> None:
-        for name in ("press", "fall", "undershoot", "settle", "quiet_speed", "last_speed", "decay_end"):
-            require(0 < getattr(self, name) <= 1, f"plan.{name}: {getattr(self, name)} is not in (0, 1].")
-        require(self.fall < 1, f"plan.fall: {self.fall} leaves no time to rise again.")
-        require(1 < self.deepest < math.inf, f"plan.deepest: {self.deepest} is not above 1.")
-        require(self.press + self.settle <= 1, "plan: press and settle do not fit into all steps.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class RegularizerConfig(Config):
     """Everything the term λ (α R(w) + (1 - α) φ(w)) depends on (METHOD, equation 1).
 
@@ -152,12 +109,9 @@ class RegularizerConfig(Config):
         a tenth once freezing sets in. Only with ``forward="quantized"`` and ``buckets.rule="relative"``.
     freeze
         Freezing of oscillating weights; only with ``forward="quantized"``.
-    plan
-        If given, λ is not planned but driven: by `target_bits`, or by whoever holds the regulariser (see
-        :class:`metaq.regularizer.schedule.PlannedSchedule`); `strength`, `ramp`, `ramp_start`, `decay_end` and
-        ``freeze.start`` have no effect then. Only with ``objective="code_length"`` and ``forward="quantized"``.
-    target_bits
-        With a plan: zero-order entropy of the bucket indices to reach, in bits.
+    led_by
+        What keeps the bits on their path to a goal: ``"step"``, the step sizes; or ``"strength"``, λ, where a long
+        training is to leave nearly all weights at zero, unless the goal is a size of more than a bit a weight.
     fista_iterations, fista_zeta_per_weight
         For ``"spread"``, whose dual some steps of FISTA solve, as in the thesis: evaluations per refresh and reciprocal
         step size over n.
@@ -181,8 +135,7 @@ class RegularizerConfig(Config):
     hysteresis: float = 0.6
     step_learning_rate: float = 1e-3
     freeze: FreezeConfig = FreezeConfig()
-    plan: PlanConfig | None = None
-    target_bits: float | None = None
+    led_by: Literal["step", "strength"] = "step"
     fista_iterations: int = 15
     fista_zeta_per_weight: float = 2.25
 
@@ -196,16 +149,10 @@ class RegularizerConfig(Config):
             require(0 < getattr(self, name) <= 1, f"{name}: {getattr(self, name)} is not in (0, 1].")
         require(0 <= self.ramp <= 1 - self.warmup, f"ramp: {self.ramp} does not fit after the warm-up.")
         require(self.refresh_every >= 1, f"refresh_every: {self.refresh_every} is below 1.")
-        require(self.target_bits is None or self.target_bits > 0, f"target_bits: {self.target_bits} is not positive.")
-        require(self.target_bits is None or self.plan is not None, "target_bits: needs a plan.")
         priced = self.objective == "code_length" and self.grouping == "tensor" and self.buckets.rule == "relative"
         require(
             priced or self.rate_model == "histogram",
             'rate_model="context": needs objective="code_length", grouping="tensor" and buckets.rule="relative".',
         )
-        if self.plan is not None:
-            drives = self.objective == "code_length" and self.forward == "quantized"
-            require(drives, 'plan: needs objective="code_length" and forward="quantized".')
-            require(self.warmup + self.plan.press + self.plan.settle <= 1, "plan: does not fit after the warm-up.")
         require(self.fista_iterations >= 1, f"fista_iterations: {self.fista_iterations} is below 1.")
         require(self.fista_zeta_per_weight > 0, "fista_zeta_per_weight: must be positive.")

@@ -14,9 +14,8 @@ from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
 
-SCALINGS, LEAST_EXCESS, LEAST_SETTLED, MOST_EXCESS = 6, 0.985, 0.93, 1.06
-"""Before the last choice, step sizes change so often at most, until the file over the goal is between the first, or the
-second where weights have settled, and the last: other step sizes do more harm to those than a few bytes are worth."""
+SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.985, 1.06
+"""Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
 
 TRIES, COARSER = 5, 1.04
 """Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
@@ -56,13 +55,13 @@ class Ending:
     file_bytes: Measure
     quick_bytes: Measure
 
-    def fitted(self, grids: GridSet, *, limit_bytes: int, fixed_bytes: int, are_settled: bool) -> Found:
+    def fitted(self, grids: GridSet, *, limit_bytes: int, fixed_bytes: int, least: float) -> Found:
         """A file of at most `limit_bytes`, `fixed_bytes` of which depend on no weight, and not of much less.
 
-        Where the weights have settled, these are changed as little as may be.
+        Step sizes grow finer where the bytes that depend on weights are less than the share `least` of what they may
+        be.
         """
         size = self.file_bytes(grids, self.nearest(grids))
-        least = LEAST_SETTLED if are_settled else LEAST_EXCESS
         is_near = least <= (size - fixed_bytes) / (limit_bytes - fixed_bytes) <= MOST_EXCESS
         scaled = grids if is_near else self._scaled(grids, size, limit_bytes, fixed_bytes)
         for _ in range(TRIES):

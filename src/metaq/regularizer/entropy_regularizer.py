@@ -31,7 +31,6 @@ from metaq.regularizer.ending import Ending, Found
 from metaq.regularizer.latent import LatentWeights
 from metaq.regularizer.pace import SETTLE
 from metaq.regularizer.quality_control import QualityControl, Told
-from metaq.regularizer.schedule import PlannedSchedule
 from metaq.regularizer.size_control import SizeControl
 from metaq.regularizer.step_control import BUCKETS, REFRESHES, StepControl
 from metaq.regularizer.step_size import StepLearner
@@ -56,13 +55,13 @@ def training_goal(config: RegularizerConfig, **targets: Any) -> Goal:
     """
     goal = Goal(**targets)
     require(
-        config.strength is not None or config.plan is not None or goal != Goal(),
+        config.strength is not None or goal != Goal(),
         "regularizer: no goal; give target_ratio (such as 20), target_bytes or target_bits_per_weight for the size of "
         "the file, or max_drop or target_value for a figure told by observe().",
     )
     if goal != Goal():
         usual = RegularizerConfig()
-        for name in ("strength", "plan", "objective", "grouping", "forward", "buckets", "ramp", "ramp_start"):
+        for name in ("strength", "objective", "grouping", "forward", "buckets", "ramp", "ramp_start"):
             same = getattr(config, name) == getattr(usual, name)
             require(same, f"{name}: cannot be chosen with a goal; leave it out.")
         same = config.freeze.start == usual.freeze.start
@@ -110,7 +109,7 @@ class EntropyRegularizer(Regularizer):
         Optimiser steps of the whole training; None if they are not known: then the goal is approached so that the
         training may end at any step. :attr:`total_steps` may be changed later.
     target_bytes, target_ratio, target_bits_per_weight
-        The goal as a size: most bytes of the file, without metadata; least ratio of the bytes of all tensors of the
+        The goal as a size: most bytes of the file; least ratio of the bytes of all tensors of the
         model to those of the file; most bits of the file per element of all tensors.
     max_drop, target_value
         The goal as a figure of merit, in its own unit, for the smallest file: how far it may fall behind the best that
@@ -119,6 +118,8 @@ class EntropyRegularizer(Regularizer):
         Of the figure: True for an accuracy, False for a loss. Only with `max_drop` and `target_value`, which need it.
     filter_fn
         From the name of a parameter and the parameter to whether it takes part; by default all do.
+    metadata
+        Small free facts that every file keeps; they count in the size of the goal.
 
     Raises
     ------
@@ -153,6 +154,7 @@ class EntropyRegularizer(Regularizer):
         target_value: float | None = None,
         larger_is_better: bool | None = None,
         filter_fn: FilterFn | None = None,
+        metadata: container.Metadata | None = None,
     ) -> None:
         config = config or RegularizerConfig()
         goal = training_goal(
@@ -168,9 +170,9 @@ class EntropyRegularizer(Regularizer):
             config = _config_for_goal(config, total_steps=total_steps)
         require(
             total_steps is not None or goal != Goal(),
-            "total_steps: strength and plan are relative to it; give the number of optimiser steps, or a goal.",
+            "total_steps: strength changes over it; give the number of optimiser steps, or a goal.",
         )
-        super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn)
+        super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn, metadata=metadata)
         everyone, group_count = self._participants, len(self._participants.groups)
         asks_coder = self.config.rate_model == "context"
         self._latent: LatentWeights | None = None
@@ -180,7 +182,6 @@ class EntropyRegularizer(Regularizer):
         self._no_factors = torch.ones(group_count, dtype=torch.float64, device=everyone.device)
         self._groups_of_parts = everyone.groups_of_parts().to(everyone.device)
         self._last_seen = -1
-        self._unseen_bits: HostCopy | None = None
         self._optimizers: list[torch.optim.Optimizer] = []
         self._control = None if goal == Goal() else self._control_for(goal)
         self._kept: Kept | None = None
@@ -272,7 +273,6 @@ class EntropyRegularizer(Regularizer):
             "slopes": (unknown if self._slopes is None else self._slopes).to(CPU, copy=True),
             "xi": self._rule.xi.clone(),
             "step_learner": self._step_learner.state_dict(),
-            "unseen_bits": math.nan if self._unseen_bits is None else self._unseen_bits.value(),
             "weights": self._weights_state(),
             "context_prices": None if self._context_prices is None else self._context_prices.state_dict(),
             "kept": None if self._kept is None else _kept_to_dict(self._kept),
@@ -286,8 +286,6 @@ class EntropyRegularizer(Regularizer):
         self._slopes = None if slopes.isnan().all() else slopes.to(self._participants.device, copy=True)
         self._rule.xi = state_dict["xi"].to(CPU, copy=True)
         self._step_learner.load_state_dict(state_dict["step_learner"])
-        bits = float(state_dict["unseen_bits"])
-        self._unseen_bits = None if math.isnan(bits) else HostCopy(torch.tensor(bits, dtype=torch.float64))
         if self._context_prices is not None:
             self._context_prices.load_state_dict(state_dict["context_prices"])
         kept = state_dict["kept"]
@@ -328,7 +326,7 @@ class EntropyRegularizer(Regularizer):
     def _file_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
         """Size of the file of `values`, which are on `grids`."""
         with self._holding(values):
-            return trained_size(self._model, self._by_name(grids))
+            return trained_size(self._model, self._by_name(grids), metadata=self._metadata)
 
     def _estimated_bits(self, grids: GridSet, values: Iterable[torch.Tensor]) -> float:
         """What all that is quantised takes in it, but for some per cent."""
@@ -441,7 +439,7 @@ class EntropyRegularizer(Regularizer):
             self._stored_grids(),
             limit_bytes=control.limit_bytes,
             fixed_bytes=control.fixed_bytes,
-            are_settled=control.keeps_still(self._progress),
+            least=control.least_fill(self._progress),
         )
 
     def _squeezed(self, control: QualityControl, evaluate: Callable[[], float]) -> Found | None:
@@ -514,15 +512,9 @@ class EntropyRegularizer(Regularizer):
         }
 
     def _refreshed(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:
-        """New slopes; what the schedule wants to know reaches it at once, or from a device at the next refresh."""
+        """New slopes."""
         if self._participants.are_on_host:
             dispatch.require_finite(*sums)
-        if isinstance(self.schedule, PlannedSchedule):
-            bits, is_here = HostCopy(entropy_bits(sums[0])), self._participants.are_on_host
-            seen = bits if is_here else self._unseen_bits
-            self._unseen_bits = None if is_here else bits
-            if seen is not None:
-                self.schedule.observe(seen.value(), self._progress)
         return self._rule.slopes(sums, grids)
 
     def _weights(self) -> list[torch.Tensor]:
@@ -551,22 +543,6 @@ class EntropyRegularizer(Regularizer):
         if self._context_prices is not None:
             self._context_prices.add_slopes(pairs, grids, slopes, hysteresis=hysteresis, strength=share)
         self._add_plain(pairs)
-
-
-class HostCopy:
-    """A float64 scalar on its way from a device to the host, which goes on working meanwhile."""
-
-    def __init__(self, value: torch.Tensor) -> None:
-        is_remote = value.is_cuda
-        self._value = torch.empty((), dtype=torch.float64, pin_memory=is_remote)
-        self._value.copy_(value, non_blocking=True)
-        self._arrival = torch.cuda.current_stream(value.device).record_event() if is_remote else None
-
-    def value(self) -> float:
-        """The number; waits for it if it has not arrived."""
-        if self._arrival is not None:
-            self._arrival.synchronize()
-        return float(self._value)
 
 
 def _each_tensor(change: Callable[[torch.Tensor], torch.Tensor], state: Mapping[str, Any]) -> dict[str, Any]:

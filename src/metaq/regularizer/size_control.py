@@ -5,13 +5,13 @@ import math
 import torch
 from typing_extensions import override
 
-from metaq.config import require
+from metaq.errors import GoalError
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.pace import SETTLE
 from metaq.regularizer.step_control import StepControl
 
-FALL = 0.7
-"""Share of the time between warm-up and settling in which the bits fall, somewhat below the goal; then they rise."""
+FALL, RISEN = 0.6, 0.85
+"""Shares of the time between warm-up and settling: the bits fall, somewhat below the goal, and have risen to it."""
 
 UNDERSHOOT, UNDERSHOOT_BITS = 0.1, 0.1
 """How far below: the lesser of a share of the goal and of bits a weight."""
@@ -24,6 +24,9 @@ EXCESS_BITS = 0.3
 
 MOST_BITS_PER_WEIGHT = 8.0
 """Of a goal, beside what is fixed."""
+
+MOST_LED_BITS = 1.0
+"""Bits a weight of the goal up to which λ may lead; step sizes of the root mean square start at about two."""
 
 ASKING = (0.4, 0.85, 1.0, 1.06)
 """Shares of the time between warm-up and settling at which the coder is asked what share of the entropy it takes."""
@@ -45,16 +48,16 @@ class SizeControl(StepControl):
         counts: torch.Tensor,
     ) -> None:
         super().__init__(config, counts=counts)
-        require(
-            limit_bytes > fixed_bytes,
-            f"goal: {limit_bytes:,} bytes cannot be reached; with every weight at zero the file takes {fixed_bytes:,} "
-            "bytes, for names, and for tensors that are kept exactly.",
-        )
-        require(
-            8 * (limit_bytes - fixed_bytes) <= MOST_BITS_PER_WEIGHT * float(counts.sum()),
-            f"goal: {limit_bytes:,} bytes leave more than {MOST_BITS_PER_WEIGHT:.0f} bits for each of "
-            f"{int(counts.sum()):,} weights; metaq.compress reaches that without training.",
-        )
+        if limit_bytes <= fixed_bytes:
+            raise GoalError(
+                f"goal: {limit_bytes:,} bytes cannot be reached; with every weight at zero the file takes "
+                f"{fixed_bytes:,} bytes, for names, and for tensors that are kept exactly."
+            )
+        if 8 * (limit_bytes - fixed_bytes) > MOST_BITS_PER_WEIGHT * float(counts.sum()):
+            raise GoalError(
+                f"goal: {limit_bytes:,} bytes leave more than {MOST_BITS_PER_WEIGHT:.0f} bits for each of "
+                f"{int(counts.sum()):,} weights; metaq.compress reaches that without training."
+            )
         self.limit_bytes, self.fixed_bytes, self.fixed_estimate = limit_bytes, fixed_bytes, fixed_estimate
         self._first = math.nan
         self._coded_share = 1.0
@@ -64,6 +67,12 @@ class SizeControl(StepControl):
     @override
     def first_bits(self) -> float:
         return 8 * (self.limit_bytes - self.fixed_bytes) + EXCESS_BITS * self._total
+
+    @property
+    @override
+    def strength_leads(self) -> bool:
+        bits = 8 * (self.limit_bytes - self.fixed_bytes)
+        return super().strength_leads and bits < MOST_LED_BITS * self._total
 
     @property
     @override
@@ -77,7 +86,7 @@ class SizeControl(StepControl):
         lowest = math.log(max((1 - UNDERSHOOT) * goal, goal - UNDERSHOOT_BITS * self._total))
         share = min(self._pressed(progress), 1.0)
         if share >= FALL:
-            return lowest + (math.log(goal) - lowest) * (share - FALL) / (1 - FALL)
+            return lowest + (math.log(goal) - lowest) * min((share - FALL) / (RISEN - FALL), 1.0)
         return lowest + (self._first - lowest) * (1 - share / FALL) ** 2
 
     def asks(self, progress: float) -> bool:

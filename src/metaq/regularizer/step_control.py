@@ -6,6 +6,10 @@ So the step sizes are in proportion to one over the root of the mean squared gra
 for all of them keeps the bits on a path, which the kind of goal decides on; and λ is what the loss pays for a bit at
 these step sizes, as the gradients at the quantised weights tell: they rise against the errors of quantisation,
 ``E[g ε] = h Δ² / 12``.
+
+Where nearly all weights are to be zero this is no rule: those that remain are few and large, and a long training finds
+better ones if step sizes stay near the root mean square of the weights and λ keeps the bits on their path. So it is
+with ``led_by="strength"``.
 """
 
 import abc
@@ -48,6 +52,19 @@ LEAST_PULL, MOST_PULL = 0.003, 0.2
 RELIEF = 8.0
 """Power of the bits over those of the path with which λ falls where there are too few of them."""
 
+PROPORTIONAL, INTEGRAL = 3.0, 75.0
+"""Where λ leads: logarithm of λ gained at once when that of the bits leaves its path by a unit, and over a training."""
+
+LARGEST_ERROR, LARGEST_GAIN = 0.5, 0.3
+"""Of the logarithm of the bits, and of that of λ per refresh."""
+
+MOST_LED_PULL = 50.0
+"""Where λ leads, what is the greater bound of it elsewhere: stronger pulls leave no weight."""
+
+LEAST_FILL, LEAST_SETTLED = 0.985, 0.93
+"""Share of what the weights' bytes may be below which step sizes change after training, the second where weights have
+settled: other steps do more harm to these than a few bytes are worth."""
+
 MOST_USED = 0.9
 """Share of the buckets on either side that weights may reach."""
 
@@ -67,6 +84,7 @@ class StepControl(Schedule):
         self._squares = torch.full_like(counts, torch.nan)
         self._seen = self._harm = self._force = math.nan
         self._strength, self._relief = 0.0, 1.0
+        self._pressure, self._error = 0.0, math.nan
 
     @property
     def _total(self) -> float:
@@ -87,9 +105,20 @@ class StepControl(Schedule):
     def path(self, bits: float, progress: float, passed: float) -> float:
         """Logarithm of the bits that there shall be at `progress`, where there are `bits`; `passed` since the last."""
 
+    @property
+    def strength_leads(self) -> bool:
+        """Whether λ keeps the bits on their path, and not the step sizes."""
+        return self._config.led_by == "strength"
+
     def keeps_still(self, progress: float) -> bool:
         """Whether step sizes change no more."""
         return progress >= 1 - STILL * SETTLE
+
+    def least_fill(self, progress: float) -> float:
+        """Share of what the weights' bytes may be below which step sizes have to change after training."""
+        if self.strength_leads:
+            return 0.0
+        return LEAST_SETTLED if self.keeps_still(progress) else LEAST_FILL
 
     def presses(self, progress: float) -> bool:
         """Whether the weights are to be pressed now."""
@@ -98,7 +127,8 @@ class StepControl(Schedule):
     @override
     def strength(self, progress: float) -> float:
         share = self.settled(progress)
-        return self._strength * self._relief * (1.0 if share is None else self._config.decay_end**share)
+        decay = 1.0 if share is None else self._config.decay_end**share
+        return self._strength * math.exp(self._pressure) * self._relief * decay
 
     @override
     def settled(self, progress: float) -> float | None:
@@ -136,6 +166,8 @@ class StepControl(Schedule):
 
         `largest` are the largest magnitudes of the groups; `bits_at` gives the entropy in bits at factors.
         """
+        if self.strength_leads:
+            return torch.full_like(step_sizes, self._config.buckets.step_scale)
         least = largest / (MOST_USED * BUCKETS / 2 * step_sizes)
         proportions = torch.exp(self._missing(step_sizes))
         wanted = self.first_bits
@@ -154,16 +186,31 @@ class StepControl(Schedule):
         now, total = math.log(max(bits, 1.0)), self._total
         passed = 0.0 if math.isnan(self._seen) else progress - self._seen
         self._seen = progress
-        if self.keeps_still(progress):
+        if self.keeps_still(progress) and not self.strength_leads:
             return torch.ones_like(step_sizes)
         path = self.path(bits, progress, passed)
+        if self.strength_leads:
+            self._press(now - path, passed)
         self._relief = min(math.exp(RELIEF * (now - path)), 1.0)
+        if self.strength_leads:
+            return torch.ones_like(step_sizes)
         # How the logarithm of the bits falls with that of the step size, for weights as trainings leave them.
         slope = 1 / (math.log(2) * (math.exp(path) / total + 0.3))
         change = max(-LARGEST_CHANGE, min(LARGEST_CHANGE, GAIN * (now - path) / slope))
         shares = (min(SHARING * passed, 1.0) * self._missing(step_sizes)).clamp(-LARGEST_CHANGE, LARGEST_CHANGE)
         is_full = reached > MOST_USED * BUCKETS / 2
         return torch.exp(torch.where(is_full, (change + shares).clamp(min=0.0), change + shares))
+
+    def _press(self, error: float, passed: float) -> None:
+        """Let λ make good an `error` of the logarithm of the bits, `passed` of the training after the last."""
+        error = max(-LARGEST_ERROR, min(LARGEST_ERROR, error))
+        gain = INTEGRAL * error * passed
+        gain += 0.0 if math.isnan(self._error) else PROPORTIONAL * (error - self._error)
+        self._error = error
+        pressure = self._pressure + max(-LARGEST_GAIN, min(LARGEST_GAIN, gain))
+        if self._strength > 0:
+            pressure = min(pressure, math.log(MOST_LED_PULL * self._force / 3 / self._strength))
+        self._pressure = max(0.0, pressure)
 
     @override
     def state_dict(self) -> dict[str, Any]:

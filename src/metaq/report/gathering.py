@@ -124,8 +124,7 @@ def _record_of(line: str) -> EpochRecord | None:
     if not isinstance(values, dict):
         return None
     numbers = {each.name: values.get(each.name) for each in fields(EpochRecord)}
-    optional = {"file_bytes"} if numbers["file_bytes"] is None else set()
-    if not all(is_number(value) for name, value in numbers.items() if name not in optional):
+    if not all(is_number(value) for value in numbers.values()):
         return None
     return EpochRecord(**numbers) if is_integer(numbers["epoch"]) else None  # type: ignore[arg-type]
 

@@ -116,11 +116,7 @@ def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
         return [
             Curve(
                 label=label if is_alone else f"{mark} {shown(subject.name)}",
-                points=[
-                    (record.epoch, float(value))
-                    for record in subject.records
-                    if (value := getattr(record, field)) is not None
-                ],
+                points=[(record.epoch, float(getattr(record, field))) for record in subject.records],
                 kept_epoch=subject.kept_epoch,
                 is_second=is_second or mark == "B",
             )
@@ -132,8 +128,6 @@ def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
     size = curves("estimated_bytes", "entropy of the bucket indices")
     if is_alone:
         accuracy += curves("float_accuracy", "latent (float) weights", is_second=True)
-        measured = curves("file_bytes", "file", is_second=True)
-        size += [curve for curve in measured if curve.points]
     drawn = [
         chart("Validation accuracy, %", accuracy, unit="%"),
         chart(BYTES, size, unit="bytes", is_logarithmic=True),

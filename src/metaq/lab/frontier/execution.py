@@ -19,9 +19,9 @@ from optuna.trial import TrialState
 from typing_extensions import override
 
 from metaq.config import require
-from metaq.errors import MetaqError, OutputError
+from metaq.errors import GoalError, MetaqError, OutputError
 from metaq.files import write_bytes
-from metaq.lab import data, runs
+from metaq.lab import data, nets, runs
 from metaq.lab.data import DataSplits
 from metaq.lab.frontier import study as studies
 from metaq.lab.frontier.plan import (
@@ -40,15 +40,20 @@ from metaq.lab.frontier.plan import (
     is_hopeless,
 )
 from metaq.lab.plots import Point, save_frontier
-from metaq.lab.train import EpochRecord, Silent, TrainConfig
-from metaq.regularizer.schedule import phase_at
+from metaq.lab.train import EpochRecord, Silent, TrainConfig, of_length
+from metaq.regularizer.entropy_regularizer import EntropyRegularizer
+from metaq.regularizer.pace import SETTLE
 
 POLL_SECONDS = 0.5
 ROUNDING = 1e-9
-"""The end of an epoch belongs to the phase that it ends."""
+"""Of a share of the epochs: the one that ends where weights begin to settle is not settled."""
 
-BYTES, UNDERSHOOT, LEARNING_RATE = "goal.bytes", "regularizer.plan.undershoot", "optimizer.relative_learning_rate"
-UNDERSHOOT_RANGE, LEARNING_RATE_RANGE = (0.6, 0.95), (4e-3, 1.6e-2)
+BYTES, LEARNING_RATE, RELATIVE_RATE = (
+    "goal.target_bytes",
+    "optimizer.learning_rate",
+    "optimizer.relative_learning_rate",
+)
+RATE_RANGES = {LEARNING_RATE: (1e-3, 4e-3), RELATIVE_RATE: (1.2e-2, 4e-2)}
 
 
 def draw(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Frontier:
@@ -58,6 +63,7 @@ def draw(plan: SweepPlan, splits: DataSplits, observer: SweepObserver) -> Fronti
     "__main__"``), since every worker is a new interpreter. Raises :class:`ConfigError` if the storage cannot be used,
     or its study was made with other settings. After a KeyboardInterrupt every finished trial is in the storage.
     """
+    _require_reachable(plan)
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,7 +124,14 @@ def _opened(plan: SweepPlan, splits: DataSplits) -> Iterator[tuple[optuna.Study,
             not has_trials or bool(study.get_trials(deepcopy=False)),
             f"{plan.folder}: holds the trials of another study; choose another --out.",
         )
-        yield study, replace(plan.config, epochs=epochs)
+        yield study, of_length(plan.config, epochs, images=len(splits.train))
+
+
+def _require_reachable(plan: SweepPlan) -> None:
+    """Refuse a plan none of whose sizes can be reached; a trial to a size that cannot is given up."""
+    goal = replace(plan.config.goal, target_bytes=plan.largest)
+    model = nets.create(plan.config.net)
+    EntropyRegularizer(model, plan.config.regularizer, total_steps=1, **goal.of_training())
 
 
 def _epochs(plan: SweepPlan, splits: DataSplits) -> int:
@@ -263,7 +276,10 @@ def _run(
     """Bytes and validation accuracy of one training; `unseen` holds validation images in place of the test images."""
     own = _propose(trial, plan, config)
     folder = plan.folder / TRIALS_FOLDER / f"{trial.number:04d}"
-    outcome = runs.train_to_folder(own, unseen, folder, _Judge(study, trial, own, observer))
+    try:
+        outcome = runs.train_to_folder(own, unseen, folder, _Judge(study, trial, own, observer))
+    except GoalError as error:
+        raise optuna.TrialPruned from error
     # It would pass validation accuracy off as that on the test images.
     (folder / runs.SUMMARY_FILE).unlink()
     trial.set_user_attr(studies.FILE, str(folder / runs.MODEL_FILE))
@@ -271,10 +287,10 @@ def _run(
 
 
 def _propose(trial: optuna.Trial, plan: SweepPlan, config: TrainConfig) -> TrainConfig:
+    rate = LEARNING_RATE if config.optimizer.relative_learning_rate is None else RELATIVE_RATE
     values = {
         BYTES: trial.suggest_int(BYTES, plan.smallest, plan.largest, log=True),
-        UNDERSHOOT: trial.suggest_float(UNDERSHOOT, *UNDERSHOOT_RANGE),
-        LEARNING_RATE: trial.suggest_float(LEARNING_RATE, *LEARNING_RATE_RANGE, log=True),
+        rate: trial.suggest_float(rate, *RATE_RANGES[rate], log=True),
     }
     return config.override(f"{key}={value!r}" for key, value in values.items())
 
@@ -296,13 +312,11 @@ class _Judge:
         """Pass the news on, then prune the trial if it is hopeless."""
         self._observer.on_epoch(record)
         share = record.epoch / self._config.epochs
-        plan, goal_bytes = self._config.regularizer.plan, self._config.goal.bytes
-        assert plan is not None
+        goal_bytes = self._config.goal.target_bytes
         assert goal_bytes is not None
-        assert record.file_bytes is not None
-        if phase_at(plan, self._config.regularizer.warmup, share - ROUNDING).kind != "settle":
+        if share <= 1 - SETTLE + ROUNDING:
             return
-        self._settled.append(Settled(share, record.file_bytes, record.quantized_accuracy))
+        self._settled.append(Settled(share, record.quantized_accuracy))
         self._trial.set_user_attr(studies.SETTLED, self._settled)
         completed = studies.completed_trials(self._study)
         if is_hopeless(self._settled[-1], goal_bytes=goal_bytes, completed=completed):

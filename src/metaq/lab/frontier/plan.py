@@ -18,12 +18,11 @@ TRIALS_BEFORE_PRUNING = 4
 class Settled(NamedTuple):
     """One epoch at whose end the weights had been settling.
 
-    `share` is that of the training that was done, in (0, 1]; `bytes` the size of the file of its weights; `accuracy`
-    that of its quantised weights on the validation images, in percent.
+    `share` is that of the training that was done, in (0, 1], `accuracy` that of its quantised weights on the validation
+    images, in percent.
     """
 
     share: float
-    bytes: int
     accuracy: float
 
 
@@ -116,7 +115,7 @@ class SweepPlan:
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.config.regularizer.plan is not None, "sweep: its trainings need regularizer.plan.")
+        require(self.config.goal.target_bytes is not None, "sweep: its trainings need goal.target_bytes.")
         require(self.trials >= 1, f"--trials {self.trials}: give a number from 1.")
         require(self.workers >= 1, f"--workers {self.workers}: give a number from 1.")
         require(self.smallest >= 1, f"--smallest {self.smallest}: give a number of bytes from 1.")

@@ -1,7 +1,7 @@
 """Training with the entropy regulariser."""
 
 from metaq.lab.registry import PRESETS
-from metaq.lab.train.config import GoalConfig, TrainConfig, aim, plain
+from metaq.lab.train.config import TrainConfig, aim, of_length, plain
 from metaq.lab.train.evaluate import accuracy
 from metaq.lab.train.loop import Candidate, Loss, Trainer, label_loss
 from metaq.lab.train.presets import preset
@@ -14,7 +14,6 @@ __all__ = [
     "PRESETS",
     "Candidate",
     "EpochRecord",
-    "GoalConfig",
     "Loss",
     "Observer",
     "Processes",
@@ -26,6 +25,7 @@ __all__ = [
     "device_named",
     "label_loss",
     "launched",
+    "of_length",
     "plain",
     "preset",
 ]

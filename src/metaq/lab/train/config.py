@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from metaq.compression.compressed import Goal
 from metaq.config import Config, require
 from metaq.lab.data.augmentation import Augmentation, CropAndFlip
-from metaq.regularizer.config import PlanConfig, RegularizerConfig
+from metaq.regularizer.config import RegularizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +43,10 @@ class OptimizerConfig(Config):
         require(0 <= decay < math.inf, f"optimizer.weight_decay: {decay} is not a finite number from 0 upwards.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GoalConfig(Config):
-    """What a training is to reach; one of the two at most.
+NO_GOAL = Goal()
 
-    That is a least validation `accuracy` of the quantised weights, in percent, in as small a file as possible; or a
-    largest file of so many `bytes`, as accurate as possible.
-    """
-
-    accuracy: float | None = None
-    bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        require(self.accuracy is None or self.bytes is None, "goal: give an accuracy or a number of bytes, not both.")
-        require(self.accuracy is None or 0 < self.accuracy <= 100, f"goal.accuracy: {self.accuracy} is no percentage.")
-        require(self.bytes is None or self.bytes > 0, f"goal.bytes: {self.bytes} is not positive.")
-
-    @property
-    def is_given(self) -> bool:
-        """Whether there is anything to reach."""
-        return self.accuracy is not None or self.bytes is not None
+LEAST_EPOCHS_TO_A_FIGURE = 3
+"""One at least before weights are pressed, and one while they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +83,8 @@ class TrainConfig(Config):
 
     `net` is the name of a network or ``package.module:factory``, `data` that of a data set or a folder of IDX files.
     The `seed` fixes initial weights, order of images and augmentation. Weights start as the network has it, as `init`
-    says, or from a file, `start`, in any format that metaq reads. A `goal` needs ``regularizer.plan``.
+    says, or from a file, `start`, in any format that metaq reads. A `goal` is for the file: with one,
+    ``regularizer.strength`` is None; a figure that it is about is the validation accuracy, in percent.
 
     Photographs are cropped and mirrored, before any other augmentation; None leaves images as they are. The share of
     images left as they are grows linearly from ``augmentation.clean_fraction`` to `clean_fraction_last` at the share
@@ -124,7 +110,7 @@ class TrainConfig(Config):
     clean_from: float = 1.0
     init: InitConfig | None = None
     start: str | None = None
-    goal: GoalConfig = GoalConfig()
+    goal: Goal = NO_GOAL
     teacher: TeacherConfig | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     select_from: float = 0.9
@@ -135,13 +121,30 @@ class TrainConfig(Config):
         require(self.epochs >= 1, f"epochs: {self.epochs} is below 1.")
         require(self.batch_size >= 1, f"batch_size: {self.batch_size} is below 1.")
         require(self.init is None or self.start is None, "start: weights come from a file or from init; give one.")
-        planned = self.regularizer.plan is not None
-        require(planned or not self.goal.is_given, "goal: needs regularizer.plan; see metaq.lab.train.aim.")
+        is_driven = self.regularizer.strength is None
+        require(
+            is_driven == self.has_goal, "goal: give either a goal or regularizer.strength; see metaq.lab.train.aim."
+        )
+        accuracy = self.goal.target_value
+        require(accuracy is None or 0 < accuracy <= 100, f"goal.target_value: {accuracy} is no accuracy in percent.")
+        require(self.goal.keep is None, "goal.keep: is for metaq.compress; give target_value or a size.")
+        require(
+            self.goal.larger_is_better is not False, "goal.larger_is_better: of accuracies, larger ones are better."
+        )
+        require(
+            not self.goal.is_quality or self.epochs >= LEAST_EPOCHS_TO_A_FIGURE,
+            f"epochs: {self.epochs} leave no time to measure accuracies; give {LEAST_EPOCHS_TO_A_FIGURE} or more.",
+        )
         require(0 <= self.clean_fraction_last <= 1, "clean_fraction_last: must lie between 0 and 1.")
         require(0 < self.clean_from <= 1, f"clean_from: {self.clean_from} is not in (0, 1].")
         require(0 <= self.select_from <= 1, f"select_from: {self.select_from} is not between 0 and 1.")
         require(self.validation_count is None or self.validation_count >= 1, "validation_count: must be at least 1.")
         require(0 <= self.seed < 2**63, f"seed: {self.seed} is not a whole number from 0.")
+
+    @property
+    def has_goal(self) -> bool:
+        """Whether there is a goal to reach."""
+        return self.goal != NO_GOAL
 
     @property
     def is_plain(self) -> bool:
@@ -153,47 +156,70 @@ def plain(config: TrainConfig) -> TrainConfig:
     """`config` without the entropy term and its goal: the network that a small one is compared with, or starts from."""
     return replace(
         config,
-        goal=GoalConfig(),
-        regularizer=replace(config.regularizer, strength=0.0, forward="float", plan=None),
+        goal=NO_GOAL,
+        regularizer=replace(config.regularizer, strength=0.0, forward="float"),
         optimizer=replace(config.optimizer, relative_learning_rate=None),
     )
 
 
-TARGETED_PLAN = PlanConfig(press=0.76, settle=0.16)
-
 TARGETED = TrainConfig(
-    optimizer=OptimizerConfig(relative_learning_rate=2.5e-2),
-    regularizer=RegularizerConfig(warmup=0.08, plan=TARGETED_PLAN),
+    optimizer=OptimizerConfig(relative_learning_rate=2.5e-2, last_share=0.04),
+    regularizer=RegularizerConfig(strength=0.0, warmup=0.08),
     clean_fraction_last=0.7,
     clean_from=0.6,
 )
 """What every training to a goal has in common."""
 
 STEPS_TO_GOAL = 25_000
+LEAST_LED_STEPS = 4000
+"""From so many steps on λ leads: with fewer, it ruins what it presses."""
+
 LARGE_BATCH, SMALL_BATCH = 256, 64
 LEAST_STEPS_OF_LARGE_BATCHES = 40
 """An epoch of large batches has at least so many steps; with fewer images batches are small."""
 
 
-def aim(config: TrainConfig, goal: GoalConfig, *, images: int, epochs: int | None = None) -> TrainConfig:
+def aim(config: TrainConfig, goal: Goal, *, images: int, epochs: int | None = None) -> TrainConfig:
     """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training `images`.
 
     Network, data and seed are kept, and whether images are augmented. Without `epochs`, training has about
-    ``STEPS_TO_GOAL`` steps. Weights that are trained already need no warm-up.
+    ``STEPS_TO_GOAL`` steps. Weights that are trained already need no warm-up. What depends on the number of steps is
+    as :func:`of_length` has it. Raises :class:`ConfigError` if the problem is not about bits, or there are too few
+    epochs.
     """
     batch_size = LARGE_BATCH if images >= LEAST_STEPS_OF_LARGE_BATCHES * LARGE_BATCH else SMALL_BATCH
     steps_per_epoch = -(-images // batch_size)
-    plan, warmup = TARGETED_PLAN, TARGETED.regularizer.warmup
-    if config.start is not None:
-        plan, warmup = replace(plan, press=plan.press + warmup), 0.0
-    return replace(
+    term = config.regularizer
+    require(
+        term.objective == "code_length" and term.forward == "quantized",
+        'goal: needs objective="code_length" and forward="quantized"; choose another preset.',
+    )
+    least = LEAST_EPOCHS_TO_A_FIGURE if goal.is_quality else 1
+    aimed = replace(
         config,
         goal=goal,
         batch_size=batch_size,
-        epochs=max(1, round(STEPS_TO_GOAL / steps_per_epoch)) if epochs is None else epochs,
+        epochs=max(least, round(STEPS_TO_GOAL / steps_per_epoch)) if epochs is None else epochs,
         augmentation=None if config.augmentation is None else TARGETED.augmentation,
         clean_fraction_last=TARGETED.clean_fraction_last,
         clean_from=TARGETED.clean_from,
         optimizer=replace(TARGETED.optimizer, name=config.optimizer.name),
-        regularizer=replace(config.regularizer, plan=plan, warmup=warmup),
+        regularizer=replace(term, strength=None, warmup=TARGETED.regularizer.warmup if config.start is None else 0.0),
+    )
+    return of_length(aimed, aimed.epochs, images=images)
+
+
+def of_length(config: TrainConfig, epochs: int, *, images: int) -> TrainConfig:
+    """`config`, which has a goal, for a training of so many epochs with so many training `images`.
+
+    In a long one λ keeps the bits on their path, and learning rates are relative to the step sizes; in a short one
+    step sizes do, which change too much for that.
+    """
+    is_long = epochs * -(-images // config.batch_size) >= LEAST_LED_STEPS
+    relative = TARGETED.optimizer.relative_learning_rate if is_long else None
+    return replace(
+        config,
+        epochs=epochs,
+        optimizer=replace(config.optimizer, relative_learning_rate=relative),
+        regularizer=replace(config.regularizer, led_by="strength" if is_long else "step"),
     )

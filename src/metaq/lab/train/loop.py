@@ -5,6 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from metaq.config import require
+from metaq.container import Metadata
 from metaq.errors import MetaqError
 from metaq.lab import nets
 from metaq.lab.data import DataSplits, augment, channels_last, crop_and_flip, to_float
 from metaq.lab.train import checkpointing
 from metaq.lab.train.config import TrainConfig
 from metaq.lab.train.evaluate import accuracy
-from metaq.lab.train.goal import Goal
 from metaq.lab.train.processes import ALONE, CPU, Processes
 from metaq.lab.train.records import EpochRecord, Observer
 from metaq.model.norms import holding, rounded_norms
 from metaq.regularizer.base import Regularizer, RegularizerReport
 from metaq.regularizer.entropy_regularizer import EntropyRegularizer
-from metaq.regularizer.schedule import PlannedSchedule
 from metaq.tensors.grid import BucketGrid
 
 
@@ -44,9 +43,6 @@ class Candidate:
     rank: tuple[float, ...]
 
 
-FileBytes = Callable[[dict[str, torch.Tensor], dict[str, BucketGrid]], int]
-"""From quantised weights and their grids to the size of their file."""
-
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """From logits, labels and images to the mean loss."""
 
@@ -59,11 +55,12 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor, _images: torch.Tensor
 class Trainer:
     """Trains one network as its configuration says; resumable to the identical result.
 
-    The `folder`, which must exist, gets the checkpoint of every epoch. The test images are not touched. `file_bytes` is
-    called after every epoch where a goal is given. Trained weights to `start` from are optional. Results differ from
-    `device` to device by rounding. Several `processes` share out every batch, and the first writes the checkpoints.
-    `make_regularizer` takes what :class:`metaq.EntropyRegularizer` does. Raises :class:`DataError` if the network does
-    not take these images or has fewer outputs than they have classes.
+    The `folder`, which must exist, gets the checkpoint of every epoch. The test images are not touched. The
+    `metadata` that its file will hold count in a size that is the goal. Trained weights to `start`
+    from are optional. Results differ from `device` to device by rounding. Several `processes` share out every batch,
+    and the first writes the checkpoints. `make_regularizer` takes what :class:`metaq.EntropyRegularizer` does. Raises
+    :class:`DataError` if the network does not take these images or has fewer outputs than they have classes, and
+    :class:`ConfigError` if the goal cannot be reached.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class Trainer:
         folder: Path,
         observer: Observer,
         *,
-        file_bytes: FileBytes | None = None,
+        metadata: Metadata | None = None,
         loss: Loss = label_loss,
         start: Mapping[str, torch.Tensor] | None = None,
         device: torch.device = CPU,
@@ -86,16 +83,18 @@ class Trainer:
         self.train, self.validation = data.train.to(device), data.validation.to(device)
         self.folder = folder
         self.observer = observer
-        self.file_bytes = file_bytes
         self.loss = loss
         self.model = _initial_model(config, start).to(device)
         accuracy(self.model, self.validation.take(torch.arange(1)))
         self.steps_per_epoch = math.ceil(len(self.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.regularizer = make_regularizer(self.model, config.regularizer, total_steps=self.total_steps)
+        self.regularizer = make_regularizer(
+            self.model, config.regularizer, total_steps=self.total_steps, **self._targets(metadata)
+        )
         self.optimizer = _make_optimizer(config, self.model)
         self.regularizer.attach(self.optimizer)
-        self.goal = self._goal()
+        if start is not None:
+            self._tell(accuracy(self.model, self.validation))
         self.records: list[EpochRecord] = []
         self.best: Candidate | None = None
 
@@ -107,15 +106,21 @@ class Trainer:
         """
         self._save()
         while len(self.records) < self.config.epochs:
-            record = self._run_epoch(len(self.records) + 1)
-            self.records.append(record)
-            if self.goal is not None:
-                self.goal.steer(record, record.epoch / self.config.epochs, (record.epoch + 1) / self.config.epochs)
-            self._consider(record)
-            self._save()
-            self.observer.on_epoch(record)
+            self.advance()
         assert self.best is not None
         return self.best
+
+    def advance(self) -> EpochRecord:
+        """Train one epoch on; see :meth:`run`."""
+        record = self._run_epoch(len(self.records) + 1)
+        self.records.append(record)
+        if self.config.has_goal:
+            self._approach(record)
+        else:
+            self._consider(record)
+        self._save()
+        self.observer.on_epoch(record)
+        return record
 
     def _save(self) -> None:
         if self.processes.is_first:
@@ -127,7 +132,6 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "regularizer": self.regularizer.state_dict(),
-            "goal": None if self.goal is None else self.goal.state_dict(),
             "records": [dataclasses.asdict(record) for record in self.records],
             "best": None if self.best is None else _candidate_to_dict(self.best),
         }
@@ -137,8 +141,6 @@ class Trainer:
         self.model.load_state_dict(state_dict["model"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.regularizer.load_state_dict(state_dict["regularizer"])
-        if self.goal is not None:
-            self.goal.load_state_dict(state_dict["goal"])
         self.records = [EpochRecord(**record) for record in state_dict["records"]]
         self.best = None if state_dict["best"] is None else _candidate_from_dict(state_dict["best"])
 
@@ -209,8 +211,6 @@ class Trainer:
 
     def _learning_rate_share(self, progress: float) -> float:
         """Learning rate over that at the start."""
-        if isinstance(self.regularizer.schedule, PlannedSchedule):
-            return self.regularizer.schedule.learning_rate_share(progress)
         optimizer = self.config.optimizer
         decayed = max(0.0, progress - optimizer.decay_start) / max(1 - optimizer.decay_start, 1 / self.total_steps)
         return optimizer.last_share + (1 - optimizer.last_share) * (1 + math.cos(math.pi * min(decayed, 1.0))) / 2
@@ -228,10 +228,8 @@ class Trainer:
                 yield grids | norms.grids
 
     def _measure(self, epoch: int, mean_loss: float, begun: float) -> EpochRecord:
-        with self._as_in_file() as grids:
+        with self._as_in_file():
             quantized_accuracy = accuracy(self.model, self.validation)
-            measure = None if self.goal is None else self.file_bytes
-            file_bytes = None if measure is None else measure(_on_cpu(self.model), grids)
         if self.config.is_plain:
             float_accuracy, report = quantized_accuracy, _plain_report(self.model)
         else:
@@ -247,33 +245,45 @@ class Trainer:
             bits=report.bits,
             bits_per_weight=report.bits_per_weight,
             estimated_bytes=report.bits / 8,
-            file_bytes=file_bytes,
             distance=report.distance,
             frozen=report.frozen,
             strength=self.regularizer.current_strength(),
             seconds=time.perf_counter() - begun,
         )
 
-    def _goal(self) -> Goal | None:
-        if not self.config.goal.is_given:
-            return None
-        schedule = self.regularizer.schedule
-        assert isinstance(schedule, PlannedSchedule)
-        require(self.file_bytes is not None, "training: a goal needs a way to measure files.")
-        return Goal(self.config.goal, schedule, images=len(self.validation))
+    def _targets(self, metadata: Metadata | None) -> dict[str, Any]:
+        """The goal by the names that a regulariser takes."""
+        if not self.config.has_goal:
+            return {}
+        better = True if self.config.goal.is_quality else None
+        return {**self.config.goal.of_training(), "larger_is_better": better, "metadata": metadata}
+
+    def _tell(self, figure: float) -> None:
+        if self.config.goal.is_quality:
+            assert isinstance(self.regularizer, EntropyRegularizer)
+            self.regularizer.observe(figure)
+
+    def _approach(self, record: EpochRecord) -> None:
+        """Tell what the epoch has reached; the last one ends in what the goal asks for, and is kept."""
+        self._tell(record.quantized_accuracy)
+        if record.epoch == self.config.epochs:
+            evaluate = partial(accuracy, self.model, self.validation) if self.config.goal.is_quality else None
+            self.regularizer.finish(evaluate=evaluate)
+            with self._as_in_file():
+                reached = accuracy(self.model, self.validation)
+            self._keep(dataclasses.replace(record, quantized_accuracy=reached), rank=(1.0,))
+
+    def _keep(self, record: EpochRecord, rank: tuple[float, ...]) -> None:
+        """Keep the present weights."""
+        with self._as_in_file() as grids:
+            self.best = Candidate(record=record, state_dict=_on_cpu(self.model), grids=grids, rank=rank)
 
     def _consider(self, record: EpochRecord) -> None:
         """Keep this epoch if it beats the one kept so far; epochs before `select_from` only stand in."""
-        rank = self._rank(record)
-        if self.best is None or rank >= self.best.rank:
-            with self._as_in_file() as grids:
-                self.best = Candidate(record=record, state_dict=_on_cpu(self.model), grids=grids, rank=rank)
-
-    def _rank(self, record: EpochRecord) -> tuple[float, ...]:
-        if self.goal is not None:
-            return self.goal.rank(record, record.epoch / self.config.epochs)
         eligible = record.epoch > self.config.select_from * self.config.epochs or record.epoch == self.config.epochs
-        return eligible, record.quantized_accuracy, -record.bits
+        rank = eligible, record.quantized_accuracy, -record.bits
+        if self.best is None or rank >= self.best.rank:
+            self._keep(record, rank)
 
 
 def _initial_model(config: TrainConfig, start: Mapping[str, torch.Tensor] | None) -> nn.Module:

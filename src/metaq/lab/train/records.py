@@ -10,10 +10,9 @@ class EpochRecord:
 
     `loss` is the mean training loss without the regulariser, in nats. `float_accuracy` and `phi_bits` (φ) are of the
     latent weights; `quantized_accuracy` is of the quantised ones, and `bits` the zero-order entropy of their bucket
-    indices, per weight in `bits_per_weight`, and without tables and header in `estimated_bytes`. `file_bytes` is the
-    size of the file that these weights would make, None where it is not measured. `distance` is the root mean square
-    distance of the latent weights from the grid, `frozen` the number of weights frozen because they oscillated,
-    `strength` λ at the end of the epoch, and `seconds` includes the evaluation.
+    indices, per weight in `bits_per_weight`, and without tables and header in `estimated_bytes`. `distance` is the
+    root mean square distance of the latent weights from the grid, `frozen` the number of weights frozen because they
+    oscillated, `strength` λ at the end of the epoch, and `seconds` includes the evaluation.
     """
 
     epoch: int
@@ -24,7 +23,6 @@ class EpochRecord:
     bits: float
     bits_per_weight: float
     estimated_bytes: float
-    file_bytes: int | None = None
     distance: float
     frozen: int
     strength: float
