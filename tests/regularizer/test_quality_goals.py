@@ -368,3 +368,14 @@ def test_the_coarsest_is_found_in_few_looks():
     assert len(looks) == LOOKS
     assert coarsest(lambda value: value <= 9, low=0.5, high=4.0) == 4.0
     assert coarsest(lambda value: value < 0, low=0.5, high=4.0) is None
+
+
+def test_bits_for_which_there_is_no_room_fall_no_further():
+    """They follow their path late, and it has gone on meanwhile."""
+    own = control(target_value=90.0, larger_is_better=True)
+    own.observe(95.0, None, 0.0)
+    own.observe(95.0, 4000.0, 0.2)
+    paths = [own.path(4000.0, 0.2 + number / 100, 0.01) for number in range(30)]
+    assert paths[-1] < math.log(3000.0)
+    own.observe(50.0, 4000.0, 0.5)
+    assert own.path(4000.0, 0.5, 0.0) >= math.log(4000.0)

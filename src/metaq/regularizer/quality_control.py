@@ -126,7 +126,11 @@ class QualityControl(StepControl):
         unit = max(2 * self._noise, allowance, 1e-12 * abs(self._bound), 1e-300)
         room = (ahead + allowance) / unit if math.isfinite(figure) else -math.inf
         self._speed = max(SLOWEST, min(1.0, SHARPNESS * room))
-        self._lowest = math.log(max(bits, 1.0)) - MOST_FALL
+        now = math.log(max(bits, 1.0))
+        self._lowest = now - MOST_FALL
+        if self._speed < 0 and not math.isnan(self._path):
+            # Bits follow their path late; what has no room now shall not fall on to where it led.
+            self._path = max(self._path, now)
         return told
 
     def is_met(self, told: Told) -> bool:
