@@ -170,7 +170,7 @@ def test_other_settings_come_after_those_of_a_goal(tmp_path):
         (("--target-ratio", 1.5), ("goal", "without training")),
         (("--target-bits-per-weight", "inf"), ("target_bits_per_weight", "inf")),
         (("--max-drop", -1), ("max_drop", "-1.0")),
-        (("--target-accuracy", 90, "--target-bytes", 300), ("target_bytes", "target_value", "give one of them")),
+        (("--target-accuracy", 90, "--target-bytes", 300), ("--target-accuracy", "no other")),
         (("--target-ratio", 20, "--max-drop", 1), ("target_ratio", "max_drop", "give one of them")),
         (("--target-accuracy", 90, "--set", "goal.target_bytes=300"), ("target_bytes", "give one of them")),
         (("--target-bytes", 300, "--epochs", 0), ("epochs: 0",)),

@@ -94,6 +94,11 @@ def train(
     from metaq.lab.train import checkpointing, device_named, launched, plain
 
     require((out is None) != (resume is None), "train: give either --out FOLDER or --resume FOLDER.")
+    others = (target_bytes, target_ratio, target_bits_per_weight, max_drop)
+    require(
+        target_accuracy is None or all(value is None for value in others),
+        "--target-accuracy: is a goal of its own; give no other beside it.",
+    )
     goal = Goal(
         target_bytes=target_bytes,
         target_ratio=target_ratio,
