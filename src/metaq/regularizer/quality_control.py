@@ -30,9 +30,8 @@ SLOWEST = -0.6
 SHARPNESS = 1.5
 """Share of the greatest fall where the room for it is as large as the distance from the first figure to the bound."""
 
-BEND, LED_BEND = 2.0, 0.5
-"""Power of the share of the time of pressing that is left, the second where λ leads: what figures may be behind the
-bound falls with it."""
+BEND = 2.0
+"""Power of the share of the time of pressing that is left: what figures may be behind the bound falls with it."""
 
 SMOOTHING = 0.5
 """Weight of the newest figure in the running mean."""
@@ -121,8 +120,7 @@ class QualityControl(StepControl):
         ahead = self._mean - self._bound
         if math.isnan(self._unit):
             self._unit = abs(ahead)
-        bend = LED_BEND if self.strength_leads else BEND
-        allowance = self._unit * (1 - self._pressed_share(progress)) ** bend
+        allowance = self._unit * (1 - self._pressed_share(progress)) ** BEND
         unit = max(2 * self._noise, allowance, 1e-12 * abs(self._bound), 1e-300)
         room = (ahead + allowance) / unit if math.isfinite(figure) else -math.inf
         self._speed = max(SLOWEST, min(1.0, SHARPNESS * room))
