@@ -168,6 +168,7 @@ def test_without_a_goal_the_goals_are_named():
         (None, {"target_ratio": -1.0}, "must be positive"),
         (None, {"target_ratio": 2.0}, "metaq.compress reaches that without training"),
         (None, {"target_bytes": 40}, "cannot be reached; with every weight at zero the file takes"),
+        (RegularizerConfig(strength=1e-5, led_by="strength"), {}, "led_by: is about the way to a goal"),
         (RegularizerConfig(strength=1e-5), {"target_ratio": 8.0}, "strength: cannot be chosen with a goal"),
         (RegularizerConfig(forward="float"), {"target_ratio": 8.0}, "forward: cannot be chosen with a goal"),
         (RegularizerConfig(grouping="global"), {"target_ratio": 8.0}, "grouping: cannot be chosen with a goal"),

@@ -455,7 +455,7 @@ class Regularizer(abc.ABC):
         return grids, self._quantized(grids)
 
     def _given(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
-        """Grids and weights to leave in a model that was given those of an earlier moment."""
+        """Grids and weights to leave in a model that was given others than the trained ones."""
         return self._last()
 
     def _ended(self, evaluate: Callable[[], float] | None, *, is_other: bool) -> tuple[GridSet, Iterable[torch.Tensor]]:  # noqa: ARG002

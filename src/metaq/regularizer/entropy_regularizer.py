@@ -59,6 +59,7 @@ def training_goal(config: RegularizerConfig, **targets: Any) -> Goal:
         "regularizer: no goal; give target_ratio (such as 20), target_bytes or target_bits_per_weight for the size of "
         "the file, or max_drop or target_value for a figure told by observe().",
     )
+    require(config.led_by == "step" or goal != Goal(), "led_by: is about the way to a goal; give one, or leave it out.")
     if goal != Goal():
         usual = RegularizerConfig()
         for name in ("strength", "objective", "grouping", "forward", "buckets", "ramp", "ramp_start"):
@@ -109,8 +110,8 @@ class EntropyRegularizer(Regularizer):
         Optimiser steps of the whole training; None if they are not known: then the goal is approached so that the
         training may end at any step. :attr:`total_steps` may be changed later.
     target_bytes, target_ratio, target_bits_per_weight
-        The goal as a size: most bytes of the file; least ratio of the bytes of all tensors of the
-        model to those of the file; most bits of the file per element of all tensors.
+        The goal as a size: most bytes of the file; least ratio of the bytes of all tensors of the model to those of the
+        file; most bits of the file per element of all tensors.
     max_drop, target_value
         The goal as a figure of merit, in its own unit, for the smallest file: how far it may fall behind the best that
         was told, or what it has to be. The loop has to call :meth:`observe`.

@@ -167,7 +167,7 @@ class StepControl(Schedule):
         `largest` are the largest magnitudes of the groups; `bits_at` gives the entropy in bits at factors.
         """
         if self.strength_leads:
-            return torch.full_like(step_sizes, self._config.buckets.step_scale)
+            return torch.ones_like(step_sizes)
         least = largest / (MOST_USED * BUCKETS / 2 * step_sizes)
         proportions = torch.exp(self._missing(step_sizes))
         wanted = self.first_bits

@@ -345,3 +345,11 @@ def test_settings_of_the_wrong_kind_are_refused(values, named):
 def test_no_epochs_are_refused():
     with pytest.raises(ConfigError, match="epochs"):
         aim(preset("lenet5-digits"), Goal(target_bytes=900), images=1197, epochs=0)
+
+
+def test_the_network_to_compare_with_has_neither_goal_nor_its_way():
+    aimed = aim(preset("lenet5-mnist"), SOME_GOAL, images=59_000)
+    assert aimed.regularizer.led_by == "strength"
+    assert plain(aimed).regularizer.led_by == "step"
+    assert plain(aimed).is_plain
+    assert not plain(aimed).has_goal

@@ -157,7 +157,7 @@ def plain(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         goal=NO_GOAL,
-        regularizer=replace(config.regularizer, strength=0.0, forward="float"),
+        regularizer=replace(config.regularizer, strength=0.0, forward="float", led_by="step"),
         optimizer=replace(config.optimizer, relative_learning_rate=None),
     )
 
@@ -180,7 +180,7 @@ LEAST_STEPS_OF_LARGE_BATCHES = 40
 
 
 def aim(config: TrainConfig, goal: Goal, *, images: int, epochs: int | None = None) -> TrainConfig:
-    """`config` with a goal: λ is driven by it, and epochs and batches follow from the number of training `images`.
+    """`config` with a goal: λ follows from it, and epochs and batches from the number of training `images`.
 
     Network, data and seed are kept, and whether images are augmented. Without `epochs`, training has about
     ``STEPS_TO_GOAL`` steps. Weights that are trained already need no warm-up. What depends on the number of steps is
