@@ -47,8 +47,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     """Write a file through a temporary sibling, flush it to disk, then rename it into place.
 
     A symbolic link stays, and what it leads to is replaced. Into a pipe, a terminal or a device such as ``/dev/null``
-    the bytes are written as they are, once all are there. `write` is called once with the open binary stream. Returns
-    the size of the finished file in bytes.
+    the bytes are written as they are, once all are there. `write` is called once with a binary stream, which it may
+    read too and has to leave at its end. Returns the size of the finished file in bytes.
 
     Raises :class:`OutputError` if `path` is a folder or a block device, its folder is missing or not writable, or the
     disk is full. The temporary file is removed and an older file of that name is left as it was.
@@ -128,7 +128,7 @@ def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> int:
     descriptor, name = tempfile.mkstemp(prefix=PREFIX, suffix=SUFFIX, dir=target.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "w+b") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())

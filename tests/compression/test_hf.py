@@ -189,7 +189,7 @@ def test_a_file_without_configuration_or_tokenizer(tmp_path):
     with pytest.raises(FormatError, match="tokenizer"):
         hf.load_tokenizer(tmp_path / "m.metaq")
     container.write(tmp_path / "plain.metaq", [weight])
-    with pytest.raises(FormatError, match="not made of a folder"):
+    with pytest.raises(FormatError, match="made of a state dict"):
         hf.from_pretrained(tmp_path / "plain.metaq")
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from metaq.errors import FormatError
 from metaq.model.folder import open_folder
+from metaq.model.opened import open_model
 from metaq.tensors.quantized import Dtype
 
 from .conftest import INDEX, tensors
@@ -41,19 +42,20 @@ def change_header(path: Path, name: str, **changes: object) -> None:
 
 
 def test_all_tensors_and_small_files_are_found(folder):
-    found = open_folder(folder)
+    found = open_model(folder)
     expected = tensors()
     assert [tensor.name for tensor in found.tensors] == sorted(expected)
     assert {tensor.name: tensor.shape for tensor in found.tensors} == {n: tuple(t.shape) for n, t in expected.items()}
     assert sum(t.size_bytes for t in found.tensors) == sum(t.numel() * t.element_size() for t in expected.values())
-    assert sorted(found.carried.checksums) == ["1_Pooling/config.json", "config.json", "empty.txt", "short.txt"]
-    assert found.carried.left_out == {"pytorch_model.bin": "holds weights in another form"}
+    files = [file.name for file in found.rest.files]
+    assert sorted(files) == ["file:1_Pooling/config.json", "file:config.json", "file:empty.txt", "file:short.txt"]
+    assert found.rest.left_out == {"pytorch_model.bin": "holds weights in another form"}
 
 
 def test_one_file_needs_no_index_and_comes_before_one(tmp_path):
     save_file({"w": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
     (tmp_path / INDEX).write_text("not even JSON")
-    (only,) = open_folder(tmp_path).tensors
+    (only,) = open_model(tmp_path).tensors
     assert (only.name, only.dtype, only.shape) == ("w", Dtype.bfloat16, (3,))
 
 
@@ -98,7 +100,7 @@ def damage(folder: Path, kind: str) -> None:
 
 KINDS = {
     "missing shard": FIRST,
-    "no index": "save_pretrained",
+    "no index": "there is no index",
     "index is no JSON": "JSON",
     "index is deep": "JSON",
     "index is a list": "weight_map",
@@ -110,7 +112,7 @@ KINDS = {
     "tensor not in its shard": "'extra'",
     "tensor not in the index": INDEX,
     "unnamed shard": "model-00004-of-00004",
-    "empty shard": "not a readable safetensors file",
+    "empty shard": "is empty",
     "short shard": "not a readable safetensors file",
     "long shard": "not a readable safetensors file",
     "cut header": "not a readable safetensors file",
@@ -123,7 +125,7 @@ KINDS = {
     "shape that does not fit": "not a readable safetensors file",
     "overlapping tensors": "not a readable safetensors file",
     "tensor is a list": "not a readable safetensors file",
-    "name for a file": "file:x",
+    "name for a file": "says that",
     "name is no Unicode": "not a readable safetensors file",
 }
 
@@ -132,7 +134,7 @@ KINDS = {
 def test_a_folder_that_is_not_sound_is_refused(folder, kind):
     damage(folder, kind)
     with pytest.raises(FormatError) as caught:
-        open_folder(folder)
+        open_model(folder)
     message = str(caught.value)
     assert KINDS[kind] in message
     assert str(folder) in message
@@ -146,6 +148,14 @@ def test_a_name_in_two_shards_is_refused(folder):
         open_folder(folder)
 
 
+def test_names_kept_for_files_are_refused(tmp_path):
+    save_file({"file:x": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(FormatError, match=r"'file:x' begins like those kept for files"):
+        open_model(tmp_path)
+    # A state dict has no files beside it.
+    assert [tensor.name for tensor in open_model(tmp_path / "model.safetensors").tensors] == ["file:x"]
+
+
 def test_a_name_twice_in_a_header_is_refused(tmp_path):
     described = '"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
     write_raw(tmp_path / "model.safetensors", f"{{{described}, {described}}}".encode(), bytes(4))
@@ -156,13 +166,16 @@ def test_a_name_twice_in_a_header_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("files", "advice"),
     [
-        (["pytorch_model.bin"], "save it with save_pretrained"),
-        (["adapter_model.safetensors"], "adapter"),
+        (["__0_0.distcp"], "dcp_to_torch"),
+        (["model.gguf"], "quantised already"),
+        (["flax_model.msgpack"], "save_pretrained"),
+        (["part/model.safetensors"], "one of its folders: part"),
         ([], "save_pretrained made"),
     ],
 )
-def test_a_folder_without_safetensors_gets_advice(tmp_path, files, advice):
+def test_a_folder_without_weights_gets_advice(tmp_path, files, advice):
     for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(FormatError, match=advice):
         open_folder(tmp_path)

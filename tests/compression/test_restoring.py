@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from metaq import container, load
 from metaq.compression.compressed import Goal
 from metaq.compression.compressing import compress_to_file
-from metaq.compression.restoring import holds_folder, restore_folder
+from metaq.compression.restoring import origin, restore_folder
 from metaq.errors import ConfigError, FormatError, OutputError
-from metaq.model.folder import open_folder
 from metaq.model.opened import open_model
 from metaq.tensors.quantized import Dtype, ExactTensor, Tensor
 
@@ -47,7 +46,7 @@ def everything_in(folder: Path) -> list[str]:
 
 
 def test_the_folder_comes_back(packed, made_folder, tmp_path):
-    assert holds_folder(packed)
+    assert origin(packed) == "a folder"
     found = restore_folder(packed, tmp_path / "back")
     assert sorted(found.files) == [
         "1_Pooling/config.json",
@@ -80,7 +79,7 @@ def test_large_weights_are_sharded_with_an_index(packed, tmp_path):
         for name, tensor in load_file(shard).items():
             assert index["weight_map"][name] == shard.name
             assert torch.equal(tensor, expected[name])
-    again = open_folder(tmp_path / "back")
+    again = open_model(tmp_path / "back")
     assert [tensor.name for tensor in again.tensors] == sorted(tensors())
 
 
@@ -101,7 +100,6 @@ def test_large_weights_are_sharded_with_an_index(packed, tmp_path):
         "x" * 300,
         "a/b/c/d/e/f/g/h/i",
         "model.safetensors",
-        "model.safetensors.index.json",
         "model-00001-of-00002.safetensors",
         "other.safetensors",
         "pytorch_model.bin",
@@ -115,6 +113,13 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, path):
     with pytest.raises(FormatError, match="carried file"):
         restore_folder(source, tmp_path / "in" / "back")
     assert everything_in(tmp_path) == ["in", "m.metaq"]
+
+
+def test_the_index_of_weights_is_not_a_carried_file_where_weights_are_written_anew(tmp_path):
+    source = made(tmp_path / "m.metaq", file_of(f"file:{INDEX}"))
+    with pytest.raises(FormatError, match="weight file is not safe"):
+        restore_folder(source, tmp_path / "back")
+    assert everything_in(tmp_path) == ["m.metaq"]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +152,8 @@ def test_too_large_and_too_many_files_are_refused(tmp_path, monkeypatch):
 
 def test_a_file_of_no_folder_is_no_folder(tmp_path):
     container.write(tmp_path / "m.metaq", [WEIGHT, file_of("file:config.json")])
-    assert not holds_folder(tmp_path / "m.metaq")
-    with pytest.raises(FormatError, match="not made of a folder"):
+    assert origin(tmp_path / "m.metaq") is None
+    with pytest.raises(FormatError, match="made of a state dict"):
         restore_folder(tmp_path / "m.metaq", tmp_path / "back")
     assert "file:config.json" in load(tmp_path / "m.metaq")
 

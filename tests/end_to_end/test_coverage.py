@@ -37,12 +37,12 @@ def test_the_end_of_compress_says_what_was_quantised(tied: Path, tmp_path: Path,
     assert told.status == 0, told.err
     quantized, whole = 4 * (200 * 16 + 16 * 16), 4 * (200 * 16 + 16 * 16 + 16 + 1) + 8
     assert f"{quantized:,} of {whole:,} bytes, 99.5%" in told.out
-    for name, size, why in (
-        ("norm.running_mean", "64", "running statistics of batch normalisation"),
-        ("norm.num_batches_tracked", "8", "integer"),
-        ("temperature", "4", "too small to pay"),
+    for size, why in (
+        (64, "running statistics of batch normalisation"),
+        (8, "integer"),
+        (4, "too small to pay"),
     ):
-        assert any(line.split() == [name, size, *why.split()] for line in told.out.splitlines()), told.out
+        assert f"{size} bytes in 1 tensor: {why}" in told.out
     assert "warning" not in told.err
     entries = {entry.name: entry for entry in decode.inspect(packed).entries}
     assert entries["embedding.weight"].coder == "tied"

@@ -64,8 +64,7 @@ def test_weights_alone_come_back_as_a_file(tmp_path, folder):
 def test_the_summary_says_what_was_carried_and_left_out(tmp_path, folder):
     told = run_metaq("compress", folder, "-o", tmp_path / "m.metaq", "--exclude", "layer.*", "--target-ratio", "4")
     assert told.status == 0
-    assert "of that, carried files" in told.out
-    assert "carried along: config.json, vocab.txt" in told.err
+    assert "for 2 files carried along" in told.out
     assert "left out: flax_model.msgpack (holds weights in another form)" in told.err
     assert "excluded by layer.*" in told.out
     assert "only" in told.err
@@ -96,12 +95,14 @@ def test_impossible_options(tmp_path, folder, options, named):
 
 
 def test_folders_that_are_no_models(tmp_path, folder):
-    assert refused(run_metaq("compress", tmp_path, "-o", tmp_path / "m.metaq"), "model.safetensors")
+    assert refused(run_metaq("compress", tmp_path, "-o", tmp_path / "m.metaq"), "one of its folders: model")
     (folder / "model.safetensors").write_bytes(b"")
+    assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq"), "model.safetensors", "is empty")
+    (folder / "model.safetensors").write_bytes(b"damaged, not empty")
     assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq"), "model.safetensors", "not a readable")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"x")
-    assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq"), "pytorch_model.bin", "save_pretrained")
+    assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq"), "pytorch_model.bin", "PyTorch")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 

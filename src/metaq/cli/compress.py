@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,21 +23,35 @@ from metaq.cli.options import (
     TargetRatio,
     load_data,
 )
-from metaq.config import needed, require
+from metaq.config import needed, needs, require
 from metaq.errors import DataError
+from metaq.files import is_stream
 
 if TYPE_CHECKING:
     from torch import nn
 
     from metaq.compression.compressed import Goal, Report
+    from metaq.model.opened import OpenedModel
     from metaq.quantize.curvature import Batch
 
 
 def compress(
     source: Annotated[
-        Path, typer.Argument(help="Checkpoint: .pth, .pt, .safetensors or .metaq; or a folder of save_pretrained.")
+        Path,
+        typer.Argument(
+            help="Model: a checkpoint of PyTorch or Lightning, TorchScript, safetensors, ONNX, … or a folder."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .metaq file to write.")],
+    key: Annotated[
+        str | None, typer.Option("--key", help="Where in a checkpoint the weights are, such as model.state_dict.")
+    ] = None,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Carry all else in a checkpoint too, such as the optimizer's state.")
+    ] = False,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Keep every tensor, and all else in the file, bit for bit.")
+    ] = False,
     target_bytes: TargetBytes = None,
     target_ratio: TargetRatio = None,
     target_bits_per_weight: TargetBitsPerWeight = None,
@@ -99,18 +113,32 @@ def compress(
     require(data is None or calibrate is None, "--calibrate, --data: give one of them.")
     require(keep is None or calibrate is not None, "--keep: outputs are compared on inputs; give some by --calibrate.")
     options: dict[str, Any] = {"include": include or ANY, "exclude": exclude or (), "coder": coder}
+    if lossless:
+        require(calibrate is None and data is None, "--lossless: leaves nothing to calibrate; give no inputs.")
+        options["lossless"] = True
     if data is None:
         require(max_drop is None, "--max-drop: accuracy is measured on images; name them by --data.")
         require(
             calibration is None and recover,
             "--calibration, --no-recover: say how to calibrate on labelled images; give --data.",
         )
-    if calibrate is not None:
-        report = _with_inputs(source, out, goal, calibrate, net, recalibrates_norms=recalibrate_norms, **options)
-    elif data is None:
-        require(not recalibrate_norms, "--recalibrate-norms: says how to calibrate; give --calibrate or --data.")
-        report = _without_data(source, out, goal, **options)
+    if data is None:
+        require(
+            calibrate is not None or not recalibrate_norms,
+            "--recalibrate-norms: says how to calibrate; give --calibrate or --data.",
+        )
+        with output.stage_progress() as progress:
+            progress.stage("reading", None)
+            from metaq.model.opened import open_model
+
+            model = open_model(source, key=key, keep_all=keep_all, lossless=lossless)
+        if calibrate is None:
+            report = _without_data(model, out, goal, **options)
+        else:
+            options["recalibrates_norms"] = recalibrate_norms
+            report = _with_inputs(model, source, out, goal, calibrate, net, **options)
     else:
+        require(key is None and not keep_all, "--key, --keep-all: do not go with --data yet; give --calibrate.")
         require(not source.is_dir(), "--data: has labels for networks of --net alone; give a folder --calibrate.")
         options |= {"recovers": recover, "recalibrates_norms": recalibrate_norms}
         if calibration is not None:
@@ -118,65 +146,97 @@ def compress(
         report = _with_data(source, out, goal, data, data_dir, net, **options)
     if report.has_discarded:
         output.note(f"{work_path(out)} was of another model or other options; it was thrown away, and all done anew.")
-    print_report(report, out, seconds=time.perf_counter() - begun, as_json=as_json)
+    print_report(report, out, seconds=time.perf_counter() - begun, as_json=as_json, warns=not (lossless or keep_all))
 
 
-def _without_data(source: Path, out: Path, goal: Goal, **options: Any) -> Report:
+def _without_data(model: OpenedModel, out: Path, goal: Goal, **options: Any) -> Report:
     from metaq.compression.compressing import compress_to_file
     from metaq.compression.work import work_path
-    from metaq.model.opened import open_model
 
     try:
         with output.stage_progress() as progress:
-            progress.stage("reading", None)
-            return compress_to_file(open_model(source), out, goal, progress=progress, **options)
+            return compress_to_file(model, out, goal, progress=progress, **options)
     except KeyboardInterrupt:
         if work_path(out).exists():
             output.note(f"What is done is kept in {work_path(out)}; the same command goes on from there.")
         raise
 
 
-def _with_inputs(source: Path, out: Path, goal: Goal, inputs: Path, net: str | None, **options: Any) -> Report:
+def _with_inputs(
+    model: OpenedModel, source: Path, out: Path, goal: Goal, inputs: Path, net: str | None, **options: Any
+) -> Report:
     with output.stage_progress() as progress:
         progress.stage("reading", None)
+        import torch
+
         from metaq.compression.compressing import compress
         from metaq.quantize.curvature import call
 
-        module, batches = _network(source, inputs, net)
+        graph = _onnx_file(model, source) if net is None else None
+        require(
+            graph is None or not options["recalibrates_norms"],
+            "--recalibrate-norms: changes statistics, which are constants of an ONNX file; leave it out.",
+        )
+        module, batches = _network(model, source, graph, inputs, net)
         try:
-            call(module, batches[0])
+            with torch.no_grad():
+                call(module, batches[0])
         except Exception as error:
             raise DataError(
                 f"{inputs}: the network cannot be run on it ({type(error).__name__}: {error}); give inputs of the "
                 "shape and type that it takes."
             ) from error
-        found = compress(source, module=module, batches=batches, progress=progress, **goal.to_dict(), **options)
+        found = compress(model, module=module, batches=batches, progress=progress, **goal.to_dict(), **options)
     found.save(out)
     return found
 
 
-def _network(source: Path, inputs: Path, net: str | None) -> tuple[nn.Module, Sequence[Batch]]:
-    """The network that computes with the weights of `source`, in evaluation mode, and batches for it."""
+def _network(
+    model: OpenedModel, source: Path, graph: Path | None, inputs: Path, net: str | None
+) -> tuple[nn.Module, Sequence[Batch]]:
+    """The network that computes with the weights of `model`, in evaluation mode, and batches for it; `graph` is its
+    ONNX file, if it has one.
+    """
     from metaq.compression.inputs import arrays
 
+    network = None
+    if graph is not None:
+        needs("onnx")
+        from metaq.onnx.inputs import batches_of
+        from metaq.onnx.network import OnnxNetwork, inputs_of
+
+        if inputs.suffix in (".npy", ".npz"):
+            runs = batches_of(inputs, inputs_of(graph))
+            return OnnxNetwork(graph, model, runs[0]).eval(), runs
+        require(source.is_dir(), f"{inputs}: an ONNX file is calibrated on arrays; write them with numpy.savez.")
+        network = OnnxNetwork(graph, model).eval()
     if source.is_dir() and net is None:
         from metaq import hf
 
         logging = needed("transformers.utils.logging")
         logging.disable_progress_bar()
         logging.set_verbosity_error()
-        return hf.calibration(source, inputs)
+        return hf.calibration(source, inputs, network)
     require(
         inputs.suffix == ".npy", f"{inputs}: a network of --net is calibrated on an array; write it with numpy.save."
     )
     from metaq.lab import nets
     from metaq.lab.runs import network_of
-    from metaq.model.opened import open_model
 
     batches = arrays(inputs)
     module = nets.create(network_of(source) if net is None else net).eval()
-    nets.load_weights(module, open_model(source).state_dict())
+    nets.load_weights(module, model.state_dict())
     return module, batches
+
+
+def _onnx_file(model: OpenedModel, source: Path) -> Path | None:
+    """The ONNX file that `model` was read from: `source` itself, or one in that folder; None if there is none."""
+    from metaq.container import carried
+    from metaq.model.formats import onnx_file
+
+    framed = [carried.path_of(file.name) for file in model.rest.files if file.name.startswith(carried.FRAME)]
+    paths = [source / name for name in framed] if source.is_dir() else [source]
+    return next((path for path in paths if onnx_file.recognises(path)), None)
 
 
 def _with_data(
@@ -202,8 +262,8 @@ def _with_data(
     return found
 
 
-def print_report(report: Report, out: Path, *, seconds: float, as_json: bool) -> None:
-    """Print what became of a model, as a table or as JSON."""
+def print_report(report: Report, out: Path, *, seconds: float, as_json: bool, warns: bool = True) -> None:
+    """Print what became of a model, as a table or as JSON; it `warns` if little is quantised."""
     from metaq import container
 
     sizes = container.sizes(report.file_bytes, report.float_bytes, report.weights)
@@ -219,17 +279,45 @@ def print_report(report: Report, out: Path, *, seconds: float, as_json: bool) ->
             "seconds": seconds,
             "file": str(out),
             "multiplier": report.multiplier,
+            "relative_error": report.relative_error,
+            "notes": list(report.notes),
             **files,
         }
         output.print_json({**told, **report.coverage.to_dict()})
+    else:
+        _print_table(report, out, sizes, accuracies)
+    if warns:
         output.warn_of_left_out(report.coverage)
-        return
-    first, *rest = output.size_rows(sizes)
-    carried = [("of that, carried files", f"{report.carried_bytes:,} bytes")] if report.carried else []
-    measured = [(name.replace("_", " "), f"{value:.3f} %") for name, value in accuracies.items()]
-    expected = [] if report.kept is None else [("expect of the outputs", output.score(report.kept, report.kept_error))]
-    rows = [first, *carried, *rest, *output.coverage_rows(report.coverage), *measured, *expected]
-    output.print_table(str(out), ["", "value"], rows)
-    output.note_names("carried along", dict.fromkeys(report.carried, ""))
+
+
+def _print_table(report: Report, out: Path, sizes: Mapping[str, float | int], accuracies: Mapping[str, float]) -> None:
+    carried = f", {report.carried_bytes:,} of them for {output.counted(len(report.carried), 'file')} carried along"
+    size = f"{sizes['bytes']:,} bytes{carried if report.carried else ''}"
+    rows = [
+        ("file", size),
+        ("float tensors", f"{sizes['float_bytes']:,} bytes, {sizes['ratio']:.1f} x as many"),
+        ("weights", f"{sizes['weights']:,} of {sizes['bits_per_weight']:.3f} bits"),
+        *(output.coverage_rows(report.coverage) if report.coverage.quantized_bytes else []),
+        *output.left_out_rows(report.coverage),
+        *((name.replace("_", " "), f"{value:.3f} %") for name, value in accuracies.items()),
+    ]
+    if report.kept is not None:
+        rows.append(("expect of the outputs", output.score(report.kept, report.kept_error)))
+    elif report.relative_error is not None:
+        rows.append(("error of weights", f"about {report.relative_error:.1%} of their size"))
+    output.print_table(str(out), ["", "value"], [*rows, ("load", _how_to_load(out))])
+    for note in report.notes:
+        output.note(f"note: {note}")
     output.note_names("left out", report.left_out)
-    output.print_left_out(report.coverage)
+
+
+def _how_to_load(out: Path) -> str:
+    """What gives the model of a file back."""
+    from metaq.compression.restoring import origin
+
+    if is_stream(out):
+        return "metaq.load"
+    made_of = origin(out)
+    if made_of is None:
+        return f'metaq.load("{out}")'
+    return f"metaq decompress {out} -o {'FOLDER' if made_of == 'a folder' else made_of}"

@@ -9,45 +9,52 @@ import typer
 from metaq import container
 from metaq.cli import output
 from metaq.cli.options import Force, Json
-from metaq.compression.restoring import holds_folder, restore_folder, restore_safetensors
+from metaq.compression.restoring import origin, restore_file, restore_folder, restore_safetensors
 from metaq.config import require
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".npz")
+"""Of files that state dicts are written as."""
+
+FOLDER = "a folder"
 
 
 def decompress(
     source: Annotated[Path, typer.Argument(help="The .metaq file.")],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", help="The .safetensors, .pth or .pt file to write; or a folder, if it was one."),
+        typer.Option(
+            "-o",
+            "--out",
+            help="What to write: a folder or file such as it was; or its weights as .safetensors, .pth or .npz.",
+        ),
     ],
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder."""
+    """Restore the quantised weights, bit for bit, as what they were: checkpoint, folder, ONNX or other model file."""
     begun = time.perf_counter()
-    files: dict[str, list[str]] = {}
-    if out.suffix not in SUFFIXES and holds_folder(source):
-        with output.stage_progress() as progress:
-            files = {"files": list(restore_folder(source, out, force=force, progress=progress).files)}
-    else:
-        require(out.suffix in SUFFIXES, f"{out}: end the name in one of {', '.join(SUFFIXES)}.")
-        output.claim(out, force=force)
-        _restore_file(source, out)
+    files: tuple[str, ...] = ()
+    made_of = origin(source)
+    is_other_form = out.suffix in SUFFIXES and out.suffix != Path(made_of or "").suffix
+    with output.stage_progress() as progress:
+        if made_of is None or is_other_form:
+            require(out.suffix in SUFFIXES, f"{out}: end the name in one of {', '.join(SUFFIXES)}.")
+            output.claim(out, force=force)
+            if out.suffix == ".safetensors":
+                restore_safetensors(source, out, progress=progress)
+            else:
+                from metaq.model import checkpoint
+
+                checkpoint.restore_as(source, out)
+        elif made_of == FOLDER or (not out.suffix and not out.is_file()):
+            files = restore_folder(source, out, force=force, progress=progress).files
+        else:
+            output.claim(out, force=force)
+            restore_file(source, out, progress=progress)
     sizes = container.describe(source).sizes
     if as_json:
-        output.print_json({**sizes, "seconds": time.perf_counter() - begun, "file": str(out), **files})
+        told = {"files": list(files)} if files else {}
+        output.print_json({**sizes, "seconds": time.perf_counter() - begun, "file": str(out), **told})
         return
     output.print_table(f"{source} restored as {out}", ["", "value"], output.size_rows(sizes))
-    for what, names in files.items():
-        output.note_names(what, dict.fromkeys(names, ""))
-
-
-def _restore_file(source: Path, out: Path) -> None:
-    if out.suffix == ".safetensors":
-        with output.stage_progress() as progress:
-            restore_safetensors(source, out, progress=progress)
-        return
-    from metaq.model import checkpoint
-
-    checkpoint.write(out, checkpoint.weights_of(container.read(source)))
+    output.note_names("files", dict.fromkeys(files, ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ import typer
 from metaq import container
 from metaq.cli import output
 from metaq.cli.options import Force, Json, Model, OwnNet
-from metaq.config import needs, require
+from metaq.config import near_match, needs, require
+from metaq.container.carried import is_carried, is_folder, tensor_name
+from metaq.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +28,20 @@ if TYPE_CHECKING:
 
 ONNX_SUFFIX = ".onnx"
 EXAMPLES = 2
+
+FLOATS, INTEGERS = ("float32", "float16", "bfloat16", "float64"), ("int64", "int32", "bool")
+"""Types of inputs."""
+
+Input = tuple[tuple[int, ...], str]
+"""Shape, without the batch, and type of an input."""
+
+ZERO_EVERY = 8
+"""Of integers, which may be words, kinds or a mask, one among so many is 0 and the others are 1."""
+
+OWN_NET = "give --net package.module:factory, a function or class that returns it."
+
+CONFIG = "config.json"
+"""What a folder of Transformers has."""
 
 
 def export(
@@ -39,9 +56,14 @@ def export(
         list[str] | None,
         typer.Option(
             "--input-shape",
-            help="For .onnx and your own network: shape of an input without the batch, as in 3,32,32; once an input.",
+            help="For .onnx and your own network: shape of an input without the batch, as in 3,32,32, or with its type "
+            "as in 128:int64; once an input.",
         ),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="For .onnx: keep all values, with 16 bits where eight are too few."),
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -49,7 +71,8 @@ def export(
     to_onnx = out.suffix == ONNX_SUFFIX
     require(to_onnx or fold or net is None, f"--net {net}: only .onnx files and --fold need the network.")
     require(to_onnx or not input_shape, "--input-shape: only .onnx files need it.")
-    shapes = [_shape(text) for text in input_shape or ()]
+    require(to_onnx or not exact, "--exact: only .onnx files are ever rounded.")
+    inputs = [_input(text) for text in input_shape or ()]
     output.claim(out, force=force)
     if to_onnx:
         needs("onnx", "onnxscript")
@@ -57,16 +80,20 @@ def export(
     from metaq.model import checkpoint, structure
 
     file = container.read(source) if container.is_metaq(source) else None
-    tensors = () if file is None else file.tensors
-    state_dict = checkpoint.read(source) if file is None else checkpoint.restore(list(tensors))
+    held = () if file is None else [each for each in file.tensors if not is_carried(each.name, file.metadata)]
+    state_dict = checkpoint.read(source) if file is None else checkpoint.restore(list(held))
     if not (fold or to_onnx):
         _write_weights(source, out, state_dict, None, as_json=as_json)
         return
-    net = net or runs.network_of(source)
-    model = runs.build(net, state_dict)
+    known = None if net is None and _is_of_transformers(file) else net or runs.network_of(source)
+    examples = _examples(source, inputs, known) if to_onnx else ()
+    is_named = net is not None or (file is not None and "net" in file.metadata)
+    model = _of_transformers(source) if known is None else _built(source, known, state_dict, is_named=is_named)
     folded = structure.fold(model) if fold else None
     if to_onnx:
-        _write_onnx(source, out, model, folded, _examples(net, shapes), tensors, as_json=as_json)
+        there = {*dict(model.named_parameters(remove_duplicate=False)), *dict(model.named_buffers())}
+        tensors = [each for each in held if known is not None or each.name in there]
+        _write_onnx(source, out, model, folded, examples, tensors, exact=exact, as_json=as_json)
     else:
         _write_weights(source, out, state_dict, folded, as_json=as_json)
 
@@ -92,18 +119,23 @@ def _write_onnx(
     examples: tuple[torch.Tensor, ...],
     tensors: Sequence[Tensor],
     *,
+    exact: bool,
     as_json: bool,
 ) -> None:
     from metaq import onnx
 
     network = model if folded is None else folded.model
-    made = onnx.export(out, network, examples, tensors=tensors)
+    made = onnx.export(out, network, examples, tensors=tensors, exact=exact)
     if made.output_difference is None:
         output.note("outputs were not compared with PyTorch's: onnxruntime is not installed.")
+    for name, axes in made.fixed.items():
+        sizes = ", ".join(f"dimension {axis} is {made.inputs[name][axis]}" for axis in axes)
+        output.note(f"input {name}: {sizes} in the file, although the network takes other sizes too.")
     weights = sum(parameter.numel() for parameter in network.parameters())
     if as_json:
         units = folded.units if folded else None
-        output.print_json({"units": units, "weights": weights, "file": str(out), **dataclasses.asdict(made)})
+        told = {**dataclasses.asdict(made), "is_batch_free": made.is_batch_free}
+        output.print_json({"units": units, "weights": weights, "file": str(out), **told})
         return
     rows = [
         *(output.folded_rows(folded.units) if folded else []),
@@ -113,36 +145,77 @@ def _write_onnx(
         *((f"tensors as {kind}", f"{number:,}") for kind, number in Counter(made.integers.values()).items()),
         *((f"tensors as floats: {why}", f"{number:,}") for why, number in Counter(made.floats.values()).items()),
         ("largest difference of a weight", f"{made.weight_difference:.2g}"),
-        ("batch", "of any size" if made.is_batch_free else f"of {EXAMPLES}"),
+        *((f"input {name}", " × ".join(map(str, shape))) for name, shape in made.inputs.items()),
     ]
+    if made.rounded:
+        rows.append(("tensors rounded to int8", f"{len(made.rounded):,}"))
+        rows.append(("difference that rounding makes to an output over the largest", f"{made.rounding_difference:.2g}"))
     if made.output_difference is not None:
         rows.append(("largest difference of an output over the largest", f"{made.output_difference:.2g}"))
     output.print_table(f"{source} as {out}", ["", "value"], rows)
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    sizes = text.split(",")
+def _is_of_transformers(file: container.File | None) -> bool:
+    return file is not None and is_folder(file.metadata) and tensor_name(CONFIG) in {each.name for each in file.tensors}
+
+
+def _of_transformers(source: Path) -> nn.Module:
+    from metaq import hf
+
+    try:
+        model: nn.Module = hf.from_pretrained(source)
+    except FormatError as error:
+        reason = f"is of no network that Transformers can make ({CONFIG} says which)"
+        raise ConfigError(f"{source}: {reason}; {OWN_NET}") from error
+    return model
+
+
+def _built(source: Path, net: str, state_dict: StateDict, *, is_named: bool) -> nn.Module:
+    from metaq.lab import runs
+
+    try:
+        return runs.build(net, state_dict)
+    except ConfigError as error:
+        if is_named:
+            raise
+        raise ConfigError(f"{source}: names no network, and does not fit {net}; {OWN_NET}") from error
+
+
+def _input(text: str) -> Input:
+    """Shape and type of an input."""
+    shape, _, kind = text.partition(":")
+    sizes = shape.split(",")
     require(
         all(size.strip().isdecimal() and int(size) > 0 for size in sizes),
-        f"--input-shape {text}: write the sizes with commas between them, as in 3,32,32.",
+        f"--input-shape {text}: write the sizes with commas between them, as in 3,32,32 or 128:int64.",
     )
-    return tuple(int(size) for size in sizes)
+    known = (*FLOATS, *INTEGERS)
+    require(kind in known or ":" not in text, f"--input-shape {text}: {kind!r} is no type; {near_match(kind, known)}")
+    return tuple(int(size) for size in sizes), kind or FLOATS[0]
 
 
-def _examples(net: str, shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
-    """A few inputs with elements drawn uniformly from [0, 1), as pixels are."""
+def _examples(source: Path, inputs: Sequence[Input], net: str | None) -> tuple[torch.Tensor, ...]:
+    """A few inputs: floating ones with elements drawn uniformly from [0, 1), as pixels are; others of 1 and 0."""
     import torch
 
     from metaq.lab import nets
 
-    known = nets.input_shape(net)
+    known = None if net is None else nets.input_shape(net)
     require(
-        bool(shapes) or known is not None, f"--net {net}: give the shape of its input, as in --input-shape 3,32,32."
+        bool(inputs) or known is not None,
+        f"{source if net is None else f'--net {net}'}: give the shape of its input, as in --input-shape 3,32,32, or "
+        "128:int64 for the numbers of 128 words.",
     )
     generator = torch.Generator().manual_seed(0)
-    return tuple(
-        torch.rand(EXAMPLES, *shape, generator=generator) for shape in shapes or [() if known is None else known]
-    )
+
+    def example(shape: tuple[int, ...], kind: str) -> torch.Tensor:
+        dtype: torch.dtype = getattr(torch, kind)
+        if kind in FLOATS:
+            return torch.rand(EXAMPLES, *shape, generator=generator).to(dtype)
+        places = torch.arange(EXAMPLES * math.prod(shape)).reshape(EXAMPLES, *shape)
+        return (places % ZERO_EVERY != ZERO_EVERY - 1).to(dtype)
+
+    return tuple(example(*each) for each in inputs or [((), FLOATS[0]) if known is None else (known, FLOATS[0])])
 
 
 def _as_typed(state_dict: StateDict, source: StateDict) -> StateDict:

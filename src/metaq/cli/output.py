@@ -33,6 +33,9 @@ STDERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
 MOST_ROWS = 20
 """Tensors listed one by one."""
 
+MOST_REASONS = 3
+"""Reasons why tensors are kept exactly that have a line of their own."""
+
 QUIET_SECONDS = 1.0
 """A job that takes longer says what it is doing."""
 
@@ -191,8 +194,33 @@ def score(value: float, error: float | None) -> str:
     return f"{value:.{places}f} ± {error or 0.0:.{places}f}"
 
 
+def left_out_rows(coverage: Coverage) -> list[tuple[str, str]]:
+    """What is kept exactly, and why, as rows of a two-column table."""
+    reasons = list(coverage.by_reason().items())
+    rows = [
+        ("kept exactly", f"{size:,} bytes in {counted(number, 'tensor')}: {why}")
+        for why, (number, size) in reasons[:MOST_REASONS]
+    ]
+    rest = [told for _, told in reasons[MOST_REASONS:]]
+    if rest:
+        numbers, sizes = zip(*rest, strict=True)
+        rows.append(("kept exactly", f"{sum(sizes):,} bytes in {counted(sum(numbers), 'tensor')}: other reasons"))
+    return rows
+
+
+def counted(number: int, what: str) -> str:
+    """So many of something.
+
+    Examples
+    --------
+    >>> counted(1, "tensor"), counted(1200, "tensor")
+    ('1 tensor', '1,200 tensors')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def print_left_out(coverage: Coverage) -> None:
-    """What is not quantised and why on stdout, and on stderr a warning if that is much."""
+    """What is not quantised and why, tensor by tensor, on stdout, and on stderr a warning if that is much."""
     if coverage.left_out:
         rows = [(part.name, f"{part.size_bytes:,}", part.reason) for part in coverage.left_out[:MOST_ROWS]]
         rest = coverage.left_out[MOST_ROWS:]

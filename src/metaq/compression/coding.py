@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import cpu_count
@@ -17,10 +17,11 @@ from metaq.compression.work import Attempt
 from metaq.container import layout
 from metaq.container.coders import encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece
+from metaq.container.exact import encode_planes
 from metaq.container.fields import Parts
 from metaq.container.header import basis_entry
-from metaq.container.writer import exact_payload
-from metaq.model.stored import Reader, StoredTensor
+from metaq.container.writer import whole_payload
+from metaq.model.stored import Elements, Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
 
@@ -89,8 +90,10 @@ class Coding:
                     entries.append(expected)
                     inline.append(self._reader.raw(tensor, 0, tensor.size_bytes))
                     self._progress.advance(tensor.size_bytes)
+                elif expected.coder == layout.PLANES:
+                    entries.append(self._keep_in_planes(len(self._bases) + number, tensor, expected, pool))
                 else:
-                    entries.append(self._keep(len(self._bases) + number, tensor, expected))
+                    entries.append(self._keep_whole(len(self._bases) + number, tensor, expected))
             pool.keep_all_but(0)
         return self._parts(entries, tuple(inline))
 
@@ -101,7 +104,7 @@ class Coding:
             first = self._job.ties[tensor.name]
             return Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=tied, grid=None, tied_to=first)
         is_exact = self._quantizer.is_exact(tensor)
-        way = layout.EXACT_INLINE if tensor.size_bytes <= layout.INLINE_BYTES else layout.EXACT_RAW
+        way = layout.exact_way(tensor.dtype, tensor.shape)
         return Entry(
             name=tensor.name,
             shape=tensor.shape,
@@ -148,11 +151,22 @@ class Coding:
         grid = BucketGrid(center=center, radius=radius, count=record["count"])
         return replace(expected, grid=grid, trellis_bits=record["trellis_bits"])
 
-    def _keep(self, part: int, tensor: StoredTensor, expected: Entry) -> Entry:
+    def _keep_in_planes(self, part: int, tensor: StoredTensor, expected: Entry, pool: _ChunkPool) -> Entry:
+        missing = self._missing(part)
+        self._progress.advance(
+            tensor.size_bytes - tensor.dtype.itemsize * sum(piece.shape.count for _, piece in missing)
+        )
+        for chunk, piece in missing:
+            elements = self._reader.elements(tensor, piece.start, piece.start + piece.shape.count)
+            pool.add_elements(chunk, expected, piece, elements)
+            self._progress.advance(elements.nbytes)
+        return expected
+
+    def _keep_whole(self, part: int, tensor: StoredTensor, expected: Entry) -> Entry:
         ((chunk, _),) = self._pieces[part]
         record = self._attempt.tensors.get(tensor.name)
         if record is None or chunk not in self._attempt.chunks:
-            coder, payload = exact_payload(tensor.size_bytes, lambda start, stop: self._reader.raw(tensor, start, stop))
+            coder, payload = whole_payload(tensor.size_bytes, lambda start, stop: self._reader.raw(tensor, start, stop))
             record = {"coder": coder}
             self._attempt.add_tensor(tensor.name, record)
             self._attempt.add_chunk(chunk, payload)
@@ -168,6 +182,7 @@ class _ChunkPool:
         self._attempt = attempt
         self._left = [len(pieces) for _, pieces in plans]
         self._held: dict[int, list[tuple[str, StreamShape, Symbols]]] = {}
+        self._exact: dict[int, list[tuple[Elements, Entry, Piece]]] = {}
         self._waiting: deque[tuple[int, Future[bytes]]] = deque()
         self._pool = ThreadPoolExecutor(max_workers=cpu_count())
 
@@ -183,9 +198,21 @@ class _ChunkPool:
         held.append((name, shape, symbols))
         if len(held) < self._left[chunk]:
             return
-        self.keep_all_but(min(2 * (cpu_count() or 1), IN_FLIGHT) - 1)
         names, shapes, streams = zip(*self._held.pop(chunk), strict=True)
-        self._waiting.append((chunk, self._pool.submit(encode_chunk, self._coder, streams, shapes, names[0])))
+        self._submit(chunk, encode_chunk, self._coder, streams, shapes, names[0])
+
+    def add_elements(self, chunk: int, entry: Entry, piece: Piece, elements: Elements) -> None:
+        """Take a piece of a tensor that is kept in planes, as :meth:`add` does."""
+        held = self._exact.setdefault(chunk, [])
+        held.append((elements, entry, piece))
+        if len(held) < self._left[chunk]:
+            return
+        arrays, entries, pieces = zip(*self._exact.pop(chunk), strict=True)
+        self._submit(chunk, encode_planes, arrays, entries, pieces, self._coder)
+
+    def _submit(self, chunk: int, encode: Callable[..., bytes], *arguments: object) -> None:
+        self.keep_all_but(min(2 * (cpu_count() or 1), IN_FLIGHT) - 1)
+        self._waiting.append((chunk, self._pool.submit(encode, *arguments)))
 
     def keep_all_but(self, most: int) -> None:
         """Keep chunks as they become ready, until at most so many are left."""

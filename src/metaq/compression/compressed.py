@@ -111,14 +111,18 @@ class Report:
         How much of them is quantised, and what is not and why.
     multiplier
         λ; None where the grids were given.
+    relative_error
+        About the root mean square error of the weights over their root mean square, where there were no data.
     accuracy, float_accuracy
         Figure of merit of the quantised and of the original weights, where it was measured.
     kept, kept_error
         Score of the outputs on inputs that were held out of calibration, 1 where they are the same, and its standard
         error (:mod:`metaq.compression.quality`); None where there were none.
     carried, carried_bytes, left_out
-        Paths of the files of a folder that are in the file too, what they take of it, and the paths of the others, each
-        with the reason.
+        Paths of files that are in the file too, of a folder or around the tensors, what they take of it; and what is
+        not, paths or entries, each with the reason.
+    notes
+        Sentences about what was found, such as where in a checkpoint.
     has_discarded
         Whether an unfinished run with other options, or of another model, was thrown away.
     """
@@ -128,6 +132,7 @@ class Report:
     weights: int
     coverage: Coverage
     multiplier: float | None = None
+    relative_error: float | None = None
     accuracy: float | None = None
     float_accuracy: float | None = None
     kept: float | None = None
@@ -135,6 +140,7 @@ class Report:
     carried: tuple[str, ...] = ()
     carried_bytes: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     has_discarded: bool = False
 
     @property

@@ -1,6 +1,6 @@
 """Any model as one file, to a goal: the one way there is, whatever the model and wherever it lies."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,13 @@ from metaq.compression.uncalibrated import Request, UncalibratedModel
 from metaq.compression.work import Record, WorkFolder
 from metaq.config import require
 from metaq.container import DEFAULT_CODER, Metadata
+from metaq.container.carried import KEYS
 from metaq.container.coders import CHUNK_CODERS
 from metaq.container.fields import check_elements, check_tensors
 from metaq.errors import ConfigError
 from metaq.model.checkpoint import StateDict
 from metaq.model.opened import AnyModel, OpenedModel, open_model
-from metaq.model.selection import select, select_gridded
+from metaq.model.selection import LOSSLESS, Selection, fitted_grids, select, select_gridded
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn
 from metaq.progress import NoProgress, Progress, tracked
@@ -52,8 +53,11 @@ RECIPE = 7
 
 
 def compress(
-    source: AnyModel,
+    source: AnyModel | OpenedModel,
     *,
+    key: str | None = None,
+    keep_all: bool = False,
+    lossless: bool = False,
     target_bytes: int | None = None,
     target_ratio: float | None = None,
     target_bits_per_weight: float | None = None,
@@ -80,7 +84,11 @@ def compress(
     Parameters
     ----------
     source
-        A module or a state dict, which is not changed; or the path of a checkpoint or of a model folder.
+        A module or a state dict, which is not changed; or the path of a model file or of a folder.
+    key, keep_all
+        Of files, see :func:`metaq.model.opened.open_model`.
+    lossless
+        Whether all tensors are kept bit for bit, and of a file everything else, too.
     target_bytes, target_ratio, target_bits_per_weight, max_drop, target_value, keep
         The goal, at most one: see :class:`metaq.compression.compressed.Goal`. Without any, the default quality: small
         errors that most models do not feel.
@@ -145,9 +153,14 @@ def compress(
         "training_loss, recalibrates_norms: need calibration data; give batches.",
     )
     require(batches is None or grids is None, "grids: they leave nothing to calibrate; give no batches.")
+    model = source
+    if not isinstance(model, OpenedModel):
+        model = open_model(model, key=key, keep_all=keep_all, lossless=lossless)
+    require(not lossless or batches is None, "lossless: leaves nothing to calibrate; give no batches.")
     request = _request(
-        open_model(source),
+        model,
         goal,
+        lossless=lossless,
         include=include,
         exclude=exclude,
         filter_fn=filter_fn,
@@ -198,6 +211,7 @@ def compress_to_file(
     out: Path,
     goal: Goal,
     *,
+    lossless: bool = False,
     include: Sequence[str] = ANY,
     exclude: Sequence[str] = (),
     grids: Mapping[str, BucketGrid] | None = None,
@@ -220,7 +234,7 @@ def compress_to_file(
         The file; an older one is replaced.
     goal
         A size, or nothing.
-    include, exclude, grids, coder, metadata, progress
+    lossless, include, exclude, grids, coder, metadata, progress
         See :func:`compress`.
     is_resumable
         Whether the model will still be there for the same call to go on; otherwise an interrupted call leaves nothing.
@@ -238,6 +252,7 @@ def compress_to_file(
     request = _request(
         model,
         goal,
+        lossless=lossless,
         include=include,
         exclude=exclude,
         filter_fn=None,
@@ -252,8 +267,8 @@ def compress_to_file(
         "limit": request.limit_bytes,
         "quantized": sorted(request.selection.names),
         "grids": None
-        if grids is None
-        else {name: [grid.center.hex(), grid.radius.hex(), grid.count] for name, grid in sorted(grids.items())},
+        if request.grids is None
+        else {name: [grid.center.hex(), grid.radius.hex(), grid.count] for name, grid in sorted(request.grids.items())},
         "coder": coder,
     }
     with Reader() as reader, WorkFolder(out, record) as work:
@@ -272,6 +287,7 @@ def _request(
     model: OpenedModel,
     goal: Goal,
     *,
+    lossless: bool,
     include: Sequence[str],
     exclude: Sequence[str],
     filter_fn: FilterFn | None,
@@ -281,15 +297,22 @@ def _request(
     progress: Progress | None,
 ) -> Request:
     """What is asked for, checked: a file can hold it, and the options go together."""
-    if grids is None:
+    reserved = sorted(KEYS & (metadata or {}).keys())
+    require(not reserved, f"metadata: {', '.join(reserved)} say what a file was made of; use other keys.")
+    if lossless:
+        is_plain = grids is None and filter_fn is None and tuple(include) == ANY and not exclude and goal == Goal()
+        require(is_plain, "lossless: all tensors are kept as they are; give no goal and nothing to quantise.")
+        grids, selection = {}, Selection(names=(), reasons=dict.fromkeys(model.holders, LOSSLESS))
+    elif grids is None:
         selection = select(model, include=include, exclude=exclude, filter_fn=filter_fn)
     else:
         require(goal == Goal(), "grids: they decide about the size; give no goal.")
+        grids = fitted_grids(model, grids)
         selection = select_gridded(model, grids)
     if isinstance(grids, TrainedGrids):
         require_on_grids(model, grids)
     require(coder in CHUNK_CODERS, f"coder: there is no coder {coder!r}; choose {' or '.join(CHUNK_CODERS)}.")
-    check_tensors([*(() if model.carried is None else model.carried.files), *model.tensors])
+    check_tensors([*model.rest.files, *model.tensors])
     check_elements(tensor.shape for tensor in model.tensors)
     return Request(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress())
 
@@ -359,7 +382,7 @@ def _calibrated(
         draws=max(LEAST_GRADIENTS // max(len(batches), 1), 1),
     )
     squares = {model.first(name): each.mean_square for name, each in facts.items()}
-    curvature = _completed(measured, squares)
+    curvature = _completed(measured, squares, network.transposed)
     del measured
     return CalibratedModel(
         request,
@@ -380,10 +403,13 @@ def _weigh(network: Network, model: CalibratedModel, batches: Sequence[Batch], l
     model.weigh(losses, limit)
 
 
-def _completed(curvature: Mapping[str, Curvature], mean_squares: Mapping[str, float]) -> dict[str, Curvature]:
+def _completed(
+    curvature: Mapping[str, Curvature], mean_squares: Mapping[str, float], transposed: Collection[str]
+) -> dict[str, Curvature]:
     """The same, with some worth for tensors that no output depended on: errors count relative to the size of weights.
 
-    What is not calibrated must not be spoilt: other inputs may need it.
+    What is not calibrated must not be spoilt: other inputs may need it. Matrices that the module has `transposed` get a
+    matrix over inputs, with which they take no basis.
     """
     worths = {name: curvature[name].mean * square for name, square in mean_squares.items()}
     reached = [worth for worth in worths.values() if worth > 0]
@@ -396,6 +422,9 @@ def _completed(curvature: Mapping[str, Curvature], mean_squares: Mapping[str, fl
         for name, worth in worths.items()
         if worth == 0 and mean_squares[name] > 0
     }
+    for name in made.keys() & transposed:
+        own = made[name]
+        made[name] = replace(own, inputs=np.eye(len(own.columns), dtype=np.float32), outputs=own.rows)
     return {**curvature, **made}
 
 

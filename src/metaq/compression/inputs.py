@@ -1,8 +1,10 @@
 """Inputs for calibration as they lie in files: texts, arrays and pictures."""
 
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -39,19 +41,45 @@ def arrays(path: Path) -> Sequence[torch.Tensor]:
     Floating numbers become float32, integers int64. Raises :class:`DataError` if the file cannot be read, has no
     sample, numbers of another kind, or NaN or infinity.
     """
+    found = _loaded(path)
+    if isinstance(found, Mapping):
+        raise DataError(f"{path}: holds several arrays; write one with numpy.save.")
+    samples = _numbers(path, found)
+    return torch.split(samples, batch_size(len(samples)))
+
+
+def named_arrays(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of an ``.npz`` file by name, each as in :func:`arrays` but for single numbers, which may be there too;
+    or the one of an ``.npy`` file, whose name is empty.
+    """
+    found = _loaded(path)
+    if not isinstance(found, Mapping):
+        return {"": _numbers(path, found)}
+    if not found:
+        raise DataError(f"{path}: holds no array; write some with numpy.savez.")
+    return {name: _numbers(f"{path}: {name}", array, can_be_single=True) for name, array in found.items()}
+
+
+def _loaded(path: Path) -> Any:
+    """What a file holds: an array, or arrays by name."""
     try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as stream:
+            found = np.load(stream, allow_pickle=False)
+            return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, BadZipFile, zlib.error) as error:
         raise _unreadable(path, error) from error
+
+
+def _numbers(path: Path | str, found: Any, *, can_be_single: bool = False) -> torch.Tensor:
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
         raise DataError(f"{path}: holds no array of real numbers; write one with numpy.save.")
-    if found.ndim < 1 or not found.size:
+    if not (can_be_single and not found.ndim) and (found.ndim < 1 or not found.size):
         raise DataError(f"{path}: its shape is {found.shape}; the first dimension has to be that of samples.")
     with np.errstate(over="ignore"):
         samples = torch.from_numpy(found.astype({"f": np.float32, "b": np.bool_}.get(found.dtype.kind, np.int64)))
     if not bool(samples.isfinite().all()):
         raise DataError(f"{path}: holds NaN or infinity; repair the inputs first.")
-    return torch.split(samples, batch_size(len(samples)))
+    return samples
 
 
 def pictures(folder: Path) -> Iterator[list[Any]]:

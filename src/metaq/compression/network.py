@@ -1,9 +1,10 @@
 """The module that computes with the tensors of a model, whatever names it has for them, and the file that they make."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +25,22 @@ from metaq.model.selection import BUFFER, Selection
 from metaq.model.stored import Reader, StoredTensor
 from metaq.tensors.coverage import coverage_of
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
+from metaq.tensors.scales import Scales
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a module has a tensor of a model: its name there, and whether it is transposed."""
+
+    name: str
+    is_transposed: bool = False
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A module that knows where it has tensors of a model, by their names in that; they need not be looked for."""
+
+    weight_places: Mapping[str, Place]
 
 
 class _Whole(nn.Module):
@@ -50,7 +67,7 @@ class Network:
         model = request.model
         self._stored = request
         self.request = request
-        self._names: dict[str, str] | None = None
+        self._places: dict[str, Place] | None = None
         if module is None:
             require(
                 model.module is not None,
@@ -58,16 +75,16 @@ class Network:
             )
             return
         require(model.module is None, "module: the model is a module itself; give no other.")
-        found = matching(model, open_model(module))
+        found = _told(module) or matching(model, open_model(module))
         require(bool(found), "module: no tensor of it has the values of one of the model; load them first.")
         chosen = dict.fromkeys(model.holders[name] for name in request.selection.names)
         others = [name for name in chosen if name not in found]
         with Reader() as reader:
             values = restore([reader.exact(model.tensor(name)) for name in others])
         inner = open_model(_Whole(module, [values[name] for name in others]))
-        self._names = {name: f"inner.{own}" for name, own in found.items()}
-        self._names |= {name: f"others.{number}" for number, name in enumerate(others)}
-        firsts = dict.fromkeys(inner.first(self._names[name]) for name in chosen)
+        self._places = {name: replace(place, name=f"inner.{place.name}") for name, place in found.items()}
+        self._places |= {name: Place(name=f"others.{number}") for number, name in enumerate(others)}
+        firsts = dict.fromkeys(inner.first(self._places[name].name) for name in chosen)
         selection = Selection(
             names=tuple(name for name in firsts if name not in inner.buffers),
             reasons=dict.fromkeys(inner.buffers, BUFFER),
@@ -83,16 +100,26 @@ class Network:
     def weights(self, found: Compressed) -> StateDict:
         """Quantised weights by names of the module, but for tensors that the model does not have."""
         weights = found.state_dict()
-        return weights if self._names is None else {own: weights[name] for name, own in self._names.items()}
+        if self._places is None:
+            return weights
+        return {
+            place.name: weights[name].mT.contiguous() if place.is_transposed else weights[name]
+            for name, place in self._places.items()
+        }
+
+    @property
+    def transposed(self) -> frozenset[str]:
+        """Names in the module of tensors that it has transposed."""
+        return frozenset(place.name for place in (self._places or {}).values() if place.is_transposed)
 
     def packed(self, tensors: Sequence[Tensor], reasons: Mapping[str, str], multiplier: float) -> Compressed:
         """The file of the model for `tensors` by names of the module, some of them exact for these `reasons`."""
         model, metadata = self._stored.model, self._stored.file_metadata
-        if self._names is not None:
-            tensors = self._renamed(tensors, self._names)
-            inner = {name: reasons[own] for name, own in self._names.items() if own in reasons}
+        if self._places is not None:
+            tensors = self._renamed(tensors, self._places)
+            inner = {name: reasons[place.name] for name, place in self._places.items() if place.name in reasons}
             reasons = {**inner, **self._stored.selection.reasons}
-        files = () if model.carried is None else model.carried.files
+        files = model.rest.files
         with Reader() as reader:
             exact = [reader.exact(file) for file in files]
         data = container.encode([*tensors, *exact], coder=self._stored.coder, metadata=metadata)
@@ -107,33 +134,57 @@ class Network:
             multiplier=multiplier,
             carried=tuple(carried.path_of(file.name) for file in files),
             carried_bytes=sum(entry.coded_bytes for entry in entries if carried.is_carried(entry.name, metadata)),
-            left_out={} if model.carried is None else model.carried.left_out,
+            left_out=dict(model.rest.left_out),
+            notes=model.rest.notes,
         )
 
-    def _renamed(self, tensors: Sequence[Tensor], names: Mapping[str, str]) -> list[Tensor]:
+    def _renamed(self, tensors: Sequence[Tensor], places: Mapping[str, Place]) -> list[Tensor]:
         """The tensors by names and types of the model; those that the module holds once are tied."""
         model = self._stored.model
         by_name = {each.name: each.first if isinstance(each, TiedTensor) else each for each in tensors}
-        first: dict[tuple[str, Dtype], str] = {}
+        first: dict[tuple[Place, Dtype], str] = {}
         held: dict[str, QuantizedTensor | ExactTensor] = {}
         with Reader() as reader:
             for stored in model.tensors:
-                own = names.get(stored.name, stored.name)
-                inside = by_name.get(own) if stored.name in names else None
-                if first.setdefault((own, stored.dtype), stored.name) != stored.name:
+                place = places.get(stored.name, Place(name=stored.name))
+                inside = by_name.get(place.name) if stored.name in places else None
+                if first.setdefault((place, stored.dtype), stored.name) != stored.name:
                     continue
                 if isinstance(inside, QuantizedTensor) and fits(inside, stored.dtype):
+                    inside = transposed(inside) if place.is_transposed else inside
                     held[stored.name] = replace(inside, name=stored.name, dtype=stored.dtype)
                 else:
                     held[stored.name] = reader.exact(stored)
         holders = {
-            name: first[names.get(holder, holder), model.tensor(name).dtype] for name, holder in model.holders.items()
+            name: first[places.get(holder, Place(name=holder)), model.tensor(name).dtype]
+            for name, holder in model.holders.items()
         }
         return under_all_names(held, holders)
 
 
-def matching(model: OpenedModel, inner: OpenedModel) -> dict[str, str]:
-    """Names in `inner` of floating tensors of `model`, by their names there: those of the same shape and values.
+def transposed(tensor: QuantizedTensor) -> QuantizedTensor:
+    """A matrix without a basis with rows for columns: all of its values are the same."""
+    scales = tensor.scales
+    return replace(
+        tensor,
+        indices=np.ascontiguousarray(tensor.indices.T),
+        scan="columns" if tensor.scan == "rows" else "rows",
+        scales=None if scales is None else Scales(rows=scales.columns, columns=scales.rows),
+    )
+
+
+def _told(module: nn.Module) -> dict[str, Place]:
+    """Where parts of a module say that they have tensors of the model."""
+    return {
+        name: replace(place, name=f"{prefix}.{place.name}" if prefix else place.name)
+        for prefix, part in module.named_modules()
+        if isinstance(part, Placing)
+        for name, place in part.weight_places.items()
+    }
+
+
+def matching(model: OpenedModel, inner: OpenedModel) -> dict[str, Place]:
+    """Places in `inner` of floating tensors of `model`, by their names there: those of the same shape and values.
 
     Values are compared as float32. Where several tensors are equal, one of the same name is taken, or of one that ends
     alike, as modules within others have.
@@ -145,7 +196,7 @@ def matching(model: OpenedModel, inner: OpenedModel) -> dict[str, str]:
                 known.setdefault(_digest(reader, tensor), []).append(tensor.name)
         digests = {tensor.name: _digest(reader, tensor) for tensor in model.tensors if tensor.dtype.is_quantizable}
     return {
-        name: max(known[digest], key=lambda own: _likeness(name, own))
+        name: Place(name=max(known[digest], key=lambda own: _likeness(name, own)))
         for name, digest in digests.items()
         if digest in known
     }

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.compression.survey import BLOCK, Facts, SortedOut, Survey, blocks_of, look_at, sample_of
+from metaq.compression.survey import BLOCK, Facts, SortedOut, Survey, blocks_of, look_at, quotas, sample_of
 from metaq.container.layout import LARGEST
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
@@ -32,7 +32,8 @@ def scaled(reader: Reader, survey: Survey, found: SortedOut, progress: Progress)
     tensors = [tensor for tensor in found.weights if tensor.name in scales]
     progress.stage("scaling rows and columns", sum(tensor.size_bytes for tensor in tensors))
     facts = {tensor.name: look_at(reader, tensor, progress)[0] for tensor in tensors}
-    samples = {tensor.name: sample_of(reader, tensor, found.weights) for tensor in tensors}
+    taken = quotas(found.weights)
+    samples = {tensor.name: sample_of(reader, tensor, taken[tensor.name]) for tensor in tensors}
     found = replace(found, samples=found.samples | samples, scales=scales)
     return replace(survey, facts=survey.facts | facts), found
 

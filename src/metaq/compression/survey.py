@@ -185,10 +185,11 @@ def is_matrix(tensor: StoredTensor) -> bool:
     return MIN_TRELLIS_ROW <= tensor.row_length <= MAX_TRELLIS_ROW
 
 
-def quota(tensor: StoredTensor, tensors: Sequence[StoredTensor]) -> int:
-    """How many weights are taken of a tensor of a model."""
-    share = TOTAL * tensor.count // max(sum(each.count for each in tensors), 1)
-    return min(max(share, min(LEAST, TOTAL // len(tensors))), tensor.count)
+def quotas(tensors: Sequence[StoredTensor]) -> dict[str, int]:
+    """How many weights are taken of the tensors of a model, by name."""
+    total = max(sum(tensor.count for tensor in tensors), 1)
+    least = min(LEAST, TOTAL // max(len(tensors), 1))
+    return {tensor.name: min(max(TOTAL * tensor.count // total, least), tensor.count) for tensor in tensors}
 
 
 def sampled_rows(reader: Reader, tensor: StoredTensor, weights: int) -> list[tuple[int, Floats]]:
@@ -209,9 +210,9 @@ def sampled_rows(reader: Reader, tensor: StoredTensor, weights: int) -> list[tup
     return found
 
 
-def sample_of(reader: Reader, tensor: StoredTensor, tensors: Sequence[StoredTensor]) -> Floats:
-    """Rows of a tensor of a model, float64 (n, columns)."""
-    return np.concatenate([rows for _, rows in sampled_rows(reader, tensor, quota(tensor, tensors))])
+def sample_of(reader: Reader, tensor: StoredTensor, quota: int) -> Floats:
+    """Rows of a tensor of a model, about `quota` weights, float64 (n, columns)."""
+    return np.concatenate([rows for _, rows in sampled_rows(reader, tensor, quota)])
 
 
 def sorted_out(reader: Reader, tensors: Sequence[StoredTensor], facts: Mapping[str, Facts]) -> SortedOut:
@@ -230,7 +231,8 @@ def sorted_out(reader: Reader, tensors: Sequence[StoredTensor], facts: Mapping[s
         elif values and tensor.count >= REPEATED * len(values):
             reasons[tensor.name] = FEW_VALUES
     left = [tensor for tensor in tensors if tensor.name not in grids and tensor.name not in reasons]
-    samples = {tensor.name: sample_of(reader, tensor, left) for tensor in left}
+    taken = quotas(left)
+    samples = {tensor.name: sample_of(reader, tensor, taken[tensor.name]) for tensor in left}
     for tensor in left:
         median = median_magnitude(samples[tensor.name])
         if median and facts[tensor.name].largest > HUGE * median:

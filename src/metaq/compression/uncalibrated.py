@@ -1,5 +1,6 @@
 """Quantising a model without data, tensor by tensor, wherever it lies; what is done is kept, and gone on with."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,17 +19,23 @@ from metaq.container.coders import CHUNK_CODERS
 from metaq.container.contents import coverage_of_entries
 from metaq.container.fields import Parts, StoredChunk, utf8
 from metaq.container.layout import CHECKSUM_BYTES
-from metaq.container.writer import THOROUGH_BYTES, assemble, exact_payload
+from metaq.container.writer import assemble, expected_exact_bytes
 from metaq.model.opened import OpenedModel
 from metaq.model.selection import Selection
 from metaq.model.stored import Reader, StoredTensor
 from metaq.progress import Progress
 from metaq.tensors.grid import BucketGrid
+from metaq.tensors.inside import looks_like
 
 HEADER_BYTES = 8
 """About what a tensor takes in the header."""
 
 TRIES = "tries.json"
+
+LEAST_LOOKED_INTO, LOOKED_INTO = 1 << 10, 1 << 16
+"""Elements of tensors, and of each of them, that are looked into for a narrower type."""
+
+NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +57,8 @@ class Request:
 
     @property
     def file_metadata(self) -> Metadata:
-        """Metadata of the file, which tells whether it carries others."""
-        folder = {} if self.model.carried is None else {carried.METADATA_KEY: carried.CONVENTION}
-        return {**self.metadata, **folder}
+        """Metadata of the file, which tell what it was made of."""
+        return {**self.metadata, **self.model.rest.metadata}
 
 
 class UncalibratedModel:
@@ -68,7 +74,7 @@ class UncalibratedModel:
         self._reasons = dict(request.selection.reasons)
         names = {model.holders[name] for name in request.selection.names}
         self._chosen = [tensor for tensor in model.tensors if tensor.name in names]
-        self._files = () if model.carried is None else model.carried.files
+        self._files = model.rest.files
         tied = [replace(model.tensor(name), name=name) for name in model.holders if name != model.holders[name]]
         tensors = sorted([*model.tensors, *tied, *self._files], key=lambda tensor: utf8(tensor.name))
         numbers = {tensor.name: number for number, tensor in enumerate(tensors)}
@@ -87,7 +93,9 @@ class UncalibratedModel:
             return self._written(out, *self._coded(Quantizer(self._reader, held)))
         if limit is not None:
             return self._to_limit(out, limit)
-        return self.at(out, default_multiplier(self._chosen, self._model.weights))
+        others = {self._model.holders[name] for name in self._model.reasons}
+        weights = sum(tensor.count for tensor in self._model.tensors if tensor.name not in others)
+        return self.at(out, default_multiplier(self._chosen, weights))
 
     def at(self, out: Path, multiplier: float, *, number: int = 0) -> Report:
         """Quantise for a λ relative to the mean square of the weights, and write the file."""
@@ -151,11 +159,29 @@ class UncalibratedModel:
             weights=self._model.weights,
             coverage=coverage.explained(self._reasons),
             multiplier=multiplier,
+            relative_error=None if multiplier is None else self._relative_error(multiplier),
             carried=tuple(carried.path_of(tensor.name) for tensor in self._files),
             carried_bytes=sum(entry.coded_bytes for entry in parts.placed(chunks) if entry.name in names),
-            left_out={} if self._model.carried is None else self._model.carried.left_out,
+            left_out=dict(self._model.rest.left_out),
+            notes=(*self._model.rest.notes, *self._inside()),
             has_discarded=self._work.discarded,
         )
+
+    def _relative_error(self, multiplier: float) -> float:
+        rule = self._looked_at[-1]
+        return rule.relative_error(rule.plans(multiplier))
+
+    def _inside(self) -> list[str]:
+        """A sentence if nearly all weights are of a narrower type than they are kept in, or on grids, by a sample."""
+        counts: Counter[str] = Counter()
+        large = [t for t in self._model.tensors if t.dtype.is_quantizable and t.count >= LEAST_LOOKED_INTO]
+        for tensor in large:
+            elements = self._reader.elements(tensor, 0, min(tensor.count, LOOKED_INTO))
+            found = looks_like(elements, tensor.dtype)
+            if found is not None:
+                counts[f"{tensor.dtype.name} weights that are {found.partition(' of ')[0]} inside"] += tensor.count
+        total = sum(tensor.count for tensor in large)
+        return [f"these are {what}" for what, count in counts.items() if count >= NEARLY_ALL * total]
 
     def _known_tries(self) -> list[Try]:
         return [
@@ -169,14 +195,10 @@ class UncalibratedModel:
 
 def _expected_bytes(reader: Reader, exact: Sequence[StoredTensor]) -> int:
     """About what tensors take that are kept exactly, and the header."""
-    total = 0
-    for tensor in exact:
-        total += HEADER_BYTES
-        if tensor.size_bytes > THOROUGH_BYTES:
-            total += tensor.size_bytes
-        else:
-            total += len(exact_payload(tensor.size_bytes, partial(reader.raw, tensor))[1])
-    return total
+    return sum(
+        HEADER_BYTES + expected_exact_bytes(tensor.dtype, tensor.shape, partial(reader.elements, tensor))
+        for tensor in exact
+    )
 
 
 def _chunks(parts: Parts, attempt: Attempt) -> list[StoredChunk]:

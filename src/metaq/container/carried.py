@@ -1,16 +1,31 @@
 """Files that travel inside a ``.metaq`` file beside its tensors: what they are called there, and which names are safe.
 
-A carried file is an exact uint8 tensor named ``file:`` and its path; the metadata ``folder`` says that names are meant
-like that. docs/format.md has the convention.
+A carried file is an exact uint8 tensor named ``file:`` and its path, or ``frame:`` and its path if tensors lie in it;
+the metadata ``folder`` or ``file`` say that names are meant like that. docs/format.md has the convention.
 """
 
 import re
 from collections.abc import Mapping
 
-PREFIX = "file:"
-METADATA_KEY = "folder"
+WHOLE, FRAME = "file:", "frame:"
+"""What names begin with: of a file as it is, and of one with holes for tensors."""
+
+FOLDER = "folder"
+"""Metadata key of what was made of a folder; its value is ``CONVENTION``."""
+
+FILE = "file"
+"""Metadata key of what was made of a file that is more than its tensors; its value is the name of the file."""
+
+WEIGHTS = "weights"
+"""Metadata key of the name of the file that all tensors of a folder go to that no frame has, if not the usual one."""
+
+KEY, NAME_PREFIX = "key", "prefix"
+"""Metadata keys of a checkpoint: the keys on the way to its state dict, joined by dots; what its names began with."""
+
+KEYS = frozenset((FOLDER, FILE, WEIGHTS, KEY, NAME_PREFIX))
+"""Metadata keys that say what a file was made of."""
+
 CONVENTION = 1
-"""Value of the metadata `METADATA_KEY`."""
 
 MAX_PATH_CHARACTERS = 240
 MAX_PARTS = 8
@@ -22,23 +37,23 @@ UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*]')
 
 
 def is_folder(metadata: Mapping[str, object]) -> bool:
-    """Whether a file with this metadata was made of a folder, so that ``file:`` names carried files."""
-    return METADATA_KEY in metadata
+    """Whether a file with this metadata was made of a folder."""
+    return FOLDER in metadata
 
 
 def is_carried(name: str, metadata: Mapping[str, object]) -> bool:
     """Whether the tensor `name` of a file with this metadata is a carried file."""
-    return is_folder(metadata) and name.startswith(PREFIX)
+    return (FOLDER in metadata or FILE in metadata) and name.startswith((WHOLE, FRAME))
 
 
-def tensor_name(path: str) -> str:
+def tensor_name(path: str, *, has_holes: bool = False) -> str:
     """Name under which the file `path`, relative and with slashes, is kept."""
-    return PREFIX + path
+    return (FRAME if has_holes else WHOLE) + path
 
 
 def path_of(name: str) -> str:
     """Invert :func:`tensor_name`."""
-    return name.removeprefix(PREFIX)
+    return name.partition(":")[2]
 
 
 def is_safe_path(path: str) -> bool:

@@ -1,52 +1,50 @@
-"""Reading and writing state dicts: .metaq, .safetensors, .pth and .pt, none of them trusted."""
+"""Reading state dicts from any model file, none of them trusted, and writing them as .safetensors, .pth and .pt."""
 
 import os
-import pickle
-import struct
-import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 
 from metaq import container
-from metaq.container.carried import is_carried
-from metaq.errors import ConfigError, FormatError
+from metaq.container.carried import KEY, NAME_PREFIX, is_carried
+from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
-from metaq.model.stored import header_checksum
-from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.model.formats.reading import read_file
+from metaq.model.stored import Reader
+from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
 StateDict = dict[str, torch.Tensor]
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts commonly keep the state dict inside a checkpoint."""
-
-WRITABLE_SUFFIXES = (".safetensors", ".pth", ".pt")
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+WRITABLE_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".npz")
 
 
-def read(path: str | os.PathLike[str]) -> StateDict:
-    """Read a state dict from a ``.metaq``, ``.safetensors``, ``.pth`` or ``.pt`` file, told apart by their content.
+def read(path: str | os.PathLike[str], *, key: str | None = None) -> StateDict:
+    """Read a state dict from a ``.metaq`` file or any other model file, told apart by their content.
 
-    Nothing in the file is executed. A checkpoint that keeps its state dict under ``state_dict``, ``model_state_dict``
-    or ``model`` is opened up. Raises :class:`FormatError` if the file is missing, empty, damaged, foreign, or needs
-    arbitrary pickle to be read.
+    Nothing in the file is executed. Of a checkpoint the state dict is looked for, unless `key` says where it is; what
+    wrappers of the module put before its names is left out. Raises :class:`FormatError` if the file is missing, empty,
+    damaged or foreign.
     """
     source = Path(path)
     if container.is_metaq(source):
         return weights_of(container.read(source))
-    if is_safetensors(source):
-        return _read_safetensors(source)
-    return _read_torch(source)
+    file = read_file(source, key=key)
+    with Reader() as reader:
+        held = {tensor.name: reader.exact(tensor) for tensor in file.tensors}
+    return restore(under_all_names(held, {**{name: name for name in held}, **file.ties}))
 
 
-def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]) -> int:
-    """Write a state dict atomically as ``.safetensors``, ``.pth`` or ``.pt``; returns the size in bytes.
+def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor], *, key: Sequence[str] = ()) -> int:
+    """Write a state dict atomically, as its suffix says; returns the size in bytes.
 
-    Tied tensors stay tied in ``.pth`` and ``.pt`` files, and are written one by one as ``.safetensors``. Raises
+    Tied tensors stay tied in PyTorch's files (``.pth``, ``.pt``, ``.ckpt``, ``.bin``, ``.tar``), and are written one by
+    one as ``.safetensors`` and ``.npz``. `key` are the keys under which a checkpoint has the state dict. Raises
     :class:`ConfigError` for another suffix, or a tensor that the file cannot hold, and :class:`OutputError` if it
     cannot be written.
     """
@@ -54,9 +52,27 @@ def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]) 
     if suffix == ".safetensors":
         separate = {name: _for_safetensors(path, name, tensor) for name, tensor in state_dict.items()}
         return write_bytes(path, safetensors.torch.save(separate))
-    if suffix in (".pth", ".pt"):
-        return write_atomically(path, lambda stream: torch.save(dict(state_dict), stream))
+    if suffix == ".npz":
+        arrays = {name: _for_numpy(path, name, tensor) for name, tensor in state_dict.items()}
+        return write_atomically(path, lambda stream: _write_npz(stream, arrays))
+    if suffix in TORCH_SUFFIXES:
+        found: object = dict(state_dict)
+        for name in reversed(key):
+            found = {name: found}
+        return write_atomically(path, lambda stream: torch.save(found, stream))
     raise ConfigError(f"{path}: end the name in one of {', '.join(WRITABLE_SUFFIXES)}.")
+
+
+def restore_as(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write the weights of a ``.metaq`` file as :func:`write` does, with the names and under the keys that they had.
+
+    Errors are those of :func:`write`, and :class:`FormatError` if the file is missing, damaged or foreign.
+    """
+    file = container.read(source)
+    prefix = str(file.metadata.get(NAME_PREFIX, ""))
+    key = str(file.metadata.get(KEY, ""))
+    weights = {prefix + name: tensor for name, tensor in weights_of(file).items()}
+    write(out, weights, key=key.split(".") if key else ())
 
 
 def dtype_of(name: str, tensor: torch.Tensor) -> Dtype:
@@ -118,40 +134,17 @@ def _for_safetensors(path: str | os.PathLike[str], name: str, tensor: torch.Tens
     return _plain(tensor).clone()
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether a file is, or by its name ought to be, a safetensors file; raises as :func:`container.is_metaq` does."""
-    head = container.head_of(path, 9)
-    return path.suffix == ".safetensors" or (head[8:] == b"{" and head[:2] != b"PK")
-
-
-def _read_safetensors(source: Path) -> StateDict:
-    header_checksum(source)
+def _for_numpy(path: str | os.PathLike[str], name: str, tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[np.generic]]:
     try:
-        return safetensors.torch.load_file(source)
-    except (safetensors.SafetensorError, ValueError, OSError, struct.error) as error:
-        raise FormatError(f"{source}: is not a readable safetensors file ({error}); copy or make it again.") from error
+        return _plain(tensor).numpy()
+    except TypeError as error:
+        label = str(tensor.dtype).removeprefix("torch.")
+        raise ConfigError(f"{path}: {name}: numpy cannot hold {label}; end the name in .safetensors.") from error
 
 
-def _read_torch(source: Path) -> StateDict:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(source):
-            raise FormatError(
-                f"{source}: holds Python objects beside tensors and would have to execute code to be read; "
-                "save only model.state_dict() and try again."
-            ) from error
-        raise FormatError(f"{source}: is not a PyTorch, safetensors or .metaq file.") from error
-    except Exception as error:
-        raise FormatError(f"{source}: is damaged or not a PyTorch checkpoint; copy or make it again.") from error
-    return _find_state_dict(source, loaded)
-
-
-def _find_state_dict(source: Path, loaded: object) -> StateDict:
-    candidates = [loaded, *(loaded[key] for key in WRAPPERS if key in loaded)] if isinstance(loaded, dict) else []
-    for candidate in candidates:
-        if isinstance(candidate, dict) and candidate and all(isinstance(v, torch.Tensor) for v in candidate.values()):
-            return {str(name): tensor for name, tensor in candidate.items()}
-    raise FormatError(f"{source}: holds no state dict of tensors; save model.state_dict() and try again.")
+def _write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray[Any, np.dtype[np.generic]]]) -> None:
+    # numpy.savez takes names as arguments, of which some are its own.
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)

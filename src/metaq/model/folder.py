@@ -1,16 +1,19 @@
-"""A model folder: its tensors, in one safetensors file or in shards, and the files that go with them."""
+"""A model folder: its weights, in whatever files, and the files that go with them."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from metaq.container.carried import PREFIX, is_safe_path, tensor_name
-from metaq.container.fields import utf8
+from metaq.container.carried import is_safe_path, tensor_name
 from metaq.errors import FormatError
-from metaq.model.stored import StoredTensor, header_checksum, stamp_of, tensors_of
+from metaq.model.formats import onnx_file
+from metaq.model.formats.reading import HEAD_BYTES, is_pointer, read_file
+from metaq.model.formats.weight_file import WeightFile
+from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
 
 WEIGHTS = "model.safetensors"
@@ -22,13 +25,36 @@ MAX_FILE_BYTES = 64 << 20
 MAX_ALL_BYTES = 256 << 20
 MAX_FILES = 1000
 
-PYTORCH_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
+SAFETENSORS, TORCH = ".safetensors", frozenset((".bin", ".pt", ".pth", ".ckpt"))
+INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
+WHOLE_MODELS = frozenset((".onnx", ".tflite", ".keras", ".h5"))
+"""Of files that are taken only where there are no others."""
+
 OTHER_SUFFIXES = frozenset(
-    (".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".tflite", ".ot", ".npz", ".pb", ".metaq")
+    (".onnx_data", ".msgpack", ".gguf", ".ggml", ".ot", ".npz", ".pb", ".metaq", ".pkl", ".pickle", ".mlmodel")
 )
-WEIGHT_ENDINGS = (".safetensors.index.json", ".bin.index.json")
+
+FAMILIES = {"pytorch_model": "model", "tf_model": "model", "flax_model": "model", "consolidated": "model"}
+"""Stems of files that hold the same weights as those called otherwise."""
+
+TRAINING = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states|trainer_state)[\w.-]*")
+"""Stems of files that a training goes on from."""
+
+SHARD_NUMBER = re.compile(r"-\d+-of-\d+$")
+
+OTHER_FORM = "holds weights in another form"
+TRAINING_STATE = "is the state of a training"
 SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """Folders of a cache of Hugging Face's hub: files of the first are links into the second beside it."""
+
+ADVICE = {
+    "*.distcp": "it is a distributed checkpoint; make one file of it by "
+    "'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE'",
+    "global_step*": "it is a checkpoint of DeepSpeed; make one file of it by its zero_to_fp32.py",
+    "*.gguf": "its GGUF file is quantised already; get the float model, or give metaq that file with --lossless",
+    "*.msgpack": "it has weights of Flax; load the model and save it with save_pretrained",
+}
+"""What to do about a folder without weights that has such files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,121 +63,206 @@ class Carried:
     reason.
     """
 
-    files: tuple[StoredTensor, ...]
-    checksums: dict[str, str]
-    left_out: dict[str, str]
+    files: tuple[StoredTensor, ...] = ()
+    checksums: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelFolder:
-    """What is in a folder: tensors in order of their names as UTF-8, and the other files.
+    """What is in a folder: weight files by their paths in it, the main ones first, and the other files.
 
-    The fingerprint tells that it is still the same: of every weight file its name, size, time of change and a checksum
-    of its header; of every carried file its name and checksum.
+    Tensors of the main weight files, which are several only if they are shards, have their own names. `written` is the
+    path of the file that they go to when it is written anew from them, None where it comes back as it was.
     """
 
-    tensors: tuple[StoredTensor, ...]
+    path: Path
+    weights: Mapping[str, WeightFile]
+    main: tuple[str, ...]
+    written: str | None
     carried: Carried
-    fingerprint: list[list[object]]
+
+    def prefix(self, path: str) -> str:
+        """What names of the tensors of a weight file begin with here."""
+        if path in self.main:
+            return ""
+        place = PurePosixPath(path)
+        alike = [other for other in self.weights if PurePosixPath(other).parent == place.parent]
+        stem = SHARD_NUMBER.sub("", place.stem)
+        is_alone = place.parent.name and all(SHARD_NUMBER.sub("", PurePosixPath(other).stem) == stem for other in alike)
+        return f"{place.parent.as_posix()}/" if is_alone else f"{place.with_name(stem).as_posix()}/"
 
 
-def open_folder(path: Path) -> ModelFolder:
+def open_folder(path: Path, *, keep_all: bool = False) -> ModelFolder:
     """Read and check everything about a folder but the elements of its tensors.
 
-    Raises :class:`FormatError` if there are no safetensors weights; if a shard is missing, damaged, or not in the
-    index; if the index is not valid or names tensors that its shards do not have; if a name is in two shards.
+    Raises :class:`FormatError` if there are no weights; if a weight file is damaged, or a shard is missing or not in
+    the index; if an index is not valid or names tensors that its shards do not have.
     """
-    shards, placed = _shards(path)
-    tensors: dict[str, StoredTensor] = {}
-    fingerprint: list[list[object]] = []
-    for shard in shards:
-        for tensor in tensors_of(shard):
-            _check_name(shard, tensor.name)
-            if tensor.name in tensors:
-                other = _file_of(tensors[tensor.name]).name
-                raise FormatError(
-                    f"{path}: the tensor {tensor.name!r} is in {other} and in {shard.name}; save the model again."
-                )
-            tensors[tensor.name] = tensor
-        fingerprint.append([*stamp_of(shard), header_checksum(shard)])
-    _check_index(path, placed, tensors)
-    if not tensors:
+    try:
+        found = sorted(_walk(path), key=lambda file: (len(file.relative_to(path).parts), file))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    names = [file.relative_to(path).as_posix() for file in found]
+    chosen, left_out = choose_weights(names, _external_data(path, names))
+    # An index is the word on its shards, whatever else is there.
+    indices = {name: _weight_map(path / name) for name in chosen if name.endswith(INDEX_ENDINGS)}
+    for index, placed in indices.items():
+        _check_shards(path, index, placed, names)
+    files = [name for name in chosen if name not in indices]
+    placed_shards = {shard for placed in indices.values() for shard in placed.values()}
+    lone = [name for name in files if SHARD_NUMBER.search(PurePosixPath(name).stem) and name not in placed_shards]
+    if lone:
+        raise FormatError(f"{path}: {lone[0]} is a shard, but there is no index of the shards; get that too.")
+    if not files:
+        advice = _advice(path, "give a model file, or a folder that save_pretrained made")
+        raise FormatError(f"{path}: has no weights; {advice}.")
+    if all("/" in name for name in files) and not any("/" not in name and name.endswith(".json") for name in names):
+        folders = sorted({name.partition("/")[0] for name in files})
+        advice = _advice(path, f"give one of its folders: {', '.join(folders[:5])}")
+        raise FormatError(f"{path}: has no weights itself; {advice}.")
+    # Files of PyTorch come back as they were, around their tensors.
+    weights = {name: read_file(path / name, keep_all=keep_all or not name.endswith(SAFETENSORS)) for name in files}
+    for index, placed in indices.items():
+        _check_index(path, index, placed, weights)
+    if not any(file.tensors for file in weights.values()):
         raise FormatError(f"{path}: its weight files hold no tensor; save the model again.")
-    carried = carried_files(path, frozenset([*(shard.name for shard in shards), INDEX] if placed else [WEIGHTS]))
-    fingerprint += [[name, checksum] for name, checksum in carried.checksums.items()]
-    ordered = sorted(tensors.values(), key=lambda tensor: utf8(tensor.name))
-    return ModelFolder(tensors=tuple(ordered), carried=carried, fingerprint=fingerprint)
+    main = _main(files, indices, weights)
+    is_written = all(weights[name].is_state_dict and name.endswith(SAFETENSORS) for name in main)
+    is_written = is_written and (len(main) == 1 or (set(main) == set(indices.get(INDEX, {}).values())))
+    written = (main[0] if len(main) == 1 else WEIGHTS) if is_written else None
+    own = {*weights, *(file.relative_to(path).as_posix() for each in weights.values() for file in each.data_files)}
+    if written is not None and len(main) > 1:
+        own.add(INDEX)
+    carried = _carried_files(path, [name for name in names if name not in own], left_out)
+    return ModelFolder(path=path, weights=weights, main=main, written=written, carried=carried)
 
 
-def carried_files(folder: Path, weights: frozenset[str]) -> Carried:
-    """Files of `folder` but for `weights`, which hold its tensors; :class:`FormatError` if one cannot be read."""
+def _external_data(folder: Path, names: Sequence[str]) -> frozenset[str]:
+    """Paths of files in which tensors of ONNX files lie, whatever they are called."""
+    found: set[str] = set()
+    for name in names:
+        if name.endswith(".onnx"):
+            with suppress(FormatError):
+                found |= {file.relative_to(folder).as_posix() for file in onnx_file.read(folder / name).data_files}
+    return frozenset(found)
+
+
+def choose_weights(names: Sequence[str], external: Collection[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """Of the files of a folder those that hold its weights, with the indices of shards, and why others of weights are
+    left out. `external` are those that belong to ONNX files.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    left_out: dict[str, str] = {}
+    last_resort = []
+    for name in names:
+        path = PurePosixPath(name)
+        stem = _stem(path.name)
+        if name in external:
+            left_out[name] = OTHER_FORM
+        elif path.suffix in WHOLE_MODELS:
+            last_resort.append(name)
+        elif path.suffix in OTHER_SUFFIXES:
+            left_out[name] = OTHER_FORM
+        elif path.suffix == SAFETENSORS or path.suffix in TORCH or name.endswith(INDEX_ENDINGS):
+            if TRAINING.fullmatch(stem):
+                left_out[name] = TRAINING_STATE
+            else:
+                groups.setdefault((path.parent.as_posix(), FAMILIES.get(stem, stem)), []).append(name)
+    chosen = []
+    for group in groups.values():
+        best = _best(group)
+        chosen += best
+        left_out |= dict.fromkeys((name for name in group if name not in best), OTHER_FORM)
+    if not chosen and last_resort:
+        chosen = [min(last_resort, key=lambda name: (PurePosixPath(name).stem != "model", name))]
+    left_out |= {name: OTHER_FORM for name in last_resort if name not in chosen}
+    return sorted(chosen), left_out
+
+
+def _stem(name: str) -> str:
+    """The name of a weight file without number of the shard, variant and suffix."""
+    return SHARD_NUMBER.sub("", name.partition(".")[0])
+
+
+def _best(group: Sequence[str]) -> list[str]:
+    """Of files of one family those in the best form: safetensors before PyTorch's, without a variant before others.
+
+    With an index, that and its shards are one form.
+    """
+
+    def form(name: str) -> tuple[bool, bool, str, bool]:
+        file = PurePosixPath(name).name
+        is_torch = ".safetensors" not in file
+        for ending in INDEX_ENDINGS:
+            file = file.removesuffix(ending)
+        stem = PurePosixPath(file).stem if file.endswith((SAFETENSORS, *TORCH)) else file
+        variant = SHARD_NUMBER.sub("", stem).partition(".")[2]
+        # Names that a library gives come first; a single file is complete without the word of an index.
+        is_usual = FAMILIES.get(_stem(file)) is None or _stem(file) == "pytorch_model"
+        is_sharded = name.endswith(INDEX_ENDINGS) or SHARD_NUMBER.search(stem) is not None
+        return is_torch, not is_usual, variant, is_sharded
+
+    best = min(map(form, group))
+    if best[2].isdigit():
+        # Files such as weights.00.safetensors are parts.
+        return [name for name in group if form(name)[:2] == best[:2] and form(name)[2].isdigit()]
+    return [name for name in group if form(name) == best]
+
+
+def _main(
+    files: Sequence[str], indices: Mapping[str, Mapping[str, str]], weights: Mapping[str, WeightFile]
+) -> tuple[str, ...]:
+    """The weight file, or shards, of the model itself: in the folder itself if there are any, and the largest."""
+
+    def rank(names: Sequence[str]) -> tuple[int, bool, int]:
+        size = sum(tensor.size_bytes for name in names for tensor in weights[name].tensors)
+        return len(PurePosixPath(names[0]).parts), _stem(PurePosixPath(names[0]).name).startswith("adapter"), -size
+
+    shards = [tuple(sorted(set(placed.values()))) for placed in indices.values()]
+    sharded = {name for group in shards for name in group}
+    return min([*shards, *((name,) for name in files if name not in sharded)], key=rank)
+
+
+def _carried_files(folder: Path, names: Sequence[str], left_out: Mapping[str, str]) -> Carried:
+    """The other files of a folder; :class:`FormatError` if one cannot be read."""
     files: list[StoredTensor] = []
     checksums: dict[str, str] = {}
-    left_out: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     total = 0
-    try:
-        found = list(_walk(folder))
-    except OSError as error:
-        raise FormatError(f"{folder}: cannot be read ({error.strerror or error}).") from error
-    for path in found:
-        relative = path.relative_to(folder).as_posix()
-        if relative in weights:
-            continue
+    for name in names:
+        path = folder / name
         try:
-            reason = _refusal(folder, path, relative, total, len(files))
-            if reason is not None:
-                left_out[relative] = reason
-                continue
-            content = path.read_bytes()
+            reason = left_out.get(name) or _refusal(folder, path, name, total, len(files))
+            content = b"" if reason else path.read_bytes()
         except OSError as error:
             raise FormatError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        if reason is None and is_pointer(content[:HEAD_BYTES]):
+            reason = "is a pointer of Git LFS; fetch the file itself by 'git lfs pull'"
+        if reason is not None:
+            reasons[name] = reason
+            continue
         total += len(content)
-        checksums[relative] = sha256(content).hexdigest()
-        name = tensor_name(relative)
-        files.append(StoredTensor(name=name, dtype=Dtype.uint8, shape=(len(content),), place=path))
-    return Carried(files=tuple(files), checksums=checksums, left_out=left_out)
+        checksums[name] = sha256(content).hexdigest()
+        place = FileRange(path, 0)
+        files.append(StoredTensor(name=tensor_name(name), dtype=Dtype.uint8, shape=(len(content),), place=place))
+    return Carried(files=tuple(files), checksums=checksums, left_out=reasons)
 
 
 def holds_weights(path: str) -> bool:
-    """Whether a file, by its path in the folder, is likely to hold the weights in another form."""
-    suffix = PurePosixPath(path).suffix.lower()
-    # In a folder of its own a safetensors file has the weights of another module, such as a projection.
-    is_second_model = suffix == ".safetensors" and "/" not in path
-    return suffix in PYTORCH_SUFFIXES | OTHER_SUFFIXES or is_second_model or path.endswith(WEIGHT_ENDINGS)
+    """Whether a file, by its path in a folder, holds weights, so that it is never carried as it is."""
+    name = PurePosixPath(path)
+    suffixes = {SAFETENSORS, *TORCH, *WHOLE_MODELS, *OTHER_SUFFIXES}
+    return name.suffix.lower() in suffixes
 
 
-def _shards(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The weight files, and by name of the tensor the one that the index says it is in; empty without an index."""
-    if (path / WEIGHTS).is_file():
-        return [path / WEIGHTS], {}
-    if not (path / INDEX).is_file():
-        raise FormatError(f"{path}: has no {WEIGHTS} and no {INDEX}; {_advice(path)}")
-    placed = _weight_map(path / INDEX)
-    names = sorted(set(placed.values()))
-    missing = [name for name in names if not (path / name).is_file()]
-    if missing:
-        raise FormatError(
-            f"{path}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing[:5])}; get them first."
-        )
-    unknown = sorted(found.name for found in path.iterdir() if SHARD.fullmatch(found.name) and found.name not in names)
-    if unknown:
-        raise FormatError(f"{path}: the index does not name {', '.join(unknown[:5])}; take it away, or save again.")
-    return [path / name for name in names], placed
-
-
-def _advice(path: Path) -> str:
-    pickled = sorted(found.name for found in path.glob("*.bin")) + sorted(found.name for found in path.glob("*.pt*"))
-    if pickled:
-        return (
-            f"it has {pickled[0]}, which is not safetensors: load the model and save it with save_pretrained, or give "
-            "metaq that file itself."
-        )
-    if any(path.glob("adapter_model.safetensors")):
-        return "it is an adapter; merge it into its model and save that."
-    return "give a folder that save_pretrained made."
+def _advice(path: Path, otherwise: str) -> str:
+    """What to do about a folder without weights."""
+    return next((advice for pattern, advice in ADVICE.items() if any(path.glob(pattern))), otherwise)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
+    """From names of tensors to paths of shards beside the index."""
     try:
         if index.stat().st_size > MAX_INDEX_BYTES:
             raise FormatError(f"{index}: is larger than {MAX_INDEX_BYTES:,} bytes; save the model again.")
@@ -163,39 +274,57 @@ def _weight_map(index: Path) -> dict[str, str]:
     weight_map = found.get("weight_map") if isinstance(found, Mapping) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{index}: has no weight_map; get it again.")
+    suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
     for name, shard in weight_map.items():
         is_plain = isinstance(shard, str) and "/" not in shard and is_safe_path(shard)
-        if not is_plain or not shard.endswith(".safetensors"):
+        if not is_plain or not shard.endswith(f".{suffix}"):
             raise FormatError(f"{index}: {name!r} is said to be in {shard!r}, which is no shard in this folder.")
     return weight_map
 
 
-def _check_name(shard: Path, name: str) -> None:
-    if name.startswith(PREFIX):
-        raise FormatError(f"{shard}: the name {name!r} begins with {PREFIX!r}, which is kept for files; rename it.")
-    try:
-        utf8(name)
-    except ValueError as error:
-        raise FormatError(f"{shard}: {error}") from error
-
-
-def _check_index(path: Path, placed: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> None:
+def _check_shards(folder: Path, index: str, placed: dict[str, str], names: Sequence[str]) -> None:
+    """Check that all shards are there and no others, and make their names paths in the folder."""
+    parent = PurePosixPath(index).parent
     for name, shard in placed.items():
-        if name not in tensors or _file_of(tensors[name]).name != shard:
-            raise FormatError(f"{path / INDEX}: says that {name!r} is in {shard}, but it is not; get both again.")
-    unknown = [name for name in tensors if placed and name not in placed]
+        placed[name] = (parent / shard).as_posix()
+    shards = sorted(set(placed.values()))
+    missing = [name for name in shards if name not in names]
+    if missing:
+        raise FormatError(
+            f"{folder}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:5])}; get them first."
+        )
+    stem = _stem(PurePosixPath(index).name)
+    suffix = PurePosixPath(shards[0]).suffix
+    alike = [name for name in names if PurePosixPath(name).parent == parent and name.endswith(suffix)]
+    unknown = [name for name in alike if _stem(PurePosixPath(name).name) == stem and name not in shards]
+    unknown = [name for name in unknown if SHARD_NUMBER.search(PurePosixPath(name).stem)]
     if unknown:
-        raise FormatError(f"{path / INDEX}: does not name {unknown[0]!r}, which is in a shard; get it again.")
+        raise FormatError(f"{folder}: the index does not name {', '.join(unknown[:5])}; take it away, or save again.")
 
 
-def _file_of(tensor: StoredTensor) -> Path:
-    assert isinstance(tensor.place, Path)
-    return tensor.place
+def _check_index(folder: Path, index: str, placed: Mapping[str, str], weights: Mapping[str, WeightFile]) -> None:
+    held: dict[str, str] = {}
+    for shard in sorted(set(placed.values())):
+        file = weights[shard]
+        for name in (*(tensor.name for tensor in file.tensors), *file.ties):
+            if name in held:
+                raise FormatError(
+                    f"{folder}: the tensor {name!r} is in {PurePosixPath(held[name]).name} and in "
+                    f"{PurePosixPath(shard).name}; save the model again."
+                )
+            held[name] = shard
+    for name, shard in placed.items():
+        if held.get(name) != shard:
+            shard = PurePosixPath(shard).name
+            raise FormatError(f"{folder / index}: says that {name!r} is in {shard}, but it is not; get both again.")
+    unknown = [name for name in held if name not in placed]
+    if unknown:
+        raise FormatError(f"{folder / index}: does not name {unknown[0]!r}, which is in a shard; get it again.")
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files, and links to folders, in order of their names; hidden ones are passed over in silence."""
-    for path in sorted(folder.iterdir()):
+    """Files, and links to folders; hidden ones are passed over in silence."""
+    for path in folder.iterdir():
         if path.name.startswith(".") or path.name == "__pycache__":
             continue
         if path.is_dir() and not path.is_symlink():
@@ -206,8 +335,6 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _refusal(folder: Path, path: Path, relative: str, total: int, number: int) -> str | None:
     """Why a file is not carried, or None if it is."""
-    if holds_weights(relative):
-        return "holds weights in another form"
     if not path.is_file():
         return "is no regular file"
     if path.is_symlink() and not _is_inside(folder, path):

@@ -2,19 +2,26 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from metaq import container
+from metaq.config import require
+from metaq.container.carried import is_carried
 from metaq.container.fields import utf8
+from metaq.errors import FormatError
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
-from metaq.model.folder import Carried, open_folder
+from metaq.model.folder import open_folder
+from metaq.model.formats.reading import read_file
+from metaq.model.formats.weight_file import WeightFile
+from metaq.model.rest import Rest, prefixed, rest_of_file, rest_of_folder, rest_of_packed
 from metaq.model.sharding import is_sharded, unwrapped, whole
-from metaq.model.stored import Reader, StoredTensor, header_checksum, stamp_of, tensors_of
+from metaq.model.stored import Reader, StoredTensor, stamp_of
 from metaq.model.weights import alias_of, require_values
 from metaq.tensors.quantized import under_all_names
 
@@ -32,8 +39,9 @@ class OpenedModel:
     `tensors` come in order of their names as UTF-8, tied ones once, by the first of their names; `holders` has for
     every name, in the order of the model, that of the tensor among them. `shown` is what name globs and functions
     choose from, by every name: tensors as the model has them, or such without values. Only a module tells names of
-    `buffers`, and of parameters that are `frozen`. `carried` are the other files of a folder. The fingerprint tells
-    that a file or folder is still the same; it is None for a model in memory.
+    `buffers`, and of parameters that are `frozen`; only some files tell `reasons` why tensors must be kept exactly.
+    `rest` is what belongs to a model in files beside its tensors. The fingerprint tells that a file or folder is still
+    the same; it is None for a model in memory.
     """
 
     tensors: tuple[StoredTensor, ...]
@@ -42,7 +50,8 @@ class OpenedModel:
     buffers: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
     module: nn.Module | None = None
-    carried: Carried | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    rest: Rest = field(default_factory=Rest)
     fingerprint: list[list[object]] | None = None
 
     @cached_property
@@ -83,21 +92,43 @@ class OpenedModel:
         return self._firsts[name]
 
 
-def open_model(source: AnyModel) -> OpenedModel:
+def open_model(
+    source: AnyModel, *, key: str | None = None, keep_all: bool = False, lossless: bool = False
+) -> OpenedModel:
     """Read and check everything about a model but the values of tensors that can be read later.
 
-    Raises :class:`ConfigError` if a value of a state dict is not a tensor, has no values yet, or is of a type that no
-    file can hold, and :class:`FormatError` if a file or folder is missing, damaged or of an unknown kind.
+    Parameters
+    ----------
+    source
+        The model.
+    key
+        Where in a checkpoint the state dict is, as ``"model.state_dict"``; by default it is looked for.
+    keep_all
+        Whether all else in a file must come back too, such as the state of the optimizer in a checkpoint.
+    lossless
+        Whether all tensors will be kept as they are, and so must all else; then files of any kind are taken.
+
+    Raises
+    ------
+    ConfigError
+        If a value of a state dict is not a tensor, has no values yet, or is of a type that no file can hold; or a key
+        is given for what is no checkpoint.
+    FormatError
+        If a file or folder is missing, damaged or of an unknown kind.
     """
     if isinstance(source, nn.Module | Mapping):
+        require(key is None, "key: says where in a file the state dict is; a model in memory has none.")
         return _in_memory(source)
     path = Path(source)
     if path.is_dir():
-        folder = open_folder(path)
-        return _in_files(folder.tensors, folder.fingerprint, folder.carried)
-    if checkpoint.is_safetensors(path):
-        return _in_files(tensors_of(path), [[*stamp_of(path), header_checksum(path)]], None)
-    return replace(_in_memory(checkpoint.read(path)), fingerprint=[stamp_of(path)])
+        require(key is None, f"--key {key}: {path} is a folder; leave the key out.")
+        return _in_folder(path, keep_all=keep_all or lossless)
+    if container.is_metaq(path):
+        require(key is None, f"--key {key}: {path} is a .metaq file; leave the key out.")
+        file = container.read(path)
+        weights = _in_memory(checkpoint.weights_of(file))
+        return replace(weights, rest=rest_of_packed(file), fingerprint=[stamp_of(path)])
+    return _in_file(read_file(path, key=key, keep_all=keep_all, lossless=lossless))
 
 
 def state_dict_of(source: Weights) -> StateDict:
@@ -143,16 +174,62 @@ def _in_memory(source: Weights) -> OpenedModel:
     )
 
 
-def _in_files(tensors: Sequence[StoredTensor], fingerprint: list[list[object]], carried: Carried | None) -> OpenedModel:
-    ordered = sorted(tensors, key=lambda tensor: utf8(tensor.name))
+def _in_file(file: WeightFile) -> OpenedModel:
+    tensors, ties, reasons = prefixed(file, "")
+    return _in_files(file.path, tensors, ties, reasons, rest_of_file(file), _stamps(file))
+
+
+def _in_folder(path: Path, *, keep_all: bool) -> OpenedModel:
+    folder = open_folder(path, keep_all=keep_all)
+    tensors: list[StoredTensor] = []
+    ties: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    stamps: list[list[object]] = []
+    for name, file in folder.weights.items():
+        own, own_ties, own_reasons = prefixed(file, folder.prefix(name))
+        tensors += own
+        ties |= own_ties
+        reasons |= own_reasons
+        stamps += _stamps(file)
+    stamps += [[name, checksum] for name, checksum in folder.carried.checksums.items()]
+    return _in_files(path, tensors, ties, reasons, rest_of_folder(folder), stamps)
+
+
+def _stamps(file: WeightFile) -> list[list[object]]:
+    """What tells that the files of a weight file are still the same."""
+    return [stamp_of(path) for path in (file.path, *file.data_files)]
+
+
+def _in_files(
+    path: Path,
+    tensors: Sequence[StoredTensor],
+    ties: Mapping[str, str],
+    reasons: Mapping[str, str],
+    rest: Rest,
+    fingerprint: list[list[object]],
+) -> OpenedModel:
+    names = [*(tensor.name for tensor in tensors), *ties]
+    for name in names:
+        try:
+            utf8(name)
+        except ValueError as error:
+            raise FormatError(f"{path}: {error}") from error
+        if is_carried(name, rest.metadata):
+            raise FormatError(f"{path}: the name {name!r} begins like those kept for files; rename it.")
+    held = {tensor.name: tensor for tensor in tensors}
+    holders = {name: ties.get(name, name) for name in sorted(names, key=utf8)}
+    if len(holders) < len(names):
+        raise FormatError(f"{path}: several tensors have the same name; rename them.")
+    shown = {
+        name: torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype.name), device="meta")
+        for name, tensor in held.items()
+    }
     return OpenedModel(
-        tensors=tuple(ordered),
-        holders={tensor.name: tensor.name for tensor in ordered},
-        shown={
-            tensor.name: torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype.name), device="meta")
-            for tensor in ordered
-        },
-        carried=carried,
+        tensors=tuple(sorted(tensors, key=lambda tensor: utf8(tensor.name))),
+        holders=holders,
+        shown={name: shown[holder] for name, holder in holders.items()},
+        reasons={name: reasons[holder] for name, holder in holders.items() if holder in reasons},
+        rest=rest,
         fingerprint=fingerprint,
     )
 

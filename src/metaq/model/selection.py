@@ -8,7 +8,7 @@ from metaq.config import require
 from metaq.container.layout import grid_fits
 from metaq.model.opened import OpenedModel
 from metaq.model.weights import ANY, FilterFn, choose
-from metaq.tensors.grid import BucketGrid
+from metaq.tensors.grid import BucketGrid, TrainedGrids
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
 """Last parts of the names under which batch normalisation keeps its running statistics."""
@@ -33,6 +33,7 @@ SMALLEST_BYTES = 8
 """A tensor of no more bytes is not worth a grid, which takes about four."""
 
 NO_GRID = "no grid was given"
+LOSSLESS = "all are kept bit for bit"
 BATCH_STATISTICS = "running statistics of batch normalisation"
 BUFFER = "buffer"
 SCALE = "turns integers or floats of eight bits into weights"
@@ -78,6 +79,42 @@ def select(
     return Selection(names=tuple(name for name in chosen if name not in small), reasons={**why, **too_small})
 
 
+def fitted_grids(model: OpenedModel, grids: Mapping[str, BucketGrid]) -> Mapping[str, BucketGrid]:
+    """`grids` by names of the model, where they are by those of its module: wrappers of it, and adapters in it, have
+    a part more in their names.
+
+    A name that the model does not have is taken for the only one of it that has one part less, or more.
+    """
+    unknown = [name for name in grids if name not in model.holders]
+    if not unknown:
+        return grids
+    shorter = _by_shorter_names(model.holders)
+    known: dict[str, str] = {}
+    for name in unknown:
+        found = {short for short in _shorter_names(name) if short in model.holders} | set(shorter.get(name, ()))
+        if len(found - grids.keys()) == 1:
+            known[name] = (found - grids.keys()).pop()
+    if len(set(known.values())) < len(known):
+        return grids
+    fitted = {known.get(name, name): grid for name, grid in grids.items()}
+    return TrainedGrids(fitted) if isinstance(grids, TrainedGrids) else fitted
+
+
+def _by_shorter_names(names: Iterable[str]) -> dict[str, list[str]]:
+    """Of all names those that one part less makes the key."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for short in _shorter_names(name):
+            found.setdefault(short, []).append(name)
+    return found
+
+
+def _shorter_names(name: str) -> set[str]:
+    """A name without one of its parts; the last one says what a tensor is and stays."""
+    parts = name.split(".")
+    return {".".join(parts[:place] + parts[place + 1 :]) for place in range(len(parts) - 1)}
+
+
 def select_gridded(model: OpenedModel, grids: Mapping[str, BucketGrid]) -> Selection:
     """The tensors for which a grid is given, by any of their names; raises :class:`ConfigError` if one names no
     floating tensor, does not fit its type, or is another than that of a tied tensor.
@@ -111,6 +148,8 @@ def _reasons(model: OpenedModel) -> dict[str, str]:
         tensor = model.tensor(name)
         if not tensor.count:
             reason: str | None = "empty"
+        elif name in model.reasons:
+            reason = model.reasons[name]
         elif not tensor.dtype.is_quantizable:
             reason = tensor.dtype.kind
         elif not tensor.dtype.is_float8 and _dequantizes(name, packed):

@@ -308,8 +308,13 @@ def search_all(
         own = weights[rows] if isinstance(weights, np.ndarray) else np.full(targets[rows].shape, weights)
         search_rows(targets[rows], own, classes[rows], costs, limit, ways, levels[rows])
 
+    starts = range(0, len(levels), ROWS_AT_ONCE)
+    if len(starts) == 1:
+        # A pool takes longer than the few weights of most tensors.
+        search(0)
+        return levels
     with ThreadPoolExecutor(cpu_count()) as pool:
-        list(pool.map(search, range(0, len(levels), ROWS_AT_ONCE)))
+        list(pool.map(search, starts))
     return levels
 
 

@@ -77,6 +77,14 @@ class Coverage:
         known = (replace(part, reason=reasons.get(part.name, part.reason)) for part in self.left_out)
         return replace(self, left_out=tuple(known))
 
+    def by_reason(self) -> dict[str, tuple[int, int]]:
+        """Number and bytes of the tensors that are not quantised by the reason, that of most bytes first."""
+        found: dict[str, tuple[int, int]] = {}
+        for part in self.left_out:
+            number, size_bytes = found.get(part.reason, (0, 0))
+            found[part.reason] = (number + 1, size_bytes + part.size_bytes)
+        return dict(sorted(found.items(), key=lambda item: -item[1][1]))
+
     def warning(self) -> str | None:
         """A sentence that names the largest tensors left out, if less than ``ENOUGH`` of the bytes are quantised."""
         if self.share >= ENOUGH:

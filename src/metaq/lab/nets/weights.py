@@ -14,6 +14,7 @@ _NAMES_SHOWN = 3
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Load every tensor of both, each of the same shape, or raise :class:`ConfigError` and leave `model` as it was."""
     expected = model.state_dict()
+    state_dict = _fitted(state_dict, expected)
     misfits = {
         "missing": [name for name in expected if name not in state_dict],
         "unexpected": [name for name in state_dict if name not in expected],
@@ -34,6 +35,17 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         f"weights: they do not fit the network {type(model).__name__} ({problem}); choose the network that they were "
         "saved from, as in --net lenet300 or --net package.module:factory."
     )
+
+
+def _fitted(state_dict: Mapping[str, Any], expected: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same without what all names begin with, such as ``model.``, if only then they are those expected."""
+    found = dict(state_dict)
+    while found and not found.keys() & expected.keys():
+        firsts = {name.partition(".")[0] for name in found}
+        if len(firsts) > 1 or "." not in min(found, key=len):
+            return state_dict
+        found = {name.partition(".")[2]: value for name, value in found.items()}
+    return found
 
 
 def _misfit(given: Any, expected: Any) -> str:

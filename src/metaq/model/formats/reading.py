@@ -1,0 +1,81 @@
+"""Any model file, told apart by its content and not by its name."""
+
+from pathlib import Path
+
+from metaq.container.source import head_of
+from metaq.errors import ConfigError, FormatError
+from metaq.model.formats import arrays_file, hdf5_file, onnx_file, safetensors_file, tflite_file, torch_file
+from metaq.model.formats.weight_file import WeightFile
+
+HEAD_BYTES = 1 << 10
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a pointer of Git LFS begins with, which stands for a file that was not fetched."""
+
+KNOWN = {
+    b"GGUF": "is a GGUF file, whose weights are quantised already: give metaq the float model, or --lossless",
+    b"\x1f\x8b": "is packed by gzip; unpack it first",
+    b"BZh": "is packed by bzip2; unpack it first",
+    b"\xfd7zXZ\x00": "is packed by xz; unpack it first",
+    b"(\xb5/\xfd": "is packed by Zstandard; unpack it first",
+    b"7z\xbc\xaf'\x1c": "is an archive of 7-Zip; unpack it first",
+    b"Rar!": "is a RAR archive; unpack it first",
+    b"%PDF": "is a PDF file, no model",
+    b"\x89PNG": "is a picture, no model",
+    b"\xff\xd8\xff": "is a picture, no model",
+}
+"""What files are that begin like this."""
+
+
+def is_pointer(head: bytes) -> bool:
+    """Whether a file with this beginning is a pointer of Git LFS."""
+    return head.startswith(POINTER)
+
+
+def read_file(path: Path, *, key: str | None = None, keep_all: bool = False, lossless: bool = False) -> WeightFile:
+    """Read everything about a model file but the elements of its tensors.
+
+    `key` says where in a checkpoint the state dict is, as ``"model.state_dict"``; `keep_all`, that all else in it must
+    come back too; `lossless`, that all tensors will be kept as they are, so that files are taken of which nothing is
+    known. Raises :class:`FormatError` if the file is missing, empty, damaged or of no known kind, and
+    :class:`ConfigError` if a package is missing that reads it, or it is no checkpoint and a key is given.
+    """
+    try:
+        found = _known(path, key=key, keep_all=keep_all or lossless)
+        # What would be written anew is not the same file.
+        return WeightFile(path=path, tensors=()) if lossless and found.is_state_dict else found
+    except FormatError:
+        if not lossless or key is not None or not path.is_file() or not path.stat().st_size:
+            raise
+        note = "nothing is known of its format; all of it is kept as it is"
+        return WeightFile(path=path, tensors=(), notes=(note,))
+
+
+def _known(path: Path, *, key: str | None, keep_all: bool) -> WeightFile:
+    head = head_of(path, HEAD_BYTES)
+    if is_pointer(head):
+        raise FormatError(f"{path}: is a pointer of Git LFS, not the file itself; fetch that by 'git lfs pull'.")
+    found = _without_key(path, head, keep_all=keep_all)
+    if found is not None:
+        if key is not None:
+            raise ConfigError(f"--key {key}: {path} is no checkpoint with several entries; leave the key out.")
+        return found
+    if head.lstrip()[:1] == b"<":
+        raise FormatError(f"{path}: is a web page, not a model; the download went wrong, get it again.")
+    for magic, reason in KNOWN.items():
+        if head.startswith(magic):
+            raise FormatError(f"{path}: {reason}.")
+    return torch_file.read(path, key=key, keep_all=keep_all)
+
+
+def _without_key(path: Path, head: bytes, *, keep_all: bool) -> WeightFile | None:
+    """A file of any format but PyTorch's."""
+    if safetensors_file.recognises(path, head):
+        return safetensors_file.read(path, keep_all=keep_all)
+    if arrays_file.recognises(path, head):
+        return arrays_file.read(path)
+    if hdf5_file.recognises(path, head):
+        return hdf5_file.read(path)
+    if tflite_file.recognises(path, head):
+        return tflite_file.read(path)
+    return onnx_file.read(path, keep_all=keep_all) if onnx_file.recognises(path) else None

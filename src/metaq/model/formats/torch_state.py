@@ -1,0 +1,323 @@
+"""Where in a checkpoint the weights are: the state dict, or the module, among all that a training script keeps."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from metaq.errors import FormatError
+from metaq.model.formats.torch_objects import AnyTensor, OtherTensor, StridedTensor, tensor_of, unstorable
+from metaq.model.formats.torch_walk import (
+    MOST_CHARACTERS,
+    MOST_VISITED,
+    counted,
+    described,
+    is_module,
+    is_optimizer_state,
+    mapping_of,
+    module_children,
+    type_name,
+    walk,
+)
+from metaq.model.formats.unpickling import Placeholder
+
+KNOWN = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+)
+"""Keys under which training scripts commonly keep the weights, the most telling first."""
+
+AVERAGE = re.compile(r"(?:^|[^a-z])(?:ema|swa|averaged?|shadow)(?:$|[^a-z])", re.IGNORECASE)
+NO_WEIGHTS = re.compile(r"optim|sched|scaler|random_state|(?:^|[^a-z])(?:opt|rng)(?:$|[^a-z])", re.IGNORECASE)
+EXTRA_STATE = "_extra_state"
+"""What modules keep beside tensors, by the end of its name."""
+
+MOST_LEVELS = 8
+LEAST_SHARE = 0.5
+"""Of the values of a state dict that are tensors."""
+
+LEAST_OF_LARGEST = 100
+"""What has less than one part in so many of the bytes of the largest candidate is none."""
+
+MOST_LISTED = 12
+MOST_MODELS = 1000
+"""What holds more values that hold others are data."""
+
+CONTAINERS = (dict, list, tuple, Placeholder)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StateDict:
+    """Tensors that belong together, by their names, and their size; `others` are what is among them and no tensor.
+
+    `path` has the keys on the way to them; it `is_joined` of several, whose keys begin the names.
+    """
+
+    tensors: Mapping[str, AnyTensor]
+    size_bytes: int
+    others: Mapping[str, object] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+    is_module: bool = False
+    is_joined: bool = False
+
+    @property
+    def is_average(self) -> bool:
+        """Whether it is an average of the weights, by its name."""
+        return any(AVERAGE.search(key) for key in self.path)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Less for what is rather the weights, by its name."""
+        ranks = [KNOWN.index(key) for key in reversed(self.path) if key in KNOWN]
+        return (ranks[0], len(self.path)) if ranks else (len(KNOWN) if self.path else -1, 0)
+
+    @property
+    def key(self) -> str:
+        """What chooses it."""
+        return ".".join(self.path)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """The weights of a checkpoint by their names, the keys on the way to them, and what there is beside them."""
+
+    weights: Mapping[str, AnyTensor]
+    others: Mapping[str, object] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def find(path: Path, top: object, key: str | None) -> Found:
+    """The weights that a checkpoint holds under a key, or that by their names and sizes are the ones.
+
+    Raises :class:`FormatError` if there are none, or several of which none is more likely.
+    """
+    if key is not None:
+        return _found(top, [_under_key(path, top, key)], ())
+    candidates = _Search(LEAST_SHARE).candidates(top, ())
+    if not candidates:
+        check_storable(path, top)
+        candidates = _Search(0).candidates(top, ())
+    if not candidates:
+        raise _no_weights(path, top)
+    pool = _likeliest(candidates)
+    if len(pool) > 1:
+        names = ", ".join(f"{c.key!r} ({counted(len(c.tensors))})" for c in pool[:MOST_LISTED])
+        more = ", …" if len(pool) > MOST_LISTED else ""
+        raise FormatError(f"{path}: holds several models: {names}{more}; choose one by --key.")
+    return _found(top, pool, candidates)
+
+
+def find_all(path: Path, top: object, key: str | None) -> Found:
+    """The weights of a checkpoint that is kept whole: of several that are as likely all, and there may be none."""
+    if key is not None:
+        return find(path, top, key)
+    candidates = _Search(LEAST_SHARE).candidates(top, ()) or _Search(0).candidates(top, ())
+    return _found(top, _likeliest(candidates), candidates)
+
+
+def check_storable(path: Path, top: object) -> None:
+    """Quantised modules, too, keep their weights in tuples."""
+    for name, tensor in walk(top, seen=set()):
+        if isinstance(tensor, OtherTensor):
+            raise unstorable(path, name, tensor)
+
+
+def _likeliest(candidates: Sequence[StateDict]) -> list[StateDict]:
+    largest = max((candidate.size_bytes for candidate in candidates), default=0)
+    pool = [candidate for candidate in candidates if candidate.size_bytes * LEAST_OF_LARGEST >= largest]
+    pool = [candidate for candidate in pool if not candidate.is_average] or pool
+    best = min((candidate.rank for candidate in pool), default=None)
+    return [candidate for candidate in pool if candidate.rank == best]
+
+
+class _Search:
+    """Looks for state dicts in which tensors make up a share of the values."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.known: dict[int, StateDict | None] = {}
+        self.visited: set[int] = set()
+        self.budget = iter(range(MOST_VISITED))
+
+    def candidates(self, value: object, path: tuple[str, ...]) -> list[StateDict]:
+        """State dicts within a value, but not within each other."""
+        found = self.state_dict(value, len(path))
+        if found is not None:
+            return [replace(found, path=path)]
+        if id(value) in self.visited or len(path) == MOST_LEVELS or is_optimizer_state(value):
+            return []
+        self.visited.add(id(value))
+        parts = dict(_entries(value))
+        containers = {name: child for name, child in parts.items() if isinstance(child, CONTAINERS)}
+        if len(containers) > MOST_MODELS or len(self.visited) > MOST_VISITED:
+            return []
+        inner = [
+            candidate
+            for name, child in containers.items()
+            if not _is_no_weights(name, child)
+            for candidate in self.candidates(child, (*path, name))
+        ]
+        is_known = bool(path) and path[-1] in KNOWN
+        if is_known and len(inner) == len(parts) > 1 and all(len(c.path) == len(path) + 1 for c in inner):
+            return [_joined(inner, path)]
+        return inner
+
+    def state_dict(self, value: object, level: int) -> StateDict | None:
+        """The state dict or module that a value is, if it is one."""
+        if id(value) not in self.known:
+            self.known[id(value)] = None
+            self.known[id(value)] = self._state_dict(value, level)
+        return self.known[id(value)]
+
+    def _state_dict(self, value: object, level: int) -> StateDict | None:
+        tensor = tensor_of(value)
+        if tensor is not None:
+            return _state_dict({"0": tensor}) if not level else None
+        if is_module(value):
+            tensors = _tensors(walk(value, module_children, budget=self.budget))
+            return _state_dict(tensors, is_module=True) if tensors else None
+        parts = dict(_entries(value))
+        tensors = {name: tensor for name, child in parts.items() if (tensor := tensor_of(child)) is not None}
+        others = {name: child for name, child in parts.items() if name not in tensors}
+        if (isinstance(value, list | tuple) and others) or (isinstance(value, tuple) and level):
+            return None
+        counting = [name for name, child in others.items() if child is not None and not name.endswith(EXTRA_STATE)]
+        if not tensors or len(tensors) < self.share * (len(tensors) + len(counting)):
+            return None
+        found = _state_dict(tensors, others=others)
+        if level < MOST_LEVELS and self.share:
+            for name in counting:
+                inner = None if _is_no_weights(name, others[name]) else self.state_dict(others[name], level + 1)
+                if inner is not None and inner.size_bytes > found.size_bytes:
+                    return None
+        return found
+
+
+def _state_dict(tensors: dict[str, AnyTensor], **options: Any) -> StateDict:
+    size_bytes = sum(tensor.size_bytes for tensor in tensors.values() if isinstance(tensor, StridedTensor))
+    return StateDict(tensors=tensors, size_bytes=size_bytes, **options)
+
+
+def _joined(parts: Sequence[StateDict], path: tuple[str, ...]) -> StateDict:
+    """Several as one; what is after `path` in their own paths begins the names."""
+    if sum(len(part.tensors) + len(part.others) for part in parts) > MOST_VISITED:
+        raise UnpicklingError("it repeats its state dicts too often")
+    prefixed = [(".".join((*part.path[len(path) :], "")), part) for part in parts]
+    tensors = _tensors((prefix + name, tensor) for prefix, part in prefixed for name, tensor in part.tensors.items())
+    others = {prefix + name: value for prefix, part in prefixed for name, value in part.others.items()}
+    return _state_dict(tensors, others=others, path=path, is_joined=True)
+
+
+def _tensors(found: Iterable[tuple[str, object]]) -> dict[str, AnyTensor]:
+    pairs = [(name, tensor) for name, value in found if (tensor := tensor_of(value)) is not None]
+    if sum(len(name) for name, _ in pairs) > MOST_CHARACTERS:
+        raise UnpicklingError("the names of its tensors are too long")
+    tensors = dict(pairs)
+    if len(tensors) < len(pairs):
+        raise UnpicklingError("two tensors have the same name")
+    return tensors
+
+
+def _entries(value: object) -> Iterator[tuple[str, object]]:
+    """Entries of a dict, attributes of an object or elements of a list."""
+    entries = mapping_of(value)
+    if entries is not None:
+        yield from entries.items()
+    elif isinstance(value, list | tuple):
+        yield from ((str(position), child) for position, child in enumerate(value))
+
+
+def _is_no_weights(name: str, value: object) -> bool:
+    return bool(NO_WEIGHTS.search(name)) or is_optimizer_state(value)
+
+
+def _under_key(path: Path, top: object, key: str) -> StateDict:
+    value, keys = _at(top, key)
+    if keys is None:
+        names = [name for name, _ in _entries(top)]
+        listed = ", ".join(map(repr, names[:MOST_LISTED])) + (", …" if len(names) > MOST_LISTED else "")
+        raise FormatError(f"{path}: has nothing under {key!r}; it has {listed or 'no keys at all'}.")
+    found = _Search(LEAST_SHARE).state_dict(value, 0)
+    if found is None:
+        found = _state_dict(_tensors(walk(value)), is_joined=True)
+    if not found.tensors:
+        raise FormatError(f"{path}: holds no tensors under {key!r}; choose another --key.")
+    return replace(found, path=keys)
+
+
+def _at(value: object, key: str) -> tuple[object, tuple[str, ...] | None]:
+    """The value under keys that are joined by dots, which keys may hold too, and the keys."""
+    for name, child in _entries(value):
+        if name == key:
+            return child, (name,)
+        if key.startswith(f"{name}.") and name:
+            found, keys = _at(child, key[len(name) + 1 :])
+            if keys is not None:
+                return found, (name, *keys)
+    return None, None
+
+
+def _no_weights(path: Path, top: object) -> FormatError:
+    has_tensors = any(walk(top, seen=set()))
+    if is_optimizer_state(top) or (has_tensors and any(_is_no_weights(*entry) for entry in _entries(top))):
+        return FormatError(f"{path}: holds the state of an optimizer and no weights; give the file of the weights.")
+    if not has_tensors:
+        return FormatError(f"{path}: holds no tensors, only a {type_name(top)}; save model.state_dict().")
+    return FormatError(f"{path}: holds tensors without names; save model.state_dict().")
+
+
+def _found(top: object, chosen: Sequence[StateDict], candidates: Sequence[StateDict]) -> Found:
+    if len(chosen) != 1:
+        together = _joined(chosen, ())
+        names = ", ".join(f"'{c.key}'" for c in chosen)
+        notes = (f"weights were found under {names}",) if names else ()
+        return Found(weights=together.tensors, others=together.others, notes=notes)
+    one = chosen[0]
+    left_out = dict(_beside(top, one.path))
+    seen: set[int] = set()
+    for name, value in one.others.items():
+        # What an entry is called may be what one beside the state dict is called.
+        known = ".".join((*one.path, name)) if name in left_out else name
+        left_out[known] = f"not a tensor but {described(value, seen)}"
+    return Found(
+        weights=one.tensors,
+        others=one.others,
+        key=() if one.is_joined else one.path,
+        left_out=left_out,
+        notes=tuple(_notes(top, one, candidates)),
+    )
+
+
+def _beside(top: object, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """What there is beside the keys of a path, and what it is."""
+    seen: set[int] = set()
+    value: object = top
+    for level, key in enumerate(path):
+        parts = dict(_entries(value))
+        for name, child in parts.items():
+            if name != key:
+                yield ".".join((*path[:level], name)), described(child, seen)
+        value = parts[key]
+
+
+def _notes(top: object, one: StateDict, candidates: Sequence[StateDict]) -> Iterator[str]:
+    if one.path:
+        yield f"weights were found under '{one.key}'"
+    if one.is_module:
+        yield "holds a whole module; its weights are taken, its code is not run"
+    if not one.path and (isinstance(top, list | tuple) or tensor_of(top) is not None):
+        yield "holds tensors without names; they are named by their positions"
+    for other in candidates:
+        if other.is_average and not one.is_average:
+            yield f"an average of the weights lies under '{other.key}'; --key {other.key} takes that one"

@@ -1,0 +1,61 @@
+"""What every format gives: the tensors of a model file, where they lie, and how the file is put together again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from metaq.model.stored import StoredTensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checksum:
+    """A CRC-32 that a file keeps of its own bytes `start` to `stop`: four bytes, little-endian, at `position`."""
+
+    position: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WeightFile:
+    """A file that holds a model, no element of which is read yet.
+
+    Attributes
+    ----------
+    path
+        The file.
+    tensors
+        Its tensors, those of the same elements once, by distinct names. One that lies in the file as it is, whole, in C
+        order and little-endian, has its range for a place; such ranges do not overlap. Others have their elements.
+    ties
+        Other names of tensors, and for each the one of `tensors`.
+    reasons
+        Why some of `tensors` must be kept exactly, by name: what is no weight by the format itself.
+    is_state_dict
+        Whether the tensors are all there is to the file, so that it is written anew from them. The rest of any other
+        file is kept as it is, around the tensors that lie in it.
+    key
+        Of a state dict in a checkpoint, the keys on the way to it.
+    prefix
+        What all names in the file begin with and the names here do not.
+    data_files
+        Further files that tensors lie in, such as the external data of an ONNX file; all in the folder of `path`.
+    checksums
+        What has to be computed again when tensors change, by file.
+    left_out
+        Entries that are not taken, by name, with the reason.
+    notes
+        Sentences for whoever packs the file.
+    """
+
+    path: Path
+    tensors: tuple[StoredTensor, ...]
+    ties: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    is_state_dict: bool = False
+    key: tuple[str, ...] = ()
+    prefix: str = ""
+    data_files: tuple[Path, ...] = ()
+    checksums: Mapping[Path, tuple[Checksum, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

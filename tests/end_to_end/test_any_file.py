@@ -1,0 +1,143 @@
+"""Model files through the commands: what is said, what comes back, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from metaq import decode
+
+from .conftest import run_metaq
+
+SIZE = 64
+
+
+@pytest.fixture
+def nested(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(40) for layer in (nn.Linear(SIZE, SIZE), nn.BatchNorm1d(SIZE))]
+    network = nn.Sequential(*layers)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.randn(4, SIZE)).sum().backward()
+    optimizer.step()
+    held = {"model": {"state_dict": network.state_dict(), "args": {"a": 1}}, "optimizer": optimizer.state_dict()}
+    torch.save({**held, "epoch": 3}, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """An ONNX file whose larger weights lie beside it."""
+    generator = np.random.default_rng(0)
+    first, second = (generator.normal(0, 0.1, (SIZE, SIZE)).astype(np.float32) for _ in range(2))
+    made = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "first"], ["h"]), helper.make_node("MatMul", ["h", "second"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", SIZE])],
+        [numpy_helper.from_array(first, "first"), numpy_helper.from_array(second, "second")],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "alone.onnx")
+    place = tmp_path / "in"
+    place.mkdir()
+    onnx.save(model, place / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    return place / "model.onnx"
+
+
+def test_what_is_said_of_a_checkpoint_takes_few_lines(tmp_path, nested):
+    told = run_metaq("compress", nested, "-o", tmp_path / "m.metaq")
+    assert told.status == 0, told.err
+    rows = [line for line in told.out.splitlines() if line.strip(" ─")]
+    assert len(rows) + len(told.err.splitlines()) <= 13
+    assert "320 bytes in 40 tensors: integer" in told.out
+    assert "note: weights were found under 'model.state_dict'" in told.err
+    assert "left out: optimizer (optimizer state" in told.err
+    assert "warning" not in told.err
+    assert f'metaq.load("{tmp_path / "m.metaq"}")' in told.out
+
+
+def test_json_has_everything(tmp_path, nested):
+    told = run_metaq("compress", nested, "-o", tmp_path / "m.metaq", "--json").json
+    assert told["left_out"].keys() == {"optimizer", "epoch", "model.args"}
+    assert told["notes"] == ["weights were found under 'model.state_dict'"]
+    assert 0 < told["relative_error"] < 0.1
+    assert len([part for part in told["not_quantized"] if "num_batches_tracked" in part["name"]]) == 40
+
+
+def test_a_checkpoint_comes_back_with_or_without_the_rest(tmp_path, nested):
+    wanted = torch.load(nested, weights_only=True)
+    for options, keys in (((), {"model"}), (("--keep-all",), {"model", "optimizer", "epoch"})):
+        packed, back = tmp_path / "m.metaq", tmp_path / "back.ckpt"
+        assert run_metaq("compress", nested, "-o", packed, "--force", *options).status == 0
+        told = run_metaq("decompress", packed, "-o", back, "--force")
+        assert told.status == 0, told.err
+        found = torch.load(back, weights_only=True)
+        assert found.keys() == keys
+        assert found["model"]["state_dict"].keys() == wanted["model"]["state_dict"].keys()
+    moments = found["optimizer"]["state"][0]["exp_avg"]
+    assert torch.equal(moments, wanted["optimizer"]["state"][0]["exp_avg"])
+
+
+def test_without_a_loss_the_same_file_comes_back(tmp_path, nested):
+    assert run_metaq("compress", nested, "-o", tmp_path / "m.metaq", "--lossless").status == 0
+    assert run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.ckpt").status == 0
+    assert (tmp_path / "back.ckpt").read_bytes() == nested.read_bytes()
+    # As other files, it is what its suffix says.
+    assert run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.npz").status == 0
+    assert "0.weight" in np.load(tmp_path / "back.npz")
+
+
+def test_a_graph_comes_back_as_one_that_runs(tmp_path, graph):
+    x = np.random.default_rng(1).normal(size=(3, SIZE)).astype(np.float32)
+    (wanted,) = onnxruntime.InferenceSession(graph).run(None, {"x": x})
+    for source, out in ((tmp_path / "alone.onnx", "back.onnx"), (graph, "back")):
+        packed = tmp_path / f"{out}.metaq"
+        told = run_metaq("compress", source, "-o", packed)
+        assert told.status == 0, told.err
+        assert packed.stat().st_size < 4 * SIZE * SIZE
+        told = run_metaq("decompress", packed, "-o", tmp_path / out)
+        assert told.status == 0, told.err
+        back = tmp_path / out if out.endswith(".onnx") else tmp_path / out / "model.onnx"
+        onnx.checker.check_model(back, full_check=True)
+        (found,) = onnxruntime.InferenceSession(back).run(None, {"x": x})
+        assert np.linalg.norm(found - wanted) < 0.05 * np.linalg.norm(wanted)
+        assert decode.load(packed)["first"].shape == (SIZE, SIZE)
+
+
+def test_files_that_belong_together_need_a_folder(tmp_path, graph):
+    run_metaq("compress", graph, "-o", tmp_path / "m.metaq")
+    told = run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.onnx")
+    assert told.status == 2
+    assert "model.onnx, model.onnx.data belong together" in told.err
+    assert not (tmp_path / "back.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--key", "nowhere"), "nowhere"),
+        (("--lossless", "--target-ratio", "4"), "lossless"),
+        (("--lossless", "--include", "model*"), "lossless"),
+        (("--lossless", "--calibrate", "x.npy"), "--lossless"),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path, nested, options, named):
+    told = run_metaq("compress", nested, "-o", tmp_path / "m.metaq", *options)
+    assert told.status == 2
+    assert named in told.err
+    assert "Traceback" not in told.err
+    assert not (tmp_path / "m.metaq").exists()
+
+
+def test_a_key_is_for_checkpoints(tmp_path, graph):
+    told = run_metaq("compress", graph, "-o", tmp_path / "m.metaq", "--key", "model")
+    assert told.status == 2
+    assert "leave the key out" in told.err
