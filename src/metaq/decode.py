@@ -3,7 +3,6 @@
 Numba makes it fast but is not needed either; other packages are needed only for the coders that are made of them.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -12,19 +11,20 @@ from numpy.typing import NDArray
 from metaq import container
 from metaq.container import DEFAULT_MAX_BYTES, Contents
 from metaq.container.reader import require_memory
+from metaq.container.source import FileLike, name_of
 
 __all__ = ["inspect", "load", "stream"]
 
 
 def load(
-    path: str | os.PathLike[str], *, names: Iterable[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+    path: FileLike, *, names: Iterable[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> dict[str, NDArray[np.generic]]:
     """Tensors of a ``.metaq`` file by name, bit for bit the quantised weights that were saved.
 
     Parameters
     ----------
     path
-        The file.
+        The file: its path, its bytes, or an open binary file that can seek, which is left open.
     names
         The tensors to restore; all by default. If the file has several chunks, no others than theirs are read.
     max_bytes
@@ -40,7 +40,7 @@ def load(
     Raises
     ------
     ConfigError
-        If the file has no tensor of one of the `names`.
+        If the file has no tensor of one of the `names`, or `path` is none of these.
     FormatError
         If the file is missing, foreign, damaged, of a newer version, or takes more than `max_bytes`.
     """
@@ -48,13 +48,13 @@ def load(
     contents = inspect(path)
     entries = [entry for entry in contents.entries if chosen is None or entry.name in chosen]
     bases = [contents.bases[number] for number in contents.bases_of(entry.name for entry in entries)]
-    require_memory(path, sum(entry.restored_bytes for entry in (*entries, *bases)), max_bytes)
+    require_memory(name_of(path), sum(entry.restored_bytes for entry in (*entries, *bases)), max_bytes)
     loaded = dict(stream(path, names=chosen, max_bytes=max_bytes))
     return {entry.name: loaded[entry.name] for entry in entries}
 
 
 def stream(
-    path: str | os.PathLike[str], *, names: Iterable[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+    path: FileLike, *, names: Iterable[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Tensors as :func:`load` gives them, one by one; see :func:`metaq.container.stream` for the memory that takes.
 
@@ -67,11 +67,15 @@ def stream(
         del tensor
 
 
-def inspect(path: str | os.PathLike[str]) -> Contents:
+def inspect(path: FileLike) -> Contents:
     """What a ``.metaq`` file holds: names, shapes, types, coders, grids and sizes. No tensor is decoded.
+
+    For `path` see :func:`load`.
 
     Raises
     ------
+    ConfigError
+        If `path` is none of what that takes.
     FormatError
         If the file is missing, foreign, damaged or of a newer version.
     """

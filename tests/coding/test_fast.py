@@ -334,6 +334,20 @@ def test_the_quantizer_starts_anew_in_every_row(row_length: int) -> None:
     assert len(check([symbols], [shape_of(symbols, 255, row_length, 3)])) < 0.9 * ignorant
 
 
+@pytest.mark.parametrize("mean_shift", [1, 40])
+def test_rows_of_different_means_have_their_own_statistics(mean_shift: int) -> None:
+    generator = np.random.default_rng(3)
+    shifts = mean_shift * generator.integers(0, 4, 200)
+    rows = (generator.geometric(0.6, (200, 300)) + shifts[:, None]).astype(np.int32)
+    payload = check([rows.reshape(-1)], [shape_of(rows.reshape(-1), 255, 300)])
+    own_bits = sum(zero_order_entropy_bits(rows[shifts == shift]) for shift in np.unique(shifts))
+    assert 8 * len(payload) < 1.02 * own_bits + 4000
+    assert 8 * len(payload) < 0.9 * zero_order_entropy_bits(rows)
+    assert fast.estimated_bits(rows.reshape(-1), shape_of(rows.reshape(-1), 255, 300)) == pytest.approx(
+        8 * len(payload), rel=0.03
+    )
+
+
 def test_rows_of_different_scale_have_their_own_statistics() -> None:
     streams, shapes = SAMPLES["rows"]
     ignorant = len(check(streams, [shape_of(streams[0], 255)]))

@@ -146,6 +146,25 @@ def test_every_cut_restores_the_same(coder: str, chunk_bits: int, tmp_path: Path
             np.testing.assert_array_equal(wanted.indices, found.indices)
 
 
+def test_exact_tensors_in_planes_share_chunks_and_are_cut_by_their_bytes() -> None:
+    kinds = {"a": Dtype.float32, "b": Dtype.uint8, "c": Dtype.bfloat16, "d": Dtype.complex128, "e": Dtype.bool}
+    shapes = {"a": (3, 2), "b": (4, 1), "c": (9, 2), "d": (3,), "e": (2,)}
+    entries = [Entry(name=n, shape=shapes[n], dtype=kinds[n], coder="planes", grid=None) for n in kinds]
+    whole = Entry(name="w", shape=(99,), dtype=Dtype.uint8, coder="zstd", grid=None)
+    assert places(plan_chunks([*entries, whole], 4)) == [
+        [(0, 0, 6, 2), (1, 0, 4, 1)],
+        [(2, 0, 16, 2)],
+        [(2, 16, 2, 2)],
+        [(3, 0, 2, 0)],
+        [(3, 2, 1, 0)],
+        [(4, 0, 2, 0)],
+        [(5, 0, 99, 0)],
+    ]
+    assert [len(chunk) for chunk in places(plan_chunks(entries, 20))] == [5]
+    # An element of more symbols than a chunk may have is a chunk.
+    assert places(plan_chunks(entries[3:4], 0)) == [[(0, n, 1, 0)] for n in range(3)]
+
+
 def test_the_coders_of_metaq_take_chunks_of_every_kind() -> None:
     for coder in coders.CHUNK_CODERS:
         file = container.decode(container.encode(varied(), coder=coder, chunk_bits=7))
@@ -273,7 +292,7 @@ def test_numpy_alone_decodes(coder: str, tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.metaq"
-    container.write(path, [ExactTensor(name="w", values=np.zeros(900), dtype=Dtype.float64)])
+    container.write(path, [ExactTensor(name="w", values=np.zeros(900, dtype="u1"), dtype=Dtype.uint8)])
     program = f"import sys; sys.modules['zstandard'] = None; from metaq import decode; decode.load({str(path)!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "FormatError" in done.stderr

@@ -1,4 +1,8 @@
-"""Makes the golden files: ``python tests/golden/make.py FOLDER``. Only missing files are written."""
+"""Makes the golden files: ``python tests/golden/make.py FOLDER``. Only missing files are written.
+
+``v1-whole.metaq`` is not made any more: it holds the tensors of ``v1-fast.metaq``, those kept exactly as chunks of
+their own, as they were written before there were planes.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,9 @@ from metaq.tensors.scales import Scales
 METADATA: Metadata = {"net": "golden", "seed": 1, "accuracy": 98.5}
 CHUNK_BITS = 8
 """Small, so that tensors are cut and every file has several chunks."""
+
+CHUNK_BITS_OF = {"planes": 14}
+"""Large enough that rows and columns are looked at."""
 
 
 def others(coder: str) -> dict[str, str]:
@@ -66,6 +73,8 @@ def tensors(coder: str) -> list[Tensor]:
         ExactTensor(name="norm.running_var", values=np.ones(100, dtype="<f4"), dtype=Dtype.float32),
         ExactTensor(name="norm.num_batches_tracked", values=np.array(1234, dtype="<i8"), dtype=Dtype.int64),
         ExactTensor(name="table", values=draw[:50].astype("<u2"), dtype=Dtype.uint16),
+        ExactTensor(name="text", values=np.arange(80, dtype="u1"), dtype=Dtype.uint8),
+        ExactTensor(name="zeros", values=np.zeros(800, dtype="u1"), dtype=Dtype.uint8),
     ]
 
 
@@ -161,7 +170,44 @@ def based_tensors() -> list[QuantizedTensor]:
     ]
 
 
-MORE = {"tied": tied_tensors, "float8": float8_tensors, "scales": scaled_tensors, "basis": based_tensors}
+def exact_tensors() -> list[Tensor]:
+    """Tensors of the golden file in planes: every form, by rows and by columns, whole and cut."""
+    draw = draws(12_000)
+    # Sums of draws, halved a few times: many exponents, and signs.
+    numbers = ((draw[:8192] + draw[1:8193] + draw[2:8194]) % 65521 - 32760).astype("<f4")
+    numbers = np.ldexp(numbers, -(draw[:8192] % 5) - 16).astype("<f4")
+    matrix = numbers.reshape(128, 64)
+    columns = (draw[:8192] % 3 + 40 * (np.arange(8192) % 64 % 5)).astype("u1").reshape(128, 64)
+    halves = (draw // 7 % 3 + draw[::-1] // 7 % 5 + 4).reshape(8, 1500)
+    packed = (halves << (4 * np.arange(8))[:, None]).sum(axis=0).astype("<u4").view("<i4").reshape(30, 50)
+    narrow = (matrix[:40].view("<u4") & 0xFFFF0000).view("<f4")
+    return [
+        ExactTensor(name="a.float32", values=matrix[:60], dtype=Dtype.float32),
+        ExactTensor(name="b.bfloat16 inside", values=narrow, dtype=Dtype.float32),
+        ExactTensor(name="c.float16", values=matrix[:30].astype("<f2"), dtype=Dtype.float16),
+        ExactTensor(name="d.bfloat16", values=(matrix[:20].view("<u4") >> 16).astype("<u2"), dtype=Dtype.bfloat16),
+        ExactTensor(name="e.float64", values=matrix[:10].astype("<f8") / 3 * draw[:64], dtype=Dtype.float64),
+        ExactTensor(name="f.complex64", values=(matrix[:6] + 1j * matrix[6:12]).astype("<c8"), dtype=Dtype.complex64),
+        ExactTensor(name="g.grid", values=(draw[:400] % 7 / 3).astype("<f4").reshape(20, 20), dtype=Dtype.float32),
+        ExactTensor(name="h.columns", values=columns, dtype=Dtype.uint8),
+        ExactTensor(name="i.int8", values=(draw[:900] % 5 - draw[3:903] % 6).astype("i1"), dtype=Dtype.int8),
+        ExactTensor(name="j.halves", values=packed, dtype=Dtype.int32),
+        ExactTensor(name="k.bool", values=draw[:300] % 3 == 0, dtype=Dtype.bool),
+        ExactTensor(name="l.repeated", values=np.tile(draw[:90], 30).astype("<u2"), dtype=Dtype.uint16),
+        ExactTensor(
+            name="m.noise", values=(draw[:60] % 256 * 256 + draw[60:120] % 256).astype("<u2"), dtype=Dtype.uint16
+        ),
+        ExactTensor(name="n.cut", values=np.cumsum(draw[:9000] % 3).astype("<i8"), dtype=Dtype.int64),
+    ]
+
+
+MORE = {
+    "tied": tied_tensors,
+    "float8": float8_tensors,
+    "scales": scaled_tensors,
+    "basis": based_tensors,
+    "planes": exact_tensors,
+}
 """What other golden files hold, by the second part of their names."""
 
 
@@ -177,7 +223,8 @@ def encoded(coder: str) -> bytes:
 
 def encoded_more(what: str) -> bytes:
     """One of the other golden files as it is written today."""
-    return container.encode(MORE[what](), metadata=METADATA, coder="small", chunk_bits=CHUNK_BITS)
+    chunk_bits = CHUNK_BITS_OF.get(what, CHUNK_BITS)
+    return container.encode(MORE[what](), metadata=METADATA, coder="small", chunk_bits=chunk_bits)
 
 
 def main(folder: Path) -> None:

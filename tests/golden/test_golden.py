@@ -35,8 +35,21 @@ def test_golden_files_decode(coder: str, recipe: dict[str, Any]) -> None:
     assert file.metadata == recipe["METADATA"]
     used = {entry.name: entry.coder for entry in file.entries if entry.grid is not None}
     assert used == {name: recipe["others"](coder).get(name, coder) for name in used}
-    assert {entry.coder for entry in file.entries if entry.grid is None} == {"inline", "raw", "zstd"}
+    assert {entry.coder for entry in file.entries if entry.grid is None} == {"inline", "raw", "zstd", "planes"}
     assert len(file.chunks) > 1
+
+
+def test_exact_tensors_in_chunks_of_their_own_stay_readable(recipe: dict[str, Any]) -> None:
+    path = FOLDER / recipe["golden_name"]("whole")
+    loaded, entries = decode.load(path), decode.inspect(path).entries
+    expected = {tensor.name: tensor.restore() for tensor in recipe["tensors"]("fast")}
+    for name, values in loaded.items():
+        np.testing.assert_array_equal(values, expected[name])
+    exact = {entry.name: entry.coder for entry in entries if entry.grid is None}
+    assert exact == {
+        "norm.num_batches_tracked": "inline", "norm.running_mean": "inline", "norm.running_var": "zstd", "table": "raw"
+    }  # fmt: skip
+    assert len(loaded) == len(expected) - 2
 
 
 @pytest.mark.parametrize("coder", CODERS)
@@ -63,12 +76,12 @@ def test_the_golden_file_with_ties_decodes(recipe: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["tied", "float8", "scales", "basis"])
+@pytest.mark.parametrize("what", ["tied", "float8", "scales", "basis", "planes"])
 def test_more_golden_files_are_written_again_byte_for_byte(what: str, recipe: dict[str, Any]) -> None:
     assert recipe["encoded_more"](what) == (FOLDER / recipe["golden_name"](what)).read_bytes()
 
 
-@pytest.mark.parametrize("what", ["float8", "scales", "basis"])
+@pytest.mark.parametrize("what", ["float8", "scales", "basis", "planes"])
 def test_more_golden_files_decode(what: str, recipe: dict[str, Any]) -> None:
     path = FOLDER / recipe["golden_name"](what)
     file, loaded = container.read(path), decode.load(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from metaq.errors import FormatError
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
+Make = Callable[..., bytes]
 MAX_BYTES = 1 << 20
 SPARE_BYTES = 64 << 20
 
@@ -41,6 +42,26 @@ def small_file(*, chunk_bits: int = 4) -> bytes:
     return container.encode(
         tensors, metadata={"net": "x"}, coder="fast", coders={"head.weight": "small"}, chunk_bits=chunk_bits
     )
+
+
+def exact_file(*, chunk_bits: int) -> bytes:
+    """Tensors in planes: raw, packed, cut into fields, and by a palette."""
+    generator = np.random.default_rng(0)
+    normal = generator.normal(size=(12, 8)).astype("<f4")
+    held = {
+        "a": (normal, Dtype.float32),
+        "b": ((normal.view("<u4") >> 16).astype("<u2"), Dtype.bfloat16),
+        "c": (np.round(normal * 3).astype("i1"), Dtype.int8),
+        "d": (generator.integers(0, 256, (9, 8)).astype("u1"), Dtype.uint8),
+        "e": (np.tile(generator.integers(0, 1 << 16, (1, 30)), (4, 1)).astype("<u2"), Dtype.uint16),
+        "f": (generator.choice(normal[0, :3], 70), Dtype.float32),
+    }
+    tensors = [ExactTensor(name=name, values=values, dtype=dtype) for name, (values, dtype) in held.items()]
+    return container.encode(tensors, coder="fast", chunk_bits=chunk_bits)
+
+
+MADE = [pytest.param(small_file, 4, id="cut"), pytest.param(small_file, 20, id="whole"),
+        pytest.param(exact_file, 7, id="exact, cut"), pytest.param(exact_file, 20, id="exact")]  # fmt: skip
 
 
 def sealed(body: bytes) -> bytes:
@@ -83,8 +104,9 @@ def outcome(data: bytes, path: Path) -> str:
     return "read"
 
 
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
-    data = small_file()
+@pytest.mark.parametrize(("make", "chunk_bits"), MADE)
+def test_every_truncation_is_refused(make: Make, chunk_bits: int, tmp_path: Path) -> None:
+    data = make(chunk_bits=chunk_bits)
     path = tmp_path / "cut.metaq"
     for length in range(len(data)):
         with pytest.raises(FormatError, match=r"data: .*byte \d+"):
@@ -116,9 +138,11 @@ def test_a_flipped_bit_in_the_header_is_seen_without_the_rest(tmp_path: Path) ->
             container.describe(path)
 
 
-@pytest.mark.parametrize("chunk_bits", [4, 20])
-def test_flipped_bits_with_right_checksums_are_refused_or_read_alike(chunk_bits: int, tmp_path: Path) -> None:
-    original = small_file(chunk_bits=chunk_bits)
+@pytest.mark.parametrize(("make", "chunk_bits"), MADE)
+def test_flipped_bits_with_right_checksums_are_refused_or_read_alike(
+    make: Make, chunk_bits: int, tmp_path: Path
+) -> None:
+    original = make(chunk_bits=chunk_bits)
     path = tmp_path / "flipped.metaq"
     tracemalloc.start()
     try:
@@ -127,7 +151,7 @@ def test_flipped_bits_with_right_checksums_are_refused_or_read_alike(chunk_bits:
     finally:
         tracemalloc.stop()
     assert {"refused"} <= set(found) <= {"read", "refused"}
-    assert found.count("refused") > len(found) // 4
+    assert found.count("refused") > len(found) // (4 if make is small_file else 12)
 
 
 @pytest.mark.parametrize("chunk_bits", [4, 20])

@@ -227,7 +227,7 @@ def tie(first: int) -> bytes:
         (tied(b"\1", tie(0), shapes=shape(3) + shape(4)), "another type or shape"),
         (tied(b"\1", tie(0), shapes=shape(3) + shape(3, 1)), "another type or shape"),
         (tied(b"\1", tie(0), shapes=shape(3) + shape(3, dtype=1)), "another type or shape"),
-        (tied(b"\1", bytes([4 << 2])), "unknown way 4"),
+        (tied(b"\1", bytes([5 << 2])), "unknown way 5"),
     ],
 )
 def test_ties_that_lead_nowhere_are_refused(data: bytes, message: str) -> None:
@@ -247,6 +247,86 @@ def test_ties_are_read_and_count_for_the_limit_of_memory() -> None:
 
 def test_more_chunks_than_bytes_are_refused_before_they_are_listed() -> None:
     assert "sizes of the chunks are cut off" in refusal(file(one(shape(1 << 33)), b"\2", coder=SMALL, chunk_bits=0))
+
+
+PLANES = bytes([4 << 2])
+FLOAT32, UINT8, BOOL, COMPLEX128 = 0, 5, 9, 14
+
+
+def planes(payload: bytes, *sizes: int, dtype: int = UINT8) -> bytes:
+    """A file of a tensor in planes that is one chunk."""
+    return file(one(shape(*sizes, dtype=dtype), stored=PLANES, grids=b"", chunks=[len(payload)]), payload)
+
+
+def test_the_builder_makes_sound_planes() -> None:
+    assert container.decode(planes(b"\0\0abc", 3)).tensors[0].restore().tobytes() == b"abc"
+    # Three elements of four bits that are zero and four that are not; a palette of one element.
+    assert container.decode(planes(b"\0\2\0\4\x44\x21\3", 3)).tensors[0].restore().tolist() == [1, 2, 3]
+    fields = container.decode(planes(b"\2\3\1\0\7\0\0\0", 5)).tensors[0]
+    assert fields.restore().tolist() == [7] * 5
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (planes(b"", 3), "empty"),
+        (planes(b"\0", 3), "ends within the form"),
+        (planes(b"\0\0ab", 3), "3 bytes are promised"),
+        (planes(b"\0\0abcd", 3), "left over"),
+        (planes(b"\1\0abc", 3), "coder 1"),
+        (planes(b"\3\0abc", 3), "coder 3"),
+        (planes(b"\0\4abc", 3), "no form"),
+        (planes(b"\0\x0e\0\x48abc", 3), "no form"),
+        (planes(b"\0\x10abc", 3), "no form"),
+        (planes(b"\0\x20abc", 3), "no form"),
+        (planes(b"\0\x80abc", 3), "no form"),
+        (planes(b"\0\1" + number(HUGE), 3), "promised"),
+        (planes(b"\0\1\0", 3), "zstd"),
+        (planes(b"\0\2\0\x44\x44\1\2\3\4", 3), "left over"),
+        (planes(b"\0\2\0\4\x44\xff\xff", 3), "filled up with zeros"),
+        (planes(b"\0\2\0\4\x45", 3), "no field of 4 bits"),
+        (planes(b"\0\2\0\x40", 3), "no field of 8 bits"),
+        (planes(b"\0\2\0\xc8", 3), "no field of 8 bits"),
+        (planes(b"\0\2\0\x91\x0f", 3, dtype=FLOAT32), "no field of 32 bits"),
+        (planes(b"\0\2\0\x7f\1" + bytes(99), 3, dtype=COMPLEX128), "63 bits as they are"),
+        (planes(b"\2\2\0" + bytes([0x81] * 9 + [55]), 3, dtype=COMPLEX128), "9 coded fields"),
+        (planes(b"\0\2\0\x88", 3), "coder 0"),
+        (planes(b"\0\2\0\x88\0", 3), "coder 0"),
+        (planes(b"\2\2\0\x88", 3), "inside a number"),
+        (planes(b"\2\2\5\4\x84\0\0\0", 3), "rows of 4"),
+        (planes(b"\2\2" + number(HUGE) + b"\4\x84\0\0\0", 3), "rows of"),
+        (planes(b"\2\x12\0\4\x84\0\0\0", 3), "rows of 0"),
+        (planes(b"\2\x12\3\4\x84\0\0\0", 3), "rows of 2"),
+        (planes(b"\2\3\0\0", 3), "palette of 0"),
+        (planes(b"\2\3" + number(1 << 17) + b"\0", 3), "palette of 131072"),
+        (planes(b"\2\3\2\0\1\2\0\0\6", 3), "do not fit an alphabet of 2"),
+        (planes(b"\0\0\0\1\2", 3, dtype=BOOL), "truth value"),
+        (file(one(shape(0), stored=PLANES, grids=b"", chunks=())), "no elements"),
+        (file(one(shape(1 << 33), stored=PLANES, grids=b""), b"\0", chunk_bits=0), "cut off"),
+        (
+            file(one(shape(1 << 31), stored=PLANES, grids=b"", chunks=[3] * 1024), *[b"\0\0a"] * 1024, chunk_bits=22),
+            "promised",
+        ),
+        (
+            file(one(shape(1 << 33), stored=PLANES, grids=b"", chunks=[1] * 4096), *[b"\0"] * 4096, chunk_bits=22),
+            "max_bytes",
+        ),
+    ],
+)
+def test_malicious_planes_are_refused(data: bytes, message: str) -> None:
+    assert message in refusal(data, max_bytes=1 << 34)
+
+
+@settings(max_examples=400)
+@given(
+    form=st.binary(max_size=12),
+    payload=st.binary(max_size=30),
+    coder=st.integers(0, 3),
+    sizes=st.lists(st.integers(1, 6), max_size=3),
+    dtype=st.integers(0, 16),
+)
+def test_random_planes_never_crash(form: bytes, payload: bytes, coder: int, sizes: list[int], dtype: int) -> None:
+    read_or_refused(planes(bytes([coder]) + form + payload, *sizes, dtype=dtype))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from metaq.coding.varint import encode_varint
 from metaq.container.coders import CODERS
 from metaq.errors import CodecError, FormatError
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, stored
 from metaq.tensors.scales import Scales, has_scales
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +164,34 @@ def random_exact(generator: np.random.Generator, name: str) -> ExactTensor:
     return ExactTensor(name=name, values=np.frombuffer(raw.tobytes(), dtype=dtype.storage).reshape(shape), dtype=dtype)
 
 
+def random_floats(generator: np.random.Generator, name: str) -> ExactTensor:
+    """Weights of any floating type, or complex, with rows or columns of different scales, narrower ones inside them, or
+    few different ones.
+    """
+    dtype = [*QUANTIZABLE, Dtype.complex64, Dtype.complex128][int(generator.integers(len(QUANTIZABLE) + 2))]
+    shape = tuple(int(size) for size in generator.choice([1, 5, 30, 100], int(generator.integers(1, 4))))
+    values = generator.normal(size=shape) * np.exp2(generator.normal(0, 3, shape[-1]))
+    kind = generator.random()
+    if kind < 0.2:
+        values = generator.choice(values.reshape(-1), shape)
+    elif kind < 0.5:
+        values = values.astype(np.float16).astype(np.float64)
+    if dtype.kind == "complex":
+        return ExactTensor(name=name, values=(values - 1j * values[::-1]).astype(dtype.storage), dtype=dtype)
+    return ExactTensor(name=name, values=stored(np.clip(values, -100, 100), dtype), dtype=dtype)
+
+
+def random_integers(generator: np.random.Generator, name: str) -> ExactTensor:
+    """Integers of any type around zero, or packed by four bits."""
+    dtype = [Dtype.int8, Dtype.uint8, Dtype.int16, Dtype.int32, Dtype.int64, Dtype.uint64][int(generator.integers(6))]
+    shape = tuple(int(size) for size in generator.choice([3, 20, 100], 2))
+    values = np.round(generator.normal(0, generator.choice([2, 30, 1000]), shape)).astype(np.int64)
+    if generator.random() < 0.3:
+        halves = generator.binomial(15, 0.5, (2 * dtype.itemsize, *shape)).astype(np.uint64)
+        values = (halves << (4 * np.arange(2 * dtype.itemsize, dtype=np.uint64))[:, None, None]).sum(0, dtype=np.uint64)
+    return ExactTensor(name=name, values=values.astype(dtype.storage), dtype=dtype)
+
+
 def random_tensors(generator: np.random.Generator) -> list[Tensor]:
     size = int(generator.integers(1, 10))
     basis = Basis(
@@ -228,6 +256,29 @@ def test_files_of_every_coder_come_out_to_the_bit(coder: str, tmp_path: Path) ->
     assert assert_alike(files, tmp_path) == FILES_PER_CODER
 
 
+@pytest.mark.parametrize("coder", ["small", "fast"])
+def test_exact_tensors_come_out_to_the_bit(coder: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(5)
+    files = []
+    for _ in range(25):
+        tensors = [random_floats(generator, f"{letter}.weight") for letter in "abc"]
+        tensors += [random_integers(generator, f"{letter}.bias") for letter in "de"]
+        files.append(container.encode(tensors, coder=coder, chunk_bits=int(generator.choice([6, 12, 20]))))
+    assert assert_alike(files, tmp_path) == len(files)
+
+
+def test_columns_and_kernels_come_out_to_the_bit(tmp_path: Path) -> None:
+    generator = np.random.default_rng(6)
+    weights = generator.normal(size=(40, 30, 16)) * np.exp2(generator.normal(0, 3, (40, 30, 1)))
+    matrix = generator.normal(size=(150, 80)) * np.exp2(generator.normal(0, 3, 80))
+    tensors = [
+        ExactTensor(name=f"{part}.{dtype.name}", values=stored(values, dtype), dtype=dtype)
+        for part, values in (("kernels", weights), ("matrix", matrix))
+        for dtype in (Dtype.float32, Dtype.bfloat16, Dtype.float64)
+    ]
+    assert assert_alike([container.encode(tensors, coder="fast")], tmp_path) == 1
+
+
 def test_golden_and_shipped_files_come_out_to_the_bit(tmp_path: Path) -> None:
     paths = sorted([*(ROOT / "tests" / "golden").glob("*.metaq"), *(ROOT / "models").glob("*.metaq")])
     assert len(paths) >= len(CODER_NAMES) + 2
@@ -261,7 +312,7 @@ def test_large_tensors_come_out_to_the_bit(coder: str, tmp_path: Path) -> None:
     assert assert_alike(files, tmp_path) == len(files)
 
 
-@pytest.mark.parametrize("name", ["v1-small", "v1-fast", "v1-tied"])
+@pytest.mark.parametrize("name", ["v1-small", "v1-fast", "v1-tied", "v1-planes"])
 def test_damage_is_refused(name: str, tmp_path: Path) -> None:
     data = (ROOT / "tests" / "golden" / f"{name}.metaq").read_bytes()
     generator = np.random.default_rng(2)
@@ -271,12 +322,34 @@ def test_damage_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coder", CODER_NAMES)
-def test_payloads_with_right_checksums_are_read_alike(coder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", [*CODER_NAMES, "planes"])
+def test_payloads_with_right_checksums_are_read_alike(what: str, tmp_path: Path) -> None:
     """Bits of the code are changed and every checksum with them: what is decoded, or refused, is the same."""
     generator = np.random.default_rng(3)
-    path = ROOT / "tests" / "golden" / f"v1-{coder}.metaq"
+    path = ROOT / "tests" / "golden" / f"v1-{what}.metaq"
     assert_alike([repaired(path, generator) for _ in range(60)], tmp_path)
+
+
+@pytest.mark.slow
+def test_forms_with_right_checksums_are_read_alike(tmp_path: Path) -> None:
+    """Bytes are changed where most of them say how tensors are stored."""
+    generator = np.random.default_rng(7)
+    files = []
+    for _ in range(300):
+        tensor = (random_floats, random_integers)[int(generator.integers(2))](generator, "a")
+        tensor = replace(tensor, values=tensor.values.reshape(-1)[:300])
+        data = container.encode([tensor], coder=str(generator.choice(["small", "fast"])))
+        (tmp_path / "sound.metaq").write_bytes(data)
+        contents = container.describe(tmp_path / "sound.metaq")
+        if not contents.chunks:
+            continue
+        (chunk,) = contents.chunks
+        payload = payload_of(data, chunk)
+        head = data[: chunk.offset_bytes]
+        near = mutated(payload[: min(12, len(payload))], generator) + payload[12:]
+        # The header says how long the payload is.
+        files.append(sealed(head + near[: len(payload)].ljust(len(payload), b"\0")))
+    assert 0 < assert_alike(files, tmp_path) < len(files)
 
 
 @pytest.mark.slow

@@ -9,10 +9,19 @@
  */
 
 /**
+ * A tensor in planes, or a piece of one.
+ * @typedef {object} Piece
+ * @property {number} owner number of the tensor
+ * @property {number} count of elements
+ * @property {number} rowLength
+ */
+
+/**
  * @typedef {object} Chunk
  * @property {number} [coder] of bucket indices
  * @property {number} [owner] number of the exact tensor that the chunk is
- * @property {Stream[]} streams
+ * @property {Stream[]} streams of bucket indices
+ * @property {Piece[]} pieces of tensors in planes
  */
 
 /**
@@ -25,15 +34,21 @@ export function planChunks({ entries, bases, coder, chunkLimit }) {
   bases.forEach((basis, i) => planner.addQuantized(i - bases.length, basisEntry(basis, coder)));
   entries.forEach((entry, i) => {
     if (entry.storage === "quantized" && entry.elements > 0) planner.addQuantized(i, entry);
-    if (entry.storage === "raw" || entry.storage === "zstd") planner.addExact(i);
+    if (entry.storage === "raw" || entry.storage === "zstd") planner.addWhole(i);
+    if (entry.storage === "planes") planner.addPlanes(i, entry);
   });
-  return planner.chunks;
+  return planner.chunks.map(({ key, owner, held }) => {
+    return key === PLANES ? { streams: [], pieces: held } : { coder: key, owner, streams: held, pieces: [] };
+  });
 }
 
 /** A basis as if it were a tensor. @returns {Partial<import("./header.js").Entry>} */
 function basisEntry({ size, grid }, coder) {
   return { shape: [size, size], elements: size * size, grid, coder, byColumns: false, trellisBits: 0 };
 }
+
+/** In place of the number of a coder. */
+const PLANES = "planes";
 
 class Planner {
   constructor(limit) {
@@ -42,8 +57,13 @@ class Planner {
     this.open = new Map();
   }
 
-  addExact(owner) {
-    this.chunks.push({ owner, streams: [] });
+  addWhole(owner) {
+    this.chunks.push({ owner, held: [] });
+  }
+
+  addPlanes(owner, entry) {
+    const symbolsPerElement = Math.max(Math.floor(entry.type.size / 2), 1);
+    this.#add(PLANES, { owner, count: entry.elements, rowLength: rowLengthOf(entry) }, symbolsPerElement);
   }
 
   addQuantized(owner, entry) {
@@ -55,29 +75,35 @@ class Planner {
       trellisBits: entry.trellisBits,
       rowLength: rowLengthOf(entry),
     };
-    if (elements > this.limit) this.#cut(coder, stream);
-    else this.#join(coder, stream);
+    this.#add(coder, stream, 1);
   }
 
-  #join(coder, stream) {
-    let chunk = this.open.get(coder);
-    if (!chunk || chunk.symbols + stream.count > this.limit) {
-      chunk = { coder, streams: [], symbols: 0 };
-      this.open.set(coder, chunk);
+  /** Tensors with the same key share chunks. */
+  #add(key, tensor, symbolsPerElement) {
+    const symbols = tensor.count * symbolsPerElement;
+    if (symbols > this.limit) this.#cut(key, tensor, Math.max(Math.floor(this.limit / symbolsPerElement), 1));
+    else this.#join(key, tensor, symbols);
+  }
+
+  #join(key, tensor, symbols) {
+    let chunk = this.open.get(key);
+    if (!chunk || chunk.symbols + symbols > this.limit) {
+      chunk = { key, held: [], symbols: 0 };
+      this.open.set(key, chunk);
       this.chunks.push(chunk);
     }
-    chunk.symbols += stream.count;
-    chunk.streams.push(stream);
+    chunk.symbols += symbols;
+    chunk.held.push(tensor);
   }
 
-  #cut(coder, stream) {
-    this.open.delete(coder);
-    const keepsRows = stream.rowLength > 0 && stream.rowLength <= this.limit;
-    const rowLength = keepsRows ? stream.rowLength : 0;
-    const pieceSize = keepsRows ? Math.floor(this.limit / rowLength) * rowLength : this.limit;
-    for (let start = 0; start < stream.count; start += pieceSize) {
-      const count = Math.min(pieceSize, stream.count - start);
-      this.chunks.push({ coder, streams: [{ ...stream, count, rowLength }] });
+  #cut(key, tensor, most) {
+    this.open.delete(key);
+    const keepsRows = tensor.rowLength > 0 && tensor.rowLength <= most;
+    const rowLength = keepsRows ? tensor.rowLength : 0;
+    const pieceSize = keepsRows ? Math.floor(most / rowLength) * rowLength : most;
+    for (let start = 0; start < tensor.count; start += pieceSize) {
+      const count = Math.min(pieceSize, tensor.count - start);
+      this.chunks.push({ key, held: [{ ...tensor, count, rowLength }] });
     }
   }
 }

@@ -1,6 +1,7 @@
 import { BitReader } from "./bit_reader.js";
 import { Cursor } from "./cursor.js";
 import { MetaqError } from "./errors.js";
+import { LowFirstReader } from "./low_first_reader.js";
 import { transitionsOf } from "./trellis.js";
 
 const WHAT = "A chunk of the coder fast";
@@ -171,7 +172,7 @@ function stateTable(masses, tableBits) {
 
 function decodeIndices(cursor, masses, tableBits, size) {
   const { owners, bits, bases } = stateTable(masses, tableBits);
-  const reader = new LowFirstReader(cursor);
+  const reader = new LowFirstReader(cursor, WHAT);
   reader.skipMarker();
   const lanes = size >= LEAST_FOR_LANES ? LANES : 1;
   const states = Int32Array.from({ length: lanes }, () => reader.bits(tableBits));
@@ -207,47 +208,8 @@ function readEscapes(cursor, { tokens, indices, masses, first, check }) {
 }
 
 function withLowBits(tokens, shift, cursor) {
-  const reader = new LowFirstReader(cursor);
+  const reader = new LowFirstReader(cursor, WHAT);
   const residuals = tokens.map((token) => token * 2 ** shift + reader.bits(shift));
   reader.align();
   return residuals;
-}
-
-/** Reads fields of bits from a cursor, least significant bit first. */
-class LowFirstReader {
-  constructor(cursor) {
-    this.cursor = cursor;
-    this.waiting = 0;
-    this.waitingBits = 0;
-  }
-
-  bits(count) {
-    let value = 0;
-    for (let got = 0; got < count;) {
-      if (this.waitingBits === 0) {
-        this.waiting = this.cursor.byte();
-        this.waitingBits = 8;
-      }
-      const now = Math.min(count - got, this.waitingBits);
-      value += (this.waiting & ((1 << now) - 1)) * 2 ** got;
-      this.waiting >>>= now;
-      this.waitingBits -= now;
-      got += now;
-    }
-    return value;
-  }
-
-  /** Passes over fewer than eight zero bits and a bit 1. */
-  skipMarker() {
-    for (let i = 0; i < 8; i += 1) if (this.bits(1) === 1) return;
-    throw new MetaqError(`${WHAT} has a code without a beginning.`);
-  }
-
-  isAtByte() {
-    return this.waitingBits === 0;
-  }
-
-  align() {
-    if (this.waiting !== 0) throw new MetaqError(`${WHAT} has bits set where zeros fill up a byte.`);
-  }
 }

@@ -12,7 +12,8 @@ const MOST_BASIS_SIZE = 2 ** 14;
 const LARGEST_CHUNK_LIMIT_BITS = 22;
 const NAME_ENDINGS = ["", ".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"];
 const [EXACT, NEW_GRID, LAST_GRID, EARLIER_GRID] = [0, 1, 2, 3];
-const [RAW, ZSTD, INLINE, TIED] = [0, 1, 2, 3];
+const [INLINE, TIED] = [2, 3];
+const EXACT_STORAGES = ["raw", "zstd", "inline", "tied", "planes"];
 
 /**
  * What a header says of a tensor.
@@ -21,7 +22,7 @@ const [RAW, ZSTD, INLINE, TIED] = [0, 1, 2, 3];
  * @property {import("./element_types.js").ElementType} type
  * @property {number[]} shape
  * @property {number} elements
- * @property {"raw" | "zstd" | "inline" | "tied" | "quantized"} storage
+ * @property {"raw" | "zstd" | "inline" | "tied" | "planes" | "quantized"} storage
  * @property {Uint8Array} [inline] elements of an inline tensor
  * @property {number} [tiedTo] number of the tensor with the same elements
  * @property {import("./grids.js").Grid} [grid]
@@ -169,11 +170,12 @@ class StorageReader {
   #exact(kind, way) {
     const { name, type, elements } = kind;
     if (way === TIED) return this.#tied(kind);
-    if (way > TIED) throw new MetaqError(`${name} is stored in an unknown way; the file needs a newer reader.`);
+    const storage = EXACT_STORAGES[way];
+    if (!storage) throw new MetaqError(`${name} is stored in an unknown way; the file needs a newer reader.`);
     if (elements === 0 && way !== INLINE) throw new MetaqError(`${name} has no elements, but a chunk.`);
-    if (way !== INLINE) return { storage: way === RAW ? "raw" : "zstd" };
+    if (way !== INLINE) return { storage };
     if (elements * type.size > MOST_INLINE_BYTES) throw new MetaqError(`${name} is too large for the header.`);
-    return { storage: "inline", inline: this.cursor.take(elements * type.size) };
+    return { storage, inline: this.cursor.take(elements * type.size) };
   }
 
   #tied({ name, type, shape }) {

@@ -13,6 +13,7 @@ import { Cursor } from "./cursor.js";
 import { MetaqError } from "./errors.js";
 import { decodeHeaderBytes } from "./header_bytes.js";
 import { readHeader, readMetadata } from "./header.js";
+import { decodePlanes } from "./planes.js";
 import { basisNumerators, restoredBytes } from "./restoring.js";
 import { Tensor } from "./tensor.js";
 import { decodeZstdFrame } from "./zstd.js";
@@ -124,16 +125,35 @@ function decodeSymbols({ entries, bases }, chunks, payloads) {
 
 function restoredTensors({ entries, bases }, chunks, payloads, symbols) {
   const exact = new Map(chunks.flatMap(({ owner }, i) => (owner === undefined ? [] : [[owner, payloads[i]]])));
+  const planes = decodedPlanes(entries, chunks, payloads);
   const decodedBases = bases.map(({ size, grid }, i) => {
     return { size, grid, numerators: basisNumerators(symbols.get(i - bases.length), grid) };
   });
   const found = [];
   entries.forEach((entry, i) => {
     if (entry.storage === "tied") found.push(found[entry.tiedTo]);
-    else if (entry.storage !== "quantized") found.push(exactBytes(entry, exact.get(i)));
+    else if (entry.storage !== "quantized") found.push(exactBytes(entry, exact.get(i) ?? planes.get(i)));
     else found.push(restoredBytes(entry, symbols.get(i) ?? new Int32Array(0), decodedBases[entry.basis]));
   });
   return new Map(entries.map((entry, i) => [entry.name, new Tensor(entry, found[i])]));
+}
+
+/** Bytes of all tensors in planes, by their numbers. @returns {Map<number, Uint8Array>} */
+function decodedPlanes(entries, chunks, payloads) {
+  const found = new Map();
+  const filled = new Map();
+  chunks.forEach(({ pieces }, i) => {
+    if (pieces.length === 0) return;
+    const described = pieces.map((piece) => ({ ...piece, type: entries[piece.owner].type }));
+    decodePlanes(payloads[i], described).forEach((bytes, j) => {
+      const { owner } = pieces[j];
+      const { elements, type } = entries[owner];
+      if (!found.has(owner)) found.set(owner, new Uint8Array(elements * type.size));
+      found.get(owner).set(bytes, filled.get(owner) ?? 0);
+      filled.set(owner, (filled.get(owner) ?? 0) + bytes.length);
+    });
+  });
+  return found;
 }
 
 function exactBytes(entry, payload) {

@@ -1,3 +1,4 @@
+import { Combiner } from "./combining.js";
 import { MetaqError } from "./errors.js";
 import { valueOfNumerator } from "./grids.js";
 import { factorAt } from "./scales.js";
@@ -43,9 +44,11 @@ function combinedBytes(entry, numerators, basis) {
   const bytes = new Uint8Array(elements * type.size);
   const view = new DataView(bytes.buffer);
   const factorOf = scales ? factorAt(scales, entry) : () => 1;
+  if (elements === 0) return bytes;
+  const combiner = new Combiner(basis.numerators, basis.size, grid.count);
   const sums = new Float64Array(basis.size);
   for (let start = 0; start < elements; start += basis.size) {
-    sumRows(numerators, start, basis, sums);
+    combiner.combine(numerators, start, sums);
     for (let j = 0; j < basis.size; j += 1) {
       const value = sums[j] * unit * factorOf(start + j);
       if (!(Math.abs(value) <= type.largest))
@@ -54,17 +57,6 @@ function combinedBytes(entry, numerators, basis) {
     }
   }
   return bytes;
-}
-
-function sumRows(numerators, start, { numerators: rows, size }, sums) {
-  sums.fill(0);
-  for (let k = 0; k < size; k += 1) {
-    const factor = numerators[start + k];
-    if (factor === 0) continue;
-    for (let j = 0; j < size; j += 1) sums[j] += factor * rows[k * size + j];
-  }
-  // A sum of zeros may be -0; this makes it 0.
-  for (let j = 0; j < size; j += 1) sums[j] += 0;
 }
 
 function rowsOf({ shape }) {

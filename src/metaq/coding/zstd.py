@@ -15,9 +15,9 @@ FLAGS_REFUSED = 0b1110_0100
 """Flags of a frame that has a content size, is a single segment, or has a checksum (RFC 8878, section 3.1.1.1.1)."""
 
 
-def compress(raw: bytes) -> bytes:
-    """Frame of `raw` at the highest level."""
-    return _compressor(HIGHEST_LEVEL, len(raw)).compress(raw)
+def compress(raw: bytes, level: int = HIGHEST_LEVEL) -> bytes:
+    """Frame of `raw`, by default at the highest level."""
+    return _compressor(level, len(raw)).compress(raw)
 
 
 def compress_blocks(blocks: Iterable[bytes], size_bytes: int) -> bytes:

@@ -1,11 +1,13 @@
 """Where every byte of a file went: to its frame, its header and each of its tensors, as the coders count."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metaq.container import layout
 from metaq.container.coders import CODERS
-from metaq.container.contents import Chunk
+from metaq.container.contents import Chunk, Entry
+from metaq.container.exact import planes_bits
 from metaq.container.frame import open_frame
 from metaq.container.source import Source, open_source
 from metaq.errors import CodecError, FormatError
@@ -59,7 +61,7 @@ def account(path: str | os.PathLike[str]) -> Account:
         contents = open_frame(source)[0]
         parts_bits = [0.0] * len(contents.parts)
         for chunk in contents.chunks:
-            for piece, bits in zip(chunk.pieces, _piece_bits(source, chunk), strict=True):
+            for piece, bits in zip(chunk.pieces, _piece_bits(source, contents.parts, chunk), strict=True):
                 parts_bits[piece.tensor] += bits
     checksum_bytes = layout.CHECKSUM_BYTES * (1 if len(contents.chunks) <= 1 else len(contents.chunks) + 2)
     return Account(
@@ -71,11 +73,13 @@ def account(path: str | os.PathLike[str]) -> Account:
     )
 
 
-def _piece_bits(source: Source, chunk: Chunk) -> list[float]:
+def _piece_bits(source: Source, parts: Sequence[Entry], chunk: Chunk) -> list[float]:
     if len(chunk.pieces) == 1:
         return [8.0 * chunk.size_bytes]
     payload = source.take(chunk.offset_bytes, chunk.size_bytes)
     try:
+        if chunk.coder == layout.PLANES:
+            return planes_bits(payload, [parts[piece.tensor] for piece in chunk.pieces], chunk.pieces)
         return CODERS[chunk.coder].code_lengths(payload, [piece.shape for piece in chunk.pieces])
     except CodecError as error:
         raise FormatError(

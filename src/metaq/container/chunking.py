@@ -15,7 +15,7 @@ def plan_chunks(entries: Sequence[Entry], chunk_bits: int) -> list[Plan]:
     """Chunks of a file in order; a chunk stands where its first tensor stands.
 
     `entries` are the bases and then the tensors; where their payloads are is not looked at. A chunk of several tensors,
-    or a piece of one, has at most ``2**chunk_bits`` symbols.
+    or a piece of one, has at most ``2**chunk_bits`` symbols; see :func:`symbols_per_element`.
     """
     limit = 1 << chunk_bits
     plans: list[tuple[str, list[Piece]]] = []
@@ -24,32 +24,43 @@ def plan_chunks(entries: Sequence[Entry], chunk_bits: int) -> list[Plan]:
     for number, entry in enumerate(entries):
         if not has_chunk(entry):
             continue
-        if entry.grid is None or entry.count > limit:
+        symbols = entry.count * symbols_per_element(entry)
+        if is_whole(entry) or symbols > limit:
             plans += [(entry.coder, [piece]) for piece in _pieces(number, entry, limit)]
             open_chunks.pop(entry.coder, None)
             continue
         whole = Piece(tensor=number, start=0, shape=stream_shape(entry))
         place, held = open_chunks.get(entry.coder, (0, limit))
-        if held + entry.count <= limit:
+        if held + symbols <= limit:
             plans[place][1].append(whole)
         else:
             place, held = len(plans), 0
             plans.append((entry.coder, [whole]))
-        open_chunks[entry.coder] = (place, held + entry.count)
+        open_chunks[entry.coder] = (place, held + symbols)
     return [(coder, tuple(pieces)) for coder, pieces in plans]
 
 
 def fewest_chunks(entries: Sequence[Entry], chunk_bits: int) -> int:
     """Chunks that cut tensors alone take: known before a list of them is made. Entries are as in the plan."""
     limit = 1 << chunk_bits
-    cut = [entry for entry in entries if entry.grid is not None and entry.count > limit]
-    return sum(-(-entry.count // _piece_count(entry, limit)) for entry in cut)
+    cut = [entry for entry in entries if has_chunk(entry) and not is_whole(entry)]
+    return sum(-(-entry.count // _piece_count(entry, limit)) for entry in cut if entry.count > _most(entry, limit))
 
 
 def has_chunk(entry: Entry) -> bool:
     """Whether any byte outside the header belongs to the tensor."""
     without = (layout.EXACT_NAMES[layout.EXACT_INLINE], layout.EXACT_NAMES[layout.EXACT_TIED])
     return entry.count > 0 and entry.coder not in without
+
+
+def is_whole(entry: Entry) -> bool:
+    """Whether the tensor is a chunk by itself, however large."""
+    return entry.grid is None and entry.coder != layout.PLANES
+
+
+def symbols_per_element(entry: Entry) -> int:
+    """What an element counts in a chunk: 1, or, in planes, one for every two bytes of it."""
+    return max(entry.dtype.itemsize // 2, 1) if entry.coder == layout.PLANES else 1
 
 
 def stream_shape(entry: Entry) -> StreamShape:
@@ -63,7 +74,7 @@ def stream_shape(entry: Entry) -> StreamShape:
 
 
 def _pieces(number: int, entry: Entry, limit: int) -> Iterator[Piece]:
-    if entry.grid is None:
+    if is_whole(entry):
         yield Piece(tensor=number, start=0, shape=stream_shape(entry))
         return
     whole, most = stream_shape(entry), _piece_count(entry, limit)
@@ -75,9 +86,14 @@ def _pieces(number: int, entry: Entry, limit: int) -> Iterator[Piece]:
 
 def _piece_count(entry: Entry, limit: int) -> int:
     """Symbols of every piece but the last."""
-    row_length = layout.row_length(entry.shape, entry.scan)
-    return limit // row_length * row_length if _is_cut_by_rows(entry, limit) else limit
+    row_length, most = layout.row_length(entry.shape, entry.scan), _most(entry, limit)
+    return most // row_length * row_length if _is_cut_by_rows(entry, limit) else most
 
 
 def _is_cut_by_rows(entry: Entry, limit: int) -> bool:
-    return 0 < layout.row_length(entry.shape, entry.scan) <= limit
+    return 0 < layout.row_length(entry.shape, entry.scan) <= _most(entry, limit)
+
+
+def _most(entry: Entry, limit: int) -> int:
+    """Most elements of a chunk of `limit` symbols."""
+    return max(limit // symbols_per_element(entry), 1)

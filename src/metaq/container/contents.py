@@ -26,8 +26,8 @@ class Entry:
     name, shape, dtype
         As in the model.
     coder
-        Coder of the bucket indices; ``"raw"``, ``"zstd"`` or, in the header, ``"inline"`` for a tensor kept exactly;
-        ``"tied"`` for one that has no elements of its own.
+        Coder of the bucket indices; ``"planes"``, ``"raw"``, ``"zstd"`` or, in the header, ``"inline"`` for a tensor
+        kept exactly; ``"tied"`` for one that has no elements of its own.
     grid
         Reference values, or None for a tensor kept exactly or tied.
     scan, trellis_bits

@@ -45,8 +45,9 @@ MORE_FLAG = 1 << 7
 
 SCALES_FLAG = 1
 
-EXACT_RAW, EXACT_ZSTD, EXACT_INLINE, EXACT_TIED = 0, 1, 2, 3
-EXACT_NAMES = ("raw", "zstd", "inline", "tied")
+EXACT_RAW, EXACT_ZSTD, EXACT_INLINE, EXACT_TIED, EXACT_PLANES = 0, 1, 2, 3, 4
+EXACT_NAMES = ("raw", "zstd", "inline", "tied", "planes")
+PLANES = EXACT_NAMES[EXACT_PLANES]
 INLINE_BYTES = 64
 """Exact tensors up to this size stand in the header: a chunk of their own would cost its size and a checksum."""
 
@@ -101,6 +102,17 @@ def row_length(shape: tuple[int, ...], scan: Scan = "rows") -> int:
     if scan == "columns":
         return shape[0] if shape else 0
     return prod(shape[1:]) if len(shape) > 1 else 0
+
+
+def exact_way(dtype: Dtype, shape: tuple[int, ...]) -> int:
+    """How the writer keeps a tensor exactly, as far as that is known before its elements: one of the numbers above.
+
+    Vectors of bytes are files rather than numbers. What they repeat may lie anywhere, so that they are packed whole:
+    ``EXACT_RAW`` or ``EXACT_ZSTD``, and here the former.
+    """
+    if prod(shape) * dtype.itemsize <= INLINE_BYTES:
+        return EXACT_INLINE
+    return EXACT_RAW if dtype is Dtype.uint8 and len(shape) == 1 else EXACT_PLANES
 
 
 def grid_fits(grid: BucketGrid, dtype: Dtype, scales: Scales | None = None) -> bool:

@@ -13,15 +13,17 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
+from metaq.container import layout
+from metaq.container.chunking import symbols_per_element
 from metaq.container.coders import CODERS
 from metaq.container.contents import Chunk, Contents, Entry, File
+from metaq.container.exact import as_elements, decode_planes, whole
 from metaq.container.frame import open_checked_frame, open_frame
-from metaq.container.layout import combinations_fit, largest_column_sum
 from metaq.container.restoring import BasisRestoration, CombinedRestoration, Restoration, place
-from metaq.container.source import Source, open_source
+from metaq.container.source import FileLike, Source, open_source
 from metaq.errors import CodecError, ConfigError, FormatError
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor
 
 DEFAULT_MAX_BYTES = 16 << 30
 """Memory that restoring a file may take unless the caller says otherwise."""
@@ -36,18 +38,20 @@ Streams = list[NDArray[np.generic]]
 """What a chunk holds: symbols of its pieces, or the elements of an exact tensor."""
 
 
-def read(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> File:
+def read(path: FileLike, *, max_bytes: int = DEFAULT_MAX_BYTES) -> File:
     """Read a ``.metaq`` file.
 
     Parameters
     ----------
     path
-        The file.
+        The file: its path, its bytes, or an open binary file that can seek, which is left open.
     max_bytes
         Memory that its tensors may take; a small file can honestly hold very large constant tensors.
 
     Raises
     ------
+    ConfigError
+        If `path` is none of these.
     FormatError
         If the file is missing, foreign, damaged, of a newer version, or takes more than `max_bytes`.
     """
@@ -75,7 +79,7 @@ def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str = "da
     return _read_all(Source(io.BytesIO(data), source), max_bytes)
 
 
-def describe(path: str | os.PathLike[str]) -> Contents:
+def describe(path: FileLike) -> Contents:
     """What a ``.metaq`` file holds, without decoding any tensor; errors as for :func:`read`.
 
     Of a file of several chunks only the header is read and checked, of any other all bytes are checked.
@@ -85,7 +89,7 @@ def describe(path: str | os.PathLike[str]) -> Contents:
 
 
 def stream(
-    path: str | os.PathLike[str],
+    path: FileLike,
     *,
     max_bytes: int = DEFAULT_MAX_BYTES,
     names: Iterable[str] | None = None,
@@ -102,7 +106,7 @@ def stream(
     Parameters
     ----------
     path
-        The file; it is opened when the first tensor is asked for, and errors come no sooner.
+        As for :func:`read`; it is opened when the first tensor is asked for, and errors come no sooner.
     max_bytes
         Memory that a single tensor may take, with all bases that are needed.
     names
@@ -122,7 +126,7 @@ def stream(
         wanted = _wanted(contents, source, names)
         largest = max((contents.entries[number].restored_bytes for number in wanted), default=0)
         bases = contents.bases_of(contents.entries[number].name for number in wanted)
-        require_memory(path, largest + sum(contents.bases[number].restored_bytes for number in bases), max_bytes)
+        require_memory(source.name, largest + sum(contents.bases[number].restored_bytes for number in bases), max_bytes)
         sharing: dict[str, list[Entry]] = {}
         holders = set()
         for number in wanted:
@@ -143,20 +147,23 @@ def _read_all(source: Source, max_bytes: int) -> File:
     require_memory(source.name, sum(entry.memory_bytes for entry in contents.parts), max_bytes)
     inline = {number: _exact(source, contents.parts[number], raw) for number, raw in elements.items()}
     exact = {number: _writable(tensor) for number, tensor in inline.items()}
+    restored: dict[int, Restoration] = {}
     indices: dict[int, NDArray[np.int64]] = {}
-    for chunk, streams in _decoded(source, contents, contents.chunks):
+    for chunk, streams in decoded(source, contents, contents.chunks):
         for piece, symbols in zip(chunk.pieces, streams, strict=True):
             entry = contents.parts[piece.tensor]
             if entry.grid is None:
-                found = ExactTensor(name=entry.name, values=symbols, dtype=entry.dtype)
-                exact[piece.tensor] = _writable(found)
+                restored.setdefault(piece.tensor, Restoration(entry)).add(symbols)
                 continue
             if piece.tensor not in indices:
                 indices[piece.tensor] = np.zeros(entry.shape, dtype=np.int64)
             place(indices[piece.tensor], entry.scan == "columns", piece.start, symbols)
+    for number, target in restored.items():
+        entry = contents.parts[number]
+        exact[number] = _writable(ExactTensor(name=entry.name, values=target.values, dtype=entry.dtype))
     grids = [entry.grid for entry in contents.bases if entry.grid is not None]
     bases = [Basis(indices=indices[number], grid=grid) for number, grid in enumerate(grids)]
-    sums = [largest_column_sum(basis.size, basis.numerators) for basis in bases]
+    sums = [layout.largest_column_sum(basis.size, basis.numerators) for basis in bases]
     held: dict[int, QuantizedTensor | ExactTensor] = {}
     for number, entry in enumerate(contents.entries):
         part = len(bases) + number
@@ -188,7 +195,7 @@ def _quantized(entry: Entry, indices: NDArray[np.int64] | None, bases: Sequence[
 
 def _require_combinations_fit(name: str, entry: Entry, basis_grid: BucketGrid, column_sum: float) -> None:
     assert entry.grid is not None
-    if not combinations_fit(entry.grid, basis_grid, column_sum, entry.dtype, entry.scales):
+    if not layout.combinations_fit(entry.grid, basis_grid, column_sum, entry.dtype, entry.scales):
         raise FormatError(
             f"{name}: chunk of tensor {entry.name!r}, byte {entry.offset_bytes}: combinations of its basis reach "
             f"beyond the largest {entry.dtype.name}; the file was not made by metaq. Get it again or make it again."
@@ -209,7 +216,7 @@ def _wanted(contents: Contents, source: Source, names: Iterable[str] | None) -> 
     return sorted(chosen)
 
 
-def require_memory(name: str | os.PathLike[str], needed: int, max_bytes: int) -> None:
+def require_memory(name: str, needed: int, max_bytes: int) -> None:
     """Refuse to restore the file `name` if that takes more than `max_bytes`."""
     if needed > max_bytes:
         raise FormatError(
@@ -227,19 +234,19 @@ def _restored(
     missing = Counter(piece.tensor for chunk in chunks for piece in chunk.pieces if piece.tensor in chosen)
     held: dict[int, list[NDArray[np.generic]]] = {}
     bases: dict[int, BasisRestoration] = {}
-    with closing(_decoded(source, contents, chunks)) as decoded:
+    with closing(decoded(source, contents, chunks)) as found:
         for number in wanted:
             entry = contents.parts[number]
             if number in inline:
                 yield entry, _exact(source, entry, inline[number])
                 continue
             is_basis = number < len(contents.bases)
-            target = BasisRestoration(entry) if is_basis else _restoration(source.name, entry, bases)
+            target = BasisRestoration(entry) if is_basis else restoration(source.name, entry, bases)
             while missing[number] or held.get(number):
                 if held.get(number):
                     target.add(held[number].pop(0))
                     continue
-                chunk, streams = next(decoded)
+                chunk, streams = next(found)
                 for piece, symbols in zip(chunk.pieces, streams, strict=True):
                     if piece.tensor in missing:
                         missing[piece.tensor] -= 1
@@ -257,7 +264,7 @@ def _restored(
             del values
 
 
-def _restoration(name: str, entry: Entry, bases: Mapping[int, BasisRestoration]) -> Restoration:
+def restoration(name: str, entry: Entry, bases: Mapping[int, BasisRestoration]) -> Restoration:
     if entry.basis is None:
         return Restoration(entry)
     basis = bases[entry.basis]
@@ -265,7 +272,7 @@ def _restoration(name: str, entry: Entry, bases: Mapping[int, BasisRestoration])
     return CombinedRestoration(entry, basis)
 
 
-def _decoded(
+def decoded(
     source: Source, contents: Contents, chunks: Iterable[Chunk]
 ) -> Generator[tuple[Chunk, Streams], None, None]:
     """Chunks in order with what they hold, decoded ahead on all cores as far as memory allows."""
@@ -275,7 +282,10 @@ def _decoded(
     with ThreadPoolExecutor(max_workers=cores or 1) as pool:
         try:
             for chunk in chunks:
-                cost = chunk.size_bytes + SYMBOL_BYTES * sum(piece.shape.count for piece in chunk.pieces)
+                symbols = (
+                    symbols_per_element(contents.parts[piece.tensor]) * piece.shape.count for piece in chunk.pieces
+                )
+                cost = chunk.size_bytes + SYMBOL_BYTES * sum(symbols)
                 while waiting and (held + cost > IN_FLIGHT_BYTES or len(waiting) > 2 * (cores or 1)):
                     held -= waiting[0][1]
                     yield _finished(waiting)
@@ -300,8 +310,10 @@ def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes) 
     if len(payload) != chunk.size_bytes or (chunk.checksum is not None and zlib.crc32(payload) != chunk.checksum):
         raise _chunk_error(name, chunk, entry, "its checksum does not match; the file is damaged.")
     try:
+        if chunk.coder == layout.PLANES:
+            return decode_planes(payload, [contents.parts[piece.tensor] for piece in chunk.pieces], chunk.pieces)
         if entry.grid is None:
-            return [_elements(payload, entry)]
+            return [whole(payload, entry)]
         return list(CODERS[chunk.coder].decode_chunk(payload, [piece.shape for piece in chunk.pieces]))
     except ImportError as error:
         reason = f"the coder {chunk.coder} needs the package {error.name}, which cannot be imported; install it."
@@ -322,28 +334,11 @@ def _chunk_error(name: str, chunk: Chunk, entry: Entry, reason: str) -> FormatEr
 
 def _exact(source: Source, entry: Entry, raw: bytes) -> ExactTensor:
     try:
-        return ExactTensor(name=entry.name, values=_array(raw, entry), dtype=entry.dtype)
+        return ExactTensor(name=entry.name, values=as_elements(raw, entry), dtype=entry.dtype)
     except CodecError as error:
         raise FormatError(
             f"{source.name}: unpacked header, tensor {entry.name!r}: {error} Get the file again or make it again."
         ) from error
-
-
-def _elements(payload: bytes, entry: Entry) -> NDArray[np.generic]:
-    if entry.coder == "raw":
-        return _array(payload, entry)
-    # Imported late, so that files without such tensors are read where zstandard is not installed.
-    from metaq.coding import zstd
-
-    return _array(zstd.decompress(payload, entry.restored_bytes), entry)
-
-
-def _array(raw: bytes, entry: Entry) -> NDArray[np.generic]:
-    if len(raw) != entry.restored_bytes:
-        raise CodecError(f"{len(raw)} bytes were found where {entry.restored_bytes} are needed.")
-    if entry.dtype is Dtype.bool and raw.strip(b"\0\1"):
-        raise CodecError("a truth value is neither 0 nor 1.")
-    return np.frombuffer(raw, dtype=entry.dtype.storage).reshape(entry.shape)
 
 
 def _writable(tensor: ExactTensor) -> ExactTensor:

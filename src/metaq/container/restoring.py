@@ -26,18 +26,19 @@ class Restoration:
     """
 
     def __init__(self, entry: Entry) -> None:
-        # An exact tensor has one piece, which comes as it is.
-        shape = entry.shape if entry.grid is not None else (0,)
-        self.values: NDArray[np.generic] = np.zeros(shape, dtype=entry.dtype.storage)
+        # The only piece of a tensor kept exactly comes as it is.
+        self.values: NDArray[np.generic] = np.zeros(
+            entry.shape if entry.grid is not None else (0,), dtype=entry.dtype.storage
+        )
         self._entry = entry
         self._row_length = trellis_row_length(entry.shape, entry.scan)
         self._position = 0
         self._state = 0
 
     def add(self, piece: NDArray[np.generic]) -> None:
-        """Take the next symbols in the order of the scan, int of shape (n,), or all elements of an exact tensor."""
+        """Take the next symbols in the order of the scan, int of shape (n,), or elements of a tensor kept exactly."""
         if self._entry.grid is None:
-            self.values = piece
+            self._keep(piece)
             return
         symbols = cast(NDArray[np.integer], piece)
         for start in range(0, symbols.size, BLOCK):
@@ -58,6 +59,15 @@ class Restoration:
         """Grid of a tensor that is not exact."""
         assert self._entry.grid is not None
         return self._entry.grid
+
+    def _keep(self, elements: NDArray[np.generic]) -> None:
+        if elements.size == self._entry.count:
+            self.values = elements.reshape(self._entry.shape)
+            return
+        if self._position == 0:
+            self.values = np.zeros(self._entry.shape, dtype=self._entry.dtype.storage)
+        place(self.values, False, self._position, elements)
+        self._position += elements.size
 
     def _take(self, numerators: NDArray[np.float64]) -> None:
         # The formula of QuantizedTensor.values, in the same order, so that both give the same bits.

@@ -1,49 +1,95 @@
-"""Where the bytes of a file come from: memory, or the disk piece by piece."""
+"""Where the bytes of a file come from: memory, an open file, or the disk piece by piece."""
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
 from pathlib import Path
 from typing import IO
 
 from metaq.container.layout import MAGIC
-from metaq.errors import FormatError
+from metaq.errors import ConfigError, FormatError
 
 BLOCK_BYTES = 1 << 20
 
+FileLike = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+"""A path, the bytes of a file, or an open binary file that can seek: all of it counts, wherever it stands, and it is
+left open.
+"""
+
 
 class Source:
-    """Bytes that can be taken from any place, and what to call them in messages; a context manager that closes them."""
+    """Bytes that can be taken from any place, and what to call them in messages; a context manager that closes them
+    unless they are `borrowed`.
+    """
 
-    def __init__(self, stream: IO[bytes], name: str) -> None:
+    def __init__(self, stream: IO[bytes], name: str, *, borrowed: bool = False) -> None:
         self.name = name
         self.size_bytes = stream.seek(0, os.SEEK_END)
         self._stream = stream
+        self._borrowed = borrowed
 
     def __enter__(self) -> Source:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        if not self._borrowed:
+            self._stream.close()
 
     def take(self, offset: int, size_bytes: int) -> bytes:
         """`size_bytes` bytes from byte `offset` on; fewer at the end."""
         try:
             self._stream.seek(offset)
-            return self._stream.read(size_bytes)
-        except OSError as error:
+            found = self._stream.read(size_bytes)
+            # Files without a buffer may give less than they have.
+            while found and len(found) < size_bytes and (more := self._stream.read(size_bytes - len(found))):
+                found += more
+        except (OSError, ValueError) as error:
             raise _unreadable(self.name, error) from error
+        return found
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """A file on disk; raises :class:`FormatError` if it is missing or cannot be read."""
+def name_of(file: FileLike) -> str:
+    """What to call a file in messages: its path, if it has one."""
+    if isinstance(file, bytes | bytearray | memoryview):
+        return "data"
+    name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", None)
+    return os.fspath(name) if isinstance(name, str | os.PathLike) else "data"
+
+
+def open_source(file: FileLike) -> Source:
+    """The bytes of a file.
+
+    Raises :class:`ConfigError` if it is neither a path nor bytes nor a binary file that can seek, and
+    :class:`FormatError` if it is missing or cannot be read.
+    """
+    name = name_of(file)
+    if isinstance(file, bytes | bytearray | memoryview):
+        return Source(io.BytesIO(bytes(file)), name)
     try:
-        return Source(Path(path).open("rb"), str(path))
+        if isinstance(file, str | os.PathLike):
+            return Source(Path(file).open("rb"), name)
+        _check_stream(file, name)
+        return Source(file, name, borrowed=True)
+    except ConfigError:
+        raise
     except FileNotFoundError as error:
-        raise FormatError(f"{path}: no such file; check the path.") from error
+        advice = "write out the home folder, as os.path.expanduser does" if name.startswith("~") else "check the path"
+        raise FormatError(f"{name}: no such file; {advice}.") from error
+    except IsADirectoryError as error:
+        raise FormatError(f"{name}: cannot be read, since it is a folder; give the path of a file in it.") from error
     except (OSError, ValueError) as error:
-        raise _unreadable(str(path), error) from error
+        raise _unreadable(name, error) from error
+
+
+def _check_stream(file: object, name: str) -> None:
+    if not (hasattr(file, "read") and hasattr(file, "seek")):
+        raise ConfigError(f"file: a {type(file).__name__} is neither a path nor bytes nor an open binary file.")
+    if isinstance(file, io.TextIOBase):
+        raise ConfigError(f"{name}: is open as text; open it in the mode 'rb'.")
+    if isinstance(file, io.IOBase) and not file.closed and not file.seekable():
+        raise ConfigError(f"{name}: cannot seek; give the bytes that its read() returns.")
 
 
 def is_metaq(path: str | os.PathLike[str]) -> bool:

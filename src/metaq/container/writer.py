@@ -8,19 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import chain
+from math import prod
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq.container import layout
+from metaq.coding.chunks import StreamShape
+from metaq.container import chunking, layout
 from metaq.container.coders import check_name, encode_chunk
 from metaq.container.contents import Entry, Metadata, Piece, WriteReport, coverage_of_entries
+from metaq.container.exact import encode_planes
 from metaq.container.fields import Parts, StoredChunk, check_elements, check_tensors, packed_checksum, utf8
 from metaq.container.header import basis_entry
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
-from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor, is_combination_exact
+from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, is_combination_exact
 from metaq.tensors.scales import has_scales
 
 DEFAULT_CODER = "small"
@@ -32,18 +35,21 @@ THOROUGH_BYTES = 1 << 24
 
 BLOCK_BYTES = 1 << 20
 
+SAMPLE = 1 << 18
+"""Elements of a tensor that tell about what it takes."""
+
 Read = Callable[[int, int], bytes]
 """From a first byte and the byte after the last to the bytes between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Item:
-    """A tensor or a basis to be written: its entry, and symbols in the order of the scan, or the bytes of a tensor kept
-    exactly; neither for a tied one.
+    """A tensor or a basis to be written: its entry, and symbols in the order of the scan, or elements in planes, or the
+    bytes of a tensor kept exactly otherwise; none for a tied one.
     """
 
     entry: Entry
-    symbols: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    symbols: NDArray[np.generic] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     raw: bytes = b""
 
 
@@ -152,7 +158,7 @@ def _build(
         chunk_bits=chunk_bits,
     )
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        payloads = list(pool.map(lambda plan: _payload([*basis_items, *items], *plan), parts.plans()))
+        payloads = list(pool.map(lambda plan: _payload([*basis_items, *items], coder, *plan), parts.plans()))
     head = parts.head([StoredChunk(size_bytes=len(each), checksum=zlib.crc32(each)) for each in payloads])
     body = b"".join([head, *payloads])
     report = WriteReport(
@@ -248,8 +254,11 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
                 f"{tensor.name}: {tensor.values.dtype} values cannot stand for {tensor.dtype.name}; "
                 f"give them as {tensor.dtype.storage.name}."
             )
-        elements = tensor.values.astype(tensor.dtype.storage).tobytes()
-        way, raw = exact_payload(len(elements), lambda start, stop: elements[start:stop])
+        elements = np.ascontiguousarray(tensor.values, dtype=tensor.dtype.storage).reshape(-1)
+        if layout.exact_way(tensor.dtype, tensor.shape) == layout.EXACT_PLANES:
+            return _Item(entry=replace(entry, coder=layout.PLANES), symbols=elements)
+        size = tensor.dtype.itemsize
+        way, raw = whole_payload(elements.nbytes, lambda start, stop: elements[start // size : stop // size].tobytes())
         return _Item(entry=replace(entry, coder=way), raw=raw)
     if basis is None and not layout.grid_fits(tensor.grid, tensor.dtype, tensor.scales):
         raise ConfigError(f"{tensor.name}: its buckets reach beyond the largest {tensor.dtype.name}; use a wider type.")
@@ -271,17 +280,23 @@ def _check_scales(tensor: QuantizedTensor | ExactTensor) -> None:
         raise ConfigError(f"{tensor.name}: its scales are not one a row and one a column of shape {tensor.shape}.")
 
 
-def _payload(parts: Sequence[_Item], coder: str, pieces: Sequence[Piece]) -> bytes:
-    first = parts[pieces[0].tensor]
-    if first.entry.grid is None:
-        return first.raw
-    streams = (parts[piece.tensor].symbols[piece.start : piece.start + piece.shape.count] for piece in pieces)
+def _payload(parts: Sequence[_Item], file_coder: str, coder: str, pieces: Sequence[Piece]) -> bytes:
+    held = [parts[piece.tensor] for piece in pieces]
+    entries = [item.entry for item in held]
+    if chunking.is_whole(entries[0]):
+        return held[0].raw
+    streams = [
+        item.symbols[piece.start : piece.start + piece.shape.count] for item, piece in zip(held, pieces, strict=True)
+    ]
+    if coder == layout.PLANES:
+        return encode_planes(streams, entries, pieces, file_coder)
     symbols = [stream.astype(np.int64, copy=False) for stream in streams]
-    return encode_chunk(coder, symbols, [piece.shape for piece in pieces], first.entry.name)
+    return encode_chunk(coder, symbols, [piece.shape for piece in pieces], entries[0].name)
 
 
-def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
-    """Name of the way in which elements are stored, see :attr:`metaq.container.Entry.coder`, and their bytes.
+def whole_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
+    """Name of the way in which a tensor kept exactly but not in planes is stored, see
+    :attr:`metaq.container.Entry.coder`, and its bytes.
 
     `read` gives elements, little-endian in C order. Memory is that of the result and, up to ``THOROUGH_BYTES``, of the
     elements.
@@ -301,6 +316,27 @@ def exact_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:
         return layout.EXACT_NAMES[layout.EXACT_ZSTD], packed
     del packed
     return layout.EXACT_NAMES[layout.EXACT_RAW], read(0, size_bytes)
+
+
+def expected_exact_bytes(dtype: Dtype, shape: tuple[int, ...], read: Callable[[int, int], NDArray[np.generic]]) -> int:
+    """About what a tensor takes that is kept exactly: some of it is coded. `read` gives elements, as
+    ``dtype.storage``, from a first number to one after the last.
+    """
+    count = prod(shape)
+    way = layout.exact_way(dtype, shape)
+    if way == layout.EXACT_INLINE:
+        return count * dtype.itemsize
+    entry = Entry(name="", shape=shape, dtype=dtype, coder=layout.EXACT_NAMES[way], grid=None)
+    row_length = layout.row_length(shape)
+    some = min(max(SAMPLE // max(row_length, 1), 1) * max(row_length, 1), SAMPLE, count)
+    start = (count - some) // 2 // max(row_length, 1) * max(row_length, 1)
+    elements = read(start, start + some)
+    if way == layout.EXACT_RAW:
+        payload = whole_payload(elements.nbytes, lambda first, last: elements[first:last].tobytes())[1]
+    else:
+        told = StreamShape(count=some, alphabet_size=0, row_length=row_length if some >= row_length else 0)
+        payload = encode_planes([elements], [entry], [Piece(tensor=0, start=start, shape=told)], "fast")
+    return len(payload) * count // some
 
 
 def assemble(path: str | os.PathLike[str], head: bytes, payloads: Iterable[bytes]) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from metaq.coding.bits import BitReader, bit_lengths, exp_golomb, pack
 from metaq.coding.chunks import StreamShape, check_range, check_shapes, checked_streams
 from metaq.coding.context import fast_kernel as kernel
+from metaq.coding.context.row_classes import row_classes
 from metaq.coding.varint import decode_varint, encode_varint
 from metaq.compiled import Bytes, Floats, Integers, Symbols
 from metaq.errors import CodecError
@@ -42,11 +43,6 @@ MAX_JOINED = 1 << 15
 
 MAX_CANDIDATES = 64
 """Blocks that a short part is tried to join; more would take longer than the bytes are worth."""
-
-MAX_CLASSES = 8
-MIN_CLASSED_COUNT = 1 << 13
-CLASS_WIDTH = 0.35
-"""Rows of a class differ less than this in the binary logarithm of their scale; within it a table loses under 1 %."""
 
 TABLE_BITS, TOKEN_BITS = 64.0, 5.0
 """What a table and each of its tokens are taken to cost while blocks are planned."""
@@ -114,23 +110,22 @@ class _Layout:
 
 def _plan(residuals: list[Symbols], shapes: Sequence[StreamShape]) -> tuple[list[_Layout], Integers]:
     """Layouts that make the chunk small, and the number of symbols in each block."""
-    classes = [_row_classes(values, shape) for values, shape in zip(residuals, shapes, strict=True)]
     trellis = any(shape.trellis_bits for shape in shapes)
-    if not trellis and len(shapes) == 1 and classes[0].size == 1:
+    promising = [row_classes(values, shape) for values, shape in zip(residuals, shapes, strict=True)]
+    if not trellis and len(shapes) == 1 and not promising[0]:
         return [], np.array([shapes[0].count])
-    tallies = [_tally(*each) for each in zip(residuals, shapes, classes, strict=True)]
+    classed = [_classed(*each) for each in zip(residuals, shapes, promising, strict=True)]
+    tallies = [counts for _, counts in classed]
     split = trellis and _split_pays(tallies, shapes)
     blocks = _Blocks()
     layouts = []
-    for shape, of_rows, counts in zip(shapes, classes, tallies, strict=True):
+    for shape, (of_rows, counts) in zip(shapes, classed, strict=True):
         split_here = split and shape.trellis_bits > 0
         parts = counts if split_here else counts.sum(axis=1, keepdims=True)
-        overhead_bits = of_rows.size * parts.shape[1] * len(counts).bit_length()
-        by_rows = len(counts) > 1 and _cost_bits(parts) + overhead_bits < _cost_bits(parts.sum(axis=0))
-        if not by_rows:
+        if len(counts) > 1 and _cost_by_rows_bits(of_rows, parts) >= _cost_bits(parts.sum(axis=0)):
             of_rows, parts = np.zeros(1, dtype=np.int64), parts.sum(axis=0, keepdims=True)
         numbers = [[blocks.place(part, quantizer) for quantizer, part in enumerate(pair)] for pair in parts]
-        layouts.append(_layout(shape, by_rows, split_here, np.array(numbers)[of_rows]))
+        layouts.append(_layout(shape, of_rows.size > 1, split_here, np.array(numbers)[of_rows]))
     return layouts, np.array([counts.sum() for counts in blocks.counts])
 
 
@@ -198,22 +193,25 @@ def _tally(values: Symbols, shape: StreamShape, classes: Integers) -> Integers:
     return counts.reshape(number, 2, -1)
 
 
-def _row_classes(values: Symbols, shape: StreamShape) -> Integers:
-    """Class of every row by its scale, int64 of shape (rows,); of shape (1,) if classes promise nothing."""
-    none = np.zeros(1, dtype=np.int64)
-    if not shape.usable_row or shape.count < MIN_CLASSED_COUNT:
-        return none
-    rows = shape.count // shape.row_length
-    sums = np.zeros(rows, dtype=np.int64)
-    kernel.magnitudes(values, shape.row_length, sums)
-    # A tenth keeps rows of nothing but central symbols finite, and near the others.
-    levels = np.log2(sums / shape.row_length + 0.1)
-    gain_bits = shape.count * (np.log2(np.exp2(levels).mean()) - levels.mean())
-    if gain_bits < 4 * rows + 2 * TABLE_BITS:
-        return none
-    width = max(float(np.ptp(levels)) / MAX_CLASSES, CLASS_WIDTH)
-    classes = np.floor((levels - levels.min()) / width).astype(np.int64).clip(0, MAX_CLASSES - 1)
-    return np.unique(classes, return_inverse=True)[1].reshape(-1).astype(np.int64)
+def _cost_by_rows_bits(classes: Integers, counts: Integers) -> float:
+    """Estimate for a stream with a block for every class of rows, and these for every row."""
+    return _cost_bits(counts) + float(classes.size * counts.shape[1] * len(counts).bit_length())
+
+
+def _classed(values: Symbols, shape: StreamShape, promising: Sequence[Integers]) -> tuple[Integers, Integers]:
+    """The `promising` classes of rows that cost least, or a single one, and the tally of them."""
+    classes = promising or [np.zeros(1, dtype=np.int64)]
+    tallied = [(each, _tally(values, shape, each)) for each in classes]
+    return min(tallied, key=lambda pair: _cost_by_rows_bits(pair[0], pair[1].sum(axis=1, keepdims=True)))
+
+
+def estimated_bits(symbols: Symbols, shape: StreamShape) -> float:
+    """About what a stream takes as a chunk, by rows where that is less."""
+    residuals = symbols - np.int32(shape.central)
+    classes, counts = _classed(residuals, shape, row_classes(residuals, shape))
+    counts = counts.sum(axis=1, keepdims=True)
+    whole = _cost_bits(counts.sum(axis=0))
+    return min(whole, _cost_by_rows_bits(classes, counts)) if len(counts) > 1 else whole
 
 
 def _trellis(shape: StreamShape) -> tuple[Symbols, int]:

@@ -110,7 +110,7 @@ def decode(data: Bytes, start: int, table: NDArray[np.uint32], table_bits: int, 
     for lane in range(lanes):
         if position > end:
             return CUT_OFF
-        states[lane] = _window(data, position) & ((1 << table_bits) - 1)
+        states[lane] = window_at(data, position) & ((1 << table_bits) - 1)
         position += table_bits
     done = 0
     if lanes == LANES:
@@ -123,7 +123,7 @@ def decode(data: Bytes, start: int, table: NDArray[np.uint32], table_bits: int, 
         entry = int(np.int64(table[states[lane]]))
         out[index] = marker + (entry >> 20)
         bits = entry & 15
-        states[lane] = ((entry >> 8) & INDEX_MASK) + (_window(data, position) & ((1 << bits) - 1))
+        states[lane] = ((entry >> 8) & INDEX_MASK) + (window_at(data, position) & ((1 << bits) - 1))
         position += bits
     if position > end:
         return CUT_OFF
@@ -144,7 +144,7 @@ def _decode_lanes(
         if position > end:
             return position
         place = LANES * group
-        window = _window(data, position)
+        window = window_at(data, position)
         # The mask shows the compiler that indices are not negative.
         entry0 = int(np.int64(table[state0 & INDEX_MASK]))
         entry1 = int(np.int64(table[state1 & INDEX_MASK]))
@@ -168,7 +168,7 @@ def _decode_lanes(
 
 
 @compiled_part
-def _window(data: Bytes, position: int) -> int:
+def window_at(data: Bytes, position: int) -> int:
     """The 56 bits from `position` on, and rubbish above them; the eight bytes become one load."""
     byte = (position >> 3) & 0x7FFFFFFFFFFF
     low = np.int64(data[byte]) | np.int64(data[byte + 1]) << 8
@@ -355,7 +355,7 @@ def append_low_bits(data: Bytes, start: int, width: int, out: Symbols) -> None:
     """
     mask = (1 << width) - 1
     for index in range(out.size):
-        out[index] = (int(out[index]) << width) + (_window(data, 8 * start + index * width) & mask)
+        out[index] = (int(out[index]) << width) + (window_at(data, 8 * start + index * width) & mask)
 
 
 @compiled
@@ -504,10 +504,18 @@ def tally(
 
 
 @compiled
-def magnitudes(values: Symbols, row_length: int, sums: Integers) -> None:
-    """Sum of the magnitudes of every row, into `sums`, int64 of shape (rows,)."""
+def row_sums(values: Symbols, row_length: int, magnitudes: Integers, sums: Integers) -> float:
+    """Sum of the magnitudes, and of the values, of every row, int64 of shape (rows,) each; returns that of squares."""
+    squares = 0.0
     for row in range(sums.size):
-        total = 0
+        magnitude, total = 0, 0
+        square = 0.0
         for index in range(row * row_length, (row + 1) * row_length):
-            total += abs(int(values[index]))
+            value = int(values[index])
+            magnitude += abs(value)
+            total += value
+            square += float(value) * float(value)
+        magnitudes[row] = magnitude
         sums[row] = total
+        squares += square
+    return squares
