@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
     "arranging.py": (["--epochs", "1"], {"networks"}),
+    "browser_search.py": ([], set()),
     "calibrating.py": (["--layers", "1", "--texts", "16"], {"weights", "bytes", "kept", "seconds", "peak_mib"}),
     "checkpoint.py": ([], {"bytes", "mean_cosine", "spearman", "compress", "decompress"}),
     "cifar10.py": (["--quick", "--out", "{folder}/runs"], {"net", "data", "schedule", "float", "small", "drop"}),

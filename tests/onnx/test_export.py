@@ -17,6 +17,7 @@ from metaq.model import checkpoint
 from metaq.model.structure import fold
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, QuantizedTensor
+from metaq.tensors.scales import Scales
 
 CLOSE = 1e-5
 
@@ -135,11 +136,58 @@ def test_any_grids_are_exported(tmp_path):
     }
     tensors = pipeline.to_tensors(model, grids=grids)
     model.load_state_dict(checkpoint.restore(tensors))
-    made = metaq.onnx.export(tmp_path / "net.onnx", model, torch.randn(4, 20), tensors=tensors)
+    made = metaq.onnx.export(tmp_path / "net.onnx", model, torch.randn(4, 20), tensors=tensors, exact=True)
     assert made.integers == {"0.weight": "int4", "2.weight": "int8", "4.weight": "int16"}
     assert made.floats == {"4.bias": "no smaller as integers"}
+    assert made.rounded == ()
+    assert made.rounding_difference == 0
     assert 0 < made.weight_difference < 1e-6
     assert made.output_difference < CLOSE
+
+
+def test_finer_grids_than_eight_bits_are_rounded_and_that_is_told(tmp_path):
+    model = perceptron()
+    grids = {
+        name: BucketGrid(center=0.0, radius=0.3, count=1001 if name != "0.weight" else 15)
+        for name in ("0.weight", "2.weight", "2.bias", "4.weight")
+    }
+    tensors = pipeline.to_tensors(model, grids=grids)
+    model.load_state_dict(checkpoint.restore(tensors))
+    path, inputs = tmp_path / "net.onnx", torch.randn(4, 20)
+    made = metaq.onnx.export(path, model, inputs, tensors=tensors)
+    assert made.integers == {"0.weight": "int4", "2.weight": "int8", "4.weight": "int8"}
+    assert made.rounded == ("2.weight", "4.weight")
+    assert made.floats == {"2.bias": "a vector of more levels than eight bits hold"}
+    assert made.output_difference < CLOSE
+    assert 0 < made.weight_difference < 0.3 / 127
+    with torch.no_grad():
+        expected = model(inputs)
+    found = torch.from_numpy(run(path, inputs)[0])
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    assert 1e-4 < difference <= made.rounding_difference + CLOSE
+    assert made.rounding_difference < 0.05
+    assert made.file_bytes < metaq.onnx.export(path, model, inputs, tensors=tensors, exact=True).file_bytes
+
+
+@pytest.mark.parametrize("count", [7, 15, 101, 1001])
+def test_scales_of_rows_and_columns_are_exported(tmp_path, count):
+    torch.manual_seed(0)
+    model = Reader().eval()
+    grid = BucketGrid(center=0.0, radius=0.3, count=count)
+    tensors = []
+    for name, weight in model.state_dict().items():
+        if weight.dim() == 2 and name != "head.weight":
+            rows, columns = weight.shape
+            exponents = (5 * np.arange(rows + columns) % 9 - 4).astype(np.int8)
+            scales = Scales(rows=exponents[:rows], columns=exponents[rows:])
+            indices = np.random.default_rng(rows).integers(0, count, weight.shape)
+            tensors.append(QuantizedTensor(name=name, indices=indices, grid=grid, dtype=Dtype.float32, scales=scales))
+    model.load_state_dict({**model.state_dict(), **checkpoint.restore(tensors)}, strict=False)
+    inputs = {"ids": torch.randint(0, 60, (2, 9)), "weights": torch.rand(2, 9)}
+    made = metaq.onnx.export(tmp_path / "net.onnx", model, inputs, tensors=tensors)
+    assert made.output_difference < CLOSE
+    assert set(made.integers.values()) == {"int4" if count == 7 or count == 15 else "int8"}
+    assert bool(made.rounded) == (count == 1001)
 
 
 def test_convolutions_normalisation_and_tied_layers(tmp_path):
@@ -201,10 +249,14 @@ def test_a_basis_is_multiplied_with_what_is_looked_up(tmp_path, looked_up):
     model.load_state_dict(checkpoint.restore([table]))
     inputs = torch.arange(12).reshape(3, 4) if looked_up else torch.randn(3, 4, 16)
     path = tmp_path / "net.onnx"
-    made = metaq.onnx.export(path, model, inputs, tensors=[table])
+    made = metaq.onnx.export(path, model, inputs, tensors=[table], exact=True)
     assert made.integers == {"0.weight": "int8"}
     assert made.output_difference < CLOSE
     assert operators(path)[:2] == (["DequantizeLinear", "Gather"] if looked_up else ["DequantizeLinear"] * 2)
+    made = metaq.onnx.export(path, model, inputs, tensors=[table])
+    assert made.rounded == ("0.weight",)
+    assert made.output_difference < CLOSE
+    assert operators(path).count("DequantizeLinear") == 1
 
 
 def test_half_precision_may_be_kept_or_left(tmp_path):
@@ -281,8 +333,117 @@ def test_a_fixed_batch_is_told(tmp_path):
     model, tensors = quantized(Fixed(), smallest=100)
     made = metaq.onnx.export(tmp_path / "net.onnx", model, torch.randn(4, 20), tensors=tensors)
     assert not made.is_batch_free
+    assert made.inputs == {"inputs": (4, 20)}
+    assert made.fixed == {}
     inputs = torch.randn(4, 20)
     torch.testing.assert_close(torch.from_numpy(run(tmp_path / "net.onnx", inputs)[0]), model(inputs))
+
+
+class Tagger(nn.Module):
+    """Words with a mask, whose number is limited."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(60, 16), nn.Embedding(20, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = nn.Linear(16, 7)
+
+    def forward(self, ids, mask):
+        hidden = self.words(ids) + self.places(torch.arange(ids.shape[1]))
+        return self.head(self.layer(hidden, src_key_padding_mask=mask == 0))
+
+
+class Recurring(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.layer = nn.Embedding(60, 16), nn.LSTM(16, 12, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(24, 7)
+
+    def forward(self, ids):
+        return self.head(self.layer(self.words(ids))[0])
+
+
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 7)
+
+    def forward(self, images):
+        return self.head(torch.relu(self.first(images)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("length", [2, 7])
+def test_the_length_is_free_where_the_network_takes_others(tmp_path, length):
+    torch.manual_seed(0)
+    path = tmp_path / "net.onnx"
+    ids = torch.randint(0, 60, (1, length))
+    for network, inputs in ((Tagger(), (ids, torch.ones_like(ids))), (Recurring(), ids)):
+        model, tensors = quantized(network, smallest=200)
+        made = metaq.onnx.export(path, model, inputs, tensors=tensors)
+        assert all(isinstance(shape[0], str) and shape[1] == "length" for shape in made.inputs.values()), made.inputs
+        assert made.fixed == {}
+        assert made.output_difference < CLOSE
+        for batch, other in ((1, 1), (2, 2), (3, 13), (5, length)):
+            given = [torch.randint(0, 60, (batch, other)), torch.ones(batch, other, dtype=torch.int64)]
+            given = given[: len(made.inputs)]
+            with torch.no_grad():
+                expected = model(*given)
+            torch.testing.assert_close(torch.from_numpy(run(path, *given)[0]), expected, rtol=1e-4, atol=1e-4)
+        shape = [
+            each.dim_param or each.dim_value for each in onnx.load(path).graph.output[0].type.tensor_type.shape.dim
+        ]
+        assert shape == ["batch", "length", 7]
+
+
+def test_images_of_any_size_are_taken_where_the_network_takes_them(tmp_path):
+    torch.manual_seed(0)
+    model, tensors = quantized(Pooled())
+    made = metaq.onnx.export(tmp_path / "net.onnx", model, torch.randn(1, 3, 9, 9), tensors=tensors)
+    assert made.inputs == {"images": ("batch", 3, "size", "size_1")}
+    images = torch.randn(2, 3, 12, 17)
+    with torch.no_grad():
+        expected = model(images)
+    torch.testing.assert_close(torch.from_numpy(run(tmp_path / "net.onnx", images)[0]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_length_that_tracing_fixes_is_told(tmp_path):
+    class Unrolled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(20, 20)
+
+        def forward(self, series):
+            found = series[:, 0]
+            for place in range(int(series.shape[1])):
+                found = torch.tanh(self.layer(found + series[:, place]))
+            return found
+
+    model, tensors = quantized(Unrolled(), smallest=100)
+    made = metaq.onnx.export(tmp_path / "net.onnx", model, torch.randn(4, 6, 20), tensors=tensors)
+    assert made.inputs == {"series": ("batch", 6, 20)}
+    assert made.fixed == {"series": (1,)}
+    assert made.is_batch_free
+    assert made.output_difference < CLOSE
+
+
+def test_tensors_are_taken_out_of_whatever_a_network_gives(tmp_path):
+    class Various(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(20, 30)
+
+        def forward(self, inputs):
+            hidden = self.layer(inputs)
+            return {"one": hidden, "two": (hidden.sum(1), [hidden > 0]), "number": 3, "nothing": None, "name": "x"}
+
+    model, tensors = quantized(Various(), smallest=100)
+    made = metaq.onnx.export(tmp_path / "net.onnx", model, torch.randn(4, 20), tensors=tensors)
+    assert made.inputs == {"inputs": ("batch", 20)}
+    inputs = torch.randn(3, 20)
+    found = run(tmp_path / "net.onnx", inputs)
+    expected = model(inputs)
+    assert [each.shape for each in found] == [(3, 30), (3,), (3, 30)]
+    torch.testing.assert_close(torch.from_numpy(found[0]), expected["one"], rtol=CLOSE, atol=CLOSE)
 
 
 class Choosing(nn.Module):

@@ -1,7 +1,7 @@
-"""An ONNX file beside PyTorch: the same inputs through both."""
+"""The same inputs through two networks: an ONNX file beside PyTorch, or weights beside rounded ones."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,8 +11,8 @@ from torch.utils import _pytree
 from metaq.errors import OutputError
 from metaq.quantize.curvature import Batch, call
 
-BATCH_SIZES = (1, 3)
-"""Sizes of the first dimension that are tried too, where it is free."""
+Sizes = Mapping[tuple[int, int], int]
+"""Sizes of dimensions, by the number of the input among all tensors of the inputs, and that of the dimension."""
 
 LOGS_ONLY_FATAL = 4
 
@@ -27,15 +27,12 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:LONGEST_REASON] if lines else type(error).__name__
 
 
-def largest_difference(
-    file: bytes, model: nn.Module, inputs: Batch, *, is_batch_free: bool, generator: torch.Generator
-) -> float:
+def largest_difference(file: bytes, model: nn.Module, batches: Sequence[Batch]) -> float:
     """Largest difference between the outputs of onnxruntime for an ONNX `file` and of `model`, over the largest output.
 
-    `model` is in evaluation mode, on the CPU. The examples `inputs` are compared themselves, and so are inputs like
-    them from `generator`; if `is_batch_free`, also with other sizes of the first dimension. The difference is infinite
-    where integers or the shape differ or something is not a number; outputs that are all 0 count absolutely. An
-    OutputError says that onnxruntime cannot run the file.
+    `model` is in evaluation mode, on the CPU. The difference is infinite where integers or the shape differ or
+    something is not a number; outputs that are all 0 count absolutely. An OutputError says that onnxruntime cannot run
+    the file.
     """
     # Imported late: a file can be made without it.
     import onnxruntime
@@ -47,15 +44,26 @@ def largest_difference(
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     found = 0.0
-    sizes = (None, *(BATCH_SIZES if is_batch_free else ()))
-    for batch in [inputs, *(inputs_like(inputs, size, generator) for size in sizes)]:
-        with torch.no_grad():
-            expected = _tensors(call(model, batch))
-        feed = {name: tensor.numpy() for name, tensor in zip(names, _tensors(batch), strict=True)}
+    for batch, expected in zip(batches, outputs(model, batches), strict=True):
+        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors_in(batch), strict=True)}
         with _refusal_explained():
-            outputs = [torch.from_numpy(output) for output in session.run(None, feed)]
-        found = max([found, *(_difference(*pair) for pair in zip(expected, outputs, strict=True))])
+            given = [torch.from_numpy(output) for output in session.run(None, feed)]
+        found = max(found, difference(expected, given))
     return found
+
+
+def outputs(model: nn.Module, batches: Sequence[Batch]) -> Iterator[list[torch.Tensor]]:
+    """All tensors that a model gives for each batch."""
+    for batch in batches:
+        with torch.no_grad():
+            yield tensors_in(call(model, batch))
+
+
+def difference(expected: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> float:
+    """Largest difference of outputs over the largest of each; infinite if there are more of one than of the other."""
+    if len(expected) != len(given):
+        return math.inf
+    return max([0.0, *map(_difference, expected, given)])
 
 
 @contextmanager
@@ -70,14 +78,14 @@ def _refusal_explained() -> Iterator[None]:
         ) from error
 
 
-def inputs_like(inputs: Batch, size: int | None, generator: torch.Generator) -> Batch:
-    """Random inputs of the same kind; with `size` in their first dimensions, if they have any, where it is given.
+def inputs_like(inputs: Batch, sizes: Sizes, generator: torch.Generator) -> Batch:
+    """Random inputs of the same kind, with other `sizes` where they are given.
 
     Floating ones are drawn uniformly from the range of the examples, others from their elements.
     """
 
-    def drawn(example: torch.Tensor) -> torch.Tensor:
-        shape = example.shape if size is None or not example.dim() else (size, *example.shape[1:])
+    def drawn(number: int, example: torch.Tensor) -> torch.Tensor:
+        shape = [sizes.get((number, axis), size) for axis, size in enumerate(example.shape)]
         count = math.prod(shape)
         if not example.is_floating_point():
             places = torch.randint(max(example.numel(), 1), (count,), generator=generator)
@@ -86,11 +94,12 @@ def inputs_like(inputs: Batch, size: int | None, generator: torch.Generator) -> 
         low, high = (low, high) if low < high else (low - 1, low + 1)
         return (low + (high - low) * torch.rand(shape, generator=generator)).to(example.dtype)
 
-    batch: Batch = _pytree.tree_map(drawn, inputs)
+    leaves, structure = _pytree.tree_flatten(inputs)
+    batch: Batch = _pytree.tree_unflatten([drawn(*each) for each in enumerate(leaves)], structure)
     return batch
 
 
-def _tensors(values: object) -> list[torch.Tensor]:
+def tensors_in(values: object) -> list[torch.Tensor]:
     """All tensors in nested outputs or inputs, in order."""
     return [value for value in _pytree.tree_leaves(values) if isinstance(value, torch.Tensor)]
 

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from metaq.onnx.integers import Integers, IntegerWeight
+from metaq.onnx.dimensions import Place
+from metaq.onnx.integers import ONE, Factor, IntegerWeight
+from metaq.tensors.integers import Integers
 
 TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
 FLOATS = {
@@ -19,8 +21,16 @@ FLOATS = {
     torch.float32: TensorProto.FLOAT,
     torch.float64: TensorProto.DOUBLE,
 }
+FLOAT_TYPES = {number: dtype for dtype, number in FLOATS.items()}
+
+OLD_WIDTHS = (8,)
+"""Bits of the integers that every version with ``DequantizeLinear`` has."""
+
 Part = NodeProto | TensorProto | ValueInfoProto
 PartT = TypeVar("PartT", bound=Part)
+
+MOST_OF_A_SEQUENCE = 3
+"""Dimensions of an input that is a sequence: the batch, its length, and what there is at each place."""
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -39,28 +49,57 @@ class Names(set[str]):
         return wanted
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """An operator, its inputs after the first, and its attributes; of inputs `by_row`, rows are those of the weight."""
+
+    operator: str
+    inputs: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    by_row: bool = False
+
+
 @dataclass(kw_only=True)
 class Parts:
     """What computes a weight from the integers called `stored`, out of which rows can be picked if `is_gatherable`.
 
     `initializers` are integers, scales and other constants, and nodes `before` do not depend on the integers of the
-    weight. `steps` are operator, further inputs and attributes of what is done to these one after the other.
+    weight. `steps` are done to these one after the other.
     """
 
     stored: str
     is_gatherable: bool
     initializers: list[TensorProto] = field(default_factory=list)
     before: list[NodeProto] = field(default_factory=list)
-    steps: list[tuple[str, list[str], dict[str, Any]]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
 
-    def nodes(self, start: str, end: str, names: Names, *, first: int = 0, last: int | None = None) -> list[NodeProto]:
-        """Nodes for some of the steps, from the value called `start` to the one called `end`."""
+    def nodes(
+        self,
+        start: str,
+        end: str,
+        names: Names,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        lookup: NodeProto | None = None,
+    ) -> list[NodeProto]:
+        """Nodes for some of the steps, from the value called `start` to the one called `end`; for the rows that
+        `lookup` picks if it is given.
+        """
         made = []
         steps = self.steps[first:last]
-        for number, (operator, others, attributes) in enumerate(steps, 1):
-            following = end if number == len(steps) else names.new(f"{end}_{operator}")
+        for number, step in enumerate(steps, 1):
+            following = end if number == len(steps) else names.new(f"{end}_{step.operator}")
+            inputs = list(step.inputs)
+            if lookup is not None and step.by_row:
+                picked = _copy(lookup)
+                picked.input[0], picked.output[0] = inputs[0], names.new(f"{end}_{step.inputs[0]}")
+                picked.name, inputs = names.new(f"node_{picked.output[0]}"), [picked.output[0]]
+                made.append(picked)
             node_name = names.new(f"node_{following}")
-            made.append(helper.make_node(operator, [start, *others], [following], name=node_name, **attributes))
+            made.append(
+                helper.make_node(step.operator, [start, *inputs], [following], name=node_name, **step.attributes)
+            )
             start = following
         return made
 
@@ -75,35 +114,69 @@ def strip(model: ModelProto) -> None:
         part.doc_string = ""
 
 
-def name_batch(model: ModelProto) -> bool:
-    """Call free first dimensions of inputs ``batch``, there and in outputs; whether those of all inputs are free."""
+def name_dimensions(model: ModelProto) -> dict[str, tuple[int | str, ...]]:
+    """Call free first dimensions of inputs ``batch`` and others ``length``, or ``size`` in inputs of more than three.
+
+    They are called so in outputs too. Returns the shapes of all inputs by their names.
+    """
     graph = model.graph
-    firsts = [value.type.tensor_type.shape.dim[0] for value in graph.input if value.type.tensor_type.shape.dim]
-    free = list(dict.fromkeys(first.dim_param for first in firsts if first.dim_param))
-    renamed = {old: f"batch_{number}" if number else "batch" for number, old in enumerate(free)}
+    for value in [*graph.input, *graph.output]:
+        for dimension in value.type.tensor_type.shape.dim:
+            # A size that tracing found to be fixed after all.
+            if dimension.dim_param.isdecimal():
+                dimension.dim_value = int(dimension.dim_param)
+    shapes = {value.name: list(value.type.tensor_type.shape.dim) for value in graph.input}
+    firsts = dict.fromkeys(dims[0].dim_param for dims in shapes.values() if dims and dims[0].dim_param)
+    lengths, sizes = (
+        dict.fromkeys(dim.dim_param for dims in some for dim in dims[1:] if dim.dim_param)
+        for some in (
+            [dims for dims in shapes.values() if len(dims) <= MOST_OF_A_SEQUENCE],
+            [dims for dims in shapes.values() if len(dims) > MOST_OF_A_SEQUENCE],
+        )
+    )
+    renamed: dict[str, str] = {}
+    for wanted, found in (("batch", firsts), ("length", lengths), ("size", sizes)):
+        new = [name for name in found if name.isidentifier() and name not in renamed]
+        renamed |= {old: f"{wanted}_{number}" if number else wanted for number, old in enumerate(new)}
     for value in [*graph.input, *graph.output]:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
                 # Others may be multiples of it.
                 dimension.dim_param = re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), dimension.dim_param)
-    return bool(firsts) and all(first.dim_param for first in firsts)
+    return {
+        value.name: tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in graph.input
+    }
+
+
+def loosen(model: ModelProto, inputs: Mapping[Place, str], outputs: Mapping[Place, str]) -> None:
+    """Name dimensions whose size is fixed, by the number of the input or output and that of the dimension."""
+    for values, names in ((model.graph.input, inputs), (model.graph.output, outputs)):
+        for (number, axis), name in names.items():
+            dimension = values[number].type.tensor_type.shape.dim[axis]
+            if not dimension.dim_param:
+                dimension.dim_param = name
 
 
 def weight_parts(name: str, weight: IntegerWeight, names: Names) -> Parts:
     """What computes the weight called `name`."""
     gatherable = weight.integers.width in GATHERED_WIDTHS
     parts = Parts(stored=names.new(f"{name}_quantized"), is_gatherable=gatherable)
-    parts.steps.append(("DequantizeLinear", _dequantizing(parts, name, parts.stored, weight.integers, names), {}))
+    parts.steps.append(_dequantizing(parts, name, parts.stored, weight.integers, weight.scale, names))
     if weight.basis is not None:
         basis = names.new(f"{name}_basis")
         stored = names.new(f"{basis}_quantized")
-        inputs = [stored, *_dequantizing(parts, basis, stored, weight.basis, names)]
-        parts.before.append(helper.make_node("DequantizeLinear", inputs, [basis], name=names.new(f"node_{basis}")))
-        parts.steps.append(("MatMul", [basis], {}))
-    for operator, suffix, constant in (("Mul", "factor", weight.factor), ("Add", "offset", weight.offset)):
-        if constant is not None:
-            parts.steps.append((operator, [_constant(parts, names.new(f"{name}_{suffix}"), constant)], {}))
-    parts.steps.extend(("Cast", [], {"to": FLOATS[dtype]}) for dtype in weight.casts)
+        step = _dequantizing(parts, basis, stored, weight.basis, ONE, names)
+        node = helper.make_node("DequantizeLinear", [stored, *step.inputs], [basis], name=names.new(f"node_{basis}"))
+        parts.before.append(node)
+        parts.steps.append(Step(operator="MatMul", inputs=(basis,)))
+    for factor in weight.factors:
+        constant = _constant(parts, names.new(f"{name}_factor"), factor)
+        by_row = factor.ndim > 0 and factor.shape[0] > 1
+        parts.steps.append(Step(operator="Mul", inputs=(constant,), by_row=by_row))
+    if weight.offset is not None:
+        parts.steps.append(Step(operator="Add", inputs=(_constant(parts, names.new(f"{name}_offset"), weight.offset),)))
+    parts.steps.extend(Step(operator="Cast", attributes={"to": FLOATS[dtype]}) for dtype in weight.casts)
     return parts
 
 
@@ -115,6 +188,11 @@ def saved_bytes(name: str, weight: IntegerWeight, parts: Parts | None = None) ->
     header = TensorProto(name=name, dims=levels.shape, data_type=FLOATS[dtype])
     nodes = [*parts.before, *parts.nodes(parts.stored, name, Names())]
     return levels.size * dtype.itemsize + _size_bytes([header]) - _size_bytes([*parts.initializers, *nodes])
+
+
+def is_elsewhere(initializer: TensorProto) -> bool:
+    """Whether the elements of an initialiser are in another file."""
+    return bool(initializer.data_location == TensorProto.EXTERNAL)
 
 
 def replace_weights(model: ModelProto, weights: Mapping[str, IntegerWeight]) -> dict[str, int]:
@@ -171,7 +249,7 @@ def _computing(
         gather, output = _copy(node), node.output[0]
         rows = names.new(f"{output}_rows")
         gather.input[0], gather.output[0] = start, rows
-        instead[output] = [gather, *parts.nodes(rows, output, names, first=done)]
+        instead[output] = [gather, *parts.nodes(rows, output, names, first=done, lookup=node)]
     return begin, instead
 
 
@@ -213,17 +291,19 @@ def _graphs(graph: GraphProto) -> list[GraphProto]:
     return [graph, *(found for each in inner for found in _graphs(each))]
 
 
-def _dequantizing(parts: Parts, name: str, stored: str, integers: Integers, names: Names) -> list[str]:
-    """Add the integers, called `stored`; returns the further inputs of their ``DequantizeLinear``."""
+def _dequantizing(parts: Parts, name: str, stored: str, integers: Integers, scale: Factor, names: Names) -> Step:
+    """Add the integers, called `stored`; returns their ``DequantizeLinear``."""
     parts.initializers.append(_integers(stored, integers.stored, integers.width))
-    inputs = [_constant(parts, names.new(f"{name}_scale"), integers.scale)]
+    inputs = [_constant(parts, names.new(f"{name}_scale"), scale.reshape(-1) if scale.ndim else scale)]
     if integers.zero_point:
         inputs.append(names.new(f"{name}_zero_point"))
-        parts.initializers.append(_integers(inputs[-1], np.array(integers.zero_point), integers.width))
-    return inputs
+        zero_points = np.full(scale.size if scale.ndim else (), integers.zero_point)
+        parts.initializers.append(_integers(inputs[-1], zero_points, integers.width))
+    attributes = {"axis": int(np.argmax(scale.shape))} if scale.ndim else {}
+    return Step(operator="DequantizeLinear", inputs=tuple(inputs), attributes=attributes)
 
 
-def _constant(parts: Parts, name: str, value: np.float32) -> str:
+def _constant(parts: Parts, name: str, value: Factor | np.float32) -> str:
     parts.initializers.append(numpy_helper.from_array(np.array(value), name))
     return name
 

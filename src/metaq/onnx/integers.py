@@ -1,4 +1,4 @@
-"""Weights on a grid as small integers that ``DequantizeLinear`` gives their values."""
+"""Weights as small integers that ``DequantizeLinear`` gives their values, or values close to them."""
 
 from __future__ import annotations
 
@@ -10,72 +10,74 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metaq.tensors.integers import WIDTHS, Integers, divided, factors_of, on_grid
 from metaq.tensors.quantized import QuantizedTensor, combined_unit
 
-WIDTHS = (4, 8, 16)
-"""Bits of the integer types that are tried; two bits are left out since onnxruntime 1.32 gets them wrong."""
+EXACT_WIDTHS = (*WIDTHS, 16)
+"""Bits of the integer types that are tried where values must be kept; two bits are left out since onnxruntime 1.32 gets
+them wrong.
+"""
 
 BASIS_WIDTHS = (16,)
 """onnxruntime would round what narrower ones are multiplied with."""
 
-MAX_LEVEL = 1 << 20
-"""Integers above it fit none of the types, whatever they have in common."""
+ROUNDED_WIDTH = 8
+ROUNDED_LEVEL = 127
+"""The largest integer of a weight that is rounded; its opposite is the smallest, so that 0 stays 0."""
 
 NARROW = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """Element types of files to which float32 values must be rounded."""
 
+Factor = NDArray[np.float32]
+"""One number, of shape (), or as many as fit along one dimension of a weight, of a shape that is broadcast to it."""
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Integers:
-    """What ``DequantizeLinear`` computes ``(stored - zero_point) * scale`` from, in float32.
-
-    `levels` are ``stored - zero_point``, int64 in the shape of the tensor; `width` has the bits of the signed type that
-    `stored` fits; the zero point is 0 if that is possible.
-    """
-
-    levels: NDArray[np.int64]
-    width: int
-    zero_point: int
-    scale: np.float32
-
-    @property
-    def stored(self) -> NDArray[np.int64]:
-        """The integers to be written, int64, shape of the tensor."""
-        return self.levels + self.zero_point
-
-    def dequantized(self) -> NDArray[np.float32]:
-        """What ``DequantizeLinear`` gives, bit for bit."""
-        return self.levels.astype(np.float32) * self.scale
+ONE = np.array(1, dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerWeight:
-    """How a weight is computed: from `integers`, then each of the others in this order where it is not None or empty.
+    """How a weight is computed: from `integers` times `scale`, which ``DequantizeLinear`` gives, then from each of the
+    others in this order where it is not None or empty.
 
-    Their matrix times the matrix `basis`, times `factor`, plus `offset`, rounded to the types of `casts` one after the
-    other; `difference` is the largest absolute one from the weight of the model.
+    Their matrix times the matrix `basis`, times all `factors`, plus `offset`, rounded to the types of `casts` one after
+    the other; `difference` is the largest absolute one from the weight of the model.
     """
 
     integers: Integers
+    scale: Factor
     basis: Integers | None = None
-    factor: np.float32 | None = None
+    factors: tuple[Factor, ...] = ()
     offset: np.float32 | None = None
     casts: tuple[torch.dtype, ...] = ()
     difference: float = 0.0
 
     def with_scale_apart(self) -> IntegerWeight:
-        """The same, with the scale as the factor."""
-        if self.factor is not None:
+        """The same with a multiplication after ``DequantizeLinear``, and no scale there that depends on the place."""
+        if self.factors and not self.scale.ndim:
             return self
-        return replace(self, integers=replace(self.integers, scale=np.float32(1)), factor=self.integers.scale)
+        return replace(self, scale=ONE, factors=(self.scale, *self.factors))
+
+    def computed(self) -> torch.Tensor:
+        """What the graph computes, bit for bit."""
+        values = self.integers.levels.astype(np.float32) * self.scale
+        if self.basis is not None:
+            values = values @ self.basis.levels.astype(np.float32)
+        for factor in self.factors:
+            values = values * factor
+        found = torch.from_numpy(np.asarray(values if self.offset is None else values + self.offset))
+        for dtype in self.casts:
+            found = found.to(dtype)
+        return found
 
 
-def integer_weight(weight: torch.Tensor, tensor: QuantizedTensor) -> IntegerWeight | None:
-    """The way to compute `weight` from the narrowest integers, or None if there is no equal one.
+def integer_weight(
+    weight: torch.Tensor, tensor: QuantizedTensor, *, widths: Sequence[int] = WIDTHS
+) -> IntegerWeight | None:
+    """The way to compute `weight` from the narrowest integers of `widths` bits, or None if there is no equal one.
 
     Equal means: no element differs by more than two units in the last place of the largest one. Where the step of the
     grid has few digits, as learned steps have, none differs at all. `weight` is the model's floating tensor: restored
-    from `tensor`, or what folding left of that.
+    from `tensor`, or what folding left of that. A product with a basis is one only where 16 bits are among the widths.
     """
     wanted = weight.detach().double().cpu()
     if not wanted.numel():
@@ -83,86 +85,75 @@ def integer_weight(weight: torch.Tensor, tensor: QuantizedTensor) -> IntegerWeig
     casts = _casts(tensor.dtype.name, weight.dtype)
     tolerance = 2 * torch.finfo(weight.dtype).eps * float(wanted.abs().max())
     with np.errstate(all="ignore"):
-        ways = _combined(wanted, tensor) if tensor.basis is not None else _on_grid(wanted.numpy(), tensor)
+        ways = _combined(wanted, tensor, widths) if tensor.basis is not None else _on_grid(wanted, tensor, widths)
         for way in sorted(ways, key=lambda way: way.integers.width):
-            difference = float((_rounded(_float32(way), casts).double() - wanted).abs().max())
+            found = replace(way, casts=casts)
+            difference = float((found.computed().double() - wanted).abs().max())
             if difference <= tolerance:
-                return replace(way, casts=casts, difference=difference)
+                return replace(found, difference=difference)
     return None
 
 
-def _on_grid(wanted: NDArray[np.float64], tensor: QuantizedTensor) -> Iterator[IntegerWeight]:
-    """Multiples of a step, then multiples of a step and an offset: these may be narrower, but take an addition.
+def rounded_weight(weight: torch.Tensor) -> IntegerWeight:
+    """The way to compute what is close to a floating `weight` of at least two dimensions: integers of eight bits.
 
-    The numbers come from the values rather than from the bucket indices, so that it does not matter whether a trellis
-    moved them and which rows and columns folding took out.
+    Each row has a scale of its own, or each column, whichever makes the smaller squared error.
     """
-    grid = tensor.grid
-    unit = grid.radius / grid.count
-    numerators = np.rint((wanted - grid.center) / unit)
-    if not bool((np.abs(numerators) < MAX_LEVEL).all()):
+    wanted = weight.detach().double().cpu().numpy()
+    ways = []
+    for axis in (0, 1):
+        others = tuple(each for each in range(wanted.ndim) if each != axis)
+        scale = (np.abs(wanted).max(axis=others, keepdims=True) / ROUNDED_LEVEL).astype(np.float32)
+        # Smaller ones than float32 holds at its full precision would not keep integers small.
+        scale[scale < np.finfo(np.float32).tiny] = 1
+        levels = np.clip(np.rint(wanted / scale), -ROUNDED_LEVEL, ROUNDED_LEVEL).astype(np.int64)
+        error = float(((levels * scale - wanted) ** 2).sum())
+        integers = Integers(levels=levels, width=ROUNDED_WIDTH, zero_point=0, scale=1.0)
+        scale = scale if scale.size > 1 else scale.reshape(())
+        ways.append((error, IntegerWeight(integers=integers, scale=scale)))
+    _, way = min(ways, key=lambda each: each[0])
+    found = replace(way, casts=_casts("", weight.dtype))
+    return replace(found, difference=float(np.abs(found.computed().double().numpy() - wanted).max()))
+
+
+def _on_grid(wanted: torch.Tensor, tensor: QuantizedTensor, widths: Sequence[int]) -> Iterator[IntegerWeight]:
+    """Multiples of a step, then multiples of a step and an offset: these may be narrower, but take an addition."""
+    if tensor.scales is not None and wanted.shape != tensor.shape:
         return
-    found = numerators.astype(np.int64)
-    zero = round(grid.center / unit)
-    if abs(zero) < MAX_LEVEL:
-        integers = _divided(found + zero, unit)
-        if integers is not None:
-            yield IntegerWeight(integers=integers)
-    lowest = int(found.min())
-    divisor = max(int(np.gcd.reduce(found - lowest, axis=None)), 1)
-    middle = lowest + divisor * -((lowest - int(found.max())) // (2 * divisor))
-    integers = _divided(found - middle, unit)
-    if integers is not None:
-        yield IntegerWeight(integers=integers, offset=np.float32(grid.center + unit * middle))
+    rows, columns = factors_of(tensor.scales, wanted.ndim)
+    for integers, offset in on_grid(wanted.numpy() / rows / columns, tensor.grid, widths=widths):
+        if offset and tensor.scales is not None:
+            continue
+        along, factors = (rows, (columns,)) if rows.ndim and columns.ndim else (rows * columns, ())
+        yield IntegerWeight(
+            integers=integers,
+            scale=_float32(integers.scale * along),
+            factors=tuple(map(_float32, factors)),
+            offset=np.float32(offset) if offset else None,
+        )
 
 
-def _combined(wanted: torch.Tensor, tensor: QuantizedTensor) -> Iterator[IntegerWeight]:
-    """Rows of integers times a matrix of integers, whose sums are exact in float32 below 2^24, times a factor."""
+def _combined(wanted: torch.Tensor, tensor: QuantizedTensor, widths: Sequence[int]) -> Iterator[IntegerWeight]:
+    """Rows of integers times a matrix of integers, whose sums are exact in float32 below 2^24, times factors."""
     basis = tensor.basis
     assert basis is not None
-    if wanted.shape != tensor.shape:
+    if wanted.shape != tensor.shape or not set(BASIS_WIDTHS) <= set(widths):
         return
-    rows = _divided(tensor.numerators().reshape(tensor.shape), 1.0)
-    matrix = _divided(basis.numerators().astype(np.int64), 1.0, widths=BASIS_WIDTHS)
-    if rows is None or matrix is None:
+    numbers = divided(tensor.numerators().reshape(tensor.shape), 1.0, widths=widths)
+    matrix = divided(basis.numerators().astype(np.int64), 1.0, widths=BASIS_WIDTHS)
+    if numbers is None or matrix is None:
         return
-    factor = np.float32(combined_unit(tensor.grid, basis.grid) * float(rows.scale) * float(matrix.scale))
-    one = np.float32(1)
-    yield IntegerWeight(integers=replace(rows, scale=one), basis=replace(matrix, scale=one), factor=factor)
+    unit = combined_unit(tensor.grid, basis.grid) * numbers.scale * matrix.scale
+    rows, columns = factors_of(tensor.scales, wanted.ndim)
+    factors = (unit * rows, columns) if columns.ndim else (unit * rows * columns,)
+    yield IntegerWeight(integers=numbers, scale=ONE, basis=matrix, factors=tuple(map(_float32, factors)))
 
 
-def _divided(levels: NDArray[np.int64], unit: float, *, widths: Sequence[int] = WIDTHS) -> Integers | None:
-    """`levels`, in units of `unit`, over their greatest common divisor; None if no type holds them."""
-    divisor = max(int(np.gcd.reduce(levels, axis=None)), 1)
-    levels = levels // divisor
-    lowest, highest = int(levels.min()), int(levels.max())
-    for width in widths:
-        least, most = -(1 << (width - 1)), (1 << (width - 1)) - 1
-        lower, upper = max(least - lowest, least), min(most - highest, most)
-        if lower <= upper:
-            zero_point = min(max(0, lower), upper)
-            return Integers(levels=levels, width=width, zero_point=zero_point, scale=np.float32(unit * divisor))
-    return None
-
-
-def _float32(way: IntegerWeight) -> NDArray[np.float32]:
-    """What the graph computes before it rounds to narrower types."""
-    values = way.integers.dequantized()
-    if way.basis is not None:
-        values = values @ way.basis.dequantized()
-    if way.factor is not None:
-        values = values * way.factor
-    return values if way.offset is None else values + way.offset
+def _float32(values: NDArray[np.float64] | np.float64) -> Factor:
+    return np.asarray(values, dtype=np.float32)
 
 
 def _casts(stored: str, computed: torch.dtype) -> tuple[torch.dtype, ...]:
     """Types that float32 values pass on their way: that of the file if it is narrow, and that of the model."""
     passed = [torch.float32, *([NARROW[stored]] if stored in NARROW else []), computed]
     return tuple(dtype for before, dtype in pairwise(passed) if dtype != before)
-
-
-def _rounded(values: NDArray[np.float32], casts: tuple[torch.dtype, ...]) -> torch.Tensor:
-    rounded = torch.from_numpy(np.asarray(values))
-    for dtype in casts:
-        rounded = rounded.to(dtype)
-    return rounded

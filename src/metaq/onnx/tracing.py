@@ -1,5 +1,6 @@
 """From a PyTorch module to an ONNX graph that leaves some weights open."""
 
+import functools
 import logging
 import warnings
 from collections.abc import Collection, Iterator
@@ -10,28 +11,31 @@ from typing import Any, cast
 import torch
 from onnx import ModelProto
 from torch import nn
+from torch.utils import _pytree
 
 from metaq.errors import ConfigError
-from metaq.onnx.comparison import reason
-from metaq.quantize.curvature import Batch
+from metaq.onnx.comparison import reason, tensors_in
+from metaq.onnx.dimensions import Place
+from metaq.quantize.curvature import Batch, call
 
 OPSET = 21
 """The first with integers of 4 and of 16 bits."""
 
 
-def trace(model: nn.Module, inputs: Batch, *, open_names: Collection[str], is_batch_free: bool) -> ModelProto:
+def trace(model: nn.Module, inputs: Batch, *, open_names: Collection[str], free: Collection[Place]) -> ModelProto:
     """The graph of `model`, with the weights of `open_names` as inputs after its own.
 
     As inputs, they come through the optimisation of the graph as they are: neither transposed, nor fused, nor renamed.
-    If the batch is free, the first dimensions of the inputs are left open as far as the network allows it. A
-    ConfigError says that the network cannot be traced, or uses an operator that ONNX lacks.
+    The dimensions `free` of the inputs are left open as far as the network allows it. A ConfigError says that the
+    network cannot be traced, or uses an operator that ONNX lacks.
     """
     arguments, keywords = _arguments(inputs)
     # PyTorch finds out where in the arguments the shapes belong.
     shapes: Any = cast(Any, torch.export.ShapesCollection)()
-    for tensor in [*arguments, *keywords.values()] if is_batch_free else []:
-        if tensor.dim():
-            shapes[tensor] = {0: torch.export.Dim.AUTO}
+    for number, tensor in enumerate(tensors_in(inputs)):
+        axes = [axis for place, axis in free if place == number]
+        if axes:
+            shapes[tensor] = dict.fromkeys(axes, torch.export.Dim.AUTO)
     with torch.no_grad(), _quiet():
         try:
             exported = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
@@ -56,6 +60,21 @@ def trace(model: nn.Module, inputs: Batch, *, open_names: Collection[str], is_ba
                 "no operator for."
             ) from error
     return graph
+
+
+def keep_tensors(model: nn.Module, inputs: Batch) -> None:
+    """Make `model` give nothing but the tensors of its output, if there are other things in it, which ONNX lacks."""
+    with torch.no_grad():
+        leaves = _pytree.tree_leaves(call(model, inputs))
+    if all(leaf is None or isinstance(leaf, torch.Tensor) for leaf in leaves):
+        return
+    original = model.forward
+
+    @functools.wraps(original)
+    def forward(*arguments: Any, **keywords: Any) -> list[torch.Tensor]:
+        return tensors_in(original(*arguments, **keywords))
+
+    model.forward = forward
 
 
 def _arguments(inputs: Batch) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
