@@ -236,4 +236,7 @@ def test_tokens_that_the_network_does_not_have_are_refused(tmp_path):
     ids = np.full((40, 5), 1000)
     inputs = saved(tmp_path / "ids.npz", input_ids=ids, token_type_ids=np.zeros_like(ids))
     told = run_metaq("compress", folder, "-o", tmp_path / "m.metaq", "--calibrate", inputs)
-    assert refused(told, "ids.npz", "cannot be run on it")
+    assert refused(told, "ids.npz", "cannot run the network on a batch", "1000")
+    ids[:35] = 5
+    late = saved(tmp_path / "late.npz", input_ids=ids, token_type_ids=np.zeros_like(ids))
+    assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq", "--calibrate", late), "on a batch", "1000")

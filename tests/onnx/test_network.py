@@ -438,8 +438,9 @@ def test_branches_are_followed_as_the_inputs_say(tmp_path):
     torch.testing.assert_close(network(**batch)["y"].detach(), wanted)
     curvature = measure(network, [batch], loss=random_projection_loss)
     assert all(each.mean > 0 for each in curvature.values())
-    with torch.no_grad(), pytest.raises(DataError, match="another branch"):
-        network(**{**batch, "kind": torch.tensor(2)})
+    for has_gradients in (True, False):
+        with torch.set_grad_enabled(has_gradients), pytest.raises(DataError, match="another branch"):
+            network(**{**batch, "kind": torch.tensor(2)})
     found = compress(path, module=network, batches=[batch] * 8, target_bits_per_weight=14)
     assert (found.kept or 0) > 0.99
     assert found.state_dict().keys() >= {"w", "then", "otherwise"}

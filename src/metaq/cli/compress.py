@@ -181,6 +181,8 @@ def _with_inputs(
         try:
             with torch.no_grad():
                 call(module, batches[0])
+        except DataError as error:
+            raise DataError(f"{inputs}: {error}") from error
         except Exception as error:
             raise DataError(
                 f"{inputs}: the network cannot be run on it ({type(error).__name__}: {error}); give inputs of the "

@@ -86,11 +86,14 @@ def export(
         _write_weights(source, out, state_dict, None, as_json=as_json)
         return
     known = None if net is None and _is_of_transformers(file) else net or runs.network_of(source)
-    examples = _examples(source, inputs, known) if to_onnx else ()
+    if to_onnx and known is None:
+        # Before the model is restored, which may take a while.
+        _require_shapes(str(source), inputs)
     is_named = net is not None or (file is not None and "net" in file.metadata)
     model = _of_transformers(source) if known is None else _built(source, known, state_dict, is_named=is_named)
     folded = structure.fold(model) if fold else None
     if to_onnx:
+        examples = _examples(inputs, known)
         there = {*dict(model.named_parameters(remove_duplicate=False)), *dict(model.named_buffers())}
         tensors = [each for each in held if known is not None or each.name in there]
         _write_onnx(source, out, model, folded, examples, tensors, exact=exact, as_json=as_json)
@@ -194,18 +197,22 @@ def _input(text: str) -> Input:
     return tuple(int(size) for size in sizes), kind or FLOATS[0]
 
 
-def _examples(source: Path, inputs: Sequence[Input], net: str | None) -> tuple[torch.Tensor, ...]:
+def _require_shapes(named: str, inputs: Sequence[Input]) -> None:
+    require(
+        bool(inputs),
+        f"{named}: give the shape of its input, as in --input-shape 3,32,32, or 128:int64 for words by number.",
+    )
+
+
+def _examples(inputs: Sequence[Input], net: str | None) -> tuple[torch.Tensor, ...]:
     """A few inputs: floating ones with elements drawn uniformly from [0, 1), as pixels are; others of 1 and 0."""
     import torch
 
     from metaq.lab import nets
 
     known = None if net is None else nets.input_shape(net)
-    require(
-        bool(inputs) or known is not None,
-        f"{source if net is None else f'--net {net}'}: give the shape of its input, as in --input-shape 3,32,32, or "
-        "128:int64 for the numbers of 128 words.",
-    )
+    if known is None:
+        _require_shapes(f"--net {net}", inputs)
     generator = torch.Generator().manual_seed(0)
 
     def example(shape: tuple[int, ...], kind: str) -> torch.Tensor:

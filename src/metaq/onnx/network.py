@@ -7,14 +7,13 @@ import torch
 from torch import nn
 
 from metaq.compression.network import Place
-from metaq.errors import DataError
 from metaq.model.checkpoint import restore
 from metaq.model.opened import OpenedModel, open_model
 from metaq.model.stored import Reader
 from metaq.onnx.replay.nodes import Node
 from metaq.onnx.replay.roles import Role, roles_of
 from metaq.onnx.replay.steps import Layer, Replay
-from metaq.onnx.sessions import Array, Input, Sessions, open_graph
+from metaq.onnx.sessions import Array, Input, Sessions, arrays_of, open_graph
 from metaq.tensors.quantized import Dtype
 
 GIVEN = (Dtype.float16, Dtype.float32, Dtype.float64)
@@ -43,6 +42,8 @@ class OnnxNetwork(nn.Module):
         If onnxruntime is not installed.
     FormatError
         If the file is damaged, onnxruntime cannot run it, or it takes other inputs than arrays of numbers.
+    DataError
+        If something is missing in the batch.
     """
 
     def __init__(
@@ -54,8 +55,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         model = open_model(path) if model is None else model
         names = [name for name in model.holders if name not in model.reasons and model.tensor(name).dtype in GIVEN]
-        path = Path(path)
-        graph = open_graph(path, names, None if batch is None else arrays_of(batch, inputs_of(path)))
+        graph = open_graph(Path(path), names, batch)
         nodes = [Node.of(node) for node in graph.model.graph.node]
         roles = roles_of(nodes, {name: weight.shape for name, weight in graph.weights.items()}, graph.outputs)
         self.inputs = graph.inputs
@@ -97,7 +97,7 @@ class OnnxNetwork(nn.Module):
     def forward(self, *arguments: torch.Tensor, **named: torch.Tensor) -> dict[str, torch.Tensor]:
         """All outputs that are arrays, by name; floating ones have gradients where these are enabled.
 
-        Raises :class:`DataError` if an input is missing, and whatever onnxruntime raises if one does not fit.
+        Raises :class:`DataError` if an input is missing or does not fit.
         """
         given = dict(zip((each.name for each in self.inputs), arguments, strict=False))
         inputs = arrays_of({**given, **named}, self.inputs)
@@ -120,14 +120,6 @@ class OnnxNetwork(nn.Module):
 def inputs_of(path: Path) -> list[Input]:
     """What the network of a file takes; raises :class:`FormatError` if it cannot be read."""
     return open_graph(path, ()).inputs
-
-
-def arrays_of(batch: Mapping[str, torch.Tensor], inputs: Sequence[Input]) -> dict[str, Array]:
-    """What a session takes of a batch; raises :class:`DataError` if an input is missing."""
-    missing = [each.name for each in inputs if each.name not in batch]
-    if missing:
-        raise DataError(f"the network takes {', '.join(missing)} too")
-    return {each.name: batch[each.name].detach().numpy().astype(each.dtype, copy=False) for each in inputs}
 
 
 def _layer(node: Node, weight: torch.Tensor) -> nn.Module:

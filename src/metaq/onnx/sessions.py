@@ -67,25 +67,14 @@ class OpenGraph:
     @cached_property
     def inputs(self) -> list[Input]:
         """What has to be given besides weights; raises :class:`FormatError` if it is no array of numbers."""
-        known = {tensor.name for tensor in self.model.graph.initializer} | self.weights.keys()
-        return [self._input(value) for value in self.model.graph.input if value.name not in known]
-
-    def _input(self, value: ValueInfoProto) -> Input:
-        tensor = value.type.tensor_type
-        if value.type.WhichOneof("value") != "tensor_type" or tensor.elem_type == TensorProto.STRING:
-            raise FormatError(f"{self.path}: {value.name!r} is no array of numbers; leave out --calibrate.")
-        sizes = tuple(size.dim_value if size.dim_value > 0 else size.dim_param for size in tensor.shape.dim)
-        return Input(
-            name=value.name,
-            dtype=np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)),
-            shape=sizes if tensor.HasField("shape") else None,
-        )
+        return _inputs(self.path, self.model, self.weights)
 
 
-def open_graph(path: Path, names: Collection[str], batch: Mapping[str, Array] | None = None) -> OpenGraph:
+def open_graph(path: Path, names: Collection[str], batch: Mapping[str, torch.Tensor] | None = None) -> OpenGraph:
     """The graph of a file without those of its initialisers and constants that have these `names`.
 
-    With a `batch`, branches are followed as it says. Raises :class:`FormatError` if the file cannot be read.
+    With a `batch`, branches are followed as it says. Raises :class:`FormatError` if the file cannot be read, and
+    :class:`DataError` if something is missing in the batch.
     """
     with _refused(path):
         model = onnx.load_model(path, load_external_data=False)
@@ -94,7 +83,8 @@ def open_graph(path: Path, names: Collection[str], batch: Mapping[str, Array] | 
             names = set(names) - repeated_names(model.graph)
             external_data_helper.load_external_data_for_model(model, str(path.parent))
             model = inliner.inline_local_functions(model) if model.functions else model
-            conditions = follow(model.graph, lambda wanted: _conditions(model, wanted, batch))
+            arrays = arrays_of(batch, _inputs(path, model, ()))
+            conditions = follow(model.graph, lambda wanted: _conditions(model, wanted, arrays))
         graph = model.graph
         taken = {each.name: each for each in graph.initializer if each.name in names}
         for node in graph.node:
@@ -110,6 +100,31 @@ def open_graph(path: Path, names: Collection[str], batch: Mapping[str, Array] | 
             graph.input.append(helper.make_tensor_value_info(name, weight.number, weight.shape))
         model = inliner.inline_local_functions(model) if model.functions else model
     return OpenGraph(path=path, model=model, weights=weights, conditions=conditions)
+
+
+def arrays_of(batch: Mapping[str, torch.Tensor], inputs: Sequence[Input]) -> dict[str, Array]:
+    """What a session takes of a batch; raises :class:`DataError` if an input is missing."""
+    missing = [each.name for each in inputs if each.name not in batch]
+    if missing:
+        raise DataError(f"the network takes {', '.join(missing)} too; give all of its inputs.")
+    return {each.name: batch[each.name].detach().numpy().astype(each.dtype, copy=False) for each in inputs}
+
+
+def _inputs(path: Path, model: ModelProto, weights: Collection[str]) -> list[Input]:
+    known = {tensor.name for tensor in model.graph.initializer} | set(weights)
+    return [_input(path, value) for value in model.graph.input if value.name not in known]
+
+
+def _input(path: Path, value: ValueInfoProto) -> Input:
+    tensor = value.type.tensor_type
+    if value.type.WhichOneof("value") != "tensor_type" or tensor.elem_type == TensorProto.STRING:
+        raise FormatError(f"{path}: {value.name!r} is no array of numbers; leave out --calibrate.")
+    sizes = tuple(size.dim_value if size.dim_value > 0 else size.dim_param for size in tensor.shape.dim)
+    return Input(
+        name=value.name,
+        dtype=np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)),
+        shape=sizes if tensor.HasField("shape") else None,
+    )
 
 
 def _conditions(model: ModelProto, names: Sequence[str], batch: Mapping[str, Array]) -> dict[str, bool]:
@@ -173,12 +188,8 @@ class Sessions:
         return self
 
     def outputs(self, inputs: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs that are arrays, by name; raises :class:`DataError` if other branches would be taken."""
-        found = self._run(self._answers, [*self._outputs, *self._conditions], inputs, weights)
-        other = [name for name, met in self._conditions.items() if bool(found[name]) != met]
-        if other:
-            raise DataError(f"it takes another branch of the network than the first batch, by {other[0]}")
-        return {name: found[name] for name in self._outputs if name in found}
+        """The outputs that are arrays, by name."""
+        return self._run(self._answers, self._outputs, inputs, weights)
 
     def values(
         self, names: Sequence[str], inputs: Mapping[str, Array], weights: Mapping[str, Array]
@@ -186,7 +197,8 @@ class Sessions:
         """Values of the graph with these `names`, those of them that are arrays."""
         held = {each.name: each for each in self._model.graph.initializer if each.name in names}
         computed = [name for name in names if name not in held]
-        found = self._run(self._all_values, computed, inputs, weights) if computed else {}
+        is_needed = bool(computed or self._conditions)
+        found = self._run(self._all_values, computed, inputs, weights) if is_needed else {}
         return found | {name: numpy_helper.to_array(each) for name, each in held.items()}
 
     @cached_property
@@ -198,9 +210,21 @@ class Sessions:
     def _run(
         self, session: Any, names: Sequence[str], inputs: Mapping[str, Array], weights: Mapping[str, Array]
     ) -> dict[str, Array]:
+        """Raises :class:`DataError` if the network cannot be run on `inputs`, or they take other branches."""
         feed = {**inputs, **{self._given[name]: array for name, array in weights.items()}}
-        found = zip(names, session.run(names, feed), strict=True)
-        return {name: value for name, value in found if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"}
+        wanted = [*names, *(name for name in self._conditions if name not in names)]
+        try:
+            given = session.run(wanted, feed)
+        except Exception as error:
+            raise DataError(
+                f"onnxruntime cannot run the network on a batch ({reason(error)}); give inputs that it takes."
+            ) from error
+        found = dict(zip(wanted, given, strict=True))
+        for name, met in self._conditions.items():
+            if bool(found[name]) != met:
+                raise DataError(f"a batch takes another branch than the first, by {name!r}; give inputs that do not.")
+        found = {name: found[name] for name in names if isinstance(found[name], np.ndarray)}
+        return {name: array for name, array in found.items() if array.dtype.kind in "fiub"}
 
 
 def _keep(parts: Any, is_kept: Callable[[Any], bool]) -> None:

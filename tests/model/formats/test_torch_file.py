@@ -522,7 +522,6 @@ UNSTORABLE = {
     "quint8": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
     "float8_e4m3fnuz": lambda: torch.ones(3).to(torch.float8_e4m3fnuz),
     "complex32": lambda: torch.ones(3, dtype=torch.complex32),
-    "resolve_conj()": lambda: torch.ones(3, dtype=torch.complex64).conj(),
 }
 
 
@@ -534,6 +533,18 @@ def test_tensors_that_no_file_can_hold_are_refused(path, word):
     file = read(path, keep_all=True)
     assert set(values(file)) == {"v"}
     assert "weird" in file.left_out
+
+
+def test_marked_views_are_what_they_mean(path):
+    complex_ = torch.randn(4, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    state = {"conjugate": complex_.conj(), "negative": complex_.clone().conj().imag, "plain": complex_}
+    torch.save(state, path)
+    file = read(path)
+    found = values(file)
+    assert not file.ties
+    for name, tensor in state.items():
+        assert np.array_equal(found[name], tensor.resolve_conj().resolve_neg().numpy())
+    assert read(path, keep_all=True).left_out["conjugate"] == "a conjugate or negative view"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -69,7 +69,10 @@ class StorageView:
 
 @dataclass(frozen=True, eq=False)
 class StridedTensor:
-    """A tensor that is not read: its first element is at byte `start` of a storage, its strides are in elements."""
+    """A tensor that is not read: its first element is at byte `start` of a storage, its strides are in elements.
+
+    Views may be marked as conjugate or negative: then the storage has other numbers.
+    """
 
     storage: Storage
     start: int
@@ -77,6 +80,8 @@ class StridedTensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     is_swapped: bool = False
+    is_conjugate: bool = False
+    is_negative: bool = False
 
     def __post_init__(self) -> None:
         numbers = (self.start, *self.shape, *self.strides)
@@ -107,6 +112,10 @@ class StridedTensor:
                 return not self.size_bytes
             expected *= length
         return True
+
+
+MARKS = {"conj", "neg"}
+"""Of views that are conjugate or negative."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +179,22 @@ def strided(
     if not isinstance(view, StorageView) or not isinstance(offset, int):
         raise TypeError("no storage")
     name = label.name if isinstance(label, Global) else view.label
-    if isinstance(marks, dict) and any(marks.values()):
-        return OtherTensor("a conjugate or negative view", "give its resolve_conj().resolve_neg()")
+    marked = {mark for mark, is_set in marks.items() if is_set} if isinstance(marks, dict) else set()
     if name not in Dtype.__members__:
         return OtherTensor(f"a tensor of {name}", "convert it, or give its bits: view(torch.uint8)")
     dtype = Dtype[name]
+    if marked - MARKS or (marked and dtype.storage.kind not in "fc"):
+        return OtherTensor("a view with marks", "give its resolve_conj().resolve_neg()")
     start = view.start + offset * ITEMSIZES[dtype]
-    return StridedTensor(view.storage, start, dtype, integers(shape), integers(strides))
+    return StridedTensor(
+        view.storage,
+        start,
+        dtype,
+        integers(shape),
+        integers(strides),
+        is_conjugate="conj" in marked,
+        is_negative="neg" in marked,
+    )
 
 
 def integers(values: object) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -48,7 +49,8 @@ def placed(path: Path, named: Mapping[str, AnyTensor], *, gathers: bool) -> Plac
             continue
         _check_bounds(path, name, tensor)
         strides = None if tensor.is_contiguous else tensor.strides
-        identity = (id(tensor.storage), tensor.start, tensor.dtype, tensor.is_swapped, tensor.shape, strides)
+        how = (tensor.is_swapped, tensor.is_conjugate, tensor.is_negative, tensor.shape, strides)
+        identity = (id(tensor.storage), tensor.start, tensor.dtype, *how)
         groups.setdefault(identity, []).append(name)
     ties = {name: first for names in groups.values() for first in [min(names, key=_order)] for name in names}
     strided = {
@@ -102,6 +104,8 @@ def _reason_against(tensor: StridedTensor) -> str:
         return "not contiguous"
     if tensor.is_swapped:
         return "big-endian"
+    if tensor.is_conjugate or tensor.is_negative:
+        return "a conjugate or negative view"
     return "not in the file as it is" if tensor.storage.start is None and tensor.size_bytes else ""
 
 
@@ -138,7 +142,8 @@ class _Gatherer:
         if not _reason_against(tensor):
             return FileRange(self.path, _start(tensor))
         content = tensor.storage.content
-        if content is not None and tensor.is_contiguous and not tensor.is_swapped:
+        is_marked = tensor.is_swapped or tensor.is_conjugate or tensor.is_negative
+        if content is not None and tensor.is_contiguous and not is_marked:
             return np.frombuffer(content, np.uint8)[tensor.start : tensor.stop].view(tensor.dtype.storage)
         self.budget -= tensor.size_bytes
         if self.budget < 0:
@@ -151,7 +156,9 @@ class _Gatherer:
             for length, stride in zip(tensor.shape, tensor.strides, strict=True)
         ]
         view = as_strided(span, tensor.shape, strides, writeable=False)
-        return np.ascontiguousarray(view, dtype=tensor.dtype.storage).reshape(-1)
+        values: NDArray[Any] = view.conj() if tensor.is_conjugate else view
+        values = -values if tensor.is_negative else values
+        return np.ascontiguousarray(values, dtype=tensor.dtype.storage).reshape(-1)
 
     def _bytes(self, tensor: StridedTensor) -> NDArray[np.uint8]:
         """The bytes from the first element to the last."""
