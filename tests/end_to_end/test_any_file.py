@@ -112,6 +112,24 @@ def test_a_graph_comes_back_as_one_that_runs(tmp_path, graph):
         assert decode.load(packed)["first"].shape == (SIZE, SIZE)
 
 
+def test_a_graph_is_exported_with_integers_and_without_the_network(tmp_path, graph):
+    x = np.random.default_rng(1).normal(size=(3, SIZE)).astype(np.float32)
+    for source in (tmp_path / "alone.onnx", graph):
+        run_metaq("compress", source, "-o", tmp_path / "m.metaq", "--force")
+        told = run_metaq("export", tmp_path / "m.metaq", "-o", tmp_path / "small.onnx", "--force")
+        assert told.status == 0, told.err
+        made = onnx.load(tmp_path / "small.onnx")
+        onnx.checker.check_model(made, full_check=True)
+        assert {node.op_type for node in made.graph.node} >= {"DequantizeLinear", "MatMul"}
+        assert (tmp_path / "small.onnx").stat().st_size < 1.2 * 2 * SIZE * SIZE
+        (wanted,) = onnxruntime.InferenceSession(graph).run(None, {"x": x})
+        (found,) = onnxruntime.InferenceSession(tmp_path / "small.onnx").run(None, {"x": x})
+        assert np.linalg.norm(found - wanted) < 0.05 * np.linalg.norm(wanted)
+    told = run_metaq("export", tmp_path / "m.metaq", "-o", tmp_path / "x.onnx", "--net", "lenet5")
+    assert told.status == 2
+    assert "leave out --net" in told.err
+
+
 def test_files_that_belong_together_need_a_folder(tmp_path, graph):
     run_metaq("compress", graph, "-o", tmp_path / "m.metaq")
     told = run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.onnx")

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ from metaq import container
 from metaq.cli import output
 from metaq.cli.options import Force, Json, Model, OwnNet
 from metaq.config import near_match, needs, require
-from metaq.container.carried import is_carried, is_folder, tensor_name
+from metaq.container.carried import FRAME, is_carried, is_folder, tensor_name
 from metaq.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from metaq.tensors.quantized import Tensor
 
 ONNX_SUFFIX = ".onnx"
+MOST_BYTES = 1 << 31
+"""Of an ONNX file without others beside it."""
+
 EXAMPLES = 2
 
 FLOATS, INTEGERS = ("float32", "float16", "bfloat16", "float64"), ("int64", "int32", "bool")
@@ -74,6 +78,13 @@ def export(
     require(to_onnx or not exact, "--exact: only .onnx files are ever rounded.")
     inputs = [_input(text) for text in input_shape or ()]
     output.claim(out, force=force)
+    if to_onnx and _holds_graph(source):
+        require(
+            net is None and not fold and not inputs,
+            f"{source}: was made of an ONNX file; leave out --net, --fold and --input-shape.",
+        )
+        _write_graph(source, out, exact=exact, as_json=as_json)
+        return
     if to_onnx:
         needs("onnx", "onnxscript")
     from metaq.lab import runs
@@ -99,6 +110,46 @@ def export(
         _write_onnx(source, out, model, folded, examples, tensors, exact=exact, as_json=as_json)
     else:
         _write_weights(source, out, state_dict, folded, as_json=as_json)
+
+
+def _holds_graph(source: Path) -> bool:
+    """Whether a file is a ``.metaq`` file with an ONNX file in it, around its tensors."""
+    if not container.is_metaq(source):
+        return False
+    contents = container.describe(source)
+    names = [entry.name for entry in contents.entries if is_carried(entry.name, contents.metadata)]
+    return any(name.startswith(FRAME) and name.endswith(ONNX_SUFFIX) for name in names)
+
+
+def _write_graph(source: Path, out: Path, *, exact: bool, as_json: bool) -> None:
+    """Write the ONNX file that a ``.metaq`` file was made of, with integers for its weights."""
+    needs("onnx")
+    import onnx
+
+    from metaq.compression.restoring import restore_folder
+    from metaq.files import write_bytes
+    from metaq.onnx import with_integers
+
+    file = container.read(source)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        restore_folder(source, Path(place) / "model")
+        found = sorted((Path(place) / "model").rglob(f"*{ONNX_SUFFIX}"))
+        require(len(found) == 1, f"{source}: holds several ONNX files; restore them by metaq decompress.")
+        # With what lies beside it.
+        model = onnx.load(found[0])
+        require(
+            model.ByteSize() < MOST_BYTES,
+            f"{source}: its ONNX file is larger than 2 GiB; restore it by metaq decompress.",
+        )
+        data = model.SerializeToString()
+    made = with_integers(data, [each for each in file.tensors if not is_carried(each.name, file.metadata)], exact=exact)
+    write_bytes(out, made)
+    sizes = {"file_bytes": len(made), "float_bytes": len(data)}
+    if as_json:
+        output.print_json({**sizes, "file": str(out)})
+        return
+    rows = [("file", f"{len(made):,} bytes"), ("the same with floats", f"{len(data):,} bytes")]
+    output.print_table(f"{source} as {out}", ["", "value"], rows)
 
 
 def _write_weights(source: Path, out: Path, state_dict: StateDict, folded: Folded | None, *, as_json: bool) -> None:
