@@ -219,3 +219,26 @@ def test_an_interrupted_call_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         hf.save_pretrained(bert(), tmp_path / "model.metaq", progress=Interrupt())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_is_saved_alone_with_the_grids_of_its_training(tmp_path):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    base = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=20, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+    base.save_pretrained(tmp_path / "base")
+    base.name_or_path = str(tmp_path / "base")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(base, config)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    grids = metaq.choose_grids(trained, count=31)
+    report = hf.save_pretrained(model, tmp_path / "m.metaq", grids=grids)
+    assert report.coverage.share == 1.0
+    restore_folder(tmp_path / "m.metaq", tmp_path / "folder")
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "folder").iterdir()}
+    found = peft.set_peft_model_state_dict(model, metaq.load(tmp_path / "m.metaq"))
+    assert not found.unexpected_keys

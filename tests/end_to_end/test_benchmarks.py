@@ -18,8 +18,10 @@ QUICK = {
     "course.py": (["--ratio", "40"], {"float", "rows", "limit_bytes", "file_bytes"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),
+    "files.py": (["--quick"], {"files"}),
     "frontier.py": (["--quick", "--bits-per-weight", "4"], {"settled", "models"}),
     "gpu.py": (["--quick"], {"device", "steps", "throughput", "meets_limits"}),
+    "lossless.py": (["--runs", "1"], set()),
     "one_knob.py": (
         ["--net", "lenet300", "--target-bytes", "9000", "--epochs", "2", "--seeds", "1", "--out", "{folder}/runs"],
         {"runs", "medians"},

@@ -1,10 +1,11 @@
 """Models of Transformers into one ``.metaq`` file."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -47,7 +48,7 @@ def save_pretrained(
     Parameters
     ----------
     model
-        A ``transformers.PreTrainedModel``.
+        A ``transformers.PreTrainedModel``; or a ``peft.PeftModel``, of which the adapters alone are saved.
     path
         The file; an older one is replaced.
     tokenizer
@@ -67,7 +68,10 @@ def save_pretrained(
     """
     goal = Goal(target_bytes=target_bytes, target_ratio=target_ratio, target_bits_per_weight=target_bits_per_weight)
     transformers = needed("transformers")
-    if not isinstance(model, transformers.PreTrainedModel):
+    # Who has an adapter has imported its library.
+    peft: Any = sys.modules.get("peft")
+    kinds = (transformers.PreTrainedModel,) if peft is None else (transformers.PreTrainedModel, peft.PeftModel)
+    if not isinstance(model, kinds):
         raise ConfigError(f"model: {type(model).__name__} is no model of Transformers; use metaq.compress for others.")
     out = Path(path)
     if not out.parent.is_dir():

@@ -90,9 +90,6 @@ def records_in(path: Path, stream: IO[bytes]) -> dict[str, Record]:
     return found
 
 
-_records = records_in
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
     """What the directory says of a record: `position` is that of its crc, and `offset` that of its local header."""
