@@ -46,7 +46,8 @@ from metaq.cli.decompress import decompress
 from support.bank_inputs import MissingToolError
 from support.case import Sources
 from support.commands import run_metaq, used
-from support.files_bank import MAKERS, FileCase, stand_in
+from support.files_bank import MAKERS, stand_in
+from support.files_case import FileCase
 from support.files_peers import BLOCKS, HALF, INT8, MINIMA, WAYS, ModelFiles
 from support.files_search import Search, maker
 from support.peers import squeezed

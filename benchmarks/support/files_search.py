@@ -44,8 +44,12 @@ def maker(model: OpenedModel, out: Path) -> Iterator[Callable[[float], None]]:
     """What writes the file for a multiplier, as ``metaq compress`` does for the one that its goal leads it to."""
     request = Request(model, select(model), Goal(), None, DEFAULT_CODER, {}, NoProgress())
     with Reader() as reader, WorkFolder(out, {}) as work:
-        made = UncalibratedModel(request, reader, work)
-        yield lambda multiplier: (made.at(out, multiplier), None)[1]
+        quantised = UncalibratedModel(request, reader, work)
+
+        def make(multiplier: float) -> None:
+            quantised.at(out, multiplier)
+
+        yield make
 
 
 @dataclass
