@@ -48,7 +48,7 @@ WEIGHING_BATCHES = 8
 LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
 
-RECIPE = 7
+RECIPE = 8
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
 

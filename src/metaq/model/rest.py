@@ -18,6 +18,8 @@ from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
 
 CONFIG = "config.json"
+MOST_NAMED = 5
+"""Entries of a file that a sentence names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,8 @@ def rest_of_file(file: WeightFile) -> Rest:
         known = {name: value for name, value in metadata.items() if value}
         return Rest(metadata=known, left_out=file.left_out, notes=file.notes)
     frames = _frames({"": file}, {"": ""}, file.path.parent, ())
-    return Rest(files=frames, metadata={carried.FILE: file.path.name}, left_out=file.left_out, notes=file.notes)
+    notes = (*file.notes, *_kept_notes(file))
+    return Rest(files=frames, metadata={carried.FILE: file.path.name}, notes=notes)
 
 
 def rest_of_folder(folder: ModelFolder) -> Rest:
@@ -56,8 +59,7 @@ def rest_of_folder(folder: ModelFolder) -> Rest:
     notes: list[str] = []
     notes += _quantised_by(folder.path / CONFIG)
     for path, file in folder.weights.items():
-        left_out |= {f"{path}: {name}": reason for name, reason in file.left_out.items()}
-        notes += [f"{path}: {note}" for note in file.notes]
+        notes += [f"{path}: {note}" for note in (*file.notes, *_kept_notes(file))]
     return Rest(files=(*folder.carried.files, *frames), metadata=metadata, left_out=left_out, notes=tuple(notes))
 
 
@@ -70,6 +72,15 @@ def rest_of_packed(file: container.File) -> Rest:
     ]
     metadata = {name: value for name, value in file.metadata.items() if name in carried.KEYS}
     return Rest(files=tuple(files), metadata=metadata)
+
+
+def _kept_notes(file: WeightFile) -> list[str]:
+    """A sentence about what in a file is not quantised and comes back with the rest of it, if there is any."""
+    if not file.left_out:
+        return []
+    named = [f"{name} ({reason})" for name, reason in list(file.left_out.items())[:MOST_NAMED]]
+    more = len(file.left_out) - len(named)
+    return [f"kept as it is in the file: {', '.join(named)}{f' and {more:,} more' if more else ''}"]
 
 
 def _quantised_by(config: Path) -> list[str]:
