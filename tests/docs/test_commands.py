@@ -23,6 +23,7 @@ NOT_RUN = {
     "MODELS.md": "trainings on MNIST, a quarter of an hour to an hour each",
     "docs/index.md": "a download of PyTorch",
     "docs/choosing.md": "trainings on CIFAR-10, hours each",
+    "docs/how-to/any-file.md": "a file of one's own",
     "docs/how-to/calibration.md": "an ONNX file and inputs of one's own",
     "docs/how-to/torchrun.md": "a training on MNIST",
     "docs/results.md": "trainings on CIFAR-10, hours each",

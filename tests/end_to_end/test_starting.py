@@ -96,7 +96,7 @@ def test_training_may_start_from_any_kind_of_file() -> None:
     ("options", "named"),
     [
         (("--from", "missing.pth"), ("missing.pth", "no such file")),
-        (("--from", "tiny_starting_net.py"), ("tiny_starting_net.py", "not a PyTorch")),
+        (("--from", "tiny_starting_net.py"), ("tiny_starting_net.py", "no model file")),
         (("--from", "other.pth"), ("--from other.pth", "missing: 2.weight", "unexpected: fc.weight")),
         (("--from", "bad.pth"), ("2.weight", "NaN")),
         (("--from", "other.pth", "--set", "init.radius=1"), ("start", "give one")),

@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings.",
     "quantize": "Quantise on uniform buckets over the range of the weights, as in the thesis.",
     "compress": "Quantise the weights of a checkpoint or of a model folder and write them as one small file.",
-    "decompress": "Restore the quantised weights, bit for bit, as an ordinary checkpoint or model folder.",
+    "decompress": "Restore the quantised weights, bit for bit, as what they were: checkpoint, folder or other file.",
     "export": "Write a model as an ONNX network with small integers, or as dense weights; folded or as it is.",
     "evaluate": "Restore a model from its file and measure its accuracy.",
     "inspect": "Show what a file holds, tensor by tensor.",

@@ -31,7 +31,7 @@ def decompress(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Restore the quantised weights, bit for bit, as what they were: checkpoint, folder, ONNX or other model file."""
+    """Restore the quantised weights, bit for bit, as what they were: checkpoint, folder or other file."""
     begun = time.perf_counter()
     files: tuple[str, ...] = ()
     made_of = origin(source)
