@@ -152,6 +152,7 @@ def session_of(model: ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOGS_ONLY_FATAL
     options.intra_op_num_threads = torch.get_num_threads()
+    options.enable_cpu_mem_arena = False
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
@@ -181,6 +182,8 @@ class Sessions:
         self._given = {name: f"{name} transposed" if name in transposed else name for name in graph.weights}
         self._outputs = graph.outputs
         self._conditions = graph.conditions
+        self._values: Any = None
+        self._given_values: tuple[str, ...] = ()
         with _refused(self._path):
             self._answers = session_of(with_outputs(model, graph.conditions))
 
@@ -197,15 +200,17 @@ class Sessions:
         """Values of the graph with these `names`, those of them that are arrays."""
         held = {each.name: each for each in self._model.graph.initializer if each.name in names}
         computed = [name for name in names if name not in held]
-        is_needed = bool(computed or self._conditions)
-        found = self._run(self._all_values, computed, inputs, weights) if is_needed else {}
+        found = self._run(self._giving(computed), computed, inputs, weights) if computed or self._conditions else {}
         return found | {name: numpy_helper.to_array(each) for name, each in held.items()}
 
-    @cached_property
-    def _all_values(self) -> Any:
-        names = [name for node in self._model.graph.node for name in node.output if name]
-        with _refused(self._path):
-            return session_of(with_outputs(self._model, names))
+    def _giving(self, names: Sequence[str]) -> Any:
+        """A session that gives these values; others take no memory in it."""
+        wanted = (*names, *self._conditions)
+        if self._given_values != wanted:
+            with _refused(self._path):
+                self._values = session_of(with_outputs(self._model, wanted))
+            self._given_values = wanted
+        return self._values
 
     def _run(
         self, session: Any, names: Sequence[str], inputs: Mapping[str, Array], weights: Mapping[str, Array]
