@@ -1,7 +1,7 @@
 """The interface of all coders: several small tensors, or a piece of a large one, in one payload."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,13 +18,20 @@ class StreamShape:
     """What a decoder knows of a stream of `count` symbols in ``[0, alphabet_size)`` before it reads the payload.
 
     `row_length` are the symbols of a row if the stream is a matrix in C order, or 0; `trellis_bits` is the binary
-    logarithm of the number of trellis states if the symbols were chosen by dependent quantisation, or 0.
+    logarithm of the number of trellis states if the symbols were chosen by dependent quantisation, or 0. `hints` are
+    what an update's base tells about every symbol, int32 of shape (count,), 0 where nothing is to be expected; None
+    without a base.
     """
 
     count: int
     alphabet_size: int
     row_length: int = 0
     trellis_bits: int = 0
+    hints: NDArray[np.int32] | None = field(default=None, compare=False, repr=False)
+
+    def first(self, count: int) -> "StreamShape":
+        """The same of the first `count` symbols."""
+        return replace(self, count=count, hints=None if self.hints is None else self.hints[:count])
 
     @property
     def central(self) -> int:

@@ -22,7 +22,7 @@ class Account:
     file_bytes
         Size of the file: ``magic_bytes + header_bytes + checksum_bytes + sum(parts_bytes) + rounding_bytes``.
     magic_bytes
-        Magic and version.
+        Magic and version; of an update the identities of models, too.
     header_bytes
         The coded header with its size; tensors of a few bytes that stand in it are counted here.
     checksum_bytes
@@ -63,11 +63,12 @@ def account(path: str | os.PathLike[str]) -> Account:
         for chunk in contents.chunks:
             for piece, bits in zip(chunk.pieces, _piece_bits(source, contents.parts, chunk), strict=True):
                 parts_bits[piece.tensor] += bits
+    magic_bytes = layout.preamble_bytes(is_update=contents.update is not None)
     checksum_bytes = layout.CHECKSUM_BYTES * (1 if len(contents.chunks) <= 1 else len(contents.chunks) + 2)
     return Account(
         file_bytes=contents.file_bytes,
-        magic_bytes=layout.PREAMBLE_BYTES,
-        header_bytes=contents.header_bytes - layout.PREAMBLE_BYTES - checksum_bytes,
+        magic_bytes=magic_bytes,
+        header_bytes=contents.header_bytes - magic_bytes - checksum_bytes,
         checksum_bytes=checksum_bytes,
         parts_bits=tuple(parts_bits),
     )

@@ -65,11 +65,13 @@ def symbols_per_element(entry: Entry) -> int:
 
 def stream_shape(entry: Entry) -> StreamShape:
     """What the coder of the whole tensor is told; an exact tensor has no alphabet."""
+    count = entry.grid.count if entry.grid is not None else 0
+    is_given = entry.relation == "given"
     return StreamShape(
         count=entry.count,
-        alphabet_size=entry.grid.count if entry.grid is not None else 0,
+        alphabet_size=2 * count - 1 if is_given else count,
         row_length=layout.row_length(entry.shape, entry.scan),
-        trellis_bits=entry.trellis_bits,
+        trellis_bits=0 if is_given else entry.trellis_bits,
     )
 
 

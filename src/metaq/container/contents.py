@@ -6,6 +6,7 @@ from functools import cached_property
 from math import prod
 
 from metaq.coding.chunks import StreamShape
+from metaq.container import layout
 from metaq.container.carried import is_carried
 from metaq.tensors.coverage import Coverage, measured
 from metaq.tensors.grid import BucketGrid
@@ -32,6 +33,8 @@ class Entry:
         Reference values, or None for a tensor kept exactly or tied.
     scan, trellis_bits
         See :class:`metaq.tensors.quantized.QuantizedTensor`.
+    relation
+        In an update, how the base tells about it.
     basis, scales
         Number of the basis whose rows are combined, or None; factors of rows and columns, or None.
     tied_to
@@ -49,6 +52,7 @@ class Entry:
     grid: BucketGrid | None
     scan: Scan = "rows"
     trellis_bits: int = 0
+    relation: layout.Relation = "alone"
     basis: int | None = None
     scales: Scales | None = None
     tied_to: int | None = None
@@ -97,6 +101,20 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpdateFacts:
+    """What a file tells of itself if it is an update.
+
+    `base` is the identity of the model that it is to be applied to, `result` the last four bytes of that of the model
+    that it gives; see :func:`metaq.container.updates.identity`. `removed` are numbers of tensors of the base, in the
+    order of their names, that the model has no more, ascending.
+    """
+
+    base: bytes
+    result: bytes
+    removed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contents:
     """A file without its tensors' elements.
 
@@ -112,6 +130,8 @@ class Contents:
         Payloads in order.
     metadata
         Free facts by key.
+    update
+        Of an update, what it is an update of.
     file_bytes, header_bytes
         Size of the file, and of all in it that is not payload.
     """
@@ -123,6 +143,7 @@ class Contents:
     metadata: Metadata
     file_bytes: int
     header_bytes: int
+    update: UpdateFacts | None = None
 
     @cached_property
     def parts(self) -> tuple[Entry, ...]:

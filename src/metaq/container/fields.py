@@ -11,7 +11,7 @@ from metaq.coding.header_bytes import encode_header_bytes
 from metaq.coding.varint import encode_varint
 from metaq.container import chunking, layout
 from metaq.container.coders import CODERS
-from metaq.container.contents import Entry, Metadata
+from metaq.container.contents import Entry, Metadata, UpdateFacts
 from metaq.container.grids import grids_bytes
 from metaq.container.header import with_places
 from metaq.errors import ConfigError
@@ -44,6 +44,7 @@ class Parts:
     metadata: Metadata
     coder: str
     chunk_bits: int
+    update: UpdateFacts | None = None
 
     def plans(self) -> list[chunking.Plan]:
         """What every chunk holds, in the order of the file."""
@@ -56,7 +57,10 @@ class Parts:
         if len(fields) > layout.MAX_HEADER_BYTES:
             raise ConfigError(f"metadata and names take more than {layout.MAX_HEADER_BYTES} bytes; shorten them.")
         stored = encode_varint(len(fields)) + encode_header_bytes(fields)
-        head = layout.MAGIC + bytes([layout.VERSION]) + encode_varint(len(stored)) + stored
+        head = layout.MAGIC + bytes([layout.VERSION])
+        if self.update is not None:
+            head = layout.UPDATE_MAGIC + bytes([layout.VERSION]) + self.update.base + self.update.result
+        head += encode_varint(len(stored)) + stored
         if len(chunks) > 1:
             head += b"".join(packed_checksum(chunk.checksum) for chunk in chunks)
             head += packed_checksum(zlib.crc32(head))
@@ -68,14 +72,42 @@ class Parts:
         return b"".join(
             [
                 encode_varint(len(self.entries)) + encode_varint(len(self.metadata)),
+                b"" if self.update is None else _removed_bytes(self.update.removed),
                 bytes([CODERS[self.coder].identifier << layout.CHUNK_BITS_WIDTH | self.chunk_bits]),
                 *(_name_bytes(name, previous) for name, previous in zip(names, [b"", *names], strict=False)),
                 *(_shape_bytes(entry) for entry in self.entries),
-                _storage_bytes(self.entries, self.inline, self.coder, self.bases),
+                self._storage_bytes(),
                 *(encode_varint(size) for size in chunk_sizes),
                 _metadata_bytes(self.metadata),
             ]
         )
+
+    def _storage_bytes(self) -> bytes:
+        grids = _Grids()
+        left = iter(self.inline)
+        out = bytearray()
+        for entry in self.entries:
+            if entry.grid is None:
+                is_difference = entry.relation == "added"
+                way = layout.EXACT_DIFFERENCE if is_difference else layout.EXACT_NAMES.index(entry.coder)
+                out.append(layout.EXACT | way << layout.KIND_BITS)
+                out += next(left) if way == layout.EXACT_INLINE else b""
+                out += encode_varint(entry.tied_to) if entry.tied_to is not None else b""
+                continue
+            kind, number = grids.refer_to(entry.grid)
+            columns = layout.COLUMNS_FLAG if entry.scan == "columns" else 0
+            trellis = layout.TRELLIS_CODES.index(entry.trellis_bits) << layout.TRELLIS_SHIFT
+            own = layout.OWN_CODER_FLAG if entry.coder != self.coder else 0
+            more = 0 if entry.basis is None else entry.basis + 1
+            more = layout.relations(is_update=self.update is not None) * more + layout.RELATIONS.index(entry.relation)
+            more = (layout.SCALES_FLAG + 1) * more + (layout.SCALES_FLAG if entry.scales is not None else 0)
+            out.append(kind | columns | trellis | own | (layout.MORE_FLAG if more else 0))
+            out += (encode_varint(CODERS[entry.coder].identifier) if own else b"") + number
+            out += encode_varint(more - 1) if more else b""
+        scales = b"".join(entry.scales.raw for entry in self.entries if entry.scales is not None)
+        sizes = b"".join(encode_varint(basis.shape[0]) for basis in self.bases)
+        every = grids.new + [basis.grid for basis in self.bases if basis.grid is not None]
+        return bytes(out) + sizes + grids_bytes(every) + scales
 
     def placed(self, chunks: Sequence[StoredChunk]) -> list[Entry]:
         """The bases and the tensors with their coded bytes."""
@@ -156,31 +188,9 @@ class _Grids:
         return layout.NEW_GRID, b""
 
 
-def _storage_bytes(entries: Sequence[Entry], inline: Sequence[bytes], coder: str, bases: Sequence[Entry]) -> bytes:
-    grids = _Grids()
-    left = iter(inline)
-    out = bytearray()
-    for entry in entries:
-        if entry.grid is None:
-            way = layout.EXACT_NAMES.index(entry.coder)
-            out.append(layout.EXACT | way << layout.KIND_BITS)
-            out += next(left) if way == layout.EXACT_INLINE else b""
-            out += encode_varint(entry.tied_to) if entry.tied_to is not None else b""
-            continue
-        kind, number = grids.refer_to(entry.grid)
-        columns = layout.COLUMNS_FLAG if entry.scan == "columns" else 0
-        trellis = layout.TRELLIS_CODES.index(entry.trellis_bits) << layout.TRELLIS_SHIFT
-        own = layout.OWN_CODER_FLAG if entry.coder != coder else 0
-        is_more = entry.scales is not None or entry.basis is not None
-        out.append(kind | columns | trellis | own | (layout.MORE_FLAG if is_more else 0))
-        out += (encode_varint(CODERS[entry.coder].identifier) if own else b"") + number
-        if is_more:
-            scaled = layout.SCALES_FLAG if entry.scales is not None else 0
-            out += encode_varint(2 * (0 if entry.basis is None else entry.basis + 1) + scaled - 1)
-    scales = b"".join(entry.scales.raw for entry in entries if entry.scales is not None)
-    sizes = b"".join(encode_varint(basis.shape[0]) for basis in bases)
-    every = grids.new + [basis.grid for basis in bases if basis.grid is not None]
-    return bytes(out) + sizes + grids_bytes(every) + scales
+def _removed_bytes(numbers: Sequence[int]) -> bytes:
+    gaps = (number - previous - 1 for previous, number in pairwise((-1, *numbers)))
+    return encode_varint(len(numbers)) + b"".join(map(encode_varint, gaps))
 
 
 def _metadata_bytes(metadata: Metadata) -> bytes:

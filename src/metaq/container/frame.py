@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from metaq.coding.header_bytes import decode_header_bytes
 from metaq.container import header, layout
-from metaq.container.contents import Chunk, Contents
+from metaq.container.contents import Chunk, Contents, UpdateFacts
 from metaq.container.cursor import Cursor
 from metaq.container.source import Source, checksum
 from metaq.errors import CodecError, FormatError
@@ -43,7 +43,7 @@ def _check_magic(source: Source) -> None:
     head = source.take(0, len(layout.MAGIC))
     if not head:
         raise FormatError(f"{source.name}: byte 0: is empty; it was probably never written to the end. Make it again.")
-    if head != layout.MAGIC[: len(head)]:
+    if head not in (layout.MAGIC[: len(head)], layout.UPDATE_MAGIC[: len(head)]):
         raise FormatError(f"{source.name}: byte 0: is not a .metaq file; give the path of one.")
     if source.size_bytes < layout.MIN_FILE_BYTES:
         raise FormatError(
@@ -71,9 +71,10 @@ def _parsed(source: Source) -> Frame:
         raise FormatError(
             f"{source.name}: version, byte {len(layout.MAGIC)}: {version} is newer than this metaq reads; upgrade."
         )
-    raw, header_end = _unpacked_header(source)
+    is_update = source.take(0, len(layout.MAGIC)) == layout.UPDATE_MAGIC
+    raw, header_end = _unpacked_header(source, layout.preamble_bytes(is_update=is_update))
     cursor = Cursor(raw, source=source.name, section="unpacked header")
-    found = header.parse(cursor)
+    found = header.parse(cursor, is_update=is_update)
     sums, start = _chunk_checksums(source, header_end, len(found.plans))
     if start + sum(found.chunk_sizes) + layout.CHECKSUM_BYTES != source.size_bytes:
         cursor.refuse(f"the sizes of the chunks do not add up to the {source.size_bytes} bytes of the file")
@@ -91,15 +92,21 @@ def _parsed(source: Source) -> Frame:
         metadata=found.metadata,
         file_bytes=source.size_bytes,
         header_bytes=source.size_bytes - sum(found.chunk_sizes),
+        update=_update_facts(source, found.removed) if is_update else None,
     )
     return contents, found.inline
 
 
-def _unpacked_header(source: Source) -> tuple[bytes, int]:
+def _update_facts(source: Source, removed: tuple[int, ...]) -> UpdateFacts:
+    raw = source.take(layout.PREAMBLE_BYTES, layout.IDENTITY_BYTES + layout.RESULT_BYTES)
+    return UpdateFacts(base=raw[: layout.IDENTITY_BYTES], result=raw[layout.IDENTITY_BYTES :], removed=removed)
+
+
+def _unpacked_header(source: Source, preamble_bytes: int) -> tuple[bytes, int]:
     """The fields, and where the coded header ends in the file."""
     limit = source.size_bytes - layout.CHECKSUM_BYTES
-    head = source.take(0, min(layout.PREAMBLE_BYTES + layout.MAX_VARINT_BYTES, limit))
-    cursor = Cursor(head, source=source.name, section="start of the header", start=layout.PREAMBLE_BYTES)
+    head = source.take(0, min(preamble_bytes + layout.MAX_VARINT_BYTES, limit))
+    cursor = Cursor(head, source=source.name, section="start of the header", start=min(preamble_bytes, len(head)))
     stored_bytes = cursor.varint()
     if stored_bytes > limit - cursor.position:
         cursor.refuse(f"{stored_bytes} bytes are promised but only {limit - cursor.position} are left")

@@ -27,6 +27,7 @@ class Header:
     plans: list[chunking.Plan]
     chunk_sizes: list[int]
     metadata: Metadata
+    removed: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +42,22 @@ class _Stored:
     is_scaled: bool = False
 
 
-def parse(cursor: Cursor) -> Header:
-    """Read the fields of a header, which ends with the data of the cursor.
+def parse(cursor: Cursor, *, is_update: bool = False) -> Header:
+    """Read the fields of a header, of an update or another file, which ends with the data of the cursor.
 
     Raises :class:`FormatError` if anything is not as docs/format.md says.
     """
     tensor_count, metadata_count = cursor.varint(), cursor.varint()
     if tensor_count > layout.MAX_TENSORS:
         cursor.refuse(f"{tensor_count} tensors are more than {layout.MAX_TENSORS}")
+    removed = _removed(cursor) if is_update else ()
     number, chunk_bits = divmod(cursor.byte(), 1 << layout.CHUNK_BITS_WIDTH)
     coder = _coder(cursor, number)
     if chunk_bits > layout.MAX_CHUNK_BITS:
         cursor.refuse(f"chunks of 2**{chunk_bits} symbols are too large", advice=NEWER)
     names = _names(cursor, tensor_count)
     described = _described(cursor, names, coder)
-    stored = _storages(cursor, described)
+    stored = _storages(cursor, described, is_update=is_update)
     sizes = _basis_sizes(cursor, stored)
     grid_count = 1 + max((item.grid for item in stored if item.grid is not None), default=-1)
     grids = read_grids(cursor, grid_count + len(sizes))
@@ -70,7 +72,15 @@ def parse(cursor: Cursor) -> Header:
     if cursor.left:
         cursor.refuse(f"{cursor.left} bytes are left over")
     inline = {number: item.inline for number, item in enumerate(stored, len(bases)) if item.inline is not None}
-    return Header(entries=entries, bases=bases, inline=inline, plans=plans, chunk_sizes=chunk_sizes, metadata=metadata)
+    return Header(
+        entries=entries,
+        bases=bases,
+        inline=inline,
+        plans=plans,
+        chunk_sizes=chunk_sizes,
+        metadata=metadata,
+        removed=removed,
+    )
 
 
 def basis_entry(number: int, size: int, grid: BucketGrid, coder: str) -> Entry:
@@ -116,6 +126,8 @@ def _checked(
     # How far combinations reach is known only once their basis is decoded.
     if not (entry.dtype.is_quantizable and (entry.basis is not None or layout.grid_fits(grid, entry.dtype, scales))):
         cursor.refuse(f"the grid of {entry.name!r} does not fit {entry.dtype.name}")
+    if entry.relation == "added" and grid.center != 0:
+        cursor.refuse(f"what is added to {entry.name!r} of the base has a grid around {grid.center}")
     if not layout.trellis_fits(grid, entry.trellis_bits):
         cursor.refuse(f"{entry.name!r} cannot have a trellis of 2**{entry.trellis_bits} states on {grid.count} buckets")
     entry = replace(entry, grid=grid, scales=scales)
@@ -146,6 +158,20 @@ def _basis_sizes(cursor: Cursor, stored: Sequence[_Stored]) -> list[int]:
             cursor.refuse(f"the tensors and bases have more than {layout.MAX_ELEMENTS} elements")
         sizes.append(size)
     return sizes
+
+
+def _removed(cursor: Cursor) -> tuple[int, ...]:
+    """Numbers of tensors of the base that an update takes away, as gaps between them."""
+    number = cursor.varint()
+    if number > layout.MAX_TENSORS:
+        cursor.refuse(f"{number} removed tensors are more than {layout.MAX_TENSORS}")
+    found, place = [], -1
+    for _ in range(number):
+        place += 1 + cursor.varint()
+        if place >= layout.MAX_TENSORS:
+            cursor.refuse(f"tensor {place} of the base is removed, which cannot be there")
+        found.append(place)
+    return tuple(found)
 
 
 def _names(cursor: Cursor, number: int) -> list[str]:
@@ -204,11 +230,11 @@ def _dtype_and_shape(cursor: Cursor) -> tuple[Dtype, tuple[int, ...]]:
     return dtype, shape
 
 
-def _storages(cursor: Cursor, described: Sequence[Entry]) -> list[_Stored]:
+def _storages(cursor: Cursor, described: Sequence[Entry], *, is_update: bool) -> list[_Stored]:
     stored: list[_Stored] = []
     last, newest, newest_basis = -1, -1, -1
     for entry in described:
-        item = _storage(cursor, entry, last, newest, newest_basis)
+        item = _storage(cursor, entry, last, newest, newest_basis, is_update=is_update)
         if item.entry.tied_to is not None:
             _check_tie(cursor, item.entry.tied_to, described, stored)
         if item.grid is not None:
@@ -230,14 +256,14 @@ def _check_tie(cursor: Cursor, first: int, described: Sequence[Entry], stored: S
         cursor.refuse(f"tensor {number} is tied to tensor {first}, which is of another type or shape")
 
 
-def _storage(cursor: Cursor, entry: Entry, last: int, newest: int, newest_basis: int) -> _Stored:
+def _storage(cursor: Cursor, entry: Entry, last: int, newest: int, newest_basis: int, *, is_update: bool) -> _Stored:
     """How `entry` is stored; `last`, `newest` and `newest_basis` are the numbers, or -1, of the grid used last, of
     the last new grid and of the last new basis.
     """
     byte = cursor.byte()
     kind = byte & ((1 << layout.KIND_BITS) - 1)
     if kind == layout.EXACT:
-        return _exact_storage(cursor, byte >> layout.KIND_BITS, entry)
+        return _exact_storage(cursor, byte >> layout.KIND_BITS, entry, is_update=is_update)
     own = _coder(cursor, cursor.varint()) if byte & layout.OWN_CODER_FLAG else entry.coder
     if kind == layout.NEW_GRID:
         grid = newest + 1
@@ -250,16 +276,24 @@ def _storage(cursor: Cursor, entry: Entry, last: int, newest: int, newest_basis:
         if grid > newest:
             cursor.refuse(f"grid {grid} is needed but there are {newest + 1} so far")
     more = cursor.varint() + 1 if byte & layout.MORE_FLAG else 0
-    basis = more // 2 - 1 if more > layout.SCALES_FLAG else None
+    more, scaled = divmod(more, layout.SCALES_FLAG + 1)
+    more, relation = divmod(more, layout.relations(is_update=is_update))
+    basis = more - 1 if more else None
     if basis is not None and basis > newest_basis + 1:
         cursor.refuse(f"basis {basis} is needed but there are {newest_basis + 1} so far")
     trellis = layout.TRELLIS_CODES[byte >> layout.TRELLIS_SHIFT & (len(layout.TRELLIS_CODES) - 1)]
     scan: Scan = "columns" if byte & layout.COLUMNS_FLAG else "rows"
-    entry = replace(entry, coder=own, scan=scan, trellis_bits=trellis, basis=basis)
-    return _Stored(entry=entry, grid=grid, is_scaled=bool(more & layout.SCALES_FLAG))
+    entry = replace(entry, coder=own, scan=scan, trellis_bits=trellis, basis=basis, relation=layout.RELATIONS[relation])
+    if entry.relation == "given" and basis is not None:
+        cursor.refuse(f"{entry.name!r} has a basis, so that no base tells its bucket indices")
+    return _Stored(entry=entry, grid=grid, is_scaled=bool(scaled))
 
 
-def _exact_storage(cursor: Cursor, way: int, entry: Entry) -> _Stored:
+def _exact_storage(cursor: Cursor, way: int, entry: Entry, *, is_update: bool) -> _Stored:
+    if is_update and way == layout.EXACT_DIFFERENCE:
+        if not layout.has_differences(entry.dtype):
+            cursor.refuse(f"elements of {entry.name!r}, of {entry.dtype.name}, have no differences")
+        return _Stored(entry=replace(entry, coder=layout.PLANES, relation="added"))
     if way >= len(layout.EXACT_NAMES):
         cursor.refuse(f"a tensor is stored in the unknown way {way}", advice=NEWER)
     entry = replace(entry, coder=layout.EXACT_NAMES[way])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,23 @@ from metaq.tensors.quantized import Dtype, QuantizedTensor, Scan, combined_unit
 from metaq.tensors.scales import Scales
 from metaq.tensors.trellis import PARITY_CHECKS
 
+Relation = Literal["alone", "given", "added"]
+"""Whether a tensor of an update stands alone, is told by what the base leads to expect, or is added to the base."""
+
 MAGIC = b"\x8fMTQ"
 """First bytes of every file; the first one is neither ASCII nor the start of UTF-8."""
 
+UPDATE_MAGIC = b"\x8fMTU"
+"""First bytes of an update, a file that tells a model by another one."""
+
 VERSION = 1
 
+IDENTITY_BYTES, RESULT_BYTES = 8, 4
+"""Of the base of an update, and of what it gives."""
+
 PREAMBLE_BYTES = len(MAGIC) + 1
+"""Of a file that is no update."""
+
 CHECKSUM_BYTES = 4
 MIN_FILE_BYTES = PREAMBLE_BYTES + 2 + CHECKSUM_BYTES
 MAX_VARINT_BYTES = 9
@@ -44,8 +56,10 @@ MORE_FLAG = 1 << 7
 """A number follows: one less than ``SCALES_FLAG``, if there are scales, and twice the number of a basis and 1."""
 
 SCALES_FLAG = 1
+RELATIONS: tuple[Relation, ...] = ("alone", "given", "added")
+"""How a tensor of an update is told by the base: the number is a part of the one that follows."""
 
-EXACT_RAW, EXACT_ZSTD, EXACT_INLINE, EXACT_TIED, EXACT_PLANES = 0, 1, 2, 3, 4
+EXACT_RAW, EXACT_ZSTD, EXACT_INLINE, EXACT_TIED, EXACT_PLANES, EXACT_DIFFERENCE = 0, 1, 2, 3, 4, 5
 EXACT_NAMES = ("raw", "zstd", "inline", "tied", "planes")
 PLANES = EXACT_NAMES[EXACT_PLANES]
 INLINE_BYTES = 64
@@ -94,6 +108,16 @@ LARGEST = {
 """Largest finite value by quantisable type."""
 
 
+def relations(*, is_update: bool) -> int:
+    """How many relations to a base a quantised tensor may have."""
+    return len(RELATIONS) if is_update else 1
+
+
+def preamble_bytes(*, is_update: bool) -> int:
+    """Bytes before the size of the coded header."""
+    return PREAMBLE_BYTES + (IDENTITY_BYTES + RESULT_BYTES if is_update else 0)
+
+
 def row_length(shape: tuple[int, ...], scan: Scan = "rows") -> int:
     """Symbols of a row in the order of the scan; 0 where there is only one dimension, or none.
 
@@ -113,6 +137,11 @@ def exact_way(dtype: Dtype, shape: tuple[int, ...]) -> int:
     if prod(shape) * dtype.itemsize <= INLINE_BYTES:
         return EXACT_INLINE
     return EXACT_RAW if dtype is Dtype.uint8 and len(shape) == 1 else EXACT_PLANES
+
+
+def has_differences(dtype: Dtype) -> bool:
+    """Whether an update may tell exact elements of this type by their difference from the base."""
+    return dtype.kind not in ("boolean", "complex")
 
 
 def grid_fits(grid: BucketGrid, dtype: Dtype, scales: Scales | None = None) -> bool:

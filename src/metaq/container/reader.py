@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from metaq.container import layout
 from metaq.container.chunking import symbols_per_element
-from metaq.container.coders import CODERS
 from metaq.container.contents import Chunk, Contents, Entry, File
 from metaq.container.exact import as_elements, decode_planes, whole
 from metaq.container.frame import open_checked_frame, open_frame
 from metaq.container.restoring import BasisRestoration, CombinedRestoration, Restoration, place
 from metaq.container.source import FileLike, Source, open_source
+from metaq.container.updates import Elements, added, beside, decode_symbols, require_base
 from metaq.errors import CodecError, ConfigError, FormatError
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, ExactTensor, QuantizedTensor, Tensor, TiedTensor
@@ -38,13 +38,16 @@ Streams = list[NDArray[np.generic]]
 """What a chunk holds: symbols of its pieces, or the elements of an exact tensor."""
 
 
-def read(path: FileLike, *, max_bytes: int = DEFAULT_MAX_BYTES) -> File:
+def read(path: FileLike, *, base: Elements | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> File:
     """Read a ``.metaq`` file.
 
     Parameters
     ----------
     path
         The file: its path, its bytes, or an open binary file that can seek, which is left open.
+    base
+        Of an update, the tensors of the model that it is to be applied to; the file then has those that differ from
+        them. Whether they are the right ones is not looked at.
     max_bytes
         Memory that its tensors may take; a small file can honestly hold very large constant tensors.
 
@@ -53,20 +56,23 @@ def read(path: FileLike, *, max_bytes: int = DEFAULT_MAX_BYTES) -> File:
     ConfigError
         If `path` is none of these.
     FormatError
-        If the file is missing, foreign, damaged, of a newer version, or takes more than `max_bytes`.
+        If the file is missing, foreign, damaged, of a newer version, takes more than `max_bytes`, or is an update
+        without a base.
     """
     with open_source(path) as source:
-        return _read_all(source, max_bytes)
+        return _read_all(source, max_bytes, base)
 
 
-def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str = "data") -> File:
+def decode(
+    data: bytes, *, base: Elements | None = None, max_bytes: int = DEFAULT_MAX_BYTES, source: str = "data"
+) -> File:
     """Invert :func:`metaq.container.encode`.
 
     Parameters
     ----------
     data
         Bytes of a file.
-    max_bytes
+    base, max_bytes
         See :func:`read`.
     source
         What to call the data in messages.
@@ -76,7 +82,7 @@ def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str = "da
     FormatError
         As for :func:`read`.
     """
-    return _read_all(Source(io.BytesIO(data), source), max_bytes)
+    return _read_all(Source(io.BytesIO(data), source), max_bytes, base)
 
 
 def describe(path: FileLike) -> Contents:
@@ -123,6 +129,7 @@ def stream(
     """
     with open_source(path) as source:
         contents, inline = open_frame(source)
+        require_base(source.name, contents, None)
         wanted = _wanted(contents, source, names)
         largest = max((contents.entries[number].restored_bytes for number in wanted), default=0)
         bases = contents.bases_of(contents.entries[number].name for number in wanted)
@@ -142,14 +149,15 @@ def stream(
             del tensor
 
 
-def _read_all(source: Source, max_bytes: int) -> File:
+def _read_all(source: Source, max_bytes: int, base: Elements | None) -> File:
     contents, elements = open_checked_frame(source)
+    require_base(source.name, contents, base)
     require_memory(source.name, sum(entry.memory_bytes for entry in contents.parts), max_bytes)
     inline = {number: _exact(source, contents.parts[number], raw) for number, raw in elements.items()}
     exact = {number: _writable(tensor) for number, tensor in inline.items()}
     restored: dict[int, Restoration] = {}
     indices: dict[int, NDArray[np.int64]] = {}
-    for chunk, streams in decoded(source, contents, contents.chunks):
+    for chunk, streams in decoded(source, contents, contents.chunks, base):
         for piece, symbols in zip(chunk.pieces, streams, strict=True):
             entry = contents.parts[piece.tensor]
             if entry.grid is None:
@@ -171,6 +179,9 @@ def _read_all(source: Source, max_bytes: int) -> File:
             _require_combinations_fit(source.name, entry, bases[entry.basis].grid, sums[entry.basis])
         if entry.tied_to is None:
             held[number] = exact[part] if part in exact else _quantized(entry, indices.get(part), bases)
+        if entry.relation == "added":
+            assert base is not None
+            held[number] = added(held[number], base[entry.name].values)
     tensors = tuple(
         held[number] if entry.tied_to is None else TiedTensor(name=entry.name, first=held[entry.tied_to])
         for number, entry in enumerate(contents.entries)
@@ -273,9 +284,11 @@ def restoration(name: str, entry: Entry, bases: Mapping[int, BasisRestoration]) 
 
 
 def decoded(
-    source: Source, contents: Contents, chunks: Iterable[Chunk]
+    source: Source, contents: Contents, chunks: Iterable[Chunk], base: Elements | None = None
 ) -> Generator[tuple[Chunk, Streams], None, None]:
-    """Chunks in order with what they hold, decoded ahead on all cores as far as memory allows."""
+    """Chunks in order with what they hold, decoded ahead on all cores as far as memory allows; those of an update with
+    the tensors of its `base`.
+    """
     cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
     waiting: deque[tuple[Chunk, int, Future[Streams]]] = deque()
     held = 0
@@ -290,7 +303,7 @@ def decoded(
                     held -= waiting[0][1]
                     yield _finished(waiting)
                 payload = source.take(chunk.offset_bytes, chunk.size_bytes)
-                waiting.append((chunk, cost, pool.submit(_decoded_chunk, source.name, contents, chunk, payload)))
+                waiting.append((chunk, cost, pool.submit(_decoded_chunk, source.name, contents, chunk, payload, base)))
                 held += cost
                 del payload
             while waiting:
@@ -305,7 +318,7 @@ def _finished(waiting: deque[tuple[Chunk, int, Future[Streams]]]) -> tuple[Chunk
     return chunk, future.result()
 
 
-def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes) -> Streams:
+def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes, base: Elements | None) -> Streams:
     entry = contents.parts[chunk.pieces[0].tensor]
     if len(payload) != chunk.size_bytes or (chunk.checksum is not None and zlib.crc32(payload) != chunk.checksum):
         raise _chunk_error(name, chunk, entry, "its checksum does not match; the file is damaged.")
@@ -314,7 +327,7 @@ def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes) 
             return decode_planes(payload, [contents.parts[piece.tensor] for piece in chunk.pieces], chunk.pieces)
         if entry.grid is None:
             return [whole(payload, entry)]
-        return list(CODERS[chunk.coder].decode_chunk(payload, [piece.shape for piece in chunk.pieces]))
+        return decode_symbols(chunk.coder, payload, [beside(contents.parts, piece, base) for piece in chunk.pieces])
     except ImportError as error:
         reason = f"the coder {chunk.coder} needs the package {error.name}, which cannot be imported; install it."
         raise _chunk_error(name, chunk, entry, reason) from error

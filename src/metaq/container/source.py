@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-from metaq.container.layout import MAGIC
+from metaq.container.layout import MAGIC, UPDATE_MAGIC
 from metaq.errors import ConfigError, FormatError
 
 BLOCK_BYTES = 1 << 20
@@ -100,7 +100,7 @@ def is_metaq(path: str | os.PathLike[str]) -> bool:
     FormatError
         If the file is missing, empty or cannot be read.
     """
-    return head_of(path, len(MAGIC)) == MAGIC or Path(path).suffix == ".metaq"
+    return head_of(path, len(MAGIC)) in (MAGIC, UPDATE_MAGIC) or Path(path).suffix == ".metaq"
 
 
 def head_of(path: str | os.PathLike[str], size_bytes: int) -> bytes:

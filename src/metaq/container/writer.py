@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from metaq.coding.chunks import StreamShape
 from metaq.container import chunking, layout
 from metaq.container.coders import check_name, encode_chunk
-from metaq.container.contents import Entry, Metadata, Piece, WriteReport, coverage_of_entries
+from metaq.container.contents import Entry, Metadata, Piece, UpdateFacts, WriteReport, coverage_of_entries
 from metaq.container.exact import encode_planes
 from metaq.container.fields import Parts, StoredChunk, check_elements, check_tensors, packed_checksum, utf8
 from metaq.container.header import basis_entry
+from metaq.container.updates import Against, Beside, differences
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, is_combination_exact
@@ -45,12 +46,13 @@ Read = Callable[[int, int], bytes]
 @dataclass(frozen=True, kw_only=True)
 class _Item:
     """A tensor or a basis to be written: its entry, and symbols in the order of the scan, or elements in planes, or the
-    bytes of a tensor kept exactly otherwise; none for a tied one.
+    bytes of a tensor kept exactly otherwise; none for a tied one. `against` is what it is told by in an update.
     """
 
     entry: Entry
     symbols: NDArray[np.generic] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     raw: bytes = b""
+    against: Against | None = None
 
 
 def write(
@@ -109,13 +111,24 @@ def encode(
     coder: str = DEFAULT_CODER,
     coders: Mapping[str, str] | None = None,
     chunk_bits: int = layout.DEFAULT_CHUNK_BITS,
+    update: UpdateFacts | None = None,
+    against: Mapping[str, Against] | None = None,
 ) -> bytes:
-    """Bytes of the file that :func:`write` would make; arguments and errors as there."""
-    return _build(tensors, metadata or {}, coder, coders or {}, chunk_bits)[0]
+    """Bytes of the file that :func:`write` would make; arguments and errors as there.
+
+    With `update`, the file is one. Tensors whose names are in `against` are then told by those of the base.
+    """
+    return _build(tensors, metadata or {}, coder, coders or {}, chunk_bits, update, against)[0]
 
 
 def _build(
-    tensors: Sequence[Tensor], metadata: Metadata, coder: str, coders: Mapping[str, str], chunk_bits: int
+    tensors: Sequence[Tensor],
+    metadata: Metadata,
+    coder: str,
+    coders: Mapping[str, str],
+    chunk_bits: int,
+    update: UpdateFacts | None = None,
+    against: Mapping[str, Against] | None = None,
 ) -> tuple[bytes, WriteReport]:
     if not 0 <= chunk_bits <= layout.MAX_CHUNK_BITS:
         raise ConfigError(f"chunk_bits: {chunk_bits} is not between 0 and {layout.MAX_CHUNK_BITS}.")
@@ -135,9 +148,10 @@ def _build(
     items = [
         _item(
             tensor,
-            coders.get(tensor.name) or _usual_coder(tensor, coder, chunk_bits),
+            coders.get(tensor.name) or _usual_coder(tensor, coder, chunk_bits, is_told=tensor.name in (against or {})),
             basis=numbers.get(tensor.name),
             first=ties.get(tensor.name),
+            against=(against or {}).get(tensor.name),
         )
         for tensor in held
     ]
@@ -156,6 +170,7 @@ def _build(
         metadata=metadata,
         coder=coder,
         chunk_bits=chunk_bits,
+        update=update,
     )
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         payloads = list(pool.map(lambda plan: _payload([*basis_items, *items], coder, *plan), parts.plans()))
@@ -169,9 +184,9 @@ def _build(
     return body + packed_checksum(zlib.crc32(body)), report
 
 
-def _usual_coder(tensor: QuantizedTensor | ExactTensor, coder: str, chunk_bits: int) -> str:
-    """Coder of a tensor for which none is given."""
-    if isinstance(tensor, ExactTensor) or tensor.indices.size <= 1 << chunk_bits:
+def _usual_coder(tensor: QuantizedTensor | ExactTensor, coder: str, chunk_bits: int, *, is_told: bool) -> str:
+    """Coder of a tensor for which none is given, and which is told by a base or not."""
+    if isinstance(tensor, ExactTensor) or tensor.indices.size <= 1 << chunk_bits or is_told:
         return coder
     return CONSTANT if tensor.indices.min() == tensor.indices.max() else coder
 
@@ -243,8 +258,10 @@ def _check_combinations(tensor: QuantizedTensor, basis: Basis, column_sum: float
         )
 
 
-def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | None, first: int | None) -> _Item:
-    """A tensor as it is written: tied to tensor `first`, or with the `basis` of this number."""
+def _item(
+    tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | None, first: int | None, against: Against | None
+) -> _Item:
+    """A tensor as it is written: tied to tensor `first`, with the `basis` of this number, or `against` the base."""
     entry = Entry(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, coder=coder, grid=None)
     if first is not None:
         return _Item(entry=replace(entry, coder=layout.EXACT_NAMES[layout.EXACT_TIED], tied_to=first))
@@ -255,6 +272,9 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
                 f"give them as {tensor.dtype.storage.name}."
             )
         elements = np.ascontiguousarray(tensor.values, dtype=tensor.dtype.storage).reshape(-1)
+        if against is not None and layout.has_differences(tensor.dtype):
+            own = differences(elements, np.ascontiguousarray(against.elements).reshape(-1)).view(elements.dtype)
+            return _Item(entry=replace(entry, coder=layout.PLANES, relation="added"), symbols=own)
         if layout.exact_way(tensor.dtype, tensor.shape) == layout.EXACT_PLANES:
             return _Item(entry=replace(entry, coder=layout.PLANES), symbols=elements)
         size = tensor.dtype.itemsize
@@ -269,7 +289,9 @@ def _item(tensor: QuantizedTensor | ExactTensor, coder: str, *, basis: int | Non
         )
     entry = replace(entry, grid=tensor.grid, scan=tensor.scan, trellis_bits=tensor.trellis_bits)
     entry = replace(entry, basis=basis, scales=tensor.scales)
-    return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()))
+    if against is not None and (against.is_sum or basis is None):
+        entry = replace(entry, relation="added" if against.is_sum else "given")
+    return _Item(entry=entry, symbols=np.ascontiguousarray(tensor.scanned()), against=against)
 
 
 def _check_scales(tensor: QuantizedTensor | ExactTensor) -> None:
@@ -290,8 +312,12 @@ def _payload(parts: Sequence[_Item], file_coder: str, coder: str, pieces: Sequen
     ]
     if coder == layout.PLANES:
         return encode_planes(streams, entries, pieces, file_coder)
-    symbols = [stream.astype(np.int64, copy=False) for stream in streams]
-    return encode_chunk(coder, symbols, [piece.shape for piece in pieces], entries[0].name)
+    sides = [
+        Beside(item.entry, piece.shape, piece.start, None if item.against is None else item.against.elements)
+        for item, piece in zip(held, pieces, strict=True)
+    ]
+    symbols = [side.symbols(stream.astype(np.int64, copy=False)) for side, stream in zip(sides, streams, strict=True)]
+    return encode_chunk(coder, symbols, [side.shape for side in sides], entries[0].name)
 
 
 def whole_payload(size_bytes: int, read: Read) -> tuple[str, bytes]:

@@ -61,7 +61,9 @@ def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
     )
     contexts[10] = deep.FIRST_HINT + deep.NODES * _hint(row, column, stream)
     contexts[deep.COLUMN_CONTEXT] = deep.FIRST_COLUMN + deep.COLUMN_NODES * (
-        column & (deep.MAX_COLUMNS - 1) if row_length else 0
+        _surroundings(index, column, left, above, stream)
+        if len(stream.given)
+        else (column & (deep.MAX_COLUMNS - 1) if row_length else 0)
     )
     model.classes[0] = along
     model.classes[1] = across
@@ -95,9 +97,8 @@ def _set_experts(index: int, stream: Stream, model: Model) -> None:
     tally, edges = model.tally, model.edges
     tally[deep.MEAN] = UNIT * stream.facts[deep.MODE] + (_predict(index, stream) if stream.facts[deep.PERIOD] else 0)
     offset = tally[deep.MEAN] - UNIT * tally[deep.BASE]
-    model.contexts[9] = deep.FIRST_OFFSET + deep.NODES * min(
-        max((offset >> 3) + deep.OFFSETS // 2, 0), deep.OFFSETS - 1
-    )
+    shown = stream.given[index] if len(stream.given) else offset >> 3
+    model.contexts[9] = deep.FIRST_OFFSET + deep.NODES * min(max(shown + deep.OFFSETS // 2, 0), deep.OFFSETS - 1)
     for expert in range(deep.EXPERTS):
         scale = model.scales[expert * deep.SCALE_CLASSES + model.classes[expert]]
         edges[2 * expert] = 0 if expert == deep.BASE_EXPERT else offset
@@ -157,6 +158,19 @@ def _vote(value: int, residual: int, tally: Integers) -> None:
 def _before(values: Symbols, index: int, distance: int, origin: int = 0) -> int:
     """What is `distance` before `index`, less `origin`; 0 if that is before the first."""
     return int(values[index - distance]) - origin if index >= distance else 0
+
+
+@compiled_part
+def _surroundings(index: int, column: int, left: int, above: int, stream: Stream) -> int:
+    """What the base of an update has here and around, and whether symbols before were changed: one of 256."""
+    given, row_length = stream.given, stream.facts[deep.ROW]
+    last = row_length - 1 if row_length else len(given) - 1
+    found = min(abs(given[index]), 3)
+    found = found << 1 | (1 if column > 0 and given[index - 1] != 0 else 0)
+    found = found << 1 | (1 if column < last and given[index + 1] != 0 else 0)
+    found = found << 1 | (1 if 0 < row_length <= index and given[index - row_length] != 0 else 0)
+    found = found << 1 | (1 if row_length and index + row_length < len(given) and given[index + row_length] != 0 else 0)
+    return int(found << 2 | (2 if left != 0 else 0) | (1 if above != 0 else 0))
 
 
 @compiled_part

@@ -98,7 +98,7 @@ class Stream(NamedTuple):
     `residuals` are the symbols less what was their base, `errors` distances from the predicted values in 1/16, at most
     4095, `columns` how many symbols of each column were not the mode. `flags`, empty if nobody asks, are probabilities
     of a symbol other than the base in units of 2**-16; in a row that is told to be empty, its share of the probability
-    that the row is not.
+    that the row is not. `given`, empty without the base of an update, are hints from there, one a symbol.
     """
 
     values: Symbols
@@ -111,6 +111,7 @@ class Stream(NamedTuple):
     errors: NDArray[np.int32]
     columns: Integers
     flags: Integers
+    given: Symbols
 
 
 class Model(NamedTuple):

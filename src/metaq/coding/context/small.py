@@ -5,7 +5,7 @@ large ones with structure; the wide one (:mod:`metaq.coding.context.wide_kernel`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +154,7 @@ def _first_rows(
         n - n % shape.row_length if n >= shape.row_length > 0 else n for n, shape in zip(counts, shapes, strict=True)
     ]
     parts = [stream[:count].copy() for stream, count in zip(streams, cut, strict=True)]
-    return parts, [replace(shape, count=count) for shape, count in zip(shapes, cut, strict=True)]
+    return parts, [shape.first(count) for shape, count in zip(shapes, cut, strict=True)]
 
 
 def _check_total(shapes: Sequence[StreamShape]) -> None:
@@ -186,7 +186,7 @@ def _is_deep(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> bool:
     stream, shape = max(zip(streams, shapes, strict=True), key=lambda pair: pair[1].count)
     length = shape.row_length or 1
     count = min(max(SAMPLE_SYMBOLS // length, 1) * length, shape.count)
-    sample = replace(shape, count=count)
+    sample = shape.first(count)
     code, start = BinaryCode(), stream[:count]
     # With the options that a long stream has: none.
     _code(start, sample, _mode(start, sample), _Options(), new_model(), _Memory(), code)
@@ -316,6 +316,7 @@ def _deep_stream(
         errors=workspace(np.zeros(shape.count, dtype=np.int32)),
         columns=workspace(np.zeros(row_length, dtype=np.int64)),
         flags=workspace(flags),
+        given=workspace(np.zeros(0, dtype=np.int32) if shape.hints is None else shape.hints),
     )
 
 
@@ -331,10 +332,15 @@ def _code_prediction(prediction: Prediction, code: BinaryCode) -> Prediction:
 
 
 def _hints(shape: StreamShape, memory: _Memory) -> tuple[Integers, Integers]:
-    """For every row and column 1 if the unit it belongs to was in use in earlier streams, 0 if not; or nothing."""
+    """For every row and column 1 if it, or the unit it belongs to, was in use in the base, or without one in earlier
+    streams, 0 if not; or nothing.
+    """
     row_length = shape.usable_row
     if not row_length:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    if shape.hints is not None:
+        is_used = shape.hints.reshape(-1, row_length) != 0
+        return is_used.any(axis=1).astype(np.int64), is_used.any(axis=0).astype(np.int64)
     rows = _units(shape.count // row_length, memory.vector, memory.matrix)
     columns = _units(row_length, memory.matrix, memory.vector)
     return rows, columns
