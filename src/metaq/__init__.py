@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metaq.compression.compressed import Compressed as Compressed
     from metaq.compression.compressing import compress as compress
+    from metaq.compression.compressing import diff as diff
     from metaq.compression.pipeline import choose_grids as choose_grids
     from metaq.errors import CodecError as CodecError
     from metaq.errors import ConfigError as ConfigError
@@ -46,6 +47,7 @@ _HOME = {
     "SolverError": "metaq.errors",
     "choose_grids": "metaq.compression.pipeline",
     "compress": "metaq.compression.compressing",
+    "diff": "metaq.compression.compressing",
     "load": "metaq.model.lazy",
     "open": "metaq.model.lazy",
 }

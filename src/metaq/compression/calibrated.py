@@ -2,20 +2,20 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from metaq.compression.compressed import Compressed
 from metaq.compression.pipeline import exact_tensor, on_grid, to_tensors
 from metaq.compression.search import SizeSearch, smallest_good
 from metaq.compression.survey import SortedOut, norm_tolerance
 from metaq.compression.uncalibrated import Request
-from metaq.model.checkpoint import StateDict, restore
+from metaq.model.checkpoint import StateDict, dtype_of, restore
 from metaq.model.norms import rounded_norms
 from metaq.model.opened import state_dict_of
 from metaq.model.selection import RUNNING_STATISTICS
@@ -44,16 +44,16 @@ EXCESS = 1.02
 """What the coder takes beyond the estimated code lengths, about."""
 
 
-Packed = Callable[[Sequence[Tensor], Mapping[str, str], float], Compressed]
-"""From tensors, reasons by name of those that are exact, and λ, to the file."""
+Packed = Callable[[Sequence[Tensor], Mapping[str, str], float, Collection[str]], Compressed]
+"""From tensors, reasons by name of those that are exact, λ, and names of those to be added to a base, to the file."""
 
 
 class CalibratedModel:
     """Quantises a module for any λ; a :class:`metaq.compression.search.SizeEstimate` too.
 
-    With `recovery`, tensors are quantised one after the other, and those still to come make up for the loss. With
-    `norm_batches`, running statistics of batch normalisation are measured anew on them. What is taken from `curvature`
-    is gone from there.
+    With a `base`, by name, what is quantised is how far the weights are from that. With `recovery`, tensors are
+    quantised one after the other, and those still to come make up for the loss. With `norm_batches`, running statistics
+    of batch normalisation are measured anew on them. What is taken from `curvature` is gone from there.
     """
 
     def __init__(
@@ -65,21 +65,26 @@ class CalibratedModel:
         curvature: dict[str, Curvature],
         recovery: Recovery | None = None,
         norm_batches: Sequence[Batch] = (),
+        base: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         model = request.model
-        assert model.module is not None
         self._packed = packed
-        self._module: nn.Module = model.module
+        self._module = model.module
         self._recovery = recovery
         self._norm_batches = norm_batches
         self._progress = request.progress
         self._tries = 0
-        self._weights = state_dict_of(self._module)
+        self._weights = model.state_dict() if model.module is None else state_dict_of(model.module)
         self._alias = {name: model.first(name) for name in model.holders}
+        self._base: dict[str, torch.Tensor] = {}
         self._targets: dict[str, Target] = {}
         self._seen_shares: dict[str, NDArray[np.float64] | None] = {}
         for name in (model.first(tensor.name) for tensor in chosen.weights):
-            target = target_of(name, self._weights[name], curvature)
+            if base is not None and name in base and base[name].shape == self._weights[name].shape:
+                self._base[name] = base[name]
+            target = self._target(name, curvature)
+            if name in self._base and not target.values.any():
+                continue
             # Matrices over inputs take much memory.
             self._targets[name], self._seen_shares[name] = target, _seen_share(curvature.pop(name), target)
         self._held: dict[str, QuantizedTensor | ExactTensor] = {}
@@ -88,6 +93,15 @@ class CalibratedModel:
             self._held[first] = exact_tensor(first, tensor) if grid is None else on_grid(first, tensor, grid)
         self._free_statistics = {name for name in self._held if name.rpartition(".")[2] in RUNNING_STATISTICS}
         self._reasons = {**request.selection.reasons, **model.under_all_names(chosen.reasons)}
+
+    def _target(self, name: str, curvature: Mapping[str, Curvature]) -> Target:
+        """What is quantised of a tensor: its weights, or how far they are from the base."""
+        weights = self._weights[name]
+        if name not in self._base:
+            return target_of(name, weights, curvature)
+        wide = torch.float64 if weights.dtype == torch.float64 else torch.float32
+        target = target_of(name, weights.to(wide) - self._base[name].to(wide), curvature)
+        return replace(target, dtype=dtype_of(name, weights), center=0.0)
 
     @cached_property
     def usual(self) -> float:
@@ -126,9 +140,9 @@ class CalibratedModel:
         exact = {name: exact_tensor(name, self._weights[name]) for name in self._targets.keys() - choices.keys()}
         held = {**self._held, **exact, **quantized}
         if self._free_statistics:
-            held |= self._statistics(restore(list(self._under_all_names(held))))
+            held |= self._statistics(self._restored(self._under_all_names(held)))
         tensors = self._under_all_names(held)
-        return self._packed(tensors, self._reasons, multiplier)
+        return self._packed(tensors, self._reasons, multiplier, self._base.keys() & quantized.keys())
 
     def weigh(self, losses: Callable[[Sequence[StateDict]], Sequence[float]], limit: int | None) -> None:
         """Let errors of tensors count as much as they do by trial, where curvature is mistaken about it.
@@ -147,7 +161,7 @@ class CalibratedModel:
                 kinds.setdefault((re.sub(r"\d+", "", name), *choice.tensor.shape), []).append(choice)
         known = []
         for some in _at_once(list(kinds.values())):
-            found = losses([self._tied(restore([choice.tensor for choice in kind])) for kind in some])
+            found = losses([self._tied(self._restored([choice.tensor for choice in kind])) for kind in some])
             for kind, loss in zip(some, found, strict=True):
                 expected = sum(self._seen(choice) for choice in kind)
                 if loss > 0 and expected > 0:
@@ -207,9 +221,17 @@ class CalibratedModel:
         """The tensors that are `held`, and those tied to them."""
         return tuple(under_all_names(held, self._alias))
 
+    def _restored(self, tensors: Sequence[Tensor]) -> StateDict:
+        """Weights as a file gives them."""
+        found = restore(list(tensors))
+        quantized = {tensor.name for tensor in tensors if isinstance(tensor, QuantizedTensor)}
+        sums = {name: self._base[name] + found[name] for name in self._base.keys() & self._targets.keys() & quantized}
+        return self._tied(found | sums) if sums else found
+
     def _statistics(self, weights: StateDict) -> dict[str, QuantizedTensor | ExactTensor]:
         """Running statistics of batch normalisation under quantised `weights`: measured anew if asked for, rounded."""
         if self._norm_batches:
+            assert self._module is not None
             weights = weights | recalibrated(self._module, self._norm_batches, weights)
         free = self._free_statistics
         norms = rounded_norms(weights, taken=weights.keys() - free, tolerance=norm_tolerance(self._error(weights)))

@@ -1,10 +1,12 @@
 """Any model as one file, to a goal: the one way there is, whatever the model and wherever it lies."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +15,14 @@ from torch import nn
 from metaq.compression.belonging import require_on_grids
 from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Goal, Report
-from metaq.compression.network import Network
-from metaq.compression.planning import DEFAULT_MULTIPLIER
+from metaq.compression.network import Network, packed
+from metaq.compression.pipeline import exact_tensor, on_grid
+from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule
 from metaq.compression.quality import kept, kept_by_each, parted
 from metaq.compression.search import smallest_good, smallest_keeping
-from metaq.compression.survey import look_at, sorted_out
+from metaq.compression.survey import look_at, sorted_out, survey
 from metaq.compression.uncalibrated import Request, UncalibratedModel
+from metaq.compression.updating import Update, update_of
 from metaq.compression.work import Record, WorkFolder
 from metaq.config import require
 from metaq.container import DEFAULT_CODER, Metadata
@@ -26,6 +30,7 @@ from metaq.container.carried import KEYS
 from metaq.container.coders import CHUNK_CODERS
 from metaq.container.fields import check_elements, check_tensors
 from metaq.errors import ConfigError
+from metaq.model.applying import Model, is_packed, model_of
 from metaq.model.checkpoint import StateDict
 from metaq.model.opened import AnyModel, OpenedModel, open_model
 from metaq.model.selection import LOSSLESS, Selection, fitted_grids, select, select_gridded
@@ -34,7 +39,9 @@ from metaq.model.weights import ANY, FilterFn
 from metaq.progress import NoProgress, Progress, tracked
 from metaq.quantize.curvature import Batch, Curvature, Loss, categorical_loss, measure, random_projection_loss
 from metaq.quantize.recovery import OutputLoss, Recovery
+from metaq.tensors.coverage import coverage_of
 from metaq.tensors.grid import BucketGrid, TrainedGrids
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, matrix_shape, under_all_names
 
 Accuracy = Callable[[StateDict], float]
 """From restored weights to a figure of merit, such as percent of images classified rightly."""
@@ -44,6 +51,12 @@ UNREACHED_SHARE = 0.25
 
 WEIGHING_BATCHES = 8
 """Batches that tell how much errors of each kind of tensor matter."""
+
+USUAL_OF_CHANGES = 4.0
+"""λ of an update without a goal over that of steps of half a standard deviation of the changes."""
+
+PACKED_OPTIONS = {"coder", "metadata"}
+"""Options of an update of a model that is compressed already."""
 
 LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
@@ -78,6 +91,7 @@ def compress(
     coder: str = DEFAULT_CODER,
     metadata: Metadata | None = None,
     progress: Progress | None = None,
+    base: AnyModel | Model | None = None,
 ) -> Compressed:
     """Quantise a trained model and code it as one small file.
 
@@ -126,6 +140,8 @@ def compress(
         Small free facts to keep in the file.
     progress
         Shows how far it is.
+    base
+        A model that whoever reads the file has already: the file is an update of it, see :func:`diff`.
 
     Raises
     ------
@@ -168,7 +184,9 @@ def compress(
         coder=coder,
         metadata=metadata,
         progress=progress,
+        base=None if base is None else model_of(base),
     )
+    require(base is None or training_loss is None, "training_loss: updates are not recovered; leave it out.")
     accuracy = None if accuracy is None else partial(_announced, request.progress, accuracy)
     before = None if accuracy is None else accuracy(request.model.state_dict())
     is_good = None
@@ -188,6 +206,7 @@ def compress(
             loss=loss or partial(_usual_loss, is_classifier=has_labels),
             recovery=None if training_loss is None else Recovery(network.module, calibrating, training_loss),
             norm_batches=calibrating if recalibrates_norms else (),
+            base=network.base,
         )
         limit = request.limit_bytes
         if limit is None and is_good is None and keep is None:
@@ -204,6 +223,58 @@ def compress(
     if accuracy is None:
         return found
     return replace(found, accuracy=accuracy(found.state_dict()), float_accuracy=before)
+
+
+def diff(
+    base: AnyModel | Model, new: AnyModel | Model | OpenedModel, *, lossless: bool = False, **options: Any
+) -> Update:
+    """What has changed between two models, as one small file: an update of `base`.
+
+    :func:`metaq.load` restores it with the same base, and ``metaq apply`` from the command line. Tensors that are as
+    the base has them cost nothing. Of a `new` model that is compressed already, every bit comes back; of another one,
+    the change is quantised as :func:`compress` quantises weights, or kept bit for bit.
+
+    Parameters
+    ----------
+    base
+        A module, a state dict, or the path of a file or folder; tensors go by their names. Whoever reads the update
+        must have the same one, bit for bit, in whatever form.
+    new
+        The same.
+    lossless
+        Whether every tensor comes back bit for bit.
+    options
+        Of :func:`compress`: a goal, `batches`, `module`, `include`, …; of a model that is compressed already, `coder`
+        and `metadata` alone.
+
+    Raises
+    ------
+    ConfigError, FormatError
+        As by :func:`compress`.
+    """
+    known = model_of(base)
+    if is_packed(new):
+        require(not options.keys() - PACKED_OPTIONS, f"{', '.join(options)}: the new model is compressed already.")
+        lossless = True
+    if not lossless or isinstance(new, OpenedModel):
+        found = compress(new, lossless=lossless, base=known, **options)  # type: ignore[arg-type]
+        assert isinstance(found, Update)
+        return found
+    key = options.pop("key", None)
+    left = sorted(options.keys() - PACKED_OPTIONS)
+    require(not left, f"lossless: all tensors are kept as they are; leave out {', '.join(left)}.")
+    packed_model = model_of(new, key=key)
+    metadata = {**packed_model.metadata, **(options.pop("metadata", None) or {})}
+    elements = packed_model.elements.values()
+    return update_of(
+        known,
+        packed_model.tensors,
+        metadata,
+        float_bytes=sum(tensor.values.nbytes for tensor in elements),
+        weights=sum(tensor.values.size for tensor in elements),
+        coverage=coverage_of(packed_model.tensors),
+        **options,
+    )
 
 
 def compress_to_file(
@@ -295,6 +366,7 @@ def _request(
     coder: str,
     metadata: Metadata | None,
     progress: Progress | None,
+    base: Model | None = None,
 ) -> Request:
     """What is asked for, checked: a file can hold it, and the options go together."""
     reserved = sorted(KEYS & (metadata or {}).keys())
@@ -314,10 +386,12 @@ def _request(
     require(coder in CHUNK_CODERS, f"coder: there is no coder {coder!r}; choose {' or '.join(CHUNK_CODERS)}.")
     check_tensors([*model.rest.files, *model.tensors])
     check_elements(tensor.shape for tensor in model.tensors)
-    return Request(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress())
+    return Request(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress(), base)
 
 
 def _without_data(request: Request, is_good: Callable[[StateDict], bool] | None) -> Compressed | None:
+    if request.base is not None:
+        return _change_without_data(request, request.base, is_good)
     with TemporaryDirectory() as folder, Reader() as reader:
         out = Path(folder) / "model.metaq"
         with WorkFolder(out, {}) as work:
@@ -329,6 +403,52 @@ def _without_data(request: Request, is_good: Callable[[StateDict], bool] | None)
                 lambda found: is_good(found.state_dict()),
                 DEFAULT_MULTIPLIER,
             )
+
+
+def _change_without_data(
+    request: Request, base: Model, is_good: Callable[[StateDict], bool] | None
+) -> Compressed | None:
+    """An update, in memory: errors of the change count as those of the weights would."""
+    model = request.model
+    if request.grids is not None:
+        held = {model.holders[name]: grid for name, grid in request.grids.items()}
+        weights = model.state_dict()
+        exact: dict[str, QuantizedTensor | ExactTensor] = {
+            tensor.name: on_grid(tensor.name, weights[tensor.name], held[tensor.name])
+            if tensor.name in held
+            else exact_tensor(tensor.name, weights[tensor.name])
+            for tensor in model.tensors
+        }
+        return packed(request, under_all_names(exact, model.holders), request.selection.reasons, None)
+    names = {model.holders[name] for name in request.selection.names}
+    chosen = [tensor for tensor in model.tensors if tensor.name in names]
+    with Reader() as reader:
+        seen = survey(reader, chosen, request.progress)
+        found = sorted_out(reader, chosen, seen.facts)
+    rule = Rule(found, seen, request.coder)
+    curvature = {
+        model.first(tensor.name): Curvature(
+            rows=np.full(matrix_shape(tensor.shape)[0], rule.importance(tensor)),
+            columns=np.ones(matrix_shape(tensor.shape)[1]),
+        )
+        for tensor in found.weights
+    }
+    change = CalibratedModel(request, found, partial(packed, request), curvature=curvature, base=base.state_dict())
+    if is_good is not None:
+        return change.to_quality(lambda tried: is_good(tried.state_dict()))
+    limit = request.limit_bytes
+    made = change.at(USUAL_OF_CHANGES * change.usual) if limit is None else change.to_bytes(limit)
+    return replace(made, relative_error=_error_of_change(base.state_dict(), model.state_dict(), made.state_dict()))
+
+
+def _error_of_change(base: StateDict, wanted: StateDict, made: StateDict) -> float | None:
+    """Root mean square error of the tensors that changed over the root mean square of the change."""
+    errors = squares = 0.0
+    for name, tensor in wanted.items():
+        if tensor.is_floating_point() and name in base and base[name].shape == tensor.shape:
+            squares += float((tensor.double() - base[name].double()).square().sum())
+            errors += float((tensor.double() - made[name].double()).square().sum())
+    return math.sqrt(errors / squares) if 0 < squares < math.inf else None
 
 
 def _with_data(
@@ -367,6 +487,7 @@ def _calibrated(
     loss: Loss,
     recovery: Recovery | None,
     norm_batches: Sequence[Batch],
+    base: StateDict | None = None,
 ) -> CalibratedModel:
     request, model = network.request, network.request.model
     names = {model.holders[name] for name in request.selection.names}
@@ -391,6 +512,7 @@ def _calibrated(
         curvature=curvature,
         recovery=recovery,
         norm_batches=norm_batches,
+        base=base,
     )
 
 

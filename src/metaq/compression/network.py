@@ -1,10 +1,10 @@
 """The module that computes with the tensors of a model, whatever names it has for them, and the file that they make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from metaq import container
 from metaq.compression.compressed import Compressed
 from metaq.compression.survey import blocks_of
 from metaq.compression.uncalibrated import Request
+from metaq.compression.updating import update_of
 from metaq.config import require
 from metaq.container import carried
 from metaq.container.frame import open_frame
@@ -112,31 +113,32 @@ class Network:
         """Names in the module of tensors that it has transposed."""
         return frozenset(place.name for place in (self._places or {}).values() if place.is_transposed)
 
-    def packed(self, tensors: Sequence[Tensor], reasons: Mapping[str, str], multiplier: float) -> Compressed:
-        """The file of the model for `tensors` by names of the module, some of them exact for these `reasons`."""
-        model, metadata = self._stored.model, self._stored.file_metadata
+    @property
+    def base(self) -> StateDict | None:
+        """Tensors of the base of an update by names of the module; None if there is no base."""
+        if self._stored.base is None:
+            return None
+        weights = self._stored.base.state_dict()
+        if self._places is None:
+            return weights
+        return {
+            place.name: weights[name].mT.contiguous() if place.is_transposed else weights[name]
+            for name, place in self._places.items()
+            if name in weights
+        }
+
+    def packed(
+        self, tensors: Sequence[Tensor], reasons: Mapping[str, str], multiplier: float, sums: Collection[str]
+    ) -> Compressed:
+        """The file of the model for `tensors` by names of the module, some of them exact for these `reasons`, and some
+        to be added to the base.
+        """
         if self._places is not None:
             tensors = self._renamed(tensors, self._places)
             inner = {name: reasons[place.name] for name, place in self._places.items() if place.name in reasons}
             reasons = {**inner, **self._stored.selection.reasons}
-        files = model.rest.files
-        with Reader() as reader:
-            exact = [reader.exact(file) for file in files]
-        data = container.encode([*tensors, *exact], coder=self._stored.coder, metadata=metadata)
-        with Source(BytesIO(data), "the file") as source:
-            entries = open_frame(source)[0].entries
-        return Compressed(
-            data=data,
-            file_bytes=len(data),
-            float_bytes=model.float_bytes,
-            weights=model.weights,
-            coverage=coverage_of(tensors).explained(reasons),
-            multiplier=multiplier,
-            carried=tuple(carried.path_of(file.name) for file in files),
-            carried_bytes=sum(entry.coded_bytes for entry in entries if carried.is_carried(entry.name, metadata)),
-            left_out=dict(model.rest.left_out),
-            notes=model.rest.notes,
-        )
+            sums = {name for name, place in self._places.items() if place.name in sums}
+        return packed(self._stored, tensors, reasons, multiplier, sums)
 
     def _renamed(self, tensors: Sequence[Tensor], places: Mapping[str, Place]) -> list[Tensor]:
         """The tensors by names and types of the model; those that the module holds once are tied."""
@@ -160,6 +162,36 @@ class Network:
             for name, holder in model.holders.items()
         }
         return under_all_names(held, holders)
+
+
+def packed(
+    request: Request,
+    tensors: Sequence[Tensor],
+    reasons: Mapping[str, str],
+    multiplier: float | None,
+    sums: Collection[str] = (),
+) -> Compressed:
+    """The file that is asked for, of `tensors` by names of the model; see :meth:`Network.packed`."""
+    model, metadata = request.model, request.file_metadata
+    files = model.rest.files
+    with Reader() as reader:
+        exact = [reader.exact(file) for file in files]
+    known: dict[str, Any] = {
+        "float_bytes": model.float_bytes,
+        "weights": model.weights,
+        "coverage": coverage_of(tensors).explained(reasons),
+        "multiplier": multiplier,
+        "carried": tuple(carried.path_of(file.name) for file in files),
+        "left_out": dict(model.rest.left_out),
+        "notes": model.rest.notes,
+    }
+    if request.base is not None:
+        return update_of(request.base, [*tensors, *exact], metadata, coder=request.coder, sums=sums, **known)
+    data = container.encode([*tensors, *exact], coder=request.coder, metadata=metadata)
+    with Source(BytesIO(data), "the file") as source:
+        entries = open_frame(source)[0].entries
+    carried_bytes = sum(entry.coded_bytes for entry in entries if carried.is_carried(entry.name, metadata))
+    return Compressed(data=data, file_bytes=len(data), carried_bytes=carried_bytes, **known)
 
 
 def transposed(tensor: QuantizedTensor) -> QuantizedTensor:

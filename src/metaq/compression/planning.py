@@ -180,11 +180,15 @@ class Rule:
         size = math.sqrt(self._survey.facts[name].mean_square)
         return min(size, MOST_OUTLYING * median_magnitude(self._samples[name]) or size)
 
-    def _plain(self, tensor: StoredTensor, multiplier: float) -> Plan:
-        facts = self._survey.facts[tensor.name]
+    def importance(self, tensor: StoredTensor) -> float:
+        """Second derivative of the distortion by an element of the tensor."""
         importance = 2 * relative_importance(self._sizes[tensor.name], self._scale, tensor)
         by_count = importance_of_count(tensor, self._count)
-        importance *= max(by_count, CHEAP_IMPORTANCE) if tensor.name in self._cheap else by_count
+        return importance * (max(by_count, CHEAP_IMPORTANCE) if tensor.name in self._cheap else by_count)
+
+    def _plain(self, tensor: StoredTensor, multiplier: float) -> Plan:
+        facts = self._survey.facts[tensor.name]
+        importance = self.importance(tensor)
         loss_per_bit = multiplier * self._scale**2
         trellis_bits = TRELLIS_BITS if is_matrix(tensor) and tensor.count >= MIN_TRELLIS_ELEMENTS else 0
         slope = TRELLIS_SLOPE if trellis_bits else SCALAR_SLOPE

@@ -20,6 +20,7 @@ from metaq.container.contents import coverage_of_entries
 from metaq.container.fields import Parts, StoredChunk, utf8
 from metaq.container.layout import CHECKSUM_BYTES
 from metaq.container.writer import assemble, expected_exact_bytes
+from metaq.model.applying import Model
 from metaq.model.opened import OpenedModel
 from metaq.model.selection import Selection
 from metaq.model.stored import Reader, StoredTensor
@@ -40,7 +41,9 @@ NEARLY_ALL = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What is compressed, and how the file is made; see :func:`metaq.compression.compressing.compress`."""
+    """What is compressed, and how the file is made; see :func:`metaq.compression.compressing.compress`. With a `base`,
+    the file is an update of that.
+    """
 
     model: OpenedModel
     selection: Selection
@@ -49,6 +52,7 @@ class Request:
     coder: str
     metadata: Metadata
     progress: Progress
+    base: Model | None = None
 
     @property
     def limit_bytes(self) -> int | None:

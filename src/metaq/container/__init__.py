@@ -3,7 +3,7 @@
 from metaq.container.accounts import Account, account
 from metaq.container.contents import Chunk, Contents, Entry, File, Metadata, Piece, WriteReport, sizes
 from metaq.container.estimate import estimated_bits
-from metaq.container.layout import MAGIC, VERSION
+from metaq.container.layout import MAGIC, UPDATE_MAGIC, VERSION
 from metaq.container.reader import DEFAULT_MAX_BYTES, decode, describe, read, stream
 from metaq.container.source import head_of, is_metaq
 from metaq.container.writer import DEFAULT_CODER, encode, write
@@ -12,6 +12,7 @@ __all__ = [
     "DEFAULT_CODER",
     "DEFAULT_MAX_BYTES",
     "MAGIC",
+    "UPDATE_MAGIC",
     "VERSION",
     "Account",
     "Chunk",

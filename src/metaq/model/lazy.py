@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from metaq import container
-from metaq.config import require
+from metaq.config import near_match, require
 from metaq.container import DEFAULT_MAX_BYTES, Entry
 from metaq.container.carried import is_carried
 from metaq.container.slicing import read_rows
@@ -29,6 +29,7 @@ def load(
     path: FileLike,
     *,
     names: Iterable[str] | None = None,
+    base: object = None,
     map_location: Device = None,
     device: Device = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
@@ -42,6 +43,9 @@ def load(
         it is left open.
     names
         The tensors to restore; all by default. Of a large file only the chunks that they need are read.
+    base
+        Of an update, the model that it is to be applied to: a module, a state dict, the path of a file or folder, or
+        the bytes of a ``.metaq`` file.
     map_location, device
         Device of the tensors, the CPU by default: give one of them, which mean the same.
     max_bytes
@@ -52,12 +56,29 @@ def load(
     ConfigError
         If the file has no tensor of one of the `names`, `path` is none of these, or the device cannot be used.
     FormatError
-        If the file is missing, damaged, foreign, of a newer format, or takes more memory than that.
+        If the file is missing, damaged, foreign, of a newer format, or takes more memory than that; or it is an update
+        of another model than the `base`.
     """
+    if base is not None:
+        return _updated(path, base, names, _device(map_location, device), max_bytes)
     file = open(path, map_location=map_location, device=device, max_bytes=max_bytes)
     wanted = list(file) if names is None else list(names)
     loaded = file.tensors(wanted)
     return {name: loaded[name] for name in wanted}
+
+
+def _updated(
+    update: FileLike, base: Any, names: Iterable[str] | None, device: torch.device, max_bytes: int
+) -> StateDict:
+    # Imported late, as a file that is no update needs none of it.
+    from metaq.model.applying import applied
+
+    loaded = applied(base, [update], max_bytes=max_bytes).state_dict()
+    wanted = list(loaded) if names is None else list(names)
+    for name in wanted:
+        require(name in loaded, f"{name_of(update)}: there is no tensor {name!r}; {near_match(name, loaded)}")
+    moved = {id(tensor): tensor.to(device) for tensor in loaded.values()}
+    return {name: moved[id(loaded[name])] for name in wanted}
 
 
 def open(

@@ -1,0 +1,186 @@
+"""A base and the tensors of a new model in, the smallest update that tells the one by the other out."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from metaq import container
+from metaq.compression.compressed import Compressed
+from metaq.config import require
+from metaq.container import Metadata
+from metaq.container.carried import is_carried
+from metaq.container.contents import UpdateFacts
+from metaq.container.layout import has_differences
+from metaq.container.updates import Against, added
+from metaq.model.applying import Held, Model, applied, tied
+from metaq.model.checkpoint import StateDict
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+from metaq.tensors.scales import Scales
+
+TRIED_ELEMENTS = 1 << 18
+"""Elements of a tensor by which it is decided how it is told."""
+
+NOWHERE = UpdateFacts(base=bytes(8), result=bytes(4))
+"""Of an update that is made for its size alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update(Compressed):
+    """A model as an update of another; besides what :class:`metaq.compression.compressed.Compressed` has, its base.
+
+    Attributes
+    ----------
+    base
+        The model that it is to be applied to.
+    changed, unchanged, removed
+        Names of tensors that the file holds, number of those that are as the base has them, and names of those that the
+        model has no more.
+    """
+
+    base: Model
+    changed: tuple[str, ...] = ()
+    unchanged: int = 0
+    removed: tuple[str, ...] = ()
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors of the new model, those that are added to the base with their values."""
+        return tuple(tied(applied(self.base, [self.data]).held))
+
+    def state_dict(self) -> StateDict:
+        """The weights of the new model, as they are restored from the base and the file."""
+        return applied(self.base, [self.data]).state_dict()
+
+
+def update_of(
+    base: Model,
+    tensors: Sequence[Tensor],
+    metadata: Metadata,
+    *,
+    coder: str = container.DEFAULT_CODER,
+    sums: Collection[str] = (),
+    **known: Any,
+) -> Update:
+    """The update of `base` that gives these tensors, carried files among them.
+
+    Those whose names are among `sums` are what is to be added to the base's. All others are told as takes fewest bytes:
+    by the base or alone. What is the same costs nothing. `known` is what else is told of the update.
+    """
+    new, files = _by_name(tensors, metadata)
+    require(bool(new), "the new model has no tensors.")
+    is_sum = {name for name in sums if name in base.held and isinstance(new[name], QuantizedTensor)}
+    result = _result(base, new, is_sum)
+    changed = {name: tensor for name, tensor in new.items() if not _is_same(base, result, name)}
+    against = {name: Against(elements=base.elements[name].values, is_sum=True) for name in is_sum & changed.keys()}
+    told: dict[int, Against | None] = {}
+    for name in changed.keys() - is_sum:
+        tensor = changed[name]
+        if id(tensor) not in told:
+            told[id(tensor)] = _against(tensor, base.elements.get(name), coder)
+        beside = told[id(tensor)]
+        if beside is not None:
+            against[name] = beside
+    names = list(base.held)
+    removed = [place for place, name in enumerate(names) if name not in new]
+    facts = UpdateFacts(base=base.identity, result=result.identity[-4:], removed=tuple(removed))
+    own_metadata = {name: value for name, value in metadata.items() if base.metadata.get(name) != value}
+    own_files = [file for name, file in files.items() if not _has(base.files, file)]
+    if own_files:
+        # Without these keys, names of carried files mean nothing.
+        own_metadata |= {name: metadata[name] for name in ("folder", "file") if name in metadata}
+    data = _smallest([*tied(changed), *own_files], own_metadata, coder, facts, against)
+    return Update(
+        data=data,
+        file_bytes=len(data),
+        base=base,
+        changed=tuple(changed),
+        unchanged=len(new) - len(changed),
+        removed=tuple(names[place] for place in removed),
+        **known,
+    )
+
+
+def _by_name(tensors: Sequence[Tensor], metadata: Metadata) -> tuple[dict[str, Held], dict[str, ExactTensor]]:
+    """Tensors of the model, and carried files."""
+    new: dict[str, Held] = {}
+    files: dict[str, ExactTensor] = {}
+    for tensor in tensors:
+        holder = tensor.first if isinstance(tensor, TiedTensor) else tensor
+        if is_carried(tensor.name, metadata) and isinstance(holder, ExactTensor):
+            files[tensor.name] = holder
+        else:
+            new[tensor.name] = holder
+    return new, files
+
+
+def _result(base: Model, new: Mapping[str, Held], is_sum: Collection[str]) -> Model:
+    """What the update gives."""
+    held: dict[str, Held] = {}
+    sums: dict[int, ExactTensor] = {}
+    for name in sorted(new, key=str.encode):
+        tensor = new[name]
+        if name in is_sum:
+            if id(tensor) not in sums:
+                sums[id(tensor)] = added(tensor, base.elements[name].values)
+            held[name] = sums[id(tensor)]
+        else:
+            held[name] = tensor
+    return Model(held=held)
+
+
+def _is_same(base: Model, result: Model, name: str) -> bool:
+    """Whether a tensor is, bit for bit, as in the base."""
+    old = base.elements.get(name)
+    return old is not None and _has({name: old}, result.elements[name])
+
+
+def _has(files: Mapping[str, ExactTensor], file: ExactTensor) -> bool:
+    known = files.get(file.name)
+    if known is None or (known.dtype, known.shape) != (file.dtype, file.shape):
+        return False
+    kind = np.dtype(f"V{file.dtype.itemsize}") if file.dtype.itemsize > 8 else np.dtype(f"u{file.dtype.itemsize}")
+    left, right = (np.ascontiguousarray(each.values).reshape(-1).view(kind) for each in (known, file))
+    return bool(np.array_equal(left, right))
+
+
+def _against(tensor: Held, old: ExactTensor | None, coder: str) -> Against | None:
+    """What a tensor is told by, or None where it takes fewer bytes alone."""
+    if old is None or (old.dtype, old.shape) != (tensor.dtype, tensor.shape) or not old.values.size:
+        return None
+    if isinstance(tensor, ExactTensor) and not has_differences(tensor.dtype):
+        return None
+    if isinstance(tensor, QuantizedTensor) and tensor.basis is not None:
+        return None
+    some, elements = _some(tensor, old)
+    beside = container.encode([some], coder=coder, update=NOWHERE, against={some.name: Against(elements=elements)})
+    alone = container.encode([some], coder=coder, update=NOWHERE)
+    return Against(elements=old.values) if len(beside) < len(alone) else None
+
+
+def _some(tensor: Held, old: ExactTensor) -> tuple[Held, Any]:
+    """The first rows of a large tensor, and what the base has there."""
+    if tensor.shape == () or old.values.size <= TRIED_ELEMENTS:
+        return tensor, old.values
+    rows = max(TRIED_ELEMENTS * tensor.shape[0] // old.values.size, 1)
+    if isinstance(tensor, ExactTensor):
+        return replace(tensor, values=tensor.values[:rows]), old.values[:rows]
+    scales = tensor.scales and Scales(rows=tensor.scales.rows[:rows], columns=tensor.scales.columns)
+    return replace(tensor, indices=tensor.indices[:rows], scales=scales), old.values[:rows]
+
+
+def _smallest(
+    tensors: Sequence[Tensor], metadata: Metadata, coder: str, facts: UpdateFacts, against: Mapping[str, Against]
+) -> bytes:
+    """The smaller one of two files: with tensors told by the base as chosen or, if there is little, all of them alone.
+
+    What tensors have in common may tell more than the base does.
+    """
+    found = container.encode(tensors, metadata=metadata, coder=coder, update=facts, against=against)
+    is_free = not any(each.is_sum for each in against.values())
+    if against and is_free and sum(int(np.prod(tensor.shape)) for tensor in tensors) <= TRIED_ELEMENTS:
+        alone = container.encode(tensors, metadata=metadata, coder=coder, update=facts)
+        return min(found, alone, key=len)
+    return found

@@ -1,0 +1,190 @@
+"""A base and a chain of updates in, the model that they give out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from metaq import container
+from metaq.config import require
+from metaq.container import Metadata
+from metaq.container.carried import is_carried
+from metaq.container.fields import utf8
+from metaq.container.source import FileLike, head_of, name_of
+from metaq.container.updates import identity
+from metaq.errors import FormatError
+from metaq.model import checkpoint
+from metaq.model.checkpoint import StateDict
+from metaq.model.opened import AnyModel, open_model
+from metaq.model.stored import Reader
+from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
+
+MAX_LINKS = 100
+"""Updates of a chain."""
+
+Held = QuantizedTensor | ExactTensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """All that a file would hold of a model, in memory.
+
+    `held` has every tensor by every of its names, in the order of these; tied ones are one object. `files` are carried
+    files by name of the tensor, `metadata` those of the file, `origin` what to call it in messages.
+    """
+
+    held: dict[str, Held]
+    files: dict[str, ExactTensor] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
+    origin: str = "the base"
+
+    @cached_property
+    def elements(self) -> dict[str, ExactTensor]:
+        """Every tensor restored, by name."""
+        made: dict[int, ExactTensor] = {}
+        for tensor in self.held.values():
+            if id(tensor) not in made:
+                made[id(tensor)] = ExactTensor(name=tensor.name, values=tensor.restore(), dtype=tensor.dtype)
+        return {name: replace(made[id(tensor)], name=name) for name, tensor in self.held.items()}
+
+    @cached_property
+    def identity(self) -> bytes:
+        """See :func:`metaq.container.updates.identity`."""
+        return identity(self.elements.values())
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Tensors as a file holds them, carried files too."""
+        return [*tied(self.held), *self.files.values()]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any tensor is."""
+        return any(isinstance(tensor, QuantizedTensor) for tensor in self.held.values())
+
+    def state_dict(self) -> StateDict:
+        """All tensors with their values."""
+        return checkpoint.restore(tied(self.held))
+
+    def encode(self, *, coder: str = container.DEFAULT_CODER) -> bytes:
+        """Bytes of a ``.metaq`` file of the model."""
+        return container.encode(self.tensors, metadata=self.metadata, coder=coder)
+
+
+def tied(held: Mapping[str, Held]) -> list[Tensor]:
+    """Tensors by their names, those that are one object tied."""
+    firsts: dict[int, Held] = {}
+    found: list[Tensor] = []
+    for name, tensor in held.items():
+        first = firsts.setdefault(id(tensor), replace(tensor, name=name))
+        found.append(first if first.name == name else TiedTensor(name=name, first=first))
+    return found
+
+
+def is_update(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is an update; raises :class:`FormatError` if it is missing or empty."""
+    return head_of(path, len(container.UPDATE_MAGIC)) == container.UPDATE_MAGIC
+
+
+def is_packed(source: object) -> bool:
+    """Whether a model is compressed already: a ``.metaq`` file, by path or bytes."""
+    if isinstance(source, Model | bytes):
+        return isinstance(source, bytes) or source.is_quantized
+    return isinstance(source, str | os.PathLike) and Path(source).is_file() and container.is_metaq(source)
+
+
+def model_of(source: AnyModel | Model | bytes, *, key: str | None = None) -> Model:
+    """A model in memory, of whatever :func:`metaq.model.opened.open_model` takes, or of the bytes of a ``.metaq`` file.
+
+    Raises :class:`ConfigError` and :class:`FormatError` as that does.
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, bytes):
+        return _packed(container.decode(source), "the base")
+    if not isinstance(source, nn.Module | Mapping) and not Path(source).is_dir() and container.is_metaq(source):
+        require(key is None, f"--key {key}: {source} is a .metaq file; leave the key out.")
+        return _packed(container.read(source), os.fspath(source))
+    opened = open_model(source, key=key)
+    with Reader() as reader:
+        exact: dict[str, Held] = {tensor.name: reader.exact(tensor) for tensor in opened.tensors}
+        files = {file.name: reader.exact(file) for file in opened.rest.files}
+    origin = "the base" if isinstance(source, nn.Module | Mapping) else os.fspath(source)
+    held = {name: exact[opened.holders[name]] for name in sorted(opened.holders, key=utf8)}
+    return Model(held=held, files=files, metadata=opened.rest.metadata, origin=origin)
+
+
+def applied(
+    base: AnyModel | Model | bytes, updates: Sequence[FileLike], *, max_bytes: int = container.DEFAULT_MAX_BYTES
+) -> Model:
+    """The model that a chain of updates makes of a base, each of what the one before gives.
+
+    Parameters
+    ----------
+    base
+        The model that the first update was made of.
+    updates
+        Their paths, bytes, or open binary files, at most ``MAX_LINKS``.
+    max_bytes
+        Memory that the tensors of one may take.
+
+    Raises
+    ------
+    FormatError
+        If a file is missing or damaged or is no update, or a link of the chain is missing: an update is of another
+        model than it is applied to.
+    """
+    require(len(updates) <= MAX_LINKS, f"{len(updates)} updates: a chain has at most {MAX_LINKS}; apply some first.")
+    model = model_of(base)
+    for number, update in enumerate(updates):
+        model = _applied(model, update, number, max_bytes)
+    return model
+
+
+def _applied(model: Model, update: FileLike, number: int, max_bytes: int) -> Model:
+    name = name_of(update)
+    facts = container.describe(update).update
+    if facts is None:
+        raise FormatError(f"{name}: is no update but a model; apply updates alone, in their order.")
+    if model.identity != facts.base:
+        found = f"{model.origin if number == 0 else 'the model so far'} is the model {model.identity.hex()}"
+        if model.identity[-len(facts.result) :] == facts.result:
+            raise FormatError(f"{name}: has been applied already: {found}, which it gives; leave it out.")
+        missing = "give the base that it was made of" if number == 0 else "an update between them may be missing"
+        raise FormatError(f"{name}: is an update of the model {facts.base.hex()}, but {found}; {missing}.")
+    names = list(model.held)
+    if any(place >= len(names) for place in facts.removed):
+        raise FormatError(f"{name}: removes tensor {facts.removed[-1]} of {len(names)}; get the file again.")
+    file = container.read(update, base=model.elements, max_bytes=max_bytes)
+    own: dict[str, Held] = {}
+    files = dict(model.files)
+    for tensor in file.tensors:
+        holder = tensor.first if isinstance(tensor, TiedTensor) else tensor
+        if is_carried(tensor.name, file.metadata):
+            files[tensor.name] = ExactTensor(name=tensor.name, values=holder.restore(), dtype=holder.dtype)
+        else:
+            own[tensor.name] = holder
+    removed = {names[place] for place in facts.removed}
+    held = {each: tensor for each, tensor in model.held.items() if each not in removed} | own
+    held = {each: held[each] for each in sorted(held, key=utf8)}
+    result = Model(held=held, files=files, metadata={**model.metadata, **file.metadata}, origin=name)
+    if result.identity[-len(facts.result) :] != facts.result:
+        raise FormatError(f"{name}: gives another model than it says; the file was not made by metaq. Make it again.")
+    return result
+
+
+def _packed(file: container.File, origin: str) -> Model:
+    held: dict[str, Held] = {}
+    files: dict[str, ExactTensor] = {}
+    for tensor in file.tensors:
+        holder = tensor.first if isinstance(tensor, TiedTensor) else tensor
+        if is_carried(tensor.name, file.metadata):
+            files[tensor.name] = ExactTensor(name=tensor.name, values=holder.restore(), dtype=holder.dtype)
+        else:
+            held[tensor.name] = holder
+    return Model(held=held, files=files, metadata=file.metadata, origin=origin)
