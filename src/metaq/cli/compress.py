@@ -30,7 +30,7 @@ from metaq.files import is_stream
 if TYPE_CHECKING:
     from torch import nn
 
-    from metaq.compression.compressed import Goal, Report
+    from metaq.compression.compressed import Compressed, Goal, Report
     from metaq.model.opened import OpenedModel
     from metaq.quantize.curvature import Batch
 
@@ -136,7 +136,9 @@ def compress(
             report = _without_data(model, out, goal, **options)
         else:
             options["recalibrates_norms"] = recalibrate_norms
-            report = _with_inputs(model, source, out, goal, calibrate, net, **options)
+            found = with_inputs(model, source, goal, calibrate, net, **options)
+            found.save(out)
+            report = found
     else:
         require(key is None and not keep_all, "--key, --keep-all: do not go with --data yet; give --calibrate.")
         require(not source.is_dir(), "--data: has labels for networks of --net alone; give a folder --calibrate.")
@@ -162,9 +164,10 @@ def _without_data(model: OpenedModel, out: Path, goal: Goal, **options: Any) -> 
         raise
 
 
-def _with_inputs(
-    model: OpenedModel, source: Path, out: Path, goal: Goal, inputs: Path, net: str | None, **options: Any
-) -> Report:
+def with_inputs(
+    model: OpenedModel, source: Path, goal: Goal, inputs: Path, net: str | None, **options: Any
+) -> Compressed:
+    """Compress a `model` read from `source`, calibrated on `inputs`; `options` are those of :func:`metaq.compress`."""
     with output.stage_progress() as progress:
         progress.stage("reading", None)
         import torch
@@ -174,7 +177,7 @@ def _with_inputs(
 
         graph = _onnx_file(model, source) if net is None else None
         require(
-            graph is None or not options["recalibrates_norms"],
+            graph is None or not options.get("recalibrates_norms"),
             "--recalibrate-norms: changes statistics, which are constants of an ONNX file; leave it out.",
         )
         module, batches = _network(model, source, graph, inputs, net)
@@ -188,9 +191,7 @@ def _with_inputs(
                 f"{inputs}: the network cannot be run on it ({type(error).__name__}: {error}); give inputs of the "
                 "shape and type that it takes."
             ) from error
-        found = compress(model, module=module, batches=batches, progress=progress, **goal.to_dict(), **options)
-    found.save(out)
-    return found
+        return compress(model, module=module, batches=batches, progress=progress, **goal.to_dict(), **options)
 
 
 def _network(

@@ -69,7 +69,11 @@ def origin(path: Path) -> str | None:
     """What a ``.metaq`` file was made of: the name of a file that is more than its tensors, or ``"a folder"``; None for
     a state dict. Raises :class:`FormatError` if it is no ``.metaq`` file.
     """
-    metadata = container.describe(path).metadata
+    return origin_of(container.describe(path).metadata)
+
+
+def origin_of(metadata: Mapping[str, object]) -> str | None:
+    """The same of a file with this metadata."""
     if carried.is_folder(metadata):
         return "a folder"
     return str(metadata[carried.FILE]) if carried.FILE in metadata else None

@@ -26,8 +26,9 @@ MAX_ALL_BYTES = 256 << 20
 MAX_FILES = 1000
 
 SAFETENSORS, TORCH = ".safetensors", frozenset((".bin", ".pt", ".pth", ".ckpt"))
+KERAS = (".keras", ".h5")
 INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
-WHOLE_MODELS = frozenset((".onnx", ".tflite", ".keras", ".h5"))
+WHOLE_MODELS = frozenset((".onnx", ".tflite", *KERAS))
 """Of files that are taken only where there are no others."""
 
 OTHER_SUFFIXES = frozenset(
@@ -122,7 +123,8 @@ def open_folder(path: Path, *, keep_all: bool = False) -> ModelFolder:
         advice = _advice(path, f"give one of its folders: {', '.join(folders[:5])}")
         raise FormatError(f"{path}: has no weights itself; {advice}.")
     # Files of PyTorch come back as they were, around their tensors.
-    weights = {name: read_file(path / name, keep_all=keep_all or not name.endswith(SAFETENSORS)) for name in files}
+    others = (SAFETENSORS, *KERAS)
+    weights = {name: read_file(path / name, keep_all=keep_all or not name.endswith(others)) for name in files}
     for index, placed in indices.items():
         _check_index(path, index, placed, weights)
     if not any(file.tensors for file in weights.values()):

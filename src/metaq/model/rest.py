@@ -1,9 +1,12 @@
 """What belongs to a model beside its tensors: other files of its folder, and its own files around the tensors."""
 
+import io
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -42,7 +45,8 @@ def rest_of_file(file: WeightFile) -> Rest:
         return Rest(metadata=known, left_out=file.left_out, notes=file.notes)
     frames = _frames({"": file}, {"": ""}, file.path.parent, ())
     notes = (*file.notes, *_kept_notes(file))
-    return Rest(files=frames, metadata={carried.FILE: file.path.name}, notes=notes)
+    left_out = {each.name: each.reason for each in file.zeroed}
+    return Rest(files=frames, metadata={carried.FILE: file.path.name}, left_out=left_out, notes=notes)
 
 
 def rest_of_folder(folder: ModelFolder) -> Rest:
@@ -59,6 +63,7 @@ def rest_of_folder(folder: ModelFolder) -> Rest:
     notes: list[str] = []
     notes += _quantised_by(folder.path / CONFIG)
     for path, file in folder.weights.items():
+        left_out |= {f"{path}/{each.name}": each.reason for each in file.zeroed}
         notes += [f"{path}: {note}" for note in (*file.notes, *_kept_notes(file))]
     return Rest(files=(*folder.carried.files, *frames), metadata=metadata, left_out=left_out, notes=tuple(notes))
 
@@ -128,7 +133,8 @@ def _frames(
 
 
 def _frame(file: WeightFile, path: Path, prefix: str, numbers: Mapping[str, int]) -> Template:
-    """One of the files of a weight file without the tensors that lie in it."""
+    """One of the files of a weight file without the tensors that lie in it, and with zeros for what is left out."""
+    zeroed = sorted(span for each in file.zeroed for span in each.ranges) if path == file.path else []
     lying = [(t.place.start, t) for t in file.tensors if isinstance(t.place, FileRange) and t.place.path == path]
     lying = [(start, tensor) for start, tensor in lying if tensor.size_bytes]
     lying.sort(key=lambda pair: pair[0])
@@ -136,16 +142,23 @@ def _frame(file: WeightFile, path: Path, prefix: str, numbers: Mapping[str, int]
     try:
         with path.open("rb") as stream:
             for start, tensor in lying:
-                stream.seek(position)
-                rest.append(stream.read(start - position))
+                rest.append(_read(stream, position, start, zeroed))
                 holes.append(Hole(gap=start - position, number=numbers[prefix + tensor.name]))
                 position = start + tensor.size_bytes
-            stream.seek(position)
-            rest.append(stream.read())
+            rest.append(_read(stream, position, stream.seek(0, io.SEEK_END), zeroed))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror or error}).") from error
     repairs = [Repair(position=c.position, start=c.start, stop=c.stop) for c in file.checksums.get(path, ())]
     return Template(holes=tuple(holes), repairs=tuple(repairs), rest=b"".join(rest))
+
+
+def _read(stream: IO[bytes], start: int, stop: int, zeroed: Sequence[tuple[int, ...]]) -> bytes:
+    """Bytes `start` to `stop` of a file, zeros for those in the sorted ranges `zeroed`, none of which is cut."""
+    stream.seek(start)
+    found = bytearray(stream.read(stop - start))
+    for first, after in zeroed[bisect_left(zeroed, (start,)) : bisect_left(zeroed, (stop,))]:
+        found[first - start : after - start] = bytes(after - first)
+    return bytes(found)
 
 
 def prefixed(file: WeightFile, prefix: str) -> tuple[list[StoredTensor], dict[str, str], dict[str, str]]:

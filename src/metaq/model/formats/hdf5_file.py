@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from struct import pack
@@ -21,7 +21,8 @@ from metaq.model.formats.hdf5_objects import (
     contents,
 )
 from metaq.model.formats.places import check_places
-from metaq.model.formats.weight_file import Checksum, WeightFile
+from metaq.model.formats.torch_walk import size_text
+from metaq.model.formats.weight_file import Checksum, WeightFile, Zeroed
 from metaq.model.formats.zip_records import is_zip, records
 from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
@@ -35,6 +36,9 @@ LAYOUT_VERSIONS = (3, 4, 5)
 NULL = 2
 
 OPTIMIZERS = ("optimizer", "optimizer_weights")
+"""Groups at the top of a file with the variables of an optimizer."""
+
+OF_OPTIMIZER = "not one of the weights"
 STATISTICS = "running statistics of batch normalisation"
 MOVING = re.compile(r"moving_(?:mean|variance)(?::0)?")
 NUMBERED = re.compile(r"(?:.*/)?vars/[0-9]{1,9}")
@@ -84,11 +88,13 @@ def recognises(path: Path, head: bytes) -> bool:
         return False
 
 
-def read(path: Path) -> WeightFile:
+def read(path: Path, *, keep_all: bool = False) -> WeightFile:
     """The datasets of numbers by their paths in the file; those under several names are tied.
 
-    State of an optimizer is left out, and running statistics have a reason. Nothing outside of the file is read. Raises
-    :class:`FormatError` if the file cannot be read, is damaged, or is written in a way that Keras does not.
+    Running statistics have a reason. So have variables of an optimizer if `keep_all` asks for them. Else they are no
+    tensors, and zeros come back for them, but single numbers stay in the file, such as the learning rate. Nothing
+    outside of the file is read. Raises :class:`FormatError` if the file cannot be read, is damaged, or is written in a
+    way that Keras does not.
     """
     start, checksums = 0, tuple[Checksum, ...]()
     try:
@@ -103,20 +109,46 @@ def read(path: Path) -> WeightFile:
     tensors: dict[str, StoredTensor] = {}
     left_out = dict.fromkeys(found.links, "is a link")
     for name, messages in found.datasets.items():
-        top = name.partition("/")[0]
-        tensor = _tensor(path, start, name, messages) if top not in OPTIMIZERS else "is the state of the optimizer"
+        tensor = _tensor(path, start, name, messages)
         if isinstance(tensor, str):
-            left_out[top if top in OPTIMIZERS else name] = tensor
+            left_out[name] = tensor
         else:
             tensors[name] = tensor
     check_places(path, tensors.values(), start + size)
+    state = {name: tensor for name, tensor in tensors.items() if _top(name) in OPTIMIZERS}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in state}
+    reasons = dict.fromkeys(_running_statistics(weights.values()), STATISTICS)
+    taken = tensors if keep_all else weights
     return WeightFile(
         path=path,
-        tensors=tuple(tensors.values()),
-        ties={name: first for name, first in found.ties.items() if first in tensors},
-        reasons=dict.fromkeys(_running_statistics(tensors.values()), STATISTICS),
+        tensors=tuple(taken.values()),
+        ties={name: first for name, first in found.ties.items() if first in taken},
+        reasons={**reasons, **dict.fromkeys(state, OF_OPTIMIZER)} if keep_all else reasons,
         checksums={path: checksums} if checksums else {},
         left_out=left_out,
+        zeroed=() if keep_all else _zeroed(state),
+    )
+
+
+def _top(name: str) -> str:
+    """The group at the top of the file that a dataset is in."""
+    return name.partition("/")[0]
+
+
+def _zeroed(state: Mapping[str, StoredTensor]) -> tuple[Zeroed, ...]:
+    """Variables of optimizers, but single numbers, as what is left out."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for name, tensor in state.items():
+        if tensor.shape and isinstance(tensor.place, FileRange):
+            start = tensor.place.start
+            places.setdefault(_top(name), []).append((start, start + tensor.size_bytes))
+    return tuple(
+        Zeroed(
+            name=top,
+            reason=f"optimizer state, {size_text(sum(stop - start for start, stop in ranges))}; zeros come back",
+            ranges=tuple(sorted(ranges)),
+        )
+        for top, ranges in places.items()
     )
 
 

@@ -75,7 +75,7 @@ def _without_key(path: Path, head: bytes, *, keep_all: bool) -> WeightFile | Non
     if arrays_file.recognises(path, head):
         return arrays_file.read(path)
     if hdf5_file.recognises(path, head):
-        return hdf5_file.read(path)
+        return hdf5_file.read(path, keep_all=keep_all)
     if tflite_file.recognises(path, head):
         return tflite_file.read(path)
     return onnx_file.read(path, keep_all=keep_all) if onnx_file.recognises(path) else None

@@ -16,6 +16,19 @@ class Checksum:
     stop: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Zeroed:
+    """What is left out of a file that keeps its size: zeros come back for the bytes of some `ranges`.
+
+    These are pairs of start and stop, in order and apart from each other and from all tensors. `reason` says what they
+    held.
+    """
+
+    name: str
+    reason: str
+    ranges: tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightFile:
     """A file that holds a model, no element of which is read yet.
@@ -44,6 +57,8 @@ class WeightFile:
         What has to be computed again when tensors change, by file.
     left_out
         Entries that are not taken, by name, with the reason.
+    zeroed
+        Entries of `path` that are neither taken nor kept.
     notes
         Sentences for whoever packs the file.
     """
@@ -58,4 +73,5 @@ class WeightFile:
     data_files: tuple[Path, ...] = ()
     checksums: Mapping[Path, tuple[Checksum, ...]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    zeroed: tuple[Zeroed, ...] = ()
     notes: tuple[str, ...] = ()

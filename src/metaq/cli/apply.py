@@ -1,0 +1,71 @@
+"""``metaq apply``."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaq.cli import output
+from metaq.cli.decompress import SUFFIXES
+from metaq.cli.diff import Base
+from metaq.cli.options import Coder, Force, Json
+from metaq.config import require
+
+
+def apply(
+    base: Base,
+    updates: Annotated[list[Path], typer.Argument(help="Updates that metaq diff has written, in their order.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", help="What to write: .metaq, .safetensors, .pth or .npz; or a folder or file as the base is."
+        ),
+    ],
+    coder: Coder = "small",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write the model that updates make of their base: one file, whatever the number of updates."""
+    begun = time.perf_counter()
+    with output.stage_progress() as progress:
+        progress.stage("applying", None)
+        from metaq.compression.restoring import origin_of, restore_file, restore_folder
+        from metaq.container.carried import KEY, NAME_PREFIX
+        from metaq.files import write_bytes
+        from metaq.model import checkpoint
+        from metaq.model.applying import applied
+
+        model = applied(base, updates)
+        made_of = origin_of(model.metadata)
+        if out.suffix == ".metaq":
+            output.claim(out, force=force)
+            write_bytes(out, model.encode(coder=coder))
+        elif made_of is None or (out.suffix in SUFFIXES and out.suffix != Path(made_of).suffix):
+            require(out.suffix in SUFFIXES, f"{out}: end the name in .metaq or one of {', '.join(SUFFIXES)}.")
+            output.claim(out, force=force)
+            prefix, key = str(model.metadata.get(NAME_PREFIX, "")), str(model.metadata.get(KEY, ""))
+            weights = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+            checkpoint.write(out, weights, key=key.split(".") if key else ())
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                packed = Path(folder) / "model.metaq"
+                packed.write_bytes(model.encode(coder="fast"))
+                if made_of == "a folder" or (not out.suffix and not out.is_file()):
+                    restore_folder(packed, out, force=force, progress=progress)
+                else:
+                    output.claim(out, force=force)
+                    restore_file(packed, out, progress=progress)
+    if as_json:
+        told = {"updates": len(updates), "tensors": len(model.held), "identity": model.identity.hex()}
+        output.print_json({**told, "seconds": time.perf_counter() - begun, "file": str(out)})
+        return
+    rows = [
+        ("updates", f"{len(updates):,}"),
+        ("tensors", f"{len(model.held):,}"),
+        ("model", model.identity.hex()),
+    ]
+    output.print_table(str(out), ["", "value"], rows)
