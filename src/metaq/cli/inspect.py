@@ -5,10 +5,15 @@ from typing import Annotated
 
 import typer
 
+from metaq import container
 from metaq.cli import output
 from metaq.cli.options import Force, Json, Model
-from metaq.config import needs
+from metaq.config import needs, require
+from metaq.container.source import is_update
 from metaq.report import inspection
+
+RELATIONS = {"alone": "alone", "given": "by the base", "added": "added to the base"}
+"""How a tensor of an update is told, in words."""
 
 
 def inspect(
@@ -23,6 +28,10 @@ def inspect(
     """Show what a file holds, tensor by tensor."""
     if plot is not None:
         output.claim(plot, force=force)
+    if is_update(source):
+        require(net is None and plot is None, "--net, --plot: are about models; give what the update is applied to.")
+        _show_update(source, as_json=as_json)
+        return
     found = inspection.inspect(source, net=net)
     # Before anything is printed, since a wrong network is an error.
     units = found.folded
@@ -45,6 +54,40 @@ def inspect(
     output.print_table("in all", ["", "value"], [*output.size_rows(found.sizes), *frame, *covered, *folded])
     if found.coverage is not None:
         output.print_left_out(found.coverage)
+
+
+def _show_update(source: Path, *, as_json: bool) -> None:
+    """What can be told of an update without its base."""
+    contents = container.describe(source)
+    facts = contents.update
+    assert facts is not None
+    if as_json:
+        tensors = [
+            {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype.name, "relation": entry.relation}
+            for entry in contents.entries
+        ]
+        told = {"bytes": contents.file_bytes, "base": facts.base.hex(), "result": facts.result.hex()}
+        output.print_json({**told, "removed": list(facts.removed), "tensors": tensors})
+        return
+    rows = [
+        [
+            entry.name,
+            "×".join(map(str, entry.shape)) or "scalar",
+            entry.dtype.name,
+            RELATIONS[entry.relation],
+            "-" if entry.grid is None else f"{2 * entry.grid.radius / entry.grid.count:.4g}",
+            entry.coder,
+        ]
+        for entry in contents.entries
+    ]
+    output.print_table(str(source), ["tensor", "shape", "dtype", "told", "step", "coder"], rows)
+    frame = [
+        ("update", f"{contents.file_bytes:,} bytes"),
+        ("of the model", facts.base.hex()),
+        ("gives one that ends in", facts.result.hex()),
+        *([("removed tensors", f"{len(facts.removed):,}")] if facts.removed else []),
+    ]
+    output.print_table("in all", ["", "value"], frame)
 
 
 def _cells(row: inspection.TensorRow) -> list[str]:

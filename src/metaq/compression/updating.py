@@ -87,7 +87,7 @@ def update_of(
     removed = [place for place, name in enumerate(names) if name not in new]
     facts = UpdateFacts(base=base.identity, result=result.identity[-4:], removed=tuple(removed))
     own_metadata = {name: value for name, value in metadata.items() if base.metadata.get(name) != value}
-    own_files = [file for name, file in files.items() if not _has(base.files, file)]
+    own_files = [file for name, file in files.items() if not has_same(base.files, file)]
     if own_files:
         # Without these keys, names of carried files mean nothing.
         own_metadata |= {name: metadata[name] for name in ("folder", "file") if name in metadata}
@@ -134,10 +134,11 @@ def _result(base: Model, new: Mapping[str, Held], is_sum: Collection[str]) -> Mo
 def _is_same(base: Model, result: Model, name: str) -> bool:
     """Whether a tensor is, bit for bit, as in the base."""
     old = base.elements.get(name)
-    return old is not None and _has({name: old}, result.elements[name])
+    return old is not None and has_same({name: old}, result.elements[name])
 
 
-def _has(files: Mapping[str, ExactTensor], file: ExactTensor) -> bool:
+def has_same(files: Mapping[str, ExactTensor], file: ExactTensor) -> bool:
+    """Whether a tensor is among others by its name, the same bit for bit."""
     known = files.get(file.name)
     if known is None or (known.dtype, known.shape) != (file.dtype, file.shape):
         return False

@@ -103,6 +103,11 @@ def is_metaq(path: str | os.PathLike[str]) -> bool:
     return head_of(path, len(MAGIC)) in (MAGIC, UPDATE_MAGIC) or Path(path).suffix == ".metaq"
 
 
+def is_update(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is an update; raises :class:`FormatError` if it is missing or empty."""
+    return head_of(path, len(UPDATE_MAGIC)) == UPDATE_MAGIC
+
+
 def head_of(path: str | os.PathLike[str], size_bytes: int) -> bytes:
     """The first bytes of a file; raises :class:`FormatError` if it is missing, empty or cannot be read."""
     with open_source(path) as source:

@@ -15,7 +15,7 @@ from metaq.config import require
 from metaq.container import Metadata
 from metaq.container.carried import is_carried
 from metaq.container.fields import utf8
-from metaq.container.source import FileLike, head_of, name_of
+from metaq.container.source import FileLike, name_of
 from metaq.container.updates import identity
 from metaq.errors import FormatError
 from metaq.model import checkpoint
@@ -84,11 +84,6 @@ def tied(held: Mapping[str, Held]) -> list[Tensor]:
         first = firsts.setdefault(id(tensor), replace(tensor, name=name))
         found.append(first if first.name == name else TiedTensor(name=name, first=first))
     return found
-
-
-def is_update(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is an update; raises :class:`FormatError` if it is missing or empty."""
-    return head_of(path, len(container.UPDATE_MAGIC)) == container.UPDATE_MAGIC
 
 
 def is_packed(source: object) -> bool:

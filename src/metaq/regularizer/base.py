@@ -337,20 +337,25 @@ class Regularizer(abc.ABC):
         """
         if not self._open_views:
             self._require_own_weights()
-        model = self._model
         present, values = self._last()
-        grids = self._by_name(present)
         with self._holding(values):
-            parameters = list(model.parameters())
-            # Sharded weights are gathered by all processes together; of replicas, one is enough.
-            gathered = trained_tensors(model, grids, coder=coder) if any(map(is_sharded, parameters)) else None
+            return self._write(path, self._by_name(present), {**self._metadata, **(metadata or {})}, coder)
 
-            def write_here() -> WriteReport:
-                tensors = gathered or trained_tensors(model, grids, coder=coder)
-                return container.write(path, tensors, metadata={**self._metadata, **(metadata or {})}, coder=coder)
+    def _write(
+        self, path: str | os.PathLike[str], grids: dict[str, BucketGrid], metadata: container.Metadata, coder: str
+    ) -> WriteReport:
+        """Write the weights that the model holds now, on these grids."""
+        model = self._model
+        parameters = list(model.parameters())
+        # Sharded weights are gathered by all processes together; of replicas, one is enough.
+        gathered = trained_tensors(model, grids, coder=coder) if any(map(is_sharded, parameters)) else None
 
-            report = in_one_process(parameters, write_here, getattr(model, "process_group", None))
-            reasons = select_gridded(open_model(model), grids).reasons
+        def write_here() -> WriteReport:
+            tensors = gathered or trained_tensors(model, grids, coder=coder)
+            return container.write(path, tensors, metadata=metadata, coder=coder)
+
+        report = in_one_process(parameters, write_here, getattr(model, "process_group", None))
+        reasons = select_gridded(open_model(model), grids).reasons
         return replace(report, coverage=report.coverage.explained(reasons))
 
     def state_dict(self) -> dict[str, Any]:

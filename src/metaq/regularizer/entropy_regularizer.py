@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,10 +22,12 @@ from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.dispatch import TensorPairs
 from metaq.entropy.passes.grids import CPU, GridSet
-from metaq.model.opened import open_model
-from metaq.model.sharding import local_part, mean_of_processes
-from metaq.model.weights import FilterFn
-from metaq.regularizer.base import Regularizer
+from metaq.model.applying import Model
+from metaq.model.opened import AnyModel, open_model
+from metaq.model.sharding import local_part, mean_of_processes, unwrapped
+from metaq.model.weights import ANY, FilterFn, select_parameters
+from metaq.regularizer.base import Regularizer, RegularizerReport, TrainedState
+from metaq.regularizer.changes import Changes
 from metaq.regularizer.config import BucketConfig, RegularizerConfig
 from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
 from metaq.regularizer.ending import Ending, Found
@@ -34,6 +37,7 @@ from metaq.regularizer.quality_control import QualityControl, Told
 from metaq.regularizer.size_control import SizeControl
 from metaq.regularizer.step_control import BUCKETS, REFRESHES, StepControl
 from metaq.regularizer.step_size import StepLearner
+from metaq.tensors.grid import BucketGrid
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -121,6 +125,10 @@ class EntropyRegularizer(Regularizer):
         From the name of a parameter and the parameter to whether it takes part; by default all do.
     metadata
         Small free facts that every file keeps; they count in the size of the goal.
+    base
+        A model that whoever reads the file has already. What is trained to few bits, and counts in the goal, is then
+        the difference from it, and :meth:`save` writes an update. Until :meth:`finish`, the parameters of `model` that
+        take part hold that difference; the module computes with the weights.
 
     Raises
     ------
@@ -156,6 +164,7 @@ class EntropyRegularizer(Regularizer):
         larger_is_better: bool | None = None,
         filter_fn: FilterFn | None = None,
         metadata: container.Metadata | None = None,
+        base: AnyModel | Model | None = None,
     ) -> None:
         config = config or RegularizerConfig()
         goal = training_goal(
@@ -173,6 +182,13 @@ class EntropyRegularizer(Regularizer):
             total_steps is not None or goal != Goal(),
             "total_steps: strength changes over it; give the number of optimiser steps, or a goal.",
         )
+        self._changes: Changes | None = None
+        self._last_report: RegularizerReport | None = None
+        if base is not None:
+            rules: dict[str, Any] = {"include": config.include, "exclude": config.exclude, "filter_fn": filter_fn}
+            self._changes = changes = Changes(model, base, select_parameters(unwrapped(model), **rules))
+            config = replace(config, include=ANY, exclude=())
+            filter_fn = lambda name, _: name in changes.names  # noqa: E731
         super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn, metadata=metadata)
         everyone, group_count = self._participants, len(self._participants.groups)
         asks_coder = self.config.rate_model == "context"
@@ -296,6 +312,51 @@ class EntropyRegularizer(Regularizer):
             states = [state_dict["weights"][name] for name in self._participants.names]
             self._latent.load_state_of_tensors([_each_tensor(local_part, state) for state in states])
 
+    def finish(
+        self, grids: Mapping[str, BucketGrid] | None = None, *, evaluate: Callable[[], float] | None = None
+    ) -> None:
+        super().finish(grids, evaluate=evaluate)
+        if self._changes is not None:
+            self._last_report = self.report()
+            self._changes.merge(self.grids())
+
+    finish.__doc__ = Regularizer.finish.__doc__
+
+    def report(self) -> RegularizerReport:
+        return super().report() if self._last_report is None else self._last_report
+
+    report.__doc__ = Regularizer.report.__doc__
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metadata: container.Metadata | None = None,
+        coder: str = container.DEFAULT_CODER,
+    ) -> container.WriteReport:
+        if self._last_report is None:
+            return super().save(path, metadata=metadata, coder=coder)
+        # The model holds weights again, not differences.
+        return self._write(path, {}, {**self._metadata, **(metadata or {})}, coder)
+
+    save.__doc__ = Regularizer.save.__doc__
+
+    def state(self) -> TrainedState:
+        require(self._changes is None, "base: there are only changes to keep; save() writes the update.")
+        return super().state()
+
+    state.__doc__ = Regularizer.state.__doc__
+
+    def _write(
+        self, path: str | os.PathLike[str], grids: dict[str, BucketGrid], metadata: container.Metadata, coder: str
+    ) -> container.WriteReport:
+        if self._changes is None:
+            return super()._write(path, grids, metadata, coder)
+        update = self._changes.update(grids, metadata=metadata, coder=coder)
+        update.save(path)
+        header_bytes = container.describe(update.data).header_bytes
+        return container.WriteReport(file_bytes=update.file_bytes, header_bytes=header_bytes, coverage=update.coverage)
+
     @property
     def _presses(self) -> bool:
         """Whether the term has set in."""
@@ -319,14 +380,18 @@ class EntropyRegularizer(Regularizer):
         return SizeControl(
             self.config,
             limit_bytes=limit_bytes,
-            fixed_bytes=self._file_bytes(zeros, self._quantized(zeros)),
+            fixed_bytes=self._file_bytes(zeros, self._quantized(zeros), drops=False),
             fixed_estimate=self._estimated_bits(zeros, self._quantized(zeros)),
             counts=counts,
         )
 
-    def _file_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
-        """Size of the file of `values`, which are on `grids`."""
+    def _file_bytes(self, grids: GridSet, values: Iterable[torch.Tensor], *, drops: bool = True) -> int:
+        """Size of the file of `values`, which are on `grids`; an update `drops` what has not changed."""
         with self._holding(values):
+            if self._changes is not None:
+                return self._changes.size_bytes(
+                    self._by_name(grids), metadata=self._metadata, coder="small", drops=drops
+                )
             return trained_size(self._model, self._by_name(grids), metadata=self._metadata)
 
     def _estimated_bits(self, grids: GridSet, values: Iterable[torch.Tensor]) -> float:
@@ -337,6 +402,8 @@ class EntropyRegularizer(Regularizer):
     def _quick_bytes(self, grids: GridSet, values: Iterable[torch.Tensor]) -> int:
         """What that size is about in proportion to, found in a hundredth of the time."""
         with self._holding(values):
+            if self._changes is not None:
+                return self._changes.size_bytes(self._by_name(grids), metadata=self._metadata, coder=QUICK_CODER)
             return len(container.encode(to_tensors(self._model, grids=self._by_name(grids)), coder=QUICK_CODER))
 
     def _look_at_gradients(self, control: StepControl) -> None:
