@@ -2,10 +2,12 @@
  * What a coder is told of a tensor or a piece of one.
  * @typedef {object} Stream
  * @property {number} owner number of the tensor; bases come before all tensors, as numbers below 0
+ * @property {number} start number of its first symbol in the order of the scan
  * @property {number} count of symbols
  * @property {number} alphabetSize
  * @property {number} trellisBits
  * @property {number} rowLength
+ * @property {Int8Array} [hints] what the base of an update tells of every symbol
  */
 
 /**
@@ -67,12 +69,14 @@ class Planner {
   }
 
   addQuantized(owner, entry) {
-    const { coder, elements } = entry;
+    const { coder, elements, grid, relation } = entry;
+    const isGiven = relation === "given";
     const stream = {
       owner,
+      start: 0,
       count: elements,
-      alphabetSize: entry.grid.count,
-      trellisBits: entry.trellisBits,
+      alphabetSize: isGiven ? 2 * grid.count - 1 : grid.count,
+      trellisBits: isGiven ? 0 : entry.trellisBits,
       rowLength: rowLengthOf(entry),
     };
     this.#add(coder, stream, 1);
@@ -103,7 +107,7 @@ class Planner {
     const pieceSize = keepsRows ? Math.floor(most / rowLength) * rowLength : most;
     for (let start = 0; start < tensor.count; start += pieceSize) {
       const count = Math.min(pieceSize, tensor.count - start);
-      this.chunks.push({ key, held: [{ ...tensor, count, rowLength }] });
+      this.chunks.push({ key, held: [{ ...tensor, start, count, rowLength }] });
     }
   }
 }

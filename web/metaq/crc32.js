@@ -10,7 +10,17 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
  * @returns {number} 0 to 2^32 - 1
  */
 export function crc32(bytes) {
+  return crc32OfAll([bytes]);
+}
+
+/**
+ * The same of several runs of bytes, one after the other.
+ * @param {Uint8Array[]} parts
+ * @returns {number} 0 to 2^32 - 1
+ */
+export function crc32OfAll(parts) {
   let value = 0xffffffff;
-  for (let i = 0; i < bytes.length; i += 1) value = TABLE[(value ^ bytes[i]) & 255] ^ (value >>> 8);
+  for (const bytes of parts)
+    for (let i = 0; i < bytes.length; i += 1) value = TABLE[(value ^ bytes[i]) & 255] ^ (value >>> 8);
   return (value ^ 0xffffffff) >>> 0;
 }

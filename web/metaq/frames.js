@@ -19,7 +19,7 @@ const DEFAULT_MAX_BYTES = 2 ** 31;
  */
 export function carriedFiles({ tensors, metadata }, { maxBytes = DEFAULT_MAX_BYTES } = {}) {
   const [files, framed] = [new Map(), new Map()];
-  if (!metadata.has("folder") && !metadata.has("file")) return { files, framed };
+  if (!hasFiles(metadata)) return { files, framed };
   const elements = Array.from(tensors.values(), ({ bytes }) => bytes);
   let left = maxBytes;
   for (const tensor of tensors.values()) {
@@ -36,6 +36,19 @@ export function carriedFiles({ tensors, metadata }, { maxBytes = DEFAULT_MAX_BYT
     }
   }
   return { files, framed };
+}
+
+/**
+ * Whether a tensor of a file with such metadata is a carried file.
+ * @param {string} name
+ * @param {Map<string, unknown>} metadata
+ */
+export function isCarried(name, metadata) {
+  return hasFiles(metadata) && [WHOLE, FRAME].some((prefix) => name.startsWith(prefix));
+}
+
+function hasFiles(metadata) {
+  return metadata.has("folder") || metadata.has("file");
 }
 
 /** A file with its tensors in their places and its checksums right. */

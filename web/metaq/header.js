@@ -1,5 +1,6 @@
-import { MetaqError } from "./errors.js";
+import { compareBytes } from "./byte_order.js";
 import { ELEMENT_TYPES } from "./element_types.js";
+import { MetaqError } from "./errors.js";
 import { fits, readGrids } from "./grids.js";
 import { readScales } from "./scales.js";
 
@@ -12,8 +13,9 @@ const MOST_BASIS_SIZE = 2 ** 14;
 const LARGEST_CHUNK_LIMIT_BITS = 22;
 const NAME_ENDINGS = ["", ".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"];
 const [EXACT, NEW_GRID, LAST_GRID, EARLIER_GRID] = [0, 1, 2, 3];
-const [INLINE, TIED] = [2, 3];
+const [INLINE, TIED, DIFFERENCE] = [2, 3, 5];
 const EXACT_STORAGES = ["raw", "zstd", "inline", "tied", "planes"];
+const RELATIONS = ["alone", "given", "added"];
 
 /**
  * What a header says of a tensor.
@@ -31,6 +33,7 @@ const EXACT_STORAGES = ["raw", "zstd", "inline", "tied", "planes"];
  * @property {number} [trellisBits] binary logarithm of the number of states, or 0
  * @property {number} [basis] number of the basis
  * @property {import("./scales.js").Scales} [scales] of rows and columns
+ * @property {"alone" | "given" | "added"} [relation] to the tensor of the same name in the base, "alone" if there is none
  */
 
 /**
@@ -41,16 +44,19 @@ const EXACT_STORAGES = ["raw", "zstd", "inline", "tied", "planes"];
  * @property {number} chunkLimit largest number of symbols of a chunk of several tensors
  * @property {import("./cursor.js").Cursor} cursor before the sizes of the chunks
  * @property {number} metadataCount
+ * @property {number[]} removed numbers of tensors of the base of an update, ascending
  */
 
 /**
  * Read a header up to the sizes of its chunks.
  * @param {import("./cursor.js").Cursor} cursor
+ * @param {boolean} isUpdate whether the file is one
  * @returns {Header}
  */
-export function readHeader(cursor) {
+export function readHeader(cursor, isUpdate) {
   const tensorCount = cursor.varintUpTo(MOST_TENSORS, "the number of tensors");
   const metadataCount = cursor.varint();
+  const removed = isUpdate ? readRemoved(cursor) : [];
   const coderAndLimit = cursor.byte();
   const [coder, chunkLimitBits] = [coderAndLimit >>> 5, coderAndLimit & 31];
   if (chunkLimitBits > LARGEST_CHUNK_LIMIT_BITS) throw new MetaqError("The header allows chunks that are too large.");
@@ -61,10 +67,20 @@ export function readHeader(cursor) {
     0,
   );
   if (elements > MOST_ELEMENTS) throw new MetaqError("The tensors have more elements than a file may hold.");
-  const storage = new StorageReader(cursor, coder);
+  const storage = new StorageReader(cursor, coder, isUpdate);
   for (const kind of kinds) storage.read(kind);
   const { entries, bases } = storage.finish();
-  return { entries, bases, coder, chunkLimit: 2 ** chunkLimitBits, cursor, metadataCount };
+  return { entries, bases, coder, chunkLimit: 2 ** chunkLimitBits, cursor, metadataCount, removed };
+}
+
+/** Numbers of tensors that an update takes away, as gaps between them. */
+function readRemoved(cursor) {
+  const removed = [];
+  const count = cursor.varintUpTo(MOST_TENSORS, "the number of removed tensors");
+  for (let last = -1; removed.length < count; last = removed[removed.length - 1]) {
+    removed.push(last + 1 + cursor.varintUpTo(MOST_TENSORS, "a gap between removed tensors"));
+  }
+  return removed;
 }
 
 /**
@@ -138,8 +154,8 @@ function readKind(cursor, name) {
 
 /** Reads the storage of all tensors, then their grids and bases. */
 class StorageReader {
-  constructor(cursor, coder) {
-    Object.assign(this, { cursor, coder });
+  constructor(cursor, coder, isUpdate) {
+    Object.assign(this, { cursor, coder, isUpdate });
     this.entries = [];
     this.gridNumbers = [];
     this.gridCount = 0;
@@ -170,10 +186,13 @@ class StorageReader {
   #exact(kind, way) {
     const { name, type, elements } = kind;
     if (way === TIED) return this.#tied(kind);
-    const storage = EXACT_STORAGES[way];
+    const isDifference = this.isUpdate && way === DIFFERENCE;
+    const storage = isDifference ? "planes" : EXACT_STORAGES[way];
     if (!storage) throw new MetaqError(`${name} is stored in an unknown way; the file needs a newer reader.`);
     if (elements === 0 && way !== INLINE) throw new MetaqError(`${name} has no elements, but a chunk.`);
-    if (way !== INLINE) return { storage };
+    if (isDifference && (type.name === "bool" || type.name.startsWith("complex")))
+      throw new MetaqError(`${name} is of type ${type.name}, whose elements have no differences.`);
+    if (way !== INLINE) return { storage, relation: isDifference ? "added" : "alone" };
     if (elements * type.size > MOST_INLINE_BYTES) throw new MetaqError(`${name} is too large for the header.`);
     return { storage, inline: this.cursor.take(elements * type.size) };
   }
@@ -200,8 +219,13 @@ class StorageReader {
     };
     if ((byte & 128) === 0) return entry;
     const more = this.cursor.varint() + 1;
-    const basis = more > 1 ? this.#basisNumber(name, Math.floor(more / 2) - 1) : undefined;
-    return { ...entry, isScaled: more % 2 === 1, basis };
+    const [isScaled, rest] = [more % 2 === 1, Math.floor(more / 2)];
+    const relations = this.isUpdate ? RELATIONS : RELATIONS.slice(0, 1);
+    const relation = relations[rest % relations.length];
+    const basisAndOne = Math.floor(rest / relations.length);
+    if (basisAndOne === 0) return { ...entry, isScaled, relation };
+    if (relation === "given") throw new MetaqError(`${name} has a basis, but takes the place of a tensor of the base.`);
+    return { ...entry, isScaled, relation, basis: this.#basisNumber(name, basisAndOne - 1) };
   }
 
   #gridNumber(name, kind) {
@@ -237,6 +261,8 @@ function checkedQuantized(entry, bases) {
     throw new MetaqError(`${name} has reference values that are too large for ${type.name}.`);
   if (trellisBits > 0 && grid.count % 2 === 0)
     throw new MetaqError(`${name} has a trellis, but an even number of buckets.`);
+  if (entry.relation === "added" && grid.center !== 0)
+    throw new MetaqError(`${name} is added to a tensor of the base, but its grid has the centre ${grid.center}.`);
   if (entry.basis === undefined) return entry;
   const basis = bases[entry.basis];
   const isSound =
@@ -255,12 +281,6 @@ function joined(...parts) {
     position += part.length;
   }
   return whole;
-}
-
-function compareBytes(left, right) {
-  const common = Math.min(left.length, right.length);
-  for (let i = 0; i < common; i += 1) if (left[i] !== right[i]) return left[i] - right[i];
-  return left.length - right.length;
 }
 
 function decodedText(bytes, what) {

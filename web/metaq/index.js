@@ -5,27 +5,27 @@
  *     const { tensors, metadata } = decode(new Uint8Array(await (await fetch("model.metaq")).arrayBuffer()));
  *     const weight = tensors.get("conv1.weight");
  *     weight.dtype; weight.shape; weight.values();
+ *
+ * An update tells a model by another one:
+ *
+ *     import { applyUpdate, decode } from "./metaq/index.js";
+ *     const { tensors, metadata } = applyUpdate(decode(bytes), updateBytes);
  */
-import { planChunks } from "./chunks.js";
-import { decodeChunk } from "./coders.js";
-import { crc32 } from "./crc32.js";
-import { Cursor } from "./cursor.js";
 import { MetaqError } from "./errors.js";
-import { decodeHeaderBytes } from "./header_bytes.js";
-import { readHeader, readMetadata } from "./header.js";
-import { decodePlanes } from "./planes.js";
-import { basisNumerators, restoredBytes } from "./restoring.js";
-import { Tensor } from "./tensor.js";
-import { decodeZstdFrame } from "./zstd.js";
+import { decodedTensors, DEFAULT_MAX_BYTES, openFile, VERSION } from "./file.js";
+import { inDigits } from "./identity.js";
 
 export { MetaqError } from "./errors.js";
 export { Tensor } from "./tensor.js";
+export { applyUpdate } from "./updates.js";
 
-const MAGIC = [0x8f, 0x4d, 0x54, 0x51];
-const VERSION = 1;
-const CHECKSUM_BYTES = 4;
-const MOST_HEADER_BYTES = 2 ** 28;
-const DEFAULT_MAX_BYTES = 2 ** 31;
+/**
+ * A model as a file holds it.
+ * @typedef {object} Model
+ * @property {number} version of the format
+ * @property {Map<string, import("./tensor.js").Tensor>} tensors in the order of their names
+ * @property {Map<string, string | number | bigint>} metadata
+ */
 
 /**
  * Decode a file that is whole in memory.
@@ -35,133 +35,15 @@ const DEFAULT_MAX_BYTES = 2 ** 31;
  *
  * @param {Uint8Array} bytes
  * @param {{maxBytes?: number}} [options] largest sum of the sizes of all tensors in bytes, 2 GiB by default
- * @returns {{version: number, tensors: Map<string, Tensor>, metadata: Map<string, string | number | bigint>}}
+ * @returns {Model}
  */
 export function decode(bytes, { maxBytes = DEFAULT_MAX_BYTES } = {}) {
-  checkFrame(bytes);
-  const content = bytes.subarray(0, bytes.length - CHECKSUM_BYTES);
-  const cursor = new Cursor(content, "The file");
-  cursor.take(MAGIC.length + 1);
-  const header = readHeader(new Cursor(headerBytes(cursor), "The header"));
-  refuseTooLarge(header, maxBytes);
-  const chunks = planChunks(header);
-  const sizes = chunks.map(() => header.cursor.varint());
-  const metadata = readMetadata(header.cursor, header.metadataCount);
-  const payloads = takePayloads(cursor, sizes);
-  const symbols = decodeSymbols(header, chunks, payloads);
-  return { version: VERSION, tensors: restoredTensors(header, chunks, payloads, symbols), metadata };
-}
-
-/** Refuses what is no file of this version, or damaged. */
-function checkFrame(bytes) {
-  if (MAGIC.some((byte, i) => bytes[i] !== byte)) throw new MetaqError("This is not a .metaq file.");
-  const version = bytes[MAGIC.length];
-  if (version === undefined) throw new MetaqError("The file ends after its first bytes.");
-  if (version !== VERSION) throw new MetaqError(`The file is of version ${version}, which needs a newer reader.`);
-  const end = bytes.length - CHECKSUM_BYTES;
-  if (end <= MAGIC.length || checksumAt(bytes, end) !== crc32(bytes.subarray(0, end))) {
-    throw new MetaqError("The file is damaged or cut short: its checksum is wrong.");
+  const file = openFile(bytes, maxBytes);
+  if (file.update) {
+    const base = inDigits(file.update.base);
+    throw new MetaqError(
+      `The file is an update of the model ${base}, no model itself; decode that one and use applyUpdate(base, bytes).`,
+    );
   }
-}
-
-function checksumAt(bytes, position) {
-  return new DataView(bytes.buffer, bytes.byteOffset).getUint32(position, true);
-}
-
-function headerBytes(cursor) {
-  const code = new Cursor(cursor.take(cursor.varint()), "The header");
-  const size = code.varintUpTo(MOST_HEADER_BYTES, "its size");
-  return decodeHeaderBytes(code.rest(), size);
-}
-
-function refuseTooLarge({ entries, bases }, maxBytes) {
-  const size = entries.reduce((sum, { elements, type }) => sum + elements * type.size, 0);
-  const basisSize = bases.reduce((sum, basis) => sum + Float64Array.BYTES_PER_ELEMENT * basis.size ** 2, 0);
-  if (size + basisSize > maxBytes)
-    throw new MetaqError(`The tensors need ${size + basisSize} bytes, but maxBytes is ${maxBytes}.`);
-}
-
-/** The bytes of every chunk, checked one by one where there are several. */
-function takePayloads(cursor, sizes) {
-  const isOfSeveral = sizes.length > 1;
-  const checksums = isOfSeveral ? new Cursor(cursor.take(CHECKSUM_BYTES * sizes.length), "The checksums") : undefined;
-  if (isOfSeveral) {
-    const before = cursor.position;
-    if (readChecksum(cursor) !== crc32(cursor.bytes.subarray(0, before)))
-      throw new MetaqError("The header is damaged.");
-  }
-  const payloads = sizes.map((size) => cursor.take(size));
-  cursor.finish();
-  payloads.forEach((payload, i) => {
-    if (isOfSeveral && readChecksum(checksums) !== crc32(payload)) throw new MetaqError(`Chunk ${i} is damaged.`);
-  });
-  return payloads;
-}
-
-function readChecksum(cursor) {
-  return checksumAt(cursor.take(CHECKSUM_BYTES), 0);
-}
-
-/** Bucket indices of all quantised tensors and bases, by their numbers. @returns {Map<number, Int32Array>} */
-function decodeSymbols({ entries, bases }, chunks, payloads) {
-  const symbols = new Map();
-  const filled = new Map();
-  chunks.forEach(({ coder, streams }, i) => {
-    if (streams.length === 0) return;
-    decodeChunk(coder, payloads[i], streams).forEach((piece, j) => {
-      const { owner } = streams[j];
-      const total = owner < 0 ? bases[owner + bases.length].size ** 2 : entries[owner].elements;
-      if (piece.length === total) {
-        symbols.set(owner, piece);
-        return;
-      }
-      if (!symbols.has(owner)) symbols.set(owner, new Int32Array(total));
-      symbols.get(owner).set(piece, filled.get(owner) ?? 0);
-      filled.set(owner, (filled.get(owner) ?? 0) + piece.length);
-    });
-  });
-  return symbols;
-}
-
-function restoredTensors({ entries, bases }, chunks, payloads, symbols) {
-  const exact = new Map(chunks.flatMap(({ owner }, i) => (owner === undefined ? [] : [[owner, payloads[i]]])));
-  const planes = decodedPlanes(entries, chunks, payloads);
-  const decodedBases = bases.map(({ size, grid }, i) => {
-    return { size, grid, numerators: basisNumerators(symbols.get(i - bases.length), grid) };
-  });
-  const found = [];
-  entries.forEach((entry, i) => {
-    if (entry.storage === "tied") found.push(found[entry.tiedTo]);
-    else if (entry.storage !== "quantized") found.push(exactBytes(entry, exact.get(i) ?? planes.get(i)));
-    else found.push(restoredBytes(entry, symbols.get(i) ?? new Int32Array(0), decodedBases[entry.basis]));
-  });
-  return new Map(entries.map((entry, i) => [entry.name, new Tensor(entry, found[i])]));
-}
-
-/** Bytes of all tensors in planes, by their numbers. @returns {Map<number, Uint8Array>} */
-function decodedPlanes(entries, chunks, payloads) {
-  const found = new Map();
-  const filled = new Map();
-  chunks.forEach(({ pieces }, i) => {
-    if (pieces.length === 0) return;
-    const described = pieces.map((piece) => ({ ...piece, type: entries[piece.owner].type }));
-    decodePlanes(payloads[i], described).forEach((bytes, j) => {
-      const { owner } = pieces[j];
-      const { elements, type } = entries[owner];
-      if (!found.has(owner)) found.set(owner, new Uint8Array(elements * type.size));
-      found.get(owner).set(bytes, filled.get(owner) ?? 0);
-      filled.set(owner, (filled.get(owner) ?? 0) + bytes.length);
-    });
-  });
-  return found;
-}
-
-function exactBytes(entry, payload) {
-  const { name, type, elements, storage } = entry;
-  const bytes = storage === "zstd" ? decodeZstdFrame(payload, elements * type.size) : (entry.inline ?? payload);
-  if (bytes.length !== elements * type.size)
-    throw new MetaqError(`${name} does not have as many bytes as its shape needs.`);
-  if (type.name === "bool" && bytes.some((byte) => byte > 1))
-    throw new MetaqError(`${name} has elements that are neither true nor false.`);
-  return bytes;
+  return { version: VERSION, tensors: decodedTensors(file), metadata: file.metadata };
 }

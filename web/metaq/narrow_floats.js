@@ -3,21 +3,43 @@
  * @property {number} mantissaBits
  * @property {number} bias of the exponent
  * @property {number} largestBits bit pattern of the largest finite value
+ * @property {number} beyondBits bit pattern of what is rounded beyond that value
  * @property {number} signBit
  * @property {boolean} hasInfinities whether all exponents of ones are infinities and NaN, or one pattern alone is NaN
  */
 
 /** @type {NarrowType} */
-export const FLOAT16 = { mantissaBits: 10, bias: 15, largestBits: 0x7bff, signBit: 0x8000, hasInfinities: true };
+export const FLOAT16 = {
+  mantissaBits: 10,
+  bias: 15,
+  largestBits: 0x7bff,
+  beyondBits: 0x7c00,
+  signBit: 0x8000,
+  hasInfinities: true,
+};
 /** @type {NarrowType} */
-export const FLOAT8_E4M3FN = { mantissaBits: 3, bias: 7, largestBits: 0x7e, signBit: 0x80, hasInfinities: false };
+export const FLOAT8_E4M3FN = {
+  mantissaBits: 3,
+  bias: 7,
+  largestBits: 0x7e,
+  beyondBits: 0x7e,
+  signBit: 0x80,
+  hasInfinities: false,
+};
 /** @type {NarrowType} */
-export const FLOAT8_E5M2 = { mantissaBits: 2, bias: 15, largestBits: 0x7b, signBit: 0x80, hasInfinities: true };
+export const FLOAT8_E5M2 = {
+  mantissaBits: 2,
+  bias: 15,
+  largestBits: 0x7b,
+  beyondBits: 0x7b,
+  signBit: 0x80,
+  hasInfinities: true,
+};
 
 /**
- * @param {number} value finite
+ * @param {number} value a number or an infinity
  * @param {NarrowType} type
- * @returns {number} the bit pattern nearest to `value`, of two the even one, but none beyond the largest finite value
+ * @returns {number} the bit pattern nearest to `value`, of two the even one; beyond the largest finite value that of the type
  */
 export function bitsOf(value, type) {
   const sign = value < 0 || Object.is(value, -0) ? type.signBit : 0;
@@ -26,7 +48,7 @@ export function bitsOf(value, type) {
   const mantissa = roundHalfToEven(size * 2 ** (type.mantissaBits - exponent));
   const isSubnormal = mantissa < 2 ** type.mantissaBits;
   const bits = isSubnormal ? mantissa : (exponent + type.bias - 1) * 2 ** type.mantissaBits + mantissa;
-  return sign | Math.min(bits, type.largestBits);
+  return sign | Math.min(bits, type.beyondBits);
 }
 
 /**

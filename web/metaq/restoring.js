@@ -24,7 +24,7 @@ export function restoredBytes(entry, symbols, basis) {
   const { type, grid, scales } = entry;
   const bytes = new Uint8Array(entry.elements * type.size);
   const view = new DataView(bytes.buffer);
-  const placeOf = entry.byColumns ? placeByColumns(entry) : (i) => i;
+  const placeOf = placeInOrder(entry);
   const factorOf = scales ? factorAt(scales, entry) : () => 1;
   for (let i = 0; i < numerators.length; i += 1) {
     const place = placeOf(i);
@@ -68,7 +68,13 @@ function trellisRowLength(entry) {
   return Math.max(entry.byColumns ? rows : entry.elements / Math.max(rows, 1), 1);
 }
 
-function placeByColumns(entry) {
+/**
+ * Where the symbols of a tensor lie.
+ * @param {import("./header.js").Entry} entry
+ * @returns {(i: number) => number} from the number of a symbol in the order of the scan to that of its element in C order
+ */
+export function placeInOrder(entry) {
+  if (!entry.byColumns) return (i) => i;
   const rows = rowsOf(entry);
   const columns = entry.elements / rows;
   return (i) => (i % rows) * columns + Math.floor(i / rows);

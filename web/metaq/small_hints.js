@@ -1,6 +1,6 @@
 const [OFF, ON, NONE] = [0, 1, 2];
 
-/** Which symbols, or rows, of the streams before had another symbol than their mode. */
+/** Which symbols, or rows, of the streams before had another symbol than their mode, or what the base of an update tells. */
 export class Hints {
   constructor() {
     this.ofSymbols = undefined;
@@ -9,9 +9,10 @@ export class Hints {
 
   /**
    * Hints of the rows and columns of a stream: 0, 1, or 2 where there is none.
-   * @param {{count: number, rowLength: number, hasRows: boolean}} stream
+   * @param {{count: number, rowLength: number, hasRows: boolean, hints?: Int8Array}} stream
    */
-  of({ count, rowLength, hasRows }) {
+  of({ count, rowLength, hasRows, hints }) {
+    if (hasRows && hints) return ofHints(hints, rowLength);
     const rows = hasRows ? spread([this.ofSymbols, this.ofRows], count / rowLength) : undefined;
     const columns = hasRows ? spread([this.ofRows, this.ofSymbols], rowLength) : undefined;
     return {
@@ -29,6 +30,16 @@ export class Hints {
       return symbols.subarray(row * rowLength, (row + 1) * rowLength).some((symbol) => symbol !== mode) ? ON : OFF;
     });
   }
+}
+
+/** Whether the base of an update tells of any symbol of a row, or a column. */
+function ofHints(hints, rowLength) {
+  const rows = new Uint8Array(hints.length / rowLength);
+  const columns = new Uint8Array(rowLength);
+  hints.forEach((hint, i) => {
+    if (hint !== 0) rows[Math.floor(i / rowLength)] = columns[i % rowLength] = ON;
+  });
+  return { ofRow: (row) => rows[row], ofColumn: (column) => columns[column] };
 }
 
 /** Of the first list whose length divides `length`, every bit for equally many places. */

@@ -11,6 +11,7 @@ export class History {
   /** @param {Parameters<import("./small_deep.js").DeepModel["decodeStream"]>[0]} stream */
   constructor(stream) {
     Object.assign(this, stream);
+    this.hints = stream.hints;
     this.largest = this.alphabetSize - 1;
     this.symbols = new Int32Array(this.count);
     this.residuals = new Int32Array(this.count);
@@ -70,9 +71,10 @@ export class History {
     values[6] = 2 * onesOf(this.flags) + isZero(left);
     values[7] = 9 * (1 + Math.sign(left)) + 3 * (1 + Math.sign(above)) + leftSize;
     values[8] = 16 * Math.min(near, 15) + Math.min(across, 15);
-    values[9] = 32 + clip(Math.floor((this.expected - 16 * this.base) / 8), -32, 31);
+    values[9] = 32 + (this.hints ? this.hints[position] : this.#offset());
     values[11] = 3 * (20 + clip(left, -20, 20)) + 1 + Math.sign(above);
-    values[12] = hasRows ? column & 0xffff : 0;
+    if (this.hints) values[12] = this.#surroundings(column, left, above);
+    else values[12] = hasRows ? column & 0xffff : 0;
 
     classes[0] = along;
     classes[1] = across;
@@ -115,6 +117,27 @@ export class History {
       if (from >= 0) sum += this.coefficients[j] * (this.symbols[from] - this.mode);
     }
     return 16 * this.mode + Math.floor((16 * sum) / 32);
+  }
+
+  /** How far the prediction is from the base. */
+  #offset() {
+    return clip(Math.floor((this.expected - 16 * this.base) / 8), -32, 31);
+  }
+
+  /** What the base of an update tells of the symbol and of those around it, and whether those before differ. */
+  #surroundings(column, left, above) {
+    const { hints, hasRows, rowLength, position, count } = this;
+    const columns = hasRows ? rowLength : count;
+    const isTold = (isThere, place) => (isThere && hints[place] !== 0 ? 1 : 0);
+    return (
+      64 * Math.min(Math.abs(hints[position]), 3) +
+      32 * isTold(column > 0, position - 1) +
+      16 * isTold(column < columns - 1, position + 1) +
+      8 * isTold(hasRows && position >= rowLength, position - rowLength) +
+      4 * isTold(hasRows && position + rowLength < count, position + rowLength) +
+      2 * (left === 0 ? 0 : 1) +
+      (above === 0 ? 0 : 1)
+    );
   }
 
   #residual(distance) {

@@ -11,11 +11,11 @@ from metaq import container
 from metaq.compression.compressed import Compressed
 from metaq.config import require
 from metaq.container import Metadata
-from metaq.container.carried import is_carried
+from metaq.container.carried import FILES, KEYS, is_carried
 from metaq.container.contents import UpdateFacts
 from metaq.container.layout import has_differences
 from metaq.container.updates import Against, added
-from metaq.model.applying import Held, Model, applied, tied
+from metaq.model.applying import Held, Model, applied, checksum_of, tied
 from metaq.model.checkpoint import StateDict
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
 from metaq.tensors.scales import Scales
@@ -86,11 +86,7 @@ def update_of(
     names = list(base.held)
     removed = [place for place, name in enumerate(names) if name not in new]
     facts = UpdateFacts(base=base.identity, result=result.identity[-4:], removed=tuple(removed))
-    own_metadata = {name: value for name, value in metadata.items() if base.metadata.get(name) != value}
-    own_files = [file for name, file in files.items() if not has_same(base.files, file)]
-    if own_files:
-        # Without these keys, names of carried files mean nothing.
-        own_metadata |= {name: metadata[name] for name in ("folder", "file") if name in metadata}
+    own_metadata, own_files = _beside_tensors(base, metadata, files)
     data = _smallest([*tied(changed), *own_files], own_metadata, coder, facts, against)
     return Update(
         data=data,
@@ -101,6 +97,20 @@ def update_of(
         removed=tuple(names[place] for place in removed),
         **known,
     )
+
+
+def _beside_tensors(
+    base: Model, metadata: Metadata, files: Mapping[str, ExactTensor]
+) -> tuple[Metadata, list[ExactTensor]]:
+    """Metadata and carried files of an update: those that differ from the base's."""
+    own = {name: value for name, value in metadata.items() if base.metadata.get(name) != value}
+    if not files and not base.files:
+        return own, []
+    # Without all of these keys, names of carried files mean nothing; the base's are not taken over.
+    own |= {name: metadata[name] for name in KEYS & metadata.keys()}
+    is_more = base.files.keys() <= files.keys()
+    found = [file for file in files.values() if not (is_more and has_same(base.files, file))]
+    return {**own, FILES: checksum_of(files)}, found
 
 
 def _by_name(tensors: Sequence[Tensor], metadata: Metadata) -> tuple[dict[str, Held], dict[str, ExactTensor]]:

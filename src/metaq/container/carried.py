@@ -5,7 +5,10 @@ the metadata ``folder`` or ``file`` say that names are meant like that. docs/for
 """
 
 import re
+import zlib
 from collections.abc import Mapping
+
+from metaq.coding.varint import encode_varint
 
 WHOLE, FRAME = "file:", "frame:"
 """What names begin with: of a file as it is, and of one with holes for tensors."""
@@ -22,7 +25,12 @@ WEIGHTS = "weights"
 KEY, NAME_PREFIX = "key", "prefix"
 """Metadata keys of a checkpoint: the keys on the way to its state dict, joined by dots; what its names began with."""
 
-KEYS = frozenset((FOLDER, FILE, WEIGHTS, KEY, NAME_PREFIX))
+FILES = "files"
+"""Metadata key of an update: :func:`checksum` of the files that travel with its result, where these or the base's are
+any.
+"""
+
+KEYS = frozenset((FOLDER, FILE, WEIGHTS, KEY, NAME_PREFIX, FILES))
 """Metadata keys that say what a file was made of."""
 
 CONVENTION = 1
@@ -54,6 +62,17 @@ def tensor_name(path: str, *, has_holes: bool = False) -> str:
 def path_of(name: str) -> str:
     """Invert :func:`tensor_name`."""
     return name.partition(":")[2]
+
+
+def checksum(files: Mapping[str, bytes]) -> int:
+    """CRC-32 of files by name of the tensor: of size and bytes of the name, size and bytes of the file, one after the
+    other in the order of the names.
+    """
+    value = 0
+    for name, content in sorted((name.encode(), content) for name, content in files.items()):
+        for part in (name, content):
+            value = zlib.crc32(part, zlib.crc32(encode_varint(len(part)), value))
+    return value
 
 
 def is_safe_path(path: str) -> bool:

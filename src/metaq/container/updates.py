@@ -114,11 +114,11 @@ class Beside:
         """The base in units of half a step, less the centre of the grid; what is no number is 0."""
         assert self._elements is not None
         entry, grid = self._entry, self._grid
-        values = values_of(self._elements, entry.dtype)
-        if entry.scales is not None:
-            stop = self._start + values.size
-            values = values / entry.scales.of(entry.shape, self._start, stop, by_columns=entry.scan == "columns")
         with np.errstate(over="ignore", invalid="ignore"):
+            values = values_of(self._elements, entry.dtype)
+            if entry.scales is not None:
+                stop = self._start + values.size
+                values = values / entry.scales.of(entry.shape, self._start, stop, by_columns=entry.scan == "columns")
             found: NDArray[np.float64] = (values - grid.center) * grid.count / grid.radius
         found[np.isnan(found)] = 0.0
         return found

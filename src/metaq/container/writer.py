@@ -272,7 +272,7 @@ def _item(
                 f"give them as {tensor.dtype.storage.name}."
             )
         elements = np.ascontiguousarray(tensor.values, dtype=tensor.dtype.storage).reshape(-1)
-        if against is not None and layout.has_differences(tensor.dtype):
+        if against is not None and elements.size and layout.has_differences(tensor.dtype):
             own = differences(elements, np.ascontiguousarray(against.elements).reshape(-1)).view(elements.dtype)
             return _Item(entry=replace(entry, coder=layout.PLANES, relation="added"), symbols=own)
         if layout.exact_way(tensor.dtype, tensor.shape) == layout.EXACT_PLANES:

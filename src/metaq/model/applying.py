@@ -13,7 +13,7 @@ from torch import nn
 from metaq import container
 from metaq.config import require
 from metaq.container import Metadata
-from metaq.container.carried import is_carried
+from metaq.container.carried import FILES, KEYS, checksum, is_carried
 from metaq.container.fields import utf8
 from metaq.container.source import FileLike, name_of
 from metaq.container.updates import identity
@@ -35,13 +35,15 @@ class Model:
     """All that a file would hold of a model, in memory.
 
     `held` has every tensor by every of its names, in the order of these; tied ones are one object. `files` are carried
-    files by name of the tensor, `metadata` those of the file, `origin` what to call it in messages.
+    files by name of the tensor, `metadata` those of the file, `origin` what to call it in messages. `missing_files`
+    tells why the files are not known, if they are not: then there are tensors alone.
     """
 
     held: dict[str, Held]
     files: dict[str, ExactTensor] = field(default_factory=dict)
     metadata: Metadata = field(default_factory=dict)
     origin: str = "the base"
+    missing_files: str = ""
 
     @cached_property
     def elements(self) -> dict[str, ExactTensor]:
@@ -59,7 +61,9 @@ class Model:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Tensors as a file holds them, carried files too."""
+        """Tensors as a file holds them, carried files too; raises :class:`FormatError` if these are not known."""
+        if self.missing_files:
+            raise FormatError(self.missing_files)
         return [*tied(self.held), *self.files.values()]
 
     @property
@@ -156,21 +160,36 @@ def _applied(model: Model, update: FileLike, number: int, max_bytes: int) -> Mod
     if any(place >= len(names) for place in facts.removed):
         raise FormatError(f"{name}: removes tensor {facts.removed[-1]} of {len(names)}; get the file again.")
     file = container.read(update, base=model.elements, max_bytes=max_bytes)
-    own: dict[str, Held] = {}
-    files = dict(model.files)
-    for tensor in file.tensors:
-        holder = tensor.first if isinstance(tensor, TiedTensor) else tensor
-        if is_carried(tensor.name, file.metadata):
-            files[tensor.name] = ExactTensor(name=tensor.name, values=holder.restore(), dtype=holder.dtype)
-        else:
-            own[tensor.name] = holder
+    own = _packed(file, name)
     removed = {names[place] for place in facts.removed}
-    held = {each: tensor for each, tensor in model.held.items() if each not in removed} | own
+    held = {each: tensor for each, tensor in model.held.items() if each not in removed} | own.held
     held = {each: held[each] for each in sorted(held, key=utf8)}
-    result = Model(held=held, files=files, metadata={**model.metadata, **file.metadata}, origin=name)
+    result = replace(_with_files(model, own), held=held)
     if result.identity[-len(facts.result) :] != facts.result:
         raise FormatError(f"{name}: gives another model than it says; the file was not made by metaq. Make it again.")
     return result
+
+
+def _with_files(base: Model, update: Model) -> Model:
+    """What travels with the result of an update beside its tensors; its own tensors alone are there."""
+    metadata = {**base.metadata, **update.metadata}
+    if FILES not in metadata:
+        return replace(update, files=base.files, metadata=metadata, missing_files=base.missing_files)
+    wanted = metadata.pop(FILES)
+    metadata = {key: value for key, value in metadata.items() if key not in KEYS or key in update.metadata}
+    for files in (base.files | update.files, update.files):
+        if checksum_of(files) == wanted:
+            return replace(update, files=files, metadata=metadata)
+    missing = (
+        f"{update.origin}: the base that is given has other files beside its tensors than the one that the update was "
+        "made of; give that, or write the tensors alone, as .safetensors."
+    )
+    return replace(update, files={}, metadata=metadata, missing_files=missing)
+
+
+def checksum_of(files: Mapping[str, ExactTensor]) -> int:
+    """See :func:`metaq.container.carried.checksum`."""
+    return checksum({name: file.values.tobytes() for name, file in files.items()})
 
 
 def _packed(file: container.File, origin: str) -> Model:
