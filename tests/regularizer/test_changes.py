@@ -72,3 +72,20 @@ def test_a_base_of_another_shape_is_refused():
     base["0.weight"] = torch.zeros(3, 3)
     with pytest.raises(ConfigError, match=r"0\.weight"):
         EntropyRegularizer(network(), base=base, total_steps=10, target_bytes=500)
+
+
+def test_files_of_one_training_keep_the_order_of_their_units(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 64), nn.Tanh(), nn.Linear(64, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    regularizer = EntropyRegularizer(model, total_steps=300, target_bytes=500).attach(optimizer)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(300):
+        inputs = torch.randn(64, 12, generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), inputs[:, :4].argmax(dim=1)).backward()
+        optimizer.step()
+        if step in (280, 285):
+            regularizer.save(tmp_path / f"{step}.metaq")
+    update = metaq.diff(tmp_path / "280.metaq", tmp_path / "285.metaq")
+    assert update.file_bytes < 0.5 * (tmp_path / "285.metaq").stat().st_size

@@ -21,13 +21,16 @@ from metaq.model.opened import AnyModel, Weights, open_model, state_dict_of
 from metaq.model.selection import select
 from metaq.model.sharding import unwrapped
 from metaq.model.stored import Reader
-from metaq.model.structure import Chain, arrangement, arrangements, find_chains
+from metaq.model.structure import Chain, arranged_like, arrangement, arrangements, find_chains
 from metaq.model.weights import ANY, FilterFn, alias_of
 from metaq.progress import NoProgress, Progress
 from metaq.quantize.allocation import values_of
 from metaq.quantize.uniform import Grouping, quantize_array, uniform_grids
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, under_all_names
+
+HARDLY_MORE = 1.01
+"""What a file may take more than the smallest one where it is more like the one before."""
 
 
 class ChosenGrids(dict[str, BucketGrid]):
@@ -152,6 +155,8 @@ def trained_tensors(
     *,
     coder: str = container.DEFAULT_CODER,
     progress: Progress | None = None,
+    known: StateDict | None = None,
+    limit_bytes: int | None = None,
 ) -> list[Tensor]:
     """What the file of a trained module holds: fewer bytes than its tensors as they are, and the same outputs.
 
@@ -161,13 +166,20 @@ def trained_tensors(
     known, they stay as they are.
 
     The model is not changed. Where its parameters are sharded, every process has to call this, and all get the same
-    tensors. Tensors without a grid, by name, are kept exactly. Raises :class:`ConfigError` if a tensor cannot be
-    quantised, or a grid names none.
+    tensors. Tensors without a grid, by name, are kept exactly. With `known`, weights of the last file of the same
+    training, which those of this one replace, units keep the order that they have there if that takes hardly more
+    bytes and no more than `limit_bytes`: then the files differ little. Raises :class:`ConfigError` if a tensor cannot
+    be quantised, or a grid names none.
     """
     weights, grids, chains = _as_trained(model, grids)
     if not chains:
         return to_tensors(weights, grids=grids)
-    return _cheapest(arrangements(weights, chains), grids, coder, progress or NoProgress())
+    like = arranged_like(weights, chains, known) if known else None
+    found = _cheapest(arrangements(weights, chains), like, grids, coder, progress or NoProgress(), limit_bytes)
+    if known is not None:
+        names = {f"{chain.producer}.weight" for chain in chains}
+        known |= checkpoint.restore([tensor for tensor in found if tensor.name in names])
+    return found
 
 
 def trained_size(
@@ -211,9 +223,14 @@ def movable_chains(model: nn.Module, weights: StateDict, grids: Mapping[str, Buc
 
 
 def _cheapest(
-    tried: Sequence[StateDict], grids: Mapping[str, BucketGrid], coder: str, progress: Progress
+    tried: Sequence[StateDict],
+    like: StateDict | None,
+    grids: Mapping[str, BucketGrid],
+    coder: str,
+    progress: Progress,
+    limit_bytes: int | None,
 ) -> list[Tensor]:
-    """The tensors of the smallest file."""
+    """The tensors of the smallest file, or of `like` if their file is hardly larger and within the limit."""
     progress.stage("arranging units", len(tried))
     best, least = list[Tensor](), sys.maxsize
     for weights in tried:
@@ -222,6 +239,11 @@ def _cheapest(
         if size_bytes < least:
             best, least = tensors, size_bytes
         progress.advance()
+    if like is not None:
+        tensors = to_tensors(like, grids=grids)
+        size_bytes = len(container.encode(tensors, coder=coder))
+        if size_bytes <= min(int(HARDLY_MORE * least), limit_bytes or sys.maxsize):
+            return tensors
     return best
 
 

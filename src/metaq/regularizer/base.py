@@ -110,6 +110,7 @@ class Regularizer(abc.ABC):
         self._grids: GridSet | None = None
         self._hooks: OptimizerHooks | None = None
         self._open_views = 0
+        self._arranged: StateDict = {}
         self._is_restored = False
         self._trained: list[list[int]] = []
 
@@ -310,7 +311,8 @@ class Regularizer(abc.ABC):
         """Write the model as it would be after :meth:`finish`, with the grids of now, as a ``.metaq`` file.
 
         As in ``metaq train``, the vectors of batch normalisation are rounded, and hidden units come in the order that
-        needs the fewest bytes: the outputs stay the same but for rounding. The model and the training stay as they are,
+        needs the fewest bytes, or in that of the file saved before if it takes hardly more, so that updates are small:
+        the outputs stay the same but for rounding. The model and the training stay as they are,
         so that a loop can save whenever an epoch is the best so far, and go on. Where parameters are sharded, or the
         regulariser was built with a model in ``DistributedDataParallel``, every process has to call this, and the first
         one writes.
@@ -351,7 +353,9 @@ class Regularizer(abc.ABC):
         gathered = trained_tensors(model, grids, coder=coder) if any(map(is_sharded, parameters)) else None
 
         def write_here() -> WriteReport:
-            tensors = gathered or trained_tensors(model, grids, coder=coder)
+            tensors = gathered or trained_tensors(
+                model, grids, coder=coder, known=self._arranged, limit_bytes=self._limit_bytes
+            )
             return container.write(path, tensors, metadata=metadata, coder=coder)
 
         report = in_one_process(parameters, write_here, getattr(model, "process_group", None))
@@ -466,6 +470,11 @@ class Regularizer(abc.ABC):
     def _ended(self, evaluate: Callable[[], float] | None, *, is_other: bool) -> tuple[GridSet, Iterable[torch.Tensor]]:  # noqa: ARG002
         """Grids and weights to leave in the model at the end; `is_other` if others have put theirs into it."""
         return self._last()
+
+    @property
+    def _limit_bytes(self) -> int | None:
+        """Most bytes of the file, if the goal is a size."""
+        return None
 
     @property
     def _is_to_figure(self) -> bool:

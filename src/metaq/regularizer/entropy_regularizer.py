@@ -490,6 +490,10 @@ class EntropyRegularizer(Regularizer):
         return kept.grids, [tensor.detach().clone() for tensor in self._participants.local()]
 
     @property
+    def _limit_bytes(self) -> int | None:
+        return self._control.limit_bytes if isinstance(self._control, SizeControl) else None
+
+    @property
     def _is_to_figure(self) -> bool:
         return isinstance(self._control, QualityControl)
 

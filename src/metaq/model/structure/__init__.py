@@ -2,6 +2,16 @@
 
 from metaq.model.structure.chains import Chain, find_chains
 from metaq.model.structure.folding import Folded, fit_layers, fold, is_folded
-from metaq.model.structure.symmetry import arrangement, arrangements
+from metaq.model.structure.symmetry import arranged_like, arrangement, arrangements
 
-__all__ = ["Chain", "Folded", "arrangement", "arrangements", "find_chains", "fit_layers", "fold", "is_folded"]
+__all__ = [
+    "Chain",
+    "Folded",
+    "arranged_like",
+    "arrangement",
+    "arrangements",
+    "find_chains",
+    "fit_layers",
+    "fold",
+    "is_folded",
+]

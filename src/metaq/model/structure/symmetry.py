@@ -12,6 +12,9 @@ from metaq.model.structure.chains import Chain
 
 Weights = Mapping[str, torch.Tensor]
 
+MOST_UNITS_MATCHED = 2048
+"""In a larger layer, units are not matched with those of another model: there are too many pairs."""
+
 MOST_UNITS_COMPARED = 8192
 """In a larger layer, units come by their numbers of weights alone: it would take too long to compare all pairs."""
 
@@ -51,6 +54,52 @@ def arrangements(weights: Weights, chains: Sequence[Chain]) -> list[dict[str, to
     if 2 * sum(int(out.count_nonzero()) for out in read) < sum(out.numel() for out in read):
         found.append(_neighbouring(by_number, chains, _common_readers))
     return found
+
+
+def arranged_like(weights: Weights, chains: Sequence[Chain], known: Weights) -> dict[str, torch.Tensor]:
+    """Weights that compute the same, hidden units in the order, and with the signs, of those of `known` most like them.
+
+    Layers of which `known` has no weight of the same shape, or with more than ``MOST_UNITS_MATCHED`` units, stay as
+    they are.
+
+    Parameters
+    ----------
+    weights
+        State dict of a model; not changed.
+    chains
+        Of the model.
+    known
+        Weights as they were arranged before.
+    """
+    arranged = dict(weights)
+    for chain in chains:
+        name = f"{chain.producer}.weight"
+        old = known.get(name)
+        if old is None or old.shape != arranged[name].shape or chain.units > MOST_UNITS_MATCHED:
+            continue
+        rows, before = (each.reshape(chain.units, -1).double() for each in (arranged[name], old))
+        products = before @ rows.T
+        common = products.abs() if chain.is_odd else products
+        distances = before.square().sum(dim=1)[:, None] + rows.square().sum(dim=1) - 2 * common
+        order = _matched(distances)
+        signs = torch.ones(chain.units)
+        if chain.is_odd:
+            signs[order] = torch.where(products[torch.arange(chain.units), order] < 0, -1.0, 1.0)
+        arranged = _in_order(_with_signs(arranged, chain, signs), chain, order)
+    return arranged
+
+
+def _matched(distances: torch.Tensor) -> torch.Tensor:
+    """For every row the column that it is given, each to one: the nearest pairs first."""
+    count = len(distances)
+    order, left = torch.full((count,), -1), torch.ones(count, dtype=torch.bool)
+    for pair in distances.flatten().argsort(stable=True).tolist():
+        row, column = divmod(pair, count)
+        if order[row] < 0 and left[column]:
+            order[row], left[column] = column, False
+            if not bool(left.any()):
+                break
+    return order
 
 
 def _agreement(into: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
