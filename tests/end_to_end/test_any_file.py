@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import onnx
 import onnxruntime
@@ -52,6 +55,46 @@ def graph(tmp_path: Path) -> Path:
     return place / "model.onnx"
 
 
+def keras_arrays() -> dict[str, np.ndarray]:
+    """Variables as Keras 3 names them: a layer, and its optimizer's count of steps, learning rate and moments."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        name: generator.normal(0, 0.1, (SIZE, SIZE)).astype(np.float32)
+        for name in ("layers/dense/vars/0", "optimizer/vars/2", "optimizer/vars/3")
+    }
+    return {**arrays, "optimizer/vars/0": np.int64(7), "optimizer/vars/1": np.float32(0.01)}
+
+
+def read_keras(path: Path) -> dict[str, np.ndarray]:
+    """All variables in a file of HDF5, or in an archive of Keras."""
+    content = path.read_bytes()
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None
+            content = archive.read("model.weights.h5")
+    with h5py.File(io.BytesIO(content)) as file:
+        return {name: file[name][()] for name in keras_arrays()}
+
+
+@pytest.fixture(params=["model.weights.h5", "model.keras"])
+def keras_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A file of Keras with the state of an optimizer."""
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for name, array in keras_arrays().items():
+            file[name] = array
+    place = tmp_path / "in"
+    place.mkdir()
+    path = place / request.param
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", "{}")
+            archive.writestr("model.weights.h5", weights.getvalue())
+    else:
+        path.write_bytes(weights.getvalue())
+    return path
+
+
 def test_what_is_said_of_a_checkpoint_takes_few_lines(tmp_path, nested):
     told = run_metaq("compress", nested, "-o", tmp_path / "m.metaq")
     assert told.status == 0, told.err
@@ -93,6 +136,51 @@ def test_without_a_loss_the_same_file_comes_back(tmp_path, nested):
     # As other files, it is what its suffix says.
     assert run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.npz").status == 0
     assert "0.weight" in np.load(tmp_path / "back.npz")
+
+
+def test_a_file_of_keras_comes_back_with_zeros_for_the_moments_of_the_optimizer(tmp_path, keras_file):
+    packed, back = tmp_path / "m.metaq", tmp_path / f"back{keras_file.suffix}"
+    told = run_metaq("compress", keras_file, "-o", packed)
+    assert told.status == 0, told.err
+    assert "left out: optimizer (optimizer state, 32.8 kB; zeros come back)" in told.err
+    assert "kept as it is" not in told.err
+    assert packed.stat().st_size < 2 * SIZE * SIZE
+    told = run_metaq("decompress", packed, "-o", back)
+    assert told.status == 0, told.err
+    assert back.stat().st_size == keras_file.stat().st_size
+    wanted, found = keras_arrays(), read_keras(back)
+    name = "layers/dense/vars/0"
+    np.testing.assert_array_equal(found[name], decode.load(packed)[name])
+    assert 0 < np.linalg.norm(found[name] - wanted[name]) < 0.05 * np.linalg.norm(wanted[name])
+    for number in (2, 3):
+        assert not found[f"optimizer/vars/{number}"].any()
+    for number in (0, 1):
+        np.testing.assert_array_equal(found[f"optimizer/vars/{number}"], wanted[f"optimizer/vars/{number}"])
+
+
+def test_a_file_of_keras_comes_back_with_its_optimizer_if_all_is_kept(tmp_path, keras_file):
+    packed, back = tmp_path / "m.metaq", tmp_path / f"back{keras_file.suffix}"
+    assert run_metaq("compress", keras_file, "-o", packed, "--keep-all").status == 0
+    assert run_metaq("decompress", packed, "-o", back).status == 0
+    wanted, found = keras_arrays(), read_keras(back)
+    name = "layers/dense/vars/0"
+    assert not np.array_equal(found.pop(name), wanted.pop(name))
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert run_metaq("compress", keras_file, "-o", packed, "--lossless", "--force").status == 0
+    assert run_metaq("decompress", packed, "-o", back, "--force").status == 0
+    assert back.read_bytes() == keras_file.read_bytes()
+
+
+@pytest.mark.parametrize("options", [(), ("--keep-all",)])
+def test_the_optimizer_of_a_file_of_keras_in_a_folder_is_left_out_too(tmp_path, keras_file, options):
+    (keras_file.parent / "config.json").write_text("{}")
+    packed, back = tmp_path / "m.metaq", tmp_path / "back"
+    told = run_metaq("compress", keras_file.parent, "-o", packed, *options)
+    assert told.status == 0, told.err
+    assert (f"left out: {keras_file.name}/optimizer (optimizer state" in told.err) == (not options)
+    assert run_metaq("decompress", packed, "-o", back).status == 0
+    assert read_keras(back / keras_file.name)["optimizer/vars/2"].any() == bool(options)
 
 
 def test_a_graph_comes_back_as_one_that_runs(tmp_path, graph):
