@@ -80,7 +80,7 @@ class CalibratedModel:
         self._targets: dict[str, Target] = {}
         self._seen_shares: dict[str, NDArray[np.float64] | None] = {}
         for name in (model.first(tensor.name) for tensor in chosen.weights):
-            if base is not None and name in base and base[name].shape == self._weights[name].shape:
+            if base is not None and name in base and _is_near(base[name], self._weights[name]):
                 self._base[name] = base[name]
             target = self._target(name, curvature)
             if name in self._base and not target.values.any():
@@ -106,6 +106,8 @@ class CalibratedModel:
     @cached_property
     def usual(self) -> float:
         """λ that suits a step of ``START_STEP`` standard deviations of the weights, the median over all of them."""
+        if not self._targets:
+            return 1.0
         slopes = [
             target.importance.mean * float(np.var(target.values.astype(np.float64)) or 1.0)
             for target in self._targets.values()
@@ -268,6 +270,12 @@ class CalibratedModel:
 
     def _tied(self, weights: StateDict) -> StateDict:
         return {**weights, **{name: weights[first] for name, first in self._alias.items() if first in weights}}
+
+
+def _is_near(base: torch.Tensor, weights: torch.Tensor) -> bool:
+    """Whether there is a difference that can be quantised."""
+    same = (base.shape, base.dtype) == (weights.shape, weights.dtype)
+    return same and bool(torch.isfinite(weights.double() - base.double()).all())
 
 
 def _seen_share(curvature: Curvature, target: Target) -> NDArray[np.float64] | None:

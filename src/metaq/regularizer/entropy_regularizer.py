@@ -427,7 +427,8 @@ class EntropyRegularizer(Regularizer):
         if isinstance(control, SizeControl) and control.asks(progress):
             stored = grids.on(CPU).rounded()
             values = self._quantized(stored)
-            if control.settled(progress) is not None and self._participants.total <= EXACT_WEIGHTS:
+            is_settling = control.settled(progress) is not None or self._changes is not None
+            if is_settling and self._participants.total <= EXACT_WEIGHTS:
                 coded_bits = 8.0 * (self._file_bytes(stored, values) - control.fixed_bytes)
             else:
                 coded_bits = self._estimated_bits(stored, values) - control.fixed_estimate
