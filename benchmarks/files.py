@@ -21,7 +21,8 @@ with the original: names, shapes, types, all that is no tensor. Then outputs are
 fixed seeds (support/files_inputs.py, support/bank_inputs.py). Other ways (support/files_peers.py) are judged on files
 that hold what they restore. For each of them, metaq's smallest file whose outputs err no more is searched for in at
 most --probes files, as ``metaq compress --target-bytes`` would write it; where the search ends there, a smaller one may
-exist. Nothing is calibrated. Without --packages, a small network with random weights stands in.
+exist. Nothing is calibrated. On the page, files that are not measured keep their lines. Without --packages, a small
+network with random weights stands in.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
@@ -198,28 +199,44 @@ def figures(row: Row) -> str:
     return "; ".join([f"error {1 - row['score']:.1e}", *told]) if "score" in row else "bit for bit"
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Two tables of Markdown: what comes back, and sizes at no more error."""
+def lines_of(row: Row) -> tuple[str, str]:
+    """A file's line in each table of Markdown: what comes back, and sizes at no more error."""
+    default = row["metaq"][0]
+    cost = "; ".join(f"{use['seconds']:.0f} s, {use['peak_mib'] or 0:.0f} MiB" for use in both(default))
+    first = (
+        f"| {title(row)} | {row['kind']} | {row['library']} | {row['in_bytes']:,} | {default['bytes']:,} "
+        f"({row['in_bytes'] / default['bytes']:.1f} ×) | {cost} | {what_came(default)} | {figures(default)} |"
+    )
+    cells = {peer["way"]: cell(peer) for peer in row["peers"]}
+    if not cells:
+        cells = dict.fromkeys(WAYS, "–")
+        cells[HALF] = f"zstd alone: {row['zstd_bytes']:,}; {100 * row['metaq'][0]['bytes'] / row['zstd_bytes']:.0f} %"
+    return first, f"| {title(row)}, {row['kind']} | " + " | ".join(cells[way] for way in HEADS) + " |"
+
+
+def lines_on(text: str) -> dict[str, tuple[str, str]]:
+    """Lines of both tables that are on a page, by what the second begins with: name, package, kind."""
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| file |")]
+    second = {cells_of(line)[0]: line for line in rows if len(cells_of(line)) == 1 + len(HEADS)}
+    first = {", ".join(cells_of(line)[:2]): line for line in rows if len(cells_of(line)) > 1 + len(HEADS)}
+    return {name: (line, second[name]) for name, line in first.items() if name in second}
+
+
+def cells_of(line: str) -> list[str]:
+    """Texts of a line of a table."""
+    return [text.strip() for text in line.strip("|").split("|")]
+
+
+def tables(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Both tables, files of few bytes first."""
+    ordered = sorted(lines, key=lambda pair: int(cells_of(pair[0])[3].replace(",", "")))
     yield "| file | kind | opened by | in, bytes | out, bytes | s, MiB | what comes back | outputs at the default |"
     yield "|---|---|---|---|---|---|---|---|"
-    for row in rows:
-        default = row["metaq"][0]
-        cost = "; ".join(f"{use['seconds']:.0f} s, {use['peak_mib'] or 0:.0f} MiB" for use in both(default))
-        yield (
-            f"| {title(row)} | {row['kind']} | {row['library']} | {row['in_bytes']:,} | {default['bytes']:,} "
-            f"({row['in_bytes'] / default['bytes']:.1f} ×) | {cost} | {what_came(default)} | {figures(default)} |"
-        )
+    yield from (first for first, _ in ordered)
     yield ""
     yield "| file | " + " | ".join(f"beside {head}" for head in HEADS.values()) + " |"
     yield "|---|" + "---|" * len(HEADS)
-    for row in rows:
-        cells = {peer["way"]: cell(peer) for peer in row["peers"]}
-        if not cells:
-            cells = dict.fromkeys(WAYS, "–")
-            cells[HALF] = (
-                f"zstd alone: {row['zstd_bytes']:,}; {100 * row['metaq'][0]['bytes'] / row['zstd_bytes']:.0f} %"
-            )
-        yield f"| {title(row)}, {row['kind']} | " + " | ".join(cells[way] for way in HEADS) + " |"
+    yield from (second for _, second in ordered)
 
 
 def both(default: Row) -> tuple[Row, Row]:
@@ -256,13 +273,14 @@ def show(text: str) -> None:
 
 
 def write_page(rows: Sequence[Row], page: Path) -> None:
-    """Put the tables between the markers of a page."""
+    """Put the tables between the markers of a page; files there that are not among the rows keep their lines."""
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    old, end, after = rest.partition(END)
     if not begin or not end:
         raise CannotRunError(f"{page}: has no {BEGIN} and {END} to write between; add them.")
-    lines = "\n".join(table(rows))
+    new = {f"{title(row)}, {row['kind']}": lines_of(row) for row in rows}
+    lines = "\n".join(tables({**lines_on(old), **new}.values()))
     page.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
 
 
@@ -290,7 +308,7 @@ def main() -> int:
     parser.add_argument("--probes", type=int, default=4, help="files made in a search at most (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="the stand-in, few files")
     parser.add_argument("--known", type=Path, metavar="JSON", help="an earlier --json whose other files are kept")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown with markers to write the tables between")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown with tables to add to, between markers")
     parser.add_argument("--json", metavar="FILE", help="write JSON; - prints it alone on stdout")
     options = parser.parse_args()
     rows: dict[str, Row] = json.loads(options.known.read_text())["files"] if options.known else {}

@@ -91,21 +91,13 @@ def resemblyzer_export(sources: Sources, folder: Path) -> FileCase:
 
 
 def sentence_transformer(sources: Sources, folder: Path) -> FileCase:
-    """MiniLM in a folder as sentence-transformers makes it, and PyTorch's file in place of safetensors."""
+    """MiniLM's folder, which is one of sentence-transformers, with PyTorch's file in place of safetensors."""
     original = minilm(sources, folder)
     path = folder / "sentence_transformer"
     if not path.exists():
         shutil.copytree(original.source, path)
         torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
         (path / "model.safetensors").unlink()
-        (path / "1_Pooling").mkdir()
-        (path / "1_Pooling" / "config.json").write_text(
-            '{"word_embedding_dimension": 384, "pooling_mode_mean_tokens": true}'
-        )
-        (path / "modules.json").write_text(
-            '[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}, '
-            '{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]'
-        )
     return FileCase(
         name="all-MiniLM-L6-v2",
         kind="sentence-transformers folder with pytorch_model.bin",
@@ -116,7 +108,7 @@ def sentence_transformer(sources: Sources, folder: Path) -> FileCase:
         structure=files_libraries.of_folder("pytorch_model.bin", files_libraries.of_torch),
         outputs=original.outputs,
         quality=original.quality,
-        made="by torch.save, and two files of JSON",
+        made="by torch.save",
     )
 
 

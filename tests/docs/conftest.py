@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import metaq
+
 EPOCHS = 2
 FEATURES, CLASSES = 64, 3
 
@@ -96,12 +98,18 @@ def of_readme() -> dict[str, Any]:
     return {**names, "arguments": arguments, "dataset": dataset, "calibration_inputs": calibration_inputs}
 
 
+def of_updates() -> dict[str, Any]:
+    base, new = (Network().state_dict() for _ in range(2))
+    return {**of_loop(), "base": base, "new": new, "steps": 6}
+
+
 NAMES: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": of_readme,
     "docs/how-to/own-loop.md": of_own_loop,
     "docs/how-to/lightning.md": of_lightning,
     "docs/how-to/transformers.md": of_transformers,
     "docs/how-to/torchrun.md": of_loop,
+    "docs/how-to/updates.md": of_updates,
 }
 """Makes the names that a page takes as given; programs of all other pages stand alone."""
 
@@ -132,11 +140,21 @@ def make_checkpoint(place: Path) -> None:
     torch.save(Network().state_dict(), place / "model.pth")
 
 
+def make_versions(place: Path) -> None:
+    """Checkpoints of a network as it goes on changing, and the file of the first one that is on a phone."""
+    weights = Network().state_dict()
+    metaq.compress(weights).save(place / "phone.metaq")
+    for version in range(1, 4):
+        torch.save(weights, place / f"v{version}.pth")
+        weights = {name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in weights.items()}
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "README.md": make_folder,
     "docs/choosing.md": make_checkpoint,
     "docs/folders.md": make_folder,
     "docs/how-to/calibration.md": make_calibrated_folder,
+    "docs/how-to/updates.md": make_versions,
 }
 """Makes the files that a page takes as given beside those of the repository's ``models``."""
 

@@ -26,6 +26,7 @@ NOT_RUN = {
     "docs/how-to/any-file.md": "a file of one's own",
     "docs/how-to/calibration.md": "an ONNX file and inputs of one's own",
     "docs/how-to/torchrun.md": "a training on MNIST",
+    "docs/how-to/updates.md": "models of one's own",
     "docs/results.md": "trainings on CIFAR-10, hours each",
 }
 """Why a page shows commands, in blocks of ``console``, that do not run here."""

@@ -1,0 +1,123 @@
+"""``metaq diff`` and ``metaq apply`` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import metaq
+
+from .conftest import run_metaq
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[Path, Path]:
+    torch.manual_seed(0)
+    base = {
+        "fc.weight": 0.1 * torch.randn(80, 50),
+        "fc.bias": torch.randn(80),
+        "head.weight": 0.1 * torch.randn(10, 80),
+    }
+    new = {name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in base.items()}
+    new["fc.bias"] = base["fc.bias"]
+    paths = tmp_path / "base.pth", tmp_path / "new.safetensors"
+    torch.save({"state_dict": base, "epoch": 1}, paths[0])
+    safetensors.torch.save_file(new, paths[1])
+    return paths
+
+
+def test_diff_and_apply(tmp_path, models):
+    update, back = tmp_path / "update.metaq", tmp_path / "back.pth"
+    told = run_metaq("diff", *models, "-o", update, "--json")
+    assert told.status == 0, told.err
+    assert told.json["bytes"] == update.stat().st_size < 4000
+    assert (told.json["changed"], told.json["unchanged"]) == (2, 1)
+    assert 0 < told.json["relative_error"] < 0.5
+    shown = run_metaq("diff", *models, "-o", update, "--force", "--target-ratio", 20)
+    assert shown.status == 0
+    assert "error of the change" in shown.out
+    assert "metaq apply" in shown.out
+    assert 20 * update.stat().st_size <= 4 * (80 * 50 + 80 + 10 * 80)
+    assert run_metaq("apply", models[0], update, "-o", back).status == 0
+    restored = torch.load(back, weights_only=True)["state_dict"]
+    loaded = metaq.load(update, base=models[0])
+    assert restored.keys() == loaded.keys()
+    assert all(torch.equal(restored[name], loaded[name]) for name in loaded)
+
+
+def test_without_loss_the_new_model_comes_back(tmp_path, models):
+    update, back = tmp_path / "update.metaq", tmp_path / "back.safetensors"
+    assert run_metaq("diff", *models, "-o", update, "--lossless").status == 0
+    assert run_metaq("apply", models[0], update, "-o", back).status == 0
+    found, wanted = safetensors.torch.load_file(back), safetensors.torch.load_file(models[1])
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_chain_is_folded_into_one_file(tmp_path, models):
+    first, second, folded = (tmp_path / f"{name}.metaq" for name in ("first", "second", "folded"))
+    packed = [tmp_path / "base.metaq", tmp_path / "new.metaq"]
+    for source, out in zip(models, packed, strict=True):
+        assert run_metaq("compress", source, "-o", out).status == 0
+    assert run_metaq("diff", *packed, "-o", first).status == 0
+    assert run_metaq("diff", *packed[::-1], "-o", second).status == 0
+    assert run_metaq("apply", packed[0], first, second, first, "-o", folded).status == 0
+    found, wanted = metaq.load(folded), metaq.load(packed[1])
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    wrong = run_metaq("apply", packed[0], second, "-o", folded, "--force")
+    assert wrong.status == 2
+    assert "applied already" in wrong.err
+    missing = run_metaq("apply", packed[0], first, first, "-o", tmp_path / "none.metaq")
+    assert missing.status == 2
+    assert not (tmp_path / "none.metaq").exists()
+
+
+def test_an_update_alone_is_no_model(tmp_path, models):
+    update = tmp_path / "update.metaq"
+    run_metaq("diff", *models, "-o", update)
+    for command in (("decompress", update, "-o", tmp_path / "x.pth"), ("compress", update, "-o", tmp_path / "x.metaq")):
+        refused = run_metaq(*command)
+        assert refused.status == 2
+        assert "is an update of the model" in refused.err
+        assert not Path(command[-1]).exists()
+    shown = run_metaq("inspect", update)
+    assert shown.status == 0
+    assert "added to the base" in shown.out
+    told = json.loads(run_metaq("inspect", update, "--json").out)
+    assert [tensor["name"] for tensor in told["tensors"]] == ["fc.weight", "head.weight"]
+
+
+def test_a_folder_comes_back_as_a_folder(tmp_path, models):
+    folders = []
+    for name, text in (("one", "{}"), ("two", '{"a": 1}')):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(text)
+        (folder / "vocab.txt").write_text("the same words " * 50)
+        source = torch.load(models[0], weights_only=True)["state_dict"] if name == "one" else None
+        safetensors.torch.save_file(source or safetensors.torch.load_file(models[1]), folder / "model.safetensors")
+        folders.append(folder)
+    update, back = tmp_path / "update.metaq", tmp_path / "back"
+    assert run_metaq("diff", *folders, "-o", update).status == 0
+    assert run_metaq("apply", folders[0], update, "-o", back).status == 0
+    assert (back / "config.json").read_text() == '{"a": 1}'
+    assert (back / "vocab.txt").read_bytes() == (folders[1] / "vocab.txt").read_bytes()
+    assert update.stat().st_size < 5000
+    other = run_metaq("apply", folders[0] / "model.safetensors", update, "-o", tmp_path / "other")
+    assert other.status == 2
+    assert "other files beside its tensors" in other.err
+    alone = run_metaq("apply", folders[0] / "model.safetensors", update, "-o", tmp_path / "alone.safetensors")
+    assert alone.status == 0, alone.err
+
+
+def test_wrong_options(tmp_path, models):
+    out = tmp_path / "update.metaq"
+    for options in (("--keep", 0.99), ("--lossless", "--target-bytes", 100), ("--target-bytes", 3)):
+        refused = run_metaq("diff", *models, "-o", out, *options)
+        assert refused.status == 2, options
+        assert not out.exists()
+    assert run_metaq("diff", tmp_path / "none.pth", models[1], "-o", out).status == 2
+    assert run_metaq("apply", models[0], models[1], "-o", tmp_path / "x.metaq").status == 2
