@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
-# one_knob, cifar10 and language_model train for long and are run by hand; structure counts source lines and measures nothing.
-BENCHMARKS := $(filter-out one_knob knob cifar10 language_model structure,$(basename $(notdir $(wildcard benchmarks/*.py))))
+# one_knob, cifar10, federated and language_model train for long and are run by hand; structure counts source lines and measures nothing.
+BENCHMARKS := $(filter-out one_knob knob cifar10 federated language_model structure,$(basename $(notdir $(wildcard benchmarks/*.py))))
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help

@@ -9,6 +9,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
+    "federated.py": (["--quick"], {"rows", "summary"}),
+    "updates.py": (["--quick"], {"rows"}),
     "arranging.py": (["--epochs", "1"], {"networks"}),
     "browser_search.py": ([], set()),
     "calibrating.py": (["--layers", "1", "--texts", "16"], {"weights", "bytes", "kept", "seconds", "peak_mib"}),

@@ -23,6 +23,9 @@ COMMANDS = {
 }
 """What runs each example."""
 
+OTHERS = {"task.py", "federated.py"}
+"""What is no loop with a regulariser."""
+
 MOST_LINES = 3
 """Lines that metaq may add to a loop, beside its import."""
 
@@ -61,7 +64,7 @@ def test_every_loop_gives_the_curve_and_the_file_of_the_plain_one(name, plain, t
 
 
 def test_there_is_a_command_for_every_example():
-    assert {path.name for path in EXAMPLES.glob("*.py")} - {"task.py"} == set(COMMANDS)
+    assert {path.name for path in EXAMPLES.glob("*.py")} - OTHERS == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -75,3 +78,21 @@ def test_without_the_few_marked_lines_an_example_is_a_training_without_metaq(nam
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     assert not [name for name in names if name and re.search("metaq|[Ee]ntropy|regularizer", name)]
+
+
+@pytest.mark.parametrize(
+    "way", ["metaq", pytest.param("int8", marks=pytest.mark.slow), pytest.param("float32", marks=pytest.mark.slow)]
+)
+def test_federated_averaging_counts_the_bytes_of_every_message(way, tmp_path):
+    command = [*PYTHON, str(EXAMPLES / "federated.py"), "--rounds", "2", "--quick", "--way", way]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    sizes = [each[name] for each in figures["rounds"] for name in ("bytes_up", "bytes_down")]
+    assert len(sizes) == 4
+    assert figures["float32_bytes"] == 4 * 2 * 177_704
+    least, most = {"metaq": (100, 200), "int8": (4, 6), "float32": (1, 1)}[way]
+    assert least <= figures["float32_bytes"] / sum(sizes) <= most
+    assert all(least <= 2 * 177_704 / size <= most for size in sizes)
+    assert all(0 < each["accuracy"] < 100 for each in figures["rounds"])

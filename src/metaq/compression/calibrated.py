@@ -74,6 +74,7 @@ class CalibratedModel:
         self._norm_batches = norm_batches
         self._progress = request.progress
         self._tries = 0
+        self._known_bytes: dict[float, float] = {}
         self._weights = model.state_dict() if model.module is None else state_dict_of(model.module)
         self._alias = {name: model.first(name) for name in model.holders}
         self._base: dict[str, torch.Tensor] = {}
@@ -119,7 +120,10 @@ class CalibratedModel:
 
     def size_bytes(self, multiplier: float) -> float:
         """About how many bytes what is quantised takes for λ = `multiplier`."""
-        return EXCESS / 8 * sum(sample.bits(multiplier) for sample in self._samples)
+        if multiplier not in self._known_bytes:
+            bits = sum(sample.bits(multiplier) for sample in self._samples)
+            self._known_bytes[multiplier] = EXCESS / 8 * bits
+        return self._known_bytes[multiplier]
 
     @cached_property
     def _samples(self) -> list[RateSample]:
@@ -179,6 +183,7 @@ class CalibratedModel:
                 self._targets[target.name] = replace(target, importance=target.importance.times(factor))
         # They were taken before.
         self.__dict__.pop("_samples", None)
+        self._known_bytes.clear()
 
     def _seen(self, choice: Choice) -> float:
         """The distortion by what was measured, without what is expected of rows that calibration hardly touched."""
