@@ -121,3 +121,14 @@ def test_wrong_options(tmp_path, models):
         assert not out.exists()
     assert run_metaq("diff", tmp_path / "none.pth", models[1], "-o", out).status == 2
     assert run_metaq("apply", models[0], models[1], "-o", tmp_path / "x.metaq").status == 2
+
+
+def test_a_report_tells_what_an_update_changes(tmp_path, models):
+    update, page = tmp_path / "update.metaq", tmp_path / "page.html"
+    run_metaq("diff", *models, "-o", update)
+    told = run_metaq("report", models[0], update, "-o", page)
+    assert told.status == 0, told.err
+    text = page.read_text(encoding="utf-8")
+    assert "What changed" in text
+    assert "2 tensors that are not the same" in text
+    assert run_metaq("report", models[1], update, "-o", page, "--force").status == 2

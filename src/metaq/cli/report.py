@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,9 @@ COMPARISON_FILE = Path("comparison.html")
 
 def report(
     source: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="Folder of a run, or a file of weights.")],
-    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="Another, to compare the two.")] = None,
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="Another, or an update of the first, to compare the two.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -35,15 +38,26 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run or a file: figures, curves, tensors, and where the bytes went."""
-    from metaq.report import gathering
+    from metaq.container.source import is_update
+    from metaq.report import changes, gathering
 
     sources = [source] if other is None else [source, other]
     page = out or default_page(sources)
     require(not page.is_dir(), f"-o {page}: is a folder; give the name of a file in it.")
     require(all(page.resolve() != each.resolve() for each in sources), f"-o {page}: is what the report is about.")
     output.claim(page, force=force)
-    subjects = [gathering.gather(each, net=net) for each in sources]
-    page_bytes = gathering.write(page, subjects)
+    found, models = None, None if other is None else changes.opened(source, other)
+    if models is not None and is_update(sources[1]):
+        # What is compared is the model that the update gives.
+        with tempfile.TemporaryDirectory() as folder:
+            given = Path(folder) / "model.metaq"
+            given.write_bytes(models[1].encode())
+            subjects = [gathering.gather(source, net=net), gathering.gather(given, net=net, name=sources[1].name)]
+    else:
+        subjects = [gathering.gather(each, net=net) for each in sources]
+    if models is not None:
+        found = changes.changes(*models)
+    page_bytes = gathering.write(page, subjects, found)
     if as_json:
         output.print_json(
             {"file": str(page), "file_bytes": page_bytes, "subjects": [subject.to_dict() for subject in subjects]}

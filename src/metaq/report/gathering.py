@@ -13,6 +13,7 @@ from metaq.files import write_bytes
 from metaq.lab import environment, runs
 from metaq.lab.train import EpochRecord, checkpointing
 from metaq.report import inspection, page
+from metaq.report.changes import Change
 from metaq.report.first_layer import add_filters, latent_weights
 from metaq.report.model_file import add_file, add_histograms
 from metaq.report.subject import Accuracy, Json, Subject
@@ -145,10 +146,10 @@ def gather(source: str | os.PathLike[str], *, net: str | None = None, name: str 
     return _of_run(path, net, name or path.resolve().name)
 
 
-def write(path: str | os.PathLike[str], subjects: Sequence[Subject]) -> int:
+def write(path: str | os.PathLike[str], subjects: Sequence[Subject], changes: Sequence[Change] | None = None) -> int:
     """Write the page of one subject, or one that compares two, atomically; returns its size in bytes."""
     # Names may hold halves of surrogate pairs, which UTF-8 has no bytes for.
-    return write_bytes(path, page.render(subjects).encode(errors="backslashreplace"))
+    return write_bytes(path, page.render(subjects, changes).encode(errors="backslashreplace"))
 
 
 def _of_file(path: Path, net: str | None, name: str) -> Subject:

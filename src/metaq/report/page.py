@@ -19,6 +19,7 @@ from markupsafe import Markup
 from metaq.config import flat
 from metaq.errors import ConfigError
 from metaq.report import first_layer, histograms
+from metaq.report.changes import Change
 from metaq.report.drawing import Chart, Curve, Picture, chart
 from metaq.report.subject import Filters, Histogram, Subject, TensorFacts
 from metaq.report.text import breakable, printable, shown
@@ -37,8 +38,11 @@ BYTES = "Size, bytes"
 Named = TypeVar("Named", TensorFacts, Histogram)
 
 
-def render(subjects: Sequence[Subject]) -> str:
-    """The page of one subject, or of two beside each other; raises :class:`ConfigError` for any other number."""
+def render(subjects: Sequence[Subject], changes: Sequence[Change] | None = None) -> str:
+    """The page of one subject, or of two beside each other with the `changes` of their tensors.
+
+    Raises :class:`ConfigError` for any other number of subjects.
+    """
     if not 1 <= len(subjects) <= 2:
         raise ConfigError(f"report: takes one or two runs or files, not {len(subjects)}.")
     style, program = (_resource(name) for name in ("page.css", "page.js"))
@@ -56,6 +60,7 @@ def render(subjects: Sequence[Subject]) -> str:
         pairs=_pairs(subjects, lambda subject: subject.tensors),
         # Without latent weights, which two pictures beside each other have no room for.
         histogram_pairs=_pairs(subjects, lambda subject: [replace(each, latent=None) for each in subject.histograms]),
+        changes=changes,
         most_rows=MOST_ROWS,
         most_histograms=MOST_HISTOGRAMS_COMPARED,
     )
