@@ -57,6 +57,12 @@ def base_and_adapter(folder: Path) -> None:
     safetensors(folder / "adapter_model.safetensors", 1)
 
 
+def adapters(folder: Path) -> None:
+    for number, name in enumerate(("one", "two")):
+        safetensors(folder / name / "adapter_model.safetensors", number)
+        text(folder / name / "adapter_config.json", {"peft_type": "LORA"})
+
+
 def adapter(folder: Path) -> None:
     safetensors(folder / "adapter_model.safetensors")
     text(folder / "adapter_config.json", {"peft_type": "LORA"})
@@ -103,6 +109,7 @@ KINDS: dict[Callable[[Path], None], list[str]] = {
     sentence_transformers: ["2_Dense/pytorch_model.bin", "model.safetensors"],
     base_and_adapter: ["adapter_model.safetensors", "model.safetensors"],
     adapter: ["adapter_model.safetensors"],
+    adapters: ["one/adapter_model.safetensors", "two/adapter_model.safetensors"],
     variant: ["model.fp16.safetensors"],
     unet: ["diffusion_pytorch_model.safetensors"],
     pipeline: ["text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors"],

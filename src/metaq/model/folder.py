@@ -17,6 +17,9 @@ from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
 
 WEIGHTS = "model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+"""Beside the weights of an adapter of PEFT; a folder of such folders is one of several adapters."""
+
 INDEX = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 1 << 28
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -118,7 +121,11 @@ def open_folder(path: Path, *, keep_all: bool = False) -> ModelFolder:
     if not files:
         advice = _advice(path, "give a model file, or a folder that save_pretrained made")
         raise FormatError(f"{path}: has no weights; {advice}.")
-    if all("/" in name for name in files) and not any("/" not in name and name.endswith(".json") for name in names):
+    are_adapters = all("/" in name and str(PurePosixPath(name).with_name(ADAPTER_CONFIG)) in names for name in files)
+    is_model = any("/" not in name for name in files) or any(
+        "/" not in each and each.endswith(".json") for each in names
+    )
+    if not is_model and not are_adapters:
         folders = sorted({name.partition("/")[0] for name in files})
         advice = _advice(path, f"give one of its folders: {', '.join(folders[:5])}")
         raise FormatError(f"{path}: has no weights itself; {advice}.")
@@ -129,8 +136,8 @@ def open_folder(path: Path, *, keep_all: bool = False) -> ModelFolder:
         _check_index(path, index, placed, weights)
     if not any(file.tensors for file in weights.values()):
         raise FormatError(f"{path}: its weight files hold no tensor; save the model again.")
-    main = _main(files, indices, weights)
-    is_written = all(weights[name].is_state_dict and name.endswith(SAFETENSORS) for name in main)
+    main = () if are_adapters and not is_model else _main(files, indices, weights)
+    is_written = bool(main) and all(weights[name].is_state_dict and name.endswith(SAFETENSORS) for name in main)
     is_written = is_written and (len(main) == 1 or (set(main) == set(indices.get(INDEX, {}).values())))
     written = (main[0] if len(main) == 1 else WEIGHTS) if is_written else None
     own = {*weights, *(file.relative_to(path).as_posix() for each in weights.values() for file in each.data_files)}
