@@ -55,6 +55,9 @@ WEIGHING_BATCHES = 8
 USUAL_OF_CHANGES = 4.0
 """λ of an update without a goal over that of steps of half a standard deviation of the changes."""
 
+SHARPNESS_OF_CHANGES = 0.5
+"""Power of what errors count in a tensor of weights: halfway to where all errors of changes count the same."""
+
 PACKED_OPTIONS = {"coder", "metadata"}
 """Options of an update of a model that is compressed already."""
 
@@ -408,7 +411,7 @@ def _without_data(request: Request, is_good: Callable[[StateDict], bool] | None)
 def _change_without_data(
     request: Request, base: Model, is_good: Callable[[StateDict], bool] | None
 ) -> Compressed | None:
-    """An update, in memory: errors of the change count as those of the weights would."""
+    """An update, in memory: errors of the change count nearly as those of the weights would."""
     model = request.model
     if request.grids is not None:
         held = {model.holders[name]: grid for name, grid in request.grids.items()}
@@ -428,7 +431,7 @@ def _change_without_data(
     rule = Rule(found, seen, request.coder)
     curvature = {
         model.first(tensor.name): Curvature(
-            rows=np.full(matrix_shape(tensor.shape)[0], rule.importance(tensor)),
+            rows=np.full(matrix_shape(tensor.shape)[0], rule.importance(tensor) ** SHARPNESS_OF_CHANGES),
             columns=np.ones(matrix_shape(tensor.shape)[1]),
         )
         for tensor in found.weights
