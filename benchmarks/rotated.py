@@ -47,11 +47,16 @@ def main() -> None:
     train, test = turned(data.train, options.angle), turned(data.test, options.angle)
     rows = [of_seed(seed, train, test, options) for seed in range(2, 2 + options.seeds)]
     for row in rows:
-        print(row)
+        tell(row)
     shares = [row["gain_share"] for row in rows]
-    print(f"share of the gain: {statistics.median(shares):.1%}, {min(shares):.1%} to {max(shares):.1%}")
+    tell(f"share of the gain: {statistics.median(shares):.1%}, {min(shares):.1%} to {max(shares):.1%}")
     if options.json is not None:
         write_json({"command": sys.argv, "rows": rows}, options.json)
+
+
+def tell(text: object) -> None:
+    """Show progress, beside the JSON that may go to standard output."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def parsed() -> argparse.Namespace:

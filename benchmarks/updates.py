@@ -67,6 +67,11 @@ def main() -> None:
         write_json({"command": sys.argv, "rows": rows}, options.json)
 
 
+def tell(text: object) -> None:
+    """Show progress, beside the JSON that may go to standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="the sentence encoder")
@@ -78,7 +83,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--cosine", type=float, default=0.999, help="mean cosine that is kept [default: 0.999]")
     parser.add_argument("--ways", default="", help="some of the ways alone, with semicolons between them")
     parser.add_argument("--quick", action="store_true", help="a small network stands in, for seconds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     options.quick = options.quick or options.model is None
     return options
@@ -120,14 +125,14 @@ def finetune_rows(options: argparse.Namespace) -> list[Row]:
     if nncodec_streams.is_installed():
         ways["NNCodec of the difference"] = (nncodec(base, wanted), False)
     chosen = [name.strip() for name in options.ways.split(";") if name.strip()] or list(ways)
-    print(f"cosine of the base: {cosine(base):.5f}", flush=True)
+    tell(f"cosine of the base: {cosine(base):.5f}")
     rows = []
     for name in chosen:
         begun = time.perf_counter()
         rows.append(
             {"way": name, **searched(*ways[name], cosine, options.cosine), "seconds": time.perf_counter() - begun}
         )
-        print(rows[-1], flush=True)
+        tell(rows[-1])
     return rows
 
 
@@ -138,7 +143,7 @@ def make_tuned(options: argparse.Namespace, base: State) -> None:
     held_out, own = pairs[::EVERY][:HELD_OUT], [pair for place, pair in enumerate(pairs) if place % EVERY]
     before = found_percent(module, tokenizer, held_out)
     fine_tune(module, tokenizer, own, steps=STEPS, seed=SEED)
-    print(f"glosses found: {before:.1f} %, fine-tuned {found_percent(module, tokenizer, held_out):.1f} %", flush=True)
+    tell(f"glosses found: {before:.1f} %, fine-tuned {found_percent(module, tokenizer, held_out):.1f} %")
     shutil.copytree(options.model, options.tuned, dirs_exist_ok=True)
     state = module.state_dict()
     tuned = {name: state.get(name, tensor).to(tensor.dtype).contiguous() for name, tensor in base.items()}
@@ -162,7 +167,7 @@ def searched(way: Way, is_single: bool, quality: Callable[[State], float], least
         size, weights = way(bits)
         found = quality(weights)
         tries += 1
-        print(f"  {size:,} bytes: {found:.5f}", flush=True)
+        tell(f"  {size:,} bytes: {found:.5f}")
         if found >= least:
             high, best = bits, {"bytes": size, "quality": found}
             bits = (low * high) ** 0.5 if low else high / 2
@@ -256,7 +261,7 @@ def show(rows: Sequence[Row]) -> None:
     for row in rows:
         size = "-" if row["bytes"] is None else f"{row['bytes']:,}"
         quality = "-" if row["quality"] is None else f"{row['quality']:.5f}"
-        print(f"{row['way']:28s} {size:>14s} bytes  {quality}")
+        tell(f"{row['way']:28s} {size:>14s} bytes  {quality}")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,10 @@ def test_saving_leaves_training_as_it_is(tmp_path):
     assert saving.regularizer.report() == alone.regularizer.report()
     assert all(torch.equal(a, b) for a, b in zip(saving.weights().values(), alone.weights().values(), strict=True))
     alone.regularizer.save(tmp_path / "alone.metaq")
-    assert (tmp_path / "alone.metaq").read_bytes() == (tmp_path / f"{STEPS}.metaq").read_bytes()
+    # Units may come in the order of the file before, so that updates are small.
+    one, other = tmp_path / "alone.metaq", tmp_path / f"{STEPS}.metaq"
+    assert one.stat().st_size <= other.stat().st_size <= 1.01 * one.stat().st_size
+    require_same_network(load(other), load(one))
 
 
 def test_weights_of_another_moment_are_refused_without_the_state_of_that_moment(tmp_path):

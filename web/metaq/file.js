@@ -15,7 +15,7 @@ import { decodeZstdFrame } from "./zstd.js";
 export const VERSION = 1;
 export const DEFAULT_MAX_BYTES = 2 ** 31;
 const MAGIC = [0x8f, 0x4d, 0x54];
-const [FILE, UPDATE] = [0x51, 0x55];
+const [FILE, UPDATE] = [0x51, 0x44];
 const PREAMBLE_BYTES = MAGIC.length + 2;
 const [IDENTITY_BYTES, RESULT_BYTES] = [8, 4];
 const CHECKSUM_BYTES = 4;

@@ -18,8 +18,8 @@ Relation = Literal["alone", "given", "added"]
 MAGIC = b"\x8fMTQ"
 """First bytes of every file; the first one is neither ASCII nor the start of UTF-8."""
 
-UPDATE_MAGIC = b"\x8fMTU"
-"""First bytes of an update, a file that tells a model by another one."""
+UPDATE_MAGIC = b"\x8fMTD"
+"""First bytes of an update, a file that tells a model by another one; no single wrong bit makes it of the other."""
 
 VERSION = 1
 

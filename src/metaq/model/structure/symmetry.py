@@ -71,7 +71,7 @@ def arranged_like(weights: Weights, chains: Sequence[Chain], known: Weights) -> 
     known
         Weights as they were arranged before.
     """
-    arranged = dict(weights)
+    arranged = _without_unread(weights, chains)
     for chain in chains:
         name = f"{chain.producer}.weight"
         old = known.get(name)
@@ -151,13 +151,7 @@ def _by_number_of_weights(weights: Weights, chains: Sequence[Chain]) -> dict[str
     """The weights with units by falling numbers of weights, zeros for those of units that nobody reads, and with the
     signs that make the sum of what goes in positive.
     """
-    arranged = dict(weights)
-    for chain in reversed(chains):
-        _, out = _signs(arranged, chain)
-        unread = (out == 0).all(dim=1)
-        for name in _of_producer(arranged, chain):
-            zero = torch.zeros_like(arranged[name])
-            arranged[name] = torch.where(_along(unread, zero, 0), zero, arranged[name])
+    arranged = _without_unread(weights, chains)
     for chain in chains:
         into, out = _signs(arranged, chain)
         number = into.abs().sum(dim=1) + out.abs().sum(dim=1)
@@ -166,6 +160,18 @@ def _by_number_of_weights(weights: Weights, chains: Sequence[Chain]) -> dict[str
             into, _ = _signs(arranged, chain)
             arranged = _with_signs(arranged, chain, torch.where(into.sum(dim=1) < 0, -1.0, 1.0))
     return arranged
+
+
+def _without_unread(weights: Weights, chains: Sequence[Chain]) -> dict[str, torch.Tensor]:
+    """The weights with zeros for those of units that nobody reads."""
+    changed = dict(weights)
+    for chain in reversed(chains):
+        _, out = _signs(changed, chain)
+        unread = (out == 0).all(dim=1)
+        for name in _of_producer(changed, chain):
+            zero = torch.zeros_like(changed[name])
+            changed[name] = torch.where(_along(unread, zero, 0), zero, changed[name])
+    return changed
 
 
 def _signs(weights: Weights, chain: Chain) -> tuple[torch.Tensor, torch.Tensor]:
