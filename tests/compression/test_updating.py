@@ -238,3 +238,28 @@ def test_weights_that_are_no_numbers_are_kept_exactly(base, value):
     old = {**base, "0.weight": wanted["0.weight"]}
     found = metaq.load(metaq.diff(old, changed(base)).data, base=old)
     assert torch.isfinite(found["0.weight"]).all()
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_tensors_that_are_tied_in_the_new_model_alone(base, lossless):
+    old = {**base, "1.weight": base["0.weight"] + 0.2, "z.weight": base["0.weight"].clone()}
+    shared = base["0.weight"] + 0.003 * torch.randn(60, 40)
+    wanted = {**base, "1.weight": shared, "z.weight": shared, "0.weight": shared}
+    found = metaq.load(metaq.diff(old, wanted, lossless=lossless).data, base=old)
+    for name in ("0.weight", "1.weight", "z.weight"):
+        assert float((found[name] - shared).norm()) <= (0 if lossless else 0.06 * float(shared.norm()))
+
+
+def test_tied_tensors_of_files_are_told_by_the_first_of_their_names(base):
+    grids = metaq.choose_grids({"a": base["0.weight"]}, count=63, center=0.0, radius=0.5)["a"]
+    apart = {"a": base["0.weight"], "b": 0.5 * base["0.weight"].flip(0)}
+    one = metaq.compress(apart, grids=dict.fromkeys(apart, grids)).data
+    shared = changed(base, share=0.02)["0.weight"]
+    two = metaq.compress({"a": shared, "b": shared}, grids={"a": grids}).data
+    assert same(metaq.load(metaq.diff(one, two).data, base=one), metaq.load(two))
+
+
+def test_no_part_of_an_update_is_given_without_its_base(tmp_path, base):
+    metaq.diff(base, changed(base)).save(tmp_path / "update.metaq")
+    with pytest.raises(FormatError, match="is an update of the model"):
+        metaq.open(tmp_path / "update.metaq").get_slice("0.weight")[:3]

@@ -81,7 +81,8 @@ class CalibratedModel:
         self._targets: dict[str, Target] = {}
         self._seen_shares: dict[str, NDArray[np.float64] | None] = {}
         for name in (model.first(tensor.name) for tensor in chosen.weights):
-            if base is not None and name in base and _is_near(base[name], self._weights[name]):
+            names = [each for each, first in self._alias.items() if first == name]
+            if base is not None and _are_near([base.get(each) for each in names], self._weights[name]):
                 self._base[name] = base[name]
             target = self._target(name, curvature)
             if name in self._base and not target.values.any():
@@ -277,10 +278,14 @@ class CalibratedModel:
         return {**weights, **{name: weights[first] for name, first in self._alias.items() if first in weights}}
 
 
-def _is_near(base: torch.Tensor, weights: torch.Tensor) -> bool:
-    """Whether there is a difference that can be quantised."""
-    same = (base.shape, base.dtype) == (weights.shape, weights.dtype)
-    return same and bool(torch.isfinite(weights.double() - base.double()).all())
+def _are_near(bases: Sequence[torch.Tensor | None], weights: torch.Tensor) -> bool:
+    """Whether there is one difference, smaller than the weights, by all names that they have."""
+    first = bases[0]
+    if first is None or (first.shape, first.dtype) != (weights.shape, weights.dtype):
+        return False
+    change = weights.double() - first.double()
+    same = all(other is not None and torch.equal(other, first) for other in bases[1:])
+    return same and bool(torch.isfinite(change).all()) and bool(change.norm() <= weights.double().norm())
 
 
 def _seen_share(curvature: Curvature, target: Target) -> NDArray[np.float64] | None:

@@ -17,7 +17,7 @@ from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Goal, Report
 from metaq.compression.network import Network, packed
 from metaq.compression.pipeline import exact_tensor, on_grid
-from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule
+from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule, default_multiplier
 from metaq.compression.quality import kept, kept_by_each, parted
 from metaq.compression.search import smallest_good, smallest_keeping
 from metaq.compression.survey import look_at, sorted_out, survey
@@ -57,6 +57,9 @@ USUAL_OF_CHANGES = 4.0
 
 SHARPNESS_OF_CHANGES = 0.5
 """Power of what errors count in a tensor of weights: halfway to where all errors of changes count the same."""
+
+TYPICAL_IMPORTANCE = 2.0
+"""Of an element by the rule for weights without data, about."""
 
 PACKED_OPTIONS = {"coder", "metadata"}
 """Options of an update of a model that is compressed already."""
@@ -440,7 +443,14 @@ def _change_without_data(
     if is_good is not None:
         return change.to_quality(lambda tried: is_good(tried.state_dict()))
     limit = request.limit_bytes
-    made = change.at(USUAL_OF_CHANGES * change.usual) if limit is None else change.to_bytes(limit)
+    # Whole tensors, which the base has not, deserve no less than in a file of their own.
+    whole = (
+        default_multiplier(chosen, model.weights)
+        * rule.typical_size**2
+        * TYPICAL_IMPORTANCE ** (SHARPNESS_OF_CHANGES - 1)
+    )
+    usual = min(USUAL_OF_CHANGES * change.usual, whole)
+    made = change.at(usual) if limit is None else change.to_bytes(limit)
     return replace(made, relative_error=_error_of_change(base.state_dict(), model.state_dict(), made.state_dict()))
 
 

@@ -107,7 +107,7 @@ class Rule:
         self._excess = EXCESS[coder]
         self._known: dict[float, float] = {}
         self._sizes = {tensor.name: self._size(tensor.name) for tensor in tensors}
-        self._scale = typical_size(tensors, self._sizes)
+        self.typical_size = typical_size(tensors, self._sizes)
         self._count = typical_size(tensors, {tensor.name: tensor.count for tensor in tensors})
         self._cheap = cheap_ones(tensors)
         self._rotatable = {
@@ -182,14 +182,14 @@ class Rule:
 
     def importance(self, tensor: StoredTensor) -> float:
         """Second derivative of the distortion by an element of the tensor."""
-        importance = 2 * relative_importance(self._sizes[tensor.name], self._scale, tensor)
+        importance = 2 * relative_importance(self._sizes[tensor.name], self.typical_size, tensor)
         by_count = importance_of_count(tensor, self._count)
         return importance * (max(by_count, CHEAP_IMPORTANCE) if tensor.name in self._cheap else by_count)
 
     def _plain(self, tensor: StoredTensor, multiplier: float) -> Plan:
         facts = self._survey.facts[tensor.name]
         importance = self.importance(tensor)
-        loss_per_bit = multiplier * self._scale**2
+        loss_per_bit = multiplier * self.typical_size**2
         trellis_bits = TRELLIS_BITS if is_matrix(tensor) and tensor.count >= MIN_TRELLIS_ELEMENTS else 0
         slope = TRELLIS_SLOPE if trellis_bits else SCALAR_SLOPE
         # A step beyond the range of the weights leaves one level as well as that range does.

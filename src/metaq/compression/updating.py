@@ -75,14 +75,13 @@ def update_of(
     result = _result(base, new, is_sum)
     changed = {name: tensor for name, tensor in new.items() if not _is_same(base, result, name)}
     against = {name: Against(elements=base.elements[name].values, is_sum=True) for name in is_sum & changed.keys()}
-    told: dict[int, Against | None] = {}
-    for name in changed.keys() - is_sum:
-        tensor = changed[name]
-        if id(tensor) not in told:
-            told[id(tensor)] = _against(tensor, base.elements.get(name), coder)
-        beside = told[id(tensor)]
-        if beside is not None:
-            against[name] = beside
+    firsts: set[int] = set()
+    for name in sorted(changed.keys() - is_sum, key=str.encode):
+        # Of tied tensors the first in the file holds the elements, and is told by its own in the base.
+        if id(changed[name]) not in firsts:
+            firsts.add(id(changed[name]))
+            beside = _against(changed[name], base.elements.get(name), coder)
+            against |= {} if beside is None else {name: beside}
     names = list(base.held)
     removed = [place for place, name in enumerate(names) if name not in new]
     facts = UpdateFacts(base=base.identity, result=result.identity[-4:], removed=tuple(removed))

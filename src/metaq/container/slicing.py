@@ -9,6 +9,7 @@ from metaq.container.frame import open_frame
 from metaq.container.reader import DEFAULT_MAX_BYTES, decoded, require_memory, restoration, stream
 from metaq.container.restoring import BasisRestoration
 from metaq.container.source import FileLike, Source, open_source
+from metaq.container.updates import require_base
 from metaq.tensors.quantized import ExactTensor
 
 
@@ -34,6 +35,7 @@ def read_rows(path: FileLike, name: str, start: int, stop: int, *, max_bytes: in
     """
     with open_source(path) as source:
         contents = open_frame(source)[0]
+        require_base(source.name, contents, None)
         holder = contents.holder_of(next(entry for entry in contents.entries if entry.name == name))
         if start < stop and _is_by_rows(holder):
             return dataclasses.replace(_rows(source, contents, holder, start, stop, max_bytes), name=name)
