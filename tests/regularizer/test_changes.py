@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import metaq
-from metaq import EntropyRegularizer
+from metaq import EntropyRegularizer, RegularizerConfig
 from metaq.errors import ConfigError
 
 
@@ -89,3 +89,14 @@ def test_files_of_one_training_keep_the_order_of_their_units(tmp_path):
             regularizer.save(tmp_path / f"{step}.metaq")
     update = metaq.diff(tmp_path / "280.metaq", tmp_path / "285.metaq")
     assert update.file_bytes < 0.5 * (tmp_path / "285.metaq").stat().st_size
+
+
+def test_a_goal_counts_what_is_trained_but_takes_no_part():
+    model, base = network(), network().state_dict()
+    config = RegularizerConfig(include=("0.*",))
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        EntropyRegularizer(model, config, base=base, total_steps=10, target_bytes=300)
+    frozen = network()
+    frozen[3].requires_grad_(False)
+    frozen[2].requires_grad_(False)
+    EntropyRegularizer(frozen, config, base=base, total_steps=10, target_bytes=300)

@@ -96,7 +96,13 @@ class Changes:
             if isinstance(tensor, QuantizedTensor) and tensor.name in self.names.values()
         }
         data = container.encode(tensors, metadata=metadata, coder=coder, update=NOWHERE, against=against)
-        return len(data)
+        return len(data) + (0 if drops else self._expected_bytes({tensor.name for tensor in tensors}))
+
+    def _expected_bytes(self, held: Collection[str]) -> int:
+        """What parameters will take that are trained but take no part, as they will be kept exactly."""
+        own = self.names.keys() | held
+        others = (p for name, p in self._model.named_parameters() if name not in own and p.requires_grad)
+        return sum(parameter.numel() * parameter.element_size() for parameter in others)
 
     def update(self, grids: Mapping[str, BucketGrid], *, metadata: container.Metadata, coder: str) -> Update:
         """The update of what the model holds now or, merged, held then; `grids` of differences by their own names."""
