@@ -80,8 +80,8 @@ def diff(
         known = model_of(base)
         if calibrate is None or is_packed(new):
             require(calibrate is None, f"--calibrate: {new} is compressed already; give the model it was made of.")
-            own = given | ({} if lossless or is_packed(new) else {"progress": progress})
-            found = difference(known, new, lossless=lossless, coder=coder, **({"key": key} if key else {}), **own)
+            own = given | ({"key": key} if key else {})
+            found = difference(known, new, lossless=lossless, coder=coder, progress=progress, **own)
     if calibrate is not None:
         from metaq.compression.compressed import Goal
         from metaq.compression.updating import Update
@@ -108,6 +108,8 @@ def _print(update: Update, base: Path, out: Path, *, seconds: float, as_json: bo
         "relative_error": update.relative_error,
         "kept": update.kept,
         "kept_error": update.kept_error,
+        "notes": list(update.notes),
+        "left_out": update.left_out,
     }
     if as_json:
         output.print_json({**told, "seconds": seconds, "file": str(out)})
@@ -124,3 +126,6 @@ def _print(update: Update, base: Path, out: Path, *, seconds: float, as_json: bo
         rows.append(("error of the change", f"{update.relative_error:.1%} of its size"))
     rows.append(("load", f"metaq apply {base} {out} -o NEW"))
     output.print_table(str(out), ["", "value"], rows)
+    for note in update.notes:
+        output.note(f"note: {note}")
+    output.note_names("left out", update.left_out)

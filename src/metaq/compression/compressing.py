@@ -61,7 +61,7 @@ SHARPNESS_OF_CHANGES = 0.5
 TYPICAL_IMPORTANCE = 2.0
 """Of an element by the rule for weights without data, about."""
 
-PACKED_OPTIONS = {"coder", "metadata"}
+PACKED_OPTIONS = {"coder", "metadata", "progress"}
 """Options of an update of a model that is compressed already."""
 
 LEAST_GRADIENTS = 32
@@ -177,7 +177,8 @@ def compress(
     require(batches is None or grids is None, "grids: they leave nothing to calibrate; give no batches.")
     model = source
     if not isinstance(model, OpenedModel):
-        model = open_model(model, key=key, keep_all=keep_all, lossless=lossless)
+        # Of an update, lossless speaks of tensors alone.
+        model = open_model(model, key=key, keep_all=keep_all, lossless=lossless and base is None)
     require(not lossless or batches is None, "lossless: leaves nothing to calibrate; give no batches.")
     request = _request(
         model,
@@ -259,18 +260,15 @@ def diff(
         As by :func:`compress`.
     """
     known = model_of(base)
-    if is_packed(new):
-        require(not options.keys() - PACKED_OPTIONS, f"{', '.join(options)}: the new model is compressed already.")
-        lossless = True
-    if not lossless or isinstance(new, OpenedModel):
+    if not is_packed(new):
         found = compress(new, lossless=lossless, base=known, **options)  # type: ignore[arg-type]
         assert isinstance(found, Update)
         return found
-    key = options.pop("key", None)
     left = sorted(options.keys() - PACKED_OPTIONS)
-    require(not left, f"lossless: all tensors are kept as they are; leave out {', '.join(left)}.")
-    packed_model = model_of(new, key=key)
+    require(not left, f"{', '.join(left)}: the new model is compressed already; leave it out.")
+    packed_model = model_of(new)  # type: ignore[arg-type]
     metadata = {**packed_model.metadata, **(options.pop("metadata", None) or {})}
+    options.pop("progress", None)
     elements = packed_model.elements.values()
     return update_of(
         known,
