@@ -111,6 +111,7 @@ class Regularizer(abc.ABC):
         self._hooks: OptimizerHooks | None = None
         self._open_views = 0
         self._arranged: StateDict = {}
+        self._last_report: RegularizerReport | None = None
         self._is_restored = False
         self._trained: list[list[int]] = []
 
@@ -216,6 +217,7 @@ class Regularizer(abc.ABC):
             self._hold(values)
             self._forget()
         self.finished = True
+        self._last_report = self._merged()
 
     def interrupt(self) -> None:
         """Detach; if a step was stopped midway, let the model hold quantised weights of the step before, if it did."""
@@ -261,6 +263,7 @@ class Regularizer(abc.ABC):
         The model and the training stay as they are. Where parameters are sharded, every process has to call this.
         Raises :class:`ConfigError` if the model holds other weights than the training left in it.
         """
+        require(not self._tells_changes, "base: there are only changes to keep; save() writes the update.")
         if not self._open_views:
             self._require_own_weights()
         present, values = self._last()
@@ -276,6 +279,8 @@ class Regularizer(abc.ABC):
     @torch.no_grad()
     def report(self) -> RegularizerReport:
         """φ, bits, bits per weight and distance to the grid of the present weights; O(n)."""
+        if self._last_report is not None:
+            return self._last_report
         everyone, grids, weights = self._participants, self._host_grids(), self._weights()
         counts, fractions = everyone.shards.total(*dispatch.cell_sums(*everyone.counted(weights), grids))
         dispatch.require_finite(counts, fractions)
@@ -337,11 +342,15 @@ class Regularizer(abc.ABC):
         ConfigError, OutputError
             If the model holds other weights than the training left in it, or the file cannot be written.
         """
+        metadata = {**self._metadata, **(metadata or {})}
+        if self._last_report is not None:
+            # The model holds weights again, not differences, and those are kept.
+            return self._write(path, {}, metadata, coder)
         if not self._open_views:
             self._require_own_weights()
         present, values = self._last()
         with self._holding(values):
-            return self._write(path, self._by_name(present), {**self._metadata, **(metadata or {})}, coder)
+            return self._write(path, self._by_name(present), metadata, coder)
 
     def _write(
         self, path: str | os.PathLike[str], grids: dict[str, BucketGrid], metadata: container.Metadata, coder: str
@@ -470,6 +479,15 @@ class Regularizer(abc.ABC):
     def _ended(self, evaluate: Callable[[], float] | None, *, is_other: bool) -> tuple[GridSet, Iterable[torch.Tensor]]:  # noqa: ARG002
         """Grids and weights to leave in the model at the end; `is_other` if others have put theirs into it."""
         return self._last()
+
+    @property
+    def _tells_changes(self) -> bool:
+        """Whether the file is an update, and the model holds differences until the end."""
+        return False
+
+    def _merged(self) -> RegularizerReport | None:
+        """Once the training is finished, let the model hold weights again; the report on differences, if it held any."""
+        return None
 
     @property
     def _limit_bytes(self) -> int | None:

@@ -26,7 +26,7 @@ from metaq.model.applying import Model
 from metaq.model.opened import AnyModel, open_model
 from metaq.model.sharding import local_part, mean_of_processes, unwrapped
 from metaq.model.weights import ANY, FilterFn, select_parameters
-from metaq.regularizer.base import Regularizer, RegularizerReport, TrainedState
+from metaq.regularizer.base import Regularizer, RegularizerReport
 from metaq.regularizer.changes import Changes
 from metaq.regularizer.config import BucketConfig, RegularizerConfig
 from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
@@ -183,7 +183,6 @@ class EntropyRegularizer(Regularizer):
             "total_steps: strength changes over it; give the number of optimiser steps, or a goal.",
         )
         self._changes: Changes | None = None
-        self._last_report: RegularizerReport | None = None
         if base is not None:
             rules: dict[str, Any] = {"include": config.include, "exclude": config.exclude, "filter_fn": filter_fn}
             self._changes = changes = Changes(model, base, select_parameters(unwrapped(model), **rules))
@@ -312,40 +311,16 @@ class EntropyRegularizer(Regularizer):
             states = [state_dict["weights"][name] for name in self._participants.names]
             self._latent.load_state_of_tensors([_each_tensor(local_part, state) for state in states])
 
-    def finish(
-        self, grids: Mapping[str, BucketGrid] | None = None, *, evaluate: Callable[[], float] | None = None
-    ) -> None:
-        super().finish(grids, evaluate=evaluate)
-        if self._changes is not None:
-            self._last_report = self.report()
-            self._changes.merge(self.grids())
+    @property
+    def _tells_changes(self) -> bool:
+        return self._changes is not None
 
-    finish.__doc__ = Regularizer.finish.__doc__
-
-    def report(self) -> RegularizerReport:
-        return super().report() if self._last_report is None else self._last_report
-
-    report.__doc__ = Regularizer.report.__doc__
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        metadata: container.Metadata | None = None,
-        coder: str = container.DEFAULT_CODER,
-    ) -> container.WriteReport:
-        if self._last_report is None:
-            return super().save(path, metadata=metadata, coder=coder)
-        # The model holds weights again, not differences.
-        return self._write(path, {}, {**self._metadata, **(metadata or {})}, coder)
-
-    save.__doc__ = Regularizer.save.__doc__
-
-    def state(self) -> TrainedState:
-        require(self._changes is None, "base: there are only changes to keep; save() writes the update.")
-        return super().state()
-
-    state.__doc__ = Regularizer.state.__doc__
+    def _merged(self) -> RegularizerReport | None:
+        if self._changes is None:
+            return None
+        report = self.report()
+        self._changes.merge(self.grids())
+        return report
 
     def _write(
         self, path: str | os.PathLike[str], grids: dict[str, BucketGrid], metadata: container.Metadata, coder: str
