@@ -486,7 +486,7 @@ class Regularizer(abc.ABC):
         return False
 
     def _merged(self) -> RegularizerReport | None:
-        """Once the training is finished, let the model hold weights again; the report on differences, if it held any."""
+        """Once the training is finished, let the model hold weights again; the report on what it held before."""
         return None
 
     @property
