@@ -29,7 +29,7 @@ import metaq
 from metaq import EntropyRegularizer, RegularizerConfig
 from metaq.lab import nets
 from metaq.lab.data import ImageDataset, load, to_float
-from support.results import write_json
+from support.results import tell, write_json
 
 MODEL = Path(__file__).parents[1] / "models" / "lenet5-mnist.metaq"
 TRAINED = "conv"
@@ -50,13 +50,7 @@ def main() -> None:
         tell(row)
     shares = [row["gain_share"] for row in rows]
     tell(f"share of the gain: {statistics.median(shares):.1%}, {min(shares):.1%} to {max(shares):.1%}")
-    if options.json is not None:
-        write_json({"command": sys.argv, "rows": rows}, options.json)
-
-
-def tell(text: object) -> None:
-    """Show progress, beside the JSON that may go to standard output."""
-    print(text, file=sys.stderr, flush=True)
+    write_json({"command": sys.argv, "rows": rows}, options.json)
 
 
 def parsed() -> argparse.Namespace:

@@ -40,7 +40,7 @@ from torch import nn
 import metaq
 from support import nncodec_streams
 from support.finetuning import entries, fine_tune, found_percent
-from support.results import write_json
+from support.results import tell, write_json
 from support.sentences import CannotRunError, batches_of, lines, sentence_model
 
 State = Mapping[str, torch.Tensor]
@@ -63,13 +63,7 @@ def main() -> None:
     except CannotRunError as error:
         sys.exit(str(error))
     show(rows)
-    if options.json is not None:
-        write_json({"command": sys.argv, "rows": rows}, options.json)
-
-
-def tell(text: object) -> None:
-    """Show progress, beside the JSON that may go to standard output."""
-    print(text, file=sys.stderr, flush=True)
+    write_json({"command": sys.argv, "rows": rows}, options.json)
 
 
 def parsed() -> argparse.Namespace:

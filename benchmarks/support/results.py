@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 
+def tell(text: object) -> None:
+    """Show progress, beside the figures that may go to standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def write_text(text: str, place: str | None) -> None:
     """Write into a file, or for - on standard output; nowhere if `place` is None."""
     if place == "-":

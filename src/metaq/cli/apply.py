@@ -34,7 +34,6 @@ def apply(
     with output.stage_progress() as progress:
         progress.stage("applying", None)
         from metaq.compression.restoring import origin_of, restore_file, restore_folder
-        from metaq.container.carried import KEY, NAME_PREFIX
         from metaq.files import write_bytes
         from metaq.model import checkpoint
         from metaq.model.applying import applied
@@ -47,9 +46,7 @@ def apply(
         elif made_of is None or (out.suffix in SUFFIXES and out.suffix != Path(made_of).suffix):
             require(out.suffix in SUFFIXES, f"{out}: end the name in .metaq or one of {', '.join(SUFFIXES)}.")
             output.claim(out, force=force)
-            prefix, key = str(model.metadata.get(NAME_PREFIX, "")), str(model.metadata.get(KEY, ""))
-            weights = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-            checkpoint.write(out, weights, key=key.split(".") if key else ())
+            checkpoint.write_as(out, model.state_dict(), model.metadata)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 packed = Path(folder) / "model.metaq"

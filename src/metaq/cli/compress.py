@@ -11,12 +11,15 @@ import typer
 
 from metaq.cli import output
 from metaq.cli.options import (
+    Calibrate,
     Coder,
     DataDir,
     Exclude,
     Force,
     Include,
     Json,
+    Keep,
+    Key,
     OwnNet,
     TargetBitsPerWeight,
     TargetBytes,
@@ -43,9 +46,7 @@ def compress(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .metaq file to write.")],
-    key: Annotated[
-        str | None, typer.Option("--key", help="Where in a checkpoint the weights are, such as model.state_dict.")
-    ] = None,
+    key: Key = None,
     keep_all: Annotated[
         bool, typer.Option("--keep-all", help="Carry all else in a checkpoint too, such as the optimizer's state.")
     ] = False,
@@ -59,17 +60,8 @@ def compress(
         float | None,
         typer.Option("--max-drop", help="Points of accuracy that may be lost; needs --data."),
     ] = None,
-    keep: Annotated[
-        float | None,
-        typer.Option("--keep", help="How much of the outputs to keep, such as 0.999; needs --calibrate."),
-    ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibrate",
-            help="Calibrate on inputs without labels: a file of texts, one a line; .npy; or a folder of pictures.",
-        ),
-    ] = None,
+    keep: Keep = None,
+    calibrate: Calibrate = None,
     data: Annotated[
         str | None,
         typer.Option("--data", help="Calibrate on the training images of: digits, mnist, cifar10, or a folder."),

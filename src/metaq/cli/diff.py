@@ -11,11 +11,14 @@ import typer
 from metaq.cli import output
 from metaq.cli.compress import with_inputs
 from metaq.cli.options import (
+    Calibrate,
     Coder,
     Exclude,
     Force,
     Include,
     Json,
+    Keep,
+    Key,
     OwnNet,
     TargetBitsPerWeight,
     TargetBytes,
@@ -33,21 +36,13 @@ def diff(
     base: Base,
     new: Annotated[Path, typer.Argument(help="Model that it is to become: the same.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The update to write, a .metaq file.")],
-    key: Annotated[
-        str | None, typer.Option("--key", help="Where in the checkpoint of the new model the weights are.")
-    ] = None,
+    key: Key = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Bring every tensor back bit for bit.")] = False,
     target_bytes: TargetBytes = None,
     target_ratio: TargetRatio = None,
     target_bits_per_weight: TargetBitsPerWeight = None,
-    keep: Annotated[
-        float | None,
-        typer.Option("--keep", help="How much of the new model's outputs to keep; needs --calibrate."),
-    ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option("--calibrate", help="Inputs without labels, as for metaq compress."),
-    ] = None,
+    keep: Keep = None,
+    calibrate: Calibrate = None,
     net: OwnNet = None,
     coder: Coder = "small",
     include: Include = None,

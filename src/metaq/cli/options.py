@@ -45,6 +45,20 @@ Split = Annotated[str, typer.Option("--split", help="Images to evaluate on: test
 Center = Annotated[float | None, typer.Option("--center", help="Middle of the range; default: that of the weights.")]
 Radius = Annotated[float | None, typer.Option("--radius", help="Half-width of the range; default: all weights fit.")]
 Include = Annotated[list[str] | None, typer.Option("--include", help="Quantise only tensors matching this glob.")]
+Key = Annotated[
+    str | None, typer.Option("--key", help="Where in a checkpoint the weights are, such as model.state_dict.")
+]
+Keep = Annotated[
+    float | None,
+    typer.Option("--keep", help="How much of the outputs to keep, such as 0.999; needs --calibrate."),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate",
+        help="Calibrate on inputs without labels: a file of texts, one a line; .npy; or a folder of pictures.",
+    ),
+]
 Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Store tensors matching this glob exactly.")]
 
 

@@ -151,9 +151,7 @@ def has_same(files: Mapping[str, ExactTensor], file: ExactTensor) -> bool:
     known = files.get(file.name)
     if known is None or (known.dtype, known.shape) != (file.dtype, file.shape):
         return False
-    kind = np.dtype(f"V{file.dtype.itemsize}") if file.dtype.itemsize > 8 else np.dtype(f"u{file.dtype.itemsize}")
-    left, right = (np.ascontiguousarray(each.values).reshape(-1).view(kind) for each in (known, file))
-    return bool(np.array_equal(left, right))
+    return bool(np.array_equal(known.bits(), file.bits()))
 
 
 def _against(tensor: Held, old: ExactTensor | None, coder: str) -> Against | None:

@@ -69,9 +69,15 @@ def restore_as(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> N
     Errors are those of :func:`write`, and :class:`FormatError` if the file is missing, damaged or foreign.
     """
     file = container.read(source)
-    prefix = str(file.metadata.get(NAME_PREFIX, ""))
-    key = str(file.metadata.get(KEY, ""))
-    weights = {prefix + name: tensor for name, tensor in weights_of(file).items()}
+    write_as(out, weights_of(file), file.metadata)
+
+
+def write_as(out: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor], metadata: container.Metadata) -> None:
+    """Write a state dict with the names and under the keys that the metadata of a ``.metaq`` file tell; see
+    :func:`write`.
+    """
+    prefix, key = str(metadata.get(NAME_PREFIX, "")), str(metadata.get(KEY, ""))
+    weights = {prefix + name: tensor for name, tensor in state_dict.items()}
     write(out, weights, key=key.split(".") if key else ())
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metaq.container.source import is_update
 from metaq.model.applying import Model, applied, model_of
@@ -44,7 +43,7 @@ def changes(first: Model, second: Model) -> list[Change]:
             assert held is not None
             found.append(Change(name=name, elements=held.values.size, changed=None, relative=None))
             continue
-        changed = int(np.count_nonzero(_bits(one) != _bits(other)))
+        changed = int(np.count_nonzero((one.bits() != other.bits()).any(axis=1)))
         if changed:
             relative = _relative(one, other)
             found.append(Change(name=name, elements=one.values.size, changed=changed, relative=relative))
@@ -57,11 +56,6 @@ def opened(source: Path, other: Path) -> tuple[Model, Model] | None:
         return None
     base = model_of(source)
     return base, applied(base, [other]) if is_update(other) else model_of(other)
-
-
-def _bits(tensor: ExactTensor) -> NDArray[np.uint8]:
-    flat = np.ascontiguousarray(tensor.values).reshape(-1)
-    return flat.view(np.dtype(f"V{tensor.dtype.itemsize}")) if flat.size else np.zeros(0, dtype=np.uint8)
 
 
 def _relative(one: ExactTensor, other: ExactTensor) -> float | None:

@@ -210,6 +210,10 @@ class ExactTensor:
         """The elements, as ``dtype.storage``."""
         return self.values
 
+    def bits(self) -> NDArray[np.uint8]:
+        """The bytes of every element, shape (n, itemsize)."""
+        return np.ascontiguousarray(self.values).reshape(-1).view(np.uint8).reshape(-1, self.dtype.itemsize)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiedTensor:
