@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {
     "federated.py": (["--quick"], {"rows", "summary"}),
+    "neighbours.py": (["--quick"], {"within", "across"}),
     "rotated.py": (["--quick", "--bytes", "2000"], {"rows"}),
     "updates.py": (["--quick"], {"rows"}),
     "arranging.py": (["--epochs", "1"], {"networks"}),
