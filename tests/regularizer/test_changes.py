@@ -96,7 +96,25 @@ def test_a_goal_counts_what_is_trained_but_takes_no_part():
     config = RegularizerConfig(include=("0.*",))
     with pytest.raises(ConfigError, match="cannot be reached"):
         EntropyRegularizer(model, config, base=base, total_steps=10, target_bytes=300)
+    assert model.state_dict().keys() == base.keys()
+    assert all(torch.allclose(tensor, base[name]) for name, tensor in model.state_dict().items())
     frozen = network()
     frozen[3].requires_grad_(False)
     frozen[2].requires_grad_(False)
     EntropyRegularizer(frozen, config, base=base, total_steps=10, target_bytes=300)
+
+
+def test_tied_tensors_that_take_no_part_stay(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 40), nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 4))
+    model[2].weight = model[1].weight
+    for layer in (model[1], model[2]):
+        layer.requires_grad_(False)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base = {**state, "2.weight": state["1.weight"]}
+    regularizer = EntropyRegularizer(model, base=base, total_steps=30, target_bytes=300)
+    trained(model, regularizer, 30)
+    regularizer.save(tmp_path / "update.metaq")
+    loaded = metaq.load(tmp_path / "update.metaq", base=base)
+    assert loaded.keys() == base.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())

@@ -11,7 +11,7 @@ from metaq.compression.pipeline import exact_tensor, on_grid
 from metaq.compression.updating import NOWHERE, Update, has_same, update_of
 from metaq.config import require
 from metaq.container.updates import Against
-from metaq.model.applying import Model, model_of
+from metaq.model.applying import Model, model_of, tied
 from metaq.model.norms import rounded_norms
 from metaq.model.opened import AnyModel
 from metaq.model.sharding import is_sharded, unwrapped
@@ -110,7 +110,8 @@ class Changes:
         held = {tensor.name for tensor in tensors}
         state = self._model.state_dict()
         known = {**{name: name for name in state}, **self.names}
-        left = [self.base.held[known[name]] for name in state if known[name] in self.base.held.keys() - held]
+        kept = self.base.held.keys() - held
+        left = tied({known[name]: self.base.held[known[name]] for name in state if known[name] in kept})
         sums = held & set(self.names.values())
         weights = sum(tensor.numel() for tensor in state.values())
         float_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
@@ -119,8 +120,12 @@ class Changes:
         return update_of(self.base, [*tensors, *left], metadata, coder=coder, sums=sums, **options)
 
     def merge(self, grids: Mapping[str, BucketGrid]) -> None:
-        """Let the parameters hold weights again, those of the update; the last state is kept for that."""
+        """Let the parameters hold weights again, those of the update, which is kept."""
         self._tensors = self._changed(grids)
+        self.undo()
+
+    def undo(self) -> None:
+        """Let the parameters hold weights again."""
         for name in self.names.values():
             parametrize.remove_parametrizations(*self._owner(name), leave_parametrized=True)
 

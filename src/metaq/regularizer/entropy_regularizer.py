@@ -1,5 +1,6 @@
 """The entropy regulariser: two lines in anybody's training loop."""
 
+import contextlib
 import logging
 import math
 import os
@@ -182,25 +183,29 @@ class EntropyRegularizer(Regularizer):
             total_steps is not None or goal != Goal(),
             "total_steps: strength changes over it; give the number of optimiser steps, or a goal.",
         )
-        self._changes: Changes | None = None
-        if base is not None:
-            rules: dict[str, Any] = {"include": config.include, "exclude": config.exclude, "filter_fn": filter_fn}
-            self._changes = changes = Changes(model, base, select_parameters(unwrapped(model), **rules))
-            config = replace(config, include=ANY, exclude=())
-            filter_fn = lambda name, _: name in changes.names  # noqa: E731
-        super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn, metadata=metadata)
-        everyone, group_count = self._participants, len(self._participants.groups)
-        asks_coder = self.config.rate_model == "context"
-        self._latent: LatentWeights | None = None
-        self._context_prices = ContextPrices(everyone.names, everyone.local()) if asks_coder else None
-        self._slopes: torch.Tensor | None = None
-        self._step_learner = StepLearner(group_count, everyone.device)
-        self._no_factors = torch.ones(group_count, dtype=torch.float64, device=everyone.device)
-        self._groups_of_parts = everyone.groups_of_parts().to(everyone.device)
-        self._last_seen = -1
-        self._optimizers: list[torch.optim.Optimizer] = []
-        self._control = None if goal == Goal() else self._control_for(goal)
-        self._kept: Kept | None = None
+        with contextlib.ExitStack() as undoing:
+            self._changes: Changes | None = None
+            if base is not None:
+                rules: dict[str, Any] = {"include": config.include, "exclude": config.exclude, "filter_fn": filter_fn}
+                self._changes = changes = Changes(model, base, select_parameters(unwrapped(model), **rules))
+                # Where there can be no regulariser, the model stays a plain one.
+                undoing.callback(changes.undo)
+                config = replace(config, include=ANY, exclude=())
+                filter_fn = lambda name, _: name in changes.names  # noqa: E731
+            super().__init__(model, config, total_steps=total_steps, filter_fn=filter_fn, metadata=metadata)
+            everyone, group_count = self._participants, len(self._participants.groups)
+            asks_coder = self.config.rate_model == "context"
+            self._latent: LatentWeights | None = None
+            self._context_prices = ContextPrices(everyone.names, everyone.local()) if asks_coder else None
+            self._slopes: torch.Tensor | None = None
+            self._step_learner = StepLearner(group_count, everyone.device)
+            self._no_factors = torch.ones(group_count, dtype=torch.float64, device=everyone.device)
+            self._groups_of_parts = everyone.groups_of_parts().to(everyone.device)
+            self._last_seen = -1
+            self._optimizers: list[torch.optim.Optimizer] = []
+            self._control = None if goal == Goal() else self._control_for(goal)
+            self._kept: Kept | None = None
+            undoing.pop_all()
         self.schedule = self._control or self.schedule
 
     def observe(self, value: float) -> None:
