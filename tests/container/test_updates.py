@@ -92,12 +92,17 @@ def test_the_base_may_hold_anything():
     generator = np.random.default_rng(4)
     tensor = quantized(generator, Dtype.float32, (10, 10))
     elements = np.full((10, 10), np.nan, dtype="<f4")
-    elements[::2], elements[::3, 0] = np.inf, -np.inf
+    elements[::2], elements[::3, 0], elements[1] = np.inf, -np.inf, 0.5
     for is_sum in (False, True):
         base = {"w": ExactTensor(name="w", values=elements, dtype=Dtype.float32)}
         data = written([tensor], base, {"w": Against(elements=elements, is_sum=is_sum)})
         (found,) = container.decode(data, base=base).tensors
-        if not is_sum:
+        is_finite = np.isfinite(elements)
+        expected = tensor.restore() + np.where(is_finite & is_sum, elements, 0)
+        assert np.array_equal(found.restore()[is_finite], expected[is_finite])
+        if is_sum:
+            assert np.array_equal(found.restore()[~is_finite], elements[~is_finite], equal_nan=True)
+        else:
             assert np.array_equal(found.restore(), tensor.restore())
 
 

@@ -71,12 +71,12 @@ def update_of(
     """
     new, files = _by_name(tensors, metadata)
     require(bool(new), "the new model has no tensors.")
-    is_sum = {name for name in sums if name in base.held and isinstance(new[name], QuantizedTensor)}
-    result = _result(base, new, is_sum)
+    summed = {name for name in sums if name in base.held and isinstance(new[name], QuantizedTensor)}
+    result = _result(base, new, summed)
     changed = {name: tensor for name, tensor in new.items() if not _is_same(base, result, name)}
-    against = {name: Against(elements=base.elements[name].values, is_sum=True) for name in is_sum & changed.keys()}
+    against = {name: Against(elements=base.elements[name].values, is_sum=True) for name in summed & changed.keys()}
     firsts: set[int] = set()
-    for name in sorted(changed.keys() - is_sum, key=str.encode):
+    for name in sorted(changed.keys() - summed, key=str.encode):
         # Of tied tensors the first in the file holds the elements, and is told by its own in the base.
         if id(changed[name]) not in firsts:
             firsts.add(id(changed[name]))
@@ -125,13 +125,13 @@ def _by_name(tensors: Sequence[Tensor], metadata: Metadata) -> tuple[dict[str, H
     return new, files
 
 
-def _result(base: Model, new: Mapping[str, Held], is_sum: Collection[str]) -> Model:
+def _result(base: Model, new: Mapping[str, Held], summed: Collection[str]) -> Model:
     """What the update gives."""
     held: dict[str, Held] = {}
     sums: dict[int, ExactTensor] = {}
     for name in sorted(new, key=str.encode):
         tensor = new[name]
-        if name in is_sum:
+        if name in summed:
             if id(tensor) not in sums:
                 sums[id(tensor)] = added(tensor, base.elements[name].values)
             held[name] = sums[id(tensor)]

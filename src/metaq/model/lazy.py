@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from metaq.errors import ConfigError
 from metaq.model.checkpoint import StateDict, restore
 from metaq.tensors.integers import factors_of, on_grid
 
+if TYPE_CHECKING:
+    from metaq.model.applying import Model
+    from metaq.model.opened import AnyModel
+
 Device = str | int | torch.device | None
 
 TOO_MANY = "has more levels than integers of eight bits"
@@ -29,7 +33,7 @@ def load(
     path: FileLike,
     *,
     names: Iterable[str] | None = None,
-    base: object = None,
+    base: AnyModel | Model | bytes | None = None,
     map_location: Device = None,
     device: Device = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
@@ -68,7 +72,7 @@ def load(
 
 
 def _updated(
-    update: FileLike, base: Any, names: Iterable[str] | None, device: torch.device, max_bytes: int
+    update: FileLike, base: AnyModel | Model | bytes, names: Iterable[str] | None, device: torch.device, max_bytes: int
 ) -> StateDict:
     # Imported late, as a file that is no update needs none of it.
     from metaq.model.applying import applied
