@@ -183,6 +183,8 @@ static size_t varint_up_to(cursor *at, size_t most) {
     return at->is_bad ? 0 : (size_t)value;
 }
 
+#ifndef METAQ_NO_FAST
+
 /* Fields of bits, most significant bit first. */
 typedef struct bits {
     cursor *at;
@@ -219,6 +221,32 @@ static uint64_t golomb_of(bits *from, int order) {
 static void end_bits(bits *from) {
     if (from->waiting & ((1 << from->left) - 1)) from->at->is_bad = 1;
 }
+
+#endif
+
+#if !defined(METAQ_NO_FAST) || !defined(METAQ_NO_PLANES)
+
+/* Bits, least significant first. */
+typedef struct low_bits {
+    cursor *at;
+    uint64_t waiting;
+    int left;
+} low_bits;
+
+/* At most 56 bits. */
+INLINE uint64_t low_bits_of(low_bits *from, int count) {
+    uint64_t value;
+    while (from->left < count) {
+        from->waiting |= (uint64_t)byte_of(from->at) << from->left;
+        from->left += 8;
+    }
+    value = from->waiting & (((uint64_t)1 << count) - 1);
+    from->waiting >>= count;
+    from->left -= count;
+    return value;
+}
+
+#endif
 
 /* ---- Checksums */
 
@@ -1516,6 +1544,9 @@ typedef int16_t held;
 typedef int32_t held;
 #endif
 
+/* Of fields of bits in planes. */
+#define MOST_FIELD_ALPHABET (IS_SMALL ? 1 << 14 : 1 << 16)
+
 typedef struct small_decoder {
     range_decoder from;
     logits of;
@@ -1586,6 +1617,9 @@ INLINE slot *slot_at(small_decoder *d, metaq_reader *reader, uint32_t number) {
         if ((found->key & ~4095u) == key) return found;
         if (found->key == 0) {
             if (d->slots_used + 1 >= d->slot_count) {
+                /* How many slots a code uses is known only when it is decoded. */
+                reader->needed =
+                    reader->size + reader->size / 2 > reader->needed ? reader->size + reader->size / 2 : reader->needed;
                 refuse(reader, METAQ_MEMORY);
                 return &d->slots[0];
             }
@@ -2171,11 +2205,23 @@ static void start_small_stream(metaq_reader *reader, small_decoder *d, const str
     else start_wide_stream(d, of);
 }
 
-/* What the streams of a chunk need at most. */
+/* What the streams of a code need at most. */
 typedef struct extents {
     uint32_t alphabet;
     size_t row_length, symbols, rows; /* symbols of a stream without rows, rows of one with them */
+    size_t total;                     /* symbols of all */
 } extents;
+
+static void extend(extents *of, const stream *by) {
+    if (by->alphabet > of->alphabet) of->alphabet = by->alphabet;
+    of->total += by->count;
+    if (by->has_rows) {
+        if (by->row_length > of->row_length) of->row_length = by->row_length;
+        if (by->count / by->row_length > of->rows) of->rows = by->count / by->row_length;
+    } else if (by->count > of->symbols) {
+        of->symbols = by->count;
+    }
+}
 
 static void start_small(metaq_reader *reader, small_decoder *d, const extents *of) {
     int k;
@@ -2227,6 +2273,7 @@ static void start_small(metaq_reader *reader, small_decoder *d, const extents *o
 static void count_small(metaq_reader *reader, const extents *of) {
     small_decoder counted;
     memset(&counted, 0, sizeof counted);
+    room(reader, 1, sizeof counted);
     start_small(reader, &counted, of);
 }
 
@@ -2251,26 +2298,6 @@ typedef struct fast_decoder {
     uint32_t state, pair[2];
     size_t column;
 } fast_decoder;
-
-/* Bits, least significant first. */
-typedef struct low_bits {
-    cursor *at;
-    uint64_t waiting;
-    int left;
-} low_bits;
-
-/* At most 56 bits. */
-INLINE uint64_t low_bits_of(low_bits *from, int count) {
-    uint64_t value;
-    while (from->left < count) {
-        from->waiting |= (uint64_t)byte_of(from->at) << from->left;
-        from->left += 8;
-    }
-    value = from->waiting & (((uint64_t)1 << count) - 1);
-    from->waiting >>= count;
-    from->left -= count;
-    return value;
-}
 
 /* Tokens whose residuals, with and without the middle of an alphabet, fit an int32. */
 INLINE int is_token(int64_t token, int shift, int64_t most_middle) {
@@ -2626,33 +2653,22 @@ static void start_coder(metaq_reader *reader, coder *d, int key, size_t position
     walk each = *streams;
     extents most;
     stream of;
-    size_t total = 0;
     memset(&most, 0, sizeof most);
-    while (next_stream(&each, &of)) {
-        if (of.alphabet > most.alphabet) most.alphabet = of.alphabet;
-        total += of.count;
-        if (of.has_rows) {
-            if (of.row_length > most.row_length) most.row_length = of.row_length;
-            if (of.count / of.row_length > most.rows) most.rows = of.count / of.row_length;
-        } else if (of.count > most.symbols) {
-            most.symbols = of.count;
-        }
-    }
+    while (next_stream(&each, &of)) extend(&most, &of);
     d->key = (uint8_t)key;
-    if (key == SMALL) {
+    if (key == SMALL && reader->is_counting) {
+        count_small(reader, &most);
+    } else if (key == SMALL) {
         d->small = room(reader, 1, sizeof *d->small);
-        if (d->small) {
-            start_input(&d->small->from.in, reader, position, size);
-            start_small(reader, d->small, &most);
-        } else if (reader->is_counting) {
-            count_small(reader, &most);
-        }
+        if (!d->small) return;
+        start_input(&d->small->from.in, reader, position, size);
+        start_small(reader, d->small, &most);
     } else if (key == CONSTANT) {
         d->at = bytes_at(reader, position, size);
 #ifndef METAQ_NO_FAST
     } else if (key == FAST) {
         cursor at = bytes_at(reader, position, size);
-        start_fast(reader, &d->fast, at, *streams, total, most.alphabet);
+        start_fast(reader, &d->fast, at, *streams, most.total, most.alphabet);
 #endif
     } else {
         refuse(reader, METAQ_LEFT_OUT);
@@ -2783,6 +2799,12 @@ static void decode_frame(metaq_reader *reader, const uint8_t *frame, size_t size
 
 #ifndef METAQ_NO_PLANES
 
+/* Where an element is that comes at a place of the code: in a matrix that is taken column by column, or there. */
+static size_t place_of(const form *of, size_t i) {
+    const size_t rows = of->by_columns ? of->count / of->row_length : 1;
+    return of->by_columns ? i % rows * of->row_length + i / rows : i;
+}
+
 /* The raw bits of all elements: the lowest ones of the lowest field first. */
 static void read_raw_bits(metaq_reader *reader, cursor body, const form *of, uint8_t *out) {
     low_bits from = {NULL, 0, 0};
@@ -2790,7 +2812,7 @@ static void read_raw_bits(metaq_reader *reader, cursor body, const form *of, uin
     if (of->raw_width == 0) return;
     from.at = &body;
     for (i = 0; i < of->count; i++) {
-        uint8_t *element = out + i * of->size;
+        uint8_t *element = out + place_of(of, i) * of->size;
         uint64_t value = from_bytes(element, of->size);
         int field, shift = 0;
         for (field = of->field_count - 1; field >= 0; field--) {
@@ -2823,26 +2845,12 @@ static void decode_field(metaq_reader *reader, coder *by, stream *of, const form
         decode_symbols(reader, by, of, scratch, count);
         if (!is_well(reader)) return;
         for (i = 0; i < count; i++) {
-            uint8_t *element = out + (first + i) * as->size;
+            uint8_t *element = out + place_of(as, first + i) * as->size;
             if (palette) memcpy(element, palette + (size_t)scratch[i] * as->size, as->size);
             else to_bytes(from_bytes(element, as->size) | (uint64_t)(uint32_t)scratch[i] << shift, element, as->size);
         }
         first += count;
     }
-}
-
-/* Elements that are column by column, row by row. */
-static void transpose(metaq_reader *reader, const form *of, uint8_t *out) {
-    const size_t rows = of->by_columns ? of->count / of->row_length : 0, used = reader->used;
-    uint8_t *copy;
-    size_t i;
-    if (!of->by_columns) return;
-    copy = room(reader, of->count * of->size, 1);
-    if (!copy) return;
-    memcpy(copy, out, of->count * of->size);
-    for (i = 0; i < of->count; i++)
-        memcpy(out + (i % rows * of->row_length + i / rows) * of->size, copy + i * of->size, of->size);
-    reader->used = used;
 }
 
 static void decode_piece(metaq_reader *reader, metaq_decoder *d, walk *fields, const form *of, cursor body,
@@ -2872,7 +2880,6 @@ static void decode_piece(metaq_reader *reader, metaq_decoder *d, walk *fields, c
         read_raw_bits(reader, body, of, out);
         turn_back(of, out);
     }
-    if (is_well(reader)) transpose(reader, of, out);
 }
 
 /* Decodes all tensors of a chunk, or the piece of one. */
@@ -2882,19 +2889,29 @@ static void start_planes(metaq_reader *reader, metaq_decoder *d, const metaq_chu
     const uint8_t *start = at.next;
     size_t total = 0;
     int key = byte_of(&at), coded = 0;
+    extents most;
     form as;
     stream of;
     uint8_t *out;
     fields = pieces;
     fields.forms = at;
+    memset(&most, 0, sizeof most);
     while (next_piece(&pieces, &of)) {
         total += of.count * stream_at(reader, of.number)->element_size;
+        /* Complex numbers are pairs; forms may tell other rows, which is known when they are read. */
+        of.alphabet = MOST_FIELD_ALPHABET;
+        shape_stream(&of, 2 * of.count, 2 * of.row_length);
+        extend(&most, &of);
         if (reader->is_counting || at.is_bad) continue;
+        shape_stream(&of, of.count / 2, of.row_length / 2);
         read_form(&at, stream_at(reader, of.number), &of, &as);
         coded += as.coded_count;
     }
     d->bytes = out = room(reader, total, 1);
-    if (reader->is_counting) return;
+    if (reader->is_counting) {
+        count_small(reader, &most);
+        return;
+    }
     if (at.is_bad || (coded ? key != SMALL && key != FAST : key != CONSTANT)) refuse(reader, METAQ_DAMAGED);
     if (!is_well(reader)) return;
     /* Bodies follow the forms, and the code of the fields follows them. */

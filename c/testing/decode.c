@@ -1,7 +1,8 @@
-/* Decodes a file to standard output: of every tensor in the order of the names, a line of its name, type, shape and
-   size in bytes, then its elements. Of a file that is refused, one line to standard error, and the status as exit code.
+/* Decodes the files whose paths come on standard input, a line each, and says what is in them, a line each: the number
+   of the status, then of every tensor in the order of the names, after spaces, its name in hexadecimal digits, the
+   number of its type, its sizes and the checksum of its elements.
 
-       decode FILE [memory | callback | rows] [block size in bytes]
+       decode memory|callback|rows|partial [size of the block in bytes]
 */
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,102 +25,125 @@ static int decode_frame(void *user, const uint8_t *frame, size_t size, uint8_t *
 }
 #endif
 
-static int read_file(void *user, size_t position, uint8_t *out, size_t size) {
-    return fseek(user, (long)position, SEEK_SET) || fread(out, 1, size, user) != size;
-}
-
-static void fail(metaq_status status) {
-    fprintf(stderr, "%s\n", metaq_sentence(status));
-    exit(10 + (int)status);
-}
+enum { MOST_BYTES = 1 << 26, ROW = 37 };
 
 static void *owned(size_t size) {
-    void *found = malloc(size ? size : 1);
+    void *found = calloc(size ? size : 1, 1);
     if (!found) exit(3);
     return found;
 }
 
-int main(int count, char **arguments) {
-    const char *way = count > 2 ? arguments[2] : "memory";
-    size_t size = count > 3 ? (size_t)atol(arguments[3]) : 0, i, file_size;
-    FILE *file = fopen(arguments[1], "rb");
-    uint8_t *bytes = NULL, **found, *block;
+static int read_file(void *user, size_t position, uint8_t *out, size_t size) {
+    return fseek(user, (long)position, SEEK_SET) || fread(out, 1, size, user) != size;
+}
+
+static uint32_t checksum(const uint8_t *bytes, size_t size) {
+    uint32_t crc = 0xffffffff;
+    int k;
+    for (; size > 0; size--) {
+        crc ^= *bytes++;
+        for (k = 0; k < 8; k++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
+    }
+    return ~crc;
+}
+
+/* All elements of the tensor, part by part. */
+static metaq_status read_by_rows(metaq_reader *reader, uint8_t *out) {
+    const size_t size = reader->tensor->element_size;
+    uint8_t *row = owned(ROW * size);
+    metaq_span span;
+    metaq_status status;
+    size_t i;
+    while ((status = metaq_read(reader, METAQ_ELEMENTS, row, ROW, &span)) == METAQ_OK)
+        for (i = 0; i < span.count; i++) memcpy(out + (span.start + i * span.stride) * size, row + i * size, size);
+    free(row);
+    return status == METAQ_END ? METAQ_OK : status;
+}
+
+/* Opens and reads all tensors; what they hold is left in `found`. */
+static metaq_status read_tensors(metaq_reader *reader, metaq_source source, uint8_t *block, size_t size, int by_rows,
+                                 uint8_t ***found) {
+    metaq_status status = metaq_open(reader, source, block, size);
+    size_t i, total = 0;
+    for (i = 0; i < reader->count; i++) total += reader->tensors[i].elements * reader->tensors[i].element_size;
+    if (status == METAQ_OK && total > MOST_BYTES) return METAQ_TOO_LARGE;
+    *found = owned(reader->count * sizeof **found);
+    while (status == METAQ_OK && (status = metaq_next(reader)) == METAQ_OK) {
+        const metaq_tensor *tensor = reader->tensor;
+        uint8_t *out = owned(tensor->elements * tensor->element_size);
+        for (i = 0; metaq_tensor_at(reader, i) != tensor; i++) continue;
+        (*found)[i] = out;
+        status = by_rows ? read_by_rows(reader, out) : metaq_read_all(reader, METAQ_ELEMENTS, out);
+    }
+    return status == METAQ_END ? METAQ_OK : status;
+}
+
+static void say(const metaq_reader *reader, uint8_t **found) {
+    size_t i, k;
+    for (i = 0; i < reader->count; i++) {
+        const metaq_tensor *tensor = metaq_tensor_at(reader, i);
+        const size_t held = tensor->tied_to < 0 ? i : (size_t)tensor->tied_to;
+        printf(" ");
+        for (k = 0; k < tensor->name_size; k++) printf("%02x", (unsigned)(uint8_t)tensor->name[k]);
+        printf(":%d:", (int)tensor->type);
+        for (k = 0; k < tensor->dimensions; k++) printf("%s%lu", k ? "," : "", (unsigned long)tensor->shape[k]);
+        printf(":%lu", (unsigned long)checksum(found[held], tensor->elements * tensor->element_size));
+    }
+}
+
+static void release(const metaq_reader *reader, uint8_t **found) {
+    size_t i;
+    for (i = 0; found && i < reader->count; i++) free(found[i]);
+    free(found);
+}
+
+static void decode(const char *path, const char *way, size_t given) {
+    FILE *file = fopen(path, "rb");
+    uint8_t *bytes = NULL, **found = NULL, *block;
     metaq_reader reader;
     metaq_source source;
     metaq_status status;
-    if (!file) return 2;
-    fseek(file, 0, SEEK_END);
+    size_t file_size, size = given;
+    if (!file || fseek(file, 0, SEEK_END)) exit(2);
     file_size = (size_t)ftell(file);
-    fseek(file, 0, SEEK_SET);
     memset(&source, 0, sizeof source);
     if (strcmp(way, "memory") == 0) {
         bytes = owned(file_size);
-        if (fread(bytes, 1, file_size, file) != file_size) return 2;
+        if (read_file(file, 0, bytes, file_size)) exit(2);
         source = metaq_in_memory(bytes, file_size);
     } else {
         source.size = file_size;
         source.read = read_file;
         source.user = file;
+        source.is_partial = strcmp(way, "partial") == 0;
     }
 #ifdef WITH_ZSTD
     source.zstd = decode_frame;
 #endif
-    block = owned(size);
-again:
     for (;;) {
-        status = metaq_open(&reader, source, block, size);
-        if (count > 3 || (status != METAQ_MEMORY && (status != METAQ_OK || reader.needed <= size))) break;
-        size = reader.needed;
-        free(block);
         block = owned(size);
-    }
-    if (status) fail(status);
-    found = owned(reader.count * sizeof *found);
-    memset(found, 0, reader.count * sizeof *found);
-    while ((status = metaq_next(&reader)) == METAQ_OK) {
-        const metaq_tensor *tensor = reader.tensor;
-        uint8_t *out = owned(tensor->elements * tensor->element_size);
-        for (i = 0; metaq_tensor_at(&reader, i) != tensor; i++) continue;
-        found[i] = out;
-        if (strcmp(way, "rows") == 0) {
-            metaq_span span;
-            uint8_t *row = owned(16 * 37);
-            while ((status = metaq_read(&reader, METAQ_ELEMENTS, row, 37, &span)) == METAQ_OK) {
-                for (i = 0; i < span.count; i++)
-                    memcpy(out + (span.start + i * span.stride) * tensor->element_size, row + i * tensor->element_size,
-                           tensor->element_size);
-            }
-            free(row);
-            if (status == METAQ_END) status = METAQ_OK;
-        } else {
-            status = metaq_read_all(&reader, METAQ_ELEMENTS, out);
-        }
-        if (status) break;
-    }
-    if (status == METAQ_MEMORY && count <= 3 && reader.needed > size) {
-        for (i = 0; i < reader.count; i++) free(found[i]);
-        free(found);
+        status = read_tensors(&reader, source, block, size, strcmp(way, "rows") == 0, &found);
+        if (given || status != METAQ_MEMORY || reader.needed <= size) break;
+        release(&reader, found);
+        found = NULL;
         free(block);
         size = reader.needed;
-        block = owned(size);
-        goto again;
     }
-    if (status != METAQ_END) fail(status);
-    for (i = 0; i < reader.count; i++) {
-        const metaq_tensor *tensor = metaq_tensor_at(&reader, i);
-        size_t k;
-        fwrite(tensor->name, 1, tensor->name_size, stdout);
-        printf("\t%d\t", (int)tensor->type);
-        for (k = 0; k < tensor->dimensions; k++) printf("%s%zu", k ? "," : "", tensor->shape[k]);
-        printf("\t%zu\n", tensor->elements * tensor->element_size);
-        fwrite(found[tensor->tied_to < 0 ? i : (size_t)tensor->tied_to], tensor->element_size, tensor->elements,
-               stdout);
-    }
-    fprintf(stderr, "needed %zu, used %zu, slots %zu\n", reader.needed, reader.most_used, reader.slots_used);
-    for (i = 0; i < reader.count; i++) free(found[i]);
-    free(found);
+    printf("%d", (int)status);
+    if (status == METAQ_OK) say(&reader, found);
+    printf("\n");
+    release(&reader, found);
     free(block);
     free(bytes);
     fclose(file);
+}
+
+int main(int count, char **arguments) {
+    char path[4096];
+    if (count < 2) return 2;
+    while (fgets(path, sizeof path, stdin)) {
+        path[strcspn(path, "\n")] = 0;
+        decode(path, arguments[1], count > 2 ? (size_t)strtoul(arguments[2], NULL, 10) : 0);
+    }
     return 0;
 }

@@ -1,0 +1,235 @@
+"""The decoder in C against the one in Python, on files of every kind: both restore the same bits, or both refuse."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_files import (
+    CODER_NAMES,
+    MAX_BYTES,
+    changed,
+    mutated,
+    payload_of,
+    random_file,
+    random_floats,
+    random_integers,
+    raw_header,
+    repaired,
+    sealed,
+    with_header,
+)
+
+from metaq import container
+from metaq.errors import FormatError
+from metaq.tensors.grid import BucketGrid
+from metaq.tensors.quantized import Dtype, QuantizedTensor
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [str(ROOT / "c" / "metaq.c"), str(ROOT / "c" / "testing" / "decode.c")]
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
+OPTIONS = ["-std=c99", "-O1", "-g", "-ffp-contract=off", *WARNINGS]
+OK, MEMORY, ZSTD, LEFT_OUT = 0, 6, 9, 10
+"""Numbers of statuses in c/metaq.h."""
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler is installed")
+
+
+def built(folder: Path, *options: str) -> Path:
+    """The testing program, with sanitizers and Zstandard where the compiler finds them."""
+    program = folder / "decode"
+    base = [str(COMPILER), *OPTIONS, *options, *SOURCES, "-o", str(program)]
+    for more in ([*SANITIZERS, "-DWITH_ZSTD", "-lzstd"], SANITIZERS, []):
+        if subprocess.run([*base, *more], capture_output=True, check=False).returncode == 0:
+            return program
+    done = subprocess.run(base, capture_output=True, text=True, check=False)
+    raise AssertionError(done.stderr)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture(scope="module")
+def small_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("small"), "-DMETAQ_SMALL_MEMORY")
+
+
+def by_c(program: Path, paths: Iterable[Path], way: str, *block: str) -> list[str]:
+    """What the program says of every file."""
+    done = subprocess.run(
+        [str(program), way, *block],
+        input="".join(f"{path}\n" for path in paths),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+def by_python(data: bytes) -> str | None:
+    """The same in Python, or None if it refuses the file."""
+    try:
+        found = container.decode(data, max_bytes=MAX_BYTES)
+    except FormatError:
+        return None
+    line = str(OK)
+    for tensor in found.tensors:
+        name, number = tensor.name.encode().hex(), list(Dtype).index(tensor.dtype)
+        checksum = zlib.crc32(np.ascontiguousarray(tensor.restore()).tobytes())
+        line += f" {name}:{number}:{','.join(map(str, tensor.shape))}:{checksum}"
+    return line
+
+
+def written(files: Sequence[bytes], folder: Path) -> list[Path]:
+    paths = [folder / f"{number}.metaq" for number in range(len(files))]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    return paths
+
+
+def assert_alike(program: Path, files: Sequence[bytes], folder: Path, ways: Sequence[str] = ("memory", "rows")) -> int:
+    """Both decoders find the same in every file, whichever way it is read; returns how many they accept."""
+    paths = written(files, folder)
+    expected = [by_python(data) for data in files]
+    for way in ways:
+        for number, (line, other) in enumerate(zip(by_c(program, paths, way), expected, strict=True)):
+            status = int(line.split(" ")[0])
+            if status in (ZSTD, LEFT_OUT):
+                continue
+            if other is None:
+                assert status not in (OK, MEMORY), f"file {number} is refused by Python alone, {way}"
+            else:
+                assert line == other, f"file {number}, {way}"
+    return sum(line is not None for line in expected)
+
+
+def exact_file(generator: np.random.Generator) -> bytes:
+    tensors = [random_floats(generator, f"{letter}.weight") for letter in "abc"]
+    tensors += [random_integers(generator, f"{letter}.bias") for letter in "de"]
+    coder = str(generator.choice(["small", "fast"]))
+    return container.encode(tensors, coder=coder, chunk_bits=int(generator.choice([6, 12, 20])))
+
+
+def laplacian(generator: np.random.Generator, name: str, shape: tuple[int, ...], **settings: object) -> QuantizedTensor:
+    """Peaked indices, with rows of different spread."""
+    spread = np.exp2(generator.normal(0, 1.5, (shape[0], *(1 for _ in shape[1:]))))
+    indices = np.clip(np.round(generator.laplace(0, 4, shape) * spread) + 127, 0, 254).astype(np.int64)
+    grid = BucketGrid(center=0.0, radius=1.0, count=255)
+    tensor = QuantizedTensor(name=name, indices=indices, grid=grid, dtype=Dtype.float32)
+    return replace(tensor, **settings)
+
+
+def shipped_and_golden() -> list[Path]:
+    return sorted([*(ROOT / "tests" / "golden").glob("*.metaq"), *(ROOT / "models").glob("*.metaq")])
+
+
+@pytest.mark.parametrize("way", ["memory", "callback", "rows", "partial"])
+def test_golden_and_shipped_files_come_out_to_the_bit(way: str, program: Path, tmp_path: Path) -> None:
+    files = [path.read_bytes() for path in shipped_and_golden()]
+    assert assert_alike(program, files, tmp_path, [way]) == len(files)
+
+
+@pytest.mark.parametrize("way", ["memory", "callback"])
+def test_a_build_for_small_memory_gives_the_same_bits(way: str, small_program: Path, tmp_path: Path) -> None:
+    files = [path.read_bytes() for path in shipped_and_golden()]
+    assert assert_alike(small_program, files, tmp_path, [way]) == len(files)
+
+
+@pytest.mark.parametrize("coder", CODER_NAMES)
+def test_files_of_every_coder_come_out_to_the_bit(coder: str, program: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(CODER_NAMES.index(coder))
+    files = [random_file(generator, coder) for _ in range(20)]
+    assert assert_alike(program, files, tmp_path) == len(files)
+
+
+@pytest.mark.slow
+def test_a_thousand_files_come_out_to_the_bit(program: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(11)
+    files = [random_file(generator, CODER_NAMES[number % len(CODER_NAMES)]) for number in range(900)]
+    files += [exact_file(generator) for _ in range(100)]
+    assert assert_alike(program, files, tmp_path, ["memory"]) == len(files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coder", ["small", "fast"])
+def test_large_files_come_out_to_the_bit(coder: str, program: Path, tmp_path: Path) -> None:
+    """Several blocks in a chunk, several chunks in a file, columns, trellises, and far outliers."""
+    generator = np.random.default_rng(1)
+    outliers = np.where(generator.random((64, 500)) < 0.01, generator.integers(0, 1 << 24, (64, 500)), 1 << 23)
+    wide = BucketGrid(center=0.5, radius=4.0, count=1 << 24)
+    tensors = [
+        laplacian(generator, "a", (2000, 64)),
+        laplacian(generator, "b", (300, 200), dtype=Dtype.bfloat16, trellis_bits=8, scan="columns"),
+        laplacian(generator, "c", (40, 30, 5, 5), trellis_bits=3),
+        QuantizedTensor(name="d", indices=outliers, grid=wide, dtype=Dtype.float64),
+    ]
+    tensors += [laplacian(generator, f"w{number}", (128, 128), trellis_bits=7) for number in range(8)]
+    files = [container.encode(tensors, coder=coder, chunk_bits=bits) for bits in (12, 16, 20)]
+    assert assert_alike(program, files, tmp_path) == len(files)
+
+
+def test_damage_is_refused(program: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    files = []
+    for path in sorted((ROOT / "tests" / "golden").glob("*.metaq")):
+        data = path.read_bytes()
+        files += [data[:length] for length in generator.integers(0, len(data), 20)]
+        files += [changed(data, int(bit)) for bit in generator.integers(0, 8 * len(data), 60)]
+        files.append(data + b"\0")
+    assert assert_alike(program, files, tmp_path, ["memory", "callback"]) == 0
+
+
+@pytest.mark.slow
+def test_what_has_right_checksums_is_refused_or_read_alike(program: Path, tmp_path: Path) -> None:
+    """Payloads, headers and forms of planes with changed bytes, and checksums that fit."""
+    generator = np.random.default_rng(3)
+    golden = [path for path in sorted((ROOT / "tests" / "golden").glob("*.metaq")) if path.name != "v1-whole.metaq"]
+    files = [repaired(golden[number % len(golden)], generator) for number in range(400)]
+    for number in range(600):
+        path = golden[number % len(golden)]
+        files.append(with_header(path, mutated(raw_header(path.read_bytes())[0], generator)))
+    for _ in range(200):
+        tensor = (random_floats, random_integers)[int(generator.integers(2))](generator, "a")
+        tensor = replace(tensor, values=tensor.values.reshape(-1)[:300])
+        data = container.encode([tensor], coder=str(generator.choice(["small", "fast"])))
+        (tmp_path / "sound.metaq").write_bytes(data)
+        for chunk in container.describe(tmp_path / "sound.metaq").chunks:
+            payload = payload_of(data, chunk)
+            near = mutated(payload[:12], generator) + payload[12:]
+            files.append(sealed(data[: chunk.offset_bytes] + near[: len(payload)].ljust(len(payload), b"\0")))
+    assert 0 < assert_alike(program, files, tmp_path, ["memory"]) < len(files)
+
+
+def test_every_size_of_the_block_is_enough_or_refused(program: Path, small_program: Path, tmp_path: Path) -> None:
+    """Without a crash: whatever asks for memory that is not there ends with the same status."""
+    paths = written([path.read_bytes() for path in shipped_and_golden()], tmp_path)
+    for size in ("8", "100", "4096", "50000", "400000", "1500000"):
+        for which in (program, small_program):
+            lines = by_c(which, paths, "memory", size)
+            assert {int(line.split(" ")[0]) for line in lines} <= {OK, MEMORY}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "option", ["METAQ_NO_BASIS", "METAQ_NO_TRELLIS", "METAQ_NO_FAST", "METAQ_NO_PLANES", "METAQ_SMALL_MEMORY"]
+)
+def test_a_build_without_a_part_refuses_what_needs_it(option: str, tmp_path: Path) -> None:
+    paths = shipped_and_golden()
+    lines = by_c(built(tmp_path, f"-D{option}"), paths, "memory")
+    statuses = [int(line.split(" ")[0]) for line in lines]
+    assert set(statuses) <= {OK, LEFT_OUT}
+    assert (LEFT_OUT in statuses) == (option != "METAQ_SMALL_MEMORY")
+    for path, line, status in zip(paths, lines, statuses, strict=True):
+        if status == OK:
+            assert line == by_python(path.read_bytes())
