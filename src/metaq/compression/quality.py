@@ -19,6 +19,7 @@ from torch import nn
 
 from metaq.config import require
 from metaq.model.checkpoint import StateDict
+from metaq.model.evaluating import evaluating
 from metaq.model.norms import holding
 from metaq.quantize.curvature import Batch, call
 from metaq.quantize.outputs import floating_tensors
@@ -75,19 +76,15 @@ def kept_by_each(module: nn.Module, tries: Sequence[StateDict], batches: Iterabl
     """
     names = module.state_dict().keys()
     known = [{name: tensor for name, tensor in weights.items() if name in names} for weights in tries]
-    sums, was_training = [_Sums() for _ in tries], module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                reference = floating_tensors(call(module, batch))
-                require(bool(reference), "batches: the model's output has no floating tensor to compare.")
-                for own, weights in zip(sums, known, strict=True):
-                    with holding(module, weights):
-                        found = floating_tensors(call(module, batch))
-                    own.add(reference, found)
-    finally:
-        module.train(was_training)
+    sums = [_Sums() for _ in tries]
+    with evaluating(module), torch.no_grad():
+        for batch in batches:
+            reference = floating_tensors(call(module, batch))
+            require(bool(reference), "batches: the model's output has no floating tensor to compare.")
+            for own, weights in zip(sums, known, strict=True):
+                with holding(module, weights):
+                    found = floating_tensors(call(module, batch))
+                own.add(reference, found)
     return [own.kept() for own in sums]
 
 

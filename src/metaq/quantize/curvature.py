@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 
 from metaq.config import require
 from metaq.errors import ConfigError
+from metaq.model.evaluating import evaluating
 from metaq.model.weights import QUANTIZABLE
 from metaq.quantize.outputs import floating_tensors
 from metaq.quantize.rotation import is_tall
@@ -182,7 +183,6 @@ def _each_gradient(
     """Evaluation mode in which `see` is told every gradient that is found, and none of them is kept; the model is left
     as it was.
     """
-    was_training = model.training
     frozen = [parameter for parameter in parameters.values() if not parameter.requires_grad]
 
     def hook_of(name: str) -> Callable[[torch.Tensor], torch.Tensor | None]:
@@ -199,15 +199,14 @@ def _each_gradient(
         parameter.register_hook(hook_of(name))  # type: ignore[no-untyped-call]
         for name, parameter in parameters.items()
     ]
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for handle in handles:
             handle.remove()
         for parameter in frozen:
             parameter.requires_grad_(False)
-        model.train(was_training)
 
 
 class _Sums:

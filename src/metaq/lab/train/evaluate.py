@@ -5,6 +5,7 @@ from torch import nn
 
 from metaq.errors import DataError
 from metaq.lab.data import ImageDataset, channels_last, to_float
+from metaq.model.evaluating import evaluating
 
 BATCH = 250
 """Images evaluated at a time: few enough for the cache of a processor to hold what a network makes of them."""
@@ -21,25 +22,25 @@ def is_right(model: nn.Module, dataset: ImageDataset) -> torch.Tensor:
 
     Raises :class:`DataError` if the model cannot take the images or gives no row of scores for each.
     """
-    was_training = model.training
-    model.eval()
     right = []
     try:
-        for start in range(0, len(dataset.labels), BATCH):
-            scores = model(channels_last(to_float(dataset.images[start : start + BATCH])))
-            labels = dataset.labels[start : start + BATCH]
-            if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != len(labels):
-                raise DataError("the network does not give one row of class scores per image; check --net and --data.")
-            if scores.shape[1] < dataset.classes:
-                raise DataError(
-                    f"the network has {scores.shape[1]} outputs for {dataset.classes} classes; check --net and --data."
-                )
-            right.append(scores.argmax(dim=1) == labels)
+        with evaluating(model):
+            for start in range(0, len(dataset.labels), BATCH):
+                scores = model(channels_last(to_float(dataset.images[start : start + BATCH])))
+                labels = dataset.labels[start : start + BATCH]
+                if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != len(labels):
+                    raise DataError(
+                        "the network does not give one row of class scores per image; check --net and --data."
+                    )
+                if scores.shape[1] < dataset.classes:
+                    raise DataError(
+                        f"the network has {scores.shape[1]} outputs for {dataset.classes} classes; "
+                        "check --net and --data."
+                    )
+                right.append(scores.argmax(dim=1) == labels)
     except RuntimeError as error:
         shape = tuple(dataset.images.shape[1:])
         raise DataError(
             f"the network does not take images of shape {shape} ({error}); check --net and --data."
         ) from error
-    finally:
-        model.train(was_training)
     return torch.cat(right)
