@@ -3,6 +3,7 @@ import { writtenDigit } from "./examples.js";
 import { decode, MetaqError } from "./metaq/index.js";
 import { LeNet5 } from "./network.js";
 import { inkStrokes, pictureOf } from "./strokes.js";
+import { startViewer } from "./viewer.js";
 
 const DIGITS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 const PEN_SHARE = 0.07;
@@ -18,6 +19,7 @@ const fileBytes = Uint8Array.from(atob(byId("model").textContent.replace(/\s/g, 
 
 function start() {
   byId("live").hidden = false;
+  startViewer();
   showFile();
   const { tensors } = decode(fileBytes);
   showTensors(tensors);

@@ -1,0 +1,61 @@
+/**
+ * Shows files of a visitor on the page: `node check_viewer.js CHROMIUM FILE... [--screenshots FOLDER]`.
+ *
+ * The result is JSON: `complaints`, serious `violations` of accessibility rules, whether the page scrolls sideways (`overflowing`), the
+ * longest time in milliseconds that the page could not answer (`blockedMs`), and of every file the `status` and the texts of the `rows`.
+ * The first file is dropped, the others are chosen.
+ */
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { launch, open, seriousViolations, serve } from "./browser.js";
+
+const PATIENCE_MS = 300_000;
+const [chromium, ...rest] = process.argv.slice(2);
+const at = rest.indexOf("--screenshots");
+const screenshots = at < 0 ? undefined : rest[at + 1];
+const paths = at < 0 ? rest : rest.slice(0, at);
+
+const [server, browser] = await Promise.all([serve(), launch(chromium)]);
+const { page, complaints } = await open(browser, server.url, { viewport: { width: 390, height: 844 } });
+await page.evaluate(() => {
+  let last = performance.now();
+  globalThis.blockedMs = 0;
+  setInterval(() => {
+    globalThis.blockedMs = Math.max(globalThis.blockedMs, performance.now() - last);
+    last = performance.now();
+  }, 1);
+});
+const files = [];
+for (const [number, path] of paths.entries()) {
+  await page.evaluate(() => (document.getElementById("own-status").textContent = ""));
+  if (number === 0) await drop(path);
+  else await page.locator("#own-file").setInputFiles(path);
+  await page.waitForFunction(
+    () => !["", "Decoding"].includes(document.getElementById("own-status").textContent.split(" ")[0]),
+    undefined,
+    { timeout: PATIENCE_MS },
+  );
+  files.push({
+    status: await page.locator("#own-status").textContent(),
+    rows: await page.locator("#own-result:not([hidden]) #own-tensors tr").allTextContents(),
+  });
+  if (screenshots) await page.locator("#own").screenshot({ path: join(screenshots, `viewer-${basename(path)}.png`) });
+}
+const overflowing = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+const violations = await seriousViolations(page);
+const blockedMs = await page.evaluate(() => globalThis.blockedMs);
+console.log(JSON.stringify({ complaints, violations, overflowing, blockedMs, files }));
+await browser.close();
+server.close();
+
+async function drop(path) {
+  const content = (await readFile(path)).toString("base64");
+  await page.evaluate(
+    ([name, encoded]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0))], name));
+      document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    },
+    [basename(path), content],
+  );
+}

@@ -1,0 +1,112 @@
+/** Shows what is in a `.metaq` file of the visitor's own, which does not leave the browser. */
+import { BINS } from "./tensor_figures.js";
+
+const HEIGHT = 32;
+const MOST_ROWS = 2000;
+
+const byId = (id) => document.getElementById(id);
+const inBytes = (count) => `${count.toLocaleString("en")} bytes`;
+const rounded = (value) => (value === 0 ? "0" : value.toPrecision(3).replace("-", "−"));
+
+/** Lets files be chosen, and dropped anywhere on the page. */
+export function startViewer() {
+  byId("own-file").addEventListener("change", ({ target }) => {
+    if (target.files[0]) show(target.files[0]);
+    target.value = "";
+  });
+  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
+  addEventListener("dragover", () => document.body.classList.add("dropping"));
+  for (const name of ["dragleave", "drop"]) addEventListener(name, () => document.body.classList.remove("dropping"));
+  addEventListener("drop", ({ dataTransfer }) => {
+    if (dataTransfer?.files[0]) show(dataTransfer.files[0]);
+  });
+}
+
+let running;
+
+/** @param {File} file */
+async function show(file) {
+  byId("own").scrollIntoView({ block: "start" });
+  byId("own-result").hidden = true;
+  tell(`Decoding ${file.name} …`);
+  running?.terminate();
+  try {
+    const bytes = new Uint8Array(await file.arrayBuffer());
+    running = new Worker(new URL("viewer_worker.js", import.meta.url), { type: "module" });
+    running.addEventListener("error", () => tell("This browser does not let the page decode in a worker."));
+    running.addEventListener("message", ({ data: { progress, error, figures, metadata } }) => {
+      if (progress) tell(`Decoding ${file.name}: ${Math.round((100 * progress.done) / Math.max(progress.total, 1))} %`);
+      else if (error !== undefined) tell(`${file.name}: ${error}`);
+      else showFigures(file, figures, metadata);
+    });
+    running.postMessage(bytes, [bytes.buffer]);
+  } catch (error) {
+    tell(`${file.name} cannot be read: ${error.message}.`);
+  }
+}
+
+function tell(text) {
+  byId("own-status").textContent = text;
+}
+
+function showFigures({ name, size }, figures, metadata) {
+  const total = figures.reduce((sum, { bytes }) => sum + bytes, 0);
+  const elements = figures.reduce((sum, each) => sum + each.elements, 0);
+  tell(
+    `${name}: ${inBytes(size)} hold ${figures.length.toLocaleString("en")} tensors with ${elements.toLocaleString("en")} ` +
+      `elements, ${inBytes(total)} when restored, ${(total / size).toPrecision(3)} times as much.`,
+  );
+  byId("own-metadata").replaceChildren(...metadata.flatMap(([key, value]) => [made("dt", key), made("dd", String(value))]));
+  const rows = figures.slice(0, MOST_ROWS).map((each) => rowOf(each, total));
+  byId("own-tensors").replaceChildren(...rows);
+  const left = figures.length - rows.length;
+  byId("own-left").textContent = left > 0 ? `And ${left.toLocaleString("en")} tensors more.` : "";
+  byId("own-result").hidden = false;
+}
+
+function rowOf({ name, dtype, shape, elements, bytes, least, largest, zeros, odd, bins }, total) {
+  const row = document.createElement("tr");
+  const share = made("td", inBytes(bytes));
+  const bar = made("span", "");
+  bar.className = "share-bar";
+  bar.style.width = `${(100 * bytes) / Math.max(total, 1)}%`;
+  share.append(bar);
+  const picture = made("td", "");
+  picture.append(histogram(bins, `${name}: ${rounded(least)} to ${rounded(largest)}`));
+  const more = odd > 0 ? `, ${odd.toLocaleString("en")} not finite` : "";
+  row.append(
+    made("td", name),
+    made("td", shape.join(" × ")),
+    made("td", dtype),
+    share,
+    made("td", elements > 0 ? `${rounded(least)} to ${rounded(largest)}${more}` : "–"),
+    made("td", elements > 0 ? `${((100 * zeros) / elements).toFixed(1)} %` : "–"),
+    picture,
+  );
+  return row;
+}
+
+function made(tag, text) {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  return element;
+}
+
+/** Bars as high as the square root of their share, so that tails are seen. */
+function histogram(bins, label) {
+  const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const most = Math.sqrt(bins.reduce((found, each) => Math.max(found, each), 1));
+  picture.setAttribute("viewBox", `0 0 ${2 * BINS} ${HEIGHT}`);
+  picture.setAttribute("width", 2 * BINS);
+  picture.setAttribute("height", HEIGHT);
+  picture.setAttribute("role", "img");
+  picture.setAttribute("aria-label", `Histogram of ${label}`);
+  const path = document.createElementNS(picture.namespaceURI, "path");
+  const bars = [...bins].map((count, i) => {
+    const height = count > 0 ? Math.max((HEIGHT * Math.sqrt(count)) / most, 1) : 0;
+    return height > 0 ? `M${2 * i + 1} ${HEIGHT}v${-height.toFixed(2)}` : "";
+  });
+  path.setAttribute("d", bars.join(""));
+  picture.append(path);
+  return picture;
+}
