@@ -13,11 +13,22 @@
 #define IS_SMALL 0
 #endif
 
-/* Where size counts, functions are not unrolled into their callers. */
-#if defined(__GNUC__) && !defined(__OPTIMIZE_SIZE__)
+/* Where size counts, functions are not unrolled into their callers; shared ones never. */
+#if IS_SMALL || defined(__OPTIMIZE_SIZE__)
+#define IS_SHORT 1
+#else
+#define IS_SHORT 0
+#endif
+
+#if defined(__GNUC__) && !IS_SHORT
 #define INLINE static inline __attribute__((always_inline))
+#define SHARED INLINE
+#elif defined(__GNUC__)
+#define INLINE static inline
+#define SHARED static __attribute__((noinline))
 #else
 #define INLINE static inline
+#define SHARED INLINE
 #endif
 
 #if defined(__GNUC__)
@@ -41,15 +52,16 @@ typedef int64_t number;
 #endif
 
 INLINE number least(number a, number b) { return a < b ? a : b; }
-INLINE size_t least_size(size_t a, size_t b) { return a < b ? a : b; }
+SHARED size_t least_size(size_t a, size_t b) { return a < b ? a : b; }
 INLINE uint32_t least_digits(uint32_t a, uint32_t b) { return a < b ? a : b; }
 INLINE number largest(number a, number b) { return a > b ? a : b; }
-INLINE int clip(int64_t value, int low, int high) { return value < low ? low : value > high ? high : (int)value; }
-INLINE number magnitude_of(number value) { return value < 0 ? -value : value; }
-INLINE int sign_of(number value) { return (value > 0) - (value < 0); }
+SHARED int clip(int64_t value, int low, int high) { return value < low ? low : value > high ? high : (int)value; }
+SHARED number magnitude_of(number value) { return value < 0 ? -value : value; }
+SHARED int size_of(int value) { return value < 0 ? -value : value; }
+SHARED int sign_of(int value) { return (value > 0) - (value < 0); }
 
 /* Number of binary digits. */
-INLINE int digits_of(uint32_t value) {
+SHARED int digits_of(uint32_t value) {
 #if defined(__GNUC__)
     return value ? 32 - __builtin_clz(value) : 0;
 #else
@@ -251,7 +263,7 @@ INLINE uint64_t low_bits_of(low_bits *from, int count) {
 /* ---- Checksums */
 
 static uint32_t crc_of(const metaq_reader *reader, uint32_t crc, const uint8_t *bytes, size_t size) {
-#if IS_SMALL
+#if IS_SHORT
     static const uint32_t table[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
                                        0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
                                        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
@@ -262,11 +274,14 @@ static uint32_t crc_of(const metaq_reader *reader, uint32_t crc, const uint8_t *
         crc = crc >> 4 ^ table[crc & 15];
     }
 #else
+    /* Sixteen bytes at once, by a table for the distance of each from the end. */
     const uint32_t *table = reader->crc_table;
-    for (; size >= 4; size -= 4, bytes += 4) {
-        crc ^= bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
-        crc = table[768 + (crc & 255)] ^ table[512 + (crc >> 8 & 255)] ^ table[256 + (crc >> 16 & 255)] ^
-              table[crc >> 24];
+    for (; size >= 16; size -= 16, bytes += 16) {
+        uint32_t next = 0;
+        int k;
+        for (k = 0; k < 4; k++) next ^= table[256 * (15 - k) + (int)((crc >> (8 * k) & 255) ^ bytes[k])];
+        for (k = 4; k < 16; k++) next ^= table[256 * (15 - k) + bytes[k]];
+        crc = next;
     }
     for (; size; size--) crc = crc >> 8 ^ table[(crc ^ *bytes++) & 255];
 #endif
@@ -274,15 +289,15 @@ static uint32_t crc_of(const metaq_reader *reader, uint32_t crc, const uint8_t *
 }
 
 static void make_crc_table(metaq_reader *reader) {
-#if !IS_SMALL
-    uint32_t i, k, *table = reader->crc_table = room(reader, 4 * 256, sizeof(uint32_t));
+#if !IS_SHORT
+    uint32_t i, k, *table = reader->crc_table = room(reader, 16 * 256, sizeof(uint32_t));
     if (!table) return;
     for (i = 0; i < 256; i++) {
         uint32_t crc = i;
         for (k = 0; k < 8; k++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
         table[i] = crc;
     }
-    for (i = 256; i < 4 * 256; i++) table[i] = table[i - 256] >> 8 ^ table[table[i - 256] & 255];
+    for (i = 256; i < 16 * 256; i++) table[i] = table[i - 256] >> 8 ^ table[table[i - 256] & 255];
 #else
     (void)reader;
 #endif
@@ -304,9 +319,11 @@ static void check_crc(metaq_reader *reader, size_t start, size_t size, size_t pl
         size -= now;
     }
     fetch(reader, place, part, 4);
+#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
     crc = ~crc;
     if (crc != (part[0] | (uint32_t)part[1] << 8 | (uint32_t)part[2] << 16 | (uint32_t)part[3] << 24))
         refuse(reader, METAQ_DAMAGED);
+#endif
 }
 
 /* ---- Logistic tables */
@@ -324,7 +341,7 @@ typedef struct logits {
 #endif
 } logits;
 
-INLINE uint64_t next_power(uint64_t power) {
+SHARED uint64_t next_power(uint64_t power) {
     /* 4278222805 E >> 32, of up to 72 bits on the way. */
     return (power >> 32) * 4278222805u + ((power & 0xffffffff) * 4278222805u >> 32);
 }
@@ -522,12 +539,12 @@ typedef struct header_model {
     uint32_t *slots[ORDERS];
 } header_model;
 
-INLINE uint32_t slot_base(uint32_t history, int order) {
+SHARED uint32_t slot_base(uint32_t history, int order) {
     uint32_t context = order < 4 ? history & (((uint32_t)1 << (8 * order)) - 1) : history;
     return 40503 * (context & 65535) + 30011 * (context >> 16);
 }
 
-INLINE uint32_t slot_of(uint32_t base, uint32_t node) {
+SHARED uint32_t slot_of(uint32_t base, uint32_t node) {
     uint32_t mixed = base + 24593 * node;
     return (mixed ^ mixed >> 15) & 65535;
 }
@@ -654,6 +671,12 @@ static void decode_header(metaq_reader *reader, input *in, uint8_t *header, size
     header_model model;
     uint32_t low = 0, high = 0xffffffff, code = 0;
     int bytes;
+#ifdef METAQ_PLAIN_HEADER
+    /* For fuzzers, which do not find codes. */
+    for (model.decoded = 0; model.decoded < size; model.decoded++) header[model.decoded] = next_byte(in);
+    if (in->missing || !is_at_end(in)) refuse(reader, METAQ_DAMAGED);
+    return;
+#endif
     start_header_model(reader, &model);
     model.header = header;
     for (bytes = 0; bytes < 4; bytes++) code = code << 8 | next_byte(in);
@@ -1560,7 +1583,8 @@ typedef struct small_decoder {
     size_t column, row;
     uint32_t state; /* of the trellis */
     /* what came before: places `at - keep` to `at - 1` */
-    held *symbols, *residuals;
+    held *symbols;
+    int16_t *residuals; /* at most 4095 either way, beyond which nobody looks */
     uint16_t *errors;
     size_t at, keep, space;
     /* deep recipe */
@@ -1589,7 +1613,7 @@ typedef struct small_decoder {
     uint32_t first_sign, first_digit;
 } small_decoder;
 
-INLINE int32_t rate_of(const small_decoder *d, uint32_t count) {
+SHARED int32_t rate_of(const small_decoder *d, uint32_t count) {
 #if IS_SMALL
     (void)d;
     return (int32_t)((1u << 23) / (2 * count + 3));
@@ -1662,7 +1686,7 @@ INLINE void learn_slot(small_decoder *d, slot *of, int decision, uint32_t limit)
 #endif
 }
 
-INLINE uint32_t clipped(int32_t probability) { return (uint32_t)clip(probability, 2, 65534); }
+SHARED uint32_t clipped(int32_t probability) { return (uint32_t)clip(probability, 2, 65534); }
 
 static int decide_by(small_decoder *d, slot *of, uint32_t limit) {
     int decision = decide(&d->from, clipped(of->p >> 14));
@@ -1670,15 +1694,15 @@ static int decide_by(small_decoder *d, slot *of, uint32_t limit) {
     return decision;
 }
 
-INLINE int level_of(number value) {
-    uint32_t v = (uint32_t)least(value, 4095);
+INLINE int level_of(int value) {
+    uint32_t v = least_digits((uint32_t)value, 4095);
     int digits = digits_of(v);
     if (v < 2) return (int)v;
     return (int)least(2 * digits - 1 + (int)(v >> (digits - 2) & 1), 23);
 }
 
-static int fine_level_of(number value) {
-    uint32_t v = (uint32_t)least(value, 4095);
+static int fine_level_of(uint32_t value) {
+    uint32_t v = least_digits(value, 4095);
     int digits = digits_of(v);
     if (v == 0) return 0;
     return (int)largest(4 * digits - 4 + (int)((v << 2 >> (digits - 1)) & 3), 1);
@@ -1782,10 +1806,11 @@ static int column_hint(const small_decoder *d, size_t column, size_t columns) {
 
 /* Finds contexts and classes of the next symbol. */
 static void look(small_decoder *d, const stream *of, int hints) {
-    const held *residuals = d->residuals + d->at;
+    const int16_t *residuals = d->residuals + d->at;
     const uint16_t *errors = d->errors + d->at;
     const size_t length = of->has_rows ? of->row_length : 0, i = of->done;
-    number left = residuals[-1], above = 0, above2 = 0, above_left = 0, above_right = 0;
+    const int left = residuals[-1];
+    int above = 0, above2 = 0, above_left = 0, above_right = 0;
     int near, across = 0, along, column_density = 0, row_density, left_size, j;
     uint32_t values[CONTEXTS], flags = d->flags, ones = 0;
     if (length) {
@@ -1793,14 +1818,14 @@ static void look(small_decoder *d, const stream *of, int hints) {
         above2 = residuals[-(ptrdiff_t)(2 * length)];
         if (d->column > 0) above_left = residuals[-(ptrdiff_t)length - 1];
         if (d->column < length - 1) above_right = residuals[1 - (ptrdiff_t)length];
-        across = level_of(2 * (number)errors[-(ptrdiff_t)length] + errors[-(ptrdiff_t)(2 * length)]);
+        across = level_of(2 * errors[-(ptrdiff_t)length] + errors[-(ptrdiff_t)(2 * length)]);
         column_density = density(d->column_counts[d->column], d->row);
     }
-    near = level_of(4 * (2 * magnitude_of(left) + magnitude_of(residuals[-2]) + magnitude_of(above)));
+    near = level_of(4 * (2 * size_of(left) + size_of(residuals[-2]) + size_of(above)));
     j = i < (size_t)d->period || d->period == 0 ? 1 : d->period;
-    along = level_of(2 * (number)errors[-1] + errors[-j] + errors[-2]);
+    along = level_of(2 * errors[-1] + errors[-j] + errors[-2]);
     row_density = density(d->row_count, d->column);
-    left_size = (int)least(magnitude_of(left), 2);
+    left_size = size_of(left) > 2 ? 2 : size_of(left);
     d->expected = 16 * d->mode;
     if (d->period) {
         const size_t before[6] = {1, (size_t)d->period, (size_t)d->period + 1, (size_t)d->period - 1, 2, length};
@@ -1815,7 +1840,7 @@ static void look(small_decoder *d, const stream *of, int hints) {
     }
     values[0] = d->state & 1;
     values[1] = d->flags & 63;
-    values[2] = (uint32_t)(24 * left_size + 8 * (int)least(magnitude_of(above), 2) + 4 * (above_left == 0) +
+    values[2] = (uint32_t)(24 * left_size + 8 * (size_of(above) > 2 ? 2 : size_of(above)) + 4 * (above_left == 0) +
                            2 * (above_right == 0) + (above2 == 0));
     values[3] = (uint32_t)column_density;
     values[4] = (uint32_t)row_density;
@@ -2044,7 +2069,7 @@ static void decode_deep(metaq_reader *reader, small_decoder *d, stream *of, int3
                 if (!of->has_rows) set_bit(d->of_symbols, of->done, symbol != d->mode);
             }
             d->symbols[d->at] = (held)symbol;
-            d->residuals[d->at] = (held)residual;
+            d->residuals[d->at] = (int16_t)clip(residual, -4095, 4095);
             d->errors[d->at++] = (uint16_t)error;
             *out++ = (int32_t)symbol;
             d->column++;
@@ -2131,8 +2156,9 @@ static void decode_wide(metaq_reader *reader, small_decoder *d, stream *of, int3
     const uint64_t most_sum = ((uint64_t)1 << 55) - 1;
     const size_t length = of->has_rows ? of->row_length : 0;
     for (; count > 0 && is_well(reader); count--) {
-        const held *before;
-        number above = 0, found, y;
+        const int16_t *before;
+        int above = 0;
+        number found, y;
         int64_t expected = 4096;
         uint64_t ratio;
         int sign = 1;
@@ -2141,18 +2167,18 @@ static void decode_wide(metaq_reader *reader, small_decoder *d, stream *of, int3
         if (of->has_rows) {
             if (d->column == 0) d->state = 0;
             expected = d->columns[d->column];
-            if (d->row > 0)
-                above = 2 * (number)before[-(ptrdiff_t)length] + before[length > 1 ? 1 - (ptrdiff_t)length : -1];
+            if (d->row > 0) above = 2 * before[-(ptrdiff_t)length] + before[length > 1 ? 1 - (ptrdiff_t)length : -1];
         }
         ratio = 256 * d->found / d->expectation;
         if (ratio > 1 << 26) ratio = 1 << 26;
         found = wide_magnitude(
-            d, reader, level_of(4 * (2 * (number)before[-1] + before[-2] + above)),
-            fine_level_of(clip((int64_t)(ratio * (uint64_t)clip(expected, 0, 1 << 26) >> 14), 0, 4095)), &sign);
+            d, reader, level_of(4 * (2 * before[-1] + before[-2] + above)),
+            fine_level_of((uint32_t)clip((int64_t)(ratio * (uint64_t)clip(expected, 0, 1 << 26) >> 14), 0, 4095)),
+            &sign);
         *out = (int32_t)(d->mode + sign * found);
         if (d->mode + sign * found < 0 || d->mode + sign * found > most) refuse(reader, METAQ_DAMAGED);
         if (!is_well(reader)) return;
-        d->residuals[d->at++] = (held)found;
+        d->residuals[d->at++] = (int16_t)clip(found, 0, 4095);
         y = 4096 * least(found, 1 << 30);
         d->found += (uint64_t)y;
         if (d->found > most_sum) d->found = most_sum;
@@ -2235,7 +2261,7 @@ static void start_small(metaq_reader *reader, small_decoder *d, const extents *o
     d->keep = of->row_length * 2 < 256 ? 258 : of->row_length * 2 + 2;
     if (!of->row_length) d->keep = 2;
     d->space = IS_SMALL ? 64 : of->row_length < 1024 ? 4096 : 4 * of->row_length;
-    d->residuals = room(reader, d->keep + d->space, sizeof(held));
+    d->residuals = room(reader, d->keep + d->space, sizeof(int16_t));
 #if !IS_SMALL
     d->rates = room(reader, 4001, sizeof(int32_t));
     for (k = 0; d->rates && k <= 4000; k++) d->rates[k] = (int32_t)((1u << 23) / (uint32_t)(2 * k + 3));
@@ -2338,7 +2364,7 @@ static void decode_tokens(metaq_reader *reader, cursor *at, const uint32_t *stat
         }
     }
     for (lane = 0; lane < lanes; lane++) state[lane] = (uint32_t)low_bits_of(&from, table_bits);
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && !IS_SMALL
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && !IS_SHORT
     /* As long as eight bytes are there, four lanes take at most 48 bits of them. */
     if (lanes == 4) {
         uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
@@ -2758,7 +2784,7 @@ static float float_of(uint64_t pattern, metaq_type type) {
 }
 
 /* Puts an element where a format has it. */
-INLINE void put(uint8_t *out, double value, metaq_type type, metaq_format format) {
+SHARED void put(uint8_t *out, double value, metaq_type type, metaq_format format) {
     if (type == METAQ_FLOAT32) {
         const float single = (float)value;
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -3052,6 +3078,7 @@ static void load_basis(metaq_reader *reader, uint32_t number) {
     for (i = 0; i < size * size && is_well(reader); i += j) {
         const size_t count = least_size(64, size * size - i);
         next_symbols(reader, part, count);
+        if (!is_well(reader)) return;
         for (j = 0; j < count; j++) {
             const size_t place = (i + j) % size * size + (i + j) / size;
             const int32_t numerator = 2 * (part[j] - (int32_t)middle);
@@ -3081,12 +3108,14 @@ static void make_bases(metaq_reader *reader) {
     reader->narrow_row = room(reader, most, sizeof(int16_t));
 }
 
+#ifndef METAQ_OWN_PRODUCT /* a build may have a faster one */
 static int32_t narrow_product(const int16_t *left, const int16_t *right, size_t count) {
     int32_t sum = 0;
     size_t i;
     for (i = 0; i < count; i++) sum += (int32_t)left[i] * right[i];
     return sum;
 }
+#endif
 
 static double basis_unit(const metaq_tensor *tensor, const metaq_basis *basis) {
     const double radii = tensor->radius * basis->stream.radius,

@@ -1,0 +1,101 @@
+/* Reads whatever bytes a fuzzer makes up, in every way, with memory of a size that they choose too.
+
+       python c/testing/corpus.py FOLDER; clang -g -O2 -fsanitize=fuzzer,address,undefined [-DMETAQ_PLAIN_HEADER]
+   c/metaq.c c/testing/fuzz.c
+
+   Checksums are not compared, as no fuzzer finds them, and with METAQ_PLAIN_HEADER the header stands in the file as it
+   is. Bytes are: one that chooses how the file is read, then the file.
+*/
+#include <stdlib.h>
+#include <string.h>
+
+#include "../metaq.h"
+
+enum { MOST_ELEMENTS = 1 << 13, MOST_BLOCK = 1 << 23, PART = 61 };
+
+typedef struct held {
+    const uint8_t *bytes;
+    size_t size;
+} held;
+
+static int read_held(void *user, size_t position, uint8_t *out, size_t size) {
+    const held *from = user;
+    if (position > from->size || size > from->size - position) abort();
+    memcpy(out, from->bytes + position, size);
+    return 0;
+}
+
+/* Of a frame it is enough that all of it can be read, and all of the result written. */
+static int pass_frame(void *user, const uint8_t *frame, size_t size, uint8_t *out, size_t out_size) {
+    uint8_t sum = 0;
+    size_t i;
+    (void)user;
+    for (i = 0; i < size; i++) sum = (uint8_t)(sum + frame[i]);
+    memset(out, sum & 1, out_size);
+    return sum == 7;
+}
+
+static void read_tensor(metaq_reader *reader, int way) {
+    static const metaq_format FORMATS[] = {METAQ_ELEMENTS, METAQ_FLOATS, METAQ_INTEGERS};
+    const metaq_tensor *tensor = reader->tensor;
+    const metaq_format format = FORMATS[way % 3];
+    uint8_t *part = malloc(PART * 16);
+    metaq_span span;
+    size_t total = 0;
+    metaq_status status;
+    while ((status = metaq_read(reader, format, part, PART, &span)) == METAQ_OK) {
+        total += span.count;
+        if (span.count == 0 || span.count > PART) abort();
+        if (span.start + (span.count - 1) * span.stride >= tensor->elements) abort();
+    }
+    if (status == METAQ_END && total != tensor->elements) abort();
+    free(part);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    metaq_reader reader;
+    metaq_metadatum metadatum;
+    metaq_source source;
+    metaq_status status;
+    held file;
+    uint8_t *copy, *block;
+    size_t i, total = 0, room = 1 << 20;
+    int way;
+    if (size < 1) return 0;
+    way = data[0];
+    file.size = size - 1;
+    /* A copy of just this size, so that every byte beyond is seen. */
+    copy = malloc(file.size ? file.size : 1);
+    memcpy(copy, data + 1, file.size);
+    file.bytes = copy;
+    memset(&source, 0, sizeof source);
+    if (way & 64) source.read = read_held;
+    else source.bytes = copy;
+    source.size = file.size;
+    source.user = &file;
+    source.zstd = way & 128 ? pass_frame : NULL;
+    source.is_partial = way >> 5 & 1;
+    block = malloc(room);
+    status = metaq_open(&reader, source, block, room);
+    if (reader.needed > room && reader.needed <= MOST_BLOCK && way & 16) {
+        free(block);
+        room = reader.needed;
+        block = malloc(room);
+        status = metaq_open(&reader, source, block, room);
+    }
+    for (i = 0; i < reader.count; i++) total += metaq_tensor_at(&reader, i)->elements;
+    for (i = 0; status == METAQ_OK && metaq_metadata(&reader, i, &metadatum) == METAQ_OK; i++) continue;
+    if (status == METAQ_OK && total <= MOST_ELEMENTS) {
+        if (way & 8) {
+            for (i = reader.count; i-- > 0 && metaq_select(&reader, i) == METAQ_OK;) read_tensor(&reader, way);
+        } else {
+            while (metaq_next(&reader) == METAQ_OK) read_tensor(&reader, way);
+        }
+    }
+    if (!metaq_sentence(status)[0]) abort();
+    free(block);
+    free(copy);
+    return 0;
+}
