@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -32,6 +33,7 @@ from support.results import tell, write_json
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "c" / "metaq.c", ROOT / "c" / "testing" / "time.c")
 OPTIONS = ("-std=c99", "-O3", "-ffp-contract=off")
+COMPILER = os.environ.get("CC", "cc")
 CODERS = ("small", "fast")
 SHAPES, QUICK_SHAPES = [(2000, 500), (512, 128, 3, 3), (300, 1000)], [(40, 50), (16, 8, 3, 3)]
 BUCKETS, SPREAD, SEED = 63, 2.5, 0
@@ -44,6 +46,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small random tensors, twice")
     parser.add_argument("--json", metavar="FILE", help="- for standard output")
     options = parser.parse_args()
+    if shutil.which(COMPILER) is None:
+        tell(f"Nothing was measured, for want of the C compiler {COMPILER}; set CC.")
+        write_json({"elements": 0, "rows": []}, options.json)
+        return
     tensors = random_tensors(options.quick) if options.file is None else quantised(options.file)
     rows = measured(tensors, 2 if options.quick else options.times)
     for row in rows:
@@ -74,8 +80,7 @@ def quantised(path: Path) -> list[QuantizedTensor]:
 def measured(tensors: Sequence[QuantizedTensor], times: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "time"
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run([compiler, *OPTIONS, *map(str, SOURCES), "-o", str(program)], check=True)
+        subprocess.run([COMPILER, *OPTIONS, *map(str, SOURCES), "-o", str(program)], check=True)
         return [row_of(coder, tensors, times, program, Path(folder) / "x.metaq") for coder in CODERS]
 
 
