@@ -39,6 +39,7 @@ ORDER = (
     "lightning",
     "transformers",
     "onnx",
+    "firmware",
     "lab",
     "report",
     "cli",

@@ -161,7 +161,7 @@ CLONE = """#!/bin/sh
 test "$1 $2 $3" = "clone REPOSITORY metaq" || exit 2
 mkdir "$3"
 cd {root}
-cp -r pyproject.toml README.md LICENSE src "$OLDPWD/$3"
+cp -r pyproject.toml README.md LICENSE src c "$OLDPWD/$3"
 """
 
 

@@ -15,6 +15,7 @@ QUICK = {
     "updates.py": (["--quick"], {"rows"}),
     "adapters.py": ([], set()),
     "arranging.py": (["--epochs", "1"], {"networks"}),
+    "browser_decoding.py": ([], set()),
     "browser_search.py": ([], set()),
     "calibrating.py": (["--layers", "1", "--texts", "16"], {"weights", "bytes", "kept", "seconds", "peak_mib"}),
     "checkpoint.py": ([], {"bytes", "mean_cosine", "spearman", "compress", "decompress"}),

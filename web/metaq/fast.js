@@ -68,7 +68,9 @@ function readStreamPlan(reader, { count, rowLength, trellisBits }, lastBlock) {
   const rows = [];
   for (let row = 0; row < (byRows ? count / rowLength : 1); row += 1) {
     const first = readNumber();
-    rows.push([first, isSplit ? readNumber() : first]);
+    const second = isSplit ? readNumber() : first;
+    if (isSplit && second === first) throw new MetaqError(`${WHAT} splits a row into a block and itself.`);
+    rows.push([first, second]);
   }
   return { rowLength: byRows ? rowLength : count, isSplit, rows };
 }

@@ -1,49 +1,25 @@
 /**
  * Decoder of `.metaq` files, version 1, as docs/format.md describes them.
  *
- *     import { decode } from "./metaq/index.js";
- *     const { tensors, metadata } = decode(new Uint8Array(await (await fetch("model.metaq")).arrayBuffer()));
+ *     import { decodeInWorker } from "./metaq/index.js";
+ *     const { tensors, metadata } = await decodeInWorker("model.metaq");
  *     const weight = tensors.get("conv1.weight");
  *     weight.dtype; weight.shape; weight.values();
+ *
+ * The same at once, of bytes that are there:
+ *
+ *     import { decode } from "./metaq/index.js";
+ *     const { tensors, metadata } = decode(new Uint8Array(await (await fetch("model.metaq")).arrayBuffer()));
  *
  * An update tells a model by another one:
  *
  *     import { applyUpdate, decode } from "./metaq/index.js";
  *     const { tensors, metadata } = applyUpdate(decode(bytes), updateBytes);
  */
-import { MetaqError } from "./errors.js";
-import { decodedTensors, DEFAULT_MAX_BYTES, openFile, VERSION } from "./file.js";
-import { inDigits } from "./identity.js";
-
+export { decode } from "./decode.js";
 export { MetaqError } from "./errors.js";
+export { decodeInWorker, fetchTensor } from "./in_worker.js";
 export { Tensor } from "./tensor.js";
 export { applyUpdate } from "./updates.js";
 
-/**
- * A model as a file holds it.
- * @typedef {object} Model
- * @property {number} version of the format
- * @property {Map<string, import("./tensor.js").Tensor>} tensors in the order of their names
- * @property {Map<string, string | number | bigint>} metadata
- */
-
-/**
- * Decode a file that is whole in memory.
- *
- * Quantised tensors come out as they do everywhere, to the bit. Whatever is wrong with the file is a {@link MetaqError};
- * nothing is executed, and no more memory is asked for than the tensors need, up to a few times as much.
- *
- * @param {Uint8Array} bytes
- * @param {{maxBytes?: number}} [options] largest sum of the sizes of all tensors in bytes, 2 GiB by default
- * @returns {Model}
- */
-export function decode(bytes, { maxBytes = DEFAULT_MAX_BYTES } = {}) {
-  const file = openFile(bytes, maxBytes);
-  if (file.update) {
-    const base = inDigits(file.update.base);
-    throw new MetaqError(
-      `The file is an update of the model ${base}, no model itself; decode that one and use applyUpdate(base, bytes).`,
-    );
-  }
-  return { version: VERSION, tensors: decodedTensors(file), metadata: file.metadata };
-}
+/** @typedef {import("./decode.js").Model} Model */

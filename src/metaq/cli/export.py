@@ -50,7 +50,10 @@ CONFIG = "config.json"
 
 def export(
     source: Model,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The .onnx, .safetensors, .pth or .pt file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="The .onnx, .safetensors, .pth or .pt file to write; with --c, the folder."),
+    ],
     fold: Annotated[
         bool,
         typer.Option("--fold", help="Take out units that are constant or unread: smaller layers, the same outputs."),
@@ -60,18 +63,29 @@ def export(
         list[str] | None,
         typer.Option(
             "--input-shape",
-            help="For .onnx and your own network: shape of an input without the batch, as in 3,32,32, or with its type "
-            "as in 128:int64; once an input.",
+            help="For .onnx, --c and your own network: shape of an input without the batch, as in 3,32,32, or with its "
+            "type as in 128:int64; once an input.",
         ),
     ] = None,
     exact: Annotated[
         bool,
         typer.Option("--exact", help="For .onnx: keep all values, with 16 bits where eight are too few."),
     ] = False,
+    as_c: Annotated[
+        bool,
+        typer.Option(
+            "--c", help="Write a folder of C that runs the network, with the file in it, on a microcontroller."
+        ),
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model as an ONNX network with small integers, or as dense weights; folded or as it is."""
+    """Write a model as an ONNX network with small integers, as dense weights, folded or as it is; or as C."""
+    if as_c:
+        require(not exact, "--exact: only .onnx files are ever rounded.")
+        inputs = [_input(text) for text in input_shape or ()]
+        _write_c(source, out, net, inputs, fold=fold, force=force, as_json=as_json)
+        return
     to_onnx = out.suffix == ONNX_SUFFIX
     require(to_onnx or fold or net is None, f"--net {net}: only .onnx files and --fold need the network.")
     require(to_onnx or not input_shape, "--input-shape: only .onnx files need it.")
@@ -110,6 +124,63 @@ def export(
         _write_onnx(source, out, model, folded, examples, tensors, exact=exact, as_json=as_json)
     else:
         _write_weights(source, out, state_dict, folded, as_json=as_json)
+
+
+def _write_c(
+    source: Path, out: Path, net: str | None, inputs: Sequence[Input], *, fold: bool, force: bool, as_json: bool
+) -> None:
+    """Write a folder of C."""
+    from metaq import firmware
+    from metaq.lab import nets, runs
+    from metaq.model import checkpoint, structure
+
+    firmware.require_place(out, force=force)
+    require(container.is_metaq(source), f"{source}: is no .metaq file; compress it first, by metaq compress.")
+    known = net or runs.network_of(source)
+    own_shape = nets.input_shape(known)
+    if own_shape is None:
+        _require_shapes(f"--net {known}", inputs)
+    require(len(inputs) <= 1, "--input-shape: C is written for networks with one input.")
+    shape, kind = inputs[0] if inputs else (own_shape or (), FLOATS[0])
+    require(kind == FLOATS[0], f"--input-shape: {kind} is nothing that C is written for; its inputs are float32.")
+    data = source.read_bytes()
+    file = container.decode(data, source=str(source))
+    tensors = [each for each in file.tensors if not is_carried(each.name, file.metadata)]
+    is_named = net is not None or "net" in file.metadata
+    model = _built(source, known, checkpoint.restore(tensors), is_named=is_named)
+    folded = structure.fold(model) if fold else None
+    if folded is not None:
+        model = folded.model
+        data = container.encode(_folded(model, tensors), metadata=file.metadata)
+    # Registered networks are for pictures.
+    takes_bytes = own_shape is not None
+    made = firmware.export(out, model, shape, data, takes_bytes=takes_bytes, force=force)
+    if as_json:
+        units = folded.units if folded else None
+        output.print_json({"units": units, **dataclasses.asdict(made), "file": str(out)})
+        return
+    rows = [
+        *(output.folded_rows(folded.units) if folded else []),
+        ("file", f"{made.model_bytes:,} bytes{', coded anew' if made.is_coded_anew else ''}"),
+        ("memory of the decoder", f"{made.block_bytes:,} bytes"),
+        ("memory of activations", f"{made.activations_bytes:,} bytes"),
+        ("memory of biases and norms", f"{made.held_bytes:,} bytes"),
+        ("passes over the file a run", f"{made.passes:,}"),
+    ]
+    output.print_table(f"{source} as {out}", ["", "value"], rows)
+
+
+def _folded(model: nn.Module, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors of a folded model: those that are still on their grids, and others exactly."""
+    from metaq.compression import pipeline
+    from metaq.model import checkpoint
+    from metaq.tensors.quantized import QuantizedTensor
+
+    state = model.state_dict()
+    grids = {each.name: each.grid for each in tensors if isinstance(each, QuantizedTensor) and each.name in state}
+    restored = checkpoint.restore(pipeline.to_tensors({name: state[name] for name in grids}, grids=grids))
+    kept = {name: grid for name, grid in grids.items() if bool((restored[name] == state[name]).all())}
+    return pipeline.to_tensors(model, grids=kept)
 
 
 def _holds_graph(source: Path) -> bool:

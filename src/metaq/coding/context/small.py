@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from metaq.coding.chunks import StreamShape, check_shapes, checked_streams
 from metaq.coding.context import deep_kernel, wide_kernel
-from metaq.coding.context.binary import DECISIONS_PER_BIT, ONE, TAIL_BITS, BinaryCode
-from metaq.coding.context.deep_model import Model, Stream, begin_stream, new_model
+from metaq.coding.context.binary import COUNT_MASK, DECISIONS_PER_BIT, ONE, TAIL_BITS, BinaryCode
+from metaq.coding.context.deep_model import ROW_NODE, Model, Stream, begin_stream, new_model
 from metaq.coding.context.prediction import (
     COEFFICIENT_WIDTH,
     LAGS,
@@ -105,6 +105,26 @@ def _decoded(payload: bytes, shapes: Sequence[StreamShape]) -> list[tuple[Symbol
         streams.append((symbols, code.size_bits - before_bits))
     code.check_finished()
     return streams
+
+
+def deep_slots(payload: bytes, shapes: Sequence[StreamShape]) -> int | None:
+    """How many adaptive probabilities of contexts a payload of the deep recipe asks for; None for the wide one.
+
+    Errors as for :meth:`SmallCoder.decode_chunk`.
+    """
+    check_shapes("small", shapes)
+    _check_total(shapes)
+    code = BinaryCode(payload)
+    if code.bit(0) == 0:
+        return None
+    _check_payload(payload, shapes, True)
+    memory, model = _Memory(), new_model()
+    for shape in shapes:
+        _code(np.zeros(shape.count, dtype=np.int32), shape, 0, _Options(), model, memory, code)
+    code.check_finished()
+    # Those of whole rows come after the nodes of symbols, and are of no context.
+    rows = slice(ROW_NODE, ROW_NODE + deep_kernel.UNKNOWN_HINT + 1)
+    return int(np.count_nonzero(model.table & COUNT_MASK) - np.count_nonzero(model.table[rows] & COUNT_MASK))
 
 
 def flag_probabilities(streams: Sequence[Symbols], shapes: Sequence[StreamShape]) -> list[Floats]:
