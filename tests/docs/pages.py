@@ -20,12 +20,12 @@ TITLE = re.compile(r'title="([^"]+)"')
 HEXADECIMAL = re.compile(r"(?:[0-9a-f]+\n)+")
 
 KINDS = {"python": "python", "": "shell", "sh": "shell", "console": "shown", "c": "c"}
-"""Kind of a block by its language. Lines of shell run; the options of those that are shown have to exist; C compiles."""
+"""Kind of a block by its language. Lines of shell run; options of those that are shown have to exist; C compiles."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page; `kind` is ``python``, ``shell``, ``shown``, ``c`` or ``data``, `section` counts ``##`` headings."""
+    """A block of a page; `kind` is one of those of :data:`KINDS` or ``data``, `section` counts ``##`` headings."""
 
     kind: str
     text: str
@@ -57,9 +57,7 @@ def blocks_of(page: str) -> list[Block]:
 def kind_of(info: str, body: str) -> str:
     """Kind of a block with the info string `info`; any other language is an error."""
     language, _, rest = info.partition(" ")
-    assert language in KINDS, (
-        f"a block of {language}: write python, c, sh, or console for commands that do not run here"
-    )
+    assert language in KINDS, f"a block of {language}: write python, c, sh, or console for what does not run here"
     assert not rest or TITLE.fullmatch(rest), f'{info}: write title="…" after the language, or nothing'
     return "data" if not language and HEXADECIMAL.fullmatch(body) else KINDS[language]
 
