@@ -24,7 +24,7 @@ COMMANDS = {
     "decompress": "Restore the quantised weights, bit for bit, as what they were: checkpoint, folder or other file.",
     "diff": "Write what has changed between two models as one small file, which metaq apply adds to the first one.",
     "apply": "Write the model that updates make of their base: one file, whatever the number of updates.",
-    "export": "Write a model as an ONNX network with small integers, or as dense weights; folded or as it is.",
+    "export": "Write a model as an ONNX network with small integers, as dense weights, folded or as it is; or as C.",
     "evaluate": "Restore a model from its file and measure its accuracy.",
     "inspect": "Show what a file holds, tensor by tensor.",
     "report": (
