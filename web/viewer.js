@@ -6,6 +6,7 @@ const MOST_ROWS = 2000;
 
 const byId = (id) => document.getElementById(id);
 const inBytes = (count) => `${count.toLocaleString("en")} bytes`;
+const ratioOf = (value) => (value < 100 ? value.toPrecision(3) : Math.round(value).toLocaleString("en"));
 const rounded = (value) => (value === 0 ? "0" : value.toPrecision(3).replace("-", "−"));
 
 /** Lets files be chosen, and dropped anywhere on the page. */
@@ -54,7 +55,7 @@ function showFigures({ name, size }, figures, metadata) {
   const elements = figures.reduce((sum, each) => sum + each.elements, 0);
   tell(
     `${name}: ${inBytes(size)} hold ${figures.length.toLocaleString("en")} tensors with ${elements.toLocaleString("en")} ` +
-      `elements, ${inBytes(total)} when restored, ${(total / size).toPrecision(3)} times as much.`,
+      `elements, ${inBytes(total)} when restored, ${ratioOf(total / size)} times as much.`,
   );
   byId("own-metadata").replaceChildren(...metadata.flatMap(([key, value]) => [made("dt", key), made("dd", String(value))]));
   const rows = figures.slice(0, MOST_ROWS).map((each) => rowOf(each, total));
