@@ -41,9 +41,9 @@ for (const [number, path] of paths.entries()) {
   });
   if (screenshots) await page.locator("#own").screenshot({ path: join(screenshots, `viewer-${basename(path)}.png`) });
 }
+const blockedMs = await page.evaluate(() => globalThis.blockedMs);
 const overflowing = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
 const violations = await seriousViolations(page);
-const blockedMs = await page.evaluate(() => globalThis.blockedMs);
 console.log(JSON.stringify({ complaints, violations, overflowing, blockedMs, files }));
 await browser.close();
 server.close();

@@ -1,0 +1,39 @@
+"""A fuzzer, for as long as tests may take; c/testing/fuzz.c says how to let it run for hours."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "c"
+CLANG = shutil.which("clang")
+OPTIONS = ["-std=c99", "-g", "-O2", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined"]
+RUNS = 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("define", [[], ["-DMETAQ_SMALL_MEMORY"]])
+def test_a_fuzzer_finds_nothing(define: list[str], tmp_path: Path) -> None:
+    if CLANG is None:
+        pytest.skip("clang is not installed")
+    program, corpus = tmp_path / "fuzz", tmp_path / "corpus"
+    sources = [str(FOLDER / "metaq.c"), str(FOLDER / "testing" / "fuzz.c")]
+    built = subprocess.run(
+        [CLANG, *OPTIONS, "-DMETAQ_PLAIN_HEADER", *define, *sources, "-o", str(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode and "clang_rt" in built.stderr:
+        pytest.skip("clang has no fuzzer here")
+    assert built.returncode == 0, built.stderr
+    subprocess.run([sys.executable, str(FOLDER / "testing" / "corpus.py"), str(corpus)], check=True)
+    limits = ["-max_len=2000", "-timeout=120", f"-runs={RUNS}", "-seed=1"]
+    done = subprocess.run(
+        [str(program), *limits, str(corpus)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
