@@ -50,6 +50,9 @@ def main() -> None:
         tell(f"Nothing was measured, for want of the C compiler {COMPILER}; set CC.")
         write_json({"elements": 0, "rows": []}, options.json)
         return
+    # Python decodes chunks side by side where there are several cores.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     tensors = random_tensors(options.quick) if options.file is None else quantised(options.file)
     rows = measured(tensors, 2 if options.quick else options.times)
     for row in rows:
