@@ -23,6 +23,14 @@ static int decode_frame(void *user, const uint8_t *frame, size_t size, uint8_t *
     ZSTD_freeDCtx(context);
     return ZSTD_isError(found) || found != out_size;
 }
+#elif defined(STUB_ZSTD)
+
+/* Where the library is missing: zeros, so that all other tensors can be compared. */
+static int decode_frame(void *user, const uint8_t *frame, size_t size, uint8_t *out, size_t out_size) {
+    (void)user, (void)frame, (void)size;
+    memset(out, 0, out_size);
+    return 0;
+}
 #endif
 
 enum { MOST_BYTES = 1 << 26, ROW = 37 };
@@ -117,7 +125,7 @@ static void decode(const char *path, const char *way, size_t given) {
         source.user = file;
         source.is_partial = strcmp(way, "partial") == 0;
     }
-#ifdef WITH_ZSTD
+#if defined(WITH_ZSTD) || defined(STUB_ZSTD)
     source.zstd = decode_frame;
 #endif
     for (;;) {

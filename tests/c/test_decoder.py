@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from pages import PAGES, blocks_of
 from metaq import container
 from metaq.errors import FormatError
 from metaq.tensors.grid import BucketGrid
-from metaq.tensors.quantized import Dtype, QuantizedTensor
+from metaq.tensors.quantized import Dtype, QuantizedTensor, TiedTensor
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [str(ROOT / "c" / "metaq.c"), str(ROOT / "c" / "testing" / "decode.c")]
@@ -44,37 +45,48 @@ OK, MEMORY, ZSTD, LEFT_OUT = 0, 6, 9, 10
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler is installed")
 
 
-def built(folder: Path, *options: str, libraries: Sequence[str] = ("-DWITH_ZSTD", "-lzstd")) -> Path:
-    """The testing program, with sanitizers and Zstandard where the compiler finds them."""
+class Program(NamedTuple):
+    """The testing program, and whether it decodes frames of Zstandard."""
+
+    path: Path
+    has_zstd: bool
+
+
+def built(folder: Path, *options: str, zstd: bool = True) -> Program:
+    """The testing program, with sanitizers and the library of Zstandard where the compiler finds them; where that is
+    missing, frames come out as zeros. Without `zstd` they are refused.
+    """
     program = folder / "decode"
     base = [str(COMPILER), *OPTIONS, *options, *SOURCES, "-o", str(program)]
-    for more in ([*SANITIZERS, *libraries], SANITIZERS, []):
-        if subprocess.run([*base, *more], capture_output=True, check=False).returncode == 0:
-            return program
-    done = subprocess.run(base, capture_output=True, text=True, check=False)
+    ways = [(["-DWITH_ZSTD", "-lzstd"], True), (["-DSTUB_ZSTD"], False)] if zstd else [([], False)]
+    for sanitizers in (SANITIZERS, []):
+        for libraries, has_zstd in ways:
+            done = subprocess.run([*base, *sanitizers, *libraries], capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return Program(program, has_zstd)
     raise AssertionError(done.stderr)
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return built(tmp_path_factory.mktemp("c"))
 
 
 @pytest.fixture(scope="module")
-def program_without_zstd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program_without_zstd(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """Libraries of several versions do not refuse the same damaged frames."""
-    return built(tmp_path_factory.mktemp("alone"), libraries=())
+    return built(tmp_path_factory.mktemp("alone"), zstd=False)
 
 
 @pytest.fixture(scope="module")
-def small_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return built(tmp_path_factory.mktemp("small"), "-DMETAQ_SMALL_MEMORY")
 
 
-def by_c(program: Path, paths: Iterable[Path], way: str, *block: str) -> list[str]:
+def by_c(program: Program, paths: Iterable[Path], way: str, *block: str) -> list[str]:
     """What the program says of every file."""
     done = subprocess.run(
-        [str(program), way, *block],
+        [str(program.path), way, *block],
         input="".join(f"{path}\n" for path in paths),
         capture_output=True,
         text=True,
@@ -84,8 +96,8 @@ def by_c(program: Path, paths: Iterable[Path], way: str, *block: str) -> list[st
     return done.stdout.splitlines()
 
 
-def by_python(data: bytes) -> str | None:
-    """The same in Python, or None if it refuses the file."""
+def by_python(data: bytes, *, has_zstd: bool = True) -> str | None:
+    """The same in Python, or None if it refuses the file; without checksums of exact tensors if frames are zeros."""
     try:
         found = container.decode(data, max_bytes=MAX_BYTES)
     except FormatError:
@@ -93,9 +105,18 @@ def by_python(data: bytes) -> str | None:
     line = str(OK)
     for tensor in found.tensors:
         name, number = tensor.name.encode().hex(), list(Dtype).index(tensor.dtype)
-        checksum = zlib.crc32(np.ascontiguousarray(tensor.restore()).tobytes())
+        held = tensor.first if isinstance(tensor, TiedTensor) else tensor
+        is_told = has_zstd or isinstance(held, QuantizedTensor)
+        checksum = zlib.crc32(np.ascontiguousarray(tensor.restore()).tobytes()) if is_told else "?"
         line += f" {name}:{number}:{','.join(map(str, tensor.shape))}:{checksum}"
     return line
+
+
+def comparable(line: str, expected: str) -> str:
+    """The line of the program without the checksums that the expected one does not have."""
+    parts = zip(line.split(" "), expected.split(" "), strict=False)
+    told = [own.rpartition(":")[0] + ":?" if other.endswith(":?") else own for own, other in parts]
+    return " ".join(told) if line.count(" ") == expected.count(" ") else line
 
 
 def written(files: Sequence[bytes], folder: Path) -> list[Path]:
@@ -105,19 +126,31 @@ def written(files: Sequence[bytes], folder: Path) -> list[Path]:
     return paths
 
 
-def assert_alike(program: Path, files: Sequence[bytes], folder: Path, ways: Sequence[str] = ("memory", "rows")) -> int:
-    """Both decoders find the same in every file, whichever way it is read; returns how many they accept."""
+def assert_alike(
+    program: Program,
+    files: Sequence[bytes],
+    folder: Path,
+    ways: Sequence[str] = ("memory", "rows"),
+    passed_over: Collection[int] = (),
+) -> int:
+    """Both decoders find the same in every file, whichever way it is read, but for those with a status of
+    `passed_over`, which are fewer than half; returns how many Python accepts.
+    """
     paths = written(files, folder)
-    expected = [by_python(data) for data in files]
+    is_told = program.has_zstd or bool(passed_over)
+    expected = [by_python(data, has_zstd=is_told) for data in files]
     for way in ways:
+        compared = 0
         for number, (line, other) in enumerate(zip(by_c(program, paths, way), expected, strict=True)):
             status = int(line.split(" ")[0])
-            if status in (ZSTD, LEFT_OUT):
+            if status in passed_over:
                 continue
+            compared += 1
             if other is None:
                 assert status not in (OK, MEMORY), f"file {number} is refused by Python alone, {way}"
             else:
-                assert line == other, f"file {number}, {way}"
+                assert comparable(line, other) == other, f"file {number}, {way}"
+        assert compared > len(files) / 2
     return sum(line is not None for line in expected)
 
 
@@ -142,26 +175,26 @@ def shipped_and_golden() -> list[Path]:
 
 
 @pytest.mark.parametrize("way", ["memory", "callback", "rows", "partial"])
-def test_golden_and_shipped_files_come_out_to_the_bit(way: str, program: Path, tmp_path: Path) -> None:
+def test_golden_and_shipped_files_come_out_to_the_bit(way: str, program: Program, tmp_path: Path) -> None:
     files = [path.read_bytes() for path in shipped_and_golden()]
     assert assert_alike(program, files, tmp_path, [way]) == len(files)
 
 
 @pytest.mark.parametrize("way", ["memory", "callback"])
-def test_a_build_for_small_memory_gives_the_same_bits(way: str, small_program: Path, tmp_path: Path) -> None:
+def test_a_build_for_small_memory_gives_the_same_bits(way: str, small_program: Program, tmp_path: Path) -> None:
     files = [path.read_bytes() for path in shipped_and_golden()]
     assert assert_alike(small_program, files, tmp_path, [way]) == len(files)
 
 
 @pytest.mark.parametrize("coder", CODER_NAMES)
-def test_files_of_every_coder_come_out_to_the_bit(coder: str, program: Path, tmp_path: Path) -> None:
+def test_files_of_every_coder_come_out_to_the_bit(coder: str, program: Program, tmp_path: Path) -> None:
     generator = np.random.default_rng(CODER_NAMES.index(coder))
     files = [random_file(generator, coder) for _ in range(20)]
     assert assert_alike(program, files, tmp_path) == len(files)
 
 
 @pytest.mark.slow
-def test_a_thousand_files_come_out_to_the_bit(program: Path, tmp_path: Path) -> None:
+def test_a_thousand_files_come_out_to_the_bit(program: Program, tmp_path: Path) -> None:
     generator = np.random.default_rng(11)
     files = [random_file(generator, CODER_NAMES[number % len(CODER_NAMES)]) for number in range(900)]
     files += [exact_file(generator) for _ in range(100)]
@@ -170,7 +203,7 @@ def test_a_thousand_files_come_out_to_the_bit(program: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("coder", ["small", "fast"])
-def test_large_files_come_out_to_the_bit(coder: str, program: Path, tmp_path: Path) -> None:
+def test_large_files_come_out_to_the_bit(coder: str, program: Program, tmp_path: Path) -> None:
     """Several blocks in a chunk, several chunks in a file, columns, trellises, and far outliers."""
     generator = np.random.default_rng(1)
     outliers = np.where(generator.random((64, 500)) < 0.01, generator.integers(0, 1 << 24, (64, 500)), 1 << 23)
@@ -186,7 +219,7 @@ def test_large_files_come_out_to_the_bit(coder: str, program: Path, tmp_path: Pa
     assert assert_alike(program, files, tmp_path) == len(files)
 
 
-def test_damage_is_refused(program: Path, tmp_path: Path) -> None:
+def test_damage_is_refused(program: Program, tmp_path: Path) -> None:
     generator = np.random.default_rng(2)
     files = []
     for path in sorted((ROOT / "tests" / "golden").glob("*.metaq")):
@@ -198,7 +231,7 @@ def test_damage_is_refused(program: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_has_right_checksums_is_refused_or_read_alike(program_without_zstd: Path, tmp_path: Path) -> None:
+def test_what_has_right_checksums_is_refused_or_read_alike(program_without_zstd: Program, tmp_path: Path) -> None:
     """Payloads, headers and forms of planes with changed bytes, and checksums that fit."""
     generator = np.random.default_rng(3)
     golden = sorted((ROOT / "tests" / "golden").glob("*.metaq"))
@@ -215,10 +248,10 @@ def test_what_has_right_checksums_is_refused_or_read_alike(program_without_zstd:
             payload = payload_of(data, chunk)
             near = mutated(payload[:12], generator) + payload[12:]
             files.append(sealed(data[: chunk.offset_bytes] + near[: len(payload)].ljust(len(payload), b"\0")))
-    assert 0 < assert_alike(program_without_zstd, files, tmp_path, ["memory"]) < len(files)
+    assert 0 < assert_alike(program_without_zstd, files, tmp_path, ["memory"], {ZSTD}) < len(files)
 
 
-def test_every_size_of_the_block_is_enough_or_refused(program: Path, small_program: Path, tmp_path: Path) -> None:
+def test_every_size_of_the_block_is_enough_or_refused(program: Program, small_program: Program, tmp_path: Path) -> None:
     """Without a crash: whatever asks for memory that is not there ends with the same status."""
     paths = written([path.read_bytes() for path in shipped_and_golden()], tmp_path)
     for size in ("8", "100", "4096", "50000", "400000", "1500000"):
@@ -233,13 +266,16 @@ def test_every_size_of_the_block_is_enough_or_refused(program: Path, small_progr
 )
 def test_a_build_without_a_part_refuses_what_needs_it(option: str, tmp_path: Path) -> None:
     paths = shipped_and_golden()
-    lines = by_c(built(tmp_path, f"-D{option}"), paths, "memory")
+    program = built(tmp_path, f"-D{option}")
+    lines = by_c(program, paths, "memory")
     statuses = [int(line.split(" ")[0]) for line in lines]
     assert set(statuses) <= {OK, LEFT_OUT}
     assert (LEFT_OUT in statuses) == (option != "METAQ_SMALL_MEMORY")
     for path, line, status in zip(paths, lines, statuses, strict=True):
         if status == OK:
-            assert line == by_python(path.read_bytes())
+            expected = by_python(path.read_bytes(), has_zstd=program.has_zstd)
+            assert expected is not None
+            assert comparable(line, expected) == expected
 
 
 def test_code_on_pages_compiles(tmp_path: Path) -> None:
