@@ -530,23 +530,26 @@ static const uint8_t DICTIONARY[] = {
 /* State of a slot: 1024 P + N. */
 #define FRESH ((uint32_t)1 << 31)
 
+enum { BUCKET = 16, BUCKET_BITS = 14, SLOTS = BUCKET << BUCKET_BITS };
+
 typedef struct header_model {
     logits of;
     int32_t weights[ORDERS][ORDERS];
     uint32_t history;
     const uint8_t *header; /* as far as it is decoded, behind the dictionary */
     size_t decoded;
+#if IS_SMALL
+    uint32_t found[ORDERS][BUCKET];
+#else
     uint32_t *slots[ORDERS];
+#endif
+    uint32_t *buckets[ORDERS]; /* of this half of a byte */
 } header_model;
 
-SHARED uint32_t slot_base(uint32_t history, int order) {
+/* Number of the bucket of half a byte: `first` is 0 for the first half, and 16 and that half for the second. */
+SHARED uint32_t bucket_of(uint32_t history, int order, uint32_t first) {
     uint32_t context = order < 4 ? history & (((uint32_t)1 << (8 * order)) - 1) : history;
-    return 40503 * (context & 65535) + 30011 * (context >> 16);
-}
-
-SHARED uint32_t slot_of(uint32_t base, uint32_t node) {
-    uint32_t mixed = base + 24593 * node;
-    return (mixed ^ mixed >> 15) & 65535;
+    return (uint32_t)(context * 625341585u + first * 2654435761u) >> (32 - BUCKET_BITS);
 }
 
 INLINE uint32_t slot_after(uint32_t slot, int decision) {
@@ -558,79 +561,74 @@ INLINE uint32_t slot_after(uint32_t slot, int decision) {
 
 #if IS_SMALL
 /* Weights after the dictionary. */
-static const uint16_t LEARNT_WEIGHTS[ORDERS][ORDERS] = {{29787, 22000, 22000, 22000, 22000},
-                                                        {30830, 16089, 22000, 22000, 22000},
-                                                        {30829, 21785, 27065, 22000, 22000},
-                                                        {25817, 25335, 37315, 18499, 22000},
-                                                        {17471, 26281, 39383, 61064, 33029}};
+static const uint16_t LEARNT_WEIGHTS[ORDERS][ORDERS] = {{31345, 22000, 22000, 22000, 22000},
+                                                        {30288, 14241, 22000, 22000, 22000},
+                                                        {33808, 19910, 29562, 22000, 22000},
+                                                        {20495, 21563, 36428, 21321, 22000},
+                                                        {15423, 22286, 34823, 53749, 42844}};
 
-/* State of a slot, from all bytes and the bits of the one being decoded: there is no room for tables. */
-static uint32_t replayed(const header_model *model, int order, uint32_t slot, uint32_t last_node) {
-    uint32_t state = FRESH, history = 0;
-    size_t i;
-    for (i = 0; i <= DICTIONARY_SIZE + model->decoded; i++) {
-        uint32_t base = slot_base(history, order), byte, node, until = 256;
-        if (i < DICTIONARY_SIZE) {
-            byte = DICTIONARY[i];
-        } else if (i < DICTIONARY_SIZE + model->decoded) {
-            byte = model->header[i - DICTIONARY_SIZE];
-        } else {
-            int bit = digits_of(last_node) - 1;
-            byte = last_node << (8 - bit);
-            until = last_node;
+/* A bucket as all bytes have made it: there is no room for tables. */
+static void gather_bucket(const header_model *model, int order, uint32_t wanted, uint32_t *bucket) {
+    uint32_t history = 0, node;
+    size_t i, halves = 2 * (DICTIONARY_SIZE + model->decoded);
+    for (i = 0; i < BUCKET; i++) bucket[i] = FRESH;
+    for (i = 0; i < halves; i++) {
+        uint8_t byte = i / 2 < DICTIONARY_SIZE ? DICTIONARY[i / 2] : model->header[i / 2 - DICTIONARY_SIZE];
+        uint32_t first = i % 2 ? 16 | byte >> 4 : 0;
+        if (bucket_of(history, order, first) == wanted) {
+            uint32_t half = i % 2 ? byte : byte >> 4;
+            for (node = 1; node < BUCKET; half <<= 1) {
+                int decision = half >> 3 & 1;
+                bucket[node] = slot_after(bucket[node], decision);
+                node = 2 * node + (uint32_t)decision;
+            }
         }
-        byte &= 255;
-        for (node = 1; node < until; byte <<= 1) {
-            int decision = byte >> 7 & 1;
-            if (slot_of(base, node) == slot) state = slot_after(state, decision);
-            node = 2 * node + (uint32_t)decision;
-        }
-        history = history << 8 | (node & 255);
+        if (i % 2) history = history << 8 | byte;
     }
-    return state;
 }
 #endif
 
 typedef struct header_prediction {
-    uint32_t slots[ORDERS];
     int inputs[ORDERS];
     int set;
     int32_t probability;
 } header_prediction;
+
+static void choose_buckets(header_model *model, uint32_t first) {
+    int order;
+    for (order = 0; order < ORDERS; order++) {
+        uint32_t bucket = bucket_of(model->history, order, first);
+#if IS_SMALL
+        /* The first half of this byte is not among the bytes yet, but the second never has its bucket. */
+        gather_bucket(model, order, bucket, model->buckets[order] = model->found[order]);
+#else
+        model->buckets[order] = model->slots[order] + BUCKET * bucket;
+#endif
+    }
+}
 
 static void predict(header_model *model, uint32_t node, header_prediction *found) {
     int64_t sum = 0;
     int order;
     found->set = 0;
     for (order = 0; order < ORDERS; order++) {
-        uint32_t state;
-        found->slots[order] = slot_of(slot_base(model->history, order), node);
-#if IS_SMALL
-        state = replayed(model, order, found->slots[order], node);
-#else
-        state = model->slots[order][found->slots[order]];
-#endif
-        if (state & 1023) found->set = order;
-        found->inputs[order] = logit_of(&model->of, state >> 16);
+        uint32_t slot = model->buckets[order][node];
+        if (slot & 1023) found->set = order;
+        found->inputs[order] = logit_of(&model->of, slot >> 16);
     }
     for (order = 0; order < ORDERS; order++) sum += (int64_t)model->weights[found->set][order] * found->inputs[order];
     found->probability = clip(logistic_of(&model->of, sum >> 16), 128, 65408);
 }
 
-static void learn(header_model *model, const header_prediction *from, int decision) {
+static void learn(header_model *model, const header_prediction *from, uint32_t node, int decision) {
     int64_t error = 4 * (65536 * (int64_t)decision - from->probability);
     int order;
     for (order = 0; order < ORDERS; order++) {
+        uint32_t *slot = &model->buckets[order][node];
         model->weights[from->set][order] += (int32_t)((from->inputs[order] * error + (1 << 15)) >> 16);
-#if !IS_SMALL
-        {
-            uint32_t *slot = &model->slots[order][from->slots[order]];
-            *slot = slot_after(*slot, decision);
-        }
-#endif
+        *slot = slot_after(*slot, decision);
     }
 }
-
 static void start_header_model(metaq_reader *reader, header_model *model) {
 #if IS_SMALL
     int i;
@@ -648,17 +646,21 @@ static void start_header_model(metaq_reader *reader, header_model *model) {
         size_t i;
         int order, bit;
         for (order = 0; order < ORDERS; order++) {
-            model->slots[order] = room(reader, 65536, sizeof(uint32_t));
-            for (i = 0; model->slots[order] && i < 65536; i++) model->slots[order][i] = FRESH;
+            model->slots[order] = room(reader, SLOTS, sizeof(uint32_t));
+            for (i = 0; model->slots[order] && i < SLOTS; i++) model->slots[order][i] = FRESH;
             for (i = 0; i < ORDERS; i++) model->weights[order][i] = 22000;
         }
         model->history = 0;
         for (i = 0; i < DICTIONARY_SIZE && is_well(reader); i++) {
-            uint32_t node = 1;
+            uint32_t node = 0;
             for (bit = 7; bit >= 0; bit--) {
                 int decision = DICTIONARY[i] >> bit & 1;
+                if (bit % 4 == 3) {
+                    choose_buckets(model, node);
+                    node = 1;
+                }
                 predict(model, node, &found);
-                learn(model, &found, decision);
+                learn(model, &found, node, decision);
                 node = 2 * node + (uint32_t)decision;
             }
             model->history = model->history << 8 | DICTIONARY[i];
@@ -682,10 +684,15 @@ static void decode_header(metaq_reader *reader, input *in, uint8_t *header, size
     for (bytes = 0; bytes < 4; bytes++) code = code << 8 | next_byte(in);
     while (model.decoded < size && is_well(reader)) {
         header_prediction found;
-        uint32_t node = 1;
-        while (node < 256) {
+        uint32_t byte = 0, node = 0;
+        int bit;
+        for (bit = 7; bit >= 0; bit--) {
             uint32_t middle;
             int decision;
+            if (bit % 4 == 3) {
+                choose_buckets(&model, node);
+                node = 1;
+            }
             predict(&model, node, &found);
             middle = low + (uint32_t)((uint64_t)(high - low) * (uint32_t)found.probability >> 16);
             decision = code <= middle;
@@ -696,11 +703,12 @@ static void decode_header(metaq_reader *reader, input *in, uint8_t *header, size
                 high = high << 8 | 255;
                 code = code << 8 | next_byte(in);
             }
-            learn(&model, &found, decision);
+            learn(&model, &found, node, decision);
             node = 2 * node + (uint32_t)decision;
+            byte = 2 * byte + (uint32_t)decision;
         }
-        header[model.decoded++] = (uint8_t)node;
-        model.history = model.history << 8 | (node & 255);
+        header[model.decoded++] = (uint8_t)byte;
+        model.history = model.history << 8 | byte;
         if (in->missing > 4) break;
     }
     for (bytes = 0; bytes <= 4; bytes++) {
@@ -3483,14 +3491,14 @@ const char *metaq_sentence(metaq_status status) {
                                     "Nothing is left.\0"
                                     "This is not a .metaq file.\0"
                                     "The file needs a newer reader; update this one.\0"
-                                    "The file is damaged or was not made by metaq; get it again.\0"
+                                    "The file is damaged; get it again.\0"
                                     "The tensors are too large for this machine.\0"
                                     "The block of memory is too small; give a larger one.\0"
                                     "The file cannot be read; is all of it there?\0"
                                     "The file is an update; apply it with metaq apply first.\0"
                                     "A tensor needs Zstandard; give a function that decodes it.\0"
                                     "This build leaves out what the file has; build all parts.\0"
-                                    "The decoder was called in a way that metaq.h does not allow.";
+                                    "The call is not one that metaq.h allows.";
     const char *found = SENTENCES;
     int i;
     for (i = 0; i < (int)status && i < METAQ_MISUSED; i++) found += strlen(found) + 1;

@@ -88,9 +88,17 @@ class Stranger:
             self.byte(lambda _, bits=bits: bits.pop(0))
 
     def byte(self, decide) -> int:
+        halves = []
+        while len(halves) < 2:
+            halves.append(self.half(16 + halves[0] if halves else 0, decide))
+        byte = 16 * halves[0] + halves[1]
+        self.history = (self.history << 8 | byte) & (2**32 - 1)
+        return byte
+
+    def half(self, q: int, decide) -> int:
         node = 1
-        for _ in range(8):
-            places = [self.place(order, node) for order in range(5)]
+        while node < 16:
+            places = [self.place(order, q, node) for order in range(5)]
             seen = [self.slots.setdefault(place, [1 << 21, 0]) for place in places]
             weights = self.weights[max((order for order in range(5) if seen[order][1]), default=0)]
             inputs = [self.logit[slot[0] >> 6] for slot in seen]
@@ -103,13 +111,11 @@ class Stranger:
                 slot[0] += ((bit * (2**22 - 1) - slot[0]) * (131072 // (2 * slot[1] + 3))) >> 16
                 slot[1] = min(slot[1] + 1, 30)
             node = 2 * node + bit
-        self.history = (self.history << 8 | node & 255) & (2**32 - 1)
-        return node & 255
+        return node - 16
 
-    def place(self, order: int, node: int) -> int:
-        context = self.history % 256**order
-        mixed = 40503 * (context & 65535) + 30011 * (context >> 16) + 24593 * node
-        return 65536 * order + ((mixed ^ (mixed >> 15)) & 65535)
+    def place(self, order: int, q: int, node: int) -> tuple[int, int, int]:
+        mixed = (625341585 * (self.history % 256**order) + 2654435761 * q) % 2**32
+        return order, mixed >> 18, node
 
     def decode(self, coded: bytes, size_bytes: int) -> bytes:
         low, high = 0, 2**32 - 1

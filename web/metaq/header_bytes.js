@@ -3,7 +3,10 @@ import { HEADER_DICTIONARY } from "./header_dictionary.js";
 import { logistic, logit } from "./logistic.js";
 
 const ORDERS = 5;
-const TABLE_SIZE = 65536;
+const BUCKET = 16;
+const BUCKET_BITS = 14;
+const OF_CONTEXT = 625341585;
+const OF_HALF = 2654435761;
 const FIRST_WEIGHT = 22000;
 const LARGEST_COUNT = 30;
 const MOST_BYTES_PER_CODED_BYTE = 400;
@@ -32,9 +35,10 @@ export function decodeHeaderBytes(code, size) {
 class ByteModel {
   constructor() {
     this.history = 0;
-    this.probabilities = Array.from({ length: ORDERS }, () => new Int32Array(TABLE_SIZE).fill(2 ** 21));
-    this.counts = Array.from({ length: ORDERS }, () => new Uint8Array(TABLE_SIZE));
+    this.probabilities = Array.from({ length: ORDERS }, () => new Int32Array(BUCKET << BUCKET_BITS).fill(2 ** 21));
+    this.counts = Array.from({ length: ORDERS }, () => new Uint8Array(BUCKET << BUCKET_BITS));
     this.weightSets = Array.from({ length: ORDERS }, () => new Array(ORDERS).fill(FIRST_WEIGHT));
+    this.buckets = new Array(ORDERS).fill(0);
     this.slots = new Array(ORDERS).fill(0);
     this.inputs = new Array(ORDERS).fill(0);
     this.weights = this.weightSets[0];
@@ -54,22 +58,35 @@ class ByteModel {
   }
 
   #overBits(decide) {
-    let node = 1;
+    let byte = 0;
+    let node = 0;
     for (let bit = 7; bit >= 0; bit -= 1) {
+      if (bit % 4 === 3) {
+        this.#chooseBuckets(node);
+        node = 1;
+      }
       const decision = decide(node, bit);
       this.#learn(decision);
       node = 2 * node + decision;
+      byte = 2 * byte + decision;
     }
-    const byte = node & 255;
     this.history = ((this.history << 8) | byte) >>> 0;
     return byte;
+  }
+
+  /** Buckets of half a byte; `first` is 0 for the first half, and 16 and that half for the second. */
+  #chooseBuckets(first) {
+    for (let order = 0; order < ORDERS; order += 1) {
+      const mixed = Math.imul(this.history % 256 ** order, OF_CONTEXT) + Math.imul(first, OF_HALF);
+      this.buckets[order] = BUCKET * ((mixed | 0) >>> (32 - BUCKET_BITS));
+    }
   }
 
   #predict(node) {
     let sum = 0;
     let set = 0;
     for (let order = 0; order < ORDERS; order += 1) {
-      const slot = slotNumber(this.history % 256 ** order, node);
+      const slot = this.buckets[order] + node;
       this.slots[order] = slot;
       this.inputs[order] = logit(this.probabilities[order][slot] >> 6);
       if (this.counts[order][slot] > 0) set = order;
@@ -90,11 +107,6 @@ class ByteModel {
       counts[slot] = Math.min(counts[slot] + 1, LARGEST_COUNT);
     }
   }
-}
-
-function slotNumber(context, node) {
-  const mixed = 40503 * (context % 65536) + 30011 * Math.floor(context / 65536) + 24593 * node;
-  return ((mixed % 65536) ^ (Math.floor(mixed / 32768) % 65536)) & 65535;
 }
 
 /** Decodes decisions between the bounds `low` and `high`, both included. */

@@ -9,25 +9,40 @@ part of the file format.
 
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from metaq.coding.tables import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import Bytes, Integers, compiled, compiled_part, workspace
+from metaq.compiled import Bytes, Integers, Symbols, compiled, compiled_part, workspace
 from metaq.errors import CodecError
 
 ORDERS = 5
 """Contexts of 0 to 4 bytes."""
 
-SLOTS = 1 << 16
-"""Slots of a context's table."""
+BUCKET_BITS = 14
+BUCKET = 16
+SLOTS = BUCKET << BUCKET_BITS
+"""Slots of an order's table: a bucket has those of half a byte in a context.
+
+All of a bucket is found by comparing its number once, so that a device without room for the tables can go over the
+bytes before instead.
+"""
+
+OF_CONTEXT, OF_HALF = 625341585, 2654435761
+"""Factors that make a bucket's number of a context and of the first half of a byte."""
 
 PROBABILITY_BITS = 22
+COUNT_BITS = 5
+COUNT_MASK = (1 << COUNT_BITS) - 1
+COARSE_SHIFT = COUNT_BITS + PROBABILITY_BITS - 16
+"""What is left of a slot without its lowest bits so many is its probability in units of 2**-16."""
+
 COUNT_LIMIT = 30
 INITIAL_WEIGHT = 22000
 LEARNING_RATE = 4
 WEIGHT_SHIFT = 16
+WEIGHT_HALF = 1 << (WEIGHT_SHIFT - 1)
 LOWEST_PROBABILITY = 128
 """Of 65536. A byte then takes more than 1/356 of a byte, which bounds what a short code can unpack to."""
 
@@ -49,16 +64,15 @@ LOW, HIGH, CODE, POSITION, HISTORY = 0, 1, 2, 3, 4
 class Model(NamedTuple):
     """Everything that adapts, its tables and scratch space; workspaces of integers.
 
-    A slot a context, of shape (ORDERS * SLOTS,), has the probability of a 1 times ``2**22`` and how often it was used.
-    Weights are times 65536, of shape (ORDERS * ORDERS,): a set for each longest context used before. `slots` and
-    `inputs`, of shape (ORDERS,), are of the current decision, and `chosen`, of shape (1,), is the first weight of its
-    set. The tables are those of :mod:`metaq.coding.tables`.
+    A slot, of shape (ORDERS * SLOTS,), is the probability of a 1 times ``2**22`` and, in its lowest bits, how often it
+    was used. Weights are times 65536, of shape (ORDERS * ORDERS,): a set for each longest context used before.
+    `buckets` and `inputs`, of shape (ORDERS,), are of the current half of a byte and the current decision, and
+    `chosen`, of shape (1,), is the first weight of its set. The tables are those of :mod:`metaq.coding.tables`.
     """
 
-    probabilities: Integers
-    counts: Integers
+    slots: Symbols
     weights: Integers
-    slots: Integers
+    buckets: Integers
     inputs: Integers
     chosen: Integers
     logits: Integers
@@ -98,16 +112,15 @@ def decode_header_bytes(coded: bytes, size_bytes: int) -> bytes:
 def _primed() -> tuple[Model, int]:
     """The model that has seen the dictionary, and the last bytes of that."""
     tables = Model(
-        probabilities=np.full(ORDERS * SLOTS, 1 << (PROBABILITY_BITS - 1), dtype=np.int64),
-        counts=np.zeros(ORDERS * SLOTS, dtype=np.int64),
+        slots=np.full(ORDERS * SLOTS, 1 << (PROBABILITY_BITS - 1 + COUNT_BITS), dtype=np.int32),
         weights=np.full(ORDERS * ORDERS, INITIAL_WEIGHT, dtype=np.int64),
-        slots=np.zeros(ORDERS, dtype=np.int64),
+        buckets=np.zeros(ORDERS, dtype=np.int64),
         inputs=np.zeros(ORDERS, dtype=np.int64),
         chosen=np.zeros(1, dtype=np.int64),
         logits=logit_table(),
         logistic=logistic_table(),
     )
-    model = Model(*map(workspace, tables))
+    model = Model(*(cast(Any, workspace(array)) for array in tables))
     state = workspace(np.array([0, TOP, 0, 0, 0], dtype=np.int64))
     _encoded(DICTIONARY, model, state)
     return model, int(state[HISTORY])
@@ -116,7 +129,9 @@ def _primed() -> tuple[Model, int]:
 def _started() -> tuple[Model, Integers]:
     """A copy of the primed model, and the state of a coder that has coded nothing."""
     model, history = _primed()
-    return Model(*(array.copy() for array in model)), workspace(np.array([0, TOP, 0, 0, history], dtype=np.int64))
+    return Model(*(cast(Any, array.copy()) for array in model)), workspace(
+        np.array([0, TOP, 0, 0, history], dtype=np.int64)
+    )
 
 
 def _workspace_of(data: bytes) -> Bytes:
@@ -136,25 +151,30 @@ def _encoded(raw: bytes, model: Model, state: Integers) -> bytes:
 def _code(raw: Bytes, model: Model, state: Integers, data: Bytes, decodes: bool) -> None:
     """Code `raw` into `data` but for the end, or find it there, with :data:`PADDING` behind the code."""
     for index in range(len(raw)):
-        node = 1
-        for place in range(8):
-            bit = (int(raw[index]) >> (7 - place)) & 1
-            probability = _predict(node, state[HISTORY], model)
-            if decodes:
-                bit = 1 if state[CODE] <= _split(probability, state) else 0
-            _narrow(bit, probability, state)
-            while (state[LOW] ^ state[HIGH]) >> 24 == 0:
+        byte, first = 0, 0
+        for shift in (4, 0):
+            _choose_buckets(state[HISTORY], first, model)
+            node = 1
+            for place in range(3, -1, -1):
+                bit = (int(raw[index]) >> (shift + place)) & 1
+                probability = _predict(node, model)
                 if decodes:
-                    state[CODE] = (state[CODE] << 8) & TOP | data[state[POSITION] + 4]
-                else:
-                    data[state[POSITION]] = state[HIGH] >> 24
-                state[LOW] = (state[LOW] << 8) & TOP
-                state[HIGH] = (state[HIGH] << 8) & TOP | 255
-                state[POSITION] += 1
-            _learn(bit, probability, model)
-            node = node << 1 | bit
-        raw[index] = node & 255
-        state[HISTORY] = (state[HISTORY] << 8 | (node & 255)) & TOP
+                    bit = 1 if state[CODE] <= _split(probability, state) else 0
+                _narrow(bit, probability, state)
+                while (state[LOW] ^ state[HIGH]) >> 24 == 0:
+                    if decodes:
+                        state[CODE] = (state[CODE] << 8) & TOP | data[state[POSITION] + 4]
+                    else:
+                        data[state[POSITION]] = state[HIGH] >> 24
+                    state[LOW] = (state[LOW] << 8) & TOP
+                    state[HIGH] = (state[HIGH] << 8) & TOP | 255
+                    state[POSITION] += 1
+                _learn(node, bit, probability, model)
+                node = node << 1 | bit
+            first = node
+            byte = byte << 4 | (node & 15)
+        raw[index] = byte
+        state[HISTORY] = (state[HISTORY] << 8 | byte) & TOP
         # What lies this far behind the end is zeros that no encoder leaves out.
         if decodes and state[POSITION] > len(data) - PADDING:
             return
@@ -185,21 +205,29 @@ def _tail(state: Integers) -> tuple[int, int]:
 
 
 @compiled_part
-def _predict(node: int, history: int, model: Model) -> int:
-    """Probability of a 1 times 65536; where it comes from is left in `slots`, `inputs` and `chosen`."""
-    longest = 0
+def _choose_buckets(history: int, first: int, model: Model) -> None:
+    """Buckets of half a byte; `first` is 0 for the first half, and 16 and that half for the second."""
     for order in range(ORDERS):
         context = history & ((1 << (8 * order)) - 1)
-        mixed = (context & 0xFFFF) * 40503 + (context >> 16) * 30011 + node * 24593
-        slot = order * SLOTS + ((mixed ^ (mixed >> 15)) & (SLOTS - 1))
-        if model.counts[slot] > 0:
+        mixed = (context * OF_CONTEXT + first * OF_HALF) & TOP
+        model.buckets[order] = order * SLOTS + (mixed >> (32 - BUCKET_BITS)) * BUCKET
+
+
+@compiled_part
+def _predict(node: int, model: Model) -> int:
+    """Probability of a 1 times 65536; where it comes from is left in `inputs` and `chosen`."""
+    # Names of their own, because a field of a record takes long to find where nothing is compiled.
+    slots, buckets, weights, inputs, logits = model.slots, model.buckets, model.weights, model.inputs, model.logits
+    longest = 0
+    for order in range(ORDERS):
+        slot = int(slots[buckets[order] + node])
+        if slot & COUNT_MASK:
             longest = order
-        model.slots[order] = slot
-        model.inputs[order] = model.logits[model.probabilities[slot] >> (PROBABILITY_BITS - 16)]
+        inputs[order] = logits[slot >> COARSE_SHIFT]
     first = longest * ORDERS
     total = 0
     for order in range(ORDERS):
-        total += model.weights[first + order] * model.inputs[order]
+        total += weights[first + order] * inputs[order]
     model.chosen[0] = first
     logit = min(max(total >> 16, -LOGIT_LIMIT), LOGIT_LIMIT)
     probability = int(model.logistic[logit + LOGIT_LIMIT + 1])
@@ -207,14 +235,15 @@ def _predict(node: int, history: int, model: Model) -> int:
 
 
 @compiled_part
-def _learn(bit: int, probability: int, model: Model) -> None:
+def _learn(node: int, bit: int, probability: int, model: Model) -> None:
+    slots, buckets, weights, inputs = model.slots, model.buckets, model.weights, model.inputs
     first = model.chosen[0]
     error = ((bit << 16) - probability) * LEARNING_RATE
     target = ((1 << PROBABILITY_BITS) - 1) * bit
     for order in range(ORDERS):
-        model.weights[first + order] += (model.inputs[order] * error + (1 << (WEIGHT_SHIFT - 1))) >> WEIGHT_SHIFT
-        slot = model.slots[order]
-        count = model.counts[slot]
-        value = model.probabilities[slot]
-        model.probabilities[slot] = value + (((target - value) * (131072 // (2 * count + 3))) >> 16)
-        model.counts[slot] = min(count + 1, COUNT_LIMIT)
+        weights[first + order] += (inputs[order] * error + WEIGHT_HALF) >> WEIGHT_SHIFT
+        place = buckets[order] + node
+        slot = int(slots[place])
+        value, count = slot >> COUNT_BITS, slot & COUNT_MASK
+        value += ((target - value) * (131072 // (2 * count + 3))) >> 16
+        slots[place] = value << COUNT_BITS | (count + 1 if count < COUNT_LIMIT else COUNT_LIMIT)

@@ -7,13 +7,37 @@ Encoder and decoder run the same code. Every constant here is part of the file f
 
 Numba compiles a version of a function for every constant that it is called with, but not for ``int(constant)``; flags
 and signs, the most frequent decisions, are worth a version.
+
+Where nothing is compiled, a call, a field of a record, and a name of another module each take as long as the arithmetic
+around them. The loops over all contexts of a decision therefore have none.
 """
 
 from metaq.coding.context import binary
 from metaq.coding.context import deep_model as deep
-from metaq.coding.context.binary import ONE, adapted, choose_or_narrow, clipped
+from metaq.coding.context.binary import (
+    COARSE_SHIFT,
+    COUNT_BITS,
+    COUNT_MASK,
+    HIGHEST_PROBABILITY,
+    ONE,
+    RATE_BITS,
+    adapted,
+    choose_or_narrow,
+    clipped,
+)
 from metaq.coding.context.deep_contexts import UNIT, learn_symbol, set_contexts
-from metaq.coding.context.deep_model import FLAG_NODE, SIGN_NODE, Model, Stream
+from metaq.coding.context.deep_model import (
+    COLUMN_CONTEXT,
+    COLUMN_NODES,
+    CONFIDENCES,
+    CONTEXTS,
+    COUNT_LIMIT,
+    FLAG_NODE,
+    INPUTS,
+    SIGN_NODE,
+    Model,
+    Stream,
+)
 from metaq.coding.tables import CUMULATIVE_BITS, LOGIT_LIMIT
 from metaq.compiled import Bytes, Integers, compiled, compiled_part
 
@@ -22,6 +46,7 @@ UNKNOWN_HINT = 2
 NO_END = 0
 WEIGHT_BITS = 16
 WEIGHT_SHIFT = 24
+WEIGHT_HALF = 1 << (WEIGHT_SHIFT - 1)
 LEARNING_RATE = 20
 LEARNING_GAIN = 400
 LEARNING_TIME = 700
@@ -32,6 +57,9 @@ EXPERT_FLOOR = 64
 """Mass that an expert leaves to what it takes to be impossible, of ``TOTAL``."""
 
 LOGIT_SHIFT = 12
+LAST_PLACE = 2 * LOGIT_LIMIT + 2
+"""Of the cumulative table."""
+
 OUTSIDE = 1 << 40
 """A residual that leads outside every alphabet."""
 
@@ -85,7 +113,7 @@ def _code_row_flag(index: int, stream: Stream, model: Model, state: Integers, da
             place += 1
         live = 1 if place < index + row_length else 0
     slot = deep.ROW_NODE + (stream.row_hints[index // row_length] if len(stream.row_hints) else UNKNOWN_HINT)
-    probability = clipped(model.table[slot] >> binary.COARSE_SHIFT)
+    probability = clipped(model.table[slot] >> COARSE_SHIFT)
     if len(stream.flags):
         stream.flags[index : index + row_length] = max(probability // row_length, binary.LOWEST_PROBABILITY)
     live = choose_or_narrow(probability, live, state, data)
@@ -155,7 +183,8 @@ def _code(node: int, bit: int, low: int, middle: int, high: int, model: Model, s
     else:
         chosen = deep.DIGIT_SET
     total = _ask_contexts(node, chosen, model) + _ask_experts(node, chosen, low, middle, high, model)
-    logit = min(max(total >> WEIGHT_BITS, -LOGIT_LIMIT), LOGIT_LIMIT)
+    logit = total >> WEIGHT_BITS
+    logit = -LOGIT_LIMIT if logit < -LOGIT_LIMIT else (logit if logit < LOGIT_LIMIT else LOGIT_LIMIT)
     probability = clipped(model.logistic[logit + LOGIT_LIMIT + 1])
     if node == FLAG_NODE:
         model.tally[deep.FLAG_PROBABILITY] = probability
@@ -164,74 +193,83 @@ def _code(node: int, bit: int, low: int, middle: int, high: int, model: Model, s
     model.decided[chosen] = decided + 1
     rate = LEARNING_RATE + LEARNING_GAIN * LEARNING_TIME // (LEARNING_TIME + decided)
     error = (bit * ONE - probability) * rate
-    for place in range(deep.INPUTS):
-        change = (model.inputs[place] * error + (1 << (WEIGHT_SHIFT - 1))) >> WEIGHT_SHIFT
-        model.weights[model.places[place]] += change
-    for context in range(deep.CONTEXTS if node < deep.COLUMN_NODES else deep.COLUMN_CONTEXT):
-        slot = model.slots[context]
-        model.table[slot] = adapted(model.table[slot], bit, deep.COUNT_LIMIT, model.rates)
+    weights, table, rates = model.weights, model.table, model.rates
+    for place, logit in zip(model.places, model.inputs):  # noqa: B905
+        weights[place] += (logit * error + WEIGHT_HALF) >> WEIGHT_SHIFT
+    target = HIGHEST_PROBABILITY if bit else 0
+    slots = model.slots
+    for context in range(CONTEXTS if node < COLUMN_NODES else COLUMN_CONTEXT):
+        # As in :func:`adapted`.
+        slot = slots[context]
+        value = table[slot]
+        seen = value & COUNT_MASK
+        change = ((target - (value >> COUNT_BITS)) * rates[seen]) >> RATE_BITS
+        table[slot] = value + (change << COUNT_BITS) + (1 if seen < COUNT_LIMIT else 0)
     return bit
 
 
 @compiled_part
 def _ask_contexts(node: int, chosen: int, model: Model) -> int:
     """Weighted logits of all contexts at a node."""
+    table, contexts, slots, inputs, places = model.table, model.contexts, model.slots, model.inputs, model.places
+    weights, logits, confidences = model.weights, model.logits, model.confidences
     total = 0
-    ground = model.table[model.contexts[0] + node]
-    for context in range(deep.CONTEXTS):
-        slot = model.contexts[context] + node
-        if context == deep.COLUMN_CONTEXT and node >= deep.COLUMN_NODES:
-            slot = model.contexts[0] + node
-        value = model.table[slot]
+    ground = table[contexts[0] + node]
+    first = chosen * INPUTS * CONFIDENCES
+    for context in range(CONTEXTS):
+        slot = contexts[context] + node
+        if context == COLUMN_CONTEXT and node >= COLUMN_NODES:
+            slot = contexts[0] + node
+        value = table[slot]
         if value == 0:
             # Not seen yet: what is known without any context is the best guess.
-            value = ground >> binary.COUNT_BITS << binary.COUNT_BITS
-            model.table[slot] = value
-        logit = model.logits[value >> binary.COARSE_SHIFT]
-        place = (chosen * deep.INPUTS + context) * deep.CONFIDENCES + model.confidences[value & binary.COUNT_MASK]
-        model.slots[context] = slot
-        model.inputs[context] = logit
-        model.places[context] = place
-        total += model.weights[place] * logit
+            value = ground >> COUNT_BITS << COUNT_BITS
+            table[slot] = value
+        place = first + confidences[value & COUNT_MASK]
+        first += CONFIDENCES
+        logit = logits[value >> COARSE_SHIFT]
+        slots[context] = slot
+        inputs[context] = logit
+        places[context] = place
+        total += weights[place] * logit
     return total
 
 
 @compiled_part
 def _ask_experts(node: int, chosen: int, low: int, middle: int, high: int, model: Model) -> int:
     """Weighted logits of all experts at a node."""
+    inputs, places, weights, logits = model.inputs, model.places, model.weights, model.logits
+    confidences, scale_counts, classes = model.confidences, model.scale_counts, model.classes
+    cumulative, edges = model.cumulative, model.edges
     total = 0
+    first = (chosen * INPUTS + CONTEXTS) * CONFIDENCES
+    # The distribution is mirrored where the residual is negative.
+    sign = model.tally[deep.SIGN] if node > SIGN_NODE else 1
     for expert in range(deep.EXPERTS):
-        logit = _expert_logit(expert, node, low, middle, high, model)
-        seen = model.scale_counts[expert * deep.SCALE_CLASSES + model.classes[expert]]
-        place = (chosen * deep.INPUTS + deep.CONTEXTS + expert) * deep.CONFIDENCES + model.confidences[seen]
-        model.inputs[deep.CONTEXTS + expert] = logit
-        model.places[deep.CONTEXTS + expert] = place
-        total += model.weights[place] * logit
+        mean, inverse = edges[2 * expert] * sign + UNIT // 2, edges[2 * expert + 1]
+        if node <= SIGN_NODE:
+            zero = cumulative[_place(-mean, inverse)]
+            one = TOTAL - cumulative[_place(UNIT - mean, inverse)]
+            if node == FLAG_NODE:
+                zero = TOTAL - one - zero
+                one = TOTAL - zero
+        else:
+            edge = cumulative[_place(UNIT * middle - mean, inverse)]
+            one = (cumulative[_place(UNIT * high - mean, inverse)] if high else TOTAL) - edge
+            zero = edge - cumulative[_place(UNIT * low - mean, inverse)]
+        share = (one + EXPERT_FLOOR) * ONE // (one + zero + 2 * EXPERT_FLOOR)
+        logit = logits[share if share < ONE else ONE - 1]
+        seen = scale_counts[expert * deep.SCALE_CLASSES + classes[expert]]
+        place = first + confidences[seen]
+        first += CONFIDENCES
+        inputs[CONTEXTS + expert] = logit
+        places[CONTEXTS + expert] = place
+        total += weights[place] * logit
     return total
 
 
 @compiled_part
-def _expert_logit(expert: int, node: int, low: int, middle: int, high: int, model: Model) -> int:
-    mean, inverse = model.edges[2 * expert], model.edges[2 * expert + 1]
-    if node == FLAG_NODE:
-        zero = _below(1, mean, inverse, model) - _below(0, mean, inverse, model)
-        one = TOTAL - zero
-    elif node == SIGN_NODE:
-        one = TOTAL - _below(1, mean, inverse, model)
-        zero = _below(0, mean, inverse, model)
-    else:
-        # The distribution is mirrored where the residual is negative.
-        mean *= model.tally[deep.SIGN]
-        edge = _below(middle, mean, inverse, model)
-        one = (_below(high, mean, inverse, model) if high else TOTAL) - edge
-        zero = edge - _below(low, mean, inverse, model)
-    one += EXPERT_FLOOR
-    zero += EXPERT_FLOOR
-    return int(model.logits[min(one * ONE // (one + zero), ONE - 1)])
-
-
-@compiled_part
-def _below(residual: int, mean: int, inverse: int, model: Model) -> int:
-    """Mass that an expert gives to residuals below `residual`, of ``TOTAL``."""
-    logit = ((UNIT * residual - UNIT // 2 - mean) * inverse) >> LOGIT_SHIFT
-    return int(model.cumulative[min(max(logit, -LOGIT_LIMIT - 1), LOGIT_LIMIT + 1) + LOGIT_LIMIT + 1])
+def _place(distance: int, inverse: int) -> int:
+    """Where in the cumulative table a residual is that lies `distance` sixteenths above the mean."""
+    place = ((distance * inverse) >> LOGIT_SHIFT) + LOGIT_LIMIT + 1
+    return 0 if place < 0 else (place if place < LAST_PLACE else LAST_PLACE)
