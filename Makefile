@@ -11,7 +11,7 @@ BENCHMARKS := $(filter-out one_knob knob cifar10 federated language_model struct
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint docs web bench clean
+.PHONY: help demo test test-all lint docs web web-page bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,11 @@ docs: $(DOCS_INSTALLED) ## Build the documentation as a site in site; a warning 
 
 web: ## Serve the page that reads handwriting, on this machine alone
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory web 8000
+
+web-page: ## Build that page as one file, build/handwriting.html, which works from disk too
+	npm ci --prefix web --no-fund --no-audit
+	@mkdir -p build
+	node web/build_page.js build/handwriting.html
 
 bench: $(INSTALLED) ## Run every benchmark of minutes; JSON and pictures go to benchmarks/results
 	@mkdir -p benchmarks/results

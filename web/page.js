@@ -1,65 +1,111 @@
-import { makeFigures } from "./activations.js";
+import { drawLayers } from "./activations.js";
+import { makeBars, makeCard } from "./answers.js";
+import { byId, inBytes, inMilliseconds } from "./elements.js";
 import { writtenDigit } from "./examples.js";
-import { decode, MetaqError } from "./metaq/index.js";
-import { LeNet5 } from "./network.js";
-import { inkStrokes, pictureOf } from "./strokes.js";
-import { startViewer } from "./viewer.js";
+import { startFile } from "./file_bytes.js";
+import { loadModel } from "./loading.js";
+import { MetaqError } from "./metaq/index.js";
+import { MODELS } from "./models.js";
+import { digitOf, NetworkError } from "./network.js";
+import { listenToPen, redraw } from "./pen.js";
+import { listenToPictures, showCode } from "./qr_code.js";
+import { pictureOf } from "./strokes.js";
+import { showOwn, startViewer } from "./viewer.js";
 
 const DIGITS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-const PEN_SHARE = 0.07;
-const BYTES_PER_LINE = 24;
 
-const byId = (id) => document.getElementById(id);
 const makeCanvas = () => document.createElement("canvas");
-const inBytes = (count) => `${count.toLocaleString("en")} bytes`;
+const hasCanvas = Boolean(makeCanvas().getContext?.("2d"));
 
-const fileBytes = Uint8Array.from(atob(byId("model").textContent.replace(/\s/g, "")), (character) =>
-  character.charCodeAt(0),
-);
+const showFile = startFile(judged);
+/** Networks that read what is drawn, each with its card. */
+const readers = [];
+let chosen;
+let strokes = [];
 
 function start() {
   byId("live").hidden = false;
   startViewer();
-  showFile();
-  const { tensors } = decode(fileBytes);
-  showTensors(tensors);
-  if (!makeCanvas().getContext?.("2d")) {
-    byId("drawing").hidden = true;
-    byId("layers").hidden = true;
+  if (!hasCanvas) {
+    for (const id of ["drawing", "sizes", "layers", "code-reading"]) byId(id).hidden = true;
     byId("no-canvas").hidden = false;
+    showModel(loadModel(bytesOf(MODELS[0])));
     return;
   }
-  startDrawing(new LeNet5(tensors));
+  listenToPictures(useCode);
+  startDrawing();
+  for (const { accuracy, base64 } of MODELS) {
+    // One at a time, so that the page answers in between.
+    setTimeout(() => addReader(loadModel(bytesOf({ base64 })), { accuracy }));
+  }
 }
 
-/** Everything about drawing and reading a digit; whatever is read is told by an event `digitread`. */
-function startDrawing(network) {
-  const canvas = byId("paper");
-  const drawLayers = makeFigures(byId("figures"));
-  const drawBars = makeBars();
-  let strokes = [];
-  let isDue = false;
+function bytesOf({ base64 }) {
+  return Uint8Array.from(atob(base64.replace(/\s/g, "")), (letter) => letter.charCodeAt(0));
+}
 
-  const read = () => {
-    isDue = false;
-    redraw(canvas, strokes);
-    const picture = pictureOf(strokes, makeCanvas);
-    const { layers, probabilities } = network.run(picture);
-    drawLayers(layers);
-    drawBars(strokes.length > 0 ? probabilities : undefined);
-    showPictureSize(canvas, strokes.length > 0);
-    document.dispatchEvent(new CustomEvent("digitread", { detail: { picture, probabilities } }));
-  };
-  const readSoon = () => {
-    if (!isDue) requestAnimationFrame(read);
-    isDue = true;
-  };
+/** Everything about one file. */
+function showModel(model) {
+  byId("network-size").textContent = inBytes(model.bytes.length);
+  byId("decode-time").textContent = inMilliseconds(model.decodeMs);
+  showFile(model);
+  showCode(model.bytes);
+}
+
+/** Another network beside the others. @returns its card */
+function addReader(model, facts) {
+  const reader = { model };
+  reader.card = makeCard(model, facts, () => {
+    chosen = reader;
+    showModel(model);
+    read();
+  });
+  readers.push(reader);
+  if (chosen) read();
+  else reader.card.choose();
+  return reader.card;
+}
+
+const drawBars = makeBars();
+let isDue = false;
+
+/** Let all networks read what is drawn; what the chosen one reads is told by an event `digitread`. */
+function read() {
+  isDue = false;
+  const canvas = byId("paper");
+  redraw(canvas, strokes);
+  const picture = pictureOf(strokes, makeCanvas);
+  const isDrawn = strokes.length > 0;
+  for (const reader of readers) {
+    const begin = performance.now();
+    const { layers, probabilities } = reader.model.network.run(picture);
+    const readMs = performance.now() - begin;
+    reader.card.show(isDrawn ? probabilities : undefined, readMs);
+    if (reader === chosen) {
+      drawLayers(byId("figures"), layers);
+      drawBars(isDrawn ? probabilities : undefined);
+      byId("read-time").textContent = isDrawn ? inMilliseconds(readMs) : "–";
+      document.dispatchEvent(new CustomEvent("digitread", { detail: { picture, probabilities } }));
+    }
+  }
+  canvas.toBlob((blob) => {
+    byId("picture-size").textContent = isDrawn && blob ? inBytes(blob.size) : "–";
+  }, "image/png");
+}
+
+function readSoon() {
+  if (!isDue) requestAnimationFrame(read);
+  isDue = true;
+}
+
+function startDrawing() {
+  const canvas = byId("paper");
   const replace = (drawn) => {
     strokes = drawn;
     read();
   };
-
   listenToPen(canvas, () => strokes, readSoon);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", readSoon);
   byId("clear").addEventListener("click", () => replace([]));
   byId("undo").addEventListener("click", () => replace(strokes.slice(0, -1)));
   for (const digit of DIGITS) {
@@ -70,109 +116,34 @@ function startDrawing(network) {
     button.addEventListener("click", () => replace(writtenDigit(digit, canvas.width)));
     byId("examples").append(button);
   }
+  drawBars();
   read();
 }
 
-/** Strokes by mouse, finger or pen. */
-function listenToPen(canvas, strokes, changed) {
-  const pens = new Map();
-  const pointOf = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return {
-      x: ((event.clientX - box.left) * canvas.width) / box.width,
-      y: ((event.clientY - box.top) * canvas.height) / box.height,
-    };
-  };
-  canvas.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
-    canvas.setPointerCapture(event.pointerId);
-    const stroke = [pointOf(event)];
-    pens.set(event.pointerId, stroke);
-    strokes().push(stroke);
-    changed();
+/** How a network reads the ten digits that the page draws, in a sentence. */
+function judged(network) {
+  if (!hasCanvas) return "";
+  const answers = DIGITS.map((digit) => {
+    const picture = pictureOf(writtenDigit(digit, byId("paper").width), makeCanvas);
+    return digitOf(network.run(picture).probabilities);
   });
-  canvas.addEventListener("pointermove", (event) => {
-    const stroke = pens.get(event.pointerId);
-    if (!stroke) return;
-    const events = event.getCoalescedEvents?.() ?? [];
-    stroke.push(...(events.length > 0 ? events : [event]).map(pointOf));
-    changed();
-  });
-  for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, (event) => pens.delete(event.pointerId));
-  }
+  const right = answers.filter((answer, digit) => answer === digit).length;
+  const texts = answers.map((answer) => (answer < 0 ? "–" : answer));
+  return `Of the ten digits that this page draws, 0 to 9, that network reads ${right} right: ${texts.join(" ")}.`;
 }
 
-function redraw(canvas, strokes) {
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  inkStrokes(context, strokes, PEN_SHARE * canvas.width, "#111");
-}
-
-/** Ten bars. @returns {(probabilities?: number[]) => void} */
-function makeBars() {
-  const bars = DIGITS.map((digit) => {
-    const item = document.createElement("li");
-    item.innerHTML =
-      '<span class="digit"></span><span class="track"><span class="bar"></span></span><span class="share"></span>';
-    item.querySelector(".digit").textContent = digit;
-    byId("probabilities").append(item);
-    return item;
-  });
-  return (probabilities) => {
-    const largest = probabilities && Math.max(...probabilities);
-    bars.forEach((item, digit) => {
-      const probability = probabilities?.[digit] ?? 0;
-      item.dataset.probability = probability;
-      item.classList.toggle("largest", probability === largest);
-      item.querySelector(".bar").style.width = `${100 * probability}%`;
-      item.querySelector(".share").textContent = probabilities ? `${(100 * probability).toFixed(1)} %` : "–";
-    });
-    byId("prediction").textContent = probabilities ? `I read a ${probabilities.indexOf(largest)}.` : "Draw a digit.";
-  };
-}
-
-function showPictureSize(canvas, isDrawn) {
-  canvas.toBlob((blob) => {
-    byId("picture-size").textContent = isDrawn && blob ? inBytes(blob.size) : "–";
-  }, "image/png");
-}
-
-function showFile() {
-  byId("network-size").textContent = inBytes(fileBytes.length);
-  byId("file-size").textContent = inBytes(fileBytes.length);
-  const pairs = Array.from(fileBytes, (byte) => byte.toString(16).padStart(2, "0"));
-  const lines = [];
-  for (let at = 0; at < pairs.length; at += BYTES_PER_LINE) lines.push(pairs.slice(at, at + BYTES_PER_LINE).join(" "));
-  byId("bytes").textContent = lines.join("\n");
-  byId("flip").addEventListener("click", flipBit);
-}
-
-function showTensors(tensors) {
-  for (const { name, shape, dtype } of tensors.values()) {
-    const row = byId("tensors").insertRow();
-    const weights = shape.reduce((product, size) => product * size, 1);
-    for (const text of [name, shape.join(" × "), dtype, weights.toLocaleString("en")])
-      row.insertCell().textContent = text;
-  }
-  const total = [...tensors.values()].reduce((sum, { bytes }) => sum + bytes.length, 0);
-  byId("float-size").textContent = inBytes(total);
-  byId("ratio").textContent = `${Math.round(total / fileBytes.length)} times`;
-}
-
-/** Decode the file with one bit of it changed. */
-function flipBit() {
-  const bit = Math.floor(Math.random() * 8 * fileBytes.length);
-  const changed = Uint8Array.from(fileBytes);
-  changed[bit >> 3] ^= 1 << (bit & 7);
-  const what = `Bit ${bit & 7} of byte ${bit >> 3} flipped:`;
+/** Let a file that came as a QR code read what is drawn, or show it if it is no network of handwriting. */
+function useCode(bytes) {
+  const what = `${inBytes(bytes.length)} read from the picture`;
   try {
-    decode(changed);
-    byId("flipped").textContent = `${what} the file was read all the same.`;
+    const model = loadModel(bytes);
+    addReader(model, { origin: "from a QR code" }).choose();
+    return `${what}: ${model.network.title}, which now reads what you draw.`;
   } catch (error) {
-    if (!(error instanceof MetaqError)) throw error;
-    byId("flipped").textContent = `${what} refused. ${error.message}`;
+    if (error instanceof MetaqError) return `${what}. ${error.message}`;
+    if (!(error instanceof NetworkError)) throw error;
+    showOwn(new File([bytes], "from a QR code"));
+    return `${what}. ${error.message}`;
   }
 }
 

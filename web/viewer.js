@@ -1,39 +1,39 @@
 /** Shows what is in a `.metaq` file of the visitor's own, which does not leave the browser. */
+import { byId, inBytes, made } from "./elements.js";
+import { startWorker } from "./start_worker.js";
 import { BINS } from "./tensor_figures.js";
 
 const HEIGHT = 32;
 const MOST_ROWS = 2000;
 
-const byId = (id) => document.getElementById(id);
-const inBytes = (count) => `${count.toLocaleString("en")} bytes`;
 const ratioOf = (value) => (value < 100 ? value.toPrecision(3) : Math.round(value).toLocaleString("en"));
 const rounded = (value) => (value === 0 ? "0" : value.toPrecision(3).replace("-", "−"));
 
 /** Lets files be chosen, and dropped anywhere on the page. */
 export function startViewer() {
   byId("own-file").addEventListener("change", ({ target }) => {
-    if (target.files[0]) show(target.files[0]);
+    if (target.files[0]) showOwn(target.files[0]);
     target.value = "";
   });
   for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
   addEventListener("dragover", () => document.body.classList.add("dropping"));
   for (const name of ["dragleave", "drop"]) addEventListener(name, () => document.body.classList.remove("dropping"));
   addEventListener("drop", ({ dataTransfer }) => {
-    if (dataTransfer?.files[0]) show(dataTransfer.files[0]);
+    if (dataTransfer?.files[0]) showOwn(dataTransfer.files[0]);
   });
 }
 
 let running;
 
 /** @param {File} file */
-async function show(file) {
+export async function showOwn(file) {
   byId("own").scrollIntoView({ block: "start" });
   byId("own-result").hidden = true;
   tell(`Decoding ${file.name} …`);
   running?.terminate();
   try {
     const bytes = new Uint8Array(await file.arrayBuffer());
-    running = new Worker(new URL("viewer_worker.js", import.meta.url), { type: "module" });
+    running = startWorker();
     running.addEventListener("error", () => tell("This browser does not let the page decode in a worker."));
     running.addEventListener("message", ({ data: { progress, error, figures, metadata } }) => {
       if (progress) tell(`Decoding ${file.name}: ${Math.round((100 * progress.done) / Math.max(progress.total, 1))} %`);
@@ -57,7 +57,9 @@ function showFigures({ name, size }, figures, metadata) {
     `${name}: ${inBytes(size)} hold ${figures.length.toLocaleString("en")} tensors with ${elements.toLocaleString("en")} ` +
       `elements, ${inBytes(total)} when restored, ${ratioOf(total / size)} times as much.`,
   );
-  byId("own-metadata").replaceChildren(...metadata.flatMap(([key, value]) => [made("dt", key), made("dd", String(value))]));
+  byId("own-metadata").replaceChildren(
+    ...metadata.flatMap(([key, value]) => [made("dt", key), made("dd", String(value))]),
+  );
   const rows = figures.slice(0, MOST_ROWS).map((each) => rowOf(each, total));
   byId("own-tensors").replaceChildren(...rows);
   const left = figures.length - rows.length;
@@ -85,12 +87,6 @@ function rowOf({ name, dtype, shape, elements, bytes, least, largest, zeros, odd
     picture,
   );
   return row;
-}
-
-function made(tag, text) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  return element;
 }
 
 /** Bars as high as the square root of their share, so that tails are seen. */

@@ -22,15 +22,20 @@ needs_browser = pytest.mark.skipif(
 
 @pytest.mark.slow
 @needs_browser
-def test_the_page_shows_any_file_that_is_dropped_or_chosen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_from_disk", [False, True], ids=["served", "from disk"])
+def test_the_page_shows_any_file_that_is_dropped_or_chosen(tmp_path: Path, is_from_disk: bool) -> None:
     golden = sorted((ROOT / "tests" / "golden").glob("*.metaq"))
     damaged = tmp_path / "damaged.metaq"
     damaged.write_bytes(golden[0].read_bytes()[:-7])
     other = tmp_path / "other.metaq"
     other.write_text("no such file")
     paths = [ROOT / "models" / "lenet5-mnist.metaq", *golden, damaged, other]
+    page = tmp_path / "page.html"
+    if is_from_disk:
+        subprocess.run(["node", str(WEB / "build_page.js"), str(page)], check=True)
+    options = ["--page", str(page)] if is_from_disk else []
     done = subprocess.run(
-        ["node", str(WEB / "testing" / "check_viewer.js"), str(CHROMIUM), *map(str, paths)],
+        ["node", str(WEB / "testing" / "check_viewer.js"), str(CHROMIUM), *map(str, paths), *options],
         capture_output=True,
         text=True,
         check=False,

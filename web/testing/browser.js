@@ -2,7 +2,7 @@
 import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
 import { extname, join, normalize } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
 const FOLDER = fileURLToPath(new URL("..", import.meta.url));
@@ -32,6 +32,15 @@ export async function serve(folder = FOLDER) {
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   return { url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close() };
+}
+
+/**
+ * The page of handwriting, from a file of its own or, if none is given, from a server of this folder.
+ * @param {string} [file]
+ * @returns {Promise<{url: string, close: () => void}>}
+ */
+export async function servePage(file) {
+  return file ? { url: pathToFileURL(file).href, close() {} } : serve();
 }
 
 /** @param {string} executablePath of Chromium */
@@ -69,4 +78,22 @@ export async function seriousViolations(page) {
   return violations
     .filter(({ impact }) => ["serious", "critical"].includes(impact))
     .map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
+}
+
+/**
+ * Pixels of a screenshot.
+ * @param {import("playwright-core").Page} page any, which decodes the picture
+ * @param {Buffer} png
+ * @returns {Promise<{width: number, height: number, data: Uint8ClampedArray}>} red, green, blue and opacity of each
+ */
+export async function pixelsOf(page, png) {
+  const [width, height, letters] = await page.evaluate(async (encoded) => {
+    const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+    const picture = await createImageBitmap(new Blob([bytes]));
+    const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+    context.drawImage(picture, 0, 0);
+    const { width, height, data } = context.getImageData(0, 0, picture.width, picture.height);
+    return [width, height, Array.from(data, (value) => String.fromCharCode(value)).join("")];
+  }, png.toString("base64"));
+  return { width, height, data: Uint8ClampedArray.from(Buffer.from(letters, "latin1")) };
 }

@@ -1,5 +1,6 @@
 /**
- * Shows files of a visitor on the page: `node check_viewer.js CHROMIUM FILE... [--screenshots FOLDER]`.
+ * Shows files of a visitor on the page: `node check_viewer.js CHROMIUM FILE... [--page HTML] [--screenshots FOLDER]`, where HTML is
+ * the page as a single file.
  *
  * The result is JSON: `complaints`, serious `violations` of accessibility rules, whether the page scrolls sideways (`overflowing`), the
  * longest time in milliseconds that the page could not answer (`blockedMs`), and of every file the `status` and the texts of the `rows`.
@@ -7,15 +8,16 @@
  */
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { launch, open, seriousViolations, serve } from "./browser.js";
+import { parseArgs } from "node:util";
+import { launch, open, seriousViolations, servePage } from "./browser.js";
 
 const PATIENCE_MS = 300_000;
-const [chromium, ...rest] = process.argv.slice(2);
-const at = rest.indexOf("--screenshots");
-const screenshots = at < 0 ? undefined : rest[at + 1];
-const paths = at < 0 ? rest : rest.slice(0, at);
+const options = { page: { type: "string" }, screenshots: { type: "string" } };
+const { values, positionals } = parseArgs({ options, allowPositionals: true });
+const [chromium, ...paths] = positionals;
+const { screenshots } = values;
 
-const [server, browser] = await Promise.all([serve(), launch(chromium)]);
+const [server, browser] = await Promise.all([servePage(values.page), launch(chromium)]);
 const { page, complaints } = await open(browser, server.url, { viewport: { width: 390, height: 844 } });
 await page.evaluate(() => {
   let last = performance.now();
