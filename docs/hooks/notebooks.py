@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if cell["cell_type"] == "markdown":
                 parts.append(source)
                 continue
-            parts.append(_fenced("python", source))
+            fenced = _fenced("python", source)
+            is_folded = "hide-input" in cell["metadata"].get("tags", [])
+            parts.append(_folded(fenced) if is_folded else fenced)
             for place, output in enumerate(cell["outputs"]):
                 picture = f"{path.stem}-{number}-{place}.png"
                 data = output.get("data", {})
@@ -41,6 +44,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def _text(output: dict[str, Any]) -> str:
     """What an output says, wherever it keeps it."""
     return "".join(output.get("text") or output["data"]["text/plain"])
+
+
+def _folded(text: str) -> str:
+    """Behind a line that opens when it is clicked on."""
+    return f'??? note "Code of the picture"\n\n{textwrap.indent(text, " " * 4)}'
 
 
 def _fenced(language: str, text: str) -> str:

@@ -26,6 +26,9 @@ MOST_SECONDS = 14_400
 README_TAG = "readme"
 """Of a cell whose picture README shows: it is kept under the notebook's name in ``docs/pictures``, if that is there."""
 
+HIDDEN_TAG = "hide-input"
+"""Of a cell whose code is folded away: it draws what others have computed."""
+
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -70,6 +73,8 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata = METADATA
     for cell in notebook.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+        if HIDDEN_TAG in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data.pop("text/plain", None)

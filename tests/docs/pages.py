@@ -19,7 +19,7 @@ SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 TITLE = re.compile(r'title="([^"]+)"')
 HEXADECIMAL = re.compile(r"(?:[0-9a-f]+\n)+")
 
-KINDS = {"python": "python", "": "shell", "sh": "shell", "console": "shown", "c": "c"}
+KINDS = {"python": "python", "": "shell", "sh": "shell", "console": "shown", "c": "c", "html": "html"}
 """Kind of a block by its language. Lines of shell run; options of those that are shown have to exist; C compiles."""
 
 
@@ -34,9 +34,14 @@ class Block:
     title: str | None
 
 
+def text_of(page: str) -> str:
+    """A page as it is written."""
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
 def blocks_of(page: str) -> list[Block]:
     """All blocks of a page, in its order."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = text_of(page)
     prose = FENCE.sub(lambda found: "x\n" * found[0].count("\n") + "x", text)
     found = [(match.start(), match[1].strip(), match[2]) for match in FENCE.finditer(text)]
     starts = [(text.count("\n", 0, start) + 1, info, body) for start, info, body in found]
@@ -71,5 +76,5 @@ def lines_of(block: Block) -> list[list[str]]:
 
 def spans_of(page: str) -> list[str]:
     """Pieces of code within the text of a page."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = text_of(page)
     return [" ".join(span.split()) for span in SPAN.findall(FENCE.sub("", text))]

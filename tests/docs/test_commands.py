@@ -10,7 +10,6 @@ import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from pages import APART, PAGES, ROOT, Block, blocks_of
+from tasks import TASKS, minutes_of, shell_environment, type_lines, type_task
 
 NOT_RUN = {
     "MODELS.md": "trainings on MNIST, a quarter of an hour to an hour each",
@@ -75,27 +75,6 @@ def own_modules() -> Iterator[None]:
         del sys.modules[name]
 
 
-def shell_environment() -> dict[str, str]:
-    """The variables of a shell in which metaq is installed."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return {**kept, "PATH": path}
-
-
-def type_lines(text: str, place: Path) -> None:
-    """Give `text` to a fresh shell that ends at the first line that fails."""
-    done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail"],
-        input=text,
-        cwd=place,
-        env=shell_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{text}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-
-
 def run_program(block: Block, place: Path, names: dict[str, Any]) -> dict[str, Any]:
     """All names after a program of a page that begins with `names`."""
     program = place / (block.title or f"line_{block.line}.py")
@@ -109,8 +88,8 @@ def installs(block: Block) -> bool:
 
 
 def page_of(*kinds: str) -> list[str]:
-    """Pages that have a block of one of these kinds."""
-    return [page for page in PAGES if any(block.kind in kinds for block in blocks_of(page))]
+    """Pages with a block of one of these kinds, but for those that are typed as a whole."""
+    return [page for page in PAGES if page not in TASKS and any(block.kind in kinds for block in blocks_of(page))]
 
 
 @pytest.mark.slow
@@ -128,7 +107,7 @@ def test_a_page_works_as_typed(page: str, places: Any, bring_names: Callable[[st
             if IMAGES.search(block.text) and "METAQ_DATA" not in os.environ:
                 left_out.append(block.text)
             else:
-                type_lines(block.text, place)
+                type_lines(block.text, place, shell_environment())
     if left_out:
         pytest.skip(f"MNIST is not at hand; all but these commands passed: {' '.join(left_out)}")
 
@@ -144,16 +123,33 @@ def test_programs_of_a_page_run(page: str, places: Any, bring_names: Callable[[s
             names = run_program(block, places(page, block.section), names)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", TASKS)
+def test_a_task_is_done_from_an_empty_folder(page: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    environment = shell_environment()
+    environment["PYTHONPATH"] = environment["PIP_TARGET"] = str(tmp_path / "installed")
+    environment |= {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    place = tmp_path / "empty"
+    place.mkdir()
+    type_task(page, place, environment)
+
+
+def test_tasks_take_at_most_three_minutes() -> None:
+    assert len(TASKS) == 6
+    assert all((minutes_of(page) or 0) <= 3 for page in TASKS)
+
+
 def test_commands_that_do_not_run_are_few_and_known() -> None:
     assert set(page_of("shown")) == set(NOT_RUN)
 
 
 def test_a_line_that_fails_is_found(tmp_path: Path) -> None:
-    type_lines("metaq --help\nmkdir one\n", tmp_path)
+    type_lines("metaq --help\nmkdir one\n", tmp_path, shell_environment())
     assert (tmp_path / "one").is_dir()
     for text in ("metaq inspect missing.metaq\ntrue\n", "false | true\n", "no-such-command\n"):
         with pytest.raises(AssertionError):
-            type_lines(text, tmp_path)
+            type_lines(text, tmp_path, shell_environment())
 
 
 CLONE = """#!/bin/sh
@@ -182,5 +178,6 @@ def test_metaq_is_installed_as_the_pages_say(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PIP_NO_DEPS", "1")
     monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")
     check = "python -c 'import metaq; print(metaq.__file__)' > ../where\n"
-    type_lines(first.text + check, tmp_path)
+    variables = {name: os.environ[name] for name in os.environ if name.startswith("PYTHONPATH")}
+    type_lines(first.text + check, tmp_path, shell_environment() | variables)
     assert Path((tmp_path / "where").read_text().strip()) == tmp_path / "metaq/src/metaq/__init__.py"

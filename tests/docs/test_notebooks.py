@@ -21,10 +21,12 @@ NAMES = (
     "complexity",
     "dual-solvers",
     "frontier",
+    "hugging-face",
     "knapsack-solvers",
     "load-and-compress",
     "training",
     "what-phi-minimises",
+    "your-model",
 )
 
 EXACT = "exact"
@@ -109,7 +111,7 @@ def test_a_stored_notebook_tells_nothing_of_the_machine_that_ran_it(name):
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    assert all(set(cell["metadata"]) <= {"tags"} for cell in notebook["cells"])
+    assert all(set(cell["metadata"]) <= {"tags", "jupyter"} for cell in notebook["cells"])
     texts = [joined(cell["source"]) for cell in notebook["cells"]] + [printed(cell) for cell in code_cells(notebook)]
     assert not [text for text in texts if re.search(r"(?<![\w.])/(home|root|tmp|usr|work|Users)/|[A-Z]:\\\\", text)]
     assert (FOLDER / f"{name}.ipynb").stat().st_size < MOST_BYTES
