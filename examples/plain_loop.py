@@ -25,6 +25,7 @@ def main(path: str) -> None:
         curve.append(regularizer.report().bits_per_weight)  # metaq
     regularizer.save(path)  # metaq
     task.print_curve(curve)
+    task.print_end(path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
-from metaq import FreezeConfig, RegularizerConfig
+from metaq import FreezeConfig, RegularizerConfig, load
 
 EPOCHS = 6
 BATCH_SIZE = 32
@@ -51,11 +52,14 @@ class Classifier(nn.Module):
 class Rows(Dataset[Row]):
     """Inputs of shape (FEATURES,) and the label that a fixed random network of 64 hidden units gives them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, are_held_out: bool = False) -> None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(1)
             self.inputs = torch.randn(EXAMPLES, FEATURES)
-            self.labels = Classifier(hidden=64)(self.inputs)["logits"].argmax(dim=1)
+            judge = Classifier(hidden=64)
+            if are_held_out:
+                self.inputs = torch.randn(EXAMPLES, FEATURES)
+            self.labels = judge(self.inputs)["logits"].argmax(dim=1)
 
     def __len__(self) -> int:
         return EXAMPLES
@@ -105,6 +109,15 @@ def print_log(entries: Iterable[Mapping[str, float | str | None]]) -> None:
             if value not in (None, ""):
                 columns.setdefault(name, []).append(float(value))
     print(json.dumps(columns), flush=True)
+
+
+def print_end(path: str) -> None:
+    """What every example ends with: bytes of the file, and how good the network is that comes out of it."""
+    model, rows = make_model(), Rows(are_held_out=True)
+    model.load_state_dict(load(path))
+    with torch.no_grad():
+        right = accuracy(model(rows.inputs)["logits"], rows.labels)
+    print(f"{Path(path).stat().st_size:,} bytes, {right:.1f} % of the examples held out are right", flush=True)
 
 
 def leave_group() -> None:

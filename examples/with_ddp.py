@@ -32,6 +32,7 @@ def main(path: str) -> None:
     regularizer.save(path)  # metaq
     if dist.get_rank() == 0:
         task.print_curve(curve)
+        task.print_end(path)
 
 
 if __name__ == "__main__":

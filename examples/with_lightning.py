@@ -53,6 +53,7 @@ def main(path: str) -> None:
         with Path(logger.experiment.metrics_file_path).open() as log:
             task.print_log(csv.DictReader(log))
     entropy.save(path)  # metaq
+    task.print_end(path)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def main(path: str) -> None:
         trainer.train()
         entropy.save(path)  # metaq
     task.print_log(trainer.state.log_history)
+    task.print_end(path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -23,8 +24,8 @@ COMMANDS = {
 }
 """What runs each example."""
 
-OTHERS = {"task.py", "federated.py"}
-"""What is no loop with a regulariser."""
+OTHERS = {"task.py", "federated.py", "image_folder.py"}
+"""What does not learn the task of the others."""
 
 MOST_LINES = 3
 """Lines that metaq may add to a loop, beside its import."""
@@ -38,7 +39,12 @@ def run(name: str, path: Path) -> list[float]:
         command, cwd=path.parent, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    curve: list[float] = json.loads(done.stdout.splitlines()[-1])["bits_per_weight"]
+    *_, facts, end = done.stdout.splitlines()
+    curve: list[float] = json.loads(facts)["bits_per_weight"]
+    said = re.fullmatch(r"(\d+) bytes, (\d+\.\d) % of the examples held out are right", end)
+    assert said, end
+    assert int(said[1]) == path.stat().st_size
+    assert float(said[2]) > 60
     return curve
 
 
@@ -96,3 +102,20 @@ def test_federated_averaging_counts_the_bytes_of_every_message(way, tmp_path):
     assert least <= figures["float32_bytes"] / sum(sizes) <= most
     assert all(least <= 2 * 177_704 / size <= most for size in sizes)
     assert all(0 < each["accuracy"] < 100 for each in figures["rounds"])
+
+
+def test_a_folder_of_pictures_becomes_a_small_classifier(tmp_path):
+    image, random = pytest.importorskip("PIL.Image"), np.random.default_rng(0)
+    for name, shade in (("dark", 40), ("bright", 200)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = np.clip(random.normal(shade, 30, (20, 24, 3)), 0, 255).astype(np.uint8)
+            image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    command = [*PYTHON, str(EXAMPLES / "image_folder.py"), "pictures", "model.metaq", "--epochs", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    end = re.fullmatch(r".* became ([\d,]+) bytes, (\d+\.\d) % right\n", done.stdout)
+    assert end, done.stdout
+    assert int(end[1].replace(",", "")) == (tmp_path / "model.metaq").stat().st_size
+    assert float(end[2]) > 80
