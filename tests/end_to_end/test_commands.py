@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from metaq import BucketGrid, load
+from metaq import BucketGrid, __version__, load
 
 from .conftest import run_metaq, trained
 
@@ -23,6 +23,10 @@ def test_help_of_every_command_shows_an_example():
         assert helped.status == 0
         assert f"Example: metaq {command}" in helped.out
         assert "--json" in helped.out
+
+
+def test_the_version_is_told():
+    assert run_metaq("--version").out == f"metaq {__version__}\n"
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])

@@ -3,12 +3,13 @@
 import io
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
 import typer.main
 
+from metaq import __version__
 from metaq.cli import output
 from metaq.config import EXTRAS, missing
 from metaq.errors import MetaqError
@@ -75,6 +76,20 @@ def load(name: str) -> Any:
     return typer.main.get_command(own)
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        output.line(f"metaq {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
 def main() -> None:
     """Run the command line; wrong input ends in one sentence on stderr and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -87,6 +102,7 @@ def main() -> None:
         no_args_is_help=True,
         **SETTINGS,
     )
+    app.callback()(_options)
     for name, line in COMMANDS.items():
         app.command(name, help=line)(lambda: None)
     try:
