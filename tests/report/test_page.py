@@ -9,7 +9,7 @@ import pytest
 from metaq.errors import ConfigError
 from metaq.lab.train import EpochRecord
 from metaq.report import page
-from metaq.report.subject import Accuracy, Filters, Histogram, Share, Subject, TensorFacts
+from metaq.report.subject import Accuracy, Filters, Histogram, Layer, Share, Subject, TensorFacts
 
 from .page_checks import check, parsed
 
@@ -72,6 +72,29 @@ def complete(name="run", hostile="conv1.weight"):
         after=Accuracy(percent=99.0, what="weights restored from the file, on the test images"),
         before=Accuracy(percent=99.5, what="the same network trained as usual, on the test images"),
         seconds=61.0,
+        goal="at most 9,000 bytes",
+        kept="0.9988",
+        commands=[("Weights in Python", f"metaq.load({hostile!r})")],
+        layers=[
+            Layer(
+                name=hostile,
+                kind="Conv2d",
+                output=(2, 24, 24),
+                weights=50,
+                multiply_adds=28800,
+                live_multiply_adds=17280,
+                bytes=80,
+            ),
+            Layer(
+                name="norm",
+                kind="BatchNorm2d",
+                output=(2, 24, 24),
+                weights=4,
+                multiply_adds=None,
+                live_multiply_adds=None,
+                bytes=None,
+            ),
+        ],
         records=[record(epoch) for epoch in range(1, 8)],
         kept_epoch=6,
         tensors=[tensor(hostile), tensor("fc.bias", shape=(3,), live_columns=None), tensor("x", tied_to=hostile)],
@@ -111,8 +134,10 @@ def complete(name="run", hostile="conv1.weight"):
 def test_a_page_is_accessible_in_structure_and_asks_for_nothing_elsewhere():
     root = check(page.render([complete()]))
     text = root.text
-    for figure in ("100 bytes", "2.0 ×", "99.00 %", "99.50 %", "61 s", "2×1×5×5", "40.0 %", "2 of 2", "7 of 10"):
+    figures = ("100 bytes", "2.0 ×", "99.00 %", "99.50 %", "61 s", "2×1×5×5", "40.0 %", "2 of 2", "7 of 10")
+    for figure in (*figures, "at most 9,000 bytes", "0.9988", "17.3 k", "2×24×24", "28,800", "17,280"):
         assert figure in text
+    assert "metaq.load('conv1.weight')" in text
     assert "metaq train --out conv1.weight" in text
     assert [table.all("caption")[0].text for table in root.all("table")]
 
@@ -123,8 +148,7 @@ def test_a_comparison_is_accessible_in_structure_and_shows_both():
     assert "first" in root.text
     assert "second" in root.text
     headers = [header.text for header in root.all("th")]
-    assert "bytes, A" in headers
-    assert "bytes, B" in headers
+    assert headers.index("bytes, A") < headers.index("bytes, B")
     settings = [row.text for table in root.all("table") for row in table.all("tr") if "optimizer.name" in row.text]
     assert settings == ["optimizer.nameadam–"]
 
@@ -132,7 +156,7 @@ def test_a_comparison_is_accessible_in_structure_and_shows_both():
 def test_accuracies_on_other_images_are_not_subtracted():
     first = complete("first")
     second = replace(first, before=Accuracy(percent=98.0, what="float weights in epoch 3, on the validation images"))
-    for other, difference in ((first, "+0.00"), (second, "–")):
+    for other, difference in ((first, "the same"), (second, "of other images")):
         root = parsed(page.render([first, other]))
         (row,) = (row for row in root.all("tr") if row.text.startswith("accuracy before"))
         assert row.all("td")[-1].text == difference
@@ -174,7 +198,37 @@ def test_what_is_there_comes_before_what_is_missing():
     assert headings[-1] == "What is not here, and why"
     assert root.text.index("Where every byte went") < root.text.index(reason)
     links = [link.text for link in root.all("nav")[0].all("a")]
-    assert links == ["Bytes", "Tensors", "Weights", "First layer", "Reproduce", "Not here"]
+    assert links == ["Bytes", "Layers", "Tensors", "Weights", "First layer", "Use it", "Reproduce", "Not here"]
+
+
+def test_what_is_missing_is_one_paragraph_in_which_no_sentence_stands_twice():
+    reasons = {"curves": "No curves.", "seconds": "No curves.", "accuracy": "No accuracy."}
+    for subjects, count in (([complete()], 1), ([complete()] * 2, 2)):
+        root = check(page.render([replace(subject, missing=reasons) for subject in subjects]))
+        (section,) = (each for each in root.all("section") if each.attributes.get("id") == "missing")
+        paragraphs = [each.text for each in section.all("p")]
+        assert len(paragraphs) == count
+        assert all(text.endswith("No curves. No accuracy.") for text in paragraphs)
+
+
+def test_commands_are_whole_however_long_they_are():
+    command = "metaq train " + "--set a=1 " * 100
+    root = check(page.render([replace(complete(), environment={"command": command})]))
+    assert command in [code.text for code in root.all("code")]
+
+
+def test_a_comparison_says_better_and_worse_and_draws_both_on_the_same_axes():
+    first = complete("first")
+    smaller = {"bytes": 50, "float_bytes": 200, "ratio": 4.0, "weights": 50, "bits_per_weight": 8.0}
+    worse = Accuracy(percent=98.0, what="weights restored from the file, on the test images")
+    root = check(page.render([first, replace(complete("second"), sizes=smaller, after=worse)]))
+    rows = {row.all("th")[0].text: row.all("td")[-1].text for row in root.all("tr") if row.all("td")}
+    assert rows["file, bytes"] == "2.0 times smaller, better"
+    assert rows["ratio"] == "2.0 times larger, better"
+    assert rows["tensors, bytes"] == "the same"
+    assert rows["accuracy, %"] == "1.00 points lower, worse"
+    sides = [div.attributes["class"] for div in root.all("div") if "side " in (div.attributes.get("class") or "")]
+    assert sides == ["side a", "side b"] * (len(sides) // 2)
 
 
 def test_epochs_without_finite_figures_are_left_out_of_the_curves():

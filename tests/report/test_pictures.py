@@ -68,7 +68,7 @@ POINTS = [(1, 50.0), (2, 75.0), (3, 80.0)]
 
 
 def test_a_chart_has_a_line_for_each_curve_and_a_dot_at_the_epoch_kept():
-    latent = Curve(label="latent", points=[(1, 60.0), (2, 70.0)], is_second=True)
+    latent = Curve(label="latent", points=[(1, 60.0), (2, 70.0)], kind="second")
     figure = drawing.figure_of([Curve(label="quantised", points=POINTS, kept_epoch=2), latent])
     assert figure is not None
     (axes,) = figure.axes
@@ -93,6 +93,44 @@ def test_logarithmic_charts_have_a_few_ticks_and_gaps_for_what_has_no_logarithm(
     assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, True, False]
     low, high = axes.get_ylim()
     assert 1 <= sum(low <= tick <= high for tick in axes.get_yticks()) <= 9
+
+
+def test_a_close_axis_is_where_the_later_half_and_the_levels_are():
+    points = [(epoch, 10.0 if epoch < 4 else 98.0 + epoch / 10) for epoch in range(1, 9)]
+    level = drawing.Level(label="float", value=99.2)
+    figure = drawing.figure_of([Curve(label="", points=points)], levels=[level], is_close=True)
+    assert figure is not None
+    low, high = figure.axes[0].get_ylim()
+    assert 98 < low < 98.5
+    assert 99.2 < high < 99.5
+    assert figure.axes[0].lines[1].get_ydata() == [99.2, 99.2]
+    drawn = chart("Accuracy", [Curve(label="quantised", points=points)], unit="%", levels=[level], is_close=True)
+    assert drawn is not None
+    assert drawn.cut
+    assert drawn.legend == [("quantised", "first"), ("float", "level")]
+    assert drawn.picture.alternative.endswith(" float: 99.2 %.")
+
+
+@pytest.mark.parametrize("values", [[50.0], [50.0, 50.0], [float("nan"), 50.0]])
+def test_a_close_axis_has_room_for_a_single_value(values):
+    curve = Curve(label="", points=list(enumerate(values, start=1)))
+    figure = drawing.figure_of([curve], is_close=True)
+    assert figure is not None
+    low, high = figure.axes[0].get_ylim()
+    assert low < 50 < high
+
+
+def test_two_histograms_have_the_same_axes_and_each_its_colour():
+    wide = histograms.of_values("w", np.array([-4.0, 0.0, 4.0]))
+    narrow = histograms.of_values("w", np.linspace(-0.1, 0.1, 5000))
+    limits = histograms.shared_limits([wide, narrow])
+    figures = [histograms.figure_of(each, limits=limits) for each in (wide, narrow)]
+    assert figures[0].axes[0].get_xlim() == figures[1].axes[0].get_xlim()
+    assert figures[0].axes[0].get_ylim() == figures[1].axes[0].get_ylim()
+    one, other = histograms.draw_both(wide, narrow)
+    assert f"fill: var(--c{list(drawing.DARK).index(drawing.BAR)})" in text_of(one)
+    assert f"fill: var(--c{list(drawing.DARK).index(drawing.OTHER_BAR)})" in text_of(other)
+    assert histograms.draw_both(None, narrow)[0] is None
 
 
 def test_nothing_that_can_be_drawn_gives_no_chart():

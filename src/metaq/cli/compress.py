@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,7 +92,9 @@ def compress(
     """
     from metaq.compression.compressed import Goal
     from metaq.compression.work import work_path
+    from metaq.lab.registry import DATA_SETS
     from metaq.model.weights import ANY
+    from metaq.report import facts
 
     begun = time.perf_counter()
     output.claim(out, force=force)
@@ -105,6 +108,22 @@ def compress(
     require(data is None or calibrate is None, "--calibrate, --data: give one of them.")
     require(keep is None or calibrate is not None, "--keep: outputs are compared on inputs; give some by --calibrate.")
     options: dict[str, Any] = {"include": include or ANY, "exclude": exclude or (), "coder": coder}
+    given = {
+        **{f"--{name.replace('_', '-')}": value for name, value in goal.to_dict().items()},
+        "--calibrate": None if calibrate is None else "INPUTS",
+        "--data": data if data is None or data in DATA_SETS else "FOLDER",
+        "--net": net,
+        "--calibration": calibration,
+        "--no-recover": not recover,
+        "--recalibrate-norms": recalibrate_norms,
+        "--lossless": lossless,
+        "--keep-all": keep_all,
+        "--key": key,
+        "--coder": None if coder == "small" else coder,
+        "--include": include,
+        "--exclude": exclude,
+    }
+    known = {**facts.goal_fact(goal), **facts.command_fact("compress", given)}
     if lossless:
         require(calibrate is None and data is None, "--lossless: leaves nothing to calibrate; give no inputs.")
         options["lossless"] = True
@@ -124,20 +143,22 @@ def compress(
             from metaq.model.opened import open_model
 
             model = open_model(source, key=key, keep_all=keep_all, lossless=lossless)
+        sizes = {"float_bytes": model.float_bytes, "weights": model.weights}
+        options["metadata"] = facts.beforehand(known, goal, **sizes)
         if calibrate is None:
             report = _without_data(model, out, goal, **options)
         else:
             options["recalibrates_norms"] = recalibrate_norms
             found = with_inputs(model, source, goal, calibrate, net, **options)
-            found.save(out)
-            report = found
+            score = {} if found.kept is None else facts.kept_fact(found.kept)
+            report = _saved(found, out, goal, {**score, **known})
     else:
         require(key is None and not keep_all, "--key, --keep-all: do not go with --data yet; give --calibrate.")
         require(not source.is_dir(), "--data: has labels for networks of --net alone; give a folder --calibrate.")
         options |= {"recovers": recover, "recalibrates_norms": recalibrate_norms}
         if calibration is not None:
             options["calibration_count"] = calibration
-        report = _with_data(source, out, goal, data, data_dir, net, **options)
+        report = _with_data(source, out, goal, known, data, data_dir, net, **options)
     if report.has_discarded:
         output.note(f"{work_path(out)} was of another model or other options; it was thrown away, and all done anew.")
     print_report(report, out, seconds=time.perf_counter() - begun, as_json=as_json, warns=not (lossless or keep_all))
@@ -235,24 +256,45 @@ def _onnx_file(model: OpenedModel, source: Path) -> Path | None:
 
 
 def _with_data(
-    source: Path, out: Path, goal: Goal, data: str, data_dir: Path | None, net: str | None, **options: Any
+    source: Path,
+    out: Path,
+    goal: Goal,
+    known: Mapping[str, str],
+    data: str,
+    data_dir: Path | None,
+    net: str | None,
+    **options: Any,
 ) -> Report:
     splits = load_data(data, data_dir)
     with output.stage_progress() as progress:
         progress.stage("reading", None)
+        from metaq.compression import pipeline
         from metaq.lab.classifiers import compress_classifier
+        from metaq.lab.registry import DATA_SETS
         from metaq.lab.runs import network_of
         from metaq.model import checkpoint
+        from metaq.report import facts
 
         weights = checkpoint.read(source)
-        found = compress_classifier(
-            weights,
-            goal,
-            net=network_of(source) if net is None else net,
-            splits=splits,
-            progress=progress,
-            **options,
-        )
+        net = network_of(source) if net is None else net
+        sizes = pipeline.sizes(weights, file_bytes=1)
+        held = {"float_bytes": int(sizes["float_bytes"]), "weights": int(sizes["weights"])}
+        known = {"net": net, **({"data": data} if data in DATA_SETS else {}), **known}
+        options["metadata"] = facts.beforehand(known, goal, **held)
+        found = compress_classifier(weights, goal, net=net, splits=splits, progress=progress, **options)
+    assert found.accuracy is not None
+    return _saved(
+        found, out, goal, {**facts.accuracy_fact(found.accuracy, facts.BOUND, before=found.float_accuracy), **known}
+    )
+
+
+def _saved(found: Compressed, out: Path, goal: Goal, known: Mapping[str, str]) -> Compressed:
+    """Write the file with what is known of it, as far as it has room for that."""
+    from metaq.report import facts
+
+    limit = goal.limit_bytes(float_bytes=found.float_bytes, weights=found.weights)
+    data = facts.added(found.data, known, limit_bytes=limit)
+    found = replace(found, data=data, file_bytes=len(data))
     found.save(out)
     return found
 

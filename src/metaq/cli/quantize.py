@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from metaq.cli import options, output
 from metaq.cli.compress import print_report
 from metaq.config import require
+from metaq.files import write_bytes
 
 if TYPE_CHECKING:
     from metaq.lab.bucket_sweep import SweepRow
@@ -77,22 +79,49 @@ def quantize(
         "include": include or ANY,
         "exclude": exclude or (),
     }
+    from metaq.report import facts
+
+    given: dict[str, object] = {
+        "--buckets": buckets,
+        "--center": center,
+        "--radius": radius,
+        "--grouping": grouping,
+        "--sweep": counts,
+        "--tolerance": None if counts is None else tolerance,
+        "--coder": None if coder == "small" else coder,
+        "--include": include,
+        "--exclude": exclude,
+    }
+    known = facts.command_fact("quantize", given)
     if counts is not None:
-        _swept(state_dict, out, counts, rules, tolerance, net, data, data_dir, split, coder, begun, as_json=as_json)
+        _swept(
+            state_dict, out, counts, rules, tolerance, net, data, data_dir, split, coder, known, begun, as_json=as_json
+        )
     else:
         assert out is not None
-        _on_buckets(state_dict, out, buckets or DEFAULT_BUCKETS, rules, coder, begun, as_json=as_json)
+        _on_buckets(state_dict, out, buckets or DEFAULT_BUCKETS, rules, coder, known, begun, as_json=as_json)
 
 
 def _on_buckets(
-    state_dict: StateDict, out: Path, buckets: int, rules: dict[str, Any], coder: str, begun: float, *, as_json: bool
+    state_dict: StateDict,
+    out: Path,
+    buckets: int,
+    rules: dict[str, Any],
+    coder: str,
+    known: Mapping[str, str],
+    begun: float,
+    *,
+    as_json: bool,
 ) -> None:
     from metaq.compression.compressing import compress
     from metaq.compression.pipeline import choose_grids
+    from metaq.report import facts
 
     grids = choose_grids(state_dict, count=buckets, **rules)
     with output.stage_progress() as progress:
         found = compress(state_dict, grids=grids, coder=coder, progress=progress)
+    data = facts.added(found.data, known)
+    found = replace(found, data=data, file_bytes=len(data))
     found.save(out)
     found = replace(found, coverage=found.coverage.explained(grids.reasons))
     print_report(found, out, seconds=time.perf_counter() - begun, as_json=as_json)
@@ -109,6 +138,7 @@ def _swept(
     data_dir: Path | None,
     split: str,
     coder: str,
+    known: Mapping[str, str],
     begun: float,
     *,
     as_json: bool,
@@ -117,6 +147,7 @@ def _swept(
     from metaq.compression.pipeline import choose_grids
     from metaq.lab import runs
     from metaq.lab.bucket_sweep import parse_range, sweep_buckets
+    from metaq.report import facts
 
     bucket_counts = parse_range(counts)
     metadata = {"net": net, "data": data}
@@ -134,7 +165,10 @@ def _swept(
             on_row=lambda _: progress.advance(),
         )
     if out is not None:
-        container.write(out, outcome.tensors, metadata=metadata, coder=coder)
+        written = container.encode(outcome.tensors, metadata=metadata, coder=coder)
+        accuracy = facts.accuracy_fact(outcome.chosen.accuracy, split, before=outcome.float_accuracy)
+        size = write_bytes(out, facts.added(written, {**accuracy, **known}))
+        outcome = replace(outcome, chosen=replace(outcome.chosen, file_bytes=size))
     floats = {"float_accuracy": outcome.float_accuracy, "split": split}
     if as_json:
         summary = runs.summarize(

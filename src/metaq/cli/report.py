@@ -32,8 +32,11 @@ def report(
         ),
     ] = None,
     net: Annotated[
-        str | None, typer.Option("--net", help="Network, for its first layer; default: the one the file names.")
+        str | None, typer.Option("--net", help="Network, for its layers; default: the one the file names.")
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Print a model card in Markdown instead, for hubs; -o writes it.")
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -42,6 +45,10 @@ def report(
     from metaq.report import changes, gathering
 
     sources = [source] if other is None else [source, other]
+    if card:
+        require(other is None and not as_json, "--card: is of one model, in Markdown; leave the rest out.")
+        _write_card(source, net, out, force=force)
+        return
     page = out or default_page(sources)
     require(not page.is_dir(), f"-o {page}: is a folder; give the name of a file in it.")
     require(all(page.resolve() != each.resolve() for each in sources), f"-o {page}: is what the report is about.")
@@ -65,7 +72,24 @@ def report(
         return
     for subject in subjects:
         output.print_table(subject.title, ["", "value"], _rows(subject))
+        for reason in dict.fromkeys(subject.missing.values()):
+            output.line(f"not here: {reason}")
     output.line(f"wrote {page}, {page_bytes:,} bytes")
+
+
+def _write_card(source: Path, net: str | None, out: Path | None, *, force: bool) -> None:
+    from metaq.files import write_bytes
+    from metaq.report import gathering
+    from metaq.report.card import card
+
+    if out is not None:
+        output.claim(out, force=force)
+    text = card(source, gathering.gather(source, net=net))
+    if out is None:
+        output.STDOUT.out(text, end="", highlight=False)
+        return
+    size = write_bytes(out, text.encode(errors="backslashreplace"))
+    output.line(f"wrote {out}, {size:,} bytes; choose its license")
 
 
 def default_page(sources: list[Path]) -> Path:
@@ -83,7 +107,9 @@ def _rows(subject: Subject) -> list[tuple[str, str]]:
     for what, accuracy in (("accuracy", subject.after), ("accuracy before", subject.before)):
         if accuracy is not None:
             rows.append((f"{what}: {accuracy.what}", f"{accuracy.percent:.2f} %"))
+    rows += [
+        (what, told) for what, told in (("outputs kept", subject.kept), ("goal", subject.goal)) if told is not None
+    ]
     if subject.seconds is not None:
         rows.append(("seconds", f"{subject.seconds:.1f}"))
-    rows += [(f"missing: {part}", reason) for part, reason in subject.missing.items()]
     return rows

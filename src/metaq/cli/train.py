@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from metaq import container
 from metaq.cli import output
 from metaq.cli.options import (
     DataDir,
@@ -25,6 +27,7 @@ from metaq.cli.options import (
     load_data,
 )
 from metaq.config import require
+from metaq.files import write_bytes
 from metaq.lab.registry import PRESETS
 
 if TYPE_CHECKING:
@@ -147,10 +150,30 @@ def train(
         except KeyboardInterrupt:
             output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
             raise typer.Exit(130) from None
+        outcome = processes.by_first(lambda: _described(outcome, config.goal))
         if as_json:
             output.print_json(runs.outcome_to_dict(outcome))
         else:
             _print(outcome)
+
+
+def _described(outcome: TrainingOutcome, goal: Goal) -> TrainingOutcome:
+    """The outcome once its file says how accurate it is and what the goal was, as far as it has room for that."""
+    from metaq.lab import runs
+    from metaq.report import facts
+
+    path = outcome.folder / runs.MODEL_FILE
+    known = facts.accuracy_fact(outcome.summary.accuracy, "test") | facts.goal_fact(goal)
+    held = {"float_bytes": outcome.summary.float_bytes, "weights": outcome.summary.weights}
+    written = path.read_bytes()
+    data = facts.added(written, known, limit_bytes=goal.limit_bytes(**held))
+    if data == written:
+        return outcome
+    sizes = container.sizes(len(data), **held)
+    outcome = replace(outcome, summary=replace(outcome.summary, **sizes))  # type: ignore[arg-type]
+    write_bytes(path, data)
+    write_bytes(outcome.folder / runs.SUMMARY_FILE, (json.dumps(runs.outcome_to_dict(outcome)) + "\n").encode())
+    return outcome
 
 
 class Where(TypedDict):

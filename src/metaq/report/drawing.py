@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -12,8 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 INK, RULE, LINE, BAR, OUTLINE = "#57606a", "#d4d9df", "#0b5cad", "#7fb0e0", "#1b1f24"
-DARK = {INK: "#a2abb6", RULE: "#343b43", LINE: "#6cb2f7", BAR: "#31689f", OUTLINE: "#e7eaee"}
-"""By colour on light paper, the one on dark paper."""
+OTHER_LINE, OTHER_BAR = "#a04a00", "#e3a877"
+DARK = {
+    INK: "#a2abb6",
+    RULE: "#343b43",
+    LINE: "#6cb2f7",
+    BAR: "#31689f",
+    OUTLINE: "#e7eaee",
+    OTHER_LINE: "#f2a45c",
+    OTHER_BAR: "#96562a",
+}
+"""By colour on light paper, the one on dark paper; the other ones are of the second of two that are compared."""
 
 POINTS_PER_INCH = 72
 FONT_SIZE = 11.5
@@ -75,21 +85,34 @@ def _short(value: float) -> str:
 
 
 WIDTH, HEIGHT = 360, 224
+Kind = Literal["first", "second", "other"]
+STYLES: dict[str, tuple[str, str, float]] = {
+    "first": ("-", LINE, 2.0),
+    "second": ("--", INK, 1.5),
+    "other": ("-", OTHER_LINE, 2.0),
+    "level": (":", OUTLINE, 1.5),
+    "other level": (":", OTHER_LINE, 1.5),
+}
+"""Of every kind of line, its style, colour and width in points."""
+
+LEAST_MARGIN = 0.05
+"""Above and below the lines of a close axis, in its unit."""
+
 MOST_POINTS = 600
 """Of a line; more are not seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a chart: epochs and values, and perhaps the epoch to mark.
+    """One line of a chart: epochs and values, and perhaps the epoch to mark; its kind is the way to draw it.
 
-    The second way to draw it is grey and dashed.
+    The second is grey and dashed, the other one, of the second of two that are compared, has the other colour.
     """
 
     label: str
     points: Sequence[tuple[int, float]]
     kept_epoch: int | None = None
-    is_second: bool = False
+    kind: Kind = "first"
 
     @property
     def kept(self) -> list[tuple[int, float]]:
@@ -98,25 +121,54 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Level:
+    """A value that does not change, as a dotted line across a chart."""
+
+    label: str
+    value: float
+    kind: Literal["level", "other level"] = "level"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A picture with its heading, which says the unit, and the labels of its lines, with True for second ones."""
+    """A picture with its heading, which says the unit, and the labels of its lines with their kinds.
+
+    In a chart that is `cut`, curves begin below the lower end of the axis.
+    """
 
     title: str
     picture: Picture
-    legend: Sequence[tuple[str, bool]]
+    legend: Sequence[tuple[str, str]]
+    cut: bool = False
 
 
-def chart(title: str, curves: Sequence[Curve], *, unit: str = "", is_logarithmic: bool = False) -> Chart | None:
-    """Draw curves over the epochs; None if there is no finite value (no positive one on a logarithmic axis)."""
-    figure = figure_of(curves, is_logarithmic=is_logarithmic)
+def chart(
+    title: str,
+    curves: Sequence[Curve],
+    *,
+    unit: str = "",
+    is_logarithmic: bool = False,
+    levels: Sequence[Level] = (),
+    is_close: bool = False,
+) -> Chart | None:
+    """Draw curves over the epochs; None if there is no finite value (no positive one on a logarithmic axis).
+
+    If it `is_close`, the axis is where the later half of the curves is, and the levels.
+    """
+    figure = figure_of(curves, is_logarithmic=is_logarithmic, levels=levels, is_close=is_close)
     if figure is None:
         return None
-    legend = [(curve.label, curve.is_second) for curve in curves]
-    return Chart(title=title, picture=picture(figure, _said(title, curves, unit)), legend=legend)
+    legend = [(curve.label, str(curve.kind)) for curve in curves] + [(level.label, str(level.kind)) for level in levels]
+    said = "".join(f" {level.label}: {_value(level.value, unit)}." for level in levels)
+    lowest = figure.axes[0].get_ylim()[0]
+    cut = any(value < lowest for curve in curves for _, value in curve.points)
+    return Chart(title=title, picture=picture(figure, _said(title, curves, unit) + said), legend=legend, cut=cut)
 
 
-def figure_of(curves: Sequence[Curve], *, is_logarithmic: bool = False) -> Figure | None:
-    """The figure of :func:`chart`: a line for each curve, then a dot for each epoch that was kept."""
+def figure_of(
+    curves: Sequence[Curve], *, is_logarithmic: bool = False, levels: Sequence[Level] = (), is_close: bool = False
+) -> Figure | None:
+    """The figure of :func:`chart`: a line for each curve and level, then a dot for each epoch that was kept."""
     values = [value for curve in curves for _, value in curve.points]
     usable = [value for value in values if math.isfinite(value) and (value > 0 or not is_logarithmic)]
     if not usable:
@@ -128,14 +180,29 @@ def figure_of(curves: Sequence[Curve], *, is_logarithmic: bool = False) -> Figur
         step = -(-len(curve.points) // MOST_POINTS) or 1
         points = curve.points[::-step][::-1]
         heights = [math.nan if is_logarithmic and not value > 0 else value for _, value in points]
-        style, colour, width = ("--", INK, 1.5) if curve.is_second else ("-", LINE, 2.0)
+        style, colour, width = STYLES[curve.kind]
         axes.plot([epoch for epoch, _ in points], heights, linestyle=style, color=colour, linewidth=width)
+    for level in levels:
+        style, colour, width = STYLES[level.kind]
+        axes.axhline(level.value, linestyle=style, color=colour, linewidth=width)
     for curve in curves:
         for epoch, value in curve.kept:
-            axes.plot([epoch], [value], "o", color=INK if curve.is_second else LINE, markersize=7)
+            axes.plot([epoch], [value], "o", color=STYLES[curve.kind][1], markersize=7)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if is_close:
+        axes.set_ylim(*_close_range(curves, [level.value for level in levels]))
     axes.set_xlabel("epoch", color=INK, size=FONT_SIZE, loc="right", labelpad=0)
     return figure
+
+
+def _close_range(curves: Sequence[Curve], levels: Sequence[float]) -> tuple[float, float]:
+    """An axis from below the later half of all curves to above all that is drawn."""
+    later = [value for curve in curves for _, value in curve.points[len(curve.points) // 2 :]]
+    shown = [value for value in [*later, *levels] if math.isfinite(value)]
+    highest = max((value for curve in curves for _, value in curve.points if math.isfinite(value)), default=0.0)
+    low, high = min(shown, default=0.0), max([*shown, highest])
+    margin = max((high - low) / 10, LEAST_MARGIN)
+    return low - margin, high + margin
 
 
 def _said(title: str, curves: Sequence[Curve], unit: str) -> str:

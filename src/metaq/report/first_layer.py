@@ -61,8 +61,8 @@ def add_filters(subject: Subject, found: Inspection, net: str | None, state: Jso
         )
         return
     before = _matched(name, found, state, latent)
-    if before is None:
-        subject.notes["filters"] = f"{_reason(subject, state)} Only what the file restores is shown."
+    if before is None and (state or "latent" in subject.missing):
+        subject.notes["filters"] = f"{_reason(subject)} Only what the file restores is shown."
     is_live = np.abs(after).sum(axis=(1, 2, 3)) > 0
     shown = np.flatnonzero(is_live)[:MOST_UNITS] if len(after) > MOST_UNITS else np.arange(len(after))
     subject.filters = Filters(
@@ -75,10 +75,10 @@ def add_filters(subject: Subject, found: Inspection, net: str | None, state: Jso
     )
 
 
-def _reason(subject: Subject, state: Json) -> str:
+def _reason(subject: Subject) -> str:
     if "latent" in subject.missing:
         return subject.missing["latent"]
-    return "The run keeps no latent weights that are those of this file." if state else "A file has no latent weights."
+    return "The run keeps no latent weights that are those of this file."
 
 
 def _pictures(weight: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -5,16 +5,22 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import TypeGuard
 
+from metaq import container
+from metaq.compression.compressed import Goal
+from metaq.compression.restoring import origin_of
 from metaq.config import require
-from metaq.errors import FormatError
+from metaq.container.source import is_update
+from metaq.errors import ConfigError, FormatError
 from metaq.files import write_bytes
 from metaq.lab import environment, runs
 from metaq.lab.train import EpochRecord, checkpointing
-from metaq.report import inspection, page
+from metaq.report import facts, inspection, page
 from metaq.report.changes import Change
 from metaq.report.first_layer import add_filters, latent_weights
+from metaq.report.layers import add_layers
 from metaq.report.model_file import add_file, add_histograms
 from metaq.report.subject import Accuracy, Json, Subject
 
@@ -76,8 +82,8 @@ def checkpoint_state(folder: Path, subject: Subject) -> Json:
         return {}
 
 
-def add_accuracies(subject: Subject, summary: Mapping[str, object]) -> None:
-    """Accuracies of the file and of float weights, and what images they are of."""
+def add_accuracies(subject: Subject, summary: Mapping[str, object], data: object) -> None:
+    """Accuracies of the file and of float weights, and what images of `data` they are of."""
     restored, kept, validation = (summary.get(key) for key in ("accuracy", "kept_epoch", "validation_accuracy"))
     sizes = subject.sizes
     if is_integer(kept):
@@ -85,7 +91,8 @@ def add_accuracies(subject: Subject, summary: Mapping[str, object]) -> None:
     if sizes is not None and summary and summary.get("bytes") != sizes["bytes"]:
         subject.missing["accuracy"] = f"{runs.SUMMARY_FILE} speaks of a file of another size than {runs.MODEL_FILE}."
     elif is_number(restored):
-        subject.after = Accuracy(percent=restored, what="weights restored from the file, on the test images")
+        what = f"weights restored from the file, on {facts.images_told('test', data)}"
+        subject.after = Accuracy(percent=restored, what=what)
         if is_number(validation) and is_integer(kept):
             subject.notes["accuracy"] = (
                 f"{validation:.2f} % on the validation images, by which epoch {kept} was chosen."
@@ -95,10 +102,11 @@ def add_accuracies(subject: Subject, summary: Mapping[str, object]) -> None:
     measured = summary.get("float_accuracy")
     floats = [record for record in subject.records if record.strength == 0]
     if is_number(measured):
-        what = "the same network trained as usual, on the test images"
+        what = f"the same network trained as usual, on {facts.images_told('test', data)}"
         subject.before = Accuracy(percent=measured, what=what)
     elif floats:
-        what = f"float weights in epoch {floats[-1].epoch}, before the entropy term set in, on the validation images"
+        images = facts.images_told("validation", data)
+        what = f"float weights in epoch {floats[-1].epoch}, before the entropy term set in, on {images}"
         subject.before = Accuracy(percent=floats[-1].float_accuracy, what=what)
     else:
         subject.missing["before"] = "The accuracy of float weights is not known: no epoch was without the entropy term."
@@ -154,17 +162,47 @@ def write(path: str | os.PathLike[str], subjects: Sequence[Subject], changes: Se
 
 def _of_file(path: Path, net: str | None, name: str) -> Subject:
     subject = Subject(name=name, title=name)
-    metadata = _add_weights(subject, path, net, {})
+    metadata = _add_weights(subject, path, net, {}, None)
     named, data = net or metadata.get("net"), metadata.get("data")
-    command = f"metaq evaluate {path.name} --net {named or 'NET'} --data {data or 'DATA'}"
-    subject.missing |= {
-        "accuracy": f"A file does not say how accurate it is; “{command}” measures it.",
-        "seconds": "A file does not say how long its training took; the report on a run's folder does.",
-        "curves": "There are no curves: a file has no metrics of its training. Give the run's folder.",
-        "environment": "A file does not say by which command it was made. Give the run's folder.",
-    }
     subject.title = _title(named, data, name)
+    subject.after, subject.before = facts.accuracies_told(metadata)
+    made_by = facts.command_told(metadata, name)
+    if subject.after is None and subject.kept is None:
+        subject.missing["accuracy"] = (
+            f"How accurate it is, the file does not say; “{_evaluating(name, named, data)}” measures it."
+        )
+    parts = ["curves", "training time", "environment", *([] if made_by else ["command"])]
+    folder = f"There are no {', '.join(parts[:-1])} and {parts[-1]}: these are in the folder of a run, not in its file."
+    subject.missing |= dict.fromkeys(("curves", "seconds", "environment"), folder)
+    subject.environment = {} if made_by is None else {"command": made_by}
+    subject.commands = _commands(name, path, metadata, named, data)
     return subject
+
+
+def _evaluating(name: str, net: object, data: object) -> str:
+    """The command that measures the accuracy of a file."""
+    return f"metaq evaluate {quote(name)} --net {quote(str(net or 'NET'))} --data {quote(str(data or 'DATA'))}"
+
+
+def _commands(
+    name: str, path: Path, metadata: Mapping[str, object], net: object, data: object
+) -> list[tuple[str, str]]:
+    """What can be done with a file called `name`, as lines to be pasted where it lies."""
+    if not container.is_metaq(path) or is_update(path):
+        return []
+    made_of, stem = origin_of(metadata), f"{Path(name).stem}-restored"
+    target = stem if made_of == "a folder" else f"{stem}.safetensors" if made_of is None else f"restored-{made_of}"
+    found = [
+        ("Weights in Python, by name", f"import metaq; weights = metaq.load({name!r})"),
+        (
+            "The model as it was" if made_of else "Weights for other programs",
+            f"metaq decompress {quote(name)} -o {target}",
+        ),
+        ("Tensor by tensor", f"metaq inspect {quote(name)}"),
+    ]
+    if net and data:
+        found.insert(1, ("How accurate it is", _evaluating(name, net, data)))
+    return found
 
 
 def _of_run(folder: Path, net: str | None, name: str) -> Subject:
@@ -178,26 +216,45 @@ def _of_run(folder: Path, net: str | None, name: str) -> Subject:
     state = checkpoint_state(folder, subject)
     metadata: Mapping[str, object] = {}
     try:
-        metadata = _add_weights(subject, folder / runs.MODEL_FILE, net, state)
+        metadata = _add_weights(subject, folder / runs.MODEL_FILE, net, state, config.get("data"))
     except FormatError as error:
         is_there = (folder / runs.MODEL_FILE).exists()
         advice = f"{runs.MODEL_FILE} is missing: the training has not ended; metaq train --resume goes on with it."
         reason = str(error).replace(f"{folder}{os.sep}", "") if is_there else advice
         subject.missing |= dict.fromkeys(("file", "bytes", "tensors", "weights", "filters"), reason)
-    add_accuracies(subject, summary)
+    known = {**metadata, **config}
+    named, data = net or known.get("net"), known.get("data")
+    add_accuracies(subject, summary, data)
     add_time(subject, summary)
-    facts = {**metadata, **config}
-    subject.title = _title(net or facts.get("net"), facts.get("data"), name)
+    subject.goal = subject.goal or _goal_of(config)
+    subject.title = _title(named, data, name)
+    if subject.sizes is not None:
+        path = folder / runs.MODEL_FILE
+        subject.commands = _commands(f"{name}/{runs.MODEL_FILE}", path, metadata, named, data)
     return subject
 
 
-def _add_weights(subject: Subject, path: Path, net: str | None, state: Json) -> dict[str, str | int | float]:
-    """All that the file of weights tells; its metadata."""
+def _goal_of(config: Mapping[str, object]) -> str | None:
+    """The goal among the settings of a run; None without one, or if it is damaged."""
+    given = config.get("goal")
+    known = {key: value for key, value in (given if isinstance(given, dict) else {}).items() if key in facts.GOALS}
+    try:
+        return facts.goal_told(facts.goal_fact(Goal(**known)))
+    except (ConfigError, TypeError):
+        return None
+
+
+def _add_weights(
+    subject: Subject, path: Path, net: str | None, state: Json, data: object
+) -> dict[str, str | int | float]:
+    """All that the file of weights tells, with the `data` that its run names; its metadata."""
     found = inspection.inspect(path, net=net)
     latent = latent_weights(state)
     add_file(subject, found)
     add_histograms(subject, found, latent)
     add_filters(subject, found, net, state, latent)
+    add_layers(subject, found, net, data or found.metadata.get("data"))
+    subject.goal, subject.kept = facts.goal_told(found.metadata), facts.kept_told(found.metadata)
     return found.metadata
 
 

@@ -11,12 +11,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from metaq.lab.plots import save_figure
-from metaq.report.drawing import BAR, OUTLINE, Picture, make_logarithmic, picture, plot
+from metaq.report.drawing import BAR, OTHER_BAR, OUTLINE, Picture, make_logarithmic, picture, plot
 from metaq.report.subject import Histogram
 from metaq.report.text import shown
 from metaq.tensors.quantized import QuantizedTensor
 
 WIDTH, HEIGHT = 320, 150
+Limits = tuple[tuple[float, float], int]
+
 COLUMNS = 2
 """Of a picture of many."""
 
@@ -77,11 +79,45 @@ def draw(histogram: Histogram) -> Picture:
     return picture(figure_of(histogram), _said(histogram, histogram.centers[used], histogram.counts[used]))
 
 
-def figure_of(histogram: Histogram) -> Figure:
+def draw_both(one: Histogram | None, other: Histogram | None) -> tuple[Picture | None, Picture | None]:
+    """Pictures of two to be compared, with the same axes, each in its colour; None where there is no histogram."""
+    limits = shared_limits([each for each in (one, other) if each is not None])
+    drawn: list[Picture | None] = []
+    for each, colour in ((one, BAR), (other, OTHER_BAR)):
+        if each is None:
+            drawn.append(None)
+            continue
+        used = each.counts > 0
+        figure = figure_of(each, colour=colour, limits=limits)
+        drawn.append(picture(figure, _said(each, each.centers[used], each.counts[used])))
+    return drawn[0], drawn[1]
+
+
+def figure_of(histogram: Histogram, *, colour: str = BAR, limits: Limits | None = None) -> Figure:
     """The figure of :func:`draw`."""
     figure, axes = plot(WIDTH, HEIGHT)
-    draw_on(axes, histogram)
+    draw_on(axes, histogram, colour=colour)
+    if limits is not None:
+        (low, high), tallest = limits
+        make_logarithmic(axes, max(tallest / LEAST, 10))
+        axes.set_ylim(LEAST, 1.3 * tallest)
+        axes.set_xlim(low, high)
     return figure
+
+
+def shared_limits(histograms: Sequence[Histogram]) -> Limits:
+    """Ends of an axis of values on which all histograms have room, and the largest count."""
+    ends = [_reach(each) for each in histograms]
+    tallest = max((int(each.counts.max()) for each in histograms), default=2)
+    return (min(low for low, _ in ends), max(high for _, high in ends)), max(tallest, 2)
+
+
+def _reach(histogram: Histogram) -> tuple[float, float]:
+    """Ends of the axis of values."""
+    centers = histogram.centers[histogram.counts > 0]
+    middle = float(centers.min() + centers.max()) / 2
+    reach = max(float(centers.max() - centers.min()) + histogram.width, LEAST_BARS * histogram.width) / 2
+    return middle - reach, middle + reach
 
 
 def save(path: str | os.PathLike[str], drawn: Sequence[Histogram]) -> None:
@@ -98,25 +134,24 @@ def save(path: str | os.PathLike[str], drawn: Sequence[Histogram]) -> None:
     save_figure(figure, path)
 
 
-def draw_on(axes: Axes, histogram: Histogram) -> None:
+def draw_on(axes: Axes, histogram: Histogram, *, colour: str = BAR) -> None:
     """Bars as one outline, and latent weights as another, in narrower bins."""
     used = histogram.counts > 0
     centers, counts = histogram.centers[used], histogram.counts[used]
-    middle = float(centers.min() + centers.max()) / 2
-    reach = max(float(centers.max() - centers.min()) + histogram.width, LEAST_BARS * histogram.width) / 2
+    low, high = _reach(histogram)
     half = BAR_SHARE / 2 * histogram.width
     edges = np.stack([centers - half, centers + half], axis=1).reshape(-1)
     heights = np.stack([counts, np.full(counts.shape, LEAST)], axis=1).reshape(-1)[:-1]
-    axes.stairs(heights, edges, baseline=LEAST, fill=True, color=BAR)
+    axes.stairs(heights, edges, baseline=LEAST, fill=True, color=colour)
     tallest = max(int(counts.max()), 2)
     if histogram.latent is not None:
-        bins = LATENT_BINS_PER_BAR * min(max(round(2 * reach / histogram.width), 1), MOST_BARS)
-        latent, places = np.histogram(histogram.latent, bins=bins, range=(middle - reach, middle + reach))
+        bins = LATENT_BINS_PER_BAR * min(max(round((high - low) / histogram.width), 1), MOST_BARS)
+        latent, places = np.histogram(histogram.latent, bins=bins, range=(low, high))
         axes.plot((places[:-1] + places[1:]) / 2, np.maximum(latent, LEAST), color=OUTLINE, linewidth=1.25)
         tallest = max(tallest, int(latent.max()))
     make_logarithmic(axes, max(tallest / LEAST, 10))
     axes.set_ylim(LEAST, 1.3 * tallest)
-    axes.set_xlim(middle - reach, middle + reach)
+    axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
 
 

@@ -20,7 +20,8 @@ from metaq.config import flat
 from metaq.errors import ConfigError
 from metaq.report import first_layer, histograms
 from metaq.report.changes import Change
-from metaq.report.drawing import Chart, Curve, Picture, chart
+from metaq.report.comparison import figures, part_bytes
+from metaq.report.drawing import Chart, Curve, Level, Picture, chart
 from metaq.report.subject import Filters, Histogram, Subject, TensorFacts
 from metaq.report.text import breakable, printable, shown
 from metaq.report.treemap import treemaps
@@ -34,6 +35,7 @@ MARK, MARK_WITHIN_BYTES = '<meta name="generator" content="metaq report">', 2000
 MOST_HISTOGRAMS_COMPARED = 12
 
 BYTES = "Size, bytes"
+FLOAT_LEVEL, FLOAT_TEST_LEVEL = "float weights before", "float network, test images"
 
 Named = TypeVar("Named", TensorFacts, Histogram)
 
@@ -56,6 +58,8 @@ def render(subjects: Sequence[Subject], changes: Sequence[Change] | None = None)
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(program)}; "
         "base-uri 'none'; form-action 'none'",
         charts=_charts(labels, subjects),
+        figures=figures(*(subject for subject in subjects)) if len(subjects) == 2 else [],
+        parts_bytes=part_bytes(*(subject for subject in subjects)) if len(subjects) == 2 else [],
         differences=_differences(subjects),
         pairs=_pairs(subjects, lambda subject: subject.tensors),
         # Without latent weights, which two pictures beside each other have no room for.
@@ -83,14 +87,21 @@ def _environment() -> Environment:
     environment.filters |= {
         "shown": shown,
         "breakable": breakable,
+        "printable": printable,
         "whole": lambda value: f"{value:,.0f}",
+        "short": _short,
         "percent": lambda share: f"{share:.1%}".replace("%", " %"),
         "shape": lambda shape: "×".join(map(str, shape)) or "scalar",
         "duration": _duration,
         "settings": _settings,
         "figure": lambda value: "–" if value is None else f"{value:.4g}",
     }
-    environment.globals |= {"treemaps": treemaps, "bars": histograms.draw, "pictures": _pictures}
+    environment.globals |= {
+        "treemaps": treemaps,
+        "bars": histograms.draw,
+        "both_bars": histograms.draw_both,
+        "pictures": _pictures,
+    }
     return environment
 
 
@@ -104,6 +115,20 @@ def _hash(text: str) -> str:
 
 def _settings(config: Mapping[str, Any]) -> str:
     return "\n".join(map(printable, json.dumps(config, indent=2, ensure_ascii=False).split("\n")))
+
+
+def _short(value: float) -> str:
+    """A large number in three figures.
+
+    Examples
+    --------
+    >>> _short(416520)
+    '417 k'
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:,.0f}"
 
 
 def _duration(seconds: float) -> str:
@@ -123,7 +148,7 @@ def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
                 label=label if is_alone else f"{mark} {shown(subject.name)}",
                 points=[(record.epoch, float(getattr(record, field))) for record in subject.records],
                 kept_epoch=subject.kept_epoch,
-                is_second=is_second or mark == "B",
+                kind="second" if is_second else "other" if mark == "B" else "first",
             )
             for mark, subject in zip(labels, subjects, strict=True)
             if subject.records
@@ -133,8 +158,17 @@ def _charts(labels: Sequence[str], subjects: Sequence[Subject]) -> list[Chart]:
     size = curves("estimated_bytes", "entropy of the bucket indices")
     if is_alone:
         accuracy += curves("float_accuracy", "latent (float) weights", is_second=True)
+    levels = [
+        Level(
+            label=f"{mark} {FLOAT_LEVEL if 'validation' in subject.before.images else FLOAT_TEST_LEVEL}".strip(),
+            value=subject.before.percent,
+            kind="other level" if mark == "B" else "level",
+        )
+        for mark, subject in zip(labels, subjects, strict=True)
+        if subject.before is not None and subject.records
+    ]
     drawn = [
-        chart("Validation accuracy, %", accuracy, unit="%"),
+        chart("Validation accuracy, %", accuracy, unit="%", levels=levels, is_close=True),
         chart(BYTES, size, unit="bytes", is_logarithmic=True),
         chart("Training loss, nats", curves("loss", "loss"), is_logarithmic=True),
         chart("Price of a bit, λ", curves("strength", "λ")),

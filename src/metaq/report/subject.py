@@ -84,6 +84,23 @@ class Filters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer as the network calls it: its class, the shape of its output for one input, and its weights.
+
+    `multiply_adds` are those for one input, `live_multiply_adds` those with weights other than zero; None of a layer
+    that multiplies with no matrix. `bytes` is the share of the file's bytes; None where the file does not tell.
+    """
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    weights: int
+    multiply_adds: int | None
+    live_multiply_adds: int | None
+    bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """An accuracy in percent, and of what it is: which weights on which images."""
 
@@ -102,12 +119,14 @@ class Subject:
 
     `name` is that of the folder or file, without the way to it; `title` network and data, if known, else the name.
     `sizes` are as :func:`metaq.compression.pipeline.sizes` gives them, or None if there is no file. `after` is the
-    accuracy of the file, `before` that of float weights; `kept_epoch` the one in the file. Tensors stand in the order
-    of the file. `shares` are the file's bytes, together its size, largest first; `sharing` says how they were shared
-    out. Histograms are of the largest tensors, filters of the first layer. `folded` has units of every layer, and those
-    that folding leaves. `environment` has command, versions and machine of the run, `config` its settings, as JSON
-    holds them, `metadata` free facts kept in the file. `missing` and `notes` say by part of the page, in a sentence,
-    why it is not there and what is to be known about it.
+    accuracy of the file, `before` that of float weights; `kept_epoch` the one in the file. `goal` and `kept` say what
+    was asked for, and how much of the outputs is kept. Layers stand in the order in which they compute, tensors in that
+    of the file. `commands` are what can be done, with a line for a shell or Python. `shares` are the file's bytes,
+    together its size, largest first; `sharing` says how they were shared out. Histograms are of the largest tensors,
+    filters of the first layer. `folded` has units of every layer, and those that folding leaves. `environment` has
+    command, versions and machine of the run, `config` its settings, as JSON holds them, `metadata` free facts kept in
+    the file. `missing` and `notes` say by part of the page, in a sentence, why it is not there and what is to be known
+    about it.
     """
 
     name: str
@@ -116,6 +135,10 @@ class Subject:
     after: Accuracy | None = None
     before: Accuracy | None = None
     seconds: float | None = None
+    goal: str | None = None
+    kept: str | None = None
+    commands: Sequence[tuple[str, str]] = ()
+    layers: Sequence[Layer] = ()
     records: Sequence[EpochRecord] = ()
     kept_epoch: int | None = None
     tensors: Sequence[TensorFacts] = ()
@@ -139,6 +162,9 @@ class Subject:
             "accuracy": None if self.after is None else dataclasses.asdict(self.after),
             "accuracy_before": None if self.before is None else dataclasses.asdict(self.before),
             "seconds": self.seconds,
+            "goal": self.goal,
+            "kept": self.kept,
+            "layers": [dataclasses.asdict(layer) for layer in self.layers],
             "epochs": len(self.records),
             "kept_epoch": self.kept_epoch,
             "tensors": [dataclasses.asdict(tensor) for tensor in self.tensors],

@@ -20,6 +20,9 @@ CHARACTER_WIDTH, LINE_HEIGHT, PADDING, BASELINE = 7.2, 17, 7, 18
 FORMS = (("treemap widest", 980, 360), ("treemap wide", 640, 320), ("treemap tall", 280, 420))
 """Classes of the style sheet for screens of several widths; the least width and the height of each, in pixels."""
 
+HALF_FORMS = (("treemap half", 480, 320), *FORMS[1:])
+"""The same for two treemaps beside each other on wide screens."""
+
 Box = tuple[float, float, float, float]
 """x, y, width, height."""
 
@@ -47,13 +50,16 @@ class Treemap:
     tiles: Sequence[Tile]
 
 
-def treemaps(shares: Sequence[Share], *, file_bytes: int) -> list[Treemap]:
-    """The same treemap for screens of several widths."""
+def treemaps(shares: Sequence[Share], *, file_bytes: int, is_half: bool = False) -> list[Treemap]:
+    """The same treemap for screens of several widths; on wide ones it may have but half of the page."""
     parts = _parts(shares, file_bytes)
     label = f"Treemap of {file_bytes:,} bytes in {len(shares)} parts"
     label += f"; the largest is {shown(parts[0].label)} with {parts[0].bytes:,} bytes." if parts else "."
     said = f"{label} The table after it says the same."
-    return [Treemap(class_=class_, alternative=said, tiles=_tiles(parts, *size)) for class_, *size in FORMS]
+    return [
+        Treemap(class_=class_, alternative=said, tiles=_tiles(parts, *size))
+        for class_, *size in (HALF_FORMS if is_half else FORMS)
+    ]
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
