@@ -77,3 +77,11 @@ def workspace(array: Array) -> Array:
     list three times as fast as one of an array. What the function changes is seen in the workspace alone.
     """
     return array if IS_COMPILED else cast(Array, array.tolist())
+
+
+def filled(size: int, value: int) -> Symbols:
+    """A workspace of `size` elements, int32 where they have a type, which all are `value`.
+
+    Without Numba they are the same number, which takes a fifth of the memory of :func:`workspace`, and little time.
+    """
+    return np.full(size, value, dtype=np.int32) if IS_COMPILED else cast(Symbols, [value] * size)

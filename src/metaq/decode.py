@@ -1,6 +1,6 @@
 """Restoring a ``.metaq`` file with numpy alone: neither PyTorch nor anything that imports it is needed.
 
-Numba makes it fast but is not needed either; other packages are needed only for the coders that are made of them.
+Numba makes it fast, and zstandard unpacks what was packed with it, but neither is needed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from metaq import container
-from metaq.container import DEFAULT_MAX_BYTES, Contents
-from metaq.container.reader import require_memory
-from metaq.container.source import FileLike, name_of
+from metaq.container import reader
+from metaq.container.contents import Contents
+from metaq.container.frame import open_frame
+from metaq.container.reader import DEFAULT_MAX_BYTES, require_memory
+from metaq.container.source import FileLike, open_source
 
 __all__ = ["inspect", "load", "stream"]
 
@@ -45,23 +46,25 @@ def load(
         If the file is missing, foreign, damaged, of a newer version, or takes more than `max_bytes`.
     """
     chosen = None if names is None else set(names)
-    contents = inspect(path)
-    entries = [entry for entry in contents.entries if chosen is None or entry.name in chosen]
-    bases = [contents.bases[number] for number in contents.bases_of(entry.name for entry in entries)]
-    require_memory(name_of(path), sum(entry.restored_bytes for entry in (*entries, *bases)), max_bytes)
-    loaded = dict(stream(path, names=chosen, max_bytes=max_bytes))
+    with open_source(path) as source:
+        contents, inline = open_frame(source)
+        entries = [entry for entry in contents.entries if chosen is None or entry.name in chosen]
+        bases = [contents.bases[number] for number in contents.bases_of(entry.name for entry in entries)]
+        require_memory(source.name, sum(entry.restored_bytes for entry in (*entries, *bases)), max_bytes)
+        found = reader.streamed(source, contents, inline, names=chosen, max_bytes=max_bytes)
+        loaded = {entry.name: tensor.restore() for entry, tensor in found}
     return {entry.name: loaded[entry.name] for entry in entries}
 
 
 def stream(
     path: FileLike, *, names: Iterable[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Tensors as :func:`load` gives them, one by one; see :func:`metaq.container.stream` for the memory that takes.
+    """Tensors as :func:`load` gives them, one by one.
 
-    `max_bytes` bounds a single tensor with the bases that are needed. The file is opened when the first tensor is asked
-    for, and errors come no sooner.
+    See :func:`metaq.container.reader.stream` for the memory that takes. `max_bytes` bounds a single tensor with
+    the bases that are needed. The file is opened when the first tensor is asked for, and errors come no sooner.
     """
-    for entry, tensor in container.stream(path, max_bytes=max_bytes, names=names):
+    for entry, tensor in reader.stream(path, max_bytes=max_bytes, names=names):
         yield entry.name, tensor.restore()
         # The caller may be done with it.
         del tensor
@@ -79,4 +82,4 @@ def inspect(path: FileLike) -> Contents:
     FormatError
         If the file is missing, foreign, damaged or of a newer version.
     """
-    return container.describe(path)
+    return reader.describe(path)

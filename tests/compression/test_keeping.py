@@ -94,7 +94,36 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert kept(model, moved(model, 0.1), [inputs()]).score < 1
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert kept(model, before, [inputs()]) == Kept(score=1.0, error=0.0)
+    assert kept(model, before, [inputs()]) == Kept(score=1.0, error=0.0, samples=240)
+
+
+class Signed(nn.Module):
+    """Turns the output over where a hidden unit is below zero, which no gradient tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(16, 1, bias=False)
+        self.output = nn.Linear(16, 64)
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        return self.output(data) * torch.sign(self.gate(data))
+
+
+def test_with_few_samples_those_that_calibrate_are_kept_too() -> None:
+    torch.manual_seed(0)
+    model = Signed().eval()
+    across = model.gate.weight.detach()[0] / model.gate.weight.detach().norm()
+    data = inputs(120)
+    data -= (data @ across)[:, None] * across
+    near = torch.arange(120) % 40 < 3
+    data += torch.where(near, 0.2, 3.0)[:, None] * across
+    batches = list(data.split(10))
+    assert not near[30:40].any()
+    assert not near[70:80].any()
+    assert not near[110:].any()
+    found = compress(model, batches=batches, keep=0.99)
+    assert found.kept is not None
+    assert 0.99 <= found.kept <= score(model, found, data).score + 1e-6
 
 
 def test_a_number_common_to_all_samples_tells_nothing() -> None:

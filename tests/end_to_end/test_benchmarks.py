@@ -22,6 +22,7 @@ QUICK = {
     "cifar10.py": (["--quick", "--out", "{folder}/runs"], {"net", "data", "schedule", "float", "small", "drop"}),
     "codec.py": (["--count", "20000", "--runs", "1"], {"Laplacian", "ternary", "scaling"}),
     "course.py": (["--ratio", "40"], {"float", "rows", "limit_bytes", "file_bytes"}),
+    "decode_distribution.py": (["--runs", "1"], {"file_bytes", "wheel_bytes", "rows", "meets_limit"}),
     "decoders.py": (["--quick"], {"elements", "rows"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),

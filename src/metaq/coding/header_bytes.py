@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from metaq.coding.tables import LOGIT_LIMIT, logistic_table, logit_table
-from metaq.compiled import Bytes, Integers, Symbols, compiled, compiled_part, workspace
+from metaq.compiled import Bytes, Integers, Symbols, compiled, compiled_part, filled, workspace
 from metaq.errors import CodecError
 
 ORDERS = 5
@@ -111,16 +111,15 @@ def decode_header_bytes(coded: bytes, size_bytes: int) -> bytes:
 @cache
 def _primed() -> tuple[Model, int]:
     """The model that has seen the dictionary, and the last bytes of that."""
-    tables = Model(
-        slots=np.full(ORDERS * SLOTS, 1 << (PROBABILITY_BITS - 1 + COUNT_BITS), dtype=np.int32),
-        weights=np.full(ORDERS * ORDERS, INITIAL_WEIGHT, dtype=np.int64),
-        buckets=np.zeros(ORDERS, dtype=np.int64),
-        inputs=np.zeros(ORDERS, dtype=np.int64),
-        chosen=np.zeros(1, dtype=np.int64),
-        logits=logit_table(),
-        logistic=logistic_table(),
+    model = Model(
+        slots=filled(ORDERS * SLOTS, 1 << (PROBABILITY_BITS - 1 + COUNT_BITS)),
+        weights=workspace(np.full(ORDERS * ORDERS, INITIAL_WEIGHT, dtype=np.int64)),
+        buckets=workspace(np.zeros(ORDERS, dtype=np.int64)),
+        inputs=workspace(np.zeros(ORDERS, dtype=np.int64)),
+        chosen=workspace(np.zeros(1, dtype=np.int64)),
+        logits=workspace(logit_table()),
+        logistic=workspace(logistic_table()),
     )
-    model = Model(*(cast(Any, workspace(array)) for array in tables))
     state = workspace(np.array([0, TOP, 0, 0, 0], dtype=np.int64))
     _encoded(DICTIONARY, model, state)
     return model, int(state[HISTORY])

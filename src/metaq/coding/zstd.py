@@ -2,10 +2,17 @@
 
 import io
 from collections.abc import Iterable
-
-import zstandard
+from importlib.util import find_spec
 
 from metaq.errors import CodecError
+
+HAS_LIBRARY = find_spec("zstandard") is not None
+"""Without it, frames are unpacked in plain Python, and none are made."""
+
+if HAS_LIBRARY:
+    import zstandard
+else:
+    from metaq.coding import zstd_plain
 
 HIGHEST_LEVEL = 22
 LARGE_LEVEL = 6
@@ -35,6 +42,8 @@ def decompress(frame: bytes, size_bytes: int) -> bytes:
     # A frame that names its own size would be given that much memory, whatever limit is passed below.
     if frame and frame[0] & FLAGS_REFUSED:
         raise CodecError("zstd: the frame names its own size or has a checksum, which this format does not allow.")
+    if not HAS_LIBRARY:
+        return zstd_plain.decompress(frame, size_bytes)
     try:
         decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
         return decompressor.decompress(frame, max_output_size=size_bytes, allow_extra_data=False)
@@ -42,7 +51,7 @@ def decompress(frame: bytes, size_bytes: int) -> bytes:
         raise CodecError(f"zstd: the compressed bytes are damaged ({error}).") from error
 
 
-def _compressor(level: int, size_bytes: int) -> zstandard.ZstdCompressor:
+def _compressor(level: int, size_bytes: int) -> "zstandard.ZstdCompressor":
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,
         source_size=size_bytes,

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from metaq.compression.batches import prepared
 from metaq.compression.belonging import require_on_grids
 from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Goal, Report
 from metaq.compression.network import Network, packed
 from metaq.compression.pipeline import exact_tensor, on_grid
 from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule, default_multiplier
-from metaq.compression.quality import kept, kept_by_each, parted
+from metaq.compression.quality import Kept, kept, kept_by_each, parted
 from metaq.compression.search import smallest_good, smallest_keeping
 from metaq.compression.survey import look_at, sorted_out, survey
 from metaq.compression.uncalibrated import Request, UncalibratedModel
@@ -52,6 +53,9 @@ UNREACHED_SHARE = 0.25
 WEIGHING_BATCHES = 8
 """Batches that tell how much errors of each kind of tensor matter."""
 
+FEW_SAMPLES = 200
+"""Of fewer that are held out, a failure of some in a hundred is easily missed; then those that calibrate count, too."""
+
 USUAL_OF_CHANGES = 4.0
 """λ of an update without a goal over that of steps of half a standard deviation of the changes."""
 
@@ -67,7 +71,7 @@ PACKED_OPTIONS = {"coder", "metadata", "progress"}
 LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
 
-RECIPE = 8
+RECIPE = 9
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
 
@@ -85,7 +89,7 @@ def compress(
     keep: float | None = None,
     larger_is_better: bool | None = None,
     accuracy: Accuracy | None = None,
-    batches: Iterable[Batch] | None = None,
+    batches: Iterable[object] | None = None,
     module: nn.Module | None = None,
     loss: Loss | None = None,
     training_loss: OutputLoss | None = None,
@@ -117,7 +121,9 @@ def compress(
     larger_is_better
         Of that figure, which is an accuracy by default; False for a loss.
     batches
-        Inputs for calibration, which need no labels. Errors count as far as they change the outputs; without batches,
+        Inputs for calibration, which need no labels: a data loader, a list or a generator of tensors, of tuples of
+        positional or mappings of keyword arguments, or a single tensor; numpy's arrays will do
+        (:func:`metaq.compression.batches.prepared`). Errors count as far as they change the outputs; without batches,
         by their size alone. Without a goal, the file has the size that it has without batches. Every fourth batch, or
         sample of a single batch, is held out and tells how much of the outputs is kept
         (:mod:`metaq.compression.quality`); unless `accuracy` or `training_loss` tell how good the weights are, and
@@ -204,9 +210,11 @@ def compress(
         found = _without_data(request, is_good)
     else:
         has_labels = accuracy is not None or training_loss is not None
-        calibrating, held_out = (list(batches), []) if has_labels and keep is None else parted(list(batches))
-        require(keep is None or bool(held_out), "keep: nothing is left to compare outputs on; give two samples.")
         network = Network(request, module)
+        # Labels go by the number of the batch, so that with them a single tensor is not cut.
+        given = prepared(module or network.module, batches, is_whole=training_loss is not None)
+        calibrating, held_out = (given, []) if has_labels and keep is None else parted(given)
+        require(keep is None or bool(held_out), "keep: nothing is left to compare outputs on; give two samples.")
         calibrated = _calibrated(
             network,
             calibrating,
@@ -222,7 +230,7 @@ def compress(
             limit = usual.file_bytes
         if not has_labels and loss in (None, random_projection_loss):
             _weigh(network, calibrated, calibrating, limit)
-        found = _with_data(request, network, calibrated, held_out, limit, is_good)
+        found = _with_data(request, network, calibrated, calibrating, held_out, limit, is_good)
     if found is None and is_good is not None:
         raise ConfigError(f"max_drop, target_value: even fine steps do not keep {bound:g}; allow more.")
     if found is None:
@@ -466,18 +474,26 @@ def _with_data(
     request: Request,
     network: Network,
     model: CalibratedModel,
+    calibrating: Sequence[Batch],
     held_out: Sequence[Batch],
     limit: int | None,
     is_good: Callable[[StateDict], bool] | None,
 ) -> Compressed | None:
+    keep = request.goal.keep
+
     def measured(found: Compressed) -> Compressed:
         if not held_out:
             return found
-        batches = tracked(held_out, request.progress, "comparing outputs")
-        told = kept(network.module, network.weights(found), batches)
+        weights = network.weights(found)
+
+        def compared(batches: Sequence[Batch]) -> Kept:
+            return kept(network.module, weights, tracked(batches, request.progress, "comparing outputs"))
+
+        told = compared(held_out)
+        if keep is not None and keep <= told.score and told.samples < FEW_SAMPLES:
+            told = min(told, compared(calibrating), key=lambda each: each.score)
         return replace(found, kept=told.score, kept_error=told.error)
 
-    keep = request.goal.keep
     if is_good is not None:
         return model.to_quality(lambda found: is_good(found.state_dict()))
     if keep is not None:

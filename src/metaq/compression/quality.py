@@ -30,10 +30,11 @@ EVERY = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A score between 0 and 1, where outputs are the same, and its standard error over the samples held out."""
+    """A score between 0 and 1, where outputs are the same, its standard error over the samples, and their number."""
 
     score: float
     error: float
+    samples: int
 
 
 def parted(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
@@ -143,13 +144,13 @@ class _Sums:
         deviation = sum(moments.deviation for moments in self.moments.values())
         total = float(errors.sum())
         if not total:
-            return Kept(score=1.0, error=0.0)
+            return Kept(score=1.0, error=0.0, samples=len(errors))
         if not math.isfinite(total) or not deviation or total >= 2 * deviation:
-            return Kept(score=0.0, error=0.0)
+            return Kept(score=0.0, error=0.0, samples=len(errors))
         loss = total / deviation / 2
         count = len(errors)
         spread = float(errors.std(ddof=1)) * math.sqrt(count) / deviation / 2 if count > 1 else loss
-        return Kept(score=1.0 - loss, error=spread)
+        return Kept(score=1.0 - loss, error=spread, samples=count)
 
 
 def _rows(sample: Sequence[torch.Tensor]) -> list[torch.Tensor]:

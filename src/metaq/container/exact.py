@@ -49,7 +49,7 @@ def whole(payload: bytes, entry: Entry) -> Array:
     """All elements of a tensor that is a chunk by itself, shape of the tensor; raises :class:`CodecError`."""
     if entry.coder == "raw":
         return as_elements(payload, entry)
-    # Imported late, so that files without such tensors are read where zstandard is not installed.
+    # Imported late, because few small files have such tensors.
     from metaq.coding import zstd
 
     return as_elements(zstd.decompress(payload, entry.restored_bytes), entry)

@@ -129,24 +129,37 @@ def stream(
     """
     with open_source(path) as source:
         contents, inline = open_frame(source)
-        require_base(source.name, contents, None)
-        wanted = _wanted(contents, source, names)
-        largest = max((contents.entries[number].restored_bytes for number in wanted), default=0)
-        bases = contents.bases_of(contents.entries[number].name for number in wanted)
-        require_memory(source.name, largest + sum(contents.bases[number].restored_bytes for number in bases), max_bytes)
-        sharing: dict[str, list[Entry]] = {}
-        holders = set()
-        for number in wanted:
-            entry = contents.entries[number]
-            holders.add(number if entry.tied_to is None else entry.tied_to)
-            sharing.setdefault(contents.holder_of(entry).name, []).append(entry)
-        parts = [*bases, *(len(contents.bases) + number for number in sorted(holders))]
-        for holder, tensor in _restored(source, contents, inline, parts):
-            tensor = _writable(tensor) if is_writable else tensor
-            for entry in sharing[holder.name]:
-                yield entry, dataclasses.replace(tensor, name=entry.name)
-            # The caller may be done with it.
-            del tensor
+        yield from streamed(source, contents, inline, max_bytes=max_bytes, names=names, is_writable=is_writable)
+
+
+def streamed(
+    source: Source,
+    contents: Contents,
+    inline: Mapping[int, bytes],
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    names: Iterable[str] | None = None,
+    is_writable: bool = True,
+) -> Iterator[tuple[Entry, Tensor]]:
+    """As :func:`stream`, of an open file and what :func:`open_frame` says of it."""
+    require_base(source.name, contents, None)
+    wanted = _wanted(contents, source, names)
+    largest = max((contents.entries[number].restored_bytes for number in wanted), default=0)
+    bases = contents.bases_of(contents.entries[number].name for number in wanted)
+    require_memory(source.name, largest + sum(contents.bases[number].restored_bytes for number in bases), max_bytes)
+    sharing: dict[str, list[Entry]] = {}
+    holders = set()
+    for number in wanted:
+        entry = contents.entries[number]
+        holders.add(number if entry.tied_to is None else entry.tied_to)
+        sharing.setdefault(contents.holder_of(entry).name, []).append(entry)
+    parts = [*bases, *(len(contents.bases) + number for number in sorted(holders))]
+    for holder, tensor in _restored(source, contents, inline, parts):
+        tensor = _writable(tensor) if is_writable else tensor
+        for entry in sharing[holder.name]:
+            yield entry, dataclasses.replace(tensor, name=entry.name)
+        # The caller may be done with it.
+        del tensor
 
 
 def _read_all(source: Source, max_bytes: int, base: Elements | None) -> File:

@@ -33,25 +33,28 @@ def set_contexts(index: int, column: int, stream: Stream, model: Model) -> None:
     """Find the contexts and the experts' distributions for the symbol at `index`."""
     row_length = stream.facts[deep.ROW]
     residuals, errors = stream.residuals, stream.errors
-    left = _before(residuals, index, 1)
+    left = int(residuals[index - 1]) if index > 0 else 0
+    second_left = int(residuals[index - 2]) if index > 1 else 0
+    error_left = int(errors[index - 1]) if index > 0 else 0
+    error_second_left = int(errors[index - 2]) if index > 1 else 0
     above, above_left, above_right, second_above = 0, 0, 0, 0
     error_above, error_second_above = 0, 0
     row, column_hits = 0, 0
     if row_length:
         row, column_hits = index // row_length, stream.columns[column]
-        above = _before(residuals, index, row_length)
-        above_left = _before(residuals, index, row_length + 1) if column > 0 else 0
-        above_right = _before(residuals, index, row_length - 1) if row > 0 and column + 1 < row_length else 0
-        second_above = _before(residuals, index, 2 * row_length)
-        error_above = _before(errors, index, row_length)
-        error_second_above = _before(errors, index, 2 * row_length)
-    error_left = _before(errors, index, 1)
-    period = max(stream.facts[deep.PERIOD], 1)
-    error_period = _before(errors, index, period) if index >= period else error_left
-    near = 2 * abs(left) + abs(_before(residuals, index, 2)) + abs(above)
+        place = index - row_length
+        if row > 0:
+            above, error_above = int(residuals[place]), int(errors[place])
+            above_left = int(residuals[place - 1]) if column > 0 else 0
+            above_right = int(residuals[place + 1]) if column + 1 < row_length else 0
+        if row > 1:
+            second_above, error_second_above = int(residuals[place - row_length]), int(errors[place - row_length])
+    period = stream.facts[deep.PERIOD]
+    error_period = int(errors[index - period]) if 0 < period <= index else error_left
+    near = 2 * abs(left) + abs(second_left) + abs(above)
     levels, contexts, classes = model.levels, model.contexts, model.classes
     near_class = levels[_at_most(UNIT // 4 * near, LARGEST)]
-    along = levels[_at_most(2 * error_left + error_period + _before(errors, index, 2), LARGEST)]
+    along = levels[_at_most(2 * error_left + error_period + error_second_left, LARGEST)]
     across = levels[_at_most(2 * error_above + error_second_above, LARGEST)]
     around = (4 if above_left != 0 else 0) | (2 if above_right != 0 else 0) | (1 if second_above != 0 else 0)
     density = _density(column_hits, row)

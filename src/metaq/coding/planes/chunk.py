@@ -141,7 +141,7 @@ def _elements(form: Form, shape: ElementShape, body: bytes, symbols: list[NDArra
 
 
 def _unpacked(body: bytes, shape: ElementShape) -> bytes:
-    # Imported late, so that files without such tensors are read where zstandard is not installed.
+    # Imported late, because few small files have such tensors.
     from metaq.coding import zstd
 
     size_bytes = shape.count * shape.itemsize

@@ -1,0 +1,190 @@
+"""Calibration data as people have it, made into batches that a module can be called with."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+
+from metaq.compression.inputs import batch_size
+from metaq.config import require
+from metaq.errors import ConfigError, MetaqError
+from metaq.model.evaluating import evaluating
+from metaq.quantize.curvature import Batch, call
+
+LABELS = frozenset(("label", "labels", "label_ids", "target", "targets", "y"))
+"""Arguments that are left out where a module does not take them."""
+
+
+def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = False) -> list[Batch]:
+    """Batches that `module` takes, read once and kept; it has been run on the first of them.
+
+    Parameters
+    ----------
+    module
+        Run in evaluation mode, and left as it was.
+    batches
+        A data loader, list or generator of tensors, of tuples or lists of positional arguments, or of mappings of
+        keyword arguments; a single mapping; or a single tensor, whose first dimension is that of samples. Arrays of
+        numpy stand for tensors, and get the type of the module's weights if they are floating. Tensors are moved to
+        the module's device. Parts of a tuple are left out for which there is no argument, or without which alone the
+        module can be run; so are labels in a mapping, or beside one.
+    is_whole
+        Whether a single tensor is one batch, instead of cut into some.
+
+    Raises
+    ------
+    ConfigError
+        If they are none of these, or the module cannot be run on the first.
+    """
+    weight = next(module.parameters(), torch.zeros(0))
+    places = {parameter.device for parameter in module.parameters()}
+    found = [_moved(_without_labels(each), weight, places) for each in _each(batches, is_whole=is_whole)]
+    require(bool(found), "batches: there is no batch; give at least one, and a generator that was not read yet.")
+    takes = _Arguments.of(module)
+    ways = [takes.fitted]
+    if _parts(takes.fitted(found[0])) != _parts(takes.narrowed().fitted(found[0])):
+        ways.append(takes.narrowed().fitted)
+    if isinstance(found[0], list):
+        ways.append(_as_one)
+    errors: list[Exception] = []
+    for way in ways:
+        try:
+            with evaluating(module), torch.no_grad():
+                call(module, way(found[0]))
+        except MetaqError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+        else:
+            return [way(batch) for batch in found]
+    # That arguments are too many or too few says less than what is wrong with one of them.
+    first = min(errors, key=lambda each: isinstance(each, TypeError))
+    reason = (str(first).splitlines() or [""])[0].rstrip(" .:")
+    raise ConfigError(
+        f"batches: the model cannot be run on the first, {_described(found[0])}; its weights are "
+        f"{_type_of(weight)} on {weight.device}{takes.told()} ({type(first).__name__}: {reason})."
+    ) from first
+
+
+def _each(batches: Iterable[object], *, is_whole: bool) -> Iterator[object]:
+    """Every batch as it was given, the samples of a single tensor some at once."""
+    if isinstance(batches, torch.Tensor | np.ndarray):
+        require(batches.ndim > 0, "batches: a single number is none; the first dimension has to be that of samples.")
+        size = len(batches) if is_whole else batch_size(len(batches))
+        return (batches[start : start + size] for start in range(0, len(batches), max(size, 1)))
+    if isinstance(batches, Mapping):
+        return iter([batches])
+    require(
+        not isinstance(batches, Dataset) or isinstance(batches, IterableDataset),
+        "batches: a dataset has single samples; give a DataLoader of it.",
+    )
+    try:
+        return iter(batches)
+    except TypeError as error:
+        raise ConfigError(
+            f"batches: a {type(batches).__name__} is none; give a data loader, a list of batches, or a tensor."
+        ) from error
+
+
+def _moved(part: Any, weight: torch.Tensor, places: set[torch.device]) -> Any:
+    """The same with tensors for arrays, on the device of `weight` unless they are on one of the `places`."""
+    if isinstance(part, Mapping):
+        return {name: _moved(value, weight, places) for name, value in part.items()}
+    if type(part) in (tuple, list):
+        return type(part)(_moved(value, weight, places) for value in part)
+    if isinstance(part, np.ndarray) and part.dtype.kind in "fiub":
+        # A copy in the order of bytes and elements that PyTorch takes, whatever the array's is.
+        own = torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("="), order="C"))
+        part = own.to(weight.dtype) if own.is_floating_point() and weight.is_floating_point() else own
+    if isinstance(part, torch.Tensor) and part.device not in places:
+        return part if "meta" in (part.device.type, weight.device.type) else part.to(weight.device)
+    return part
+
+
+def _without_labels(given: Any) -> Any:
+    """A batch that is a mapping with labels beside it, as the mapping alone; any other as it is."""
+    return given[0] if isinstance(given, tuple | list) and given and isinstance(given[0], Mapping) else given
+
+
+def _as_one(batch: Any) -> Batch:
+    """A list as a single argument."""
+    return (batch,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    """What a module takes: names of its arguments, whether also others by name, and how many by position, if
+    there is a limit.
+    """
+
+    names: tuple[str, ...]
+    takes_others: bool
+    least: int
+    most: int | None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "_Arguments":
+        """Arguments of ``forward``. Those that are optional and no tensor by default take none."""
+        parameters = inspect.signature(module.forward).parameters.values()
+        by_position = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+        required = [each for each in by_position if each.default is each.empty]
+        tensors = [
+            each for each in by_position[len(required) :] if not isinstance(each.default, bool | int | str | float)
+        ]
+        has_any = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+        by_name = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        return cls(
+            names=tuple(by_name),
+            takes_others=any(each.kind is each.VAR_KEYWORD for each in parameters),
+            least=len(required),
+            most=None if has_any else len(required) + len(tensors),
+        )
+
+    def narrowed(self) -> "_Arguments":
+        """Those alone that it must have or names: it may take labels in its way, or not tell what it takes."""
+        return replace(self, takes_others=False, most=max(self.least, 1))
+
+    def fitted(self, batch: Any) -> Batch:
+        """The batch without what the module does not take."""
+        if isinstance(batch, tuple | list):
+            return tuple(batch[: self.most])
+        if not isinstance(batch, Mapping):
+            return cast(Batch, batch)
+        if self.names and not self.takes_others and not set(batch) & set(self.names):
+            # The module takes the mapping itself.
+            return _as_one(batch)
+        return {name: value for name, value in batch.items() if self._takes(name, value)}
+
+    def _takes(self, name: str, value: object) -> bool:
+        # Other tensors that it does not know may be misspelt, and are not left out in silence.
+        is_label = name in LABELS or not isinstance(value, torch.Tensor)
+        return name in self.names or self.takes_others or not is_label
+
+    def told(self) -> str:
+        """Their names, for a sentence."""
+        return f", and it takes {', '.join(self.names)}" if self.names else ""
+
+
+def _parts(batch: Batch) -> object:
+    """What tells two forms of a batch apart."""
+    return len(batch) if isinstance(batch, tuple) else set(batch) if isinstance(batch, Mapping) else None
+
+
+def _described(part: object) -> str:
+    if isinstance(part, torch.Tensor):
+        place = "" if part.device.type == "cpu" else f" on {part.device}"
+        return f"{_type_of(part)} of shape {tuple(part.shape)}{place}"
+    if isinstance(part, Mapping):
+        return ", ".join(f"{name}: {_described(value)}" for name, value in part.items())
+    if isinstance(part, tuple | list):
+        return f"({', '.join(map(_described, part))})"
+    return f"a {type(part).__name__}"
+
+
+def _type_of(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
