@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import UserDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metaq import ConfigError, compress
+from metaq.compression import batches as preparing
 from metaq.compression.batches import prepared
 
 IMAGES = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -225,3 +227,11 @@ def test_a_network_that_takes_a_list() -> None:
 def test_tensors_are_moved_to_the_model() -> None:
     (first, *_) = prepared(Anything(convolutional()).cuda(), loader(IMAGES, LABELS))
     assert _inputs(first).device.type == "cuda"
+
+
+def test_a_generator_that_never_ends_is_read_as_far_as_it_may_be_kept(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(preparing, "MOST_BYTES", 10 * IMAGES.nbytes)
+    found = prepared(convolutional(), ((IMAGES, LABELS) for _ in itertools.count()))
+    assert 9 <= len(found) <= 11
+    assert "no more are read" in caplog.text
+    assert len(prepared(convolutional(), [IMAGES] * 30)) == 30

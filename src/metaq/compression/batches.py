@@ -1,7 +1,8 @@
 """Calibration data as people have it, made into batches that a module can be called with."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -19,6 +20,11 @@ from metaq.quantize.curvature import Batch, call
 LABELS = frozenset(("label", "labels", "label_ids", "target", "targets", "y"))
 """Arguments that are left out where a module does not take them."""
 
+MOST_BYTES = 2 << 30
+"""What is kept of batches that are made while they are read, such as those of a data loader: some may never end."""
+
+_LOGGER = logging.getLogger(__name__)
+
 
 def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = False) -> list[Batch]:
     """Batches that `module` takes, read once and kept; it has been run on the first of them.
@@ -32,7 +38,8 @@ def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = F
         keyword arguments; a single mapping; or a single tensor, whose first dimension is that of samples. Arrays of
         numpy stand for tensors, and get the type of the module's weights if they are floating. Tensors are moved to
         the module's device. Parts of a tuple are left out for which there is no argument, or without which alone the
-        module can be run; so are labels in a mapping, or beside one.
+        module can be run; so are labels in a mapping, or beside one. Of a loader or generator no more is read than
+        :data:`MOST_BYTES`, which is logged as a warning; lists are in memory already.
     is_whole
         Whether a single tensor is one batch, instead of cut into some.
 
@@ -43,7 +50,7 @@ def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = F
     """
     weight = next(module.parameters(), torch.zeros(0))
     places = {parameter.device for parameter in module.parameters()}
-    found = [_moved(_without_labels(each), weight, places) for each in _each(batches, is_whole=is_whole)]
+    found = list(_read(batches, weight, places, is_whole=is_whole))
     require(bool(found), "batches: there is no batch; give at least one, and a generator that was not read yet.")
     takes = _Arguments.of(module)
     ways = [takes.fitted]
@@ -69,6 +76,29 @@ def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = F
         f"batches: the model cannot be run on the first, {_described(found[0])}; its weights are "
         f"{_type_of(weight)} on {weight.device}{takes.told()} ({type(first).__name__}: {reason})."
     ) from first
+
+
+def _read(
+    batches: Iterable[object], weight: torch.Tensor, places: set[torch.device], *, is_whole: bool
+) -> Iterator[Any]:
+    """Batches with tensors for arrays, as many as may be kept."""
+    kept = 0
+    for number, each in enumerate(_each(batches, is_whole=is_whole), 1):
+        batch = _moved(_without_labels(each), weight, places)
+        yield batch
+        kept += _bytes_of(batch)
+        if kept > MOST_BYTES and not isinstance(batches, Sequence | torch.Tensor | np.ndarray):
+            _LOGGER.warning("batches: %d of them take %s bytes, and no more are read; give fewer.", number, f"{kept:,}")
+            return
+
+
+def _bytes_of(batch: object) -> int:
+    """What its tensors take."""
+    if isinstance(batch, Mapping):
+        return sum(map(_bytes_of, batch.values()))
+    if isinstance(batch, tuple | list):
+        return sum(map(_bytes_of, batch))
+    return batch.nbytes if isinstance(batch, torch.Tensor) else 0
 
 
 def _each(batches: Iterable[object], *, is_whole: bool) -> Iterator[object]:
