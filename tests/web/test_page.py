@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from at_hand import CHROMIUM, needs_browser
 from handwriting import strokes_of
 
 import metaq
@@ -22,15 +23,7 @@ from metaq.lab.data import to_float
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
 MODEL = ROOT / "models" / "lenet5-mnist.metaq"
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 DIGITS = 100
-
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or shutil.which("node") is None or not (WEB / "node_modules").exists(),
-    reason="a browser test needs chromium, node and `npm ci` in web/",
-)
 
 
 def node(script: str, *arguments: str, text: str = "") -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 import unicodedata
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from at_hand import CHROMIUM, needs_browser, needs_node
 
 import metaq
 from metaq import container
@@ -19,22 +19,11 @@ from metaq.compression.restoring import restore_folder
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
-PACKAGES = ("playwright-core", "axe-core", "onnxruntime-web")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 WIDTH = 32
 QUERIES = ["the cat was ill", "Stars, and planets!", "naïve café 漢字", "money " * 40, "zzz"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TEXTS = 3000
 
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None
-    or shutil.which("node") is None
-    or any(not (WEB / "node_modules" / name).is_dir() for name in PACKAGES),
-    reason="a browser test needs chromium, node and `npm ci` in web/",
-)
 
 OTHER_CATEGORY_SINCE = frozenset("\u166d\u1734\u1885\u1886")
 """Letters that later versions of Unicode put into other categories than the tables of tokenizers do."""

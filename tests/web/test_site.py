@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from at_hand import CHROMIUM, needs_browser
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
-CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or shutil.which("node") is None or not (WEB / "node_modules").exists(),
-    reason="a browser test needs chromium, node and `npm ci` in web/",
-)
 LOOKED_AT = ("", "method/", "measured/", "how-to/onnx-and-browser/", "reference/commands/", "notebooks/your-model/")
 FOUND = {
     "pth": "how-to/shrink/",

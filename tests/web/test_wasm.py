@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from at_hand import CHROMIUM, needs_browser, needs_node
 from made_files import (
     CODER_NAMES,
     changed,
@@ -39,21 +40,9 @@ WEB = ROOT / "web"
 BUILD = ROOT / "c" / "build_wasm.sh"
 WASM = WEB / "metaq" / "decoder.wasm"
 GOLDEN = ROOT / "tests" / "golden"
-PACKAGES = ("playwright-core", "axe-core")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 FILES_PER_CODER = 34
 FIRST_BYTES = 1 << 16
 """Bytes that are fetched first of a file of which one tensor is wanted."""
-
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None
-    or shutil.which("node") is None
-    or any(not (WEB / "node_modules" / name).is_dir() for name in PACKAGES),
-    reason="a browser test needs chromium, node and `npm ci` in web/",
-)
 
 
 def run(script: str, *arguments: str | Path, text: str = "") -> str:
