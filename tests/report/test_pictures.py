@@ -247,3 +247,14 @@ def test_filters_stand_in_rows_and_the_channels_of_a_unit_below_each_other():
     expected = np.round(255 * np.sqrt(np.arange(1, 11) / 10)).astype(int).reshape(5, 2)
     assert across == 4
     assert alphas == [[*expected[:4, 0]], [*expected[:4, 1]], [expected[4, 0], 0, 0, 0], [expected[4, 1], 0, 0, 0]]
+
+
+def test_weights_that_nobody_ships_do_not_set_the_axis():
+    points = [(epoch, 98.0 + epoch / 100) for epoch in range(20)]
+    falling = [(epoch, 98.0 - 4 * epoch) for epoch in range(20)]
+    curves = [Curve(label="quantised", points=points), Curve(label="latent", points=falling, kind="second")]
+    figure = drawing.figure_of(curves, is_close=True)
+    assert figure is not None
+    low, high = figure.axes[0].get_ylim()
+    assert 97 < low < 98.1
+    assert 98.2 < high < 99

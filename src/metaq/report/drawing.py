@@ -153,7 +153,7 @@ def chart(
 ) -> Chart | None:
     """Draw curves over the epochs; None if there is no finite value (no positive one on a logarithmic axis).
 
-    If it `is_close`, the axis is where the later half of the curves is, and the levels.
+    If it `is_close`, the axis is where the later half of the curves but the second ones is, and the levels.
     """
     figure = figure_of(curves, is_logarithmic=is_logarithmic, levels=levels, is_close=is_close)
     if figure is None:
@@ -196,8 +196,9 @@ def figure_of(
 
 
 def _close_range(curves: Sequence[Curve], levels: Sequence[float]) -> tuple[float, float]:
-    """An axis from below the later half of all curves to above all that is drawn."""
-    later = [value for curve in curves for _, value in curve.points[len(curve.points) // 2 :]]
+    """An axis from below the later half of all but the second curves to above all that is drawn."""
+    leading = [curve for curve in curves if curve.kind != "second"] or curves
+    later = [value for curve in leading for _, value in curve.points[len(curve.points) // 2 :]]
     shown = [value for value in [*later, *levels] if math.isfinite(value)]
     highest = max((value for curve in curves for _, value in curve.points if math.isfinite(value)), default=0.0)
     low, high = min(shown, default=0.0), max([*shown, highest])
