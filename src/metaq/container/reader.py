@@ -341,9 +341,6 @@ def _decoded_chunk(name: str, contents: Contents, chunk: Chunk, payload: bytes, 
         if entry.grid is None:
             return [whole(payload, entry)]
         return decode_symbols(chunk.coder, payload, [beside(contents.parts, piece, base) for piece in chunk.pieces])
-    except ImportError as error:
-        reason = f"the coder {chunk.coder} needs the package {error.name}, which cannot be imported; install it."
-        raise _chunk_error(name, chunk, entry, reason) from error
     except MemoryError as error:
         raise _chunk_error(name, chunk, entry, f"there is no memory for {entry.memory_bytes} bytes.") from error
     except CodecError as error:
