@@ -7,6 +7,7 @@ import pytest
 
 from metaq import container
 from metaq.compression.compressed import Goal
+from metaq.container.metadata import rewrite, rewritten
 from metaq.errors import FormatError
 from metaq.report import facts
 from metaq.tensors.quantized import Dtype, ExactTensor
@@ -24,15 +25,15 @@ def held(data):
 def test_other_metadata_leave_every_tensor_and_the_same_leave_every_byte(path, tmp_path):
     data = path.read_bytes()
     before = dict(container.describe(data).metadata)
-    assert facts.rewritten(data, before) == data
-    made = facts.rewritten(data, {**before, **SOME, "x": 3, "y": 0.5})
+    assert rewritten(data, before) == data
+    made = rewritten(data, {**before, **SOME, "x": 3, "y": 0.5})
     assert container.decode(made).metadata == {**before, **SOME, "x": 3, "y": 0.5}
     assert held(made) == held(data)
-    assert facts.rewritten(made, before) == data
+    assert rewritten(made, before) == data
     copy = tmp_path / "m.metaq"
     copy.write_bytes(data)
-    assert facts.rewrite(copy, {**before, "x": 3}) == copy.stat().st_size
-    assert copy.read_bytes() == facts.rewritten(data, {**before, "x": 3})
+    assert rewrite(copy, {**before, "x": 3}) == copy.stat().st_size
+    assert copy.read_bytes() == rewritten(data, {**before, "x": 3})
 
 
 def test_a_file_of_a_kilobyte_does_not_grow():
@@ -59,7 +60,7 @@ def test_facts_take_their_share_and_no_more(count):
 @pytest.mark.parametrize("fact", [{"test": "98.12"}, {"goal": "20x"}, {"kept": "0.9988"}])
 def test_a_fact_takes_a_few_bytes(fact):
     data = (ROOT / "models" / "lenet300-mnist.metaq").read_bytes()
-    made = facts.rewritten(data, {**container.describe(data).metadata, **fact})
+    made = rewritten(data, {**container.describe(data).metadata, **fact})
     assert len(made) - len(data) <= 15
 
 
@@ -139,4 +140,4 @@ def test_a_foreign_file_is_refused(tmp_path):
     path = tmp_path / "m.metaq"
     path.write_bytes(b"something else")
     with pytest.raises(FormatError):
-        facts.rewrite(path, {})
+        rewrite(path, {})

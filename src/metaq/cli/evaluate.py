@@ -44,10 +44,11 @@ def evaluate(
 
 def _recorded(source: Path, summary: Summary, net: str, data: str, split: str) -> Summary:
     """The summary once the file says network, data and accuracy, whatever room these take."""
+    from metaq.container.metadata import rewrite
     from metaq.report import facts
 
     before = {key: value for key, value in container.describe(source).metadata.items() if key not in facts.IMAGES}
     known = {"net": net, "data": Path(data).name, **facts.accuracy_fact(summary.accuracy, split)}
-    size = facts.rewrite(source, {**before, **known})
+    size = rewrite(source, {**before, **known})
     sizes = container.sizes(size, summary.float_bytes, summary.weights)
     return replace(summary, **sizes)  # type: ignore[arg-type]

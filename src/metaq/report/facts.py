@@ -7,20 +7,13 @@ name of the images, ``"test": "98.12/98.30"``; ``"goal": "20x"``; ``"kept": "0.9
 """
 
 import math
-import os
 import re
 import shlex
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from metaq import container
-from metaq.coding.header_bytes import decode_header_bytes, encode_header_bytes
-from metaq.coding.varint import decode_varint, encode_varint
 from metaq.compression.compressed import Goal
-from metaq.container import Contents, Metadata, layout
-from metaq.container.fields import Parts, packed_checksum
-from metaq.container.source import Source, open_source
-from metaq.container.writer import assemble
+from metaq.container.metadata import rewritten
 from metaq.report.subject import Accuracy
 
 GOAL, KEPT, COMMAND = "goal", "kept", "command"
@@ -56,7 +49,6 @@ NUMBER = r"\d{1,15}(?:\.\d{1,9})?"
 PERCENT = r"(100\.00|\d{1,2}\.\d\d)"
 ACCURACY_FORM = re.compile(rf"{PERCENT}(?:/{PERCENT})?")
 KEPT_FORM = re.compile(r"[01]\.\d{1,9}")
-COPIED_BYTES = 1 << 20
 
 MAKERS = {"compress": "compress MODEL -o {}", "quantize": "quantize MODEL -o {}", "train": "train --out RUN"}
 """Commands that make files, with the names that a file does not say."""
@@ -137,62 +129,6 @@ def added(data: bytes, facts: Mapping[str, str], *, limit_bytes: int | None = No
         if len(tried) <= largest and (limit_bytes is None or len(tried) <= limit_bytes):
             found, known = tried, {**known, key: value}
     return found
-
-
-def rewritten(data: bytes, metadata: Metadata) -> bytes:
-    """A file with other metadata; its chunks are the same."""
-    with open_source(data) as source:
-        head, start, end = _head(source, container.describe(data), metadata)
-    body = head + data[start:end]
-    return body + packed_checksum(zlib.crc32(body))
-
-
-def rewrite(path: str | os.PathLike[str], metadata: Metadata) -> int:
-    """Give a file other metadata, atomically; returns its size in bytes. Raises :class:`FormatError` if it is no
-    ``.metaq`` file or damaged, and :class:`OutputError` if it cannot be written.
-    """
-    contents = container.describe(path)
-    with open_source(path) as source:
-        head, start, end = _head(source, contents, metadata)
-        return assemble(path, head, _pieces(source, start, end))
-
-
-def _pieces(source: Source, start: int, end: int) -> Iterator[bytes]:
-    for first in range(start, end, COPIED_BYTES):
-        yield source.take(first, min(COPIED_BYTES, end - first))
-
-
-def _head(source: Source, contents: Contents, metadata: Metadata) -> tuple[bytes, int, int]:
-    """All that stands before the chunks, with other metadata, and where these begin and end in the source."""
-    preamble = layout.preamble_bytes(is_update=contents.update is not None)
-    end = source.size_bytes - layout.CHECKSUM_BYTES
-    start = contents.header_bytes - layout.CHECKSUM_BYTES
-    head = source.take(0, start)
-    stored_bytes, position = decode_varint(head, preamble)
-    stored = head[position : position + stored_bytes]
-    size_bytes, first = decode_varint(stored, 0)
-    fields = _with_metadata(decode_header_bytes(stored[first:], size_bytes), contents.metadata, metadata)
-    stored = encode_varint(len(fields)) + encode_header_bytes(fields)
-    made = head[:preamble] + encode_varint(len(stored)) + stored
-    if len(contents.chunks) > 1:
-        made += b"".join(packed_checksum(chunk.checksum or 0) for chunk in contents.chunks)
-        made += packed_checksum(zlib.crc32(made))
-    return made, start, end
-
-
-def _with_metadata(fields: bytes, before: Metadata, after: Metadata) -> bytes:
-    """The fields of a header, which end with its metadata, with others."""
-    tensors, position = decode_varint(fields, 0)
-    _, position = decode_varint(fields, position)
-    middle = fields[position : len(fields) - len(_metadata_bytes(before))]
-    return encode_varint(tensors) + encode_varint(len(after)) + middle + _metadata_bytes(after)
-
-
-def _metadata_bytes(metadata: Metadata) -> bytes:
-    """Metadata as the end of a header has them: what they add to one without tensors."""
-    parts = Parts(bases=(), entries=(), inline=(), metadata=metadata, coder=container.DEFAULT_CODER, chunk_bits=0)
-    counts = encode_varint(0) + encode_varint(len(metadata))
-    return parts.fields([])[len(counts) + 1 :]
 
 
 def goal_told(metadata: Mapping[str, object]) -> str | None:
