@@ -163,6 +163,44 @@ def test_inputs_make_the_error_count_where_it_matters(base):
     assert error(with_data) < 0.8 * error(without)
 
 
+RANK = 4
+
+
+def with_low_rank(generator: torch.Generator, dtype: torch.dtype = torch.float32) -> tuple[State, State]:
+    """Matrices, and the same with what an adapter of rank 4 adds to them."""
+    base, wanted = {}, {}
+    for name, shape in (("0.weight", (128, 96)), ("1.weight", (64, 128)), ("2.weight", (256, 64))):
+        base[name] = (0.05 * torch.randn(shape, generator=generator)).to(dtype)
+        left, right = (torch.randn(size, generator=generator) for size in ((shape[0], RANK), (RANK, shape[1])))
+        wanted[name] = (base[name].float() + 0.002 * left @ right).to(dtype)
+    return base, wanted
+
+
+FACTORS = RANK * sum(map(sum, ((128, 96), (64, 128), (256, 64))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_adapters_cost_what_their_factors_do(dtype):
+    base, wanted = with_low_rank(torch.Generator().manual_seed(1), dtype)
+    update = metaq.diff(base, wanted)
+    assert update.file_bytes < FACTORS
+    assert update.relative_error < 0.1
+    assert same(metaq.load(update.data, base=base), update.state_dict())
+    small = metaq.diff(base, wanted, target_bytes=FACTORS // 2)
+    assert small.file_bytes <= FACTORS // 2
+    assert small.relative_error < 0.3
+
+
+def test_merged_adapters_cost_no_more_with_inputs():
+    base, wanted = with_low_rank(torch.Generator().manual_seed(2))
+    module = nn.Sequential(*(nn.Linear(*wanted[f"{i}.weight"].shape[::-1], bias=False) for i in range(3)))
+    module.load_state_dict(wanted)
+    inputs = torch.randn(256, 96, generator=torch.Generator().manual_seed(3))
+    update = metaq.diff(base, module, batches=list(inputs.split(32)), target_bytes=FACTORS // 2)
+    assert update.file_bytes <= FACTORS // 2
+    assert error_of_change(base, wanted, update.state_dict()) < 0.35
+
+
 def test_a_chain_of_updates_becomes_one_model(base):
     models = [base]
     for seed in range(3):

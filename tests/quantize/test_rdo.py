@@ -186,3 +186,19 @@ def test_a_basis_pays_for_correlated_rows_only() -> None:
     squares = [np.square(rows).mean(axis=0) for rows in (mixed, rotation.rotate(mixed, basis))]
     assert rotation.saved_bits(*squares, 0.05) > 0.5
     assert rotation.find_basis(rng.normal(size=(4000, 32)), 0.05) is None
+
+
+def test_few_rows_pay_for_a_matrix_of_low_rank_only() -> None:
+    rng = np.random.default_rng(4)
+    for rows, columns in ((200, 80), (60, 300)):
+        matrix = rng.normal(size=(rows, 3)) @ rng.normal(size=(3, columns))
+        basis = rotation.find_low_rank(matrix, 0.1)
+        assert basis is not None
+        assert int(basis.values().any(axis=1).sum()) == 3
+        coefficients = rotation.rotate(matrix, basis)
+        assert not coefficients[:, 3:].any()
+        # Errors of the basis are those of a step of 0.1 in every entry of its rows, scaled to unit singular values.
+        error = np.sqrt(np.square(coefficients @ basis.values() - matrix).mean())
+        assert error == pytest.approx(0.1 / np.sqrt(12) * np.sqrt(3 / rows), rel=0.5)
+        assert rotation.find_low_rank(matrix + 0.3 * rng.normal(size=matrix.shape), 0.1) is None
+        assert rotation.find_low_rank(np.zeros_like(matrix), 0.1) is None

@@ -26,6 +26,8 @@ from metaq.container.carried import FOLDER, is_carried
 from metaq.container.contents import UpdateFacts
 from metaq.container.updates import Against, added, identity
 from metaq.errors import FormatError
+from metaq.quantize.allocation import Target, allocate
+from metaq.quantize.rdo import Importance
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Basis, Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, stored, values_of
 from metaq.tensors.scales import Scales
@@ -288,6 +290,18 @@ def test_combinations_are_added(coder: str, tmp_path: Path) -> None:
         for number, tensor in enumerate(base.values())
     ]
     assert_restored([case(base, tensors, list(base), coder=coder, chunk_bits=bits) for bits in (4, 20)], tmp_path)
+
+
+def test_matrices_of_low_rank_are_added(tmp_path: Path) -> None:
+    generator = np.random.default_rng(6)
+    base = {"w": ExactTensor(name="w", values=generator.normal(size=(80, 64)).astype("<f4"), dtype=Dtype.float32)}
+    change = generator.normal(size=(80, 2)) @ generator.normal(size=(2, 64))
+    importance = Importance.even((80, 64), 2.0)
+    target = Target(name="w", values=change, dtype=Dtype.float32, importance=importance)
+    tensor = allocate({"w": target}, multiplier=1e-3)["w"].tensor
+    assert tensor.basis is not None
+    assert int(tensor.basis.values().any(axis=1).sum()) == 2
+    assert_restored([case(base, [tensor], ["w"], coder=coder) for coder in CODERS], tmp_path)
 
 
 def test_tensors_are_kept_tied_new_removed_and_of_another_shape(tmp_path: Path) -> None:

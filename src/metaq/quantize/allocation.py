@@ -16,8 +16,8 @@ from metaq.progress import NoProgress, Progress
 from metaq.quantize.blocks import Fineness, learn
 from metaq.quantize.curvature import Curvature
 from metaq.quantize.rates import scale_classes
-from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, damped, quantize, step_for
-from metaq.quantize.rotation import best_shared, find_basis, rotate
+from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, damped, distortion, quantize, step_for
+from metaq.quantize.rotation import best_shared, find_basis, find_low_rank, low_rank_bits, rotate
 from metaq.quantize.scaling import scaled_importance, scaled_values, scales_for
 from metaq.tensors.quantized import Basis, Dtype, matrix_shape
 from metaq.tensors.scales import Scales
@@ -149,9 +149,37 @@ def allocate(
 
 
 def _allocated(target: Target, multiplier: float, basis: Basis | None) -> Choice | None:
-    """The tensor with the basis or, where combinations may leave its type, without."""
+    """The tensor with the basis or, where combinations may leave its type, without; as one of low rank if that pays."""
     choice = allocate_one(target, multiplier, basis)
-    return allocate_one(target, multiplier) if choice is None and basis is not None else choice
+    choice = allocate_one(target, multiplier) if choice is None and basis is not None else choice
+    low_rank = None if basis is not None else _of_low_rank(target, multiplier)
+    if choice is None or low_rank is None or low_rank.cost(multiplier) > choice.cost(multiplier):
+        return choice
+    return low_rank
+
+
+def _of_low_rank(target: Target, multiplier: float) -> Choice | None:
+    """A matrix as combinations of few rows, its bits with those of the rows; None if it is not of low rank."""
+    plain = target.in_units
+    if plain.values.ndim != 2 or plain.center:
+        return None
+    importance = replace(plain.importance, inputs=None, outputs=None)
+    if plain.importance.inputs is not None:
+        # What inputs have in common is of no use beside a basis; the mean is as it was.
+        importance = importance.times(plain.importance.mean / max(importance.mean, 1e-300))
+    step = step_for(importance, multiplier, trellis_bits=0)
+    basis = find_low_rank(plain.values.astype(np.float64), step)
+    if basis is None:
+        return None
+    choice = allocate_one(replace(target, importance=importance), multiplier, basis)
+    if choice is None:
+        return None
+    errors = choice.tensor.values() - target.values
+    return Choice(
+        tensor=choice.tensor,
+        distortion=distortion(errors, target.importance),
+        bits=choice.bits + low_rank_bits(basis),
+    )
 
 
 def _bases(targets: Mapping[str, Target], multiplier: float) -> dict[str, Basis]:
