@@ -192,7 +192,9 @@ def test_few_rows_pay_for_a_matrix_of_low_rank_only() -> None:
     rng = np.random.default_rng(4)
     for rows, columns in ((200, 80), (60, 300)):
         matrix = rng.normal(size=(rows, 3)) @ rng.normal(size=(3, columns))
-        basis = rotation.find_low_rank(matrix, 0.1)
+        known = rotation.LowRank.of(matrix)
+        assert known is not None
+        basis = known.basis(0.1)
         assert basis is not None
         assert int(basis.values().any(axis=1).sum()) == 3
         coefficients = rotation.rotate(matrix, basis)
@@ -200,5 +202,10 @@ def test_few_rows_pay_for_a_matrix_of_low_rank_only() -> None:
         # Errors of the basis are those of a step of 0.1 in every entry of its rows, scaled to unit singular values.
         error = np.sqrt(np.square(coefficients @ basis.values() - matrix).mean())
         assert error == pytest.approx(0.1 / np.sqrt(12) * np.sqrt(3 / rows), rel=0.5)
-        assert rotation.find_low_rank(matrix + 0.3 * rng.normal(size=matrix.shape), 0.1) is None
-        assert rotation.find_low_rank(np.zeros_like(matrix), 0.1) is None
+        # With some noise, as long as that is below the step.
+        noise = rng.normal(size=matrix.shape)
+        near, other = (rotation.LowRank.of(matrix + scale * noise) for scale in (0.02, 0.3))
+        assert near is not None
+        assert near.basis(0.1) is not None
+        assert other is None or other.basis(0.1) is None
+        assert rotation.LowRank.of(np.zeros_like(matrix)) is None

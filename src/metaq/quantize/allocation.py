@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import cpu_count
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metaq.coding.entropy import zero_order_entropy_bits
 from metaq.config import require
 from metaq.container.layout import fits
 from metaq.model import checkpoint
@@ -17,7 +19,7 @@ from metaq.quantize.blocks import Fineness, learn
 from metaq.quantize.curvature import Curvature
 from metaq.quantize.rates import scale_classes
 from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, damped, distortion, quantize, step_for
-from metaq.quantize.rotation import best_shared, find_basis, find_low_rank, low_rank_bits, rotate
+from metaq.quantize.rotation import LowRank, best_shared, find_basis, rotate
 from metaq.quantize.scaling import scaled_importance, scaled_values, scales_for
 from metaq.tensors.quantized import Basis, Dtype, matrix_shape
 from metaq.tensors.scales import Scales
@@ -62,6 +64,17 @@ class Target:
     center: float = 0.0
     scales: Scales | None = None
 
+    @cached_property
+    def low_rank(self) -> LowRank | None:
+        """Singular values and vectors, if it is a matrix that may be of low rank."""
+        return LowRank.of(self.values.astype(np.float64)) if self.values.ndim == 2 and not self.center else None
+
+    @property
+    def by_element(self) -> Importance:
+        """The importance without what inputs and outputs have in common, the mean as it was."""
+        plain = replace(self.importance, inputs=None, outputs=None)
+        return plain.times(self.importance.mean / max(plain.mean, 1e-300))
+
     @property
     def in_units(self) -> "Target":
         """The same in the unit of its grid, without scales."""
@@ -84,19 +97,24 @@ class RateSample:
     rows: NDArray[np.float64]
     size: int
     importance: Importance
+    low_rank: LowRank | None = None
 
     @classmethod
     def of(cls, target: Target) -> "RateSample":
         """Rows from all over the tensor."""
-        target = target.in_units
+        low_rank, target = target.low_rank, target.in_units
         matrix = target.values.reshape(matrix_shape(target.values.shape))
         stride = max(len(matrix) * matrix.shape[1] // SAMPLED_ELEMENTS, 1)
         mean = Importance.even((1, 1), target.importance.mean)
-        return cls(rows=matrix[::stride].astype(np.float64) - target.center, size=target.values.size, importance=mean)
+        rows = matrix[::stride].astype(np.float64) - target.center
+        return cls(rows=rows, size=target.values.size, importance=mean, low_rank=low_rank)
 
     def bits(self, multiplier: float) -> float:
         """About how many bits the tensor takes for λ = `multiplier`; a trellis takes as many, but is much slower."""
         step = step_for(self.importance, multiplier, trellis_bits=0)
+        known = None if self.low_rank is None else self.low_rank.estimate(step)
+        if known is not None:
+            return known[1]
         step = min(step, 2 * float(np.abs(self.rows).max()) or 1.0)
         weight = step**2 * self.importance.mean / (2 * multiplier)
         fineness = Fineness(step_size=step, weight=weight, trellis_bits=0)
@@ -160,25 +178,21 @@ def _allocated(target: Target, multiplier: float, basis: Basis | None) -> Choice
 
 def _of_low_rank(target: Target, multiplier: float) -> Choice | None:
     """A matrix as combinations of few rows, its bits with those of the rows; None if it is not of low rank."""
-    plain = target.in_units
-    if plain.values.ndim != 2 or plain.center:
+    if target.low_rank is None:
         return None
-    importance = replace(plain.importance, inputs=None, outputs=None)
-    if plain.importance.inputs is not None:
-        # What inputs have in common is of no use beside a basis; the mean is as it was.
-        importance = importance.times(plain.importance.mean / max(importance.mean, 1e-300))
-    step = step_for(importance, multiplier, trellis_bits=0)
-    basis = find_low_rank(plain.values.astype(np.float64), step)
-    if basis is None:
+    step = step_for(target.by_element, multiplier, trellis_bits=0)
+    estimate, basis = target.low_rank.estimate(step), target.low_rank.basis(step)
+    if estimate is None or basis is None:
         return None
-    choice = allocate_one(replace(target, importance=importance), multiplier, basis)
+    choice = allocate_one(replace(target, importance=target.by_element, scales=None), multiplier, basis)
     if choice is None:
         return None
+    rows = basis.indices[: estimate[0]] - (basis.grid.count - 1) // 2
     errors = choice.tensor.values() - target.values
     return Choice(
         tensor=choice.tensor,
         distortion=distortion(errors, target.importance),
-        bits=choice.bits + low_rank_bits(basis),
+        bits=choice.bits + zero_order_entropy_bits(rows),
     )
 
 

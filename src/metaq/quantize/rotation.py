@@ -10,6 +10,7 @@ for much smaller matrices. The other rows are zero, and so are their coefficient
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +32,14 @@ NOISE = 0.07
 
 MIN_GAIN_BITS = 0.02
 
-PROBED_ROWS, PROBED_RANK = 64, 24
-"""Rows of a matrix that are looked at first, and the rank of these from which it is taken for no matrix of low rank."""
+PROBED_ROWS, MAX_RANK = 256, 128
+"""Rows of a matrix that are looked at first, and the greatest rank that is low, if it is not half of these rows."""
 
-LEFT_ENERGY = 4.0
-"""What these rows may have beside that rank, over the squared error of quantisation."""
+LEFT_ENERGY = 0.05
+"""Share of the squares of these rows that may be left beside that rank."""
 
-LEAST_COMPARED = 0.8
-"""Bits estimated with a basis of low rank over those without, from which it is not tried."""
+LEAST_SAVED = 0.8
+"""Bits estimated with a basis of low rank over those without, below which it is tried."""
 
 
 def symmetric_grid(center: float, step_size: float, limit: int) -> BucketGrid:
@@ -60,72 +61,86 @@ def find_basis(matrix: Floats, step_size: float) -> Basis | None:
     return basis if pays(rows, np.diag(second_moment), after, step_size) else None
 
 
-def find_low_rank(matrix: Floats, step_size: float) -> Basis | None:
-    """A basis of few rows, the others zero, for `matrix`, float64 (rows, columns), if it may save bits at `step_size`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowRank:
+    """What is known of a matrix that may be of low rank.
 
-    Its rows are orthogonal. The step of its grid is such that its errors cost about what those of coefficients cost.
+    Attributes
+    ----------
+    squares
+        Squared singular values, falling, float64 of shape (n,).
+    vectors
+        Unit vectors of the rows for the first of these, float64 of shape (rank, columns).
+    by_row, by_column
+        Mean squares of rows and of columns, float64 of shapes (rows,) and (columns,).
     """
-    rows, columns = matrix.shape
-    if not (MIN_COLUMNS <= columns <= MAX_COLUMNS and rows >= MIN_COLUMNS):
-        return None
-    noise = NOISE * step_size**2
-    probed = matrix[:: -(-rows // PROBED_ROWS)]
-    beside = np.square(np.linalg.svd(probed, compute_uv=False)[PROBED_RANK:]).sum()
-    if beside > LEFT_ENERGY * noise * probed.size:
-        return None
-    squares, vectors = _principal(matrix)
-    if squares[0] <= 0:
-        return None
-    tails = squares.sum() - np.cumsum(squares)
-    known = [
-        _bits(squares[:rank] / rows, noise, rows)
-        + rank * columns * _basis_bits(squares[:rank], columns, noise)
+
+    squares: Floats
+    vectors: Floats
+    by_row: Floats
+    by_column: Floats
+
+    @classmethod
+    def of(cls, matrix: Floats) -> "LowRank | None":
+        """None if a look at some rows of `matrix`, float64 (rows, columns), tells that it is of no low rank."""
+        rows, columns = matrix.shape
+        if not (MIN_COLUMNS <= columns <= MAX_COLUMNS and rows >= MIN_COLUMNS):
+            return None
+        probed = np.square(np.linalg.svd(matrix[:: -(-rows // PROBED_ROWS)], compute_uv=False))
+        most = min(len(probed) // 2, MAX_RANK)
+        if probed[most:].sum() >= LEFT_ENERGY * probed.sum():
+            return None
+        squares, vectors = _principal(matrix, most)
+        by_row, by_column = (np.square(matrix).mean(axis=axis) for axis in (1, 0))
+        return cls(squares=squares, vectors=vectors, by_row=by_row, by_column=by_column)
+
+    def estimate(self, step_size: float) -> tuple[int, float] | None:
+        """Rank, and about the bits of coefficients and of rows of the basis; None if these do not pay."""
+        noise, rows, columns = NOISE * step_size**2, len(self.by_row), len(self.by_column)
         # What is left out is an error, and so worth bits.
-        + tails[rank - 1] / (2 * math.log(2) * noise)
-        for rank in range(1, len(squares) // 2 + 1)
-        if squares[rank - 1] > noise
-    ]
-    without = min(_bits(np.square(matrix).mean(axis=axis), noise, matrix.shape[axis]) for axis in (0, 1))
-    rank = int(np.argmin(known)) + 1 if known else 0
-    if not rank or known[rank - 1] > LEAST_COMPARED * without:
-        return None
-    step = _low_rank_step(squares[:rank], step_size)
-    levels = np.zeros((columns, columns), dtype=np.int64)
-    levels[:rank] = np.round(vectors[:rank] / step)
-    limit = int(np.abs(levels).max())
-    return Basis(indices=levels + limit, grid=symmetric_grid(0.0, step, limit)) if limit else None
+        left_out = np.maximum(self.squares.sum() - np.cumsum(self.squares), 0.0) / (2 * math.log(2) * noise)
+        bits = [
+            _bits(self.squares[:rank] / rows, noise, rows) + _bits(np.full(columns, self._entry(rank)), noise, rank)
+            for rank in range(1, len(self.vectors) + 1)
+        ]
+        rank = int(np.argmin(bits + left_out[: len(bits)])) + 1
+        without = min(_bits(self.by_row, noise, columns), _bits(self.by_column, noise, rows))
+        return (rank, bits[rank - 1]) if bits[rank - 1] + left_out[rank - 1] < LEAST_SAVED * without else None
+
+    def basis(self, step_size: float) -> Basis | None:
+        """A basis of few rows, the others zero, if it may save bits at `step_size`.
+
+        Its rows are orthogonal. The step of its grid is such that its errors cost about what those of coefficients do.
+        """
+        found = self.estimate(step_size)
+        if found is None:
+            return None
+        rank, columns = found[0], len(self.by_column)
+        step = float(2.0 ** np.round(np.log2(step_size / np.sqrt(self.squares[:rank].mean()))))
+        levels = np.zeros((columns, columns), dtype=np.int64)
+        levels[:rank] = np.round(self.vectors[:rank] / step)
+        limit = int(np.abs(levels).max())
+        return Basis(indices=levels + limit, grid=symmetric_grid(0.0, step, limit)) if limit else None
+
+    def _entry(self, rank: int) -> float:
+        """Mean square of an entry of so many rows of the basis, where its step is that of coefficients."""
+        return float(self.squares[:rank].mean()) / len(self.by_column)
 
 
-def low_rank_bits(basis: Basis) -> float:
-    """About how many bits the rows of a basis take that are not zero."""
-    rows = basis.indices[(basis.indices != (basis.grid.count - 1) // 2).any(axis=1)] - (basis.grid.count - 1) // 2
-    return _bits(np.square(rows).mean(axis=1, dtype=np.float64), NOISE, rows.shape[1])
-
-
-def _principal(matrix: Floats) -> tuple[Floats, Floats]:
-    """Squared singular values, falling, and the unit vectors of the rows, float64 (n,) and (n, columns)."""
-    rows, columns = matrix.shape
-    if columns <= rows:
-        squares, vectors = np.linalg.eigh(matrix.T @ matrix)
-        return np.maximum(squares[::-1], 0.0), np.ascontiguousarray(vectors[:, ::-1].T)
-    squares, vectors = np.linalg.eigh(matrix @ matrix.T)
-    squares = np.maximum(squares[::-1], 0.0)
-    sizes = np.sqrt(np.maximum(squares, np.finfo(float).tiny))
-    return squares, (vectors[:, ::-1].T @ matrix) / sizes[:, None]
-
-
-def _low_rank_step(squares: Floats, step_size: float) -> float:
-    """Of a basis for these squared singular values, where coefficients have `step_size`: a power of two."""
-    return float(2.0 ** np.round(np.log2(step_size / np.sqrt(squares.mean()))))
-
-
-def _basis_bits(squares: Floats, columns: int, noise: float) -> float:
-    """About what an element takes of a basis for these squared singular values."""
-    return float(np.log2(1 + squares.mean() / (columns * noise))) / 2
+def _principal(matrix: Floats, most: int) -> tuple[Floats, Floats]:
+    """Squared singular values, falling, and unit vectors of rows for the first `most` of them that are not zero."""
+    is_tall = matrix.shape[1] <= matrix.shape[0]
+    squares, vectors = np.linalg.eigh(matrix.T @ matrix if is_tall else matrix @ matrix.T)
+    squares, vectors = np.maximum(squares[::-1], 0.0), vectors[:, ::-1][:, :most].T
+    kept = vectors[squares[:most] > np.finfo(float).eps * squares[0]]
+    if not is_tall:
+        kept = kept @ matrix
+        kept /= np.linalg.norm(kept, axis=1, keepdims=True)
+    return squares, kept
 
 
 def _bits(mean_squares: Floats, noise: float, count: int) -> float:
-    """About what columns of `count` weights with these mean squares take."""
+    """About what so many vectors of `count` numbers with these mean squares take."""
     return count * float(np.log2(1 + mean_squares / noise).sum()) / 2
 
 
