@@ -23,9 +23,7 @@ PACKAGES = {*sys.stdlib_module_names, "numpy", "numba", "zstandard"}
 
 SENTENCES = {
     "metaq inspect lists them all.": "inspect() lists them all.",
-    "metaq apply BASE UPDATE -o NEW, or metaq.load(update, base=base).": (
-        "metaq apply BASE UPDATE -o NEW, a command of the package metaq-torch."
-    ),
+    "metaq apply BASE UPDATE -o NEW, or metaq.load(update, base=base).": "load(update, base=base).",
     "is newer than this metaq reads; upgrade.": "is newer than this metaq-decode reads; upgrade.",
 }
 """Advice of the whole package, and what stands there in one that only restores."""

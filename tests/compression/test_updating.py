@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import metaq
-from metaq import container
+from metaq import container, decode
+from metaq.container.applying import MAX_LINKS
 from metaq.errors import ConfigError, FormatError
-from metaq.model.applying import MAX_LINKS, applied, model_of
+from metaq.model.applying import applied, model_of
 
 State = dict[str, torch.Tensor]
 
@@ -217,6 +218,30 @@ def test_a_chain_of_updates_becomes_one_model(base):
     assert same(applied(base, [updates[0], back, updates[0]]).state_dict(), models[1])
     with pytest.raises(ConfigError, match=f"at most {MAX_LINKS}"):
         applied(base, [updates[0]] * 10_000)
+
+
+def test_updates_are_restored_with_numpy_alone(tmp_path, base):
+    path = tmp_path / "base.metaq"
+    metaq.compress(base).save(path)
+    models = [metaq.load(path)]
+    updates = []
+    for seed in range(2):
+        made = metaq.diff(models[-1], changed(models[-1], seed=seed))
+        updates.append(made.data)
+        models.append(made.state_dict())
+    for given, update, wanted in ((path, updates[0], models[1]), ([path, updates[0]], updates[1], models[2])):
+        found = decode.load(update, base=given)
+        assert list(found) == sorted(base)
+        assert all(np.array_equal(found[name], tensor.numpy()) for name, tensor in wanted.items())
+    assert list(decode.load(updates[0], base=path, names=["2.bias"])) == ["2.bias"]
+    with pytest.raises(ConfigError, match=r"there is no tensor '2.bia'"):
+        decode.load(updates[0], base=path, names=["2.bia"])
+    with pytest.raises(ConfigError, match="empty list"):
+        decode.load(updates[0], base=[])
+    with pytest.raises(FormatError, match="is an update of the model"):
+        decode.load(updates[1], base=path)
+    with pytest.raises(FormatError, match="is no update"):
+        decode.load(path, base=path)
 
 
 def test_the_base_may_be_a_module_a_file_or_bytes(tmp_path, base):

@@ -16,6 +16,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 import metaq
 from metaq import decode
@@ -219,6 +220,25 @@ def test_files_of_every_coder_come_to_the_same_bits(python: Path) -> None:
     found = json.loads(run(python, "-c", HASHES, *GOLDEN, folder=python.parent))
     for path, hashes in zip(GOLDEN, found, strict=True):
         assert hashes == {name: known(values) for name, values in decode.load(path).items()}, path.name
+
+
+@pytest.mark.slow
+def test_updates_come_to_the_same_bits(python: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    states = [{"w": 0.1 * torch.randn(40, 30), "b": torch.randn(40)}]
+    paths = [tmp_path / f"{number}.metaq" for number in range(3)]
+    metaq.compress(states[0]).save(paths[0])
+    for number in (1, 2):
+        before = metaq.load(paths[0]) if number == 1 else states[-1]
+        changed = {name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in before.items()}
+        update = metaq.diff(before, changed)
+        update.save(paths[number])
+        states.append(update.state_dict())
+    script = HASHES.replace("load(path)", "load(path, base=[sys.argv[1], *sys.argv[3:]])").replace(
+        "argv[1:]", "argv[2:3]"
+    )
+    found = json.loads(run(python, "-c", script, paths[0], paths[2], paths[1], folder=python.parent))
+    assert found == [{name: known(tensor.numpy()) for name, tensor in states[-1].items()}]
 
 
 def known(values: np.ndarray) -> str:

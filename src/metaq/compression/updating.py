@@ -11,11 +11,12 @@ from metaq import container
 from metaq.compression.compressed import Compressed
 from metaq.config import require
 from metaq.container import Metadata
+from metaq.container.applying import Held, checksum_of, tied
 from metaq.container.carried import FILES, KEYS, is_carried
 from metaq.container.contents import UpdateFacts
 from metaq.container.layout import has_differences
 from metaq.container.updates import Against, added
-from metaq.model.applying import Held, Model, applied, checksum_of, tied
+from metaq.model.applying import Model, applied
 from metaq.model.checkpoint import StateDict
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTensor
 from metaq.tensors.scales import Scales

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 Device = str | int | torch.device | None
 
-TOO_MANY = "has more levels than integers of eight bits"
 LONGEST_REASON = 80
-OFF_STEPS = "has values that are no multiples of one step"
 
 
 def load(

@@ -10,8 +10,9 @@ from metaq import container
 from metaq.compression.pipeline import exact_tensor, on_grid
 from metaq.compression.updating import NOWHERE, Update, has_same, update_of
 from metaq.config import require
+from metaq.container.applying import tied
 from metaq.container.updates import Against
-from metaq.model.applying import Model, model_of, tied
+from metaq.model.applying import Model, model_of
 from metaq.model.norms import rounded_norms
 from metaq.model.opened import AnyModel
 from metaq.model.sharding import is_sharded, unwrapped
