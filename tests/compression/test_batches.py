@@ -205,6 +205,22 @@ def test_data_that_does_not_fit_is_refused_in_a_sentence(batches: Any, message: 
         compress(convolutional(), batches=batches, target_ratio=4)
 
 
+@pytest.mark.parametrize("other", [IMAGES[:8, :, :6], IMAGES[:8].double(), IMAGES[:8, :2], TOKENS])
+def test_a_later_batch_that_does_not_fit_is_refused_in_a_sentence(other: torch.Tensor) -> None:
+    given = [IMAGES[:16], IMAGES[16:24], other, IMAGES[24:]]
+    with pytest.raises(ConfigError, match=r"^batches: .* but not on number 3, [^\n]*; give others, or leave it out\.$"):
+        compress(convolutional(), batches=given)
+    assert len(prepared(convolutional(), [*given[:2], given[3]])) == 3
+
+
+def test_every_shape_is_tried_once() -> None:
+    model = Unlabelled()
+    lengths = (6, 4, 4, 6, 3)
+    given = [{"input_ids": TOKENS[:3, :length], "attention_mask": MASK[:3, :length]} for length in lengths]
+    assert len(prepared(model, given)) == len(lengths)
+    assert len(model.seen) == len(set(lengths))
+
+
 def test_an_argument_that_is_not_known_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^batches: .*attention_maks.*takes input_ids, attention_mask"):
         compress(Unlabelled(), batches=[{"input_ids": TOKENS, "attention_maks": MASK}], target_ratio=4)

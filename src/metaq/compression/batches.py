@@ -27,7 +27,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = False) -> list[Batch]:
-    """Batches that `module` takes, read once and kept; it has been run on the first of them.
+    """Batches that `module` takes, read once and kept; it has been run on the first of them, and of every other shape.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = F
     Raises
     ------
     ConfigError
-        If they are none of these, or the module cannot be run on the first.
+        If they are none of these, or the module cannot be run on them.
     """
     weight = next(module.parameters(), torch.zeros(0))
     places = {parameter.device for parameter in module.parameters()}
@@ -68,14 +68,52 @@ def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = F
         except Exception as error:  # noqa: BLE001
             errors.append(error)
         else:
-            return [way(batch) for batch in found]
+            made = [way(batch) for batch in found]
+            _try_others(module, made)
+            return made
     # That arguments are too many or too few says less than what is wrong with one of them.
     first = min(errors, key=lambda each: isinstance(each, TypeError))
-    reason = (str(first).splitlines() or [""])[0].rstrip(" .:")
     raise ConfigError(
         f"batches: the model cannot be run on the first, {_described(found[0])}; its weights are "
-        f"{_type_of(weight)} on {weight.device}{takes.told()} ({type(first).__name__}: {reason})."
+        f"{_type_of(weight)} on {weight.device}{takes.told()} ({_told(first)})."
     ) from first
+
+
+def _try_others(module: nn.Module, batches: Sequence[Batch]) -> None:
+    """Run the module on a batch of every shape but that of the first, whatever the numbers of samples."""
+    tried = {_shapes(batches[0])}
+    with evaluating(module), torch.no_grad():
+        for number, batch in enumerate(batches[1:], 2):
+            shapes = _shapes(batch)
+            if shapes in tried:
+                continue
+            tried.add(shapes)
+            try:
+                call(module, batch)
+            except MetaqError:
+                raise
+            except Exception as error:
+                raise ConfigError(
+                    f"batches: the model can be run on the first, {_described(batches[0])}, but not on number "
+                    f"{number}, {_described(batch)} ({_told(error)}); give others, or leave it out."
+                ) from error
+
+
+def _shapes(part: object) -> object:
+    """What has to be the same for two batches to be of one kind: types, and sizes but the first."""
+    if isinstance(part, torch.Tensor):
+        return part.dtype, part.shape[1:]
+    if isinstance(part, Mapping):
+        return tuple((name, _shapes(value)) for name, value in part.items())
+    if isinstance(part, tuple | list):
+        return tuple(map(_shapes, part))
+    return type(part)
+
+
+def _told(error: Exception) -> str:
+    """The first line of what an error says."""
+    reason = (str(error).splitlines() or [""])[0].rstrip(" .:")
+    return f"{type(error).__name__}: {reason}"
 
 
 def _read(
