@@ -147,7 +147,7 @@ def test_sparse_gradients_are_refused_at_once():
     EntropyRegularizer(model, RegularizerConfig(strength=1e-6, exclude=("0.weight",)), total_steps=10)
 
 
-@pytest.mark.parametrize("goal", [{}, {"target_bits_per_weight": 6.5}, {"target_bits_per_weight": 7.5}])
+@pytest.mark.parametrize("goal", [{}, *({"target_bits_per_weight": bits} for bits in (6.5, 7.0, 7.5))])
 def test_averages_that_are_put_into_the_model_are_what_is_packed(tmp_path, goal):
     loop = Loop(rate=0.02, **goal)
     averages = torch.optim.swa_utils.AveragedModel(loop.model)

@@ -20,6 +20,10 @@ SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.985, 1.06
 TRIES, COARSER = 5, 1.04
 """Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
 
+FEW_WEIGHTS, COARSER_TRIED = 4096, (1.02, 1.05, 1.09, 1.14, 1.2)
+"""Of so few weights, whose files come in few sizes, coarser steps are tried beside the last choice, where training has
+left steps that have to change."""
+
 FINEST, COARSER_FROM, COARSEST, FEW_BITS = 0.125, 1.05, 16.0, 2.0
 """Of the search by a figure: what steps change by at least where the figure misses its goal, and at least and at most
 where it does not; bits a weight up to which they stay as training has left them and only the price of a bit grows."""
@@ -71,7 +75,12 @@ class Ending:
             if chosen <= limit_bytes:
                 break
             scaled = _times(grids, COARSER)
-        return grids, values
+        found = grids, values
+        if is_near or chosen > limit_bytes or self._count > FEW_WEIGHTS:
+            return found
+        coarser = ((scaled, list(self.nearest(scaled))) for scaled in (_times(grids, each) for each in COARSER_TRIED))
+        fitting = [each for each in coarser if self.file_bytes(*each) <= limit_bytes]
+        return min([found, *fitting], key=lambda each: self._error(each[1]))
 
     def squeezed(self, grids: GridSet, is_good: Callable[[list[torch.Tensor]], bool]) -> Found | None:
         """About the smallest file whose weights are good; None if none are."""
@@ -111,6 +120,14 @@ class Ending:
             fixed_bytes=fixed_bytes,
         )
         return self._at(levels, grids), size
+
+    def _error(self, values: Sequence[torch.Tensor]) -> float:
+        """What weights on a grid cost, by the curvature."""
+        errors = (
+            (value.detach().to(CPU, torch.float64) - weight.detach().to(CPU, torch.float64)).numpy()
+            for value, weight in zip(values, self.weights, strict=True)
+        )
+        return sum(float((each * error**2).sum()) for each, error in zip(self.curvature, errors, strict=True))
 
     @property
     def _count(self) -> int:
