@@ -213,6 +213,56 @@ def test_a_later_batch_that_does_not_fit_is_refused_in_a_sentence(other: torch.T
     assert len(prepared(convolutional(), [*given[:2], given[3]])) == 3
 
 
+def test_packed_sequences_are_one_argument() -> None:
+    torch.manual_seed(0)
+    module = nn.GRU(12, 16, batch_first=True)
+    lengths = torch.tensor([10, 7, 5, 2])
+    packed = [
+        nn.utils.rnn.pack_padded_sequence(part, lengths, batch_first=True) for part in torch.randn(32, 10, 12).split(4)
+    ]
+    assert all(type(batch[0]) is nn.utils.rnn.PackedSequence for batch in prepared(module, packed))
+    made = compress(module, batches=packed, keep=0.99)
+    assert made.kept is not None
+    assert made.kept >= 0.99
+
+
+def test_batches_without_samples_or_without_their_dimension_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"number 2, float32 of shape \(0, 3, 8, 8\), has no samples"):
+        compress(convolutional(), batches=[IMAGES[:8], IMAGES[:0], IMAGES[8:]], target_ratio=4)
+    with pytest.raises(ConfigError, match="cannot be run on some of its samples alone"):
+        compress(nn.Linear(12, 20), batches=[torch.randn(12)], target_ratio=4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_traced_module_takes_what_it_is_given() -> None:
+    traced = torch.jit.trace(convolutional(), IMAGES[:2])
+    assert len(prepared(traced, list(IMAGES.split(16)))) == 3
+
+
+def test_layers_of_complex_numbers_are_kept_exactly() -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first = nn.Linear(16, 8, dtype=torch.complex64)
+            self.head = nn.Linear(8, 40)
+
+        def forward(self, points: torch.Tensor) -> torch.Tensor:
+            return self.head(self.first(points.to(torch.complex64)).abs())
+
+    module = Complex()
+    restored = compress(module, batches=list(torch.randn(64, 16).split(16))).state_dict()
+    assert torch.equal(restored["first.weight"], module.first.weight)
+
+
+def test_weights_that_make_all_outputs_nan_are_told() -> None:
+    module = convolutional()
+    with torch.no_grad():
+        next(module.parameters())[:, 0] = torch.nan
+    with pytest.raises(ConfigError, match="all outputs for the first are NaN"):
+        compress(module, batches=list(IMAGES.split(16)))
+
+
 def test_every_shape_is_tried_once() -> None:
     model = Unlabelled()
     lengths = (6, 4, 4, 6, 3)

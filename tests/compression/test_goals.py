@@ -505,3 +505,24 @@ def test_measuring_is_told() -> None:
     told = Recorder()
     compress(network(), accuracy=lambda _: 1.0, progress=told)
     assert [label for label, _ in told.stages].count("measuring accuracy") == 2
+
+
+@pytest.mark.parametrize("ratio", [16, 19, 22, 25])
+def test_a_small_file_keeps_something_of_every_layer(ratio):
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(5, 2, 16, generator=generator)
+    labels = torch.randint(0, 5, (1500,), generator=generator)
+    points = centres[labels, torch.randint(0, 2, (1500,), generator=generator)]
+    points += 0.7 * torch.randn(1500, 16, generator=generator)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(600):
+        batch = torch.randint(0, 1000, (64,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(points[batch]), labels[batch]).backward()
+        optimizer.step()
+    made = metaq.compress(model, target_ratio=ratio)
+    assert 0.9 * made.float_bytes / ratio < made.file_bytes <= made.float_bytes / ratio
+    model.load_state_dict(made.state_dict())
+    assert float((model(points[1000:]).argmax(1) == labels[1000:]).float().mean()) > 0.9

@@ -192,6 +192,42 @@ def test_merged_adapters_cost_what_their_factors_do(dtype):
     assert small.relative_error < 0.3
 
 
+def test_a_tall_change_of_low_rank_costs_what_a_wide_one_does():
+    generator = torch.Generator().manual_seed(4)
+    base = 0.05 * torch.randn(1024, 64, generator=generator)
+    change = 0.005 * torch.randn(1024, 1, generator=generator) @ torch.randn(1, 64, generator=generator)
+    tall = metaq.diff({"w": base}, {"w": base + change})
+    wide = metaq.diff({"w": base.T.contiguous()}, {"w": (base + change).T.contiguous()})
+    assert tall.file_bytes < 1.2 * wide.file_bytes
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (32, 16), (1000,)])
+@pytest.mark.parametrize("constant", [0.01, 0.5])
+def test_a_change_by_a_constant_costs_hardly_a_byte(shape, constant):
+    base = {"w": 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(5))}
+    wanted = {"w": base["w"] + constant}
+    update = metaq.diff(base, wanted)
+    assert update.file_bytes < 150
+    assert error_of_change(base, wanted, update.state_dict()) < 0.01
+
+
+@pytest.mark.parametrize("is_tied_before", [True, False])
+@pytest.mark.parametrize("options", [{}, {"target_bytes": 2000}, {"coder": "fast"}])
+def test_tied_weights_change_together(is_tied_before, options):
+    generator = torch.Generator().manual_seed(6)
+    old = 0.05 * torch.randn(64, 64, generator=generator)
+    new = old + 0.001 * torch.randn(64, 64, generator=generator)
+    for names in (("a", "b"), ("b", "a")):
+        base = {names[0]: old, names[1]: old if is_tied_before else old.clone(), "c": old[:3]}
+        wanted = {names[0]: new, names[1]: new, "c": new[:3]}
+        update = metaq.diff(base, wanted, **options)
+        found = metaq.load(update.data, base=base)
+        assert same(found, update.state_dict())
+        assert torch.equal(found["a"], found["b"])
+        assert error_of_change(base, wanted, found) < 0.3
+        assert update.file_bytes < 2000
+
+
 def test_merged_adapters_cost_no_more_with_inputs():
     base, wanted = with_low_rank(torch.Generator().manual_seed(2))
     module = nn.Sequential(*(nn.Linear(*wanted[f"{i}.weight"].shape[::-1], bias=False) for i in range(3)))

@@ -11,7 +11,7 @@ import torch
 
 import metaq
 
-from .conftest import run_metaq
+from .conftest import refused, run_metaq
 
 
 @pytest.fixture
@@ -47,6 +47,18 @@ def test_diff_and_apply(tmp_path, models):
     loaded = metaq.load(update, base=models[0])
     assert restored.keys() == loaded.keys()
     assert all(torch.equal(restored[name], loaded[name]) for name in loaded)
+
+
+def test_what_is_read_is_never_replaced(tmp_path, models):
+    before = [path.read_bytes() for path in models]
+    link = tmp_path / "link.pth"
+    link.symlink_to(models[0])
+    commands = [("diff", *models, "-o", place) for place in (*models, link)]
+    commands.append(("compress", models[0], "-o", link))
+    for command in commands:
+        result = run_metaq(*command, "--force")
+        assert refused(result, "is what is read"), result
+        assert [path.read_bytes() for path in models] == before
 
 
 def test_without_loss_the_new_model_comes_back(tmp_path, models):

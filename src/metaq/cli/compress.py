@@ -97,7 +97,7 @@ def compress(
     from metaq.report import facts
 
     begun = time.perf_counter()
-    output.claim(out, force=force)
+    output.claim(out, force=force, sources=[source])
     goal = Goal(
         target_bytes=target_bytes,
         target_ratio=target_ratio,

@@ -56,7 +56,7 @@ def diff(
     quantises weights; without a goal so finely that most models do not feel it.
     """
     begun = time.perf_counter()
-    output.claim(out, force=force)
+    output.claim(out, force=force, sources=[base, new])
     require(keep is None or calibrate is not None, "--keep: outputs are compared on inputs; give some by --calibrate.")
     require(calibrate is None or not lossless, "--lossless: leaves nothing to calibrate; give no inputs.")
     goals: dict[str, Any] = {

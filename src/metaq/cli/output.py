@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 
 from metaq import compiled
+from metaq.errors import OutputError
 from metaq.files import is_standard_output, refuse_overwrite
 
 if TYPE_CHECKING:
@@ -61,9 +62,15 @@ def line(message: str) -> None:
     _print(STDOUT, message)
 
 
-def claim(path: Path, *, force: bool) -> None:
-    """Refuse a place where no file can be written, and keep standard output for the file if it goes there."""
+def claim(path: Path, *, force: bool, sources: Iterable[Path] = ()) -> None:
+    """Refuse a place where no file can be written, and keep standard output for the file if it goes there.
+
+    One of the `sources`, which are still to be read, is never replaced.
+    """
     refuse_overwrite(path, force=force)
+    for source in sources:
+        if path.is_file() and source.exists() and path.samefile(source):
+            raise OutputError(f"{path}: is what is read; give the output another name.")
     if is_standard_output(path):
         STDOUT.stderr = True
 

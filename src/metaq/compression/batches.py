@@ -9,13 +9,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset, IterableDataset
 
 from metaq.compression.inputs import batch_size
+from metaq.compression.quality import parted
 from metaq.config import require
 from metaq.errors import ConfigError, MetaqError
 from metaq.model.evaluating import evaluating
 from metaq.quantize.curvature import Batch, call
+from metaq.quantize.outputs import floating_tensors
 
 LABELS = frozenset(("label", "labels", "label_ids", "target", "targets", "y"))
 """Arguments that are left out where a module does not take them."""
@@ -62,14 +65,21 @@ def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = F
     for way in ways:
         try:
             with evaluating(module), torch.no_grad():
-                call(module, way(found[0]))
+                outputs = floating_tensors(call(module, way(found[0])))
         except MetaqError:
             raise
         except Exception as error:  # noqa: BLE001
             errors.append(error)
         else:
+            is_usable = not outputs or any(bool(tensor.isfinite().any()) for tensor in outputs)
+            require(
+                is_usable,
+                "batches: all outputs for the first are NaN or infinite; repair the weights or the inputs.",
+            )
             made = [way(batch) for batch in found]
             _try_others(module, made)
+            if len(made) == 1 and not is_whole:
+                _try_part(module, made[0])
             return made
     # That arguments are too many or too few says less than what is wrong with one of them.
     first = min(errors, key=lambda each: isinstance(each, TypeError))
@@ -99,6 +109,20 @@ def _try_others(module: nn.Module, batches: Sequence[Batch]) -> None:
                 ) from error
 
 
+def _try_part(module: nn.Module, batch: Batch) -> None:
+    """Run the module on a part of the only batch, which is held out."""
+    try:
+        with evaluating(module), torch.no_grad():
+            call(module, parted([batch])[0][0])
+    except MetaqError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"batches: there is one, {_described(batch)}, and the model cannot be run on some of its samples alone, "
+            f"of which some are held out ({_told(error)}); give several batches."
+        ) from error
+
+
 def _shapes(part: object) -> object:
     """What has to be the same for two batches to be of one kind: types, and sizes but the first."""
     if isinstance(part, torch.Tensor):
@@ -123,11 +147,21 @@ def _read(
     kept = 0
     for number, each in enumerate(_each(batches, is_whole=is_whole), 1):
         batch = _moved(_without_labels(each), weight, places)
+        require(not _is_empty(batch), f"batches: number {number}, {_described(batch)}, has no samples; leave it out.")
         yield batch
         kept += _bytes_of(batch)
         if kept > MOST_BYTES and not isinstance(batches, Sequence | torch.Tensor | np.ndarray):
             _LOGGER.warning("batches: %d of them take %s bytes, and no more are read; give fewer.", number, f"{kept:,}")
             return
+
+
+def _is_empty(batch: object) -> bool:
+    """Whether there are tensors, and none has an element."""
+    parts = (
+        list(batch.values()) if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
+    )
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    return bool(tensors) and not any(tensor.numel() for tensor in tensors)
 
 
 def _bytes_of(batch: object) -> int:
@@ -198,7 +232,11 @@ class _Arguments:
     @classmethod
     def of(cls, module: nn.Module) -> "_Arguments":
         """Arguments of ``forward``. Those that are optional and no tensor by default take none."""
-        parameters = inspect.signature(module.forward).parameters.values()
+        try:
+            parameters = inspect.signature(module.forward).parameters.values()
+        except ValueError:
+            # A traced module does not tell.
+            return cls(names=(), takes_others=True, least=1, most=None)
         by_position = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
         required = [each for each in by_position if each.default is each.empty]
         tensors = [
@@ -219,6 +257,8 @@ class _Arguments:
 
     def fitted(self, batch: Any) -> Batch:
         """The batch without what the module does not take."""
+        if isinstance(batch, PackedSequence):
+            return _as_one(batch)
         if isinstance(batch, tuple | list):
             return tuple(batch[: self.most])
         if not isinstance(batch, Mapping):

@@ -107,12 +107,12 @@ class CalibratedModel:
 
     @cached_property
     def usual(self) -> float:
-        """λ that suits a step of ``START_STEP`` standard deviations of the weights, the median over all of them."""
+        """λ that suits a step of ``START_STEP`` times the spread of weights or size of changes, the median over all."""
         if not self._targets:
             return 1.0
         slopes = [
-            target.importance.mean * float(np.var(target.values.astype(np.float64)) or 1.0)
-            for target in self._targets.values()
+            target.importance.mean * float(_power(target.values, is_change=name in self._base) or 1.0)
+            for name, target in self._targets.items()
         ]
         counts = [target.values.size for target in self._targets.values()]
         order = np.argsort(slopes)
@@ -276,6 +276,12 @@ class CalibratedModel:
 
     def _tied(self, weights: StateDict) -> StateDict:
         return {**weights, **{name: weights[first] for name, first in self._alias.items() if first in weights}}
+
+
+def _power(values: NDArray[np.floating], *, is_change: bool) -> float:
+    """Mean square of a change, variance of weights."""
+    wide = values.astype(np.float64)
+    return float(np.square(wide).mean() if is_change else np.var(wide))
 
 
 def _are_near(bases: Sequence[torch.Tensor | None], weights: torch.Tensor) -> bool:

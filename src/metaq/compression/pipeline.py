@@ -210,15 +210,17 @@ def _as_trained(
 def movable_chains(model: nn.Module, weights: StateDict, grids: Mapping[str, BucketGrid]) -> list[Chain]:
     """Chains of `model` whose units may be arranged anew in `weights`, its state dict, without leaving the grids.
 
-    Tensors with several names stay as they are, and signs where the grid does not hold them both.
+    Tensors with several names stay as they are, those that are kept exactly, and signs where the grid does not hold
+    them both.
     """
     tied = _tied(weights)
     found = []
     for chain in find_chains(unwrapped(model)):
         names = {f"{chain.producer}.weight", f"{chain.consumer}.weight"}
-        if names <= weights.keys() and not (names | {f"{chain.producer}.bias"}) & tied:
-            own = [grids[name] for name in (*names, f"{chain.producer}.bias") if name in grids]
-            found.append(replace(chain, is_odd=chain.is_odd and all(grid.center == 0 for grid in own)))
+        names |= {f"{chain.producer}.bias"} & weights.keys()
+        if names <= grids.keys() and not names & tied:
+            is_odd = chain.is_odd and all(grids[name].center == 0 for name in names)
+            found.append(replace(chain, is_odd=is_odd))
     return found
 
 

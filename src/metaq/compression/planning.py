@@ -45,6 +45,11 @@ CHEAP_IMPORTANCE = 1024.0
 CHEAP_SHARE = 0.02
 """Share of all weights that the smallest tensors have together whose errors count more."""
 
+MOST_OF_ITSELF = 0.7
+"""λ over the mean square of a matrix, each counted as its errors are, beyond which a matrix counts no less than usual:
+small errors add up, but one that is as large as the matrix itself ends all that goes through it.
+"""
+
 HEADS, HEAD_IMPORTANCE = ("lm_head", "embed_out"), 8.0
 """Names of the layers that give a word's logits, and what errors count more in them: nothing after them evens out."""
 
@@ -110,6 +115,8 @@ class Rule:
         self.typical_size = typical_size(tensors, self._sizes)
         self._count = typical_size(tensors, {tensor.name: tensor.count for tensor in tensors})
         self._cheap = cheap_ones(tensors)
+        worths = {tensor.name: self._worth(tensor) for tensor in tensors}
+        self._typical_worth = typical_size(tensors, worths)
         self._rotatable = {
             tensor.name
             for tensor in tensors
@@ -186,10 +193,17 @@ class Rule:
         by_count = importance_of_count(tensor, self._count)
         return importance * (max(by_count, CHEAP_IMPORTANCE) if tensor.name in self._cheap else by_count)
 
+    def _worth(self, tensor: StoredTensor) -> float:
+        """What the error counts of having no weights at all, over their number."""
+        return self.importance(tensor) * self._sizes[tensor.name] ** 2 / 2
+
     def _plain(self, tensor: StoredTensor, multiplier: float) -> Plan:
         facts = self._survey.facts[tensor.name]
-        importance = self.importance(tensor)
+        importance, worth = self.importance(tensor), self._worth(tensor)
         loss_per_bit = multiplier * self.typical_size**2
+        least = min(loss_per_bit / MOST_OF_ITSELF, self._typical_worth)
+        if 0 < worth < least and len(tensor.shape) > 1:
+            importance *= least / worth
         trellis_bits = TRELLIS_BITS if is_matrix(tensor) and tensor.count >= MIN_TRELLIS_ELEMENTS else 0
         slope = TRELLIS_SLOPE if trellis_bits else SCALAR_SLOPE
         # A step beyond the range of the weights leaves one level as well as that range does.

@@ -24,6 +24,9 @@ from metaq.tensors.scales import Scales
 Floats = NDArray[np.float64]
 Symbols = NDArray[np.int32]
 
+MOST_LOST = 0.75
+"""Share of what it costs to lose a tensor that its errors may cost: beyond, little is left of it for few bytes."""
+
 LEARNED_WEIGHTS = 1 << 19
 """Weights from which the code lengths of a tensor are learned."""
 
@@ -103,7 +106,7 @@ def _at_once(reader: Reader, tensor: StoredTensor, plan: Plan, axes: Axes | None
         importance=Importance.even(matrix.shape, plan.importance),
         center=0.0 if plan.is_centered else central_value(matrix),
     )
-    choice = allocate_one(target, plan.multiplier, None if axes is None else axes.basis)
+    choice = allocate_one(target, plan.multiplier, None if axes is None else axes.basis, most_lost=MOST_LOST)
     if choice is None:
         return None
     found = choice.tensor

@@ -72,7 +72,9 @@ def update_of(
     """
     new, files = _by_name(tensors, metadata)
     require(bool(new), "the new model has no tensors.")
-    summed = {name for name in sums if name in base.held and isinstance(new[name], QuantizedTensor)}
+    # Tied tensors are one, by whichever of their names it was said.
+    added_to = {id(new[name]) for name in sums if name in base.held and isinstance(new[name], QuantizedTensor)}
+    summed = {name for name, tensor in new.items() if id(tensor) in added_to}
     result = _result(base, new, summed)
     changed = {name: tensor for name, tensor in new.items() if not _is_same(base, result, name)}
     against = {name: Against(elements=base.elements[name].values, is_sum=True) for name in summed & changed.keys()}

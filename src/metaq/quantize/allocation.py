@@ -1,5 +1,6 @@
 """Equal slope: every tensor is quantised for the same λ, so that a bit saves as much wherever it is spent."""
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -170,7 +171,7 @@ def _allocated(target: Target, multiplier: float, basis: Basis | None) -> Choice
     """The tensor with the basis or, where combinations may leave its type, without; as one of low rank if that pays."""
     choice = allocate_one(target, multiplier, basis)
     choice = allocate_one(target, multiplier) if choice is None and basis is not None else choice
-    low_rank = None if basis is not None else _of_low_rank(target, multiplier)
+    low_rank = _of_low_rank(target, multiplier)
     if choice is None or low_rank is None or low_rank.cost(multiplier) > choice.cost(multiplier):
         return choice
     return low_rank
@@ -233,10 +234,13 @@ def suits_trellis(target: Target) -> bool:
     return target.values.size >= MIN_TRELLIS_ELEMENTS and row_length >= MIN_TRELLIS_ROW
 
 
-def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) -> Choice | None:
+def allocate_one(
+    target: Target, multiplier: float, basis: Basis | None = None, *, most_lost: float = math.inf
+) -> Choice | None:
     """Quantise a tensor for λ = `multiplier`, as coefficients of the rows of `basis` if that is given.
 
-    None if its range is too wide for steps that suit λ, or values may leave its type.
+    If some step leaves a distortion of no more than the share `most_lost` of what zeros would cost, one that does is
+    taken. None if its range is too wide for steps that suit λ, or values may leave its type.
     """
     scales, target = target.scales, target.in_units
     trellis_bits = TRELLIS_BITS if suits_trellis(target) else 0
@@ -261,9 +265,16 @@ def allocate_one(target: Target, multiplier: float, basis: Basis | None = None) 
         )
         for step in steps
     ]
-    best = min(choices, key=lambda choice: choice.cost(multiplier))
+    bound = math.inf if math.isinf(most_lost) else most_lost * _distortion_of_nothing(target)
+    best = min(choices, key=lambda choice: (choice.distortion > bound, choice.cost(multiplier)))
     tensor = replace(best.tensor, scales=scales)
     return replace(best, tensor=tensor) if fits(tensor, target.dtype) else None
+
+
+def _distortion_of_nothing(target: Target) -> float:
+    """What it costs if a tensor has the central value alone."""
+    matrix = target.values.astype(np.float64).reshape(matrix_shape(target.values.shape))
+    return distortion(matrix - target.center, target.importance)
 
 
 def _spread(target: Target) -> float:

@@ -413,6 +413,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
         if not is_plain or parametrize.is_parametrized(module):
             continue
         own = owned[module]
-        if "weight" in own and all(owners[id(parameter)] == 1 for parameter in own.values()):
+        is_real = all(parameter.dtype in QUANTIZABLE for parameter in own.values())
+        if is_real and "weight" in own and all(owners[id(parameter)] == 1 for parameter in own.values()):
             found[f"{name}.weight" if name else "weight"] = module
     return found

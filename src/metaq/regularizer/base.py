@@ -203,6 +203,10 @@ class Regularizer(abc.ABC):
             "evaluate: is for goals of a figure, max_drop and target_value; leave it out.",
         )
         require(evaluate is None or grids is None, "evaluate: grids say what the file holds; leave one of them out.")
+        require(
+            not (self.finished and self._tells_changes),
+            "regularizer: finish() has put the changes into the weights already; it is called once.",
+        )
         self._participants.require_present(self._model)
         if isinstance(grids, TrainedGrids):
             require_on_grids(open_model(self._model), grids)

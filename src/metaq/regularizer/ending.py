@@ -12,17 +12,17 @@ from metaq.entropy.cells import bucket_values
 from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.grids import CPU, GridSet
-from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
+from metaq.regularizer.last_choice import JUMP, LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
 
 SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.985, 1.06
 """Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
 
-TRIES, COARSER = 5, 1.04
-"""Where no choice keeps to the goal, all step sizes grow by this, so often at most."""
+TRIES, COARSER = 6, 1.04
+"""Where no choice keeps to the goal, all step sizes grow by this, and by its square at every further try."""
 
-FEW_WEIGHTS, COARSER_TRIED = 4096, (1.02, 1.05, 1.09, 1.14, 1.2)
-"""Of so few weights, whose files come in few sizes, coarser steps are tried beside the last choice, where training has
-left steps that have to change."""
+FEW_WEIGHTS, COARSER_TRIED = 1 << 16, (1.02, 1.05, 1.09, 1.14, 1.2, 1.3, 1.5, 1.8)
+"""Of so few weights coarser steps are tried beside the last choice, where training has left steps that have to change:
+small files come in few sizes, and a price of a bit may be too much for all weights of a layer at once."""
 
 FINEST, COARSER_FROM, COARSEST, FEW_BITS = 0.125, 1.05, 16.0, 2.0
 """Of the search by a figure: what steps change by at least where the figure misses its goal, and at least and at most
@@ -68,13 +68,17 @@ class Ending:
         size = self.file_bytes(grids, self.nearest(grids))
         is_near = least <= (size - fixed_bytes) / (limit_bytes - fixed_bytes) <= MOST_EXCESS
         scaled = grids if is_near else self._scaled(grids, size, limit_bytes, fixed_bytes)
-        for _ in range(TRIES):
+        for number in range(TRIES):
             if scaled is not grids:
+                given, given_size = grids, size
                 grids, size = scaled, self.file_bytes(scaled, self.nearest(scaled))
+                if size - fixed_bytes < JUMP * (limit_bytes - fixed_bytes) and given_size > limit_bytes:
+                    # Weights on other grids fall to zero all at once; those that are missed least may do so first.
+                    grids, size = given, given_size
             values, chosen = self._chosen(grids, size, limit_bytes, fixed_bytes)
             if chosen <= limit_bytes:
                 break
-            scaled = _times(grids, COARSER)
+            scaled = _times(grids, COARSER ** (2**number))
         found = grids, values
         if is_near or chosen > limit_bytes or self._count > FEW_WEIGHTS:
             return found
@@ -157,7 +161,7 @@ class Ending:
     def _at(self, levels: Sequence[NDArray[np.int32]], grids: GridSet) -> list[torch.Tensor]:
         """Weights at so many steps from the centre."""
         of_groups, half = list(grids), grids.count // 2
-        indices = [torch.from_numpy(its.astype(np.int64) + half) for its in levels]
+        indices = [torch.from_numpy(np.asarray(its, dtype=np.int64)) + half for its in levels]
         return [bucket_values(its, of_groups[g]) for its, g in zip(indices, self.groups, strict=True)]
 
 

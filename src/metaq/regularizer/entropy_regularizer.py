@@ -36,7 +36,7 @@ from metaq.regularizer.latent import LatentWeights
 from metaq.regularizer.pace import SETTLE
 from metaq.regularizer.quality_control import QualityControl, Told
 from metaq.regularizer.size_control import SizeControl
-from metaq.regularizer.step_control import BUCKETS, REFRESHES, StepControl
+from metaq.regularizer.step_control import BUCKETS, LEAST_SETTLED, REFRESHES, StepControl
 from metaq.regularizer.step_size import StepLearner
 from metaq.tensors.grid import BucketGrid
 
@@ -297,10 +297,16 @@ class EntropyRegularizer(Regularizer):
             "weights": self._weights_state(),
             "context_prices": None if self._context_prices is None else self._context_prices.state_dict(),
             "kept": None if self._kept is None else _kept_to_dict(self._kept),
+            "base": None if self._changes is None else self._changes.base.identity.hex(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over the state that :meth:`state_dict` gave; a ConfigError if it is of another model or training."""
+        base = None if self._changes is None else self._changes.base.identity.hex()
+        require(
+            state_dict.get("base") == base,
+            "regularizer state: of a training with another base, or with none; give the same `base` to resume.",
+        )
         super().load_state_dict(state_dict)
         self._last_seen = -1
         slopes = state_dict["slopes"]
@@ -454,7 +460,7 @@ class EntropyRegularizer(Regularizer):
     def _ended(self, evaluate: Callable[[], float] | None, *, is_other: bool) -> tuple[GridSet, Iterable[torch.Tensor]]:
         control, kept = self._control, None if is_other else self._kept
         if not isinstance(control, QualityControl):
-            return self._fitted(control) if isinstance(control, SizeControl) and not is_other else self._given()
+            return self._fitted(control, is_other=is_other) if isinstance(control, SizeControl) else self._given()
         if evaluate is not None:
             if not control.knows_figures:
                 control.observe(self._mean(evaluate()), None, self._progress)
@@ -486,14 +492,23 @@ class EntropyRegularizer(Regularizer):
         """Entropy of the bucket indices of `weights`, in bits."""
         return float(entropy_bits(dispatch.bucket_counts(list(weights), self._participants.group_of, grids)))
 
-    def _fitted(self, control: SizeControl) -> Found:
-        """A file that takes what the goal allows, and not much less."""
-        return self._ending().fitted(
+    def _fitted(self, control: SizeControl, *, is_other: bool = False) -> Found:
+        """A file that takes what the goal allows, and not much less; weights of others were trained on other grids."""
+        found = self._ending().fitted(
             self._stored_grids(),
             limit_bytes=control.limit_bytes,
             fixed_bytes=control.fixed_bytes,
-            least=control.least_fill(self._progress),
+            least=LEAST_SETTLED if is_other else control.least_fill(self._progress),
         )
+        size = self._file_bytes(*found)
+        if size > control.limit_bytes:
+            _LOGGER.warning(
+                "The file takes %s bytes, more than the goal (%s): too much of it is for what steps and prices do not "
+                "change, such as batch normalisation and tensors that are kept exactly.",
+                f"{size:,}",
+                control.goal,
+            )
+        return found
 
     def _squeezed(self, control: QualityControl, evaluate: Callable[[], float]) -> Found | None:
         """About the smallest file whose figure keeps to the goal; None if none does."""

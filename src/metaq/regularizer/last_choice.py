@@ -27,6 +27,10 @@ AIM = 0.996
 TRIALS, CORRECTIONS, STEPS = 4, 2, 12
 """Files that are written, corrections of the estimate for each, and steps of the search for the price of a bit."""
 
+JUMP, MIXED_WEIGHTS = 0.9, 1 << 16
+"""Where the price of a bit that fits leaves less than this share used, as many weights alike fall at once, those of up
+to so many that lose most are left at their nearest levels."""
+
 LEAST_PRICE, MOST_PRICE = 1e-4, 1e2
 """Of a bit, in mean curvatures times squared steps."""
 
@@ -56,6 +60,10 @@ class Placed:
     def nearest(self) -> Levels:
         """The levels that training has left."""
         return np.clip(np.floor(self.places + 0.5), -self.limit, self.limit).astype(np.int32)
+
+    def gain(self, near: Levels, far: Levels) -> NDArray[np.float64]:
+        """What errors count more at the levels `far` than at `near`, float64 of the tensor's shape."""
+        return self.importance * ((far - self.places) ** 2 - (near - self.places) ** 2)
 
     def cheaper(self, price: float) -> tuple[Levels, float]:
         """Levels where a bit is worth so much, and the bits that they take by the code lengths learned."""
@@ -105,6 +113,38 @@ def last_choice(
             best, best_size, is_met = levels, size, fits
         if is_met and best_size - fixed_bytes >= LEAST_SHARE * allowed:
             break
+    if is_met and best_size - fixed_bytes < JUMP * allowed and sum(level.size for level in best) <= MIXED_WEIGHTS:
+        return _mixed(tensors, best, best_size, limit_bytes, size_of)
+    return best, best_size
+
+
+def _mixed(
+    tensors: Sequence[Placed],
+    small: list[Levels],
+    small_bytes: int,
+    limit_bytes: int,
+    size_of: Callable[[Sequence[Levels]], int],
+) -> tuple[list[Levels], int]:
+    """Levels between those of a file that is too `small` and the nearest ones, whose file is too large, and its size.
+
+    The weights that lose most by the former are at the latter.
+    """
+    large = [tensor.nearest() for tensor in tensors]
+    gains = [tensor.gain(near, far) for tensor, near, far in zip(tensors, large, small, strict=True)]
+    found = np.sort(np.concatenate([gain[gain > 0] for gain in gains]))[::-1]
+    best, best_size, low, high = small, small_bytes, 0, len(found)
+    while high - low > 1:
+        middle = (low + high) // 2
+        mixed = [
+            np.where(gain >= found[middle], near, far) for gain, near, far in zip(gains, large, small, strict=True)
+        ]
+        size = size_of(mixed)
+        if size > limit_bytes:
+            high = middle
+            continue
+        low = middle
+        if size >= best_size:
+            best, best_size = mixed, size
     return best, best_size
 
 
