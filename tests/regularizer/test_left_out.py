@@ -118,3 +118,28 @@ def test_changes_are_trained_on_from_the_same_base_alone_and_finished_once():
     regularizer.finish()
     with pytest.raises(ConfigError, match="it is called once"):
         regularizer.finish()
+
+
+@pytest.mark.parametrize("names", ["dg", "gd"])
+@pytest.mark.parametrize("steps_of_first", [1, 3])
+def test_graphs_that_wait_for_their_gradients_stay_right(tmp_path, names, steps_of_first):
+    torch.manual_seed(0)
+    networks = {
+        "g": nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)),
+        "d": nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 1)),
+    }
+    optimizers = {name: torch.optim.Adam(network.parameters(), 1e-3) for name, network in networks.items()}
+    regularizer = EntropyRegularizer(nn.ModuleDict(networks), total_steps=300, target_ratio=10)
+    regularizer.attach(*(optimizers[name] for name in names))
+    for _ in range(300):
+        fake, real = networks["g"](torch.randn(32, 8)), torch.randn(32, 2)
+        for _ in range(steps_of_first):
+            optimizers["d"].zero_grad()
+            told = functional.softplus(-networks["d"](real)) + functional.softplus(networks["d"](fake.detach()))
+            told.mean().backward()
+            optimizers["d"].step()
+        optimizers["g"].zero_grad()
+        functional.softplus(-networks["d"](fake)).mean().backward()
+        optimizers["g"].step()
+    regularizer.finish()
+    assert regularizer.save(tmp_path / "model.metaq").file_bytes <= 4 * 483 / 10

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from metaq import container
 from metaq.compression.belonging import require_on_grids
@@ -587,15 +588,20 @@ class Regularizer(abc.ABC):
 
     @contextlib.contextmanager
     def _holding(self, values: Iterable[torch.Tensor]) -> Iterator[None]:
-        held = [tensor.detach().clone() for tensor in self._participants.local()]
-        self._hold(values)
-        self._open_views += 1
-        try:
-            yield
-        finally:
-            self._open_views -= 1
-            with torch.no_grad():
-                torch._foreach_copy_(self._participants.local(), held)
+        tensors = self._participants.local()
+        held = [tensor.detach().clone() for tensor in tensors]
+        with contextlib.ExitStack() as stack:
+            # Afterwards they are what they were: graphs that wait for their gradients, as in a GAN, are still right.
+            for tensor in tensors:
+                stack.enter_context(_unsafe_preserve_version_counter(tensor))
+            self._hold(values)
+            self._open_views += 1
+            try:
+                yield
+            finally:
+                self._open_views -= 1
+                with torch.no_grad():
+                    torch._foreach_copy_(tensors, held)
 
     @torch.no_grad()
     def _hold(self, values: Iterable[torch.Tensor]) -> None:
