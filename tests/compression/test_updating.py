@@ -228,6 +228,15 @@ def test_tied_weights_change_together(is_tied_before, options):
         assert update.file_bytes < 2000
 
 
+def test_changes_of_the_last_bit_are_told_exactly():
+    old = {"w": (0.05 * torch.randn(64, 64, generator=torch.Generator().manual_seed(7))).half()}
+    wanted = {"w": torch.nextafter(old["w"], torch.tensor(10.0, dtype=torch.float16))}
+    update = metaq.diff(old, wanted)
+    assert update.file_bytes <= metaq.diff(old, wanted, lossless=True).file_bytes
+    assert same(update.state_dict(), wanted)
+    assert update.relative_error == 0
+
+
 def test_merged_adapters_cost_no_more_with_inputs():
     base, wanted = with_low_rank(torch.Generator().manual_seed(2))
     module = nn.Sequential(*(nn.Linear(*wanted[f"{i}.weight"].shape[::-1], bias=False) for i in range(3)))

@@ -114,6 +114,8 @@ def test_changes_are_trained_on_from_the_same_base_alone_and_finished_once():
         EntropyRegularizer(Task().model, base=other, **options).load_state_dict(state)
     with pytest.raises(ConfigError, match="with another base, or with none"):
         EntropyRegularizer(Task().model, **options).load_state_dict(state)
+    with pytest.raises(ConfigError, match=r"0.weight: holds NaN or infinity in the base"):
+        EntropyRegularizer(Task().model, base={**base, "0.weight": base["0.weight"] / 0}, **options)
     task.train(50)
     regularizer.finish()
     with pytest.raises(ConfigError, match="it is called once"):

@@ -62,6 +62,9 @@ USUAL_OF_CHANGES = 4.0
 SHARPNESS_OF_CHANGES = 0.5
 """Power of what errors count in a tensor of weights: halfway to where all errors of changes count the same."""
 
+FEW_BYTES = 2
+"""A change of numbers of so many bytes may take fewer bytes exactly than with an error."""
+
 TYPICAL_IMPORTANCE = 2.0
 """Of an element by the rule for weights without data, about."""
 
@@ -423,15 +426,7 @@ def _change_without_data(
     """An update, in memory: errors of the change count nearly as those of the weights would."""
     model = request.model
     if request.grids is not None:
-        held = {model.holders[name]: grid for name, grid in request.grids.items()}
-        weights = model.state_dict()
-        exact: dict[str, QuantizedTensor | ExactTensor] = {
-            tensor.name: on_grid(tensor.name, weights[tensor.name], held[tensor.name])
-            if tensor.name in held
-            else exact_tensor(tensor.name, weights[tensor.name])
-            for tensor in model.tensors
-        }
-        return packed(request, under_all_names(exact, model.holders), request.selection.reasons, None)
+        return _change_on_grids(request, request.grids)
     names = {model.holders[name] for name in request.selection.names}
     chosen = [tensor for tensor in model.tensors if tensor.name in names]
     with Reader() as reader:
@@ -457,7 +452,25 @@ def _change_without_data(
     )
     usual = min(USUAL_OF_CHANGES * change.usual, whole)
     made = change.at(usual) if limit is None else change.to_bytes(limit)
+    if limit is None and any(tensor.dtype.itemsize <= FEW_BYTES for tensor in chosen):
+        # Numbers of few bits may differ by less than what an error is told with.
+        exact = _change_on_grids(request, {})
+        made = exact if exact.file_bytes <= made.file_bytes else made
     return replace(made, relative_error=_error_of_change(base.state_dict(), model.state_dict(), made.state_dict()))
+
+
+def _change_on_grids(request: Request, grids: Mapping[str, BucketGrid]) -> Compressed:
+    """An update whose tensors are on these grids by their names, and exact without one."""
+    model = request.model
+    held = {model.holders[name]: grid for name, grid in grids.items()}
+    weights = model.state_dict()
+    tensors: dict[str, QuantizedTensor | ExactTensor] = {
+        tensor.name: on_grid(tensor.name, weights[tensor.name], held[tensor.name])
+        if tensor.name in held
+        else exact_tensor(tensor.name, weights[tensor.name])
+        for tensor in model.tensors
+    }
+    return packed(request, under_all_names(tensors, model.holders), request.selection.reasons, None)
 
 
 def _error_of_change(base: StateDict, wanted: StateDict, made: StateDict) -> float | None:

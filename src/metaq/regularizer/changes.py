@@ -71,6 +71,8 @@ class Changes:
             parameter = self._model.get_parameter(name)
             same = name in weights and (weights[name].shape, weights[name].dtype) == (parameter.shape, parameter.dtype)
             require(same, f"{name}: the base has no tensor of this name, shape and type; add it to `exclude`.")
+            is_finite = bool(torch.isfinite(weights[name]).all())
+            require(is_finite, f"{name}: holds NaN or infinity in the base, which no change makes up for; repair it.")
             is_tied = sum(1 for first in alias.values() if first == alias.get(name)) > 1
             require(not is_tied, f"{name}: is tied to another parameter, which no base is for; add it to `exclude`.")
             is_plain = not is_sharded(parameter) and "parametrizations" not in name
