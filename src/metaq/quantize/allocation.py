@@ -68,7 +68,7 @@ class Target:
     @cached_property
     def low_rank(self) -> LowRank | None:
         """Singular values and vectors, if it is a matrix that may be of low rank."""
-        return LowRank.of(self.values.astype(np.float64)) if self.values.ndim == 2 and not self.center else None
+        return LowRank.of(self.values) if self.values.ndim == 2 and not self.center else None
 
     @property
     def by_element(self) -> Importance:

@@ -81,15 +81,17 @@ class LowRank:
     by_column: Floats
 
     @classmethod
-    def of(cls, matrix: Floats) -> "LowRank | None":
-        """None if a look at some rows of `matrix`, float64 (rows, columns), tells that it is of no low rank."""
-        rows, columns = matrix.shape
+    def of(cls, weights: NDArray[np.floating]) -> "LowRank | None":
+        """None if a look at some rows of `weights`, of shape (rows, columns), tells that they are of no low rank."""
+        rows, columns = weights.shape
         if not (MIN_COLUMNS <= columns <= MAX_COLUMNS and rows >= MIN_COLUMNS):
             return None
-        probed = np.square(np.linalg.svd(matrix[:: -(-rows // PROBED_ROWS)], compute_uv=False))
+        some = weights[:: -(-rows // PROBED_ROWS)].astype(np.float64)
+        probed = np.square(np.linalg.svd(some, compute_uv=False))
         most = min(len(probed) // 2, MAX_RANK)
         if probed[most:].sum() >= LEFT_ENERGY * probed.sum():
             return None
+        matrix = weights.astype(np.float64)
         squares, vectors = _principal(matrix, most)
         by_row, by_column = (np.square(matrix).mean(axis=axis) for axis in (1, 0))
         return cls(squares=squares, vectors=vectors, by_row=by_row, by_column=by_column)
