@@ -46,7 +46,10 @@ def bucket_counts(tensors: Sequence[Tensor], groups: Sequence[int], grids: GridS
 def require_finite(*sums: Tensor) -> None:
     """Refuse sums over weights of which one is not finite by :class:`NonFiniteError`; may wait for the device."""
     if not all(bool(torch.isfinite(array).all()) for array in sums):
-        raise NonFiniteError("weights: training has diverged to NaN or infinity; lower the learning rate.")
+        raise NonFiniteError(
+            "weights: training has diverged to NaN or infinity; lower the learning rate. If a layer divides by the "
+            "size of its weights, as weight_norm does, take that away first: rows may become zero."
+        )
 
 
 class TensorPairs:
