@@ -171,7 +171,8 @@ def _allocated(target: Target, multiplier: float, basis: Basis | None) -> Choice
     """The tensor with the basis or, where combinations may leave its type, without; as one of low rank if that pays."""
     choice = allocate_one(target, multiplier, basis)
     choice = allocate_one(target, multiplier) if choice is None and basis is not None else choice
-    low_rank = _of_low_rank(target, multiplier)
+    has_scales = basis is not None and target.scales is not None
+    low_rank = None if has_scales else _of_low_rank(target, multiplier)
     if choice is None or low_rank is None or low_rank.cost(multiplier) > choice.cost(multiplier):
         return choice
     return low_rank

@@ -12,7 +12,7 @@ from metaq.entropy.cells import bucket_values
 from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.grids import CPU, GridSet
-from metaq.regularizer.last_choice import JUMP, LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
+from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
 
 SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.985, 1.06
 """Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
@@ -20,8 +20,11 @@ SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.985, 1.06
 TRIES, COARSER = 6, 1.04
 """Where no choice keeps to the goal, all step sizes grow by this, and by its square at every further try."""
 
-FEW_WEIGHTS, COARSER_TRIED = 1 << 16, (1.02, 1.05, 1.09, 1.14, 1.2, 1.3, 1.5, 1.8)
-"""Of so few weights coarser steps are tried beside the last choice, where training has left steps that have to change:
+COLLAPSED = 0.5
+"""Share of what a file may take below which steps that were to fit have lost too much, and are taken back."""
+
+FEW_WEIGHTS, TRIED = 1 << 16, (0.7, 0.8, 0.9, 1.02, 1.05, 1.09, 1.14, 1.2, 1.3, 1.5, 1.8)
+"""Of so few weights other steps are tried beside the last choice, where training has left steps that have to change:
 small files come in few sizes, and a price of a bit may be too much for all weights of a layer at once."""
 
 FINEST, COARSER_FROM, COARSEST, FEW_BITS = 0.125, 1.05, 16.0, 2.0
@@ -72,7 +75,7 @@ class Ending:
             if scaled is not grids:
                 given, given_size = grids, size
                 grids, size = scaled, self.file_bytes(scaled, self.nearest(scaled))
-                if size - fixed_bytes < JUMP * (limit_bytes - fixed_bytes) and given_size > limit_bytes:
+                if size - fixed_bytes < COLLAPSED * (limit_bytes - fixed_bytes) and given_size > limit_bytes:
                     # Weights on other grids fall to zero all at once; those that are missed least may do so first.
                     grids, size = given, given_size
             values, chosen = self._chosen(grids, size, limit_bytes, fixed_bytes)
@@ -82,8 +85,8 @@ class Ending:
         found = grids, values
         if is_near or chosen > limit_bytes or self._count > FEW_WEIGHTS:
             return found
-        coarser = ((scaled, list(self.nearest(scaled))) for scaled in (_times(grids, each) for each in COARSER_TRIED))
-        fitting = [each for each in coarser if self.file_bytes(*each) <= limit_bytes]
+        others = ((scaled, list(self.nearest(scaled))) for scaled in (_times(grids, each) for each in TRIED))
+        fitting = [each for each in others if self.file_bytes(*each) <= limit_bytes]
         return min([found, *fitting], key=lambda each: self._error(each[1]))
 
     def squeezed(self, grids: GridSet, is_good: Callable[[list[torch.Tensor]], bool]) -> Found | None:
