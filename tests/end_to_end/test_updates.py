@@ -50,15 +50,19 @@ def test_diff_and_apply(tmp_path, models):
 
 
 def test_what_is_read_is_never_replaced(tmp_path, models):
-    before = [path.read_bytes() for path in models]
+    packed = tmp_path / "packed.safetensors"
+    assert run_metaq("compress", models[0], "-o", packed).status == 0
+    files = [*models, packed]
+    before = [path.read_bytes() for path in files]
     link = tmp_path / "link.pth"
     link.symlink_to(models[0])
     commands = [("diff", *models, "-o", place) for place in (*models, link)]
-    commands.append(("compress", models[0], "-o", link))
+    commands += [("compress", models[0], "-o", link), ("quantize", models[0], "-o", link, "--buckets", 8)]
+    commands += [(command, packed, "-o", packed) for command in ("export", "decompress")]
     for command in commands:
         result = run_metaq(*command, "--force")
-        assert refused(result, "is what is read"), result
-        assert [path.read_bytes() for path in models] == before
+        assert refused(result, "is what is read"), (command, result)
+        assert [path.read_bytes() for path in files] == before
 
 
 def test_without_loss_the_new_model_comes_back(tmp_path, models):

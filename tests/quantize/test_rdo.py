@@ -194,8 +194,10 @@ def test_few_rows_pay_for_a_matrix_of_low_rank_only() -> None:
         matrix = rng.normal(size=(rows, 3)) @ rng.normal(size=(3, columns))
         known = rotation.LowRank.of(matrix)
         assert known is not None
-        basis = known.basis(0.1)
-        assert basis is not None
+        estimate = known.estimate(0.1)
+        assert estimate is not None
+        assert estimate[0] == 3
+        basis = known.basis(3, 0.1)
         assert int(basis.values().any(axis=1).sum()) == 3
         coefficients = rotation.rotate(matrix, basis)
         assert not coefficients[:, 3:].any()
@@ -206,6 +208,6 @@ def test_few_rows_pay_for_a_matrix_of_low_rank_only() -> None:
         noise = rng.normal(size=matrix.shape)
         near, other = (rotation.LowRank.of(matrix + scale * noise) for scale in (0.02, 0.3))
         assert near is not None
-        assert near.basis(0.1) is not None
-        assert other is None or other.basis(0.1) is None
+        assert near.estimate(0.1) is not None
+        assert other is None or other.estimate(0.1) is None
         assert rotation.LowRank.of(np.zeros_like(matrix)) is None

@@ -39,7 +39,7 @@ def decompress(
     with output.stage_progress() as progress:
         if made_of is None or is_other_form:
             require(out.suffix in SUFFIXES, f"{out}: end the name in one of {', '.join(SUFFIXES)}.")
-            output.claim(out, force=force)
+            output.claim(out, force=force, sources=[source])
             if out.suffix == ".safetensors":
                 restore_safetensors(source, out, progress=progress)
             else:
@@ -49,7 +49,7 @@ def decompress(
         elif made_of == FOLDER or (not out.suffix and not out.is_file()):
             files = restore_folder(source, out, force=force, progress=progress).files
         else:
-            output.claim(out, force=force)
+            output.claim(out, force=force, sources=[source])
             restore_file(source, out, progress=progress)
     sizes = container.describe(source).sizes
     if as_json:

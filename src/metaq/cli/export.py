@@ -91,7 +91,7 @@ def export(
     require(to_onnx or not input_shape, "--input-shape: only .onnx files need it.")
     require(to_onnx or not exact, "--exact: only .onnx files are ever rounded.")
     inputs = [_input(text) for text in input_shape or ()]
-    output.claim(out, force=force)
+    output.claim(out, force=force, sources=[source])
     if to_onnx and _holds_graph(source):
         require(
             net is None and not fold and not inputs,

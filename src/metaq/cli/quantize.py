@@ -64,7 +64,7 @@ def quantize(
     require(grouping in (None, "tensor", "global"), f"--grouping {grouping}: choose tensor or global.")
     require(tolerance >= 0, f"--tolerance {tolerance}: must not be negative.")
     if out is not None:
-        output.claim(out, force=force)
+        output.claim(out, force=force, sources=[source])
     with output.stage_progress() as progress:
         progress.stage("reading", None)
         from metaq.model import checkpoint

@@ -78,8 +78,6 @@ def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = F
             )
             made = [way(batch) for batch in found]
             _try_others(module, made)
-            if len(made) == 1 and not is_whole:
-                _try_part(module, made[0])
             return made
     # That arguments are too many or too few says less than what is wrong with one of them.
     first = min(errors, key=lambda each: isinstance(each, TypeError))
@@ -109,18 +107,25 @@ def _try_others(module: nn.Module, batches: Sequence[Batch]) -> None:
                 ) from error
 
 
-def _try_part(module: nn.Module, batch: Batch) -> None:
-    """Run the module on a part of the only batch, which is held out."""
+def held_out(module: nn.Module, batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Batches that calibrate, and others: see :func:`~metaq.compression.quality.parted`.
+
+    Raises :class:`ConfigError` if there is one, and `module` cannot be run on some of its samples.
+    """
+    calibrating, others = parted(batches)
+    if len(batches) > 1:
+        return calibrating, others
     try:
         with evaluating(module), torch.no_grad():
-            call(module, parted([batch])[0][0])
+            call(module, calibrating[0])
     except MetaqError:
         raise
     except Exception as error:
         raise ConfigError(
-            f"batches: there is one, {_described(batch)}, and the model cannot be run on some of its samples alone, "
-            f"of which some are held out ({_told(error)}); give several batches."
+            f"batches: there is one, {_described(batches[0])}, and the model cannot be run on some of its samples "
+            f"alone, of which some are held out ({_told(error)}); give several batches."
         ) from error
+    return calibrating, others
 
 
 def _shapes(part: object) -> object:

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from metaq.compression.batches import prepared
+from metaq.compression.batches import held_out, prepared
 from metaq.compression.belonging import require_on_grids
 from metaq.compression.calibrated import CalibratedModel
 from metaq.compression.compressed import Compressed, Goal, Report
 from metaq.compression.network import Network, packed
 from metaq.compression.pipeline import exact_tensor, on_grid
 from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule, default_multiplier
-from metaq.compression.quality import Kept, kept, kept_by_each, parted
+from metaq.compression.quality import Kept, kept, kept_by_each
 from metaq.compression.search import smallest_good, smallest_keeping
 from metaq.compression.survey import look_at, sorted_out, survey
 from metaq.compression.uncalibrated import Request, UncalibratedModel
@@ -216,8 +216,8 @@ def compress(
         network = Network(request, module)
         # Labels go by the number of the batch, so that with them a single tensor is not cut.
         given = prepared(module or network.module, batches, is_whole=training_loss is not None)
-        calibrating, held_out = (given, []) if has_labels and keep is None else parted(given)
-        require(keep is None or bool(held_out), "keep: nothing is left to compare outputs on; give two samples.")
+        calibrating, others = (given, []) if has_labels and keep is None else held_out(module or network.module, given)
+        require(keep is None or bool(others), "keep: nothing is left to compare outputs on; give two samples.")
         calibrated = _calibrated(
             network,
             calibrating,
@@ -233,7 +233,7 @@ def compress(
             limit = usual.file_bytes
         if not has_labels and loss in (None, random_projection_loss):
             _weigh(network, calibrated, calibrating, limit)
-        found = _with_data(request, network, calibrated, calibrating, held_out, limit, is_good)
+        found = _with_data(request, network, calibrated, calibrating, others, limit, is_good)
     if found is None and is_good is not None:
         raise ConfigError(f"max_drop, target_value: even fine steps do not keep {bound:g}; allow more.")
     if found is None:
@@ -488,21 +488,21 @@ def _with_data(
     network: Network,
     model: CalibratedModel,
     calibrating: Sequence[Batch],
-    held_out: Sequence[Batch],
+    others: Sequence[Batch],
     limit: int | None,
     is_good: Callable[[StateDict], bool] | None,
 ) -> Compressed | None:
     keep = request.goal.keep
 
     def measured(found: Compressed) -> Compressed:
-        if not held_out:
+        if not others:
             return found
         weights = network.weights(found)
 
         def compared(batches: Sequence[Batch]) -> Kept:
             return kept(network.module, weights, tracked(batches, request.progress, "comparing outputs"))
 
-        told = compared(held_out)
+        told = compared(others)
         if keep is not None and keep <= told.score and told.samples < FEW_SAMPLES:
             told = min(told, compared(calibrating), key=lambda each: each.score)
         return replace(found, kept=told.score, kept_error=told.error)

@@ -20,10 +20,6 @@ CLOSE = 0.98
 """A file of this share of the limit is close enough."""
 
 MAX_TRIES = 8
-
-JUMP = 0.9
-"""Files of less than this share of the limit, where other λ give too much, are beyond a jump."""
-
 NUDGE = 1.1
 """Factor on λ where the estimate has nothing more to tell."""
 
@@ -131,12 +127,9 @@ class SizeSearch:
         if room <= 0:
             return None
         wanted = self._multiplier_for(room / max(ratio, 1e-3))
-        is_bracketed = coarsest > 0 and math.isfinite(finest)
-        # Where a tensor loses its last levels, sizes jump, and what was learned beyond the jump tells nothing here.
-        is_jump = is_bracketed and last.file_bytes < JUMP * self._limit
-        if coarsest < wanted < finest and not is_jump:
+        if coarsest < wanted < finest:
             return wanted
-        if is_bracketed:
+        if coarsest and math.isfinite(finest):
             return math.sqrt(coarsest * finest)
         return coarsest * NUDGE if coarsest else finest / NUDGE
 

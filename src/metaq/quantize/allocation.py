@@ -76,6 +76,12 @@ class Target:
         plain = replace(self.importance, inputs=None, outputs=None)
         return plain.times(self.importance.mean / max(plain.mean, 1e-300))
 
+    def rank_at(self, multiplier: float) -> tuple[int, float] | None:
+        """Rank that suits λ = `multiplier`, and about the bits that it takes; None if it is of no low rank."""
+        if self.low_rank is None:
+            return None
+        return self.low_rank.estimate(step_for(self.by_element, multiplier, trellis_bits=0))
+
     @property
     def in_units(self) -> "Target":
         """The same in the unit of its grid, without scales."""
@@ -98,24 +104,24 @@ class RateSample:
     rows: NDArray[np.float64]
     size: int
     importance: Importance
-    low_rank: LowRank | None = None
+    whole: Target | None = None
 
     @classmethod
     def of(cls, target: Target) -> "RateSample":
-        """Rows from all over the tensor."""
-        low_rank, target = target.low_rank, target.in_units
+        """Rows from all over the tensor, and the `whole` of it if it may be of low rank."""
+        whole, target = target if target.low_rank is not None else None, target.in_units
         matrix = target.values.reshape(matrix_shape(target.values.shape))
         stride = max(len(matrix) * matrix.shape[1] // SAMPLED_ELEMENTS, 1)
         mean = Importance.even((1, 1), target.importance.mean)
         rows = matrix[::stride].astype(np.float64) - target.center
-        return cls(rows=rows, size=target.values.size, importance=mean, low_rank=low_rank)
+        return cls(rows=rows, size=target.values.size, importance=mean, whole=whole)
 
     def bits(self, multiplier: float) -> float:
         """About how many bits the tensor takes for λ = `multiplier`; a trellis takes as many, but is much slower."""
+        of_low_rank = None if self.whole is None else self.whole.rank_at(multiplier)
+        if of_low_rank is not None:
+            return of_low_rank[1]
         step = step_for(self.importance, multiplier, trellis_bits=0)
-        known = None if self.low_rank is None else self.low_rank.estimate(step)
-        if known is not None:
-            return known[1]
         step = min(step, 2 * float(np.abs(self.rows).max()) or 1.0)
         weight = step**2 * self.importance.mean / (2 * multiplier)
         fineness = Fineness(step_size=step, weight=weight, trellis_bits=0)
@@ -180,12 +186,10 @@ def _allocated(target: Target, multiplier: float, basis: Basis | None) -> Choice
 
 def _of_low_rank(target: Target, multiplier: float) -> Choice | None:
     """A matrix as combinations of few rows, its bits with those of the rows; None if it is not of low rank."""
-    if target.low_rank is None:
+    estimate = target.rank_at(multiplier)
+    if target.low_rank is None or estimate is None:
         return None
-    step = step_for(target.by_element, multiplier, trellis_bits=0)
-    estimate, basis = target.low_rank.estimate(step), target.low_rank.basis(step)
-    if estimate is None or basis is None:
-        return None
+    basis = target.low_rank.basis(estimate[0], step_for(target.by_element, multiplier, trellis_bits=0))
     choice = allocate_one(replace(target, importance=target.by_element, scales=None), multiplier, basis)
     if choice is None:
         return None

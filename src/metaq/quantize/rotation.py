@@ -109,20 +109,17 @@ class LowRank:
         without = min(_bits(self.by_row, noise, columns), _bits(self.by_column, noise, rows))
         return (rank, bits[rank - 1]) if bits[rank - 1] + left_out[rank - 1] < LEAST_SAVED * without else None
 
-    def basis(self, step_size: float) -> Basis | None:
-        """A basis of few rows, the others zero, if it may save bits at `step_size`.
+    def basis(self, rank: int, step_size: float) -> Basis:
+        """A basis of so many rows, orthogonal ones, the others zero, for coefficients of `step_size`.
 
-        Its rows are orthogonal. The step of its grid is such that its errors cost about what those of coefficients do.
+        The step of its grid is such that its errors cost about what those of coefficients do.
         """
-        found = self.estimate(step_size)
-        if found is None:
-            return None
-        rank, columns = found[0], len(self.by_column)
+        columns = len(self.by_column)
         step = float(2.0 ** np.round(np.log2(step_size / np.sqrt(self.squares[:rank].mean()))))
         levels = np.zeros((columns, columns), dtype=np.int64)
         levels[:rank] = np.round(self.vectors[:rank] / step)
-        limit = int(np.abs(levels).max())
-        return Basis(indices=levels + limit, grid=symmetric_grid(0.0, step, limit)) if limit else None
+        limit = max(int(np.abs(levels).max()), 1)
+        return Basis(indices=levels + limit, grid=symmetric_grid(0.0, step, limit))
 
     def _entry(self, rank: int) -> float:
         """Mean square of an entry of so many rows of the basis, where its step is that of coefficients."""
