@@ -231,6 +231,8 @@ def test_batches_without_samples_or_without_their_dimension_are_refused() -> Non
         compress(convolutional(), batches=[IMAGES[:8], IMAGES[:0], IMAGES[8:]], target_ratio=4)
     with pytest.raises(ConfigError, match="cannot be run on some of its samples alone"):
         compress(nn.Linear(12, 20), batches=[torch.randn(12)], target_ratio=4)
+    # Nothing is held out where a figure is measured otherwise.
+    assert compress(nn.Linear(12, 20), batches=[torch.randn(12)], accuracy=lambda _: 1.0, target_ratio=4).kept is None
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
