@@ -13,6 +13,12 @@
 #define IS_SMALL 0
 #endif
 
+#ifdef METAQ_UPDATES
+#define HAS_UPDATES 1
+#else
+#define HAS_UPDATES 0
+#endif
+
 /* Where size counts, functions are not unrolled into their callers; shared ones never. */
 #if IS_SMALL || defined(__OPTIMIZE_SIZE__)
 #define IS_SHORT 1
@@ -724,6 +730,11 @@ static void decode_header(metaq_reader *reader, input *in, uint8_t *header, size
 
 enum { RAW, ZSTD, INLINE_EXACT, TIED, PLANES, QUANTISED };
 enum { CONSTANT, SMALL, FAST, OF_PLANES, WHOLE_TENSOR };
+enum { ALONE, GIVEN, ADDED, DIFFERENCES }; /* relations to the base */
+
+INLINE int is_update(const metaq_reader *reader) { return HAS_UPDATES && reader->base; }
+INLINE int relation_of(const metaq_tensor *tensor) { return HAS_UPDATES ? tensor->relation : ALONE; }
+
 #define NOWHERE UINT32_MAX
 
 static const uint8_t ELEMENT_SIZES[] = {4, 2, 2, 8, 1, 1, 2, 4, 8, 1, 2, 4, 8, 8, 16, 1, 1};
@@ -850,6 +861,14 @@ static void read_kinds(metaq_reader *reader, cursor *at) {
 
 static void read_exact(metaq_reader *reader, cursor *at, uint32_t number, int way) {
     metaq_tensor *tensor = stream_at(reader, number);
+#ifdef METAQ_UPDATES
+    if (reader->base && way == PLANES + 1) {
+        way = PLANES;
+        tensor->relation = DIFFERENCES;
+        if (tensor->type == METAQ_BOOL || tensor->type == METAQ_COMPLEX64 || tensor->type == METAQ_COMPLEX128)
+            at->is_bad = 1;
+    }
+#endif
     if (way > PLANES) {
         refuse(reader, METAQ_NEWER);
         return;
@@ -902,8 +921,16 @@ static void read_quantised(metaq_reader *reader, cursor *at, metaq_tensor *tenso
     if (!(byte & 128)) return;
     more = varint_up_to(at, SIZE_MAX - 1) + 1;
     if (more & 1) tensor->scales = reader->header; /* until they are there */
-    if (more >> 1) {
-        number = (more >> 1) - 1;
+    more >>= 1;
+#ifdef METAQ_UPDATES
+    if (reader->base) {
+        tensor->relation = (uint8_t)(more % 3);
+        more /= 3;
+        if (more && tensor->relation == GIVEN) at->is_bad = 1;
+    }
+#endif
+    if (more) {
+        number = more - 1;
         if (number > of->bases) at->is_bad = 1;
         if (number == of->bases) of->bases++;
         tensor->basis = (uint32_t)number;
@@ -1068,7 +1095,8 @@ static void check_quantised(metaq_reader *reader, cursor *at, metaq_tensor *tens
         tensor->scales = take(at, tensor->shape[0] + tensor->shape[1]);
         if (at->is_bad) return;
     }
-    if (tensor->trellis_bits && tensor->buckets % 2 == 0) at->is_bad = 1;
+    if ((tensor->trellis_bits && tensor->buckets % 2 == 0) || (relation_of(tensor) == ADDED && tensor->center != 0))
+        at->is_bad = 1;
     if (tensor->basis != NOWHERE) {
         const metaq_basis *basis = &reader->bases[tensor->basis];
         const uint64_t most = (uint64_t)1 << 53;
@@ -1152,6 +1180,11 @@ static size_t row_length_of(const metaq_tensor *tensor) {
     if (tensor->by_columns) return tensor->dimensions ? tensor->shape[0] : 0;
     for (k = 1; k < tensor->dimensions; k++) product *= tensor->shape[k];
     return tensor->dimensions > 1 ? product : 0;
+}
+
+static size_t line_of(const metaq_tensor *tensor) {
+    const size_t rows = tensor->dimensions > 1 ? tensor->shape[0] : 1;
+    return tensor->by_columns ? rows : tensor->elements / rows;
 }
 
 /* By key: the chunk that is open, the stream that it has last, and its symbols. */
@@ -1281,6 +1314,25 @@ static void place_chunks(metaq_reader *reader, cursor *at) {
     if (at->is_bad || position + sizes != end) refuse(reader, METAQ_DAMAGED);
 }
 
+#ifdef METAQ_UPDATES
+
+/* Numbers of tensors of the base that the update takes away. */
+static void read_removed(metaq_reader *reader, cursor *at) {
+    const size_t count = varint_up_to(at, (size_t)(at->end - at->next));
+    size_t place = 0, i;
+    reader->removed = room(reader, count, sizeof *reader->removed);
+    for (i = 0; reader->removed && i < count; i++) {
+        place += varint_up_to(at, 1 << 18);
+        if (place >= 1 << 18) at->is_bad = 1;
+        if (at->is_bad) break;
+        reader->removed[i] = (uint32_t)place++;
+    }
+    if (at->is_bad) refuse(reader, METAQ_DAMAGED);
+    reader->removed_count = count;
+}
+
+#endif
+
 static void read_header(metaq_reader *reader) {
     cursor at;
     size_t count;
@@ -1290,6 +1342,10 @@ static void read_header(metaq_reader *reader) {
     at.end = reader->header_end;
     count = varint_up_to(&at, 1 << 18);
     reader->metadata_count = varint_up_to(&at, 1 << 28);
+#ifdef METAQ_UPDATES
+    if (reader->base) read_removed(reader, &at);
+    if (!is_well(reader)) return;
+#endif
     byte = byte_of(&at);
     reader->coder = byte >> 5;
     reader->chunk_bits = byte & 31;
@@ -1322,8 +1378,9 @@ static void read_header(metaq_reader *reader) {
 /* What a coder is told of a tensor, a piece of one or a field of its bits. */
 typedef struct stream {
     size_t count, row_length, done;
+    size_t start;              /* in the tensor, in the order of the scan */
     uint32_t number, alphabet; /* of a tensor */
-    uint8_t trellis_bits;
+    uint8_t trellis_bits, is_told;
     int has_rows;
 } stream;
 
@@ -1369,6 +1426,14 @@ static int next_piece(walk *at, stream *of) {
     of->number = at->number;
     of->alphabet = tensor->buckets;
     of->trellis_bits = tensor->trellis_bits;
+    if (HAS_UPDATES) {
+        of->start = at->number == at->chunk->first ? at->chunk->start : 0;
+        of->is_told = relation_of(tensor) == GIVEN || relation_of(tensor) == ADDED;
+        if (relation_of(tensor) == GIVEN) {
+            of->alphabet = 2 * tensor->buckets - 1;
+            of->trellis_bits = 0;
+        }
+    }
     if (at->number == at->chunk->first) shape_stream(of, at->chunk->count, at->chunk->row_length);
     else shape_stream(of, tensor->elements, row_length_of(tensor));
     at->number = tensor->next;
@@ -1431,6 +1496,7 @@ static int next_field(walk *at, stream *of) {
             if (at->of.way == WAY_FIELDS && field >> 6 != 2) continue;
             of->alphabet = at->of.way == WAY_PALETTE ? (uint32_t)at->of.length : 1u << (field & 63);
             of->trellis_bits = 0;
+            if (HAS_UPDATES) of->is_told = 0;
             shape_stream(of, at->of.count, at->of.by_columns ? at->of.count / at->of.row_length : at->of.row_length);
             return 1;
         }
@@ -1472,6 +1538,132 @@ INLINE uint32_t next_state(int bits, uint32_t state, number level) {
     return (state ^ (state & 1 ? check[0] : 0) ^ (level & 1 ? check[1] : 0)) >> 1;
 #endif
 }
+
+/* ---- Elements */
+
+static uint64_t from_bytes(const uint8_t *bytes, size_t size) {
+    uint64_t value = 0;
+    while (size-- > 0) value = value << 8 | bytes[size];
+    return value;
+}
+
+static void to_bytes(uint64_t value, uint8_t *bytes, size_t size) {
+    for (; size > 0; size--, value >>= 8) *bytes++ = (uint8_t)value;
+}
+
+static uint32_t single_bits(float value) {
+    uint32_t pattern;
+    memcpy(&pattern, &value, sizeof pattern);
+    return pattern;
+}
+
+static float single_from(uint32_t pattern) {
+    float value;
+    memcpy(&value, &pattern, sizeof value);
+    return value;
+}
+
+static uint32_t to_bfloat16(float value) {
+    const uint32_t pattern = single_bits(value);
+    return (uint32_t)(((uint64_t)pattern + 0x7fff + (pattern >> 16 & 1)) >> 16) & 0xffff;
+}
+
+/* Bits of a value that is rounded to a type, ties to even. */
+static uint64_t rounded(double value, metaq_type type) {
+    if (type == METAQ_FLOAT32) return single_bits((float)value);
+    if (type == METAQ_FLOAT64) return to_bits(value);
+    if (type == METAQ_BFLOAT16) return to_bfloat16((float)value);
+    return to_narrow(value, narrow_of(type));
+}
+
+static int has_floats(metaq_type type) { return type <= METAQ_BFLOAT16 || type >= METAQ_FLOAT8_E4M3FN; }
+
+static float float_of(uint64_t pattern, metaq_type type) {
+    if (type == METAQ_FLOAT32) return single_from((uint32_t)pattern);
+    if (type == METAQ_BFLOAT16) return single_from((uint32_t)pattern << 16);
+    return (float)from_narrow((uint32_t)pattern, narrow_of(type));
+}
+
+#ifdef METAQ_UPDATES
+
+/* ---- The base of an update */
+
+static double double_of(uint64_t pattern, metaq_type type) {
+    return type == METAQ_FLOAT64 ? from_bits(pattern) : float_of(pattern, type);
+}
+
+/* All elements of the tensor of the base that tells one of the update. */
+static const uint8_t *base_of(metaq_reader *reader, const metaq_tensor *tensor) {
+    if (reader->base_held != tensor->in_base) {
+        metaq_status status = metaq_select(reader->base, tensor->in_base);
+        if (status == METAQ_OK) status = metaq_read_all(reader->base, METAQ_ELEMENTS, reader->base_elements);
+        if (status != METAQ_OK) refuse(reader, status);
+        reader->base_held = tensor->in_base;
+    }
+    return reader->base_elements;
+}
+
+/* The element that comes at a place of the scan. */
+static size_t element_at(const metaq_tensor *tensor, size_t place) {
+    const size_t line = line_of(tensor);
+    return tensor->by_columns ? place % line * (tensor->elements / line) + place / line : place;
+}
+
+/* The base at a place of the scan, in units of half a step from the centre of the grid. */
+static double halves_at(metaq_reader *reader, const metaq_tensor *tensor, size_t place) {
+    const size_t element = element_at(tensor, place), size = tensor->element_size;
+    double value = double_of(from_bytes(base_of(reader, tensor) + element * size, size), tensor->type);
+    if (tensor->scales) value /= metaq_factor(tensor, element);
+    value = (value - tensor->center) * tensor->buckets;
+    value /= tensor->radius;
+    return value == value ? value : 0;
+}
+
+static int32_t floor_within(double value, int32_t low, int32_t high) {
+    int32_t found;
+    if (value < low) return low;
+    if (value >= high) return high;
+    found = (int32_t)value;
+    return found - (found > value);
+}
+
+/* The bucket nearest to the base. */
+static int32_t nearest_at(metaq_reader *reader, const metaq_tensor *tensor, size_t place) {
+    const int32_t buckets = (int32_t)tensor->buckets;
+    return floor_within((halves_at(reader, tensor, place) + buckets) / 2, 0, buckets - 1);
+}
+
+static int8_t told_at(metaq_reader *reader, const metaq_tensor *tensor, size_t place) {
+    if (tensor->relation == ADDED) return (int8_t)floor_within((halves_at(reader, tensor, place) + 1) / 2, -32, 31);
+    return (int8_t)clip(nearest_at(reader, tensor, place) - ((int32_t)tensor->buckets - 1) / 2, -32, 31);
+}
+
+/* Bucket indices in place of the symbols that tell them beside the base. */
+static void make_indices(metaq_reader *reader, const metaq_tensor *tensor, int32_t *symbols, size_t count,
+                         size_t position) {
+    const int32_t buckets = (int32_t)tensor->buckets;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        symbols[i] += nearest_at(reader, tensor, position + i) - (buckets - 1);
+        if (symbols[i] < 0 || symbols[i] >= buckets) refuse(reader, METAQ_DAMAGED);
+    }
+}
+
+/* Bits of an element of the base and a value together. */
+static uint64_t sum_of(metaq_reader *reader, const metaq_tensor *tensor, size_t element, double value) {
+    const size_t size = tensor->element_size;
+    const metaq_type type = tensor->type;
+    const uint64_t pattern = from_bytes(base_of(reader, tensor) + element * size, size);
+    const double base = double_of(pattern, type);
+    if (base == base) return rounded(base + double_of(rounded(value, type), type), type);
+    if (size == 1) return (pattern & 0x80) | narrow_of(type)->largest_bits;
+    return pattern | (uint64_t)1 << (type == METAQ_FLOAT64   ? 51
+                                     : type == METAQ_FLOAT32 ? 22
+                                     : type == METAQ_FLOAT16 ? 9
+                                                             : 6);
+}
+
+#endif
 
 /* ---- Coder small */
 
@@ -1605,6 +1797,11 @@ typedef struct small_decoder {
     uint32_t *column_counts;
     uint8_t *of_symbols, *of_rows, *new_rows; /* hints, a bit each */
     size_t symbol_hints, row_hints;
+#ifdef METAQ_UPDATES
+    const int8_t *told; /* by the base, of every symbol of the stream; or NULL */
+    uint8_t *told_columns;
+    size_t told_length; /* of a row */
+#endif
     int follows, period;
     int coefficients[6];
     number base, expected;
@@ -1734,6 +1931,7 @@ enum { FLAG_NODE, SIGN_NODE, FIRST_LENGTH_NODE };
 /* Values of the contexts but the last, whose number depends on the streams. */
 static const uint16_t CONTEXT_VALUES[CONTEXTS - 1] = {2, 64, 72, 32, 32, 1024, 66, 27, 256, 64, 9, 123};
 #define MOST_COLUMN_NODES 4
+#define TOLD_AROUND 256
 
 static int32_t steepness_of(int64_t scale) {
     return (int32_t)((number)WHOLE / largest((number)((185 * scale) >> 8), 256));
@@ -1800,17 +1998,56 @@ static int hint_of(const uint8_t *bits, size_t number, size_t place, size_t leng
 
 /* Of the first list whose length divides `length`; 2 if there is none. */
 static int row_hint(const small_decoder *d, size_t row, size_t rows) {
+#ifdef METAQ_UPDATES
+    size_t i;
+    for (i = 0; d->told; i++) {
+        if (i == d->told_length) return 0;
+        if (d->told[row * d->told_length + i]) return 1;
+    }
+#endif
     if (d->symbol_hints && rows % d->symbol_hints == 0) return hint_of(d->of_symbols, d->symbol_hints, row, rows);
     if (d->row_hints && rows % d->row_hints == 0) return hint_of(d->of_rows, d->row_hints, row, rows);
     return 2;
 }
 
 static int column_hint(const small_decoder *d, size_t column, size_t columns) {
+#ifdef METAQ_UPDATES
+    if (d->told) return d->told_columns[column];
+#endif
     if (d->row_hints && columns % d->row_hints == 0) return hint_of(d->of_rows, d->row_hints, column, columns);
     if (d->symbol_hints && columns % d->symbol_hints == 0)
         return hint_of(d->of_symbols, d->symbol_hints, column, columns);
     return 2;
 }
+
+#ifdef METAQ_UPDATES
+
+/* What the base tells of a stream. */
+static void be_told(metaq_reader *reader, small_decoder *d, const stream *of) {
+    size_t i;
+    d->told = NULL;
+    if (!of->is_told || !d->is_deep) return;
+    d->told = reader->hints;
+    d->told_length = of->row_length;
+    for (i = 0; of->has_rows && i < of->row_length; i++) d->told_columns[i] = 0;
+    for (i = 0; i < of->count && is_well(reader); i++) {
+        reader->hints[i] = told_at(reader, stream_at(reader, of->number), of->start + i);
+        if (of->has_rows && reader->hints[i]) d->told_columns[i % of->row_length] = 1;
+    }
+}
+
+/* What the base tells of a symbol and of those around it, and what came before these. */
+static uint32_t surroundings(const small_decoder *d, const stream *of, int left, int above) {
+    const int8_t *told = d->told + of->done;
+    const size_t length = of->has_rows ? of->row_length : of->count;
+    return (uint32_t)(64 * least(size_of(told[0]), 3) + 32 * (d->column > 0 && told[-1]) +
+                      16 * (d->column < length - 1 && told[1]) +
+                      8 * (of->has_rows && of->done >= length && told[-(ptrdiff_t)length]) +
+                      4 * (of->has_rows && of->count - of->done > length && told[length]) + 2 * (left != 0) +
+                      (above != 0));
+}
+
+#endif
 
 /* Finds contexts and classes of the next symbol. */
 static void look(small_decoder *d, const stream *of, int hints) {
@@ -1820,7 +2057,7 @@ static void look(small_decoder *d, const stream *of, int hints) {
     const int left = residuals[-1];
     int above = 0, above2 = 0, above_left = 0, above_right = 0;
     int near, across = 0, along, column_density = 0, row_density, left_size, j;
-    uint32_t values[CONTEXTS], flags = d->flags, ones = 0;
+    uint32_t values[CONTEXTS], flags = d->flags, ones = 0, around;
     if (length) {
         above = residuals[-(ptrdiff_t)length];
         above2 = residuals[-(ptrdiff_t)(2 * length)];
@@ -1859,9 +2096,15 @@ static void look(small_decoder *d, const stream *of, int hints) {
     values[9] = (uint32_t)(32 + clip((d->expected - 16 * d->base) >> 3, -32, 31));
     values[10] = (uint32_t)hints;
     values[11] = (uint32_t)(3 * (20 + clip(left, -20, 20)) + 1 + sign_of(above));
+    around = (uint32_t)(length ? d->column & 0xffff : 0);
+#ifdef METAQ_UPDATES
+    if (d->told) {
+        values[9] = (uint32_t)(32 + d->told[i]);
+        around = surroundings(d, of, left, above);
+    }
+#endif
     for (j = 0; j < CONTEXTS - 1; j++) d->chosen[j] = d->first_slots[j] + values[j] * d->nodes;
-    d->chosen[CONTEXTS - 1] =
-        d->first_slots[CONTEXTS - 1] + MOST_COLUMN_NODES * (uint32_t)(length ? d->column & 0xffff : 0);
+    d->chosen[CONTEXTS - 1] = d->first_slots[CONTEXTS - 1] + MOST_COLUMN_NODES * around;
     d->classes[0] = &d->experts[0][along];
     d->classes[1] = &d->experts[1][across];
     d->classes[2] = &d->experts[2][24 * along + across];
@@ -2226,6 +2469,10 @@ static void start_small_stream(metaq_reader *reader, small_decoder *d, const str
     d->mode = middle + d->last_shift;
     if (d->mode < 0 || (uint32_t)d->mode >= of->alphabet) refuse(reader, METAQ_DAMAGED);
     if (!is_well(reader)) return;
+#ifdef METAQ_UPDATES
+    be_told(reader, d, of);
+    if (!is_well(reader)) return;
+#endif
     d->column = d->row = 0;
     d->at = d->keep;
     for (i = 0; i < d->keep; i++) {
@@ -2258,6 +2505,7 @@ static void extend(extents *of, const stream *by) {
 }
 
 static void start_small(metaq_reader *reader, small_decoder *d, const extents *of) {
+    size_t columns;
     int k;
     if (IS_SMALL && of->alphabet > 32767) {
         refuse(reader, METAQ_LEFT_OUT);
@@ -2287,7 +2535,12 @@ static void start_small(metaq_reader *reader, small_decoder *d, const extents *o
         d->of_symbols = room(reader, of->symbols / 8 + 1, 1);
         d->of_rows = room(reader, of->rows / 8 + 1, 1);
         d->new_rows = room(reader, of->rows / 8 + 1, 1);
-        start_deep(reader, d, of->row_length ? of->row_length : 1);
+#ifdef METAQ_UPDATES
+        d->told_columns = room(reader, of->row_length, 1);
+#endif
+        /* With an update, what is around a symbol takes the place of its column. */
+        columns = is_update(reader) && of->row_length < TOLD_AROUND ? TOLD_AROUND : of->row_length;
+        start_deep(reader, d, columns ? columns : 1);
     } else {
         d->columns = room(reader, of->row_length, sizeof(int64_t));
         start_wide(d);
@@ -2746,51 +2999,6 @@ static void end_coder(metaq_reader *reader, const coder *d) {
 #endif
 }
 
-/* ---- Elements */
-
-static uint64_t from_bytes(const uint8_t *bytes, size_t size) {
-    uint64_t value = 0;
-    while (size-- > 0) value = value << 8 | bytes[size];
-    return value;
-}
-
-static void to_bytes(uint64_t value, uint8_t *bytes, size_t size) {
-    for (; size > 0; size--, value >>= 8) *bytes++ = (uint8_t)value;
-}
-
-static uint32_t single_bits(float value) {
-    uint32_t pattern;
-    memcpy(&pattern, &value, sizeof pattern);
-    return pattern;
-}
-
-static float single_from(uint32_t pattern) {
-    float value;
-    memcpy(&value, &pattern, sizeof value);
-    return value;
-}
-
-static uint32_t to_bfloat16(float value) {
-    const uint32_t pattern = single_bits(value);
-    return (uint32_t)(((uint64_t)pattern + 0x7fff + (pattern >> 16 & 1)) >> 16) & 0xffff;
-}
-
-/* Bits of a value that is rounded to a type, ties to even. */
-static uint64_t rounded(double value, metaq_type type) {
-    if (type == METAQ_FLOAT32) return single_bits((float)value);
-    if (type == METAQ_FLOAT64) return to_bits(value);
-    if (type == METAQ_BFLOAT16) return to_bfloat16((float)value);
-    return to_narrow(value, narrow_of(type));
-}
-
-static int has_floats(metaq_type type) { return type <= METAQ_BFLOAT16 || type >= METAQ_FLOAT8_E4M3FN; }
-
-static float float_of(uint64_t pattern, metaq_type type) {
-    if (type == METAQ_FLOAT32) return single_from((uint32_t)pattern);
-    if (type == METAQ_BFLOAT16) return single_from((uint32_t)pattern << 16);
-    return (float)from_narrow((uint32_t)pattern, narrow_of(type));
-}
-
 /* Puts an element where a format has it. */
 SHARED void put(uint8_t *out, double value, metaq_type type, metaq_format format) {
     if (type == METAQ_FLOAT32) {
@@ -2809,6 +3017,23 @@ SHARED void put(uint8_t *out, double value, metaq_type type, metaq_format format
         to_bytes(rounded(value, type), out, ELEMENT_SIZES[type]);
     }
 }
+
+#ifdef METAQ_UPDATES
+
+/* Puts what an element of the base and a value are together. */
+static void put_sum(metaq_reader *reader, const metaq_tensor *tensor, uint8_t *out, size_t element, double value,
+                    metaq_format format) {
+    const uint64_t pattern = sum_of(reader, tensor, element, value);
+    float single;
+    if (format == METAQ_ELEMENTS) {
+        to_bytes(pattern, out, tensor->element_size);
+        return;
+    }
+    single = float_of(pattern, tensor->type);
+    memcpy(out, &single, sizeof single);
+}
+
+#endif
 
 /* ---- A chunk that is being decoded */
 
@@ -3152,6 +3377,9 @@ static void make_numerators(metaq_reader *reader, const metaq_tensor *tensor, in
                             size_t position, size_t line) {
     const int32_t buckets = (int32_t)tensor->buckets, middle = (buckets - 1) / 2;
     size_t i, column = position % line;
+#ifdef METAQ_UPDATES
+    if (tensor->relation == GIVEN) make_indices(reader, tensor, symbols, count, position);
+#endif
     if (tensor->trellis_bits == 0) {
         for (i = 0; i < count; i++) symbols[i] = 2 * symbols[i] + 1 - buckets;
         return;
@@ -3163,11 +3391,6 @@ static void make_numerators(metaq_reader *reader, const metaq_tensor *tensor, in
         symbols[i] = 2 * level - (reader->trellis_state & 1 ? sign_of(level) : 0);
         reader->trellis_state = next_state(tensor->trellis_bits, reader->trellis_state, level);
     }
-}
-
-static size_t line_of(const metaq_tensor *tensor) {
-    const size_t rows = tensor->dimensions > 1 ? tensor->shape[0] : 1;
-    return tensor->by_columns ? rows : tensor->elements / rows;
 }
 
 static void read_on_grid(metaq_reader *reader, const metaq_tensor *tensor, metaq_format format, uint8_t *out,
@@ -3183,6 +3406,15 @@ static void read_on_grid(metaq_reader *reader, const metaq_tensor *tensor, metaq
         make_numerators(reader, tensor, scratch, count, reader->position, line);
         if (format == METAQ_INTEGERS) {
             memcpy(out, scratch, count * sizeof *scratch);
+#ifdef METAQ_UPDATES
+        } else if (tensor->relation == ADDED) {
+            for (i = 0; i < count; i++) {
+                const size_t element = span->start + (done + i) * span->stride;
+                double value = value_of(tensor->center, tensor->radius, tensor->buckets, scratch[i]);
+                if (tensor->scales) value *= metaq_factor(tensor, element);
+                put_sum(reader, tensor, out + i * size, element, value, format);
+            }
+#endif
         } else if (tensor->scales) {
             for (i = 0; i < count; i++) {
                 const double value = value_of(tensor->center, tensor->radius, tensor->buckets, scratch[i]);
@@ -3223,6 +3455,12 @@ static void read_combined(metaq_reader *reader, const metaq_tensor *tensor, meta
     for (i = 0; i < span->count; i++) {
         double value = combined(reader, basis, column + i, is_narrow) * unit;
         if (tensor->scales) value *= metaq_factor(tensor, span->start + i);
+#ifdef METAQ_UPDATES
+        if (tensor->relation == ADDED) {
+            put_sum(reader, tensor, out + i * size, span->start + i, value, format);
+            continue;
+        }
+#endif
         put(out + i * size, value, tensor->type, format);
     }
     reader->position += span->count;
@@ -3236,6 +3474,9 @@ static void read_exact_elements(metaq_reader *reader, const metaq_tensor *tensor
     metaq_decoder *d = reader->decoder;
     const size_t size = tensor->element_size;
     uint8_t raw[16];
+#ifdef METAQ_UPDATES
+    uint8_t sum[8];
+#endif
     size_t i;
     for (i = 0; i < count && is_well(reader); i++) {
         const uint8_t *element = raw;
@@ -3251,6 +3492,14 @@ static void read_exact_elements(metaq_reader *reader, const metaq_tensor *tensor
             else fetch(reader, d->position + d->of.done * size, raw, size);
             d->of.done++;
         }
+#ifdef METAQ_UPDATES
+        if (tensor->relation == DIFFERENCES) {
+            const uint64_t told = from_bytes(element, size);
+            const uint64_t base = from_bytes(base_of(reader, tensor) + reader->position * size, size);
+            to_bytes(base + ((told >> 1) ^ (0 - (told & 1))), sum, size);
+            element = sum;
+        }
+#endif
         reader->position++;
         if (tensor->type == METAQ_BOOL && *element > 1) refuse(reader, METAQ_DAMAGED);
         if (format == METAQ_FLOATS) {
@@ -3278,7 +3527,8 @@ metaq_source metaq_in_memory(const void *bytes, size_t size) {
 /* Reads the start of the file; the size of the coded header is left in `size`, and its place is returned. */
 static size_t read_preamble(metaq_reader *reader, size_t *size) {
     const size_t file = reader->source.size;
-    uint8_t start[14];
+    const size_t fixed = is_update(reader) ? 17 : 5; /* bytes before the size of the header */
+    uint8_t start[26];
     cursor at;
     memset(start, 0, sizeof start);
     fetch(reader, 0, start, least_size(file, sizeof start));
@@ -3288,12 +3538,14 @@ static size_t read_preamble(metaq_reader *reader, size_t *size) {
     else if (file > 4 && start[4] != 1) refuse(reader, METAQ_NEWER);
     else if (file < 9) refuse(reader, METAQ_DAMAGED);
     if (is_well(reader) && !reader->source.is_partial) check_crc(reader, 0, file - 4, file - 4);
-    if (is_well(reader) && start[3] == 0x44) refuse(reader, METAQ_IS_UPDATE);
+    if (is_well(reader) && !is_update(reader) && start[3] == 0x44) refuse(reader, METAQ_IS_UPDATE);
+    if (is_well(reader) && is_update(reader) && start[3] == 0x51) refuse(reader, METAQ_NO_UPDATE);
+    if (is_well(reader) && is_update(reader) && file < fixed + 4) refuse(reader, METAQ_DAMAGED);
     if (!is_well(reader)) return 0;
     memset(&at, 0, sizeof at);
-    at.next = start + 5;
-    at.end = start + least_size(file - 4, sizeof start);
-    *size = varint_up_to(&at, file - 9);
+    at.next = start + fixed;
+    at.end = start + least_size(file - 4, fixed + 9);
+    *size = varint_up_to(&at, file - fixed - 4);
     if (at.is_bad || (size_t)(at.next - start) + *size > file - 4) refuse(reader, METAQ_DAMAGED);
     return (size_t)(at.next - start);
 }
@@ -3335,9 +3587,244 @@ static void count_chunks(metaq_reader *reader) {
     reader->decoder = NULL;
 }
 
-metaq_status metaq_open(metaq_reader *reader, metaq_source source, void *block, size_t size) {
+#ifdef METAQ_UPDATES
+
+/* ---- Updates */
+
+typedef struct sha256 {
+    uint32_t state[8];
+    uint64_t size;
+    uint8_t block[64];
+} sha256;
+
+static uint32_t turned(uint32_t value, int bits) { return value >> bits | value << (32 - bits); }
+
+static const uint32_t FIRST_STATE[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                        0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+
+static void hash_block(sha256 *of) {
+    static const uint32_t ROUNDS[64] = {
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+        0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+        0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+        0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+        0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+        0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+        0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+    uint32_t words[64], s[8];
+    int i, k;
+    memcpy(s, of->state, sizeof s);
+    for (i = 0; i < 64; i++) {
+        uint32_t first, second;
+        if (i < 16) {
+            for (words[i] = 0, k = 0; k < 4; k++) words[i] = words[i] << 8 | of->block[4 * i + k];
+        } else {
+            first = turned(words[i - 15], 7) ^ turned(words[i - 15], 18) ^ words[i - 15] >> 3;
+            second = turned(words[i - 2], 17) ^ turned(words[i - 2], 19) ^ words[i - 2] >> 10;
+            words[i] = words[i - 16] + first + words[i - 7] + second;
+        }
+        first = s[7] + (turned(s[4], 6) ^ turned(s[4], 11) ^ turned(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) +
+                ROUNDS[i] + words[i];
+        second =
+            (turned(s[0], 2) ^ turned(s[0], 13) ^ turned(s[0], 22)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
+        memmove(s + 1, s, 7 * sizeof *s);
+        s[4] += first;
+        s[0] = first + second;
+    }
+    for (i = 0; i < 8; i++) of->state[i] += s[i];
+}
+
+static void hash(sha256 *of, const void *bytes, size_t size) {
+    const uint8_t *next = bytes;
+    for (; size > 0; size--) {
+        of->block[of->size++ % 64] = *next++;
+        if (of->size % 64 == 0) hash_block(of);
+    }
+}
+
+static void hash_varint(sha256 *of, uint64_t value) {
+    uint8_t byte;
+    do {
+        byte = (uint8_t)((value & 127) | (value > 127 ? 128 : 0));
+        hash(of, &byte, 1);
+        value >>= 7;
+    } while (value);
+}
+
+/* The first eight bytes. */
+static void end_hash(sha256 *of, uint8_t *found) {
+    const uint64_t bits = 8 * of->size;
+    uint8_t byte = 0x80;
+    int k;
+    do {
+        hash(of, &byte, 1);
+        byte = 0;
+    } while (of->size % 64 != 56);
+    for (k = 56; k >= 0; k -= 8) {
+        byte = (uint8_t)(bits >> k);
+        hash(of, &byte, 1);
+    }
+    for (k = 0; k < 8; k++) found[k] = (uint8_t)(of->state[k / 4] >> (24 - k % 4 * 8));
+}
+
+static void hash_tensor(metaq_reader *reader, sha256 *of, metaq_reader *holder, size_t number) {
+    const metaq_tensor *tensor = &holder->tensors[number];
+    const uint8_t kind[2] = {(uint8_t)tensor->type, (uint8_t)tensor->dimensions};
+    const size_t size = tensor->element_size;
+    uint8_t part[256];
+    metaq_status status;
+    metaq_span span;
+    uint32_t k;
+    hash_varint(of, tensor->name_size);
+    hash(of, tensor->name, tensor->name_size);
+    hash(of, kind, 2);
+    for (k = 0; k < tensor->dimensions; k++) hash_varint(of, tensor->shape[k]);
+    status = metaq_select(holder, number);
+    if (status == METAQ_OK && holder->tensor->by_columns) {
+        status = metaq_read_all(holder, METAQ_ELEMENTS, reader->whole);
+        if (status == METAQ_OK) hash(of, reader->whole, tensor->elements * size);
+    } else {
+        while (status == METAQ_OK &&
+               (status = metaq_read(holder, METAQ_ELEMENTS, part, sizeof part / size, &span)) == METAQ_OK)
+            hash(of, part, span.count * size);
+    }
+    if (status != METAQ_OK && status != METAQ_END) refuse(reader, status);
+}
+
+/* Whether tensors may be files that travel with the model. */
+static int has_files(const metaq_reader *reader) {
+    metaq_metadatum found;
+    cursor at;
+    size_t i;
+    memset(&at, 0, sizeof at);
+    at.next = reader->metadata;
+    at.end = reader->header_end;
+    for (i = 0; i < reader->metadata_count && read_metadatum(&at, &found) == METAQ_OK; i++)
+        if ((found.key_size == 4 && memcmp(found.key, "file", 4) == 0) ||
+            (found.key_size == 6 && memcmp(found.key, "folder", 6) == 0))
+            return 1;
+    return 0;
+}
+
+static int is_file(const metaq_reader *reader, size_t number) {
+    const metaq_tensor *tensor = &reader->tensors[number];
+    return ((tensor->name_size >= 5 && memcmp(tensor->name, "file:", 5) == 0) ||
+            (tensor->name_size >= 6 && memcmp(tensor->name, "frame:", 6) == 0)) &&
+           has_files(reader);
+}
+
+/* The number of the tensor of a name, or `count`. */
+static size_t number_of(const metaq_reader *reader, const char *name, size_t size) {
+    size_t low = 0, high = reader->count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        const metaq_tensor *tensor = &reader->tensors[middle];
+        if (is_before((const uint8_t *)tensor->name, tensor->name_size, (const uint8_t *)name, size)) low = middle + 1;
+        else high = middle;
+    }
+    if (low < reader->count && reader->tensors[low].name_size == size &&
+        memcmp(reader->tensors[low].name, name, size) == 0)
+        return low;
+    return reader->count;
+}
+
+/* Whether the update takes away a tensor of the base, `place` of those that are no files. */
+static int is_removed(const metaq_reader *reader, size_t place) {
+    size_t i;
+    for (i = 0; i < reader->removed_count; i++)
+        if (reader->removed[i] == place) return 1;
+    return 0;
+}
+
+/* Finds what tells the tensors of the update, and makes room for it. */
+static void find_base(metaq_reader *reader) {
+    metaq_reader *base = reader->base;
+    size_t elements = 0, bytes = 0, whole = 0, i;
+    for (i = 0; i < reader->count; i++) {
+        metaq_tensor *tensor = &reader->tensors[i];
+        const metaq_tensor *other;
+        const size_t size = tensor->elements * tensor->element_size;
+        size_t number;
+        if (tensor->by_columns && size > whole) whole = size;
+        if (tensor->relation == ALONE) continue;
+        number = number_of(base, tensor->name, tensor->name_size);
+        other = &base->tensors[number < base->count ? number : 0];
+        if (number == base->count || is_file(base, number) || other->type != tensor->type ||
+            other->dimensions != tensor->dimensions ||
+            memcmp(other->shape, tensor->shape, tensor->dimensions * sizeof(size_t)) != 0) {
+            refuse(reader, METAQ_OTHER_BASE);
+            return;
+        }
+        tensor->in_base = (uint32_t)number;
+        if (tensor->elements > elements) elements = tensor->elements;
+        if (size > bytes) bytes = size;
+    }
+    for (i = 0; i < base->count; i++) {
+        const metaq_tensor *tensor = &base->tensors[i];
+        const size_t size = tensor->elements * tensor->element_size;
+        if (tensor->by_columns && size > whole) whole = size;
+    }
+    reader->base_held = NOWHERE;
+    reader->base_elements = room(reader, bytes, 1);
+    reader->hints = room(reader, elements, 1);
+    reader->whole = room(reader, whole, 1);
+}
+
+/* Compares what the update says of the base, and of the model that it gives. */
+static void check_identities(metaq_reader *reader) {
+    metaq_reader *base = reader->base;
+    uint8_t said[12], of_base[8], of_result[8];
+    sha256 first, second;
+    size_t i = 0, own = 0, place = 0, most = 0;
+    memset(&first, 0, sizeof first);
+    memcpy(first.state, FIRST_STATE, sizeof first.state);
+    second = first;
+    fetch(reader, 5, said, sizeof said);
+    for (i = 0; i < base->count && is_well(reader); i++)
+        if (!is_file(base, i)) hash_tensor(reader, &first, base, i);
+    end_hash(&first, of_base);
+    if (is_well(reader) && memcmp(of_base, said, 8) != 0) refuse(reader, METAQ_OTHER_BASE);
+    for (i = 0; (i < base->count || own < reader->count) && is_well(reader);) {
+        const metaq_tensor *old = i < base->count ? &base->tensors[i] : NULL;
+        const metaq_tensor *new = own < reader->count ? &reader->tensors[own] : NULL;
+        const int is_new = !old || (new && !is_before((const uint8_t *)old->name, old->name_size,
+                                                      (const uint8_t *)new->name, new->name_size));
+        const int is_replaced =
+            is_new && old &&
+            !is_before((const uint8_t *)new->name, new->name_size, (const uint8_t *)old->name, old->name_size);
+        if (new &&is_new && !is_file(reader, own)) hash_tensor(reader, &second, reader, own);
+        if (old && (!is_new || is_replaced) && !is_file(base, i)) {
+            const int is_kept = !is_removed(reader, place++) && !(is_replaced && !is_file(reader, own));
+            if (is_kept) hash_tensor(reader, &second, base, i);
+        }
+        i += !is_new || is_replaced;
+        own += (size_t)is_new;
+    }
+    for (i = 0; i < reader->removed_count; i++) most = reader->removed[i] + (size_t)1;
+    end_hash(&second, of_result);
+    if (is_well(reader) && (most > place || memcmp(of_result + 4, said + 8, 4) != 0)) refuse(reader, METAQ_DAMAGED);
+}
+
+metaq_reader *metaq_find(metaq_reader *reader, const char *name, size_t name_size, size_t *number) {
+    metaq_reader *base = reader->base;
+    size_t place = 0, i;
+    *number = number_of(reader, name, name_size);
+    if (*number < reader->count) return reader;
+    if (!base) return NULL;
+    *number = number_of(base, name, name_size);
+    if (*number == base->count || is_file(base, *number)) return NULL;
+    for (i = 0; i < *number; i++) place += !is_file(base, i);
+    return is_removed(reader, place) ? NULL : base;
+}
+
+#endif
+
+/* Reads the header of a model, or of an update if there is a base. */
+static metaq_status open_with(metaq_reader *reader, metaq_source source, metaq_reader *base, void *block, size_t size) {
     memset(reader, 0, sizeof *reader);
     reader->source = source;
+    reader->base = base;
     reader->block = block;
     reader->size = size;
     if ((uintptr_t)block % sizeof(uint64_t)) return refuse(reader, METAQ_MISUSED);
@@ -3348,11 +3835,33 @@ metaq_status metaq_open(metaq_reader *reader, metaq_source source, void *block, 
 #ifndef METAQ_NO_BASIS
     if (is_well(reader)) make_bases(reader);
 #endif
+#ifdef METAQ_UPDATES
+    if (is_well(reader) && base) find_base(reader);
+#endif
     reader->kept = reader->used;
     if (is_well(reader)) count_chunks(reader);
+#ifdef METAQ_UPDATES
+    if (is_well(reader) && base) check_identities(reader);
+    reader->tensor = NULL;
+#endif
     if (!is_well(reader)) reader->count = 0;
     return reader->status;
 }
+
+metaq_status metaq_open(metaq_reader *reader, metaq_source source, void *block, size_t size) {
+    return open_with(reader, source, NULL, block, size);
+}
+
+#ifdef METAQ_UPDATES
+metaq_status metaq_open_update(metaq_reader *reader, metaq_source source, metaq_reader *base, void *block,
+                               size_t size) {
+    metaq_status status = base->status;
+    if (status == METAQ_OK && base->base) status = METAQ_MISUSED;
+    if (status == METAQ_OK) return open_with(reader, source, base, block, size);
+    memset(reader, 0, sizeof *reader);
+    return reader->status = status;
+}
+#endif
 
 const metaq_tensor *metaq_tensor_at(const metaq_reader *reader, size_t number) {
     return number < reader->count ? &reader->tensors[number] : NULL;
@@ -3438,7 +3947,8 @@ metaq_status metaq_read(metaq_reader *reader, metaq_format format, void *out, si
     size_t line;
     if (!is_well(reader)) return reader->status;
     if (!tensor || most == 0 || (format == METAQ_FLOATS && !has_floats(tensor->type)) ||
-        (format == METAQ_INTEGERS && (tensor->storage != QUANTISED || tensor->basis != NOWHERE)))
+        (format == METAQ_INTEGERS &&
+         (tensor->storage != QUANTISED || tensor->basis != NOWHERE || relation_of(tensor) == ADDED)))
         return METAQ_MISUSED;
     if (reader->position == tensor->elements) return METAQ_END;
     line = line_of(tensor);
@@ -3498,6 +4008,12 @@ const char *metaq_sentence(metaq_status status) {
                                     "The file is an update; apply it with metaq apply first.\0"
                                     "A tensor needs Zstandard; give a function that decodes it.\0"
                                     "This build leaves out what the file has; build all parts.\0"
+#ifdef METAQ_UPDATES
+                                    "The file is a model, no update; open it without a base.\0"
+                                    "The update is of another model; give the one that it was made of.\0"
+#else
+                                    "\0\0"
+#endif
                                     "The call is not one that metaq.h allows.";
     const char *found = SENTENCES;
     int i;

@@ -16,10 +16,14 @@
  *
  * Compile with -ffp-contract=off where the machine has fused multiply-add. What a device does not need is left out by:
  *
- * METAQ_SMALL_MEMORY   tables of the coder small hold what is used alone, and others are computed anew; many times
- * slower METAQ_NO_BASIS       tensors with a basis are refused METAQ_NO_TRELLIS     tensors with a trellis are refused
- * METAQ_NO_FAST        the coder fast is refused
- * METAQ_NO_PLANES      exact tensors in planes are refused
+ * - METAQ_SMALL_MEMORY: tables of the coder small hold what is used alone, and others are computed anew; many times
+ * slower
+ * - METAQ_NO_BASIS: tensors with a basis are refused
+ * - METAQ_NO_TRELLIS: tensors with a trellis are refused
+ * - METAQ_NO_FAST: the coder fast is refused
+ * - METAQ_NO_PLANES: exact tensors in planes are refused
+ *
+ * With METAQ_UPDATES, updates are read, too; an update that is read reads its base, one call deeper.
  */
 #ifndef METAQ_H
 #define METAQ_H
@@ -39,6 +43,8 @@ typedef enum metaq_status {
     METAQ_IS_UPDATE,  /* the file tells a model by another one */
     METAQ_ZSTD,       /* a tensor is a Zstandard frame, and there is no function that decodes them */
     METAQ_LEFT_OUT,   /* the file has what this build leaves out */
+    METAQ_NO_UPDATE,  /* the file is a model, and needs no base */
+    METAQ_OTHER_BASE, /* the update is of another model than the base */
     METAQ_MISUSED     /* a function was called in a way that it is not made for */
 } metaq_status;
 
@@ -66,8 +72,8 @@ typedef enum metaq_type {
 typedef enum metaq_format {
     METAQ_ELEMENTS, /* elements of the tensor's type, little-endian */
     METAQ_FLOATS,   /* float, of tensors of float32, float16, bfloat16 or float8 */
-    METAQ_INTEGERS  /* int32_t n, of quantised tensors without basis: the element is (center + radius * n / buckets)
-                       times scales */
+    METAQ_INTEGERS  /* int32_t n, of quantised tensors without basis that are not added to a base: the element is
+                       (center + radius * n / buckets) times scales */
 } metaq_format;
 
 /* How elements are reached. */
@@ -97,7 +103,8 @@ typedef struct metaq_tensor {
     /* What follows is the reader's own. */
     const uint8_t *elements_in_header;
     uint32_t coder, chunk, next, basis;
-    uint8_t storage, trellis_bits, by_columns;
+    uint32_t in_base; /* number of the tensor of the base that tells it */
+    uint8_t storage, trellis_bits, by_columns, relation;
 } metaq_tensor;
 
 /* Elements `start`, `start + stride`, … of a tensor in C order. */
@@ -141,6 +148,12 @@ typedef struct metaq_reader {
     int16_t *narrow_row;
     int has_bases, is_in_chunk, is_counting;
     metaq_status status;
+    /* of an update */
+    struct metaq_reader *base;
+    uint8_t *base_elements, *whole;
+    int8_t *hints;
+    uint32_t *removed, base_held;
+    size_t removed_count;
 } metaq_reader;
 
 /* A file that is in memory as a whole, and stays there. */
@@ -149,6 +162,21 @@ metaq_source metaq_in_memory(const void *bytes, size_t size);
 /* Reads the header. The block is aligned for uint64_t and belongs to the reader from now on. If it is too small,
    `needed` tells how many bytes get further; after METAQ_OK, how many are enough for all tensors. */
 metaq_status metaq_open(metaq_reader *reader, metaq_source source, void *block, size_t size);
+
+#ifdef METAQ_UPDATES
+
+/* Reads the header of an update of the model that `base` has opened, no update itself. Both stay where they are; while
+   the update is read, the base is, too, and comes to other tensors. All tensors of both are decoded once, as an update
+   of another base, and one that gives another model than it says, are refused. The reader has the tensors in which the
+   model differs from the base, as they are in the model; all others are those of the base but for removed ones. Files
+   that the model carries are not told. */
+metaq_status metaq_open_update(metaq_reader *reader, metaq_source source, metaq_reader *base, void *block, size_t size);
+
+/* Which reader has a tensor of the model, that of an update or its base, and its number there; NULL if there is none.
+ */
+metaq_reader *metaq_find(metaq_reader *reader, const char *name, size_t name_size, size_t *number);
+
+#endif
 
 /* Tensor `number`, from 0 in the order of the names; NULL if there is none. */
 const metaq_tensor *metaq_tensor_at(const metaq_reader *reader, size_t number);

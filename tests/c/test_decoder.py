@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from c_program import COMPILER, LEFT_OUT, MEMORY, OK, ROOT, WARNINGS, ZSTD, Program, built, by_c
 from made_files import (
     CODER_NAMES,
     MAX_BYTES,
@@ -33,38 +32,7 @@ from metaq.errors import FormatError
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, QuantizedTensor, TiedTensor
 
-ROOT = Path(__file__).parents[2]
-SOURCES = [str(ROOT / "c" / "metaq.c"), str(ROOT / "c" / "testing" / "decode.c")]
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
-OPTIONS = ["-std=c99", "-O1", "-g", "-ffp-contract=off", *WARNINGS]
-OK, MEMORY, ZSTD, LEFT_OUT = 0, 6, 9, 10
-"""Numbers of statuses in c/metaq.h."""
-
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler is installed")
-
-
-class Program(NamedTuple):
-    """The testing program, and whether it decodes frames of Zstandard."""
-
-    path: Path
-    has_zstd: bool
-
-
-def built(folder: Path, *options: str, zstd: bool = True) -> Program:
-    """The testing program, with sanitizers and the library of Zstandard where the compiler finds them; where that is
-    missing, frames come out as zeros. Without `zstd` they are refused.
-    """
-    program = folder / "decode"
-    base = [str(COMPILER), *OPTIONS, *options, *SOURCES, "-o", str(program)]
-    ways = [(["-DWITH_ZSTD", "-lzstd"], True), (["-DSTUB_ZSTD"], False)] if zstd else [([], False)]
-    for sanitizers in (SANITIZERS, []):
-        for libraries, has_zstd in ways:
-            done = subprocess.run([*base, *sanitizers, *libraries], capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return Program(program, has_zstd)
-    raise AssertionError(done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +49,6 @@ def program_without_zstd(tmp_path_factory: pytest.TempPathFactory) -> Program:
 @pytest.fixture(scope="module")
 def small_program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return built(tmp_path_factory.mktemp("small"), "-DMETAQ_SMALL_MEMORY")
-
-
-def by_c(program: Program, paths: Iterable[Path], way: str, *block: str) -> list[str]:
-    """What the program says of every file."""
-    done = subprocess.run(
-        [str(program.path), way, *block],
-        input="".join(f"{path}\n" for path in paths),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
 
 
 def by_python(data: bytes, *, has_zstd: bool = True) -> str | None:
@@ -284,6 +239,14 @@ def test_code_on_pages_compiles(tmp_path: Path) -> None:
     for number, block in enumerate(blocks):
         path = tmp_path / f"{number}.c"
         path.write_text(block.text)
-        command = [str(COMPILER), "-std=c99", *WARNINGS, "-fsyntax-only", f"-I{ROOT / 'c'}", str(path)]
+        command = [
+            str(COMPILER),
+            "-std=c99",
+            *WARNINGS,
+            "-DMETAQ_UPDATES",
+            "-fsyntax-only",
+            f"-I{ROOT / 'c'}",
+            str(path),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
