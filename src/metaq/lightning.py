@@ -84,6 +84,12 @@ class EntropyCallback(SessionHolder, pl.Callback):
         every = log_every_n_steps
         require(every is None or every >= 1, f"log_every_n_steps: {every} is below 1.")
         self.config = config or RegularizerConfig()
+        is_quality = max_drop is not None or target_value is not None
+        require(
+            (mode is not None) == is_quality,
+            "mode: says whether the metric of max_drop or target_value is better when it is larger, 'max', or smaller, "
+            "'min'; give it with these alone.",
+        )
         self.goal = training_goal(
             self.config,
             target_bytes=target_bytes,

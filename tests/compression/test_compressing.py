@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import metaq
 from metaq import container, load
 from metaq.compression import survey, uncalibrated
 from metaq.compression.compressed import Goal, Report
@@ -450,3 +451,25 @@ def test_progress_ends_where_it_said(made_folder, tmp_path):
     restored = Recorder()
     restore_folder(tmp_path / "m.metaq", tmp_path / "back", progress=restored)
     assert all(total == done for _, total, done in restored.stages)
+
+
+@pytest.mark.parametrize("common", ["all", "rows", "columns"])
+def test_tables_far_from_zero_keep_what_differs_in_them(common):
+    generator = torch.Generator().manual_seed(0)
+    shape = {"all": (), "rows": (256, 1), "columns": (32,)}[common]
+    table = torch.randn(256, 32, generator=generator) + 1000 * (1 + torch.rand(shape, generator=generator))
+    plain = torch.randn(64, 64, generator=generator)
+    found = metaq.compress({"table": table, "plain": plain}).state_dict()
+    differing = table - {"all": table.mean(), "rows": table.mean(1, True), "columns": table.mean(0, True)}[common]
+    assert (found["table"] - table).norm() < 0.05 * differing.norm()
+    assert (found["plain"] - plain).norm() < 0.05 * plain.norm()
+
+
+def test_names_are_strings():
+    with pytest.raises(ConfigError, match="1: is no name of a tensor"):
+        metaq.compress({1: torch.randn(30, 30)})  # type: ignore[dict-item]
+
+
+def test_tensors_without_elements_may_have_any_strides():
+    found = metaq.compress({"empty": torch.zeros(1).expand(0), "w": torch.randn(30, 30)}).state_dict()
+    assert found["empty"].shape == (0,)

@@ -371,3 +371,17 @@ def test_no_part_of_an_update_is_given_without_its_base(tmp_path, base):
     metaq.diff(base, changed(base)).save(tmp_path / "update.metaq")
     with pytest.raises(FormatError, match="is an update of the model"):
         metaq.open(tmp_path / "update.metaq").get_slice("0.weight")[:3]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3])
+def test_new_tensors_are_told_as_well_as_in_a_file_of_their_own(scale):
+    generator = torch.Generator().manual_seed(0)
+    base = {"big": 10 * torch.randn(200, 200, generator=generator), "other": torch.randn(60, 60, generator=generator)}
+    new = {
+        "big": base["big"] + 0.3 * torch.randn(200, 200, generator=generator),
+        "other": scale * torch.randn(60, 60, generator=generator),
+        "new": scale * torch.randn(24, 8, generator=generator),
+    }
+    found, alone = metaq.diff(base, new).state_dict(), metaq.compress(new).state_dict()
+    for name in ("new", "other"):
+        assert (found[name] - new[name]).norm() <= 1.1 * (alone[name] - new[name]).norm() + 0.01 * new[name].norm()

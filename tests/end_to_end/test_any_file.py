@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from metaq import decode
+from metaq import decode, load
 
 from .conftest import run_metaq
 
@@ -125,6 +125,8 @@ def test_a_checkpoint_comes_back_with_or_without_the_rest(tmp_path, nested):
         found = torch.load(back, weights_only=True)
         assert found.keys() == keys
         assert found["model"]["state_dict"].keys() == wanted["model"]["state_dict"].keys()
+        # Moments of the optimizer are none of the weights.
+        assert load(packed).keys() == wanted["model"]["state_dict"].keys()
     moments = found["optimizer"]["state"][0]["exp_avg"]
     assert torch.equal(moments, wanted["optimizer"]["state"][0]["exp_avg"])
 
@@ -133,9 +135,12 @@ def test_without_a_loss_the_same_file_comes_back(tmp_path, nested):
     assert run_metaq("compress", nested, "-o", tmp_path / "m.metaq", "--lossless").status == 0
     assert run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.ckpt").status == 0
     assert (tmp_path / "back.ckpt").read_bytes() == nested.read_bytes()
+    # PyTorch's files go by many endings.
+    assert run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.pt").status == 0
+    assert (tmp_path / "back.pt").read_bytes() == nested.read_bytes()
     # As other files, it is what its suffix says.
     assert run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.npz").status == 0
-    assert "0.weight" in np.load(tmp_path / "back.npz")
+    assert np.load(tmp_path / "back.npz").keys() == torch.load(nested)["model"]["state_dict"].keys()
 
 
 def test_a_file_of_keras_comes_back_with_zeros_for_the_moments_of_the_optimizer(tmp_path, keras_file):
@@ -224,6 +229,8 @@ def test_files_that_belong_together_need_a_folder(tmp_path, graph):
     assert told.status == 2
     assert "model.onnx, model.onnx.data belong together" in told.err
     assert not (tmp_path / "back.onnx").exists()
+    assert run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "v1.5").status == 0
+    assert {path.name for path in (tmp_path / "v1.5").iterdir()} == {"model.onnx", "model.onnx.data"}
 
 
 @pytest.mark.parametrize(
@@ -247,3 +254,41 @@ def test_a_key_is_for_checkpoints(tmp_path, graph):
     told = run_metaq("compress", graph, "-o", tmp_path / "m.metaq", "--key", "model")
     assert told.status == 2
     assert "leave the key out" in told.err
+
+
+def test_an_average_that_shares_its_weights_lies_beside_them(tmp_path):
+    weights = {f"module.{name}": tensor for name, tensor in nn.Linear(SIZE, SIZE).state_dict().items()}
+    torch.save({"state_dict": weights, "ema": dict(weights)}, tmp_path / "both.ckpt")
+    for options in (("--keep-all",), ("--keep-all", "--key", "ema")):
+        told = run_metaq("compress", tmp_path / "both.ckpt", "-o", tmp_path / "m.metaq", "--force", *options)
+        assert told.status == 0, told.err
+        assert load(tmp_path / "m.metaq").keys() == {"weight", "bias"}
+        run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back.ckpt", "--force")
+        found = torch.load(tmp_path / "back.ckpt")
+        assert found.keys() == {"state_dict", "ema"}
+        assert all(torch.equal(found["ema"][name], found["state_dict"][name]) for name in weights)
+        # What is packed once can be packed again.
+        again = run_metaq("compress", tmp_path / "m.metaq", "-o", tmp_path / "again.metaq", "--force")
+        assert again.status == 0, again.err
+        assert load(tmp_path / "again.metaq").keys() == {"weight", "bias"}
+
+
+def test_data_behind_a_user_block_are_not_called_damaged(tmp_path):
+    with h5py.File(tmp_path / "matlab.h5", "w", userblock_size=1024) as file:
+        file["weight"] = np.ones((SIZE, SIZE), np.float32)
+    told = run_metaq("compress", tmp_path / "matlab.h5", "-o", tmp_path / "m.metaq")
+    assert told.status == 2
+    assert "has a user block" in told.err
+
+
+def test_a_file_that_is_no_smaller_is_told(tmp_path):
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).normal(size=4).astype(np.float32))
+    (tmp_path / "few.bin").write_bytes(np.random.default_rng(0).bytes(60))
+    for name, options in (("few.npy", ()), ("few.bin", ("--lossless",))):
+        told = run_metaq("compress", tmp_path / name, "-o", tmp_path / "m.metaq", "--force", *options)
+        assert told.status == 0, told.err
+        size = (tmp_path / name).stat().st_size
+        assert (f"{name} has {size:,} bytes; the file is no smaller" in " ".join(told.err.split())) == (
+            (tmp_path / "m.metaq").stat().st_size >= size
+        )
+    assert "the file is no smaller" in " ".join(told.err.split())

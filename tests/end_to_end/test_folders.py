@@ -6,6 +6,7 @@ import json
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -127,7 +128,21 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, folder):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate()
     assert process.returncode == 130, error
+    assert "interrupted; nothing half-written was left behind." in error
     assert "the same command goes on" in error
     assert "Traceback" not in error
     assert not out.exists()
     assert journal.exists()
+
+
+def test_files_that_only_look_like_weights_are_carried(tmp_path, folder):
+    """Arrays, pickles and graphs that are called otherwise than the weights are no other form of them."""
+    np.savez(folder / "mel_filters.npz", mel_80=np.ones((4, 5), np.float32))
+    (folder / "head.pkl").write_bytes(b"\x80\x04}.")
+    np.savez(folder / "model.npz", weight=np.ones(3))
+    told = run_metaq("compress", folder, "-o", tmp_path / "m.metaq", "--json").json
+    assert {"mel_filters.npz", "head.pkl"} <= set(told["carried"])
+    assert set(told["left_out"]) == {"flax_model.msgpack", "model.npz"}
+    run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back")
+    for name in ("mel_filters.npz", "head.pkl"):
+        assert (tmp_path / "back" / name).read_bytes() == (folder / name).read_bytes()

@@ -176,3 +176,8 @@ def test_what_has_no_integers_says_why(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=rf"one\.metaq: 'w' {said}.*; take the tensor itself"):
             opened(tmp_path, tensor).integers("w")
+
+
+def test_names_are_a_list(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"give a list, such as \['a.weight'\]"):
+        metaq.load(path, names="a.weight")

@@ -356,3 +356,26 @@ def test_attaching_twice_is_refused_and_detaching_stops():
     regularizer.detach()
     optimizer.step()
     assert regularizer.steps == 0
+
+
+def test_two_regularizers_do_not_share_parameters_and_an_optimizer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4))
+    optimizer = torch.optim.Adam(model.parameters())
+    first = EntropyRegularizer(model, total_steps=100, target_ratio=20).attach(optimizer)
+    second = EntropyRegularizer(model, total_steps=100, target_ratio=10)
+    with pytest.raises(ConfigError, match="another one is attached to this optimizer"):
+        second.attach(optimizer)
+    first.detach()
+    second.attach(optimizer)
+    second.detach()
+    for name in ("0.*", "2.*"):
+        config = RegularizerConfig(include=(name,), strength=1e-4)
+        EntropyRegularizer(model, config, total_steps=100).attach(optimizer)
+
+
+def test_a_file_of_a_training_that_nobody_attached_is_warned_of(tmp_path):
+    model = nn.Linear(20, 30)
+    regularizer = EntropyRegularizer(model, total_steps=100, target_ratio=20)
+    with pytest.warns(UserWarning, match="has seen no step of an optimizer"):
+        regularizer.save(tmp_path / "m.metaq")

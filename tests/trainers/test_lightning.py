@@ -200,6 +200,8 @@ def test_a_monitored_figure_is_the_goal(tmp_path):
 def test_a_figure_needs_its_metric(tmp_path):
     for options, told in [
         ({"max_drop": 1.0, "mode": "max"}, "monitor: names the metric"),
+        ({"max_drop": 1.0, "monitor": "acc"}, "mode: says whether"),
+        ({"target_ratio": 20, "mode": "max"}, "mode: says whether"),
         ({"max_drop": 1.0, "monitor": "acc"}, "larger_is_better"),
         ({"target_ratio": 8.0, "monitor": "acc"}, "give both or neither"),
         ({"max_drop": 1.0, "monitor": "acc", "mode": "max", "evaluate_quantized": False}, "evaluate_quantized"),

@@ -120,6 +120,9 @@ def main() -> None:
     except OSError as error:
         output.error(f"the output cannot be written ({error.strerror or error}).")
         sys.exit(FAILURE)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # The one becomes the other wherever a command is under way.
+        if isinstance(error, SystemExit) and error.code != INTERRUPTED:
+            raise
         output.error("interrupted; nothing half-written was left behind.")
         sys.exit(INTERRUPTED)

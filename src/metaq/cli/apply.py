@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from metaq.cli import output
-from metaq.cli.decompress import SUFFIXES
+from metaq.cli.decompress import SUFFIXES, is_folder, is_other_form
 from metaq.cli.diff import Base
 from metaq.cli.options import Coder, Force, Json
 from metaq.config import require
@@ -43,7 +43,7 @@ def apply(
         if out.suffix == ".metaq":
             output.claim(out, force=force)
             write_bytes(out, model.encode(coder=coder))
-        elif made_of is None or (out.suffix in SUFFIXES and out.suffix != Path(made_of).suffix):
+        elif made_of is None or is_other_form(out, made_of):
             require(out.suffix in SUFFIXES, f"{out}: end the name in .metaq or one of {', '.join(SUFFIXES)}.")
             output.claim(out, force=force)
             checkpoint.write_as(out, model.state_dict(), model.metadata)
@@ -51,7 +51,7 @@ def apply(
             with tempfile.TemporaryDirectory() as folder:
                 packed = Path(folder) / "model.metaq"
                 packed.write_bytes(model.encode(coder="fast"))
-                if made_of == "a folder" or (not out.suffix and not out.is_file()):
+                if is_folder(out, made_of, packed):
                     restore_folder(packed, out, force=force, progress=progress)
                 else:
                     output.claim(out, force=force)

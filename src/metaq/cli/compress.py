@@ -159,6 +159,8 @@ def compress(
         if calibration is not None:
             options["calibration_count"] = calibration
         report = _with_data(source, out, goal, known, data, data_dir, net, **options)
+    if source.is_file() and report.file_bytes >= source.stat().st_size:
+        output.note(f"note: {source} has {source.stat().st_size:,} bytes; the file is no smaller than that.")
     if report.has_discarded:
         output.note(f"{work_path(out)} was of another model or other options; it was thrown away, and all done anew.")
     print_report(report, out, seconds=time.perf_counter() - begun, as_json=as_json, warns=not (lossless or keep_all))

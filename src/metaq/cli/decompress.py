@@ -9,11 +9,14 @@ import typer
 from metaq import container
 from metaq.cli import output
 from metaq.cli.options import Force, Json
-from metaq.compression.restoring import origin, restore_file, restore_folder, restore_safetensors
+from metaq.compression.restoring import has_parts, origin, restore_file, restore_folder, restore_safetensors
 from metaq.config import require
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".npz")
 """Of files that state dicts are written as."""
+
+TORCH = frozenset((".pth", ".pt", ".ckpt", ".bin", ".tar"))
+"""Endings of PyTorch's files, by which they are told apart by nobody."""
 
 FOLDER = "a folder"
 
@@ -35,9 +38,8 @@ def decompress(
     begun = time.perf_counter()
     files: tuple[str, ...] = ()
     made_of = origin(source)
-    is_other_form = out.suffix in SUFFIXES and out.suffix != Path(made_of or "").suffix
     with output.stage_progress() as progress:
-        if made_of is None or is_other_form:
+        if made_of is None or is_other_form(out, made_of):
             require(out.suffix in SUFFIXES, f"{out}: end the name in one of {', '.join(SUFFIXES)}.")
             output.claim(out, force=force, sources=[source])
             if out.suffix == ".safetensors":
@@ -46,7 +48,7 @@ def decompress(
                 from metaq.model import checkpoint
 
                 checkpoint.restore_as(source, out)
-        elif made_of == FOLDER or (not out.suffix and not out.is_file()):
+        elif is_folder(out, made_of, source):
             files = restore_folder(source, out, force=force, progress=progress).files
         else:
             output.claim(out, force=force, sources=[source])
@@ -58,3 +60,15 @@ def decompress(
         return
     output.print_table(f"{source} restored as {out}", ["", "value"], output.size_rows(sizes))
     output.note_names("files", dict.fromkeys(files, ""))
+
+
+def is_folder(out: Path, made_of: str, source: Path) -> bool:
+    """Whether the output is a folder: `source` was made of one, or of files that belong together."""
+    is_named_so = not out.suffix or (has_parts(source) and out.suffix != Path(made_of).suffix)
+    return made_of == FOLDER or (is_named_so and not out.is_file())
+
+
+def is_other_form(out: Path, made_of: str) -> bool:
+    """Whether the output is a file of weights, and not of the kind of what there was."""
+    kinds = ["torch" if path.suffix in TORCH else path.suffix for path in (out, Path(made_of))]
+    return out.suffix in SUFFIXES and kinds[0] != kinds[1]

@@ -106,7 +106,7 @@ def export(
 
     file = container.read(source) if container.is_metaq(source) else None
     held = () if file is None else [each for each in file.tensors if not is_carried(each.name, file.metadata)]
-    state_dict = checkpoint.read(source) if file is None else checkpoint.restore(list(held))
+    state_dict = checkpoint.read(source) if file is None else checkpoint.weights_of(file)
     if not (fold or to_onnx):
         _write_weights(source, out, state_dict, None, as_json=as_json)
         return

@@ -82,7 +82,7 @@ class CalibratedModel:
         self._seen_shares: dict[str, NDArray[np.float64] | None] = {}
         for name in (model.first(tensor.name) for tensor in chosen.weights):
             names = [each for each, first in self._alias.items() if first == name]
-            if base is not None and _are_near([base.get(each) for each in names], self._weights[name]):
+            if base is not None and are_near([base.get(each) for each in names], self._weights[name]):
                 self._base[name] = base[name]
             target = self._target(name, curvature)
             if name in self._base and not target.values.any():
@@ -278,13 +278,7 @@ class CalibratedModel:
         return {**weights, **{name: weights[first] for name, first in self._alias.items() if first in weights}}
 
 
-def _power(values: NDArray[np.floating], *, is_change: bool) -> float:
-    """Mean square of a change, variance of weights."""
-    wide = values.astype(np.float64)
-    return float(np.square(wide).mean() if is_change else np.var(wide))
-
-
-def _are_near(bases: Sequence[torch.Tensor | None], weights: torch.Tensor) -> bool:
+def are_near(bases: Sequence[torch.Tensor | None], weights: torch.Tensor) -> bool:
     """Whether there is one difference, smaller than the weights, by all names that they have."""
     first = bases[0]
     if first is None or (first.shape, first.dtype) != (weights.shape, weights.dtype):
@@ -292,6 +286,12 @@ def _are_near(bases: Sequence[torch.Tensor | None], weights: torch.Tensor) -> bo
     change = weights.double() - first.double()
     same = all(other is not None and torch.equal(other, first) for other in bases[1:])
     return same and bool(torch.isfinite(change).all()) and bool(change.norm() <= weights.double().norm())
+
+
+def _power(values: NDArray[np.floating], *, is_change: bool) -> float:
+    """Mean square of a change, variance of weights."""
+    wide = values.astype(np.float64)
+    return float(np.square(wide).mean() if is_change else np.var(wide))
 
 
 def _seen_share(curvature: Curvature, target: Target) -> NDArray[np.float64] | None:

@@ -174,7 +174,7 @@ class Compressed(Report):
 
     def state_dict(self) -> StateDict:
         """The quantised weights, as they are restored from the file."""
-        return checkpoint.restore(list(self.tensors))
+        return checkpoint.weights_of(container.decode(self.data))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file atomically.

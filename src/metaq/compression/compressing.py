@@ -14,7 +14,7 @@ from torch import nn
 
 from metaq.compression.batches import held_out, prepared
 from metaq.compression.belonging import require_on_grids
-from metaq.compression.calibrated import CalibratedModel
+from metaq.compression.calibrated import CalibratedModel, are_near
 from metaq.compression.compressed import Compressed, Goal, Report
 from metaq.compression.network import Network, packed
 from metaq.compression.pipeline import exact_tensor, on_grid
@@ -433,18 +433,22 @@ def _change_without_data(
         seen = survey(reader, chosen, request.progress)
         found = sorted_out(reader, chosen, seen.facts)
     rule = Rule(found, seen, request.coder)
-    curvature = {
-        model.first(tensor.name): Curvature(
-            rows=np.full(matrix_shape(tensor.shape)[0], rule.importance(tensor) ** SHARPNESS_OF_CHANGES),
-            columns=np.ones(matrix_shape(tensor.shape)[1]),
+    weights, known = model.state_dict(), base.state_dict()
+    curvature = {}
+    for tensor in found.weights:
+        name = model.first(tensor.name)
+        held = [known.get(each) for each in model.holders if model.first(each) == name]
+        # Whole tensors, which the base has not, deserve no less than in a file of their own.
+        importance = rule.importance(tensor) / TYPICAL_IMPORTANCE
+        importance = TYPICAL_IMPORTANCE**SHARPNESS_OF_CHANGES * (
+            importance**SHARPNESS_OF_CHANGES if are_near(held, weights[name]) else importance
         )
-        for tensor in found.weights
-    }
-    change = CalibratedModel(request, found, partial(packed, request), curvature=curvature, base=base.state_dict())
+        rows, columns = matrix_shape(tensor.shape)
+        curvature[name] = Curvature(rows=np.full(rows, importance), columns=np.ones(columns))
+    change = CalibratedModel(request, found, partial(packed, request), curvature=curvature, base=known)
     if is_good is not None:
         return change.to_quality(lambda tried: is_good(tried.state_dict()))
     limit = request.limit_bytes
-    # Whole tensors, which the base has not, deserve no less than in a file of their own.
     whole = (
         default_multiplier(chosen, model.weights)
         * rule.typical_size**2
@@ -456,7 +460,7 @@ def _change_without_data(
         # Numbers of few bits may differ by less than what an error is told with.
         exact = _change_on_grids(request, {})
         made = exact if exact.file_bytes <= made.file_bytes else made
-    return replace(made, relative_error=_error_of_change(base.state_dict(), model.state_dict(), made.state_dict()))
+    return replace(made, relative_error=_error_of_change(known, weights, made.state_dict()))
 
 
 def _change_on_grids(request: Request, grids: Mapping[str, BucketGrid]) -> Compressed:

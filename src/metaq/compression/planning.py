@@ -61,6 +61,11 @@ MAX_ROTATED = 1e30
 MOST_OUTLYING = 6.0
 """A few outliers make the size of a tensor no larger than so many times the median of its weights."""
 
+MOST_IN_COMMON = 2.0
+"""What weights have in common makes the size of a tensor no larger than so many times their deviation from it: rows of
+a table that lie far from zero are told apart by what differs in them. Vectors are kept fine enough as it is.
+"""
+
 MIN_SAMPLED_ROWS = 16
 """From fewer rows nobody can tell whether the basis of another tensor suits this one."""
 
@@ -111,10 +116,10 @@ class Rule:
         self._survey = survey
         self._excess = EXCESS[coder]
         self._known: dict[float, float] = {}
-        self._sizes = {tensor.name: self._size(tensor.name) for tensor in tensors}
+        self._cheap = cheap_ones(tensors)
+        self._sizes = {tensor.name: self._size(tensor) for tensor in tensors}
         self.typical_size = typical_size(tensors, self._sizes)
         self._count = typical_size(tensors, {tensor.name: tensor.count for tensor in tensors})
-        self._cheap = cheap_ones(tensors)
         worths = {tensor.name: self._worth(tensor) for tensor in tensors}
         self._typical_worth = typical_size(tensors, worths)
         self._rotatable = {
@@ -182,10 +187,12 @@ class Rule:
         fineness = plan.fineness(float(np.abs(sample).max()))
         return learn([(sample, scale_classes(sample, fineness.step_size))], fineness)[1]
 
-    def _size(self, name: str) -> float:
-        """Root mean square of a tensor, outliers held back."""
-        size = math.sqrt(self._survey.facts[name].mean_square)
-        return min(size, MOST_OUTLYING * median_magnitude(self._samples[name]) or size)
+    def _size(self, tensor: StoredTensor) -> float:
+        """Root mean square of a tensor, outliers and what all weights have in common held back."""
+        facts = self._survey.facts[tensor.name]
+        size = math.sqrt(facts.mean_square)
+        size = min(size, MOST_OUTLYING * median_magnitude(self._samples[tensor.name]) or size)
+        return size if len(tensor.shape) < 2 else min(size, MOST_IN_COMMON * facts.spread or size)
 
     def importance(self, tensor: StoredTensor) -> float:
         """Second derivative of the distortion by an element of the tensor."""

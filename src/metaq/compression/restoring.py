@@ -72,6 +72,13 @@ def origin(path: Path) -> str | None:
     return origin_of(container.describe(path).metadata)
 
 
+def has_parts(path: Path) -> bool:
+    """Whether a ``.metaq`` file was made of several that belong together, such as an ONNX file and its weights."""
+    contents = container.describe(path)
+    frames = [entry for entry in contents.entries if entry.name.startswith(carried.FRAME)]
+    return carried.FILE in contents.metadata and len(frames) > 1
+
+
 def origin_of(metadata: Mapping[str, object]) -> str | None:
     """The same of a file with this metadata."""
     if carried.is_folder(metadata):
@@ -186,7 +193,7 @@ def restore_safetensors(source: Path, out: Path, *, progress: Progress | None = 
     :class:`OutputError` if `out` cannot be written.
     """
     contents = container.describe(source)
-    entries = _split(contents)[1]
+    entries = [entry for entry in contents.entries if carried.is_weight(entry.name, contents.metadata)]
     prefix = str(contents.metadata.get(carried.NAME_PREFIX, ""))
     for entry in entries:
         reason = _refusal(entry)

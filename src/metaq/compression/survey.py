@@ -64,14 +64,17 @@ NORM_SHARE, LEAST_NORM_TOLERANCE = 0.1, 1e-4
 class Facts:
     """What is known of the weights of a tensor.
 
-    It is finite if no weight is NaN or infinite, and no square of one is too large for float64. `values` are those that
-    they take in increasing order, if these are few, else empty. `zero_share` leaves out zeros of rows without any other
-    weight. A vector of rising or of falling numbers is monotone, as tables of frequencies and positions are.
+    It is finite if no weight is NaN or infinite, and no square of one is too large for float64. `spread` is the
+    standard deviation of weights from what they have in common: all of them, those of a row or those of a column,
+    whichever tells most. `values` are those that they take in increasing order, if these are few, else empty.
+    `zero_share` leaves out zeros of rows without any other weight. A vector of rising or of falling numbers is
+    monotone, as tables of frequencies and positions are.
     """
 
     mean_square: float
     largest: float
     is_finite: bool
+    spread: float = 0.0
     values: tuple[float, ...] = ()
     zero_share: float = 0.0
     is_monotone: bool = False
@@ -148,6 +151,7 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
     moment = np.zeros((columns, columns)) if has_axes else None
     squares, largest, moment_rows, zeros = 0.0, 0.0, 0, 0
     distinct, has_negative_zero = np.zeros(0), False
+    row_squares, column_sums = 0.0, np.zeros(length)
     for number, (start, stop) in enumerate(blocks):
         values = reader.values(tensor, start, stop)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -161,6 +165,8 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
             distinct = _distinct(distinct, values)
             has_negative_zero = has_negative_zero or bool(np.signbit(values[values == 0]).any())
         zeros += _scattered_zeros(values.reshape(-1, length))
+        row_squares += float(np.square(values.reshape(-1, length).mean(axis=1)).sum())
+        column_sums += values.reshape(-1, length).sum(axis=0)
         if moment is not None and number % every == 0:
             matrix = values.reshape(-1, columns)
             moment += matrix.T @ matrix
@@ -173,6 +179,12 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
         mean_square=squares / tensor.count,
         largest=largest,
         is_finite=True,
+        spread=_spread(
+            tensor.count,
+            squares / tensor.count,
+            row_squares * length / tensor.count,
+            column_sums * length / tensor.count,
+        ),
         values=tuple(distinct.tolist()) if is_table else (),
         zero_share=zeros / tensor.count,
         is_monotone=len(tensor.shape) == 1 and len(blocks) == 1 and _is_monotone(values),
@@ -270,6 +282,20 @@ def statistics_grids(
 def norm_tolerance(relative_error: float) -> float:
     """By how much rounded statistics may falsify outputs where weights have this error."""
     return min(TOLERANCE, max(LEAST_NORM_TOLERANCE, NORM_SHARE * relative_error))
+
+
+def _spread(count: int, mean_square: float, row_square: float, means: Floats) -> float:
+    """Standard deviation of `count` weights from what they have in common, the smallest of three.
+
+    Given are their mean square, that of the means of rows, and the means of columns.
+    """
+    length = means.size
+    found = mean_square - float(means.mean()) ** 2
+    # Means of few numbers are never quite zero, whatever these are.
+    for number, square in ((length, row_square), (count // length, float(np.square(means).mean()))):
+        if number > 1:
+            found = min(found, (mean_square - square) * number / (number - 1))
+    return math.sqrt(max(found, 0.0))
 
 
 def _distinct(known: Floats, values: Floats) -> Floats:

@@ -13,6 +13,9 @@ from metaq.coding.varint import encode_varint
 WHOLE, FRAME = "file:", "frame:"
 """What names begin with: of a file as it is, and of one with holes for tensors."""
 
+BESIDE = "beside:"
+"""What names of tensors begin with that lie in a frame and are no weights, such as moments of an optimizer."""
+
 FOLDER = "folder"
 """Metadata key of what was made of a folder; its value is ``CONVENTION``."""
 
@@ -49,9 +52,19 @@ def is_folder(metadata: Mapping[str, object]) -> bool:
     return FOLDER in metadata
 
 
+def is_made_of_files(metadata: Mapping[str, object]) -> bool:
+    """Whether a file with this metadata was made of a folder, or of a file that is more than its tensors."""
+    return FOLDER in metadata or FILE in metadata
+
+
 def is_carried(name: str, metadata: Mapping[str, object]) -> bool:
     """Whether the tensor `name` of a file with this metadata is a carried file."""
-    return (FOLDER in metadata or FILE in metadata) and name.startswith((WHOLE, FRAME))
+    return is_made_of_files(metadata) and name.startswith((WHOLE, FRAME))
+
+
+def is_weight(name: str, metadata: Mapping[str, object]) -> bool:
+    """Whether the tensor `name` of a file with this metadata is of the model itself: no file, and not beside it."""
+    return not is_carried(name, metadata) and not (is_made_of_files(metadata) and name.startswith(BESIDE))
 
 
 def tensor_name(path: str, *, has_holes: bool = False) -> str:

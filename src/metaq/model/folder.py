@@ -34,11 +34,11 @@ INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
 WHOLE_MODELS = frozenset((".onnx", ".tflite", *KERAS))
 """Of files that are taken only where there are no others."""
 
-OTHER_SUFFIXES = frozenset(
-    (".onnx_data", ".msgpack", ".gguf", ".ggml", ".ot", ".npz", ".pb", ".metaq", ".pkl", ".pickle", ".mlmodel")
-)
+OTHER_SUFFIXES = frozenset((".onnx_data", ".msgpack", ".gguf", ".ggml", ".ot", ".metaq", ".mlmodel"))
+MAYBE_SUFFIXES = frozenset((".npz", ".pb", ".pkl", ".pickle"))
+"""Of files that are weights in another form where they are called like those that are taken, and else what they are."""
 
-FAMILIES = {"pytorch_model": "model", "tf_model": "model", "flax_model": "model", "consolidated": "model"}
+FAMILIES = dict.fromkeys(("pytorch_model", "tf_model", "flax_model", "saved_model", "consolidated"), "model")
 """Stems of files that hold the same weights as those called otherwise."""
 
 TRAINING = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states|trainer_state)[\w.-]*")
@@ -163,7 +163,7 @@ def choose_weights(names: Sequence[str], external: Collection[str] = ()) -> tupl
     """
     groups: dict[tuple[str, str], list[str]] = {}
     left_out: dict[str, str] = {}
-    last_resort = []
+    last_resort, maybe = [], []
     for name in names:
         path = PurePosixPath(name)
         stem = _stem(path.name)
@@ -173,11 +173,13 @@ def choose_weights(names: Sequence[str], external: Collection[str] = ()) -> tupl
             last_resort.append(name)
         elif path.suffix in OTHER_SUFFIXES:
             left_out[name] = OTHER_FORM
+        elif path.suffix in MAYBE_SUFFIXES:
+            maybe.append(name)
         elif path.suffix == SAFETENSORS or path.suffix in TORCH or name.endswith(INDEX_ENDINGS):
             if TRAINING.fullmatch(stem):
                 left_out[name] = TRAINING_STATE
             else:
-                groups.setdefault((path.parent.as_posix(), FAMILIES.get(stem, stem)), []).append(name)
+                groups.setdefault(_family(path), []).append(name)
     chosen = []
     for group in groups.values():
         best = _best(group)
@@ -186,7 +188,15 @@ def choose_weights(names: Sequence[str], external: Collection[str] = ()) -> tupl
     if not chosen and last_resort:
         chosen = [min(last_resort, key=lambda name: (PurePosixPath(name).stem != "model", name))]
     left_out |= {name: OTHER_FORM for name in last_resort if name not in chosen}
+    taken = {_family(PurePosixPath(name)) for name in chosen}
+    left_out |= {name: OTHER_FORM for name in maybe if _family(PurePosixPath(name)) in taken}
     return sorted(chosen), left_out
+
+
+def _family(path: PurePosixPath) -> tuple[str, str]:
+    """What files with the same weights in several forms have in common: their folder, and what they are called."""
+    stem = _stem(path.name)
+    return path.parent.as_posix(), FAMILIES.get(stem, stem)
 
 
 def _stem(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from metaq import container
 from metaq.config import near_match, require
 from metaq.container import DEFAULT_MAX_BYTES, Entry
-from metaq.container.carried import is_carried
+from metaq.container.carried import is_weight
 from metaq.container.slicing import read_rows
 from metaq.container.source import FileLike, name_of
 from metaq.errors import ConfigError
@@ -61,6 +61,7 @@ def load(
         If the file is missing, damaged, foreign, of a newer format, or takes more memory than that; or it is an update
         of another model than the `base`.
     """
+    require(not isinstance(names, str), f"names: give a list, such as [{names!r}].")
     if base is not None:
         return _updated(path, base, names, _device(map_location, device), max_bytes)
     file = open(path, map_location=map_location, device=device, max_bytes=max_bytes)
@@ -152,7 +153,7 @@ class ModelFile(Mapping[str, torch.Tensor]):
         self._max_bytes = max_bytes
         self.contents = container.describe(self._file)
         metadata = self.contents.metadata
-        self._entries = {entry.name: entry for entry in self.contents.entries if not is_carried(entry.name, metadata)}
+        self._entries = {entry.name: entry for entry in self.contents.entries if is_weight(entry.name, metadata)}
 
     def __enter__(self) -> ModelFile:
         return self

@@ -11,14 +11,14 @@ from torch import nn
 
 from metaq import container
 from metaq.config import require
-from metaq.container.carried import is_carried
+from metaq.container.carried import is_carried, is_weight
 from metaq.container.fields import utf8
 from metaq.errors import FormatError
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
 from metaq.model.folder import open_folder
 from metaq.model.formats.reading import read_file
-from metaq.model.formats.weight_file import WeightFile
+from metaq.model.formats.weight_file import NOT_WEIGHTS, WeightFile
 from metaq.model.rest import Rest, prefixed, rest_of_file, rest_of_folder, rest_of_packed
 from metaq.model.sharding import is_sharded, unwrapped, whole
 from metaq.model.stored import Reader, StoredTensor, stamp_of
@@ -126,7 +126,8 @@ def open_model(
     if container.is_metaq(path):
         require(key is None, f"--key {key}: {path} is a .metaq file; leave the key out.")
         file = container.read(path)
-        weights = _in_memory(checkpoint.weights_of(file))
+        held = [tensor for tensor in file.tensors if not is_carried(tensor.name, file.metadata)]
+        weights = _in_memory(checkpoint.restore(held))
         return replace(weights, rest=rest_of_packed(file), fingerprint=[stamp_of(path)])
     return _in_file(read_file(path, key=key, keep_all=keep_all, lossless=lossless))
 
@@ -138,6 +139,8 @@ def state_dict_of(source: Weights) -> StateDict:
     :class:`ConfigError` if a value is not a tensor, or has no values yet.
     """
     state_dict = dict(unwrapped(source).state_dict() if isinstance(source, nn.Module) else source)
+    for name in state_dict:
+        require(isinstance(name, str), f"{name!r}: is no name of a tensor; names are strings.")
     # Tied parameters are one; gathered by themselves, they would be two.
     same = {name: id(parameter) for name, parameter in _named_parameters(source).items()}
     gathered: dict[int, torch.Tensor] = {}
@@ -209,12 +212,15 @@ def _in_files(
     fingerprint: list[list[object]],
 ) -> OpenedModel:
     names = [*(tensor.name for tensor in tensors), *ties]
+    tied = {*ties, *ties.values()}
     for name in names:
         try:
             utf8(name)
         except ValueError as error:
             raise FormatError(f"{path}: {error}") from error
-        if is_carried(name, rest.metadata):
+        # What lies beside the weights may be tied to one of them.
+        is_beside = name in tied or reasons.get(name) == NOT_WEIGHTS
+        if is_carried(name, rest.metadata) or not (is_beside or is_weight(name, rest.metadata)):
             raise FormatError(f"{path}: the name {name!r} begins like those kept for files; rename it.")
     held = {tensor.name: tensor for tensor in tensors}
     holders = {name: ties.get(name, name) for name in sorted(names, key=utf8)}

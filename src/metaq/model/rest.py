@@ -85,7 +85,10 @@ def _kept_notes(file: WeightFile) -> list[str]:
         return []
     named = [f"{name} ({reason})" for name, reason in list(file.left_out.items())[:MOST_NAMED]]
     more = len(file.left_out) - len(named)
-    return [f"kept as it is in the file: {', '.join(named)}{f' and {more:,} more' if more else ''}"]
+    return [
+        f"kept as it is in the file, and not given by metaq.load: {', '.join(named)}"
+        f"{f' and {more:,} more' if more else ''}"
+    ]
 
 
 def _quantised_by(config: Path) -> list[str]:

@@ -4,9 +4,11 @@ import abc
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -83,6 +85,15 @@ class TrainedState:
     grids: TrainedGrids
 
 
+_ATTACHED: WeakSet["Regularizer"] = WeakSet()
+"""Those that were attached, and are still there."""
+
+NOT_ATTACHED = (
+    "regularizer: it has seen no step of an optimizer, so that the file keeps to no goal; call attach(optimizer) "
+    "before the training."
+)
+
+
 class Regularizer(abc.ABC):
     """Works inside ``optimizer.step()`` of anybody's training loop; subclasses say what it does there.
 
@@ -134,12 +145,31 @@ class Regularizer(abc.ABC):
         require(bool(optimizers), "regularizer: no optimizer given; give those that update the model.")
         hooks = OptimizerHooks(optimizers, self._begin_step, self.after_step)
         try:
+            self._require_alone(hooks.optimizers)
             self._share_out(hooks.optimizers)
         except BaseException:
             hooks.remove()
             raise
         self._hooks, self._trained = hooks, hooks.trained()
+        _ATTACHED.add(self)
         return self
+
+    def _require_alone(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Raise :class:`ConfigError` if another regulariser works on the same parameters in one of the optimisers."""
+        own = dict(zip(map(id, self._participants.parameters), self._participants.names, strict=True))
+        for other in _ATTACHED:
+            same = {id(each) for each in other.optimizers} & {id(each) for each in optimizers}
+            shared = [own[id(each)] for each in other._participants.parameters if id(each) in own]
+            require(
+                other is self or not same or not shared,
+                f"regularizer: another one is attached to this optimizer and works on {', '.join(shared[:1])}; call "
+                "its detach() first.",
+            )
+
+    @property
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """Those that this is attached to."""
+        return () if self._hooks is None else self._hooks.optimizers
 
     def detach(self) -> None:
         """Stop working inside the optimiser; the model keeps the weights it holds."""
@@ -351,6 +381,8 @@ class Regularizer(abc.ABC):
         if self._last_report is not None:
             # The model holds weights again, not differences, and those are kept.
             return self._write(path, {}, metadata, coder)
+        if self._hooks is None and not self.steps:
+            warnings.warn(NOT_ATTACHED, stacklevel=2)
         if not self._open_views:
             self._require_own_weights()
         present, values = self._last()

@@ -83,7 +83,8 @@ class QualityControl(StepControl):
         if progress >= LATEST and not self._is_followed:
             raise ConfigError(
                 "regularizer: no figure was told in this training yet; call observe(value) after every evaluation, "
-                "with the figure that the goal is about."
+                "with the figure that the goal is about. A trainer has to evaluate more often, and to log the metric "
+                "under the name that its callback was given."
             )
         return super().presses(progress) and self.knows_figures
 

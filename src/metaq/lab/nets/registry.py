@@ -8,6 +8,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from metaq.config import near_match, require
 from metaq.errors import ConfigError
@@ -45,6 +46,9 @@ def _create_from_factory(spec: str) -> nn.Module:
         raise ConfigError(
             f"network {spec!r}: {attribute}() returned {type(model).__name__}; it must return a torch.nn.Module."
         )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        message = f"network {spec!r}: {name} has no shape yet; let {attribute}() send one batch through the network."
+        require(not is_lazy(tensor), message)
     return model
 
 

@@ -3,10 +3,12 @@
 import io
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from struct import pack
 
+from metaq.container.carried import BESIDE
 from metaq.errors import FormatError
 from metaq.model.formats.hdf5_objects import (
     ATTRIBUTE,
@@ -22,7 +24,7 @@ from metaq.model.formats.hdf5_objects import (
 )
 from metaq.model.formats.places import check_places
 from metaq.model.formats.torch_walk import size_text
-from metaq.model.formats.weight_file import Checksum, WeightFile, Zeroed
+from metaq.model.formats.weight_file import NOT_WEIGHTS, Checksum, WeightFile, Zeroed
 from metaq.model.formats.zip_records import is_zip, records
 from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
@@ -38,7 +40,6 @@ NULL = 2
 OPTIMIZERS = ("optimizer", "optimizer_weights")
 """Groups at the top of a file with the variables of an optimizer."""
 
-OF_OPTIMIZER = "not one of the weights"
 STATISTICS = "running statistics of batch normalisation"
 MOVING = re.compile(r"moving_(?:mean|variance)(?::0)?")
 NUMBERED = re.compile(r"(?:.*/)?vars/[0-9]{1,9}")
@@ -118,12 +119,15 @@ def read(path: Path, *, keep_all: bool = False) -> WeightFile:
     state = {name: tensor for name, tensor in tensors.items() if _top(name) in OPTIMIZERS}
     weights = {name: tensor for name, tensor in tensors.items() if name not in state}
     reasons = dict.fromkeys(_running_statistics(weights.values()), STATISTICS)
-    taken = tensors if keep_all else weights
+    beside = {name: BESIDE + name for name in state} if keep_all else {}
+    taken = [*weights.values(), *(replace(state[name], name=other) for name, other in beside.items())]
+    ties = {name: first for name, first in found.ties.items() if first in weights}
+    ties |= {BESIDE + name: beside[first] for name, first in found.ties.items() if first in beside}
     return WeightFile(
         path=path,
-        tensors=tuple(taken.values()),
-        ties={name: first for name, first in found.ties.items() if first in taken},
-        reasons={**reasons, **dict.fromkeys(state, OF_OPTIMIZER)} if keep_all else reasons,
+        tensors=tuple(taken),
+        ties=ties,
+        reasons={**reasons, **dict.fromkeys(beside.values(), NOT_WEIGHTS)},
         checksums={path: checksums} if checksums else {},
         left_out=left_out,
         zeroed=() if keep_all else _zeroed(state),

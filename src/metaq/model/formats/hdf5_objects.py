@@ -89,6 +89,10 @@ def contents(path: Path, stream: IO[bytes], start: int, size: int) -> Contents:
     return Contents(datasets=datasets, ties=ties, links=links)
 
 
+USER_BLOCKS = tuple(512 << power for power in range(12))
+"""Sizes of what programs other than Keras may put before the data."""
+
+
 class _File:
     """Structures of a file by their addresses.
 
@@ -106,6 +110,8 @@ class _File:
         head = self._read(0, 24)
         version = head[8]
         if not head.startswith(SIGNATURE):
+            if any(self._read(block, len(SIGNATURE)) == SIGNATURE for block in USER_BLOCKS if block < self._size):
+                raise FormatError(f"{self._path}: has a user block before its HDF5 data; copy these to a file by h5py.")
             raise self._damaged("its signature is missing")
         if version > 3:
             raise FormatError(f"{self._path}: is an HDF5 file of version {version}, which is too new; save it by h5py.")

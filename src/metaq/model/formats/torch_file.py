@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 
+from metaq.container.carried import BESIDE
 from metaq.errors import FormatError
 from metaq.model.formats import torch_export, torch_legacy
 from metaq.model.formats.torch_names import COUNTER, unwrapped
@@ -16,7 +17,7 @@ from metaq.model.formats.torch_state import Found, check_storable, find, find_al
 from metaq.model.formats.torch_tensors import Placed, placed
 from metaq.model.formats.torch_walk import walk
 from metaq.model.formats.torch_zip import PICKLE, Archive, damaged
-from metaq.model.formats.weight_file import WeightFile
+from metaq.model.formats.weight_file import NOT_WEIGHTS, WeightFile
 from metaq.model.formats.zip_records import is_zip
 from metaq.model.stored import FileRange
 
@@ -138,7 +139,8 @@ def _kept(path: Path, top: object, archive: Archive | None, found: Found) -> Wei
         tensor = tensor_of(value)
         if tensor is None or id(tensor) in known:
             continue
-        name = way
+        # Where nothing is a state dict, all of it is the model.
+        name = BESIDE + way if weights else way
         while name in named:
             name += "'"
         named[name] = tensor
@@ -149,9 +151,9 @@ def _kept(path: Path, top: object, archive: Archive | None, found: Found) -> Wei
     others = [tensor.name for tensor in stored.tensors if tensor.name not in holders]
     return replace(
         _around(path, stored, archive),
-        reasons=dict.fromkeys(others, "not one of the weights"),
+        reasons=dict.fromkeys(others, NOT_WEIGHTS),
         key=found.key,
         prefix=names.prefix,
-        left_out=stored.left_out,
+        left_out={name.removeprefix(BESIDE): reason for name, reason in stored.left_out.items()},
         notes=(*found.notes, *names.notes),
     )

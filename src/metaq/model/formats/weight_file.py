@@ -29,6 +29,10 @@ class Zeroed:
     ranges: tuple[tuple[int, int], ...]
 
 
+NOT_WEIGHTS = "not one of the weights"
+"""Why tensors whose names begin with :data:`metaq.container.carried.BESIDE` are kept exactly."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightFile:
     """A file that holds a model, no element of which is read yet.
