@@ -48,6 +48,9 @@ LEAST = 1 << 8
 MAX_TRELLIS_ROW = 1 << 18
 """The search along a row takes 144 bytes a weight."""
 
+FEWEST_IN_COMMON = 8
+"""Of fewer weights nobody can tell whether they have something in common."""
+
 HUGE = 1e5
 """From so many times the median of the others, a number is no weight, but stands for infinity in a mask."""
 
@@ -293,7 +296,7 @@ def _spread(count: int, mean_square: float, row_square: float, means: Floats) ->
     found = mean_square - float(means.mean()) ** 2
     # Means of few numbers are never quite zero, whatever these are.
     for number, square in ((length, row_square), (count // length, float(np.square(means).mean()))):
-        if number > 1:
+        if number >= FEWEST_IN_COMMON:
             found = min(found, (mean_square - square) * number / (number - 1))
     return math.sqrt(max(found, 0.0))
 
