@@ -1,6 +1,6 @@
 """Writes files for a fuzzer to start from: golden and random ones, with headers that are not coded.
 
-python c/testing/corpus.py FOLDER [--coded]
+python c/testing/corpus.py FOLDER [--coded] [--updates]
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "web")]
 
+import made_updates  # noqa: E402
 from made_files import CODER_NAMES, random_file, random_floats, random_integers, raw_header, varint  # noqa: E402
 
 from metaq import container  # noqa: E402
 from metaq.coding.varint import encode_varint  # noqa: E402
+from metaq.container.layout import UPDATE_MAGIC  # noqa: E402
 
 RANDOM, SEED = 150, 0
 WAYS = (0, 16, 64 + 128, 8 + 128, 1, 2 + 8, 32 + 16 + 128)
@@ -25,10 +27,28 @@ WAYS = (0, 16, 64 + 128, 8 + 128, 1, 2 + 8, 32 + 16 + 128)
 
 
 def plain(data: bytes) -> bytes:
-    """The file with a header that is not coded."""
-    header, behind = raw_header(data)
+    """The file, or update, with a header that is not coded."""
+    if data[:4] == UPDATE_MAGIC:
+        at, header = made_updates.PREAMBLE_BYTES, made_updates.parts_of(data)[0]
+        size, begin = made_updates.varint(data, at)
+        behind = begin + size
+    else:
+        at, (header, behind) = 5, raw_header(data)
     stored = encode_varint(len(header)) + header
-    return data[:5] + encode_varint(len(stored)) + stored + data[behind:]
+    return data[:at] + encode_varint(len(stored)) + stored + data[behind:]
+
+
+def updates() -> list[tuple[bytes, bytes]]:
+    """Bases and updates of every kind."""
+    cases = [made_updates.some_case(), *made_updates.low_rank_cases()]
+    for coder in made_updates.CODERS:
+        made = (
+            made_updates.quantized_cases(coder),
+            made_updates.exact_cases(coder),
+            made_updates.combined_cases(coder),
+        )
+        cases += [case for kind in made for case in kind]
+    return [(case.base_file, case.update) for case in cases if len(case.base_file) < 1 << 14]
 
 
 def files() -> list[bytes]:
@@ -45,12 +65,15 @@ def files() -> list[bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--updates", action="store_true", help="updates with their bases")
     parser.add_argument("--coded", action="store_true", help="leave headers as they are")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(files()):
-        way = bytes([WAYS[number % len(WAYS)]])
-        (options.folder / f"{number}").write_bytes(way + (data if options.coded else plain(data)))
+    made = bytes if options.coded else plain
+    pairs = [tuple(map(made, pair)) for pair in updates()] if options.updates else []
+    found = [len(base).to_bytes(2, "little") + base + update for base, update in pairs]
+    for number, data in enumerate(found or map(made, files())):
+        (options.folder / f"{number}").write_bytes(bytes([WAYS[number % len(WAYS)]]) + data)
 
 
 if __name__ == "__main__":
