@@ -30,7 +30,7 @@ def plain(data: bytes) -> bytes:
     """The file, or update, with a header that is not coded."""
     if data[:4] == UPDATE_MAGIC:
         at, header = made_updates.PREAMBLE_BYTES, made_updates.parts_of(data)[0]
-        size, begin = made_updates.varint(data, at)
+        size, begin = varint(data, at)
         behind = begin + size
     else:
         at, (header, behind) = 5, raw_header(data)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from c_program import COMPILER, MEMORY, OK, Program, built, by_c
+from made_files import mutated
 from made_updates import (
     CODERS,
     QUANTIZABLE,
@@ -19,7 +20,6 @@ from made_updates import (
     combined_cases,
     exact_cases,
     low_rank_cases,
-    mutated,
     quantized_cases,
     quantized_near,
     some_case,

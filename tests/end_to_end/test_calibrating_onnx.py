@@ -240,3 +240,34 @@ def test_tokens_that_the_network_does_not_have_are_refused(tmp_path):
     ids[:35] = 5
     late = saved(tmp_path / "late.npz", input_ids=ids, token_type_ids=np.zeros_like(ids))
     assert refused(run_metaq("compress", folder, "-o", tmp_path / "m.metaq", "--calibrate", late), "on a batch", "1000")
+
+
+def test_weights_that_all_lie_in_a_loop_are_not_calibrated(tmp_path):
+    weights = np.random.default_rng(0).normal(0, 0.2, (32, 32)).astype(np.float32)
+    kinds = {"i": (onnx.TensorProto.INT64, []), "go": (onnx.TensorProto.BOOL, []), "a": (onnx.TensorProto.FLOAT, None)}
+    results = {"on": (onnx.TensorProto.BOOL, []), "c": (onnx.TensorProto.FLOAT, None)}
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["a", "w"], ["b"]),
+            helper.make_node("Tanh", ["b"], ["c"]),
+            helper.make_node("Identity", ["go"], ["on"]),
+        ],
+        "body",
+        [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()],
+        [helper.make_tensor_value_info(name, *kind) for name, kind in results.items()],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    constants = [numpy_helper.from_array(np.array(value), name) for name, value in (("n", 3), ("go", True))]
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["n", "go", "x"], ["y"], body=body)],
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 32])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        constants,
+    )
+    path, inputs = tmp_path / "loop.onnx", tmp_path / "inputs.npy"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    np.save(inputs, np.random.default_rng(1).normal(size=(40, 32)).astype(np.float32))
+    command = ("compress", path, "-o", tmp_path / "m.metaq", "--calibrate", inputs, "--keep", "0.99")
+    assert refused(run_metaq(*command), "all weights lie in loops or branches")
+    assert run_metaq("compress", path, "-o", tmp_path / "m.metaq").status == 0

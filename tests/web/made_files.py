@@ -204,12 +204,12 @@ def changed(data: bytes, bit: int) -> bytes:
     return bytes(flipped)
 
 
-def mutated(raw: bytes, generator: np.random.Generator) -> bytes:
-    """`raw` with a byte replaced, inserted or removed."""
+def mutated(raw: bytes, generator: np.random.Generator, *, is_same_size: bool = False) -> bytes:
+    """`raw` with a byte replaced, or inserted or removed."""
     place = int(generator.integers(len(raw)))
     byte = bytes([int(generator.choice([0, 1, 2, 3, 127, 128, 255, generator.integers(256)]))])
-    replacement = (byte, byte + raw[place : place + 1], b"")[int(generator.integers(3))]
-    return raw[:place] + replacement + raw[place + 1 :]
+    kind = 0 if is_same_size else int(generator.integers(3))
+    return raw[:place] + (byte, byte + raw[place : place + 1], b"")[kind] + raw[place + 1 :]
 
 
 def raw_header(data: bytes) -> tuple[bytes, int]:

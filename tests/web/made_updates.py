@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from made_files import varint
 
 from metaq import container
 from metaq.coding.header_bytes import decode_header_bytes, encode_header_bytes
@@ -202,14 +203,6 @@ def some_case() -> Case:
     )
 
 
-def mutated(raw: bytes, generator: np.random.Generator, *, is_same_size: bool = False) -> bytes:
-    """`raw` with a byte replaced, or inserted or removed."""
-    place = int(generator.integers(len(raw)))
-    byte = bytes([int(generator.choice([0, 1, 2, 3, 127, 128, 255, int(generator.integers(256))]))])
-    kind = 0 if is_same_size else int(generator.integers(3))
-    return raw[:place] + (byte, byte + raw[place : place + 1], b"")[kind] + raw[place + 1 :]
-
-
 def with_facts(data: bytes, *, base: bytes | None = None, result: bytes | None = None) -> bytes:
     """An update that says another base or result, with the right checksum; of one chunk at most, or of several."""
     head = data[:5] + (base or data[5:13]) + (result or data[13:PREAMBLE_BYTES])
@@ -246,16 +239,6 @@ def joined(head: bytes, raw: bytes, payloads: Sequence[bytes]) -> bytes:
         data += struct.pack("<I", zlib.crc32(data))
     data += b"".join(payloads)
     return data + struct.pack("<I", zlib.crc32(data))
-
-
-def varint(data: bytes, at: int) -> tuple[int, int]:
-    """A varint at this place, and the place after it."""
-    value, shift = 0, 0
-    while True:
-        value |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-        if data[at - 1] < 128:
-            return value, at
 
 
 def exact_cases(coder: str) -> Iterator[Case]:

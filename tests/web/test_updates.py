@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_files import mutated
 from made_updates import (
     CODERS,
     QUANTIZABLE,
@@ -23,7 +24,6 @@ from made_updates import (
     combined_cases,
     exact_cases,
     low_rank_cases,
-    mutated,
     quantized_cases,
     quantized_near,
     some_case,

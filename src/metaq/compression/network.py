@@ -77,6 +77,11 @@ class Network:
             return
         require(model.module is None, "module: the model is a module itself; give no other.")
         found = _told(module) or matching(model, open_model(module))
+        is_told = any(isinstance(part, Placing) for part in module.modules())
+        require(
+            bool(found) or not is_told,
+            "calibration: all weights lie in loops or branches, which are not measured; give no inputs.",
+        )
         require(bool(found), "module: no tensor of it has the values of one of the model; load them first.")
         chosen = dict.fromkeys(model.holders[name] for name in request.selection.names)
         others = [name for name in chosen if name not in found]
