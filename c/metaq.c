@@ -3731,9 +3731,13 @@ static size_t number_of(const metaq_reader *reader, const char *name, size_t siz
 
 /* Whether the update takes away a tensor of the base, `place` of those that are no files. */
 static int is_removed(const metaq_reader *reader, size_t place) {
-    size_t i;
-    for (i = 0; i < reader->removed_count; i++)
-        if (reader->removed[i] == place) return 1;
+    size_t low = 0, high = reader->removed_count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (reader->removed[middle] == place) return 1;
+        if (reader->removed[middle] < place) low = middle + 1;
+        else high = middle;
+    }
     return 0;
 }
 
