@@ -13,6 +13,7 @@ from metaq import container
 from metaq.config import require
 from metaq.container import applying
 from metaq.container.applying import Base, Held, parts_of, tied
+from metaq.container.carried import is_weight
 from metaq.container.fields import utf8
 from metaq.container.source import FileLike
 from metaq.model import checkpoint
@@ -26,8 +27,8 @@ class Model(Base):
     """The same with PyTorch's tensors at hand."""
 
     def state_dict(self) -> StateDict:
-        """All tensors with their values."""
-        return checkpoint.restore(tied(self.held))
+        """The weights with their values."""
+        return checkpoint.restore([each for each in tied(self.held) if is_weight(each.name, self.metadata)])
 
     def encode(self, *, coder: str = container.DEFAULT_CODER) -> bytes:
         """Bytes of a ``.metaq`` file of the model."""
