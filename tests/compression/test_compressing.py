@@ -462,6 +462,9 @@ def test_tables_far_from_zero_keep_what_differs_in_them(common):
     found = metaq.compress({"table": table, "plain": plain}).state_dict()
     differing = table - {"all": table.mean(), "rows": table.mean(1, True), "columns": table.mean(0, True)}[common]
     assert (found["table"] - table).norm() < 0.05 * differing.norm()
+    # No number is so large that it hides what differs.
+    wide = 1e6 + 1e-3 * torch.randn(64, 64, generator=generator, dtype=torch.float64)
+    assert (metaq.compress({"wide": wide}).state_dict()["wide"] - wide).norm() < 0.05 * (wide - 1e6).norm()
     assert (found["plain"] - plain).norm() < 0.05 * plain.norm()
 
 

@@ -292,3 +292,13 @@ def test_a_file_that_is_no_smaller_is_told(tmp_path):
             (tmp_path / "m.metaq").stat().st_size >= size
         )
     assert "the file is no smaller" in " ".join(told.err.split())
+
+
+def test_what_lies_beside_the_weights_stays_exact_when_packed_again(tmp_path, nested):
+    run_metaq("compress", nested, "-o", tmp_path / "m.metaq", "--keep-all")
+    run_metaq("compress", tmp_path / "m.metaq", "-o", tmp_path / "again.metaq")
+    run_metaq("decompress", tmp_path / "again.metaq", "-o", tmp_path / "back.ckpt")
+    found, wanted = (torch.load(path)["optimizer"]["state"] for path in (tmp_path / "back.ckpt", nested))
+    assert all(torch.equal(found[n][part], wanted[n][part]) for n in wanted for part in ("exp_avg", "exp_avg_sq"))
+    told = run_metaq("report", tmp_path / "m.metaq", "-o", tmp_path / "m.html")
+    assert told.status == 0, told.err

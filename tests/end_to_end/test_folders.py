@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from metaq import load
+
 from .conftest import refused, run_metaq, start_metaq
 
 
@@ -146,3 +148,22 @@ def test_files_that_only_look_like_weights_are_carried(tmp_path, folder):
     run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back")
     for name in ("mel_filters.npz", "head.pkl"):
         assert (tmp_path / "back" / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("options", [(), ("--lossless",)])
+def test_further_files_of_a_folder_may_hold_more_than_weights(tmp_path, folder, options):
+    """Tensors beside the weights, tensors without elements, and files whose endings are in capitals."""
+    (folder / "sub").mkdir()
+    torch.save({"model": {"v": torch.randn(40, 40)}, "optim": {"m": torch.randn(40, 40)}}, folder / "sub" / "e.ckpt")
+    torch.save({"w": torch.randn(40, 40), "empty": torch.zeros(0)}, folder / "extra.pt")
+    (folder / "x.GGUF").write_bytes(b"x")
+    told = run_metaq("compress", folder, "-o", tmp_path / "m.metaq", "--json", *options)
+    assert told.status == 0, told.err
+    assert "x.GGUF" in told.json["left_out"]
+    assert {name for name in load(tmp_path / "m.metaq") if "/" in name} == {"sub/v", "extra/w", "extra/empty"}
+    back = run_metaq("decompress", tmp_path / "m.metaq", "-o", tmp_path / "back")
+    assert back.status == 0, back.err
+    for name in ("sub/e.ckpt", "extra.pt"):
+        found, wanted = torch.load(tmp_path / "back" / name), torch.load(folder / name)
+        assert found.keys() == wanted.keys()
+    assert load_file(tmp_path / "back" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
@@ -18,7 +18,16 @@ from metaq.container import Contents, Entry, carried
 from metaq.container.templates import Template, decode, pieces, places, repair
 from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.files import PREFIX, SUFFIX, output_error, umask, write_atomically
-from metaq.model.folder import INDEX, MAX_ALL_BYTES, MAX_FILE_BYTES, MAX_FILES, SHARD, WEIGHTS, holds_weights
+from metaq.model.folder import (
+    INDEX,
+    MAX_ALL_BYTES,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    SHARD,
+    SHARD_NUMBER,
+    WEIGHTS,
+    holds_weights,
+)
 from metaq.model.formats.safetensors_file import LENGTH_BYTES, METADATA, NAMES, USUAL_METADATA
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.quantized import Dtype
@@ -225,12 +234,24 @@ def _planned(source: Path) -> _Plan:
     left = tuple(entry for entry in tensors if entry.name not in filled) if carried.is_folder(metadata) else ()
     # A tie of what lies in a frame lies there with it.
     left = tuple(entry for entry in left if contents.holder_of(entry).name not in filled)
+    # Those without elements have no hole, wherever they lie.
+    if not any(entry.count for entry in left):
+        left = ()
+    left = tuple(entry for entry in left if entry.count or not entry.name.startswith(_beginnings(frames)))
     weights = str(metadata.get(carried.WEIGHTS, WEIGHTS))
     paths = [*(carried.path_of(entry.name) for entry in files), *frames]
     is_taken = left and any(path in (weights, INDEX) or SHARD.fullmatch(path) for path in paths)
     if is_taken or not carried.is_safe_path(weights) or not weights.endswith(".safetensors"):
         raise FormatError(f"{source}: the name of its weight file is not safe here; nothing was restored.")
     return _Plan(contents=contents, files=tuple(files), frames=frames, tensors=left)
+
+
+def _beginnings(paths: Iterable[str]) -> tuple[str, ...]:
+    """What names of tensors in these files of a folder may begin with; see :meth:`ModelFolder.prefix`."""
+    places = [PurePosixPath(path) for path in paths]
+    found = [place.parent for place in places if place.parent.name]
+    found += [place.with_name(SHARD_NUMBER.sub("", place.stem) or place.stem) for place in places]
+    return tuple(f"{place.as_posix()}/" for place in found)
 
 
 def _split(contents: Contents) -> tuple[list[Entry], list[Entry]]:

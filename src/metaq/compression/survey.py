@@ -154,7 +154,7 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
     moment = np.zeros((columns, columns)) if has_axes else None
     squares, largest, moment_rows, zeros = 0.0, 0.0, 0, 0
     distinct, has_negative_zero = np.zeros(0), False
-    row_squares, column_sums = 0.0, np.zeros(length)
+    common = _Common(length)
     for number, (start, stop) in enumerate(blocks):
         values = reader.values(tensor, start, stop)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -168,8 +168,7 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
             distinct = _distinct(distinct, values)
             has_negative_zero = has_negative_zero or bool(np.signbit(values[values == 0]).any())
         zeros += _scattered_zeros(values.reshape(-1, length))
-        row_squares += float(np.square(values.reshape(-1, length).mean(axis=1)).sum())
-        column_sums += values.reshape(-1, length).sum(axis=0)
+        common.add(values.reshape(-1, length))
         if moment is not None and number % every == 0:
             matrix = values.reshape(-1, columns)
             moment += matrix.T @ matrix
@@ -182,12 +181,7 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
         mean_square=squares / tensor.count,
         largest=largest,
         is_finite=True,
-        spread=_spread(
-            tensor.count,
-            squares / tensor.count,
-            row_squares * length / tensor.count,
-            column_sums * length / tensor.count,
-        ),
+        spread=common.deviation(),
         values=tuple(distinct.tolist()) if is_table else (),
         zero_share=zeros / tensor.count,
         is_monotone=len(tensor.shape) == 1 and len(blocks) == 1 and _is_monotone(values),
@@ -287,18 +281,40 @@ def norm_tolerance(relative_error: float) -> float:
     return min(TOLERANCE, max(LEAST_NORM_TOLERANCE, NORM_SHARE * relative_error))
 
 
-def _spread(count: int, mean_square: float, row_square: float, means: Floats) -> float:
-    """Standard deviation of `count` weights from what they have in common, the smallest of three.
+class _Common:
+    """What weights that come in rows have in common, and how far they deviate from it."""
 
-    Given are their mean square, that of the means of rows, and the means of columns.
-    """
-    length = means.size
-    found = mean_square - float(means.mean()) ** 2
-    # Means of few numbers are never quite zero, whatever these are.
-    for number, square in ((length, row_square), (count // length, float(np.square(means).mean()))):
-        if number >= FEWEST_IN_COMMON:
-            found = min(found, (mean_square - square) * number / (number - 1))
-    return math.sqrt(max(found, 0.0))
+    def __init__(self, length: int) -> None:
+        self._rows, self._within_rows = 0, 0.0
+        # Seen from the first weight and the first row, so that no large number hides small ones.
+        self._first, self._sums, self._squares = np.zeros(length), np.zeros(length), np.zeros(length)
+
+    def add(self, rows: Floats) -> None:
+        """More rows, float64 (n, length)."""
+        if not self._rows:
+            self._first = rows[0].copy()
+        self._rows += len(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._within_rows += float(rows.var(axis=1).sum())
+            moved = rows - self._first
+            self._sums += moved.sum(axis=0)
+            self._squares += np.square(moved).sum(axis=0)
+
+    def deviation(self) -> float:
+        """Standard deviation from the mean of all weights, of their row or of their column, the smallest; 0 if it is no
+        number.
+        """
+        rows, length = self._rows, self._first.size
+        with np.errstate(over="ignore", invalid="ignore"):
+            means = self._sums / rows
+            within_columns = float((self._squares / rows - np.square(means)).mean())
+            found = within_columns + float(np.var(self._first - self._first[0] + means))
+            # Means of few numbers are never quite zero, whatever these are.
+            if rows >= FEWEST_IN_COMMON:
+                found = min(found, within_columns * rows / (rows - 1))
+            if length >= FEWEST_IN_COMMON:
+                found = min(found, self._within_rows / rows * length / (length - 1))
+        return math.sqrt(found) if 0 < found < math.inf else 0.0
 
 
 def _distinct(known: Floats, values: Floats) -> Floats:

@@ -64,7 +64,9 @@ def is_carried(name: str, metadata: Mapping[str, object]) -> bool:
 
 def is_weight(name: str, metadata: Mapping[str, object]) -> bool:
     """Whether the tensor `name` of a file with this metadata is of the model itself: no file, and not beside it."""
-    return not is_carried(name, metadata) and not (is_made_of_files(metadata) and name.startswith(BESIDE))
+    # In a folder, names begin with the place of their file.
+    is_beside = name.startswith(BESIDE) or f"/{BESIDE}" in name
+    return not is_carried(name, metadata) and not (is_made_of_files(metadata) and is_beside)
 
 
 def tensor_name(path: str, *, has_holes: bool = False) -> str:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from metaq import container
-from metaq.container.carried import KEY, NAME_PREFIX, is_weight
+from metaq.container.carried import KEY, NAME_PREFIX, is_carried, is_weight
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.model.formats.reading import read_file
@@ -104,8 +104,13 @@ def to_storage(name: str, tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], n
     return _plain(tensor).reshape(-1).view(torch.uint8).numpy().view(dtype.storage).reshape(tensor.shape)
 
 
+def tensors_of(file: container.File) -> StateDict:
+    """Torch tensors of a ``.metaq`` file, without the files that it carries along."""
+    return restore([tensor for tensor in file.tensors if not is_carried(tensor.name, file.metadata)])
+
+
 def weights_of(file: container.File) -> StateDict:
-    """Torch tensors of a ``.metaq`` file, without the files that it carries along and what lies beside its weights."""
+    """The same without what lies beside the weights."""
     return restore([tensor for tensor in file.tensors if is_weight(tensor.name, file.metadata)])
 
 

@@ -252,7 +252,8 @@ def _carried_files(folder: Path, names: Sequence[str], left_out: Mapping[str, st
     for name in names:
         path = folder / name
         try:
-            reason = left_out.get(name) or _refusal(folder, path, name, total, len(files))
+            reason = left_out.get(name) or (OTHER_FORM if holds_weights(name) else None)
+            reason = reason or _refusal(folder, path, name, total, len(files))
             content = b"" if reason else path.read_bytes()
         except OSError as error:
             raise FormatError(f"{path}: cannot be read ({error.strerror or error}).") from error

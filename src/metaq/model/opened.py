@@ -126,9 +126,15 @@ def open_model(
     if container.is_metaq(path):
         require(key is None, f"--key {key}: {path} is a .metaq file; leave the key out.")
         file = container.read(path)
-        held = [tensor for tensor in file.tensors if not is_carried(tensor.name, file.metadata)]
-        weights = _in_memory(checkpoint.restore(held))
-        return replace(weights, rest=rest_of_packed(file), fingerprint=[stamp_of(path)])
+        found = _in_memory(checkpoint.tensors_of(file))
+        weights = {holder for name, holder in found.holders.items() if is_weight(name, file.metadata)}
+        beside = [name for name, holder in found.holders.items() if holder not in weights]
+        return replace(
+            found,
+            reasons=dict.fromkeys(beside, NOT_WEIGHTS),
+            rest=rest_of_packed(file),
+            fingerprint=[stamp_of(path)],
+        )
     return _in_file(read_file(path, key=key, keep_all=keep_all, lossless=lossless))
 
 

@@ -163,7 +163,7 @@ class Regularizer(abc.ABC):
             require(
                 other is self or not same or not shared,
                 f"regularizer: another one is attached to this optimizer and works on {', '.join(shared[:1])}; call "
-                "its detach() first.",
+                "its detach() first, or build the optimizer anew.",
             )
 
     @property

@@ -122,10 +122,10 @@ class Inspection:
 
     @cached_property
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights."""
+        """All tensors but carried files."""
         from metaq.model import checkpoint
 
-        return checkpoint.read(self.path) if self.file is None else checkpoint.weights_of(self.file)
+        return checkpoint.read(self.path) if self.file is None else checkpoint.tensors_of(self.file)
 
     @cached_property
     def folded(self) -> dict[str, tuple[int, int]] | None:
