@@ -1378,7 +1378,9 @@ static void read_header(metaq_reader *reader) {
 /* What a coder is told of a tensor, a piece of one or a field of its bits. */
 typedef struct stream {
     size_t count, row_length, done;
-    size_t start;              /* in the tensor, in the order of the scan */
+#ifdef METAQ_UPDATES
+    size_t start; /* in the tensor, in the order of the scan */
+#endif
     uint32_t number, alphabet; /* of a tensor */
     uint8_t trellis_bits, is_told;
     int has_rows;
@@ -1426,14 +1428,14 @@ static int next_piece(walk *at, stream *of) {
     of->number = at->number;
     of->alphabet = tensor->buckets;
     of->trellis_bits = tensor->trellis_bits;
-    if (HAS_UPDATES) {
-        of->start = at->number == at->chunk->first ? at->chunk->start : 0;
-        of->is_told = relation_of(tensor) == GIVEN || relation_of(tensor) == ADDED;
-        if (relation_of(tensor) == GIVEN) {
-            of->alphabet = 2 * tensor->buckets - 1;
-            of->trellis_bits = 0;
-        }
+#ifdef METAQ_UPDATES
+    of->start = at->number == at->chunk->first ? at->chunk->start : 0;
+    of->is_told = relation_of(tensor) == GIVEN || relation_of(tensor) == ADDED;
+    if (relation_of(tensor) == GIVEN) {
+        of->alphabet = 2 * tensor->buckets - 1;
+        of->trellis_bits = 0;
     }
+#endif
     if (at->number == at->chunk->first) shape_stream(of, at->chunk->count, at->chunk->row_length);
     else shape_stream(of, tensor->elements, row_length_of(tensor));
     at->number = tensor->next;

@@ -171,7 +171,7 @@ def test_a_model_without_known_chains_keeps_its_weights_bit_for_bit(tmp_path):
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     regularizer = EntropyRegularizer(
         model, RegularizerConfig(strength=1e-5, buckets=BucketConfig(count=15)), total_steps=5
-    )
+    ).attach(torch.optim.SGD(model.parameters()))
     regularizer.save(tmp_path / "model.metaq", coder="fast")
     restored = load(tmp_path / "model.metaq")
     with regularizer.quantized_weights():

@@ -202,7 +202,6 @@ def test_a_figure_needs_its_metric(tmp_path):
         ({"max_drop": 1.0, "mode": "max"}, "monitor: names the metric"),
         ({"max_drop": 1.0, "monitor": "acc"}, "mode: says whether"),
         ({"target_ratio": 20, "mode": "max"}, "mode: says whether"),
-        ({"max_drop": 1.0, "monitor": "acc"}, "larger_is_better"),
         ({"target_ratio": 8.0, "monitor": "acc"}, "give both or neither"),
         ({"max_drop": 1.0, "monitor": "acc", "mode": "max", "evaluate_quantized": False}, "evaluate_quantized"),
         ({"max_drop": 1.0, "monitor": "acc", "mode": "more"}, "neither 'min' nor 'max'"),
