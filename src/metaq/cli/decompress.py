@@ -12,11 +12,11 @@ from metaq.cli.options import Force, Json
 from metaq.compression.restoring import has_parts, origin, restore_file, restore_folder, restore_safetensors
 from metaq.config import require
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".npz")
-"""Of files that state dicts are written as."""
-
-TORCH = frozenset((".pth", ".pt", ".ckpt", ".bin", ".tar"))
+TORCH = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 """Endings of PyTorch's files, by which they are told apart by nobody."""
+
+SUFFIXES = (".safetensors", *TORCH, ".npz")
+"""Of files that state dicts are written as."""
 
 FOLDER = "a folder"
 

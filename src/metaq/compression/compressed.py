@@ -169,12 +169,16 @@ class Compressed(Report):
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors as the file holds them, without carried files."""
-        file = container.decode(self.data)
+        file = self._file
         return tuple(tensor for tensor in file.tensors if not carried.is_carried(tensor.name, file.metadata))
 
     def state_dict(self) -> StateDict:
         """The quantised weights, as they are restored from the file."""
-        return checkpoint.weights_of(container.decode(self.data))
+        return checkpoint.weights_of(self._file)
+
+    @cached_property
+    def _file(self) -> container.File:
+        return container.decode(self.data)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file atomically.

@@ -158,18 +158,14 @@ class Regularizer(abc.ABC):
         """Raise :class:`ConfigError` if another regulariser works on the same parameters in one of the optimisers."""
         own = dict(zip(map(id, self._participants.parameters), self._participants.names, strict=True))
         for other in _ATTACHED:
-            same = {id(each) for each in other.optimizers} & {id(each) for each in optimizers}
+            hooked = () if other._hooks is None else other._hooks.optimizers
+            same = {id(each) for each in hooked} & {id(each) for each in optimizers}
             shared = [own[id(each)] for each in other._participants.parameters if id(each) in own]
             require(
                 other is self or not same or not shared,
                 f"regularizer: another one is attached to this optimizer and works on {', '.join(shared[:1])}; call "
                 "its detach() first, or build the optimizer anew.",
             )
-
-    @property
-    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
-        """Those that this is attached to."""
-        return () if self._hooks is None else self._hooks.optimizers
 
     def detach(self) -> None:
         """Stop working inside the optimiser; the model keeps the weights it holds."""
