@@ -12,6 +12,7 @@ from metaq.config import missing, near_match, require
 from metaq.errors import ConfigError
 from metaq.regularizer.config import RegularizerConfig
 from metaq.regularizer.entropy_regularizer import training_goal
+from metaq.regularizer.pace import require_steps
 from metaq.regularizer.session import SessionHolder, TrainingSession
 
 try:
@@ -80,7 +81,8 @@ class EntropyCallback(SessionHolder, pl.Callback):
         log_every_n_steps: int | None = None,
         evaluate_quantized: bool = True,
     ) -> None:
-        require(total_steps is None or total_steps >= 1, f"total_steps: {total_steps} is below 1.")
+        if total_steps is not None:
+            require_steps(total_steps)
         every = log_every_n_steps
         require(every is None or every >= 1, f"log_every_n_steps: {every} is below 1.")
         self.config = config or RegularizerConfig()

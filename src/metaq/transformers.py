@@ -218,6 +218,11 @@ class EntropyTrainerCallback(SessionHolder, TrainerCallback):
             "metric_for_best_model, greater_is_better: say which metric max_drop or target_value are about, and which "
             "way it improves, to EntropyTrainerCallback or in the trainer's arguments.",
         )
+        is_evaluated = args.eval_strategy != "no" or args.eval_on_start
+        require(
+            is_evaluated,
+            'eval_strategy: a goal of quality needs evaluations during the training; give "epoch" or "steps".',
+        )
         self.metric_for_best_model = name if str(name).startswith("eval_") else f"eval_{name}"
         self.goal = dataclasses.replace(self.goal, larger_is_better=is_greater)
 

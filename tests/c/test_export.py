@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -271,6 +272,24 @@ def test_constants_zeros_and_slices(tmp_path):
     compare(tmp_path / "c", *quantized(Changed()), (3, 12, 13))
 
 
+class Beyond(nn.Module):
+    """Slices from before the beginning, limits in the wrong order, and an infinite constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+        self.register_buffer("odd", torch.tensor([1.0, torch.inf, 1.0, 2.0])[:, None, None], persistent=False)
+
+    def forward(self, images):
+        found = self.layer(images)[:, :, -30:-1, -40:-2]
+        return torch.clamp(found, 0.5, 0.25) + found + torch.clamp(found * self.odd, -1, 1)
+
+
+def test_what_pytorch_does_at_limits(tmp_path):
+    torch.manual_seed(0)
+    compare(tmp_path / "c", *quantized(Beyond()), (3, 8, 9))
+
+
 @pytest.mark.slow
 def test_the_residual_network_of_photographs(tmp_path):
     torch.manual_seed(0)
@@ -291,6 +310,23 @@ def test_layers_that_are_stored_in_another_order(tmp_path):
     made = compare(tmp_path / "c", *quantized(nn.Sequential(*layers, nn.Linear(9, 4))), (9,))
     assert (made.passes, made.back) == (2, ("10.weight",))
     assert "up to 2 times: it goes back to 10.weight" in (tmp_path / "c" / "network.c").read_text()
+
+
+class Named(nn.Module):
+    """A layer that the run has to go back to, whose name would end a comment."""
+
+    def __init__(self):
+        super().__init__()
+        self.b = nn.Linear(9, 9)
+        self.add_module("a*/ #error", nn.Linear(9, 9))
+
+    def forward(self, inputs):
+        return self.get_submodule("a*/ #error")(torch.relu(self.b(inputs)))
+
+
+def test_names_stay_inside_of_comments(tmp_path):
+    torch.manual_seed(0)
+    assert compare(tmp_path / "c", *quantized(Named()), (9,)).back == ("a*/ #error.weight",)
 
 
 def test_a_layer_that_is_used_twice(tmp_path):
@@ -399,6 +435,16 @@ class Reversed(nn.Module):
         return inputs.flip(1)
 
 
+class Rounded(nn.Module):
+    def forward(self, inputs):
+        return torch.div(inputs, 0.25, rounding_mode="floor")
+
+
+class Mean(nn.Module):
+    def forward(self, inputs):
+        return inputs.mean()
+
+
 class Wide(nn.Module):
     def forward(self, inputs):
         return inputs.double()
@@ -416,6 +462,9 @@ class Scaled(nn.Module):
 REFUSED = [
     (nn.Sequential(nn.Linear(4, 4), nn.GELU()), r"1 \(GELU\): gelu is nothing that C is written for; there are conv"),
     (nn.Sequential(nn.Linear(4, 4), Reversed()), r"1 \(Reversed\): flip is nothing that C is written for"),
+    (nn.Sequential(nn.Linear(4, 4), Rounded()), r"1 \(Rounded\): div is nothing that C is written for"),
+    (nn.Sequential(nn.Linear(4, 4), Mean()), r"1: takes means over dimensions \[0, 1\]"),
+    (nn.Sequential(OrderedDict({'t"\n#error': nn.Linear(4, 4)})), "take quotes and line breaks out of the names"),
     (nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Linear(2, 2)), "1: a linear layer reads 2 places at once"),
     (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)), "cannot be traced|by the batch"),
     (nn.Sequential(nn.Linear(4, 4), Wide()), "1: computes in float64; C is written for float32"),

@@ -81,6 +81,10 @@ def make():
     return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 4 * 4, 10))
 
 
+def make_narrow():
+    return make().bfloat16()
+
+
 class Choosing(nn.Module):
     def __init__(self):
         super().__init__()
@@ -154,6 +158,23 @@ def test_a_network_of_ones_own_needs_the_shapes_of_its_inputs(tmp_path, own):
         options = (*net, "--input-shape", shape)
         assert refused(run_metaq("export", own["make"], *options, "-o", out), "does not take inputs of shape")
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("shape", ["3,6,6", "3,6,6:bfloat16"])
+def test_networks_in_bfloat16_compute_in_float32(tmp_path, shape):
+    net = nets.create("tiny_onnx_nets:make").bfloat16()
+    grids = {"3.weight": BucketGrid(center=0.0, radius=0.5, count=15)}
+    packed, out = tmp_path / "narrow.metaq", tmp_path / "out.onnx"
+    compress(net.state_dict(), grids=grids).save(packed)
+    options = ("--net", "tiny_onnx_nets:make_narrow", "--input-shape", shape, "-o", out, "--json")
+    told = run_metaq("export", packed, *options)
+    assert told.status == 0, told.err
+    assert "the file computes in float32" in told.err
+    assert told.json["integers"]["3.weight"] == "int4"
+    net.load_state_dict(checkpoint.read(packed))
+    inputs = torch.rand(2, 3, 6, 6)
+    torch.testing.assert_close(outputs(out, inputs), net.float()(inputs), atol=1e-5, rtol=0)
 
 
 def test_integers_as_inputs_and_free_lengths(tmp_path, own):

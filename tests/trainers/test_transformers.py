@@ -157,6 +157,13 @@ def test_a_figure_needs_its_metric(tmp_path):
         trainer.train()
 
 
+def test_a_goal_of_quality_without_evaluations_is_refused(tmp_path):
+    callback = EntropyTrainerCallback(max_drop=0.1, metric_for_best_model="loss", greater_is_better=False)
+    trainer = make_trainer(tmp_path, callbacks=[callback])
+    with pytest.raises(ConfigError, match=r'eval_strategy: .* give "epoch" or "steps"'):
+        trainer.train()
+
+
 @pytest.mark.parametrize("goal", [{"target_ratio": 8.0}, {"config": CONFIG}])
 @pytest.mark.parametrize("named", [{"metric_for_best_model": "loss"}, {"greater_is_better": False}])
 def test_a_metric_without_a_goal_of_a_figure_is_refused(goal, named):

@@ -247,9 +247,16 @@ def _write_onnx(
     exact: bool,
     as_json: bool,
 ) -> None:
+    import torch
+
     from metaq import onnx
 
     network = model if folded is None else folded.model
+    if any(each.dtype == torch.bfloat16 for each in (*network.parameters(), *network.buffers())):
+        # onnxruntime has no bfloat16 on a CPU.
+        network.float()
+        examples = tuple(each.float() if each.dtype == torch.bfloat16 else each for each in examples)
+        output.note("weights are bfloat16; the file computes in float32 with their values.")
     made = onnx.export(out, network, examples, tensors=tensors, exact=exact)
     if made.output_difference is None:
         output.note("outputs were not compared with PyTorch's: onnxruntime is not installed.")

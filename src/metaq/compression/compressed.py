@@ -59,7 +59,7 @@ class Goal(Config):
         for name, value in given.items():
             allowed = math.isfinite(value) and (value > 0 or (name == "max_drop" and value == 0))
             allowed = math.isfinite(value) if name == "target_value" else allowed
-            wanted = {"max_drop": "zero or more", "target_value": "a finite number"}.get(name, "positive")
+            wanted = {"max_drop": "zero or more", "target_value": "a finite number"}.get(name, "positive and finite")
             require(allowed, f"{name}: {value} must be {wanted}.")
         require(
             is_better is None or self.is_quality, "larger_is_better: is about a figure; give max_drop or target_value."

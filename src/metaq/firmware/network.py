@@ -165,9 +165,12 @@ def _traced(model: nn.Module, input_shape: Sequence[int]) -> torch.export.Export
             return cast(torch.export.ExportedProgram, exported.run_decompositions({}))
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
+            advice = "check --input-shape, and that what forward does depends on no values of tensors."
+            if isinstance(error, SyntaxError):
+                advice = "take quotes and line breaks out of the names of its modules."
             raise ConfigError(
                 f"network {_name(model)}: cannot be traced with an input of shape {tuple(input_shape)} ({first}); "
-                "check --input-shape, and that what forward does depends on no values of tensors."
+                f"{advice}"
             ) from error
 
 
@@ -365,7 +368,7 @@ def _adaptive_pool(to: _Translation, node: fx.Node, given: Given) -> int:
 
 def _mean(to: _Translation, node: fx.Node, given: Given) -> int:
     source = _shape(given["self"])
-    axes = sorted(axis % len(source) for axis in given["dim"] or ())
+    axes = sorted(axis % len(source) for axis in given.get("dim") or range(len(source)))
     is_global = len(source) in (3, 4) and source[0] == 1 and axes == list(range(2, len(source)))
     require(
         is_global, f"{_layer(node)}: takes means over dimensions {axes}; C does so over all places of each channel."
@@ -397,7 +400,8 @@ def _sum(to: _Translation, node: fx.Node, given: Given) -> int:
 def _changed(to: _Translation, node: fx.Node, given: Given) -> int:
     """A constant added, subtracted, multiplied with or divided by: one number, or one a channel."""
     found, shape = to.constant(given["other"]), _shape(node)
-    if found is None or given.get("alpha", 1) != 1 or not isinstance(given["self"], fx.Node):
+    is_plain = given.get("alpha", 1) == 1 and given.get("rounding_mode") is None
+    if found is None or not is_plain or not isinstance(given["self"], fx.Node):
         raise ConfigError(_refusal(node, _operator(node)))
     sizes = (1,) * (len(shape) - found.dim()) + tuple(found.shape)
     of_channels = len(shape) > 1 and shape[0] == 1 and sizes == (1, shape[1]) + (1,) * (len(shape) - 2)
@@ -431,7 +435,7 @@ def _sliced(to: _Translation, node: fx.Node, given: Given) -> int:
     if len(source) not in (3, 4) or source[0] != 1 or axis < 2:
         raise ConfigError(_refusal(node, _operator(node)))
     start = given["start"] or 0
-    first = start + source[axis] if start < 0 else start
+    first = max(start + source[axis], 0) if start < 0 else start
     is_row = axis == 2 and len(source) == 4
     pairs = [(place, unit) if is_row else (unit, place) for place, unit in ((given["step"], 1), (-first, 0))]
     window = replace(_sides(source, made), stride=pairs[0], padding=pairs[1])

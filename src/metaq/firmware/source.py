@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import inf, isinf
+from math import inf, isinf, isnan
 
 from metaq.container import File
 from metaq.firmware.block import Needs
@@ -163,7 +163,7 @@ def passes_of(order: Order) -> str:
     """How a run goes over the file, in a sentence."""
     if not order.back:
         return "A run goes over the file once."
-    return f"A run goes over parts of the file up to {order.passes} times: it goes back to {', '.join(order.back)}."
+    return f"A run goes over parts of the file up to {order.passes} times: it goes back to {', '.join(map(_plain, order.back))}."
 
 
 class _Writer:
@@ -243,11 +243,13 @@ def _number(value: float) -> str:
 
     Examples
     --------
-    >>> _number(3), _number(0.5), _number(float("-inf"))
-    ('3', '0.5f', '-LAYER_INFINITY')
+    >>> _number(3), _number(0.5), _number(float("-inf")), _number(float("nan"))
+    ('3', '0.5f', '-LAYER_INFINITY', 'LAYER_INFINITY - LAYER_INFINITY')
     """
     if isinstance(value, int):
         return str(value)
+    if isnan(value):
+        return "LAYER_INFINITY - LAYER_INFINITY"
     if isinf(value):
         return "LAYER_INFINITY" if value == inf else "-LAYER_INFINITY"
     return f"{float(value)!r}f"

@@ -1,6 +1,7 @@
 """Where a training stands between its first step and its last, which may not be known."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from metaq.config import require
@@ -12,6 +13,12 @@ SETTLE = 0.1
 """Last share of a training, in which step sizes keep still and oscillating weights are frozen."""
 
 
+def require_steps(total_steps: float) -> None:
+    """Raise :class:`~metaq.errors.ConfigError` for what is no number of steps."""
+    is_whole = isinstance(total_steps, Integral) and not isinstance(total_steps, bool)
+    require(is_whole and total_steps >= 1, f"total_steps: {total_steps} is no whole number from 1 upwards.")
+
+
 class Pace:
     """From steps to the share of a training that is over, from 0 to 1, and beyond once there are more than planned.
 
@@ -21,7 +28,8 @@ class Pace:
     """
 
     def __init__(self, total_steps: int | None) -> None:
-        require(total_steps is None or total_steps >= 1, f"total_steps: {total_steps} is below 1.")
+        if total_steps is not None:
+            require_steps(total_steps)
         self.total_steps = total_steps
         self._from_steps, self._from_share = 0, 0.0
 
@@ -34,6 +42,7 @@ class Pace:
 
     def change(self, total_steps: int, *, steps: int) -> None:
         """Plan for so many steps in all, `steps` of which are done."""
+        require_steps(total_steps)
         require(
             total_steps > steps,
             f"total_steps: {total_steps} leaves nothing to train after {steps} steps; call finish().",

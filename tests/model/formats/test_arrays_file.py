@@ -82,6 +82,24 @@ def test_compressed_arrays_are_a_state_dict(tmp_path, elements):
     check_elements(file, elements, {**arrays(), "transposed": transposed, "big": big})
 
 
+def test_arrays_of_another_order_are_a_state_dict(tmp_path, elements):
+    odd = {
+        "transposed": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big": np.arange(4, dtype=">f4"),
+        "both": np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
+    }
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays(), **odd)
+    file = arrays_file.read(path)
+    assert file.is_state_dict
+    assert not file.checksums
+    check_elements(file, elements, {**arrays(), **odd})
+    # Where the same file is to come back they stay as they are.
+    kept = arrays_file.read(path, keep_all=True)
+    assert not kept.is_state_dict
+    assert set(kept.left_out) == set(odd)
+
+
 def test_a_single_array_is_a_tensor(tmp_path, elements, refilled):
     path = tmp_path / "weights.npy"
     np.save(path, np.arange(6.0).reshape(2, 3))

@@ -149,7 +149,10 @@ void layer_add(const float *in, const float *other, float *out, int count) {
 
 void layer_clamp(const float *in, float *out, int count, float low, float high) {
     int i;
-    for (i = 0; i < count; i++) out[i] = in[i] < low ? low : in[i] > high ? high : in[i];
+    for (i = 0; i < count; i++) {
+        const float raised = in[i] < low ? low : in[i];
+        out[i] = raised > high ? high : raised;
+    }
 }
 
 void layer_tanh(const float *in, float *out, int count) {

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from metaq.errors import FormatError
-from metaq.model.formats.weight_file import Checksum, WeightFile
+from metaq.model.formats.weight_file import WeightFile
 from metaq.model.formats.zip_records import Record, is_zip, records
 from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
@@ -32,6 +32,9 @@ MOST_ELEMENTS = 1 << 62
 MOST_UNPACKED_BYTES = 1 << 26
 MOST_UNPACKED_RATIO = 100
 """Of what the compressed arrays of a file take to the size of the file, once it is more than the former."""
+
+BIG_ENDIAN, FORTRAN = "is big-endian", "is in Fortran order"
+"""Why arrays of numbers are no tensors where they lie."""
 
 DTYPES = {
     dtype.storage.str: dtype for dtype in Dtype if dtype not in (Dtype.bfloat16, Dtype.float8_e4m3fn, Dtype.float8_e5m2)
@@ -50,8 +53,9 @@ class _Header:
 
     @property
     def reason(self) -> str:
-        """Why the array is no tensor, or nothing."""
-        return "needs pickle" if self.dtype.hasobject else reason_against(self.dtype)
+        """Why the array is no tensor where it lies, or nothing."""
+        reason = "needs pickle" if self.dtype.hasobject else reason_against(self.dtype)
+        return reason or (FORTRAN if self.is_transposed else "")
 
     @property
     def is_transposed(self) -> bool:
@@ -63,7 +67,7 @@ def reason_against(dtype: np.dtype[np.generic]) -> str:
     """Why arrays of a type cannot be tensors where they lie, or nothing."""
     if dtype.str in DTYPES:
         return ""
-    return "is big-endian" if dtype.newbyteorder().str in DTYPES else f"is of type {dtype.str}"
+    return BIG_ENDIAN if dtype.newbyteorder().str in DTYPES else f"is of type {dtype.str}"
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -78,18 +82,19 @@ def recognises(path: Path, head: bytes) -> bool:
         return False
 
 
-def read(path: Path) -> WeightFile:
+def read(path: Path, *, keep_all: bool = False) -> WeightFile:
     """The arrays of a ``.npy`` or ``.npz`` file, each under the name that numpy gives it.
 
-    If arrays of an archive are compressed, these are read, and the file is a state dict, to be written anew. Raises
-    :class:`FormatError` if the file cannot be read or is damaged, if its compressed arrays take more than 100 times the
-    size of the file and 64 MiB, and if it has to be written anew and holds more than numbers.
+    If arrays of an archive are compressed, these are read, and the file is a state dict, to be written anew. So it is,
+    without `keep_all`, if all are numbers, and some are big-endian or in Fortran order. Raises :class:`FormatError` if
+    the file cannot be read or is damaged, if its compressed arrays take more than 100 times the size of the file and
+    64 MiB, and if some are compressed and it holds more than numbers.
     """
     try:
         with path.open("rb") as stream:
             if not is_zip(stream.read(4)):
                 return _read_array(path, stream)
-            return _read_archive(path, stream)
+            return _read_archive(path, stream, keep_all=keep_all)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
 
@@ -101,7 +106,7 @@ def _read_array(path: Path, stream: IO[bytes]) -> WeightFile:
     return WeightFile(path=path, tensors=(found,))
 
 
-def _read_archive(path: Path, stream: IO[bytes]) -> WeightFile:
+def _read_archive(path: Path, stream: IO[bytes], *, keep_all: bool) -> WeightFile:
     found = records(path)
     packed = [record for record in found.values() if not record.is_stored]
     unpacked_bytes = sum(record.length for record in packed)
@@ -110,56 +115,57 @@ def _read_archive(path: Path, stream: IO[bytes]) -> WeightFile:
             f"{path}: its compressed arrays claim to take {unpacked_bytes} bytes, more than {MOST_UNPACKED_RATIO} "
             "times the size of the file; save them with numpy.savez."
         )
-    tensors: list[StoredTensor] = []
-    left_out: dict[str, str] = {}
-    checksums: list[Checksum] = []
-    for record in found.values():
-        name = record.name.removesuffix(SUFFIX)
-        tensor = "is no array" if name == record.name else _tensor(path, stream, name, record)
-        if isinstance(tensor, str):
-            left_out[name] = tensor
-        else:
-            tensors.append(tensor)
-            checksums += record.checksums
+    tensors = {record.name: _tensor(path, stream, record) for record in found.values()}
+    left_out = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, str)}
+    if left_out and (packed or not keep_all) and set(left_out.values()) <= {BIG_ENDIAN, FORTRAN}:
+        tensors |= {name: _unpacked(path, stream, found[name]) for name in left_out}
+        left_out, packed = {}, list(found.values())
     if packed and left_out:
         name, reason = next(iter(left_out.items()))
         raise FormatError(
-            f"{path}: cannot be written anew, for {name!r} {reason} and there are compressed arrays; save all with "
-            "numpy.savez."
+            f"{path}: cannot be written anew, for {name.removesuffix(SUFFIX)!r} {reason} and there are compressed "
+            "arrays; save all with numpy.savez."
         )
+    taken = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, str)}
+    checksums = tuple(checksum for name in taken for checksum in found[name].checksums)
     return WeightFile(
         path=path,
-        tensors=tuple(tensors),
+        tensors=tuple(taken.values()),
         is_state_dict=bool(packed),
-        checksums={} if packed else {path: tuple(checksums)},
-        left_out=left_out,
+        checksums={} if packed else {path: checksums},
+        left_out={name.removesuffix(SUFFIX): reason for name, reason in left_out.items()},
     )
 
 
-def _tensor(path: Path, stream: IO[bytes], name: str, record: Record) -> StoredTensor | str:
-    if record.is_stored:
-        return _stored(path, stream, name, record.start, record.size)
-    return _unpacked(path, stream, name, record)
+def _tensor(path: Path, stream: IO[bytes], record: Record) -> StoredTensor | str:
+    if not record.name.endswith(SUFFIX):
+        return "is no array"
+    if not record.is_stored:
+        return _unpacked(path, stream, record)
+    return _stored(path, stream, record.name.removesuffix(SUFFIX), record.start, record.size)
 
 
 def _stored(path: Path, stream: IO[bytes], name: str, start: int, size: int) -> StoredTensor | str:
-    """The array in so many bytes from `start` on, or why it is no tensor."""
+    """The array in so many bytes from `start` on, or why it is no tensor there."""
     stream.seek(start)
     header = _header(path, name, stream, size)
-    if header.reason or header.is_transposed:
-        return header.reason or "is in Fortran order"
+    if header.reason:
+        return header.reason
     place = FileRange(path, start + header.size)
     return StoredTensor(name=name, dtype=DTYPES[header.dtype.str], shape=header.shape, place=place)
 
 
-def _unpacked(path: Path, stream: IO[bytes], name: str, record: Record) -> StoredTensor | str:
-    """The compressed array, its elements as a tensor has them, or why it is no tensor."""
+def _unpacked(path: Path, stream: IO[bytes], record: Record) -> StoredTensor | str:
+    """The array read into memory, its elements as a tensor has them, or why it is no tensor."""
+    name = record.name.removesuffix(SUFFIX)
     stream.seek(record.start)
-    try:
-        # One byte more tells contents that are longer than the archive claims.
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(record.size), record.length + 1)
-    except zlib.error as error:
-        raise _damaged(path, name, f"it cannot be unpacked ({error})") from error
+    content = stream.read(record.size)
+    if not record.is_stored:
+        try:
+            # One byte more tells contents that are longer than the archive claims.
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, record.length + 1)
+        except zlib.error as error:
+            raise _damaged(path, name, f"it cannot be unpacked ({error})") from error
     if len(content) != record.length or zlib.crc32(content) != record.checksum:
         raise _damaged(path, name, "its checksum is wrong")
     header = _header(path, name, BytesIO(content), record.length)

@@ -73,7 +73,7 @@ def _without_key(path: Path, head: bytes, *, keep_all: bool) -> WeightFile | Non
     if safetensors_file.recognises(path, head):
         return safetensors_file.read(path, keep_all=keep_all)
     if arrays_file.recognises(path, head):
-        return arrays_file.read(path)
+        return arrays_file.read(path, keep_all=keep_all)
     if hdf5_file.recognises(path, head):
         return hdf5_file.read(path, keep_all=keep_all)
     if tflite_file.recognises(path, head):
