@@ -3519,10 +3519,12 @@ static void read_exact_elements(metaq_reader *reader, const metaq_tensor *tensor
 /* ---- What others call */
 
 metaq_source metaq_in_memory(const void *bytes, size_t size) {
+    static const uint8_t NOTHING[1];
     metaq_source source;
     memset(&source, 0, sizeof source);
-    source.bytes = bytes;
-    source.size = size;
+    /* Without bytes the source would be read by `read`, which is not there. */
+    source.bytes = bytes ? bytes : NOTHING;
+    source.size = bytes ? size : 0;
     return source;
 }
 

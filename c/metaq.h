@@ -31,6 +31,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum metaq_status {
     METAQ_OK,
     METAQ_END,        /* nothing is left: no tensor, or no element of the tensor */
@@ -156,7 +160,7 @@ typedef struct metaq_reader {
     size_t removed_count;
 } metaq_reader;
 
-/* A file that is in memory as a whole, and stays there. */
+/* A file that is in memory as a whole, and stays there. NULL is a file without bytes, which metaq_open refuses. */
 metaq_source metaq_in_memory(const void *bytes, size_t size);
 
 /* Reads the header. The block is aligned for uint64_t and belongs to the reader from now on. If it is too small,
@@ -205,5 +209,9 @@ double metaq_factor(const metaq_tensor *tensor, size_t element);
 
 /* What a status says, and what to do about it. */
 const char *metaq_sentence(metaq_status status);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import torch
 
 from metaq.errors import ConfigError, OutputError
 from metaq.files import refuse_overwrite, write_atomically, write_bytes
@@ -33,6 +34,26 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
         write_atomically(path, writer)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_pytorch_makes_of_a_full_disk_is_told_as_one(tmp_path):
+    class Full:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def write(self, data):
+            if self.stream.tell() + len(data) > 20_000:
+                full_disk()
+            return self.stream.write(data)
+
+        def flush(self):
+            self.stream.flush()
+
+    with pytest.raises(OutputError, match="No space left"):
+        write_atomically(tmp_path / "a", lambda stream: torch.save([torch.ones(2000) for _ in range(9)], Full(stream)))
+    with pytest.raises(OutputError, match="No space left"):
+        write_atomically(tmp_path / "a", lambda stream: torch.save({"a": torch.ones(9000)}, Full(stream)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interruption_leaves_the_old_file(tmp_path):

@@ -24,6 +24,8 @@ export function startViewer() {
 }
 
 let running;
+/** How many files were given: only of the last one anything is shown. */
+let given = 0;
 
 /** @param {File} file */
 export async function showOwn(file) {
@@ -31,18 +33,24 @@ export async function showOwn(file) {
   byId("own-result").hidden = true;
   tell(`Decoding ${file.name} …`);
   running?.terminate();
+  const number = ++given;
+  const isLast = () => number === given;
   try {
     const bytes = new Uint8Array(await file.arrayBuffer());
+    if (!isLast()) return;
     running = startWorker();
-    running.addEventListener("error", () => tell("This browser does not let the page decode in a worker."));
+    running.addEventListener("error", () => {
+      if (isLast()) tell("This browser does not let the page decode in a worker.");
+    });
     running.addEventListener("message", ({ data: { progress, error, figures, metadata } }) => {
+      if (!isLast()) return;
       if (progress) tell(`Decoding ${file.name}: ${Math.round((100 * progress.done) / Math.max(progress.total, 1))} %`);
       else if (error !== undefined) tell(`${file.name}: ${error}`);
       else showFigures(file, figures, metadata);
     });
     running.postMessage(bytes, [bytes.buffer]);
   } catch (error) {
-    tell(`${file.name} cannot be read: ${error.message}.`);
+    if (isLast()) tell(`${file.name} cannot be read: ${error.message}.`);
   }
 }
 

@@ -57,6 +57,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
         return _write_into(Path(path), write) if is_stream(path) else _replace(Path(path), write)
     except OSError as error:
         raise output_error(path, error) from error
+    except RuntimeError as error:
+        # PyTorch's writer, which cannot end what it could not write, raises this one over the other.
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise output_error(path, error.__context__) from error
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> int:

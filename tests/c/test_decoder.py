@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import zlib
 from collections.abc import Collection, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from c_program import COMPILER, LEFT_OUT, MEMORY, OK, ROOT, WARNINGS, ZSTD, Program, built, by_c
+from c_program import COMPILER, LEFT_OUT, MEMORY, OK, OPTIONS, ROOT, WARNINGS, ZSTD, Program, built, by_c
 from made_files import (
     CODER_NAMES,
     MAX_BYTES,
@@ -31,6 +32,10 @@ from metaq import container
 from metaq.errors import FormatError
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, QuantizedTensor, TiedTensor
+
+CPLUSPLUS_COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+NO_FILE = 2
+"""Number of the status in c/metaq.h."""
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler is installed")
 
@@ -231,6 +236,43 @@ def test_a_build_without_a_part_refuses_what_needs_it(option: str, tmp_path: Pat
             expected = by_python(path.read_bytes(), has_zstd=program.has_zstd)
             assert expected is not None
             assert comparable(line, expected) == expected
+
+
+MISSING_BYTES = """
+#include <stdio.h>
+#include "metaq.h"
+
+int main(void) {
+    static uint64_t block[8192];
+    metaq_reader reader;
+    printf("%d", (int)metaq_open(&reader, metaq_in_memory(NULL, 0), block, sizeof block));
+    printf(" %d", (int)metaq_open(&reader, metaq_in_memory(NULL, 100), block, sizeof block));
+    printf(" %d", (int)metaq_open(&reader, metaq_in_memory("", 0), block, sizeof block));
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_no_bytes_are_an_empty_file_in_programs_of_c_and_of_cplusplus(language: str, tmp_path: Path) -> None:
+    """An empty std::vector gives NULL. The decoder itself is compiled as C."""
+    compiler = COMPILER if language == "c" else CPLUSPLUS_COMPILER
+    if compiler is None:
+        pytest.skip("no C++ compiler is installed")
+    source, decoder, caller, program = (
+        str(tmp_path / name) for name in ("caller.txt", "metaq.o", "caller.o", "caller")
+    )
+    Path(source).write_text(MISSING_BYTES)
+    commands = [
+        [str(COMPILER), *OPTIONS, "-c", str(ROOT / "c" / "metaq.c"), "-o", decoder],
+        [compiler, "-x", language, *WARNINGS, f"-I{ROOT / 'c'}", "-c", source, "-o", caller],
+        [compiler, decoder, caller, "-o", program],
+    ]
+    for command in commands:
+        subprocess.run(command, check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.split() == [str(NO_FILE)] * 3
 
 
 def test_code_on_pages_compiles(tmp_path: Path) -> None:

@@ -156,6 +156,9 @@ def test_unknown_names_get_the_near_match(tmp_path, checkpoint):
     assert refused(run_metaq("evaluate", checkpoint, "--data", "digit"), "digits")
     out = ("--out", tmp_path / "r")
     assert refused(run_metaq("train", "--set", "regularizer.strenght=1", *out), "strength")
+    assert refused(run_metaq("train", "--set", "data=digit", *out), "digits")
+    digits = ("--preset", "lenet5-digits")
+    assert refused(run_metaq("train", *digits, "--set", "validation_count=5000", *out), "validation count: 5000")
     assert not (tmp_path / "r").exists()
 
 

@@ -147,6 +147,33 @@ def test_sparse_gradients_are_refused_at_once():
     EntropyRegularizer(model, RegularizerConfig(strength=1e-6, exclude=("0.weight",)), total_steps=10)
 
 
+def test_tables_that_change_when_they_are_read_are_refused_at_once():
+    model = nn.Sequential(nn.Embedding(100, 8, max_norm=1.0), nn.Linear(8, 2))
+    with pytest.raises(ConfigError, match=r"0\.weight: .* max_norm"):
+        EntropyRegularizer(model, CONFIG, total_steps=10)
+    EntropyRegularizer(model, RegularizerConfig(strength=1e-6, exclude=("0.weight",)), total_steps=10)
+
+
+class Counting(nn.Module):
+    """A layer with a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+
+    def get_extra_state(self):
+        return {"count": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("goal", [{"target_ratio": 8.0}, {"max_drop": 0.1, "larger_is_better": True}])
+def test_what_no_file_can_hold_is_refused_at_once(goal):
+    with pytest.raises(ConfigError, match="_extra_state: is not a tensor but dict"):
+        EntropyRegularizer(Counting(), total_steps=10, **goal)
+
+
 @pytest.mark.parametrize("goal", [{}, *({"target_bits_per_weight": bits} for bits in (6.5, 7.0, 7.5))])
 def test_averages_that_are_put_into_the_model_are_what_is_packed(tmp_path, goal):
     loop = Loop(rate=0.02, **goal)

@@ -49,6 +49,41 @@ def test_any_optimiser_reaches_it(tmp_path, make_optimizer):
     assert LEAST <= size * 12 / float_bytes(loop.model) <= 1.0
 
 
+def rows_in_use():
+    """A table of zeros of which a few rows are read, and what makes a loss of it and a batch."""
+    model = nn.Sequential(nn.Embedding(1000, 16), nn.Flatten(), nn.Linear(16, 8))
+    nn.init.zeros_(model[0].weight)
+    inputs = torch.arange(50)[:, None]
+    return model, inputs, inputs[:, 0] % 8
+
+
+def one_far_out():
+    """A weight far beyond all others."""
+    model = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 8))
+    with torch.no_grad():
+        model[0].weight[0, 0] = 8.0
+        model[2].weight[0, 0] = 5.0
+    inputs = torch.randn(256, 32)
+    return model, inputs, (inputs @ torch.randn(32, 8)).argmax(1)
+
+
+@pytest.mark.parametrize(("make", "ratio"), [(rows_in_use, 12), (one_far_out, 32 / 7)])
+def test_a_goal_that_weights_cannot_fill_leaves_them_as_they_are(tmp_path, make, ratio):
+    torch.manual_seed(0)
+    model, inputs, labels = make()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    regularizer = EntropyRegularizer(model, total_steps=200, target_ratio=ratio).attach(optimizer)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    before, largest = model(inputs).detach(), float(model[0].weight.detach().abs().max())
+    regularizer.finish()
+    assert float(model[0].weight.detach().abs().max()) >= 0.97 * largest
+    assert float((model(inputs) - before).detach().abs().max()) < 0.1 * float(before.abs().max())
+    assert regularizer.save(tmp_path / "model.metaq").file_bytes <= float_bytes(model) / ratio
+
+
 @pytest.mark.parametrize(("ratio", "steps"), [(4, 30), (5, 30), (4, 100)])
 def test_a_short_training_of_a_single_layer_keeps_to_it(tmp_path, ratio, steps):
     torch.manual_seed(0)
@@ -166,6 +201,8 @@ def test_without_a_goal_the_goals_are_named():
     [
         (None, {"target_ratio": 8.0, "target_bytes": 1000}, "give one of them"),
         (None, {"target_ratio": -1.0}, "must be positive"),
+        (None, {"target_bytes": "1000"}, "target_bytes: '1000' is no number"),
+        (None, {"max_drop": 0.1, "larger_is_better": "min"}, "larger_is_better: 'min' is neither True nor False"),
         (None, {"target_ratio": 2.0}, "metaq.compress reaches that without training"),
         (None, {"target_bytes": 40}, "cannot be reached; with every weight at zero the file takes"),
         (RegularizerConfig(strength=1e-5, led_by="strength"), {}, "led_by: is about the way to a goal"),

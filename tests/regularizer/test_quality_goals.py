@@ -313,7 +313,7 @@ class TestPace:
     def test_there_must_be_steps_left(self):
         with pytest.raises(ConfigError, match="call finish"):
             Pace(None).change(100, steps=100)
-        with pytest.raises(ConfigError, match="below 1"):
+        with pytest.raises(ConfigError, match="no whole number from 1 upwards"):
             Pace(0)
 
 

@@ -286,6 +286,52 @@ def test_optimisers_that_step_oftener_than_once_by_a_closure_are_refused():
         EntropyRegularizer(model, CONFIG, total_steps=STEPS).attach([make_optimizer(model)])
 
 
+class Sharpness(torch.optim.Optimizer):
+    """Steps from the gradients at the worst weights nearby, which it asks the closure for."""
+
+    def __init__(self, parameters, *, asks_first, in_place):
+        super().__init__(parameters, {"lr": 0.1})
+        self.asks_first, self.in_place = asks_first, in_place
+
+    @torch.no_grad()
+    def step(self, closure):
+        closure = torch.enable_grad()(closure)
+        if self.asks_first:
+            closure()
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        before = [p.clone() for p in parameters]
+        for p in parameters:
+            (p if self.in_place else p.data).add_(p.grad, alpha=0.1)
+        self.zero_grad()
+        closure()
+        for p, held in zip(parameters, before, strict=True):
+            p.copy_(held - 0.1 * p.grad)
+
+
+@pytest.mark.parametrize("asks_first", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_optimisers_that_ask_for_further_gradients_are_refused(asks_first, in_place):
+    loop = Loop(is_regularized=False)
+    optimizer = Sharpness(loop.model.parameters(), asks_first=asks_first, in_place=in_place)
+    EntropyRegularizer(loop.model, CONFIG, total_steps=STEPS).attach(optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        return loop.forward_backward(*batch(0))
+
+    if not asks_first:
+        closure()
+    with pytest.raises(ConfigError, match="optimizer Sharpness: does not make one step from one gradient"):
+        optimizer.step(closure)
+
+
+def test_optimisers_that_maximise_are_refused():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
+    with pytest.raises(ConfigError, match="optimizer SGD: maximises, .* maximize=False"):
+        EntropyRegularizer(model, CONFIG, total_steps=STEPS).attach(optimizer)
+
+
 def halves(model):
     """Two optimisers, each with its own layers."""
     return [make_optimizer(model[:2]), make_optimizer(model[2:])]

@@ -43,6 +43,7 @@ def test_the_page_shows_any_file_that_is_dropped_or_chosen(tmp_path: Path, is_fr
         said = re.search(r"hold ([\d,]+) tensors", file["status"])
         assert said, f"{path.name}: {file['status']}"
         assert len(file["rows"]) == int(said[1].replace(",", "")) > 0
+    assert found["last"] == found["files"][1]["status"]
     lenet = found["files"][0]
     assert lenet["status"].startswith("lenet5-mnist.metaq: 974 bytes hold 10 tensors with 44,426 elements")
     assert any(row.startswith("fc1.weight120 × 256float32122,880 bytes") and "99.1 %" in row for row in lenet["rows"])

@@ -318,5 +318,8 @@ def test_a_page_decodes_with_and_without_workers_and_webassembly(files: tuple[Pa
         assert said["aborted"] == "AbortError", name
     for name in ("all", "withoutWorkers"):
         assert found[name]["steps"][-1][0] == found[name]["steps"][-1][1] > 0
+        assert found[name]["thrown"] == "TypeError: of the page"
         assert "/metaq/decoder.wasm" in found[name]["requests"]
     assert found["held"]["facts"] == expected
+    assert found["elsewhere"]["facts"] == expected
+    assert "Access-Control-Expose-Headers: Content-Range" in found["elsewhere"]["sentence"]

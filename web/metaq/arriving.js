@@ -3,13 +3,17 @@ import { MetaqError } from "./errors.js";
 
 const MOST_FILE_BYTES = 2 ** 31;
 const FIRST_CAPACITY = 2 ** 20;
+const NO_CONTENT = 204;
+/** With the letter of a drive, as on Windows, or not. */
+const PLACE_ON_DISK = /^(file|[a-z]):/;
 
 export class Arriving {
   #bytes = new Uint8Array(0);
   #next = Promise.resolve();
   #error;
+  #announced;
 
-  /** @type {number | undefined} of the file in bytes, as far as that is known */
+  /** @type {number | undefined} of the file in bytes, as far as that is known; it may turn out to be another */
   size;
 
   /** How many bytes are there, from the first on. */
@@ -33,13 +37,18 @@ export class Arriving {
    */
   static async fetch(url, { onFetched, signal } = {}) {
     const response = await fetched(url, { signal });
-    if (!response.ok) throw new MetaqError(`${url} cannot be fetched: the server answers ${response.status}.`);
+    refuseOther(url, response);
     const file = new Arriving();
     // Of a compressed transfer the header tells another size than that of the file.
     const length = Number(response.headers.get("Content-Length"));
-    if (length > 0 && !response.headers.has("Content-Encoding")) file.size = length;
+    if (length > 0 && !response.headers.has("Content-Encoding")) file.#announced = file.size = length;
     file.#pull(url, response.body.getReader(), onFetched);
     return file;
+  }
+
+  /** Whether another size was told than has come: that a transfer is compressed is not seen from other origins. */
+  get wasMisannounced() {
+    return this.isWhole && this.#announced !== undefined && this.#announced !== this.arrived;
   }
 
   /** All of it. Whether it could not be fetched is known only here and in `until`. @returns {Promise<Uint8Array>} */
@@ -98,6 +107,7 @@ export class Arriving {
     }
     this.#bytes.set(part, this.arrived);
     this.arrived = arrived;
+    if (arrived > this.size) this.size = undefined;
   }
 }
 
@@ -152,12 +162,18 @@ export class Ranges {
 
   async #fetch(start, end) {
     const response = await fetched(this.url, { signal: this.signal, headers: { Range: `bytes=${start}-${end - 1}` } });
+    refuseOther(this.url, response);
     if (response.status !== 206) {
-      response.body?.cancel().catch(() => {});
-      if (!response.ok) throw new MetaqError(`${this.url} cannot be fetched: the server answers ${response.status}.`);
+      response.body.cancel().catch(() => {});
       throw new MetaqError(`The server of ${this.url} does not send parts of files; decode all of it instead.`);
     }
-    const range = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(response.headers.get("Content-Range") ?? "");
+    const told = response.headers.get("Content-Range");
+    if (told === null && response.type === "cors")
+      throw new MetaqError(
+        `The server of ${this.url} does not let pages of other origins read which part of it it sends; have it send ` +
+          "Access-Control-Expose-Headers: Content-Range, or decode all of it instead.",
+      );
+    const range = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(told ?? "");
     const [first, last, size] = range ? range.slice(1).map(Number) : [];
     if (first !== start) throw new MetaqError(`The server of ${this.url} does not tell which part of it it sends.`);
     if (size !== (this.size ?? size)) throw new MetaqError(`${this.url} has changed while it was fetched; try again.`);
@@ -179,6 +195,18 @@ async function fetched(url, options) {
     return await fetch(url, options);
   } catch {
     options.signal?.throwIfAborted();
+    if (PLACE_ON_DISK.test(url))
+      throw new MetaqError(
+        `${url} cannot be fetched, since it is a place on a disk; read the file and decode its bytes.`,
+      );
     throw new MetaqError(`${url} cannot be fetched: there is no connection, or the server does not allow it.`);
   }
+}
+
+/** Refuses an answer without a file. */
+function refuseOther(url, { ok, status, body }) {
+  // Not all browsers give null for a body that there cannot be.
+  if (ok && body && status !== NO_CONTENT) return;
+  body?.cancel().catch(() => {});
+  throw new MetaqError(`${url} cannot be fetched: the server answers ${status}${ok ? ", and sends no file" : ""}.`);
 }

@@ -1,5 +1,6 @@
 import { MetaqError } from "./errors.js";
 import { decodedTensors, DEFAULT_MAX_BYTES, openFile, VERSION } from "./file.js";
+import { bytesOf } from "./given.js";
 import { inDigits } from "./identity.js";
 
 /**
@@ -16,12 +17,12 @@ import { inDigits } from "./identity.js";
  * Quantised tensors come out as they do everywhere, to the bit. Whatever is wrong with the file is a {@link MetaqError};
  * nothing is executed, and no more memory is asked for than the tensors need, up to a few times as much.
  *
- * @param {Uint8Array} bytes
+ * @param {import("./given.js").Bytes} bytes
  * @param {{maxBytes?: number}} [options] largest sum of the sizes of all tensors in bytes, 2 GiB by default
  * @returns {Model}
  */
 export function decode(bytes, { maxBytes = DEFAULT_MAX_BYTES } = {}) {
-  const file = openFile(bytes, maxBytes);
+  const file = openFile(bytesOf(bytes), maxBytes);
   if (file.update) {
     const base = inDigits(file.update.base);
     throw new MetaqError(

@@ -1,5 +1,5 @@
 /** Decoding by WebAssembly or, where that is not allowed, by JavaScript, of files that may still be on their way. */
-import { Ranges } from "./arriving.js";
+import { Arriving, Ranges } from "./arriving.js";
 import { decode } from "./decode.js";
 import { MetaqError } from "./errors.js";
 import { DEFAULT_MAX_BYTES, openFile, VERSION } from "./file.js";
@@ -13,7 +13,7 @@ const PAUSE_INTERVAL_MS = 16;
 
 /**
  * Decode a file, from its first bytes on.
- * @param {import("./arriving.js").Arriving} file
+ * @param {Arriving} file
  * @param {{maxBytes?: number, onDecoded?: (done: number, total: number) => void, signal?: AbortSignal}} [options]
  *   `onDecoded` is told the bytes of tensors
  * @returns {Promise<import("./decode.js").Model>}
@@ -33,7 +33,10 @@ export async function decodeArriving(file, { maxBytes = DEFAULT_MAX_BYTES, onDec
     if (isPartial) await refuseDamaged(reader, file);
     return model;
   } catch (error) {
-    if (error instanceof MetaqError) await refuseAsJavaScript(file, maxBytes);
+    if (!(error instanceof MetaqError)) throw error;
+    const bytes = await file.whole();
+    if (file.wasMisannounced) return await decodeArriving(Arriving.of(bytes), { maxBytes, onDecoded, signal });
+    refuseAsJavaScript(bytes, maxBytes);
     throw error;
   } finally {
     file.cancel();
@@ -89,8 +92,7 @@ async function refuseDamaged(reader, file) {
 }
 
 /** Refuses a file by a sentence that says more, if what is wrong is not inside its chunks. */
-async function refuseAsJavaScript(file, maxBytes) {
-  const bytes = await file.whole();
+function refuseAsJavaScript(bytes, maxBytes) {
   if (openFile(bytes, maxBytes).update) decode(bytes, { maxBytes });
 }
 

@@ -1,5 +1,6 @@
 /** Decoding beside the page. */
 import { MetaqError } from "./errors.js";
+import { absolute, inputOf } from "./given.js";
 import { PASSING } from "./passing.js";
 import { sentenceOf, TASKS } from "./tasks.js";
 
@@ -11,17 +12,17 @@ import { sentenceOf, TASKS } from "./tasks.js";
  * the page does it itself, and WebAssembly lets others have their turn. The memory of WebAssembly never has more bytes
  * than the file, `maxBytes` and 256 MiB together.
  *
- * @param {string | URL | Uint8Array} source where the file is, or its bytes, which are copied
+ * @param {string | URL | import("./given.js").Bytes | Blob} source where the file is, or its bytes, which are copied
  * @param {object} [options]
  * @param {number} [options.maxBytes] largest sum of the sizes of all tensors in bytes, 2 GiB by default
  * @param {(progress: {done: number, total: number}) => void} [options.onProgress] is told the bytes of tensors decoded,
- *   and of all; by WebAssembly alone
+ *   and of all; by WebAssembly alone; what it throws ends decoding
  * @param {AbortSignal} [options.signal] ends it
- * @returns {Promise<import("./decode.js").Model>} rejected with a {@link MetaqError} if it cannot be fetched or read
+ * @returns {Promise<import("./decode.js").Model>} rejected with a {@link MetaqError} if it cannot be fetched or read,
+ *   and with what `onProgress` throws
  */
 export async function decodeInWorker(source, { maxBytes, onProgress, signal } = {}) {
-  const input = source instanceof Uint8Array ? { bytes: source, maxBytes } : { url: absolute(source), maxBytes };
-  return inWorker("model", input, { onTold: onProgress, signal });
+  return inWorker("model", { ...(await inputOf(source)), maxBytes }, { onTold: onProgress, signal });
 }
 
 /**
@@ -41,25 +42,42 @@ export async function fetchTensor(url, name, { maxBytes, signal } = {}) {
   return inWorker("tensor", { url: absolute(url), name, maxBytes }, { signal });
 }
 
-/** @param {string | URL} url @returns {string} as a worker needs it, which has another address than the page */
-export function absolute(url) {
-  return new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href).href;
-}
-
 /**
  * Do a task of tasks.js.
  * @param {string} task
  * @param {object} input
  * @param {{onTold?: (progress: object) => void, signal?: AbortSignal}} options
+ * @returns {Promise<object>} rejected with what `onTold` throws, if it does
  */
-export async function inWorker(task, input, { onTold = () => {}, signal } = {}) {
+export async function inWorker(task, input, { onTold, signal } = {}) {
   signal?.throwIfAborted();
-  const worker = await startedWorker(signal);
-  if (worker) return doneBy(worker, { task, input }, { onTold, signal });
+  const ending = new AbortController();
+  const end = () => ending.abort(signal.reason);
+  const tell = (progress) => {
+    if (ending.signal.aborted) return;
+    try {
+      onTold?.(progress);
+    } catch (error) {
+      ending.abort(error);
+    }
+  };
+  signal?.addEventListener("abort", end);
   try {
-    return await TASKS[task](input, onTold, signal);
+    return await begun({ task, input }, tell, ending.signal);
+  } finally {
+    signal?.removeEventListener("abort", end);
+  }
+}
+
+async function begun(message, tell, signal) {
+  const worker = await startedWorker(signal);
+  if (worker) return doneBy(worker, message, tell, signal);
+  try {
+    const found = await TASKS[message.task](message.input, tell, signal);
+    signal.throwIfAborted();
+    return found;
   } catch (error) {
-    signal?.throwIfAborted();
+    signal.throwIfAborted();
     throw new MetaqError(sentenceOf(error));
   }
 }
@@ -78,9 +96,9 @@ function startedWorker(signal) {
       worker.terminate();
       reject(signal.reason);
     };
-    signal?.addEventListener("abort", stop, { once: true });
+    signal.addEventListener("abort", stop, { once: true });
     const settle = (found) => {
-      signal?.removeEventListener("abort", stop);
+      signal.removeEventListener("abort", stop);
       resolve(found);
     };
     worker.addEventListener("message", () => settle(worker), { once: true });
@@ -96,17 +114,17 @@ function startedWorker(signal) {
   });
 }
 
-function doneBy(worker, message, { onTold, signal }) {
+function doneBy(worker, message, tell, signal) {
   return new Promise((resolve, reject) => {
     const stop = () => finish(() => reject(signal.reason));
     const finish = (settle) => {
       worker.terminate();
-      signal?.removeEventListener("abort", stop);
+      signal.removeEventListener("abort", stop);
       settle();
     };
-    signal?.addEventListener("abort", stop);
+    signal.addEventListener("abort", stop);
     worker.addEventListener("message", ({ data: { progress, result, error } }) => {
-      if (progress) onTold(progress);
+      if (progress) tell(progress);
       else if (error !== undefined) finish(() => reject(new MetaqError(error)));
       else finish(() => resolve(PASSING[message.task].unpacked(result)));
     });
@@ -117,6 +135,6 @@ function doneBy(worker, message, { onTold, signal }) {
     // Of bytes that are a part of more memory, that part alone goes over.
     const bytes = message.input.bytes?.slice();
     worker.postMessage({ ...message, input: { ...message.input, bytes } }, bytes ? [bytes.buffer] : []);
-    if (signal?.aborted) stop();
+    if (signal.aborted) stop();
   });
 }

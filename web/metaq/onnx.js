@@ -7,7 +7,8 @@
  *     const tokenizer = JSON.parse(new TextDecoder().decode(files.get("tokenizer.json")));
  */
 import { decode } from "./decode.js";
-import { absolute, inWorker } from "./in_worker.js";
+import { absolute } from "./given.js";
+import { inWorker } from "./in_worker.js";
 import { onnxModel } from "./onnx_model.js";
 
 /** @typedef {import("./onnx_model.js").OnnxModel} OnnxModel */
@@ -18,10 +19,11 @@ import { onnxModel } from "./onnx_model.js";
  * @param {string | URL} url
  * @param {object} [options]
  * @param {(done: number, total?: number) => void} [options.onProgress] is told the bytes fetched, and all where the
- *   server says
+ *   server says; what it throws ends decoding
  * @param {AbortSignal} [options.signal] ends it
  * @param {string} [options.path] of the model, where the file has several
- * @returns {Promise<OnnxModel>} rejected with a {@link MetaqError} if it cannot be fetched or read
+ * @returns {Promise<OnnxModel>} rejected with a {@link MetaqError} if it cannot be fetched or read, and with what
+ *   `onProgress` throws
  */
 export async function loadOnnx(url, { onProgress, signal, path } = {}) {
   const onTold = ({ done, total }) => onProgress?.(done, total);
@@ -30,7 +32,7 @@ export async function loadOnnx(url, { onProgress, signal, path } = {}) {
 
 /**
  * The same of bytes that are there already, at once.
- * @param {Uint8Array} bytes of a `.metaq` file
+ * @param {import("./given.js").Bytes} bytes of a `.metaq` file
  * @param {{path?: string, maxBytes?: number}} [options] `maxBytes` bounds what the tensors take, and files around them
  * @returns {OnnxModel}
  */

@@ -3,6 +3,7 @@ import { crc32OfAll } from "./crc32.js";
 import { MetaqError } from "./errors.js";
 import { decodedTensors, DEFAULT_MAX_BYTES, openFile, VERSION } from "./file.js";
 import { isCarried } from "./frames.js";
+import { bytesOf, refuseUndecoded } from "./given.js";
 import { identityOf, inDigits, varint } from "./identity.js";
 
 const FILES = "files";
@@ -16,12 +17,13 @@ const KEYS = ["folder", "file", "weights", "key", "prefix"];
  * the update, or with a base that is not its own, is a {@link MetaqError}.
  *
  * @param {import("./index.js").Model} base as {@link decode} or this function returned it
- * @param {Uint8Array} bytes of the update
+ * @param {import("./given.js").Bytes} bytes of the update
  * @param {{maxBytes?: number}} [options] largest sum of the sizes of the tensors of the update in bytes, 2 GiB by default
  * @returns {import("./index.js").Model}
  */
 export function applyUpdate(base, bytes, { maxBytes = DEFAULT_MAX_BYTES } = {}) {
-  const file = openFile(bytes, maxBytes);
+  refuseUndecoded(base);
+  const file = openFile(bytesOf(bytes), maxBytes);
   if (!file.update) throw new MetaqError("The file is no update but a model; decode it without a base.");
   const [baseTensors, baseFiles] = withoutFiles(base);
   refuseOtherBase(file.update, inDigits(identityOf(baseTensors)));

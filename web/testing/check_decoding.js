@@ -2,7 +2,8 @@
  * Decodes files in a page: `node check_decoding.js CHROMIUM FILE DAMAGED TENSOR`. FILE has several chunks; DAMAGED is
  * another one that is refused. The result is JSON: by the name of what the page may do, what came out (`facts`),
  * `steps` of progress, the TENSOR alone, what is said of DAMAGED, the same from bytes (`ofBytes`), the name of the
- * error when it is `aborted`, and the paths of `requests`.
+ * error when it is `aborted`, what `thrown` becomes of an error of the page's own, and the paths of `requests`; and of
+ * FILE on another origin that compresses it (`elsewhere`) the `facts` and what is said where TENSOR is asked for.
  */
 import { launch, open } from "./browser.js";
 import { serveParts } from "./serve_parts.js";
@@ -26,6 +27,12 @@ found.held = await served({ held: HELD_BYTES }, async (page, { release }) => {
   await page.exposeFunction("release", release);
   return page.evaluate(decodeHeld);
 });
+const other = await serveParts(
+  { "/file": file },
+  { headers: { "Access-Control-Allow-Origin": "*" }, isCompressed: true },
+);
+found.elsewhere = await served({}, (page) => page.evaluate(decodeElsewhere, [`${other.url}file`, tensor]));
+other.close();
 console.log(JSON.stringify(found));
 await browser.close();
 
@@ -54,7 +61,13 @@ async function decodeAll(name) {
   const decoding = decodeInWorker("file", { signal: stop.signal });
   stop.abort();
   const aborted = await decoding.catch((error) => error.name);
-  return { facts, steps, ofBytes, isKept, single, sentence, aborted };
+  const throwing = {
+    onProgress: () => {
+      throw new TypeError("of the page");
+    },
+  };
+  const thrown = await decodeInWorker("file", throwing).catch(String);
+  return { facts, steps, ofBytes, isKept, single, sentence, aborted, thrown };
 }
 
 /** Runs in the page. */
@@ -63,4 +76,12 @@ async function decodeHeld() {
   const { factsOf } = await import("/testing/model_facts.js");
   const onProgress = ({ done }) => done > 0 && globalThis.release();
   return { facts: await factsOf(await decodeInWorker("file", { onProgress })) };
+}
+
+/** Runs in the page. */
+async function decodeElsewhere([url, name]) {
+  const { decodeInWorker, fetchTensor } = await import("/metaq/index.js");
+  const { factsOf } = await import("/testing/model_facts.js");
+  const sentence = await fetchTensor(url, name).catch(({ message }) => message);
+  return { facts: await factsOf(await decodeInWorker(url)), sentence };
 }

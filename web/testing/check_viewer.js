@@ -4,7 +4,8 @@
  *
  * The result is JSON: `complaints`, serious `violations` of accessibility rules, whether the page scrolls sideways (`overflowing`), the
  * longest time in milliseconds that the page could not answer (`blockedMs`), and of every file the `status` and the texts of the `rows`.
- * The first file is dropped, the others are chosen.
+ * The first file is dropped, the others are chosen. Then the first two are dropped at once, and the first one takes longer to be read:
+ * `last` is the status some time after that.
  */
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -12,6 +13,8 @@ import { parseArgs } from "node:util";
 import { launch, open, seriousViolations, servePage } from "./browser.js";
 
 const PATIENCE_MS = 300_000;
+/** In which a small file would be read and decoded. */
+const SOME_TIME_MS = 1500;
 const options = { page: { type: "string" }, screenshots: { type: "string" } };
 const { values, positionals } = parseArgs({ options, allowPositionals: true });
 const [chromium, ...paths] = positionals;
@@ -43,10 +46,11 @@ for (const [number, path] of paths.entries()) {
   });
   if (screenshots) await page.locator("#own").screenshot({ path: join(screenshots, `viewer-${basename(path)}.png`) });
 }
+const last = await statusOfLast(paths[0], paths[1]);
 const blockedMs = await page.evaluate(() => globalThis.blockedMs);
 const overflowing = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
 const violations = await seriousViolations(page);
-console.log(JSON.stringify({ complaints, violations, overflowing, blockedMs, files }));
+console.log(JSON.stringify({ complaints, violations, overflowing, blockedMs, files, last }));
 await browser.close();
 server.close();
 
@@ -60,4 +64,21 @@ async function drop(path) {
     },
     [basename(path), content],
   );
+}
+
+async function statusOfLast(slow, quick) {
+  await page.evaluate((name) => {
+    const { arrayBuffer } = Blob.prototype;
+    const released = new Promise((resolve) => (globalThis.release = resolve));
+    Blob.prototype.arrayBuffer = async function () {
+      if (this.name === name) await released;
+      return arrayBuffer.call(this);
+    };
+  }, basename(slow));
+  await drop(slow);
+  await drop(quick);
+  await page.waitForFunction(() => document.getElementById("own-status").textContent.includes(" hold "));
+  await page.evaluate(() => globalThis.release());
+  await page.waitForTimeout(SOME_TIME_MS);
+  return page.locator("#own-status").textContent();
 }

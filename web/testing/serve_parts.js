@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 
 const FOLDER = fileURLToPath(new URL("..", import.meta.url));
 const TYPES = {
@@ -27,10 +28,14 @@ const TYPES = {
  * @param {Record<string, string>} [options.headers] of all answers
  * @param {boolean} [options.hasRanges] whether parts are sent where they are asked for
  * @param {boolean} [options.tellsSize] whether whole files come with their size
+ * @param {boolean} [options.isCompressed] whether whole files are, and come with their size then
  * @param {number} [options.held] last bytes of every one of the files that are held back until they are released
  * @returns {Promise<Parts>}
  */
-export async function serveParts(files, { headers = {}, hasRanges = true, tellsSize = true, held = 0 } = {}) {
+export async function serveParts(
+  files,
+  { headers = {}, hasRanges = true, tellsSize = true, isCompressed = false, held = 0 } = {},
+) {
   const requests = [];
   let release;
   const released = new Promise((resolve) => (release = resolve));
@@ -48,6 +53,12 @@ export async function serveParts(files, { headers = {}, hasRanges = true, tellsS
       const [first, last] = [Number(range[1]), Math.min(Number(range[2]), bytes.length - 1)];
       const about = { "Content-Range": `bytes ${first}-${last}/${bytes.length}`, "Content-Length": last - first + 1 };
       response.writeHead(206, { ...headers, ...about, "Content-Type": type }).end(bytes.subarray(first, last + 1));
+      return;
+    }
+    if (isCompressed) {
+      const compressed = gzipSync(bytes);
+      const about = { "Content-Encoding": "gzip", "Content-Length": compressed.length };
+      response.writeHead(200, { ...headers, ...about, "Content-Type": type }).end(compressed);
       return;
     }
     response.writeHead(200, {

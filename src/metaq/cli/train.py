@@ -136,7 +136,8 @@ def train(
                 named["teacher"] = taught(teacher, teacher_net)
                 config = configured(preset_name or DEFAULT_PRESET, named)
                 config = plain(config) if without_term else config
-            splits = load_data(config.data, data_dir, validation_count=config.validation_count)
+            settled = config if resume else config.override(assignments or [])
+            splits = load_data(settled.data, data_dir, validation_count=settled.validation_count)
             if not resume:
                 config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
             with output.stage_progress() as progress:

@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 from metaq import container
@@ -57,10 +58,12 @@ class Goal(Config):
         given = {name: value for name, value in given.items() if value is not None}
         require(len(given) <= 1, f"{', '.join(given)}: give one of them; each is a goal of its own.")
         for name, value in given.items():
+            require(isinstance(value, Real), f"{name}: {value!r} is no number.")
             allowed = math.isfinite(value) and (value > 0 or (name == "max_drop" and value == 0))
             allowed = math.isfinite(value) if name == "target_value" else allowed
             wanted = {"max_drop": "zero or more", "target_value": "a finite number"}.get(name, "positive and finite")
             require(allowed, f"{name}: {value} must be {wanted}.")
+        require(is_better in (None, True, False), f"larger_is_better: {is_better!r} is neither True nor False.")
         require(
             is_better is None or self.is_quality, "larger_is_better: is about a figure; give max_drop or target_value."
         )

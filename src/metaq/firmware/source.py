@@ -53,6 +53,10 @@ NETWORK_H = """{made}#ifndef NETWORK_H
 #define NETWORK_ACTIVATIONS {activations}
 #define NETWORK_HELD {held}
 
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
 /* Opens the file, which network_run does if it has not been done: this takes longer than a run. */
 metaq_status network_open(void);
 
@@ -61,6 +65,10 @@ metaq_status network_run(const float *input, float *output);
 
 /* Tells how much of the block was in use. */
 const metaq_reader *network_reader(void);
+
+#ifdef __cplusplus
+}}
+#endif
 
 #endif
 """

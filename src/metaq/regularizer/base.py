@@ -139,7 +139,7 @@ class Regularizer(abc.ABC):
         ------
         ConfigError
             If attached already, if a parameter that takes part is not updated by exactly one of the optimisers, or one
-            of them calls its closure several times a step.
+            of them calls its closure several times a step, or maximises.
         """
         require(self._hooks is None, "regularizer: attached to an optimizer already; call detach() first.")
         require(bool(optimizers), "regularizer: no optimizer given; give those that update the model.")

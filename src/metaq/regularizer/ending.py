@@ -13,6 +13,7 @@ from metaq.entropy.objective import entropy_bits
 from metaq.entropy.passes import dispatch
 from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.regularizer.last_choice import LEAST_PRICE, MOST_PRICE, Placed, coarsest, last_choice
+from metaq.regularizer.step_control import MOST_USED
 
 SCALINGS, LEAST_EXCESS, MOST_EXCESS = 6, 0.985, 1.06
 """Before the last choice, step sizes change so often at most, until the file over the goal is between these."""
@@ -45,6 +46,8 @@ class Ending:
     ----------
     weights, groups
         The latent weights, one tensor each, and the number of the group of each.
+    largest
+        Largest magnitude of every group, float64 of shape (G,) on the CPU.
     nearest
         From grids to the weights at their nearest values.
     curvature
@@ -57,6 +60,7 @@ class Ending:
 
     weights: Sequence[torch.Tensor]
     groups: Sequence[int]
+    largest: torch.Tensor
     nearest: Callable[[GridSet], Iterable[torch.Tensor]]
     curvature: Sequence[NDArray[np.float64] | float]
     file_bytes: Measure
@@ -81,11 +85,11 @@ class Ending:
             values, chosen = self._chosen(grids, size, limit_bytes, fixed_bytes)
             if chosen <= limit_bytes:
                 break
-            scaled = _times(grids, COARSER ** (2**number))
+            scaled = self._times(grids, COARSER ** (2**number))
         found = grids, values
         if is_near or chosen > limit_bytes or self._count > FEW_WEIGHTS:
             return found
-        others = ((scaled, list(self.nearest(scaled))) for scaled in (_times(grids, each) for each in TRIED))
+        others = ((scaled, list(self.nearest(scaled))) for scaled in (self._times(grids, each) for each in TRIED))
         fitting = [each for each in others if self.file_bytes(*each) <= limit_bytes]
         return min([found, *fitting], key=lambda each: self._error(each[1]))
 
@@ -96,7 +100,7 @@ class Ending:
         def keeps(factor: float, price: float) -> bool:
             """Whether steps longer by `factor` are good enough, and bits of `price`, in mean errors of a step."""
             nonlocal best
-            scaled = _times(grids, factor)
+            scaled = self._times(grids, factor)
             placed = self._placed(scaled)
             unit = price * float(np.mean([np.mean(tensor.importance) for tensor in placed]))
             levels = [tensor.cheaper(unit)[0] if price else tensor.nearest() for tensor in placed]
@@ -146,7 +150,7 @@ class Ending:
         excess = (size - fixed_bytes) / allowed
         share = excess / max(self.quick_bytes(grids, self.nearest(grids)) - fixed_bytes, 1)
         for _ in range(SCALINGS):
-            grids = _times(grids, max(excess, 0.1) ** (math.log(2) * (8 * allowed / self._count + 0.3)))
+            grids = self._times(grids, max(excess, 0.1) ** (math.log(2) * (8 * allowed / self._count + 0.3)))
             excess = share * (self.quick_bytes(grids, self.nearest(grids)) - fixed_bytes)
             if LEAST_EXCESS <= excess <= MOST_EXCESS:
                 break
@@ -167,6 +171,7 @@ class Ending:
         indices = [torch.from_numpy(np.asarray(its, dtype=np.int64)) + half for its in levels]
         return [bucket_values(its, of_groups[g]) for its, g in zip(indices, self.groups, strict=True)]
 
-
-def _times(grids: GridSet, factor: float) -> GridSet:
-    return grids.rescaled(torch.full_like(grids.radius, factor)).rounded()
+    def _times(self, grids: GridSet, factor: float) -> GridSet:
+        """All steps times `factor`; none becomes so fine that the largest weights are out of reach."""
+        least = (self.largest.to(grids.radius.device) / (MOST_USED * grids.radius)).clamp(max=1.0)
+        return grids.rescaled(least.clamp(min=factor)).rounded()

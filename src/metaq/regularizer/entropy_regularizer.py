@@ -356,9 +356,9 @@ class EntropyRegularizer(Regularizer):
             "goal: cannot be reached with sharded parameters; train with DistributedDataParallel.",
         )
         counts = everyone.counts.to(CPU)
+        opened = open_model(self._model)
         if goal.is_quality:
             return QualityControl(self.config, goal, counts=counts)
-        opened = open_model(self._model)
         limit_bytes = goal.limit_bytes(float_bytes=opened.float_bytes, weights=opened.weights)
         assert limit_bytes is not None
         coarse = 4 * self._largest().clamp(min=1.0) * BUCKETS
@@ -419,13 +419,22 @@ class EntropyRegularizer(Regularizer):
             else:
                 coded_bits = self._estimated_bits(stored, values) - control.fixed_estimate
             control.tell(coded_bits, bits, progress)
-        distances = (torch.arange(grids.count) - grids.count // 2).abs()
-        reached = torch.where(counts > 0, distances, 0).amax(dim=1)
-        factors = control.factors(bits, progress, grids.on(CPU).step_size, reached).to(grids.device)
+        factors = control.factors(bits, progress, grids.on(CPU).step_size, self._reached(counts, grids))
+        factors = factors.to(grids.device)
         rescaled = grids.rescaled(factors)
         if self._latent is not None:
             self._latent.rescale(factors, rescaled)
         return rescaled
+
+    def _reached(self, bucket_counts: torch.Tensor, grids: GridSet) -> torch.Tensor:
+        """Largest distance of a weight of every group from the centre, in steps: float64 of shape (G,) on the CPU."""
+        half = grids.count // 2
+        distances = (torch.arange(grids.count) - half).abs()
+        reached = torch.where(bucket_counts > 0, distances, 0).amax(dim=1).double()
+        if float(reached.max()) < half:
+            return reached
+        # What lies beyond the grid is counted in its last bucket.
+        return torch.where(reached < half, reached, self._largest() / grids.on(CPU).step_size)
 
     def _present_grids(self) -> GridSet:
         grids = super()._present_grids()
@@ -442,8 +451,12 @@ class EntropyRegularizer(Regularizer):
 
     def _largest(self) -> torch.Tensor:
         """Largest magnitude of every group, float64 of shape (G,) on the CPU."""
-        weights = [weight.detach() for weight in self._weights()]
-        return torch.tensor([float(weight.abs().max()) if weight.numel() else 0.0 for weight in weights]).double()
+        everyone = self._participants
+        found = [0.0] * len(everyone.groups)
+        for weight, group in zip(self._weights(), everyone.group_of, strict=True):
+            if weight.numel():
+                found[group] = max(found[group], float(weight.detach().abs().max()))
+        return torch.tensor(found).double()
 
     def _last(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
         control = self._control
@@ -523,6 +536,7 @@ class EntropyRegularizer(Regularizer):
         return Ending(
             weights=self._weights(),
             groups=self._participants.group_of,
+            largest=self._largest(),
             nearest=self._quantized,
             curvature=list(self._curvature()),
             file_bytes=self._file_bytes,

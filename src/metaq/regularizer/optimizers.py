@@ -33,8 +33,12 @@ class OptimizerHooks:
         self.optimizers = [innermost(optimizer) for optimizer in optimizers]
         for optimizer in self.optimizers:
             fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
-            name = type(optimizer).__name__
-            require(fits, f"optimizer {name}: does not make one step from one gradient; choose another, such as Adam.")
+            require(fits, _refusal(optimizer))
+            require(
+                not any(group.get("maximize") for group in optimizer.param_groups),
+                f"optimizer {type(optimizer).__name__}: maximises, where bits are to become few; give it the negative "
+                "of the figure, and maximize=False.",
+            )
         self.is_updating = False
         """Whether a step is under way, past what comes before it."""
         self.were_loaded = False
@@ -93,12 +97,17 @@ class OptimizerHooks:
         self._begun[number] = 1 if self._begun[number] >= most else self._begun[number] + 1
         if self._begun[number] > 1:
             return None
-        left = _with_closure_called(arguments, options)
+        closure: Callable[[], Any] | None = options.get("closure", arguments[1] if len(arguments) > 1 else None)
+        loss = None
+        if closure is not None:
+            # It makes the gradients of the step, which are needed now.
+            with torch.enable_grad():
+                loss = closure()
         _unscale(optimizer)
         found_inf = getattr(optimizer, "found_inf", None)
         self._before(number, found_inf=found_inf if isinstance(found_inf, torch.Tensor) else None)
         self.is_updating = True
-        return left
+        return None if closure is None else (arguments[:1], {**options, "closure": _OneLoss(optimizer, loss)})
 
     def _end(self, number: int, *_: object) -> None:
         self._begun[number] -= 1
@@ -123,11 +132,25 @@ def _unscale(optimizer: torch.optim.Optimizer) -> None:
     cast(Any, optimizer).grad_scale = None
 
 
-def _with_closure_called(arguments: tuple[Any, ...], options: dict[str, Any]) -> StepArguments | None:
-    """Make the gradients of a step now, if it is given a closure that makes them; the arguments that are left then."""
-    closure: Callable[[], Any] | None = options.get("closure", arguments[1] if len(arguments) > 1 else None)
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        loss = closure()
-    return arguments[:1], {**options, "closure": lambda: loss}
+def _refusal(optimizer: object) -> str:
+    return (
+        f"optimizer {type(optimizer).__name__}: does not make one step from one gradient; choose another, such as Adam."
+    )
+
+
+class _OneLoss:
+    """A closure whose gradients are there already: its loss, for an optimiser that asks once, and before all else."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, loss: Any) -> None:
+        self._optimizer, self._loss = optimizer, loss
+        self._was_asked, self._state = False, self._present_state()
+
+    def __call__(self) -> Any:
+        require(not self._was_asked and self._state == self._present_state(), _refusal(self._optimizer))
+        self._was_asked = True
+        return self._loss
+
+    def _present_state(self) -> list[tuple[int, ...]]:
+        """What tells whether weights or gradients have changed."""
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        return [(p._version, *(() if p.grad is None else (id(p.grad), p.grad._version))) for p in parameters]

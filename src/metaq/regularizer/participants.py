@@ -31,7 +31,7 @@ class Participants:
         parameters = select_parameters(unwrapped(model), **self._rules)
         chosen = {id(parameter) for parameter in parameters.values()}
         self._left_out = [p for p in unwrapped(model).parameters() if p.requires_grad and id(p) not in chosen]
-        _refuse_sparse(unwrapped(model), parameters)
+        _refuse_tables(unwrapped(model), parameters)
         self.names = list(parameters)
         self.parameters: list[torch.Tensor] = list(parameters.values())
         counts = [parameter.numel() for parameter in self.parameters]
@@ -138,14 +138,20 @@ class Participants:
         return table
 
 
-def _refuse_sparse(model: nn.Module, parameters: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tables whose gradients are sparse."""
+def _refuse_tables(model: nn.Module, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tables whose gradients are sparse, or whose rows change when they are read."""
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     sparse = {id(table.weight) for table in tables if table.sparse}
+    bounded = {id(table.weight) for table in tables if table.max_norm is not None}
     for name, parameter in parameters.items():
         require(
             id(parameter) not in sparse,
             f"{name}: its gradients are sparse; build the embedding with sparse=False, or add the name to `exclude`.",
+        )
+        require(
+            id(parameter) not in bounded,
+            f"{name}: every use of it shortens rows to max_norm, off their grid; build the embedding without, or add "
+            "the name to `exclude`.",
         )
 
 

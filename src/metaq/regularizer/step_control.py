@@ -181,8 +181,12 @@ class StepControl(Schedule):
     def factors(self, bits: float, progress: float, step_sizes: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
         """By what step sizes change at a refresh, float64 of shape (G,): towards the path, and to their proportions.
 
-        `bits` are those of the present indices, `reached` of shape (G,) the largest distance of one from the centre.
+        `bits` are those of the present indices, `reached` of shape (G,) the largest distance of a weight from the
+        centre, in steps: those beyond the grid are brought back into it.
         """
+        return torch.maximum(self._wanted(bits, progress, step_sizes, reached), reached / (BUCKETS // 2))
+
+    def _wanted(self, bits: float, progress: float, step_sizes: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
         now, total = math.log(max(bits, 1.0)), self._total
         passed = 0.0 if math.isnan(self._seen) else progress - self._seen
         self._seen = progress
