@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,18 @@ class Piecemeal(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(min(size or 0, 7))
+
+
+def test_the_reader_is_there_without_an_import_of_its_own() -> None:
+    code = "import metaq; print(metaq.decode.load.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "load\n", done.stderr
+
+
+def test_an_address_is_told_from_a_path() -> None:
+    for reader in READERS:
+        with pytest.raises(FormatError, match="an address is no path; download the file first"):
+            reader("https://example.org/model.metaq")
 
 
 def test_all_of_a_file_counts_wherever_it_comes_from(path: Path) -> None:

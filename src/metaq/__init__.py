@@ -57,6 +57,8 @@ __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "decode":
+        return import_module("metaq.decode")
     if name not in _HOME:
         raise AttributeError(f"module 'metaq' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -129,6 +129,30 @@ def test_a_folder_comes_back_as_a_folder(tmp_path, models):
     assert alone.status == 0, alone.err
 
 
+def test_tensors_alone_leave_a_folder_what_it_is(tmp_path, models):
+    folder, update, back = tmp_path / "base", tmp_path / "update.metaq", tmp_path / "back"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    state_dict = safetensors.torch.load_file(models[1])
+    base = torch.load(models[0], weights_only=True)["state_dict"]
+    safetensors.torch.save_file(base, folder / "model.safetensors")
+    torch.save(state_dict, tmp_path / "new.pth")
+    told = run_metaq("diff", folder, tmp_path / "new.pth", "-o", update, "--json")
+    assert told.json["notes"] == []
+    assert run_metaq("apply", folder, update, "-o", back).status == 0
+    assert (back / "config.json").read_text() == "{}"
+    restored = safetensors.torch.load_file(back / "model.safetensors")
+    loaded = metaq.load(update, base=folder)
+    assert all(torch.equal(restored[name], loaded[name]) for name in state_dict)
+    # Other tensors would not fit into its files.
+    torch.save({**state_dict, "more": torch.ones(3)}, tmp_path / "more.pth")
+    shown = run_metaq("diff", folder, tmp_path / "more.pth", "-o", update, "--force")
+    assert shown.status == 0
+    assert "note: the new model has other tensors and no files beside them" in shown.err
+    assert refused(run_metaq("apply", folder, update, "-o", tmp_path / "other"), "end the name in .metaq")
+    assert run_metaq("apply", folder, update, "-o", tmp_path / "other.pth").status == 0
+
+
 def test_wrong_options(tmp_path, models):
     out = tmp_path / "update.metaq"
     for options in (("--keep", 0.99), ("--lossless", "--target-bytes", 100), ("--target-bytes", 3)):

@@ -22,7 +22,9 @@ def apply(
     out: Annotated[
         Path,
         typer.Option(
-            "-o", "--out", help="What to write: .metaq, .safetensors, .pth or .npz; or a folder or file as the base is."
+            "-o",
+            "--out",
+            help="What to write: .metaq, .safetensors, .pth or .npz; or a folder or file as the model is.",
         ),
     ],
     coder: Coder = "small",

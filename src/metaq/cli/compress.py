@@ -332,17 +332,19 @@ def print_report(report: Report, out: Path, *, seconds: float, as_json: bool, wa
 def _print_table(report: Report, out: Path, sizes: Mapping[str, float | int], accuracies: Mapping[str, float]) -> None:
     carried = f", {report.carried_bytes:,} of them for {output.counted(len(report.carried), 'file')} carried along"
     size = f"{sizes['bytes']:,} bytes{carried if report.carried else ''}"
+    is_quantized = report.coverage.quantized_bytes > 0
+    bits = f" of {sizes['bits_per_weight']:.3f} bits" if is_quantized else ""
     rows = [
         ("file", size),
         ("float tensors", f"{sizes['float_bytes']:,} bytes, {sizes['ratio']:.1f} x as many"),
-        ("weights", f"{sizes['weights']:,} of {sizes['bits_per_weight']:.3f} bits"),
-        *(output.coverage_rows(report.coverage) if report.coverage.quantized_bytes else []),
+        ("weights", f"{sizes['weights']:,}{bits}"),
+        *(output.coverage_rows(report.coverage) if is_quantized else []),
         *output.left_out_rows(report.coverage),
         *((name.replace("_", " "), f"{value:.3f} %") for name, value in accuracies.items()),
     ]
     if report.kept is not None:
         rows.append(("expect of the outputs", output.score(report.kept, report.kept_error)))
-    elif report.relative_error is not None:
+    elif report.relative_error is not None and is_quantized:
         rows.append(("error of weights", f"about {report.relative_error:.1%} of their size"))
     output.print_table(str(out), ["", "value"], [*rows, ("load", _how_to_load(out))])
     for note in report.notes:

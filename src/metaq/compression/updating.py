@@ -12,7 +12,7 @@ from metaq.compression.compressed import Compressed
 from metaq.config import require
 from metaq.container import Metadata
 from metaq.container.applying import Held, checksum_of, tied
-from metaq.container.carried import FILES, KEYS, is_carried
+from metaq.container.carried import FILES, KEYS, is_carried, is_made_of_files
 from metaq.container.contents import UpdateFacts
 from metaq.container.layout import has_differences
 from metaq.container.updates import Against, added
@@ -23,6 +23,11 @@ from metaq.tensors.scales import Scales
 
 TRIED_ELEMENTS = 1 << 18
 """Elements of a tensor by which it is decided how it is told."""
+
+LEFT_BEHIND = (
+    "the new model has other tensors and no files beside them, so that the base's, such as its configuration, are not in "
+    "what the update gives"
+)
 
 NOWHERE = UpdateFacts(base=bytes(8), result=bytes(4))
 """Of an update that is made for its size alone."""
@@ -88,7 +93,12 @@ def update_of(
     names = list(base.held)
     removed = [place for place, name in enumerate(names) if name not in new]
     facts = UpdateFacts(base=base.identity, result=result.identity[-4:], removed=tuple(removed))
-    own_metadata, own_files = _beside_tensors(base, metadata, files)
+    stays = not is_made_of_files(metadata) and _are_alike(base.held, new)
+    own_metadata, own_files = (
+        (_changed_metadata(base, metadata), []) if stays else _beside_tensors(base, metadata, files)
+    )
+    if base.files and not stays and not is_made_of_files(metadata):
+        known["notes"] = (*known.get("notes", ()), LEFT_BEHIND)
     data = _smallest([*tied(changed), *own_files], own_metadata, coder, facts, against)
     return Update(
         data=data,
@@ -101,11 +111,21 @@ def update_of(
     )
 
 
+def _are_alike(held: Mapping[str, Held], new: Mapping[str, Held]) -> bool:
+    """Whether tensors have the same names, types and shapes, so that they fit into the same files."""
+    facts = [{name: (tensor.dtype, tensor.shape) for name, tensor in each.items()} for each in (held, new)]
+    return facts[0] == facts[1]
+
+
+def _changed_metadata(base: Model, metadata: Metadata) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if base.metadata.get(name) != value}
+
+
 def _beside_tensors(
     base: Model, metadata: Metadata, files: Mapping[str, ExactTensor]
 ) -> tuple[Metadata, list[ExactTensor]]:
     """Metadata and carried files of an update: those that differ from the base's."""
-    own = {name: value for name, value in metadata.items() if base.metadata.get(name) != value}
+    own = _changed_metadata(base, metadata)
     if not files and not base.files:
         return own, []
     # Without all of these keys, names of carried files mean nothing; the base's are not taken over.

@@ -13,6 +13,9 @@ from metaq.errors import ConfigError, FormatError
 
 BLOCK_BYTES = 1 << 20
 
+ADDRESSES = ("http:/", "https:/", "s3:/", "gs:/", "hf:/")
+"""What names begin with that were meant for addresses; a path has lost one of two slashes."""
+
 FileLike = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 """A path, the bytes of a file, or an open binary file that can seek: all of it counts, wherever it stands, and it is
 left open.
@@ -76,6 +79,7 @@ def open_source(file: FileLike) -> Source:
         raise
     except FileNotFoundError as error:
         advice = "write out the home folder, as os.path.expanduser does" if name.startswith("~") else "check the path"
+        advice = "an address is no path; download the file first" if name.startswith(ADDRESSES) else advice
         raise FormatError(f"{name}: no such file; {advice}.") from error
     except IsADirectoryError as error:
         raise FormatError(f"{name}: cannot be read, since it is a folder; give the path of a file in it.") from error
