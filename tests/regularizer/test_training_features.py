@@ -328,7 +328,7 @@ def test_optimisers_that_ask_for_further_gradients_are_refused(asks_first, in_pl
 def test_optimisers_that_maximise_are_refused():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
-    with pytest.raises(ConfigError, match="optimizer SGD: maximises, .* maximize=False"):
+    with pytest.raises(ConfigError, match=r"optimizer SGD: maximises, .* maximize=False"):
         EntropyRegularizer(model, CONFIG, total_steps=STEPS).attach(optimizer)
 
 

@@ -25,8 +25,8 @@ TRIED_ELEMENTS = 1 << 18
 """Elements of a tensor by which it is decided how it is told."""
 
 LEFT_BEHIND = (
-    "the new model has other tensors and no files beside them, so that the base's, such as its configuration, are not in "
-    "what the update gives"
+    "the new model has other tensors and no files beside them, so that the base's, such as its configuration, are not "
+    "in what the update gives"
 )
 
 NOWHERE = UpdateFacts(base=bytes(8), result=bytes(4))

@@ -171,7 +171,8 @@ def passes_of(order: Order) -> str:
     """How a run goes over the file, in a sentence."""
     if not order.back:
         return "A run goes over the file once."
-    return f"A run goes over parts of the file up to {order.passes} times: it goes back to {', '.join(map(_plain, order.back))}."
+    back = ", ".join(map(_plain, order.back))
+    return f"A run goes over parts of the file up to {order.passes} times: it goes back to {back}."
 
 
 class _Writer:
