@@ -14,7 +14,9 @@ WHOLE, FRAME = "file:", "frame:"
 """What names begin with: of a file as it is, and of one with holes for tensors."""
 
 BESIDE = "beside:"
-"""What names of tensors begin with that lie in a frame and are no weights, such as moments of an optimizer."""
+"""What names of tensors begin with that lie in a frame and are no weights by themselves, such as moments of an optimizer,
+or weights whose dimensions lie in another order there.
+"""
 
 FOLDER = "folder"
 """Metadata key of what was made of a folder; its value is ``CONVENTION``."""

@@ -11,10 +11,11 @@ import safetensors.torch
 import torch
 
 from metaq import container
-from metaq.container.carried import KEY, NAME_PREFIX, is_carried, is_weight
+from metaq.container.carried import BESIDE, KEY, NAME_PREFIX, is_carried, is_weight
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.model.formats.reading import read_file
+from metaq.model.formats.weight_file import NOT_PLAIN
 from metaq.model.stored import Reader
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
@@ -36,8 +37,12 @@ def read(path: str | os.PathLike[str], *, key: str | None = None) -> StateDict:
         return weights_of(container.read(source))
     file = read_file(source, key=key)
     with Reader() as reader:
-        held = {tensor.name: reader.exact(tensor) for tensor in file.tensors}
-    return restore(under_all_names(held, {**{name: name for name in held}, **file.ties}))
+        plain = [tensor for tensor in file.tensors if file.reasons.get(tensor.name) != NOT_PLAIN]
+        held = {tensor.name: reader.exact(tensor) for tensor in plain}
+    found = restore(under_all_names(held, {**{name: name for name in held}, **file.ties}))
+    for name, order in file.reordered.items():
+        found[name.removeprefix(BESIDE)] = found.pop(name).permute([order.index(each) for each in range(len(order))])
+    return found
 
 
 def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor], *, key: Sequence[str] = ()) -> int:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from metaq.container.carried import is_safe_path, tensor_name
+from metaq.container.carried import BESIDE, is_safe_path, tensor_name
 from metaq.errors import FormatError
 from metaq.model.formats import onnx_file
-from metaq.model.formats.reading import HEAD_BYTES, is_pointer, read_file
+from metaq.model.formats.reading import DISTRIBUTED, DISTRIBUTED_SUFFIX, HEAD_BYTES, is_pointer, read_file
 from metaq.model.formats.weight_file import WeightFile
 from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
@@ -52,8 +52,7 @@ SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """Folders of a cache of Hugging Face's hub: files of the first are links into the second beside it."""
 
 ADVICE = {
-    "*.distcp": "it is a distributed checkpoint; make one file of it by "
-    "'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE'",
+    f"*{DISTRIBUTED_SUFFIX}": f"it is a distributed checkpoint; {DISTRIBUTED}",
     "global_step*": "it is a checkpoint of DeepSpeed; make one file of it by its zero_to_fp32.py",
     "*.gguf": "its GGUF file is quantised already; get the float model, or give metaq that file with --lossless",
     "*.msgpack": "it has weights of Flax; load the model and save it with save_pretrained",
@@ -326,7 +325,8 @@ def _check_index(folder: Path, index: str, placed: Mapping[str, str], weights: M
     held: dict[str, str] = {}
     for shard in sorted(set(placed.values())):
         file = weights[shard]
-        for name in (*(tensor.name for tensor in file.tensors), *file.ties):
+        for known in (*(tensor.name for tensor in file.tensors), *file.ties):
+            name = known.removeprefix(BESIDE) if known in file.reordered else known
             if name in held:
                 raise FormatError(
                     f"{folder}: the tensor {name!r} is in {PurePosixPath(held[name]).name} and in "
@@ -334,7 +334,7 @@ def _check_index(folder: Path, index: str, placed: Mapping[str, str], weights: M
                 )
             held[name] = shard
     for name, shard in placed.items():
-        if held.get(name) != shard:
+        if held.get(name) != shard and name not in weights[shard].left_out:
             shard = PurePosixPath(shard).name
             raise FormatError(f"{folder / index}: says that {name!r} is in {shard}, but it is not; get both again.")
     unknown = [name for name in held if name not in placed]

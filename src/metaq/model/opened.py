@@ -1,7 +1,7 @@
 """Any model as tensors that are read when they are needed: a module, a state dict, a file or a folder."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,12 @@ from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
 from metaq.model.folder import open_folder
 from metaq.model.formats.reading import read_file
-from metaq.model.formats.weight_file import NOT_WEIGHTS, WeightFile
+from metaq.model.formats.weight_file import NOT_PLAIN, NOT_WEIGHTS, WeightFile
 from metaq.model.rest import Rest, prefixed, rest_of_file, rest_of_folder, rest_of_packed
 from metaq.model.sharding import is_sharded, unwrapped, whole
 from metaq.model.stored import Reader, StoredTensor, stamp_of
 from metaq.model.weights import alias_of, require_values
-from metaq.tensors.quantized import under_all_names
+from metaq.tensors.quantized import QuantizedTensor, under_all_names
 
 Weights = nn.Module | Mapping[str, torch.Tensor]
 """A model in memory: a module or a state dict."""
@@ -102,7 +102,8 @@ def open_model(
     source
         The model.
     key
-        Where in a checkpoint the state dict is, as ``"model.state_dict"``; by default it is looked for.
+        Where in a checkpoint the state dict is, as ``"model.state_dict"``, or ``"."`` for tensors that no key leads to;
+        by default it is looked for.
     keep_all
         Whether all else in a file must come back too, such as the state of the optimizer in a checkpoint.
     lossless
@@ -127,7 +128,11 @@ def open_model(
         require(key is None, f"--key {key}: {path} is a .metaq file; leave the key out.")
         file = container.read(path)
         found = _in_memory(checkpoint.tensors_of(file))
-        weights = {holder for name, holder in found.holders.items() if is_weight(name, file.metadata)}
+        # Weights that lie in the file in another order have names of what is beside them.
+        quantized = {tensor.name for tensor in file.tensors if isinstance(tensor, QuantizedTensor)}
+        weights = {
+            holder for name, holder in found.holders.items() if is_weight(name, file.metadata) or name in quantized
+        }
         beside = [name for name, holder in found.holders.items() if holder not in weights]
         return replace(
             found,
@@ -185,7 +190,7 @@ def _in_memory(source: Weights) -> OpenedModel:
 
 def _in_file(file: WeightFile) -> OpenedModel:
     tensors, ties, reasons = prefixed(file, "")
-    return _in_files(file.path, tensors, ties, reasons, rest_of_file(file), _stamps(file))
+    return _in_files(file.path, tensors, ties, reasons, file.reordered, rest_of_file(file), _stamps(file))
 
 
 def _in_folder(path: Path, *, keep_all: bool) -> OpenedModel:
@@ -193,15 +198,17 @@ def _in_folder(path: Path, *, keep_all: bool) -> OpenedModel:
     tensors: list[StoredTensor] = []
     ties: dict[str, str] = {}
     reasons: dict[str, str] = {}
+    reordered: set[str] = set()
     stamps: list[list[object]] = []
     for name, file in folder.weights.items():
         own, own_ties, own_reasons = prefixed(file, folder.prefix(name))
+        reordered |= {folder.prefix(name) + each for each in file.reordered}
         tensors += own
         ties |= own_ties
         reasons |= own_reasons
         stamps += _stamps(file)
     stamps += [[name, checksum] for name, checksum in folder.carried.checksums.items()]
-    return _in_files(path, tensors, ties, reasons, rest_of_folder(folder), stamps)
+    return _in_files(path, tensors, ties, reasons, reordered, rest_of_folder(folder), stamps)
 
 
 def _stamps(file: WeightFile) -> list[list[object]]:
@@ -214,6 +221,7 @@ def _in_files(
     tensors: Sequence[StoredTensor],
     ties: Mapping[str, str],
     reasons: Mapping[str, str],
+    reordered: Collection[str],
     rest: Rest,
     fingerprint: list[list[object]],
 ) -> OpenedModel:
@@ -225,7 +233,7 @@ def _in_files(
         except ValueError as error:
             raise FormatError(f"{path}: {error}") from error
         # What lies beside the weights may be tied to one of them.
-        is_beside = name in tied or reasons.get(name) == NOT_WEIGHTS
+        is_beside = name in tied or name in reordered or reasons.get(name) in (NOT_WEIGHTS, NOT_PLAIN)
         if is_carried(name, rest.metadata) or not (is_beside or is_weight(name, rest.metadata)):
             raise FormatError(f"{path}: the name {name!r} begins like those kept for files; rename it.")
     held = {tensor.name: tensor for tensor in tensors}

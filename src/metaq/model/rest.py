@@ -80,15 +80,19 @@ def rest_of_packed(file: container.File) -> Rest:
 
 
 def _kept_notes(file: WeightFile) -> list[str]:
-    """A sentence about what in a file is not quantised and comes back with the rest of it, if there is any."""
-    if not file.left_out:
-        return []
-    named = [f"{name} ({reason})" for name, reason in list(file.left_out.items())[:MOST_NAMED]]
-    more = len(file.left_out) - len(named)
-    return [
-        f"kept as it is in the file, and not given by metaq.load: {', '.join(named)}"
-        f"{f' and {more:,} more' if more else ''}"
-    ]
+    """Sentences about what comes back with a file alone: what is not quantised, and what lies in another order."""
+    moved = [name.removeprefix(carried.BESIDE) for name in file.reordered]
+    kept = [f"{name} ({reason})" for name, reason in file.left_out.items()]
+    told = {
+        "not given by metaq.load, for it lies in the file transposed or with channels last": moved,
+        "kept as it is in the file, and not given by metaq.load": kept,
+    }
+    return [f"{what}: {_listed(names)}" for what, names in told.items() if names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _quantised_by(config: Path) -> list[str]:

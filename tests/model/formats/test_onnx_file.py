@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from metaq.errors import FormatError
+from metaq.model import checkpoint
 from metaq.model.formats import onnx_file, onnx_graph, protobuf
 from metaq.model.stored import FileRange, Reader
 from metaq.tensors.quantized import Dtype
@@ -130,8 +131,58 @@ def test_fields_of_a_type_of_their_own_are_taken_only_if_they_have_the_elements_
         helper.make_tensor("none", FLOAT, [0, 3], []),
     ]
     file = onnx_file.read(write(tmp_path / "model.onnx", graph([node("Relu", "x", "y")], protos)))
-    assert held(file) == {each.name: numpy_helper.to_array(each).tobytes() for each in protos[:3]}
-    assert dict(file.left_out) == {"half": "its elements do not lie in the file as they are"}
+    found = held(file)
+    kept = found.pop("beside:half")
+    assert found == {each.name: numpy_helper.to_array(each).tobytes() for each in protos[:3]}
+    assert 2 * 70 < len(kept) <= 3 * 70
+    reason = "its elements do not lie in the file as they are"
+    assert dict(file.left_out) == {"half": reason}
+    assert file.reasons["beside:half"] == reason
+    (note,) = file.notes
+    assert "raw data" in note
+
+
+def test_weights_that_are_no_tensors_are_told(tmp_path):
+    values = np.random.default_rng(0).standard_normal(80).astype(np.float32)
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(values[:9], "s"), numpy_helper.from_array(np.arange(9), "positions"), [8, 10]
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["n"], value_floats=values.tolist()),
+        helper.make_node("Constant", [], ["few"], value_floats=values[:9].tolist()),
+        helper.make_node("Constant", [], ["counts"], value_ints=list(range(200))),
+        node("MatMul", "x s", "y"),
+    ]
+    body = graph(nodes, [tensor("w", 8, 32)])
+    body.sparse_initializer.append(sparse)
+    file = onnx_file.read(write(tmp_path / "model.onnx", body))
+    assert [each.name for each in file.tensors] == ["w"]
+    assert set(file.left_out) == {"n", "s"}
+    assert file.notes
+
+
+@pytest.mark.parametrize("kind", ["INT4", "INT8", "UINT8"])
+def test_integers_that_do_not_lie_in_the_file_as_they_are_are_told(tmp_path, kind):
+    proto = helper.make_tensor("q", getattr(onnx.TensorProto, kind), [16, 16], [1, 2] * 128)
+    nodes = [node("DequantizeLinear", "q s", "w"), node("MatMul", "x w", "y")]
+    scale = numpy_helper.from_array(np.float32(0.5), "s")
+    file = onnx_file.read(write(tmp_path / "model.onnx", graph(nodes, [proto, scale])))
+    assert set(file.left_out) == {"q"}
+    assert set(held(file)) == {"s", "beside:q"}
+    assert set(checkpoint.read(file.path)) == {"s"}
+    assert file.notes == ("its weights are integers already: these are kept exactly",)
+
+
+def test_a_sparse_tensor_keeps_its_file(tmp_path):
+    part = onnx.TensorProto(name="s", data_type=FLOAT, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    part.external_data.add(key="location", value="a.bin")
+    (tmp_path / "a.bin").write_bytes(b"1234")
+    sparse = onnx.SparseTensorProto(values=part, indices=numpy_helper.from_array(np.arange(1)), dims=[80])
+    body = graph([node("MatMul", "x s", "y")], [])
+    body.sparse_initializer.append(sparse)
+    file = onnx_file.read(write(tmp_path / "model.onnx", body))
+    assert file.data_files == (tmp_path / "a.bin",)
+    assert set(file.left_out) == {"s"}
 
 
 def test_a_tensor_in_several_pieces_stays_in_the_rest(tmp_path):

@@ -202,7 +202,7 @@ def test_compressed_archives_are_read_into_memory(path, tmp_path):
     file = read(packed)
     assert same(values(file), {**weights(), "v": weights()["0.bias"][::2]})
     assert ranges(file) == []
-    require_refused(packed, "nothing to compress", keep_all=True)
+    require_refused(packed, "compressed", "without --keep-all", keep_all=True)
 
 
 def legacy(path, top, storages: dict[str, tuple[torch.Tensor, tuple | None]], **machine) -> None:
@@ -366,6 +366,79 @@ def test_the_same_state_dict_under_two_names_is_two_models(path, container):
     shared = weights()
     container({"generator": shared, "discriminator": shared}, path)
     require_refused(path, "'generator'", "'discriminator'")
+
+
+def square(*names: str, side: int = 64) -> dict[str, torch.Tensor]:
+    return {name: torch.randn(side, side) for name in names}
+
+
+BESIDE_A_KNOWN_KEY = {
+    "replay buffer": ("model_state_dict", {"epoch": 5, "obs": torch.ones(99, 99), "act": torch.ones(9)}),
+    "centroids": ("state_dict", {"centroids": torch.ones(99, 99)}),
+    "several": ("model_state", square("ema_a", "b", "c", "d")),
+    "as of a module": ("net", {"0.weight": torch.ones(9, 9), "0.bias": torch.ones(9)}),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE_A_KNOWN_KEY)
+def test_a_known_key_goes_before_tensors_beside_it(path, container, case):
+    key, beside = BESIDE_A_KNOWN_KEY[case]
+    container({key: weights(), **beside}, path)
+    file = read(path)
+    assert same(values(file), weights())
+    assert file.key == (key,)
+    assert set(file.left_out) == set(beside)
+
+
+def test_a_known_key_further_in_goes_before_tensors_beside_it(path, container):
+    container({"model": {"state_dict": weights(), "depth": 2}, "queue": torch.ones(99, 99)}, path)
+    assert read(path).key == ("model", "state_dict")
+
+
+def test_tensors_and_dicts_of_as_many_bytes_are_several_models(path, container):
+    container({"w": torch.ones(64, 64), "meta": square("x", "y")}, path)
+    require_refused(path, "'.' (1 tensor at the top), 'meta' (2 tensors)", "--key")
+    top = read(path, key=".")
+    assert same(values(top), {"w": torch.ones(64, 64)})
+    assert top.key == ()
+    assert set(top.left_out) == {"meta"}
+    assert set(values(read(path, key="meta"))) == {"x", "y"}
+    assert set(values(read(path, keep_all=True))) == {"w", "meta.x", "meta.y"}
+    container({"state_dict": {"w": torch.ones(64, 64), "history": [torch.ones(64, 64)]}}, path)
+    require_refused(path, "'state_dict' (1 tensor)", "'state_dict.history' (1 tensor)")
+    container({"g": weights(), "big": torch.ones(9, 9), "x": torch.ones(3)}, path)
+    require_refused(path, "'.' (2 tensors at the top)", "'g' (3 tensors)")
+    container({"a": 1, "model": weights()}, path)
+    require_refused(path, "no tensors under '.'", key=".")
+
+
+CLEAR = {
+    "small extra state": {**square("0.weight"), "0.bias": torch.ones(64), "stats": {"mean": torch.ones(64)}},
+    "small list": {**square("w"), "history": [torch.ones(64), torch.ones(64)]},
+    "optimizer": {**square("w"), "optimizer": optimizer_state(), "opt": square("x")},
+    "average": {**square("w"), "ema": square("w", "n")},
+    "hyper-parameters in tensors": {**square("0.weight", "2.weight"), "params": {"lr": torch.ones(1)}},
+}
+
+
+@pytest.mark.parametrize("case", CLEAR)
+def test_a_state_dict_is_not_mistaken_for_what_lies_in_it(path, container, case):
+    top = CLEAR[case]
+    container(top, path)
+    file = read(path)
+    assert same(values(file), {name: value for name, value in top.items() if isinstance(value, torch.Tensor)})
+    assert file.key == ()
+    assert set(file.left_out) == top.keys() - values(file).keys()
+
+
+def test_a_few_numbers_in_tensors_are_no_model(path, container):
+    container({"my_net": weights(), "mean": torch.ones(3), "std": torch.ones(3)}, path)
+    assert read(path).key == ("my_net",)
+
+
+def test_a_key_takes_all_that_is_under_it_if_it_is_not_clear(path, container):
+    container({"model": {"encoder": weights(), "position": torch.ones(9)}, "step": 1}, path)
+    assert len(values(read(path, key="model"))) == 4
 
 
 def test_keys_are_dotted_and_may_hold_dots(path, container):
@@ -568,13 +641,16 @@ def test_all_else_is_kept_around_the_tensors(path, tmp_path, container):
         "epoch": 3,
         "0.weight": torch.ones(5),
         "transposed": torch.ones(2, 3).t(),
+        "every second": torch.ones(9)[::2],
         "seen": weights()["0.bias"],
     }
     container(top, path)
     file = read(path, keep_all=True)
     assert not file.is_state_dict
-    assert file.left_out == {"transposed": "not contiguous"}
+    assert file.left_out == {"every second": "not contiguous"}
+    assert file.reordered == {}
     assert set(file.reasons) == {
+        "beside:transposed",
         *(f"beside:optimizer.state.{n}.{part}" for n in (0, 1) for part in ("step", "exp_avg", "exp_avg_sq")),
         "beside:0.weight",
         "beside:seen",
@@ -591,6 +667,41 @@ def test_all_else_is_kept_around_the_tensors(path, tmp_path, container):
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(tmp_path / "changed.pt") as archive:
             assert archive.testzip() is None
+
+
+def test_weights_in_the_order_of_other_dimensions_are_taken_where_they_lie(path, tmp_path, container):
+    last = torch.randn(4, 3, 2, 5).to(memory_format=torch.channels_last)
+    top = {"state_dict": {"c.weight": last, "d.weight": torch.randn(3, 8).t(), "d.bias": torch.ones(8)}}
+    top["state_dict"]["tied.weight"] = top["state_dict"]["d.weight"]
+    container(top, path)
+    file = read(path, keep_all=True)
+    assert file.left_out == file.reasons == {}
+    assert file.ties == {"beside:tied.weight": "beside:d.weight"}
+    assert {tensor.name: tensor.shape for tensor in file.tensors} == {
+        "beside:c.weight": (4, 2, 5, 3),
+        "beside:d.weight": (3, 8),
+        "d.bias": (8,),
+    }
+    assert file.reordered == {
+        "beside:c.weight": (0, 2, 3, 1),
+        "beside:d.weight": (1, 0),
+        "beside:tied.weight": (1, 0),
+    }
+    changed = overwritten(file, tmp_path / "changed.pt")
+    again = torch.load(tmp_path / "changed.pt", weights_only=True)["state_dict"]
+    assert again["c.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(again["c.weight"], changed["beside:c.weight"].permute(0, 3, 1, 2))
+    assert torch.equal(again["d.weight"], changed["beside:d.weight"].t())
+
+
+def test_a_tensor_and_its_transpose_are_tied(path, container):
+    one = torch.randn(4, 6)
+    container({"a.weight": one.t(), "b.weight": one, "beside:a.weight": torch.ones(3), "c": one.view(6, 4).t()}, path)
+    file = read(path, keep_all=True)
+    assert {tensor.name for tensor in file.tensors} == {"b.weight", "beside:a.weight"}
+    assert file.ties == {"beside:a.weight'": "b.weight"}
+    assert file.left_out == {"c": "overlaps 'b.weight'"}
+    assert file.reordered == {"beside:a.weight'": (1, 0)}
 
 
 def test_of_overlapping_tensors_the_largest_is_kept(path, container):
@@ -628,6 +739,12 @@ def test_keeping_all_needs_no_choice(path, container):
     assert not any(name.startswith("beside:") for name in file.reasons)
 
 
+def test_arrays_are_taken_without_keeping_all(path):
+    torch.save({"params": {"w": np.ones((8, 8), "f4"), "g": np.ones(8, "f4")}, "it": np.int64(3)}, path)
+    require_refused(path, "numpy arrays", "without --keep-all", keep_all=True)
+    assert set(values(read(path))) == {"w", "g"}
+
+
 def test_checksums_that_were_not_computed_stay_so(path):
     torch.serialization.set_crc32_options(False)
     try:
@@ -660,6 +777,17 @@ class Scripted(nn.Module):
 def accepts(path) -> None:
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_with_channels_last_gives_its_weights_as_they_are(path):
+    module = Scripted().eval().to(memory_format=torch.channels_last)
+    torch.jit.script(module).save(path)
+    file = read(path)
+    assert set(file.reordered) == {"beside:body.0.weight", "beside:again.0.weight"}
+    assert file.left_out == {}
+    found = checkpoint.read(path)
+    assert same({name: found[name] for name in module.state_dict()}, module.state_dict())
 
 
 @pytest.mark.parametrize("kind", ["script", "trace", "mobile"])
@@ -708,11 +836,12 @@ class Exported(nn.Module):
         self.head = nn.Linear(4, 4)
         self.tail = nn.Linear(4, 4)
         self.tail.weight = self.head.weight
-        self.register_buffer("mask", torch.ones(4, 4).t()[:, :2])
+        self.register_buffer("mask", torch.ones(4, 4)[:, :2])
+        self.register_buffer("turned", torch.randn(2, 4).t())
         self.offset = torch.ones(4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.tail(self.head(x)) @ self.mask + self.offset[:2]
+        return self.tail(self.head(x)) @ (self.mask + self.turned) + self.offset[:2]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -722,13 +851,16 @@ def test_exported_programs(path, tmp_path):
     torch.export.save(torch.export.export(module, (torch.ones(1, 4),)), path)
     file = read(path)
     names = {"head.weight", "head.bias", "tail.bias", "tail.weight"}
-    assert same(values(file), {name: tensor for name, tensor in module.state_dict().items() if name in names})
+    expected = {name: tensor for name, tensor in module.state_dict().items() if name in names}
+    assert same(values(file), {**expected, "beside:turned": module.turned.t()})
+    assert same(checkpoint.read(path), {**expected, "turned": module.turned})
     assert file.left_out == {"mask": "not contiguous"}
     assert not file.is_state_dict
     changed = overwritten(file, tmp_path / "changed.pt2")
     accepts(tmp_path / "changed.pt2")
     again = torch.export.load(tmp_path / "changed.pt2").state_dict
-    assert same({name: again[name] for name in names}, changed)
+    turned = changed.pop("beside:turned").t()
+    assert same({name: again[name] for name in (*names, "turned")}, {**changed, "turned": turned})
     require_refused(path, "--key model", key="model")
 
 

@@ -11,7 +11,7 @@ from mmap import ACCESS_READ, mmap
 from os import SEEK_END
 from pathlib import Path, PurePosixPath
 
-from metaq.container.carried import is_safe_path
+from metaq.container.carried import BESIDE, is_safe_path
 from metaq.errors import FormatError
 from metaq.model.formats.onnx_graph import (
     DOUBLES,
@@ -23,8 +23,8 @@ from metaq.model.formats.onnx_graph import (
     entries_of,
 )
 from metaq.model.formats.onnx_operators import Kind, Use
-from metaq.model.formats.protobuf import LENGTH, VARINT, Wire
-from metaq.model.formats.weight_file import WeightFile
+from metaq.model.formats.protobuf import LENGTH, VARINT, Field, Wire
+from metaq.model.formats.weight_file import NOT_PLAIN, WeightFile
 from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
 
@@ -65,8 +65,8 @@ MOST_FIELDS_BEFORE = 1 << 10
 FEWEST_SUMMANDS = 16
 """What is added or multiplied is a weight if it has as many elements."""
 
-NOT_PLAIN = "its elements do not lie in the file as they are"
 QUANTIZED = "its weights are integers already: these are kept exactly"
+NOT_RAW = "weights that are not raw data are kept exactly; onnx.numpy_helper.from_array makes tensors of raw data"
 HUB_LINKS, HUB_FILES = "snapshots", "blobs"
 """Folders of a cache of Hugging Face's hub: files of the first are links into the second beside it."""
 
@@ -104,6 +104,8 @@ def read(path: Path, *, keep_all: bool = False) -> WeightFile:
     tensors: dict[FileRange, StoredTensor] = {}
     uses: dict[str, Use] = {}
     ties, left_out = {}, {}
+    kept: list[StoredTensor] = []
+    are_integers = False
     # The main graph comes first, so that its tensors keep their names.
     for entry in sorted(entries, key=lambda entry: entry.path != ""):
         name = names.distinct(entry)
@@ -112,8 +114,12 @@ def read(path: Path, *, keep_all: bool = False) -> WeightFile:
             place = data.place(name, entry.tensor.external, layout)
         elif layout is not None:
             place = _place(path, name, entry.tensor, layout)
-            if place is None and layout.dtype.is_quantizable and layout.count >= FEWEST_CONSTANTS:
+            is_integer = _is_quantized(layout, entry.value.use)
+            if place is None and (is_integer or (layout.dtype.is_quantizable and layout.count >= FEWEST_CONSTANTS)):
                 left_out[name] = NOT_PLAIN
+                are_integers |= is_integer
+                if entry.tensor.storage is not None:
+                    kept.append(_as_bytes(path, BESIDE + name, entry.tensor.storage))
         if layout is None or place is None or not entry.name:
             continue
         tensor = StoredTensor(name=name, dtype=layout.dtype, shape=layout.shape, place=place)
@@ -124,15 +130,16 @@ def read(path: Path, *, keep_all: bool = False) -> WeightFile:
             ties[name] = first.name
         uses[first.name] = min(entry.value.use, uses.get(first.name, entry.value.use), key=lambda use: use.kind)
     _check_overlaps(path, tensors)
-    held = tuple(tensors.values())
+    reasons = {each.name: reason for each in tensors.values() if (reason := _reason(each, uses[each.name]))}
+    are_integers |= any(_is_quantized(each, uses[each.name]) for each in tensors.values())
     return WeightFile(
         path=path,
-        tensors=held,
+        tensors=(*tensors.values(), *kept),
         ties=ties,
-        reasons={tensor.name: reason for tensor in held if (reason := _reason(tensor, uses[tensor.name]))},
+        reasons={**reasons, **{each.name: NOT_PLAIN for each in kept}},
         data_files=data.files,
         left_out=left_out,
-        notes=(QUANTIZED,) if any(_is_quantized(tensor, uses[tensor.name]) for tensor in held) else (),
+        notes=(QUANTIZED,) if are_integers else (NOT_RAW,) if left_out else (),
     )
 
 
@@ -264,6 +271,12 @@ def _place(path: Path, name: str, tensor: TensorFields, layout: _Layout) -> File
     return FileRange(path, found.start)
 
 
+def _as_bytes(path: Path, name: str, storage: Field) -> StoredTensor:
+    """The bytes of a tensor that do not lie in the model as its elements, so that they count as a part of it."""
+    shape = (storage.stop - storage.start,)
+    return StoredTensor(name=name, dtype=Dtype.uint8, shape=shape, place=FileRange(path, storage.start))
+
+
 def _check_overlaps(path: Path, tensors: Mapping[FileRange, StoredTensor]) -> None:
     ordered = sorted(tensors, key=lambda place: (place.path, place.start))
     for place, after in pairwise(ordered):
@@ -283,6 +296,6 @@ def _reason(tensor: StoredTensor, use: Use) -> str | None:
     return None if use.kind is Kind.WEIGHT or is_summand or not tensor.dtype.is_quantizable else use.reason
 
 
-def _is_quantized(tensor: StoredTensor, use: Use) -> bool:
+def _is_quantized(tensor: StoredTensor | _Layout, use: Use) -> bool:
     is_packed = tensor.dtype in (Dtype.int8, Dtype.uint8) and tensor.count >= FEWEST_CONSTANTS
     return is_packed and use.kind is Kind.WEIGHT

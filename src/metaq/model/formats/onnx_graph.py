@@ -23,6 +23,13 @@ STORAGES = frozenset((FLOATS, 5, 6, 7, RAW, DOUBLES, 11))
 EXTERNAL = 1
 """The location of data that are in another file."""
 
+FLOAT = 1
+"""The type of numbers that a constant has without a tensor."""
+
+NUMBERS = "value_floats"
+BYTES_PER_NUMBER = 5
+"""Of such numbers, each of which is a field."""
+
 OTHER_VALUES = frozenset((2, 3, 4, 7, 8, 9))
 """Fields of an attribute that is neither a tensor nor a graph: numbers and strings, of which there may be many."""
 
@@ -174,6 +181,8 @@ class _Walk:
             elif each.number == 5:
                 tensor = tensor_fields(self._wire, each)
                 self._enter(tensor.name, tensor, scope)
+            elif each.number == 15:
+                self._sparse(each, scope)
             elif each.number == 11:
                 scope.inputs.append(scope.define(self._name_of(each)))
             elif each.number == 12:
@@ -189,6 +198,21 @@ class _Walk:
             raise FormatError(f"{self._wire.path}: has more than {MAX_TENSORS:,} tensors; simplify the model.")
         scope.tensors.add(name)
         self._entries.append(Entry(name, scope.path, tensor, scope.define(name)))
+
+    def _sparse(self, message: Field, scope: _Scope) -> None:
+        """A sparse tensor, whose elements are nowhere; what it is made of just where it is, if elsewhere."""
+        dims: list[int] = []
+        parts = []
+        for each in self._wire.inside(message):
+            if each.number in (1, 2):
+                parts.append(tensor_fields(self._wire, each))
+            elif each.number == 3:
+                dims += islice(self._wire.integers(each), MAX_DIMENSIONS + 1)
+        if len(dims) > MAX_DIMENSIONS:
+            raise self._wire.damaged(f"a tensor has more than {MAX_DIMENSIONS} dimensions")
+        if parts and parts[0].name:
+            self._enter(parts[0].name, TensorFields(parts[0].name, tuple(dims), parts[0].data_type, None, None), scope)
+        self._entries += [Entry("", scope.path, part, Value()) for part in parts if part.external is not None]
 
     def _name_of(self, message: Field) -> str:
         """The first field of a message, which is its name."""
@@ -228,6 +252,8 @@ class _Walk:
                 _join_inner(node.operator, inputs, outputs, inner)
             else:
                 self._attribute(node, name, tensor_fields(self._wire, attribute), scope)
+        if node.operator == "Constant" and any(node.outputs[:1]):
+            self._numbers(node, scope)
         function = self._functions.get((node.domain, node.operator, node.overload))
         if function is not None:
             _join(inputs, function.inputs)
@@ -254,6 +280,13 @@ class _Walk:
             self._enter(node.outputs[0], tensor, scope)
         elif tensor.external is not None:
             self._entries.append(Entry("", scope.path, tensor, Value()))
+
+    def _numbers(self, node: _Node, scope: _Scope) -> None:
+        """A constant whose numbers are fields of their own, about as many as its bytes tell, unless it is small."""
+        for each in node.attributes:
+            count = (each.stop - each.start) // BYTES_PER_NUMBER
+            if count >= FEWEST_CONSTANTS and self._name_of(each) == NUMBERS:
+                self._enter(node.outputs[0], TensorFields(node.outputs[0], (count,), FLOAT, None, None), scope)
 
     def _attributes(self, node: _Node) -> Iterator[tuple[Field, str, bool]]:
         """Tensors and graphs that a node has for attributes, with the name of each and whether it is a graph."""

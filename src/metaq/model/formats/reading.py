@@ -27,6 +27,11 @@ KNOWN = {
 """What files are that begin like this."""
 
 
+DISTRIBUTED_SUFFIX, DISTRIBUTED_INDEX = ".distcp", ".metadata"
+DISTRIBUTED = "make one file of it by 'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE'"
+"""What to do about a distributed checkpoint."""
+
+
 def is_pointer(head: bytes) -> bool:
     """Whether a file with this beginning is a pointer of Git LFS."""
     return head.startswith(POINTER)
@@ -55,6 +60,8 @@ def _known(path: Path, *, key: str | None, keep_all: bool) -> WeightFile:
     head = head_of(path, HEAD_BYTES)
     if is_pointer(head):
         raise FormatError(f"{path}: is a pointer of Git LFS, not the file itself; fetch that by 'git lfs pull'.")
+    if path.suffix == DISTRIBUTED_SUFFIX or path.name == DISTRIBUTED_INDEX:
+        raise FormatError(f"{path}: is a part of a distributed checkpoint, which is a folder; {DISTRIBUTED}.")
     found = _without_key(path, head, keep_all=keep_all)
     if found is not None:
         if key is not None:

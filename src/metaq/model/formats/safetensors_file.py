@@ -48,9 +48,9 @@ def recognises(path: Path, head: bytes) -> bool:
 def read(path: Path, *, keep_all: bool = False) -> WeightFile:
     """Read the header alone.
 
-    It is a state dict unless its metadata say more than usual, or `keep_all` asks for the same file. Raises
-    :class:`FormatError` if the file is missing or damaged, names a tensor twice, or holds a type that no ``.metaq``
-    file can hold.
+    It is a state dict unless its metadata say more than usual, `keep_all` asks for the same file, or some tensors are
+    left out, being of types that no ``.metaq`` file can hold. Raises :class:`FormatError` if the file is missing or
+    damaged, names a tensor twice, or has a type that the library does not know.
     """
     header = _header_of(path)
     described: dict[str, Any] = {}
@@ -63,16 +63,15 @@ def read(path: Path, *, keep_all: bool = False) -> WeightFile:
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"{path}: is not a readable safetensors file ({error}). Copy or make it again.") from error
     metadata = described.pop(METADATA, None)
-    tensors = []
+    tensors, left_out = [], {}
     for name, each in described.items():
         if each["dtype"] not in DTYPES:
-            raise FormatError(
-                f"{path}: {name!r} is of type {each['dtype']}, which no .metaq file can hold; convert it."
-            )
+            left_out[name] = f"is of type {each['dtype']}"
+            continue
         place = FileRange(path, LENGTH_BYTES + len(header) + each["data_offsets"][0])
         tensors.append(StoredTensor(name=name, dtype=DTYPES[each["dtype"]], shape=tuple(each["shape"]), place=place))
-    is_usual = metadata in (None, {}, USUAL_METADATA)
-    return WeightFile(path=path, tensors=tuple(tensors), is_state_dict=is_usual and not keep_all)
+    is_usual = metadata in (None, {}, USUAL_METADATA) and not left_out
+    return WeightFile(path=path, tensors=tuple(tensors), is_state_dict=is_usual and not keep_all, left_out=left_out)
 
 
 def _header_of(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from metaq.model.formats import torch_export, torch_legacy
 from metaq.model.formats.torch_names import COUNTER, unwrapped
 from metaq.model.formats.torch_objects import AnyTensor, tensor_of
 from metaq.model.formats.torch_state import Found, check_storable, find, find_all
-from metaq.model.formats.torch_tensors import Placed, placed
+from metaq.model.formats.torch_tensors import NOT_THERE, Placed, placed
 from metaq.model.formats.torch_walk import walk
 from metaq.model.formats.torch_zip import PICKLE, Archive, damaged
 from metaq.model.formats.weight_file import NOT_WEIGHTS, WeightFile
@@ -89,7 +89,7 @@ def _of_script(archive: Archive) -> WeightFile:
         if (tensor := tensor_of(value)) is not None
     }
     file = _program(archive, {**constants, **tensors}, others)
-    exact = [tensor.name for tensor in file.tensors if tensor.name in constants and tensors]
+    exact = [each.name for each in file.tensors if each.name.removeprefix(BESIDE) in constants and tensors]
     return replace(file, reasons=dict.fromkeys(exact, "a constant of the program"))
 
 
@@ -107,7 +107,7 @@ def _around(path: Path, found: Placed, archive: Archive | None) -> WeightFile:
         tensor.place.start for tensor in found.tensors if isinstance(tensor.place, FileRange) and tensor.size_bytes
     )
     checksums = {path: tuple(archive.checksums(starts))} if archive is not None else {}
-    return WeightFile(path=path, tensors=found.tensors, ties=found.ties, checksums=checksums)
+    return WeightFile(path=path, tensors=found.tensors, ties=found.ties, reordered=found.reordered, checksums=checksums)
 
 
 def _checkpoint(path: Path, top: object, archive: Archive | None, key: str | None, *, keep_all: bool) -> WeightFile:
@@ -146,11 +146,18 @@ def _kept(path: Path, top: object, archive: Archive | None, found: Found) -> Wei
         named[name] = tensor
     stored = placed(path, named, gathers=False)
     if not stored.tensors:
+        if NOT_THERE in stored.left_out.values():
+            raise FormatError(
+                f"{path}: its tensors are numpy arrays or compressed, and do not lie in it as they are; they are taken "
+                "if the file is given by itself, without --keep-all."
+            )
         raise FormatError(f"{path}: holds no tensors that lie in it as they are; there is nothing to compress.")
-    holders = {stored.ties.get(name, name) for name in weights}
+    own = {stored.renamed.get(name, name) for name in weights}
+    holders = {stored.ties.get(name, name) for name in own}
     others = [tensor.name for tensor in stored.tensors if tensor.name not in holders]
     return replace(
         _around(path, stored, archive),
+        reordered={name: order for name, order in stored.reordered.items() if name in own},
         reasons=dict.fromkeys(others, NOT_WEIGHTS),
         key=found.key,
         prefix=names.prefix,

@@ -1,7 +1,7 @@
 """Tensors of PyTorch and arrays of numpy in pickles: where their elements lie, and how they are strided."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -112,6 +112,20 @@ class StridedTensor:
                 return not self.size_bytes
             expected *= length
         return True
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Its dimensions, that of the widest stride first."""
+        return tuple(sorted(range(len(self.shape)), key=lambda dimension: -self.strides[dimension]))
+
+    @cached_property
+    def reordered(self) -> "StridedTensor":
+        """The same elements with the dimensions in this order, as of a tensor that was transposed or is channels last.
+
+        They lie one after the other if those of this tensor are the whole of what is between its first and its last.
+        """
+        shape, strides = (tuple(numbers[each] for each in self.order) for numbers in (self.shape, self.strides))
+        return replace(self, shape=shape, strides=strides)
 
 
 MARKS = {"conj", "neg"}

@@ -48,6 +48,17 @@ LEAST_SHARE = 0.5
 LEAST_OF_LARGEST = 100
 """What has less than one part in so many of the bytes of the largest candidate is none."""
 
+LEAST_BESIDE = 10
+"""Where a dict holds tensors and dicts of tensors, either is no model if it has less than one part in so many of the
+bytes of the other; a known name makes it one nevertheless, unless the tensors are those of a module by their names.
+"""
+
+OF_LAYERS = (".weight", ".bias")
+"""Ends of names that tell tensors of a module."""
+
+TOP = "."
+"""The key of tensors that no key leads to."""
+
 MOST_LISTED = 12
 MOST_MODELS = 1000
 """What holds more values that hold others are data."""
@@ -83,7 +94,7 @@ class StateDict:
     @property
     def key(self) -> str:
         """What chooses it."""
-        return ".".join(self.path)
+        return ".".join(self.path) or TOP
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +111,9 @@ class Found:
 def find(path: Path, top: object, key: str | None) -> Found:
     """The weights that a checkpoint holds under a key, or that by their names and sizes are the ones.
 
+    Tensors under a key of :data:`KNOWN` go before such as lie beside that key, whatever their sizes. The key
+    :data:`TOP` chooses the latter.
+
     Raises :class:`FormatError` if there are none, or several of which none is more likely.
     """
     if key is not None:
@@ -112,7 +126,9 @@ def find(path: Path, top: object, key: str | None) -> Found:
         raise _no_weights(path, top)
     pool = _likeliest(candidates)
     if len(pool) > 1:
-        names = ", ".join(f"{c.key!r} ({counted(len(c.tensors))})" for c in pool[:MOST_LISTED])
+        names = ", ".join(
+            f"{c.key!r} ({counted(len(c.tensors))}{'' if c.path else ' at the top'})" for c in pool[:MOST_LISTED]
+        )
         more = ", …" if len(pool) > MOST_LISTED else ""
         raise FormatError(f"{path}: holds several models: {names}{more}; choose one by --key.")
     return _found(top, pool, candidates)
@@ -138,7 +154,20 @@ def _likeliest(candidates: Sequence[StateDict]) -> list[StateDict]:
     pool = [candidate for candidate in candidates if candidate.size_bytes * LEAST_OF_LARGEST >= largest]
     pool = [candidate for candidate in pool if not candidate.is_average] or pool
     best = min((candidate.rank for candidate in pool), default=None)
-    return [candidate for candidate in pool if candidate.rank == best]
+    chosen = [candidate.path for candidate in pool if candidate.rank == best]
+    # What lies beside tensors, in the same dict, is no less likely than they are.
+    return [candidate for candidate in pool if any(candidate.path[: len(path)] == path for path in chosen)]
+
+
+def _rivals(tensors: StateDict, beside: Sequence[StateDict]) -> Sequence[StateDict]:
+    """Of the tensors in a dict and the candidates beside them those that may be the weights."""
+    telling = [each for each in beside if tensors.is_average or not each.is_average]
+    large = [each for each in telling if each.size_bytes * LEAST_BESIDE >= tensors.size_bytes]
+    named = large if any(name.endswith(OF_LAYERS) for name in tensors.tensors) else telling
+    is_known = any(key in KNOWN for each in named for key in each.path[len(tensors.path) :])
+    if is_known or any(each.size_bytes > tensors.size_bytes * LEAST_BESIDE for each in large):
+        return beside
+    return [tensors, *(each for each in beside if each in large or each not in telling)]
 
 
 class _Search:
@@ -151,17 +180,21 @@ class _Search:
         self.budget = iter(range(MOST_VISITED))
 
     def candidates(self, value: object, path: tuple[str, ...]) -> list[StateDict]:
-        """State dicts within a value, but not within each other."""
+        """State dicts within a value, within each other only where names and sizes do not tell which is meant."""
         found = self.state_dict(value, len(path))
-        if found is not None:
-            return [replace(found, path=path)]
-        if id(value) in self.visited or len(path) == MOST_LEVELS or is_optimizer_state(value):
-            return []
-        self.visited.add(id(value))
+        alone = [] if found is None else [replace(found, path=path)]
+        is_end = id(value) in self.visited or len(path) == MOST_LEVELS or is_optimizer_state(value)
+        if is_end or (found is not None and found.is_module):
+            return alone
         parts = dict(_entries(value))
-        containers = {name: child for name, child in parts.items() if isinstance(child, CONTAINERS)}
+        containers = {
+            name: child
+            for name, child in parts.items()
+            if isinstance(child, CONTAINERS) and tensor_of(child) is None and not name.endswith(EXTRA_STATE)
+        }
+        self.visited.add(id(value))
         if len(containers) > MOST_MODELS or len(self.visited) > MOST_VISITED:
-            return []
+            return alone
         inner = [
             candidate
             for name, child in containers.items()
@@ -171,7 +204,7 @@ class _Search:
         is_known = bool(path) and path[-1] in KNOWN
         if is_known and len(inner) == len(parts) > 1 and all(len(c.path) == len(path) + 1 for c in inner):
             return [_joined(inner, path)]
-        return inner
+        return [*_rivals(alone[0], inner)] if alone else inner
 
     def state_dict(self, value: object, level: int) -> StateDict | None:
         """The state dict or module that a value is, if it is one."""
@@ -195,13 +228,7 @@ class _Search:
         counting = [name for name, child in others.items() if child is not None and not name.endswith(EXTRA_STATE)]
         if not tensors or len(tensors) < self.share * (len(tensors) + len(counting)):
             return None
-        found = _state_dict(tensors, others=others)
-        if level < MOST_LEVELS and self.share:
-            for name in counting:
-                inner = None if _is_no_weights(name, others[name]) else self.state_dict(others[name], level + 1)
-                if inner is not None and inner.size_bytes > found.size_bytes:
-                    return None
-        return found
+        return _state_dict(tensors, others=others)
 
 
 def _state_dict(tensors: dict[str, AnyTensor], **options: Any) -> StateDict:
@@ -244,14 +271,17 @@ def _is_no_weights(name: str, value: object) -> bool:
 
 def _under_key(path: Path, top: object, key: str) -> StateDict:
     value, keys = _at(top, key)
-    if keys is None:
+    if keys is None and key == TOP:
+        value, keys = top, ()
+        found = _Search(0).state_dict(top, 0)
+    elif keys is None:
         names = [name for name, _ in _entries(top)]
         listed = ", ".join(map(repr, names[:MOST_LISTED])) + (", …" if len(names) > MOST_LISTED else "")
         raise FormatError(f"{path}: has nothing under {key!r}; it has {listed or 'no keys at all'}.")
-    found = _Search(LEAST_SHARE).state_dict(value, 0)
-    if found is None:
-        found = _state_dict(_tensors(walk(value)), is_joined=True)
-    if not found.tensors:
+    else:
+        pool = _likeliest(_Search(LEAST_SHARE).candidates(value, ()))
+        found = pool[0] if len(pool) == 1 and not pool[0].path else _state_dict(_tensors(walk(value)), is_joined=True)
+    if found is None or not found.tensors:
         raise FormatError(f"{path}: holds no tensors under {key!r}; choose another --key.")
     return replace(found, path=keys)
 

@@ -1,7 +1,7 @@
 """Tensors of PyTorch files as stored ones: which are tied, which lie in the file as they are, which are gathered."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from metaq.container.carried import BESIDE
 from metaq.errors import FormatError
-from metaq.model.formats.torch_objects import AnyTensor, OtherTensor, StridedTensor, unstorable
+from metaq.model.formats.torch_objects import AnyTensor, StridedTensor, unstorable
 from metaq.model.formats.torch_zip import damaged
 from metaq.model.stored import Elements, FileRange, StoredTensor
 
@@ -20,12 +21,21 @@ MOST_GATHERED_RATIO = 2
 """Of what tensors take that do not lie in the file as they are to its size, beyond the former."""
 
 
+NOT_CONTIGUOUS, NOT_THERE = "not contiguous", "not in the file as it is"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """Stored tensors, other names of theirs, and what could not be taken and why."""
+    """Stored tensors, other names of theirs, and what could not be taken and why.
+
+    Tensors that lie in the file in the order of other dimensions are `reordered`, see :class:`WeightFile`; `renamed`
+    has all of their names, and those that they have among `tensors` and `ties`.
+    """
 
     tensors: tuple[StoredTensor, ...]
     ties: Mapping[str, str]
+    reordered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -33,45 +43,85 @@ def placed(path: Path, named: Mapping[str, AnyTensor], *, gathers: bool) -> Plac
     """Tensors of a file by their names; those of the same elements once, by the first name in the order of UTF-8.
 
     If it `gathers`, tensors that do not lie in the file as they are are read, and all are there; else they are left
-    out, and of those that overlap the smaller ones.
+    out, and of those that overlap the smaller ones; but those that are only permuted are taken in the order in which
+    they lie there.
 
     Raises :class:`FormatError` if a tensor goes beyond its storage, its name is no text, it is one that no ``.metaq``
     file can hold, or those that are read take too much.
     """
     left_out = {}
-    groups: dict[tuple[object, ...], list[str]] = {}
+    strided: dict[str, StridedTensor] = {}
     for name, tensor in named.items():
         _check_name(path, name)
-        if isinstance(tensor, OtherTensor):
-            if gathers:
-                raise unstorable(path, name, tensor)
+        if isinstance(tensor, StridedTensor):
+            _check_bounds(path, name, tensor)
+            strided[name] = tensor
+        elif gathers:
+            raise unstorable(path, name, tensor)
+        else:
             left_out[name] = f"is {tensor.label}"
-            continue
-        _check_bounds(path, name, tensor)
+    return _gathered(path, strided) if gathers else _lying(path, strided, left_out)
+
+
+def _gathered(path: Path, named: Mapping[str, StridedTensor]) -> Placed:
+    ties = _ties(named)
+    gatherer = _Gatherer(path)
+    stored = [
+        StoredTensor(name=name, dtype=t.dtype, shape=t.shape, place=gatherer.place(name, t))
+        for name, t in ((first, named[first]) for first in dict.fromkeys(ties.values()))
+    ]
+    return Placed(tensors=tuple(stored), ties=_others(ties))
+
+
+def _lying(path: Path, named: Mapping[str, StridedTensor], left_out: Mapping[str, str]) -> Placed:
+    moved = {
+        name: tensor.reordered
+        for name, tensor in named.items()
+        if _reason_against(tensor) == NOT_CONTIGUOUS and not _reason_against(tensor.reordered)
+    }
+    renamed = _renamed(moved, named)
+    known = {renamed.get(name, name): name for name in named}
+    ties = _ties({new: moved.get(name, named[name]) for new, name in known.items()})
+    strided = {first: moved.get(known[first], named[known[first]]) for first in dict.fromkeys(ties.values())}
+    reasons = {name: reason for name, tensor in strided.items() if (reason := _reason_against(tensor))}
+    reasons |= _overlapping({name: t for name, t in strided.items() if name not in reasons}, set(renamed.values()))
+    stored = [
+        StoredTensor(name=name, dtype=tensor.dtype, shape=tensor.shape, place=FileRange(path, _start(tensor)))
+        for name, tensor in strided.items()
+        if name not in reasons
+    ]
+    taken = {name: first for name, first in ties.items() if first not in reasons}
+    return Placed(
+        tensors=tuple(stored),
+        ties=_others(taken),
+        reordered={new: named[name].order for name, new in renamed.items() if new in taken},
+        renamed={name: new for name, new in renamed.items() if new in taken},
+        left_out={**left_out, **{known[name]: reasons[first] for name, first in ties.items() if first in reasons}},
+    )
+
+
+def _ties(named: Mapping[str, StridedTensor]) -> dict[str, str]:
+    """For every name the first of those of the same elements."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, tensor in named.items():
         strides = None if tensor.is_contiguous else tensor.strides
         how = (tensor.is_swapped, tensor.is_conjugate, tensor.is_negative, tensor.shape, strides)
-        identity = (id(tensor.storage), tensor.start, tensor.dtype, *how)
-        groups.setdefault(identity, []).append(name)
-    ties = {name: first for names in groups.values() for first in [min(names, key=_order)] for name in names}
-    strided = {
-        first: tensor for first in dict.fromkeys(ties.values()) if isinstance(tensor := named[first], StridedTensor)
-    }
-    if gathers:
-        gatherer = _Gatherer(path)
-        stored = [
-            StoredTensor(name=n, dtype=t.dtype, shape=t.shape, place=gatherer.place(n, t)) for n, t in strided.items()
-        ]
-    else:
-        reasons = {name: reason for name, tensor in strided.items() if (reason := _reason_against(tensor))}
-        reasons |= _overlapping({name: tensor for name, tensor in strided.items() if name not in reasons})
-        left_out |= {name: reasons[first] for name, first in ties.items() if first in reasons}
-        stored = [
-            StoredTensor(name=name, dtype=tensor.dtype, shape=tensor.shape, place=FileRange(path, _start(tensor)))
-            for name, tensor in strided.items()
-            if name not in reasons
-        ]
-    others = {name: first for name, first in ties.items() if name != first and name not in left_out}
-    return Placed(tensors=tuple(stored), ties=others, left_out=left_out)
+        groups.setdefault((id(tensor.storage), tensor.start, tensor.dtype, *how), []).append(name)
+    return {name: first for names in groups.values() for first in [min(names, key=_order)] for name in names}
+
+
+def _others(ties: Mapping[str, str]) -> dict[str, str]:
+    return {name: first for name, first in ties.items() if name != first}
+
+
+def _renamed(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """Names that say that these tensors are not what the model calls so, each one that is not taken."""
+    found = {}
+    for name in names:
+        found[name] = name if name.startswith(BESIDE) else BESIDE + name
+        while found[name] != name and found[name] in taken:
+            found[name] += "'"
+    return found
 
 
 def _order(name: str) -> bytes:
@@ -101,20 +151,20 @@ def _start(tensor: StridedTensor) -> int:
 def _reason_against(tensor: StridedTensor) -> str:
     """Why a tensor does not lie in the file as it is, or nothing."""
     if not tensor.is_contiguous:
-        return "not contiguous"
+        return NOT_CONTIGUOUS
     if tensor.is_swapped:
         return "big-endian"
     if tensor.is_conjugate or tensor.is_negative:
         return "a conjugate or negative view"
-    return "not in the file as it is" if tensor.storage.start is None and tensor.size_bytes else ""
+    return NOT_THERE if tensor.storage.start is None and tensor.size_bytes else ""
 
 
-def _overlapping(tensors: Mapping[str, StridedTensor]) -> dict[str, str]:
-    """Those of which a part belongs to larger ones too, and why they are left out."""
+def _overlapping(tensors: Mapping[str, StridedTensor], moved: Collection[str]) -> dict[str, str]:
+    """Those of which a part belongs to larger ones too, and why they are left out; of two as large, one in `moved`."""
     reasons = {}
     starts: list[int] = []
     held: list[tuple[int, str]] = []
-    for name in sorted(tensors, key=lambda name: (-tensors[name].size_bytes, _start(tensors[name]), name)):
+    for name in sorted(tensors, key=lambda n: (-tensors[n].size_bytes, n in moved, _start(tensors[n]), n)):
         start, size = _start(tensors[name]), tensors[name].size_bytes
         at = bisect_left(starts, start)
         before = held[at - 1] if at and held[at - 1][0] > start else None

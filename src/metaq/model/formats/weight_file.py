@@ -32,6 +32,9 @@ class Zeroed:
 NOT_WEIGHTS = "not one of the weights"
 """Why tensors whose names begin with :data:`metaq.container.carried.BESIDE` are kept exactly."""
 
+NOT_PLAIN = "its elements do not lie in the file as they are"
+"""Why the bytes of weights are kept exactly, under such a name."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightFile:
@@ -53,6 +56,9 @@ class WeightFile:
         file is kept as it is, around the tensors that lie in it.
     key
         Of a state dict in a checkpoint, the keys on the way to it.
+    reordered
+        Names, tied ones too, of weights that lie in the file in the order of other dimensions, each with the dimensions
+        of the model's own tensor in that order. They begin with :data:`metaq.container.carried.BESIDE`.
     prefix
         What all names in the file begin with and the names here do not.
     data_files
@@ -73,6 +79,7 @@ class WeightFile:
     reasons: Mapping[str, str] = field(default_factory=dict)
     is_state_dict: bool = False
     key: tuple[str, ...] = ()
+    reordered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     prefix: str = ""
     data_files: tuple[Path, ...] = ()
     checksums: Mapping[Path, tuple[Checksum, ...]] = field(default_factory=dict)
