@@ -14,8 +14,8 @@ WHOLE, FRAME = "file:", "frame:"
 """What names begin with: of a file as it is, and of one with holes for tensors."""
 
 BESIDE = "beside:"
-"""What names of tensors begin with that lie in a frame and are no weights by themselves, such as moments of an optimizer,
-or weights whose dimensions lie in another order there.
+"""What names of tensors begin with that lie in a frame and are no weights by themselves: moments of an optimizer, or
+weights whose dimensions lie in another order there.
 """
 
 FOLDER = "folder"
