@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from metaq.container.carried import BESIDE, is_safe_path, tensor_name
 from metaq.errors import FormatError
 from metaq.model.formats import onnx_file
+from metaq.model.formats.places import is_inside
 from metaq.model.formats.reading import DISTRIBUTED, DISTRIBUTED_SUFFIX, HEAD_BYTES, is_pointer, read_file
 from metaq.model.formats.weight_file import WeightFile
 from metaq.model.stored import FileRange, StoredTensor
@@ -48,9 +49,6 @@ SHARD_NUMBER = re.compile(r"-\d+-of-\d+$")
 
 OTHER_FORM = "holds weights in another form"
 TRAINING_STATE = "is the state of a training"
-SNAPSHOTS, BLOBS = "snapshots", "blobs"
-"""Folders of a cache of Hugging Face's hub: files of the first are links into the second beside it."""
-
 ADVICE = {
     f"*{DISTRIBUTED_SUFFIX}": f"it is a distributed checkpoint; {DISTRIBUTED}",
     "global_step*": "it is a checkpoint of DeepSpeed; make one file of it by its zero_to_fp32.py",
@@ -357,7 +355,7 @@ def _refusal(folder: Path, path: Path, relative: str, total: int, number: int) -
     """Why a file is not carried, or None if it is."""
     if not path.is_file():
         return "is no regular file"
-    if path.is_symlink() and not _is_inside(folder, path):
+    if path.is_symlink() and not is_inside(path, folder):
         return "is a link out of the folder"
     if not is_safe_path(relative):
         return "has a name that is not safe on every system"
@@ -365,10 +363,3 @@ def _refusal(folder: Path, path: Path, relative: str, total: int, number: int) -
     if size_bytes > MAX_FILE_BYTES or total + size_bytes > MAX_ALL_BYTES or number >= MAX_FILES:
         return f"is too large or one too many ({size_bytes:,} bytes)"
     return None
-
-
-def _is_inside(folder: Path, path: Path) -> bool:
-    """Whether a link stays in the folder, or in the blobs of the hub's cache that the folder is a snapshot of."""
-    target, home = path.resolve(), folder.resolve()
-    blobs = home.parent.parent / BLOBS
-    return target.is_relative_to(home) or (home.parent.name == SNAPSHOTS and target.parent == blobs)

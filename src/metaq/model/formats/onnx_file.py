@@ -23,6 +23,7 @@ from metaq.model.formats.onnx_graph import (
     entries_of,
 )
 from metaq.model.formats.onnx_operators import Kind, Use
+from metaq.model.formats.places import is_inside
 from metaq.model.formats.protobuf import LENGTH, VARINT, Field, Wire
 from metaq.model.formats.weight_file import NOT_PLAIN, WeightFile
 from metaq.model.stored import FileRange, StoredTensor
@@ -67,8 +68,6 @@ FEWEST_SUMMANDS = 16
 
 QUANTIZED = "its weights are integers already: these are kept exactly"
 NOT_RAW = "weights that are not raw data are kept exactly; onnx.numpy_helper.from_array makes tensors of raw data"
-HUB_LINKS, HUB_FILES = "snapshots", "blobs"
-"""Folders of a cache of Hugging Face's hub: files of the first are links into the second beside it."""
 
 
 def recognises(path: Path) -> bool:
@@ -232,18 +231,12 @@ class _ExternalData:
         try:
             if not file.is_file():
                 raise FormatError(f"{file}: is missing; copy it beside {self._path.name}, which has tensors in it.")
-            if not _is_inside(file.resolve(), self._path.parent.resolve()):
+            if not is_inside(file, self._path.parent):
                 raise FormatError(f"{file}: is a link out of its folder; put the file itself there.")
             self._sizes[file] = file.stat().st_size
         except OSError as error:
             raise FormatError(f"{file}: cannot be read ({error.strerror or error}).") from error
         return file
-
-
-def _is_inside(target: Path, folder: Path) -> bool:
-    """Whether a file stays in the folder, or in the blobs of the hub's cache of which the folder is a snapshot."""
-    blobs = [each.parent.parent / HUB_FILES for each in (folder, *folder.parents) if each.parent.name == HUB_LINKS]
-    return target.is_relative_to(folder) or target.parent in blobs
 
 
 def _layout(path: Path, name: str, tensor: TensorFields) -> _Layout | None:
