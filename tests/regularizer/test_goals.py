@@ -57,6 +57,35 @@ def rows_in_use():
     return model, inputs, inputs[:, 0] % 8
 
 
+def far_from_zero():
+    """Targets around 2,000, to which the bias of the only output has come already."""
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 1))
+    nn.init.constant_(model[2].bias, 2000.0)
+    inputs = torch.randn(256, 32)
+    return model, inputs, 2000 + inputs[:, :1]
+
+
+def test_single_numbers_are_kept_as_they_are(tmp_path):
+    torch.manual_seed(0)
+    model, inputs, wanted = far_from_zero()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    regularizer = EntropyRegularizer(model, total_steps=200, target_ratio=8).attach(optimizer)
+    assert "2.bias" not in regularizer.grids()
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(inputs), wanted).backward()
+        optimizer.step()
+    regularizer.finish()
+    assert float(nn.functional.mse_loss(model(inputs), wanted).detach()) < 0.05
+    size = regularizer.save(tmp_path / "model.metaq").file_bytes
+    assert LEAST <= size * 8 / float_bytes(model) <= 1.0
+    # Where there is nothing else, they take part.
+    assert set(EntropyRegularizer(nn.Linear(1, 1), total_steps=10, max_drop=1.0, larger_is_better=True).grids()) == {
+        "weight",
+        "bias",
+    }
+
+
 def one_far_out():
     """A weight far beyond all others."""
     model = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 8))

@@ -339,6 +339,25 @@ def test_the_length_may_be_told_late(tmp_path):
         regularizer.total_steps = 500
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_weights_that_have_settled_train_on(tmp_path, is_told):
+    loop = Loop()
+    regularizer = trained(loop, steps=148, total_steps=150, target_ratio=12)
+    assert regularizer.report().frozen > 0
+    if is_told:
+        regularizer.total_steps = 300
+    for _ in range(50):
+        loop.step()
+    assert regularizer.report().frozen == 0
+    for _ in range(102):
+        loop.step()
+    regularizer.finish()
+    assert 0.93 <= size(regularizer, tmp_path) * 12 / float_bytes(loop.model) <= 1.0
+    right = Loop()
+    trained(right, steps=300, total_steps=300, target_ratio=12).finish()
+    assert loop.error() < 1.5 * right.error()
+
+
 def test_a_changed_length_survives_a_checkpoint():
     first = trained(Loop(), steps=50, total_steps=400, target_ratio=12)
     first.total_steps = 100

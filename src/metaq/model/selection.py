@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from metaq.config import require
 from metaq.container.layout import grid_fits
 from metaq.model.opened import OpenedModel
-from metaq.model.weights import ANY, FilterFn, choose
+from metaq.model.weights import ANY, TOO_SMALL, FilterFn, choose, is_default, is_too_small
 from metaq.tensors.grid import BucketGrid, TrainedGrids
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
@@ -27,10 +27,6 @@ SCALES = re.compile(
 
 FEWEST_PACKED = 16
 """Integers of fewer elements are counters, not packed weights."""
-
-TOO_SMALL = "too small to pay"
-SMALLEST_BYTES = 8
-"""A tensor of no more bytes is not worth a grid, which takes about four."""
 
 NO_GRID = "no grid was given"
 LOSSLESS = "all are kept bit for bit"
@@ -65,16 +61,12 @@ def select(
     nothing of what could be quantised.
     """
     reasons = _reasons(model)
-    is_default = tuple(include) == ANY and filter_fn is None
-    if is_default and not exclude and reasons.keys() == model.holders.keys():
+    if is_default(include, filter_fn) and not exclude and reasons.keys() == model.holders.keys():
         return Selection(names=(), reasons=reasons)
     chosen, why = choose(model.shown, reasons, include=include, exclude=exclude, filter_fn=filter_fn)
-    # A grid for such a tensor alone would not pay.
-    small = {
-        name
-        for name in chosen
-        if is_default and (model.tensor(name).count == 1 or model.tensor(name).size_bytes <= SMALLEST_BYTES)
-    }
+    tensors = {name: model.tensor(name) for name in chosen}
+    is_plain = is_default(include, filter_fn)
+    small = {name for name, tensor in tensors.items() if is_plain and is_too_small(tensor.count, tensor.size_bytes)}
     too_small = {name: TOO_SMALL for name in model.holders if model.first(name) in small}
     return Selection(names=tuple(name for name in chosen if name not in small), reasons={**why, **too_small})
 

@@ -21,6 +21,10 @@ QUANTIZABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ANY = ("*",)
 """Patterns that leave the choice to everything else."""
 
+TOO_SMALL = "too small to pay"
+SMALLEST_BYTES = 8
+"""A tensor of no more bytes is not worth a grid, which takes about four."""
+
 Chosen = TypeVar("Chosen", bound=torch.Tensor)
 
 
@@ -34,7 +38,8 @@ def select_parameters(
     """Floating parameters of `model` that are trained and that the rules choose; a tied parameter appears once.
 
     Frozen parameters (``requires_grad`` is False) are left as they are: nothing would move their weights towards the
-    buckets. So only the adapters of a model with adapters take part.
+    buckets. So only the adapters of a model with adapters take part. Unless `include` or `filter_fn` say what to train,
+    tensors too small to pay for a grid are left out, where there are others.
 
     `include` and `exclude` are name globs: a tied parameter is included by any of its names, and excluded by any.
     `filter_fn` is called once for every parameter that the globs leave, with its first name. Raises
@@ -46,6 +51,9 @@ def select_parameters(
         require_values(name, parameter)
     reasons = {name: reason for name, p in parameters.items() if (reason := _why_not_trained(p))}
     chosen, _ = choose(parameters, reasons, include=include, exclude=exclude, filter_fn=filter_fn)
+    if is_default(include, filter_fn):
+        large = {name: p for name, p in chosen.items() if not is_too_small(p.numel(), p.nbytes)}
+        chosen = large or chosen
     for name, parameter in chosen.items():
         if not bool(torch.isfinite(parameter.detach()).all()):
             raise ConfigError(f"{name}: holds NaN or infinity; repair the weights before training them to few bits.")
@@ -90,6 +98,16 @@ def choose(
             f"{options}: no floating tensor is left to quantise ({_summary(left_out)}); widen the choice."
         )
     return chosen, {name: why[first] for name, first in alias.items() if first in why}
+
+
+def is_default(include: Sequence[str], filter_fn: FilterFn | None) -> bool:
+    """Whether these rules leave the choice to everything else."""
+    return tuple(include) == ANY and filter_fn is None
+
+
+def is_too_small(count: int, size_bytes: int) -> bool:
+    """Whether a grid for a tensor of so many elements and bytes would not pay."""
+    return count == 1 or size_bytes <= SMALLEST_BYTES
 
 
 def require_values(name: str, tensor: object) -> None:

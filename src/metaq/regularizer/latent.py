@@ -81,11 +81,13 @@ class LatentWeights:
         """Take over the weights that one optimiser has updated and let the tensors hold quantised ones.
 
         Every :data:`SETTLE_EVERY` steps, weights that change their bucket more often than `freeze_above` a step are
-        frozen, unless that is None.
+        frozen; if that is None, all are free.
         """
         for watch, chosen in self._of_part(part, tensors):
             watch.steps += 1
             settles = watch.steps % SETTLE_EVERY == 0
+            if settles and freeze_above is None:
+                watch.frozen.zero_()
             dispatch.snap(watch, chosen, grids, freeze_above=freeze_above if settles else None)
 
     def frozen_count(self, positions: Sequence[int]) -> int:

@@ -24,7 +24,7 @@ class Pace:
 
     Of `total_steps` steps the share grows in proportion; without them it approaches that at which weights begin to
     settle. The number may be changed at any time: what is left of the path to a goal is then spread over what is left
-    of the steps.
+    of the steps, and weights that have begun to settle are free again until shortly before the new end.
     """
 
     def __init__(self, total_steps: int | None) -> None:
@@ -47,7 +47,9 @@ class Pace:
             total_steps > steps,
             f"total_steps: {total_steps} leaves nothing to train after {steps} steps; call finish().",
         )
-        self._from_share = min(self.at(steps), 1.0)
+        share = self.at(steps)
+        # Weights that have begun to settle are to do so at the new end.
+        self._from_share = share if share <= 1 - SETTLE else 1 - 2 * SETTLE
         self._from_steps, self.total_steps = steps, total_steps
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing_extensions import override
 
 from metaq.regularizer.config import RegularizerConfig
 
+ROUNDING = 1e-9
+"""By which the share at the last step may be beyond 1."""
+
 
 class Schedule(abc.ABC):
     """What the regulariser and a training loop ask at every step; `progress` is the share of all steps done."""
@@ -24,9 +27,12 @@ class Schedule(abc.ABC):
         """Share of the time of freezing that is over; None before it."""
 
     def freeze_threshold(self, progress: float) -> float | None:
-        """Flips per step above which a weight is frozen, geometric from first to last; None where nothing is frozen."""
+        """Flips per step above which a weight is frozen, geometric from first to last; None where nothing is frozen.
+
+        A training that goes on beyond its end is to train on.
+        """
         freeze, share = self._config.freeze, self.settled(progress)
-        if share is None:
+        if share is None or progress > 1 + ROUNDING:
             return None
         return float(freeze.first_threshold * (freeze.last_threshold / freeze.first_threshold) ** share)
 

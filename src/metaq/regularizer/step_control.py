@@ -188,7 +188,8 @@ class StepControl(Schedule):
 
     def _wanted(self, bits: float, progress: float, step_sizes: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
         now, total = math.log(max(bits, 1.0)), self._total
-        passed = 0.0 if math.isnan(self._seen) else progress - self._seen
+        # A training that was made longer has gone back.
+        passed = 0.0 if math.isnan(self._seen) else max(progress - self._seen, 0.0)
         self._seen = progress
         if self.keeps_still(progress) and not self.strength_leads:
             return torch.ones_like(step_sizes)
