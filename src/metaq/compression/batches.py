@@ -208,6 +208,9 @@ def _moved(part: Any, weight: torch.Tensor, places: set[torch.device]) -> Any:
         # A copy in the order of bytes and elements that PyTorch takes, whatever the array's is.
         own = torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("="), order="C"))
         part = own.to(weight.dtype) if own.is_floating_point() and weight.is_floating_point() else own
+    if isinstance(part, torch.Tensor) and part.is_inference() and not torch.is_inference_mode_enabled():
+        # Layers cannot keep it for their gradients.
+        part = part.clone()
     if isinstance(part, torch.Tensor) and part.device not in places:
         return part if "meta" in (part.device.type, weight.device.type) else part.to(weight.device)
     return part

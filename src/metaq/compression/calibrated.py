@@ -69,6 +69,7 @@ class CalibratedModel:
     ) -> None:
         model = request.model
         self._packed = packed
+        self._size_option = request.goal.size_option
         self._module = model.module
         self._recovery = recovery
         self._norm_batches = norm_batches
@@ -158,7 +159,7 @@ class CalibratedModel:
         do the same job, and are tried together; vectors are left as they are. Errors are about those of a file of
         `limit` bytes, or small ones.
         """
-        first = None if limit is None else SizeSearch(limit, self).next(lambda: 0)
+        first = None if limit is None else SizeSearch(limit, self, goal=self._size_option).next(lambda: 0)
         multiplier = WEIGHING_SHARE * self.usual if first is None else first.multiplier
         self._stage("weighing tensors")
         choices = allocate(self._targets, multiplier=multiplier, progress=self._progress)
@@ -198,7 +199,7 @@ class CalibratedModel:
         """The best quantisation whose file has at most `limit` bytes; raises :class:`ConfigError` if no file is that
         small.
         """
-        search = SizeSearch(limit, self)
+        search = SizeSearch(limit, self, goal=self._size_option)
         best: Compressed | None = None
         while (current := search.next(lambda: 0)) is not None:
             found = self.at(current.multiplier)

@@ -74,6 +74,12 @@ class Goal(Config):
         """Whether a figure of merit is the goal."""
         return self.max_drop is not None or self.target_value is not None
 
+    @property
+    def size_option(self) -> str:
+        """The option that asks for a size; ``"target_bytes"`` if none does."""
+        given = (name for name in ("target_ratio", "target_bits_per_weight") if getattr(self, name) is not None)
+        return next(given, "target_bytes")
+
     def bound(self, best: float) -> float:
         """What the figure of merit has to keep to, where the best value is `best`."""
         if self.target_value is not None:

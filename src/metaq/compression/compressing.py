@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from reprlib import repr as shortened
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,7 +18,15 @@ from metaq.compression.batches import held_out, prepared
 from metaq.compression.belonging import require_on_grids
 from metaq.compression.calibrated import CalibratedModel, are_near
 from metaq.compression.compressed import Compressed, Goal, Report
+from metaq.compression.figure import Accuracy, Figure
 from metaq.compression.network import Network, packed
+from metaq.compression.options import (
+    globs,
+    require_functions,
+    require_metadata,
+    require_model,
+    require_progress,
+)
 from metaq.compression.pipeline import exact_tensor, on_grid
 from metaq.compression.planning import DEFAULT_MULTIPLIER, Rule, default_multiplier
 from metaq.compression.quality import Kept, kept, kept_by_each
@@ -38,14 +48,19 @@ from metaq.model.selection import LOSSLESS, Selection, fitted_grids, select, sel
 from metaq.model.stored import Reader
 from metaq.model.weights import ANY, FilterFn
 from metaq.progress import NoProgress, Progress, tracked
-from metaq.quantize.curvature import Batch, Curvature, Loss, categorical_loss, measure, random_projection_loss
+from metaq.quantize.curvature import (
+    Batch,
+    Curvature,
+    Loss,
+    categorical_loss,
+    measure,
+    random_projection_loss,
+    require_gradients,
+)
 from metaq.quantize.recovery import OutputLoss, Recovery
 from metaq.tensors.coverage import coverage_of
 from metaq.tensors.grid import BucketGrid, TrainedGrids
 from metaq.tensors.quantized import ExactTensor, QuantizedTensor, matrix_shape, under_all_names
-
-Accuracy = Callable[[StateDict], float]
-"""From restored weights to a figure of merit, such as percent of images classified rightly."""
 
 UNREACHED_SHARE = 0.25
 """What a relative error counts in a tensor on which no output depends, over the median of the others."""
@@ -120,17 +135,19 @@ def compress(
         The goal, at most one: see :class:`metaq.compression.compressed.Goal`. Without any, the default quality: small
         errors that most models do not feel.
     accuracy
-        Figure of merit of a state dict; needed for `max_drop` and `target_value`, in whose unit it is.
+        Figure of merit of a state dict; needed for `max_drop` and `target_value`, in whose unit it is. Of the original
+        weights it must be a finite number. It may load the weights into the model itself, or into `module`: what their
+        tensors held is put back after every call, for which a copy of them is kept.
     larger_is_better
         Of that figure, which is an accuracy by default; False for a loss.
     batches
         Inputs for calibration, which need no labels: a data loader, a list or a generator of tensors, of tuples of
         positional or mappings of keyword arguments, or a single tensor; numpy's arrays will do
         (:func:`metaq.compression.batches.prepared`). Errors count as far as they change the outputs; without batches,
-        by their size alone. Without a goal, the file has the size that it has without batches. Every fourth batch, or
-        sample of a single batch, is held out and tells how much of the outputs is kept
-        (:mod:`metaq.compression.quality`); unless `accuracy` or `training_loss` tell how good the weights are, and
-        `keep` does not ask for it.
+        by their size alone. A batch that makes NaN or infinity of that is refused. Without a goal, the file has the
+        size that it has without batches. Every fourth batch, or sample of a single batch, is held out and tells how
+        much of the outputs is kept (:mod:`metaq.compression.quality`); unless `accuracy` or `training_loss` tell how
+        good the weights are, and `keep` does not ask for it.
     module
         What computes with the tensors of `source` on the batches, if that is no module; it has been given their values.
         Its names may be others.
@@ -184,6 +201,14 @@ def compress(
         "training_loss, recalibrates_norms: need calibration data; give batches.",
     )
     require(batches is None or grids is None, "grids: they leave nothing to calibrate; give no batches.")
+    require_model("source", source, OpenedModel)
+    if base is not None:
+        require_model("base", base, Model, bytes)
+    require_functions(accuracy=accuracy, loss=loss, training_loss=training_loss)
+    require(
+        module is None or isinstance(module, nn.Module),
+        f"module: {shortened(module)} is no module; give the network that computes with the weights.",
+    )
     model = source
     if not isinstance(model, OpenedModel):
         # Of an update, lossless speaks of tensors alone.
@@ -203,16 +228,19 @@ def compress(
         base=None if base is None else model_of(base),
     )
     require(base is None or training_loss is None, "training_loss: updates are not recovered; leave it out.")
-    accuracy = None if accuracy is None else partial(_announced, request.progress, accuracy)
-    before = None if accuracy is None else accuracy(request.model.state_dict())
+    calibrating_module = module or model.module
+    if batches is not None and calibrating_module is not None:
+        require_gradients(calibrating_module)
+    figure = None if accuracy is None else Figure(accuracy, model, module, request.progress)
+    before = None if figure is None else figure.of_original()
     is_good = None
-    if accuracy is not None and before is not None and goal.is_quality:
-        figure, bound = accuracy, goal.bound(before)
-        is_good = lambda weights: goal.keeps(figure(weights), bound)  # noqa: E731
+    if figure is not None and before is not None and goal.is_quality:
+        judged, bound = figure, goal.bound(before)
+        is_good = lambda weights: goal.keeps(judged(weights), bound)  # noqa: E731
     if batches is None:
         found = _without_data(request, is_good)
     else:
-        has_labels = accuracy is not None or training_loss is not None
+        has_labels = figure is not None or training_loss is not None
         network = Network(request, module)
         # Labels go by the number of the batch, so that with them a single tensor is not cut.
         given = prepared(module or network.module, batches, is_whole=training_loss is not None)
@@ -221,6 +249,7 @@ def compress(
         calibrated = _calibrated(
             network,
             calibrating,
+            batch_names=_batch_names(batches, given, calibrating),
             loss=loss or partial(_usual_loss, is_classifier=has_labels),
             recovery=None if training_loss is None else Recovery(network.module, calibrating, training_loss),
             norm_batches=calibrating if recalibrates_norms else (),
@@ -238,9 +267,9 @@ def compress(
         raise ConfigError(f"max_drop, target_value: even fine steps do not keep {bound:g}; allow more.")
     if found is None:
         raise ConfigError(f"keep: even fine steps do not keep {keep:g}; ask for less.")
-    if accuracy is None:
+    if figure is None:
         return found
-    return replace(found, accuracy=accuracy(found.state_dict()), float_accuracy=before)
+    return replace(found, accuracy=figure(found.state_dict()), float_accuracy=before)
 
 
 def diff(
@@ -270,6 +299,8 @@ def diff(
     ConfigError, FormatError
         As by :func:`compress`.
     """
+    require_model("base", base, Model, bytes)
+    require_model("new", new, Model, OpenedModel, bytes)
     known = model_of(base)
     if not is_packed(new):
         found = compress(new, lossless=lossless, base=known, **options)  # type: ignore[arg-type]
@@ -277,6 +308,7 @@ def diff(
         return found
     left = sorted(options.keys() - PACKED_OPTIONS)
     require(not left, f"{', '.join(left)}: the new model is compressed already; leave it out.")
+    require_metadata(options.get("metadata"))
     packed_model = model_of(new)  # type: ignore[arg-type]
     metadata = {**packed_model.metadata, **(options.pop("metadata", None) or {})}
     options.pop("progress", None)
@@ -384,10 +416,14 @@ def _request(
     base: Model | None = None,
 ) -> Request:
     """What is asked for, checked: a file can hold it, and the options go together."""
+    require_progress(progress)
+    require_functions(filter_fn=filter_fn)
+    require_metadata(metadata)
+    include, exclude = globs("include", include), globs("exclude", exclude)
     reserved = sorted(KEYS & (metadata or {}).keys())
     require(not reserved, f"metadata: {', '.join(reserved)} say what a file was made of; use other keys.")
     if lossless:
-        is_plain = grids is None and filter_fn is None and tuple(include) == ANY and not exclude and goal == Goal()
+        is_plain = grids is None and filter_fn is None and include == ANY and not exclude and goal == Goal()
         require(is_plain, "lossless: all tensors are kept as they are; give no goal and nothing to quantise.")
         grids, selection = {}, Selection(names=(), reasons=dict.fromkeys(model.holders, LOSSLESS))
     elif grids is None:
@@ -399,6 +435,11 @@ def _request(
     if isinstance(grids, TrainedGrids):
         require_on_grids(model, grids)
     require(coder in CHUNK_CODERS, f"coder: there is no coder {coder!r}; choose {' or '.join(CHUNK_CODERS)}.")
+    if goal.limit_bytes(float_bytes=model.float_bytes, weights=model.weights) == 0:
+        raise ConfigError(
+            f"{goal.size_option}: {getattr(goal, goal.size_option):g} leaves no byte for a file of this model, whose "
+            f"tensors have {model.float_bytes:,} bytes; ask for a larger file."
+        )
     check_tensors([*model.rest.files, *model.tensors])
     check_elements(tensor.shape for tensor in model.tensors)
     return Request(model, selection, goal, grids, coder, metadata or {}, progress or NoProgress(), base)
@@ -528,6 +569,7 @@ def _calibrated(
     network: Network,
     batches: list[Batch],
     *,
+    batch_names: Sequence[str],
     loss: Loss,
     recovery: Recovery | None,
     norm_batches: Sequence[Batch],
@@ -545,6 +587,8 @@ def _calibrated(
         tracked(batches, request.progress, "measuring curvature"),
         loss=loss,
         draws=max(LEAST_GRADIENTS // max(len(batches), 1), 1),
+        batch_names=batch_names,
+        needed={model.first(tensor.name) for tensor in found.weights},
     )
     squares = {model.first(name): each.mean_square for name, each in facts.items()}
     curvature = _completed(measured, squares, network.transposed)
@@ -600,9 +644,15 @@ def _usual_loss(output: object, generator: torch.Generator, *, is_classifier: bo
     return (categorical_loss if is_classifier and is_logits else random_projection_loss)(output, generator)
 
 
-def _announced(progress: Progress, accuracy: Accuracy, weights: StateDict) -> float:
-    progress.stage("measuring accuracy", 1)
-    return accuracy(weights)
+def _batch_names(batches: object, given: Sequence[Batch], calibrating: Sequence[Batch]) -> list[str]:
+    """What messages call those of the `given` batches that calibrate; `batches` are what they were made of."""
+    names = [f"number {number}" for number in range(1, len(given) + 1)]
+    if isinstance(batches, torch.Tensor | np.ndarray) and len(given) > 1:
+        ends = accumulate(map(len, given))
+        names = [f"the part [{end - len(batch)}:{end}]" for batch, end in zip(given, ends, strict=True)]
+    known = {id(batch): name for batch, name in zip(given, names, strict=True)}
+    # What a single batch was cut into has its name.
+    return [known.get(id(batch), names[0]) for batch in calibrating]
 
 
 def _read(out: Path, report: Report) -> Compressed:

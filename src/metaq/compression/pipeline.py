@@ -12,6 +12,7 @@ from torch import nn
 
 from metaq import container
 from metaq.coding.entropy import zero_order_entropy_bits
+from metaq.compression.options import globs, require_functions, require_model
 from metaq.compression.survey import look_at, sorted_out
 from metaq.config import require
 from metaq.model import checkpoint
@@ -78,8 +79,10 @@ def choose_grids(
     FormatError
         If a file or folder cannot be read.
     """
+    require_model("source", source)
+    require_functions(filter_fn=filter_fn)
     model = open_model(source)
-    selection = select(model, include=include, exclude=exclude, filter_fn=filter_fn)
+    selection = select(model, include=globs("include", include), exclude=globs("exclude", exclude), filter_fn=filter_fn)
     names = {model.holders[name]: name for name in selection.names}
     tensors = [tensor for tensor in model.tensors if tensor.name in names]
     with Reader() as reader:

@@ -23,6 +23,7 @@ from metaq.model.evaluating import evaluating
 from metaq.model.norms import holding
 from metaq.quantize.curvature import Batch, call
 from metaq.quantize.outputs import floating_tensors
+from metaq.quantize.random_state import RandomState, random_state_kept
 
 EVERY = 4
 """Every so-manieth batch is held out."""
@@ -70,7 +71,8 @@ def kept(module: nn.Module, weights: StateDict, batches: Iterable[Batch]) -> Kep
 def kept_by_each(module: nn.Module, tries: Sequence[StateDict], batches: Iterable[Batch]) -> list[Kept]:
     """Scores of several weights, each of them for itself in the place of those of `module`, which is left as it was.
 
-    Weights that the module does not have are passed over.
+    Weights that the module does not have are passed over. If the module draws random numbers from PyTorch, all weights
+    get the same ones for a batch; afterwards those come next that came next before.
 
     Where an output is not finite with the original weights, it does not count; where it is not with other weights
     alone, or has another shape, the score is 0. Raises :class:`ConfigError` if the output has no floating tensor.
@@ -78,11 +80,13 @@ def kept_by_each(module: nn.Module, tries: Sequence[StateDict], batches: Iterabl
     names = module.state_dict().keys()
     known = [{name: tensor for name, tensor in weights.items() if name in names} for weights in tries]
     sums = [_Sums() for _ in tries]
-    with evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad(), random_state_kept(module):
         for batch in batches:
+            noise = RandomState(module)
             reference = floating_tensors(call(module, batch))
             require(bool(reference), "batches: the model's output has no floating tensor to compare.")
             for own, weights in zip(sums, known, strict=True):
+                noise.restore()
                 with holding(module, weights):
                     found = floating_tensors(call(module, batch))
                 own.add(reference, found)

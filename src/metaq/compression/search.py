@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from metaq.errors import ConfigError
+from metaq.errors import ConfigError, NonFiniteError
 
 RANGE = 1e-7, 1e6
 """λ over a usual one between which a size is looked for."""
@@ -67,11 +67,14 @@ class Try:
 class SizeSearch:
     """What was tried so far for a file of at most `limit` bytes: of the files that fit, the largest is the best.
 
-    `tries` are those of an earlier run, which is gone on with.
+    `tries` are those of an earlier run, which is gone on with; `goal` is the option that asks for the size.
     """
 
-    def __init__(self, limit: int, estimate: SizeEstimate, tries: Sequence[Try] = ()) -> None:
+    def __init__(
+        self, limit: int, estimate: SizeEstimate, tries: Sequence[Try] = (), *, goal: str = "target_bytes"
+    ) -> None:
         self._limit = limit
+        self._goal = goal
         self._estimate = estimate
         self._finest, self._coarsest = (estimate.usual * factor for factor in RANGE)
         self.tries = list(tries)
@@ -155,6 +158,11 @@ class SizeSearch:
         """Two λ, one for more bytes and one for fewer; both the same at the end of the range."""
         estimate = self._estimate.size_bytes
         low = high = self._estimate.usual
+        if not (math.isfinite(low) and math.isfinite(estimate(low))):
+            raise NonFiniteError(
+                f"{self._goal}: no size can be estimated, as what errors of weights do is NaN or infinite; give other "
+                "batches, scaled as in training."
+            )
         while estimate(low) < size_bytes:
             if low <= self._finest:
                 return self._finest, self._finest
@@ -168,7 +176,7 @@ class SizeSearch:
     def _impossible(self, file_bytes: int, fixed_bytes: int) -> ConfigError:
         kept = f", {fixed_bytes:,} of them for what is kept exactly" if fixed_bytes else ""
         return ConfigError(
-            f"target_bytes: no file of {self._limit:,} bytes can be made of this model: the smallest has "
+            f"{self._goal}: no file of {self._limit:,} bytes can be made of this model: the smallest has "
             f"{file_bytes:,} bytes or more{kept}; allow more bytes."
         )
 

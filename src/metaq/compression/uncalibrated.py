@@ -109,7 +109,8 @@ class UncalibratedModel:
         """Quantise so that the file has at most `limit` bytes, and hardly fewer, and write it."""
         quantized = {tensor.name for tensor in self._chosen}
         exact = [tensor for tensor in self._job.tensors if tensor.name not in quantized | self._job.ties.keys()]
-        search = SizeSearch(limit, self._looked_at[-1], self._known_tries())
+        goal = self._request.goal.size_option
+        search = SizeSearch(limit, self._looked_at[-1], self._known_tries(), goal=goal)
         while (current := search.next(lambda: _expected_bytes(self._reader, exact))) is not None:
             self._keep(search)
             parts, attempt = self._coded(self._quantizer(current.multiplier), current.multiplier, current.number)

@@ -10,7 +10,7 @@ all other parameters F is its diagonal.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
@@ -53,6 +53,9 @@ MAX_COLUMNS, MAX_BOTH = 4096, 3072
 """Columns of the widest weight whose inputs are seen by the gradients of whole batches, and of the widest layer where
 its inputs themselves are seen besides: both take memory.
 """
+
+TOO_LARGE = "inputs, or what layers make of them, are too large to be squared; scale them as in training."
+"""What to say where sums of squares overflow."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,6 +123,8 @@ def measure(
     loss: Loss = categorical_loss,
     seed: int = 0,
     draws: int = 1,
+    batch_names: Sequence[str] = (),
+    needed: Collection[str] | None = None,
 ) -> dict[str, Curvature]:
     """Curvature of every floating parameter by name, frozen ones included; the model is left as it was.
 
@@ -135,15 +140,20 @@ def measure(
         Of the random numbers that `loss` draws.
     draws
         How often it draws them for every batch.
+    batch_names
+        What messages call the batches; their numbers from 1 unless given.
+    needed
+        Parameters whose curvature has to be finite; all unless given.
 
     Raises
     ------
     ConfigError
-        If there is no batch or the output does not suit the loss.
+        If there is no batch, the output does not suit the loss, or curvature that is needed is NaN or infinite.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.dtype in QUANTIZABLE}
     taps = {name: _Tap(module) for name, module in _layers(model).items()}
     sums = {name: _Sums(parameter.shape) for name, parameter in parameters.items()}
+    checked = parameters.keys() if needed is None else parameters.keys() & set(needed)
     generator = torch.Generator().manual_seed(seed)
     samples = 0
 
@@ -155,7 +165,7 @@ def measure(
 
     try:
         with _each_gradient(model, parameters, see):
-            for batch in batches:
+            for place, batch in enumerate(batches):
                 output = call(model, batch)
                 for draw in range(draws):
                     value, count = loss(output, generator)
@@ -164,6 +174,11 @@ def measure(
                         value, list(parameters.values()), allow_unused=True, retain_graph=draw + 1 < draws
                     )
                     samples += count
+                if not (
+                    all(sums[name].is_finite for name in checked)
+                    and all(tap.is_finite for name, tap in taps.items() if checked & {name, *tap.bias_of(name)})
+                ):
+                    raise _refusal(batch_names[place] if batch_names else f"number {place + 1}", batch, output)
     finally:
         for tap in taps.values():
             tap.handle.remove()
@@ -173,7 +188,29 @@ def measure(
         if tap.has_seen and name in found:
             found[name] = tap.of_weight(samples, sums[name].gram)
             found |= {bias: tap.of_bias(samples) for bias in tap.bias_of(name)}
+    is_finite = all(np.isfinite(each).all() for name in checked for each in (found[name].rows, found[name].columns))
+    require(is_finite, f"batches: {TOO_LARGE}")
     return found
+
+
+def require_gradients(model: nn.Module) -> None:
+    """Raise :class:`ConfigError` if PyTorch cannot make gradients of the parameters, here or at all."""
+    require(
+        not torch.is_inference_mode_enabled(),
+        "batches: calibration takes gradients, which torch.inference_mode rules out; call compress outside of it.",
+    )
+    require(
+        not any(parameter.is_inference() for parameter in model.parameters()),
+        "batches: calibration takes gradients, and parameters made under torch.inference_mode have none; make or load "
+        "the model outside of it.",
+    )
+
+
+def _refusal(name: str, batch: Batch, output: object) -> ConfigError:
+    """What to say of a batch that leaves sums that are not finite."""
+    if all(bool(tensor.isfinite().all()) for tensor in floating_tensors((batch, output))):
+        return ConfigError(f"batches: {name}: {TOO_LARGE}")
+    return ConfigError(f"batches: {name} holds, or gives, NaN or infinity; leave it out.")
 
 
 @contextmanager
@@ -200,7 +237,7 @@ def _each_gradient(
         for name, parameter in parameters.items()
     ]
     try:
-        with evaluating(model):
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
         for handle in handles:
@@ -233,6 +270,11 @@ class _Sums:
             # Random numbers of mean zero make the products of different samples cancel.
             gram = (matrix.T @ matrix).cpu()
             self.gram = gram if self.gram is None else self.gram.add_(gram)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all sums are."""
+        return _are_finite(self._rows, self._columns, self.gram)
 
     def curvature(self, samples: int) -> Curvature:
         """What all batches told, of so many samples."""
@@ -291,7 +333,7 @@ class _Tap:
         self._bias = torch.zeros((rows, rows) if self._bias_is_coupled else (rows,), dtype=torch.float64)
         self._has_positions = False
         self._layer = layer
-        self.handle = layer.register_forward_hook(self._see)
+        self.handle = layer.register_forward_hook(self._see, with_kwargs=True)
 
     def bias_of(self, name: str) -> list[str]:
         """Name of the bias beside the weight `name`, if there is one."""
@@ -301,6 +343,11 @@ class _Tap:
     def needs_gram(self) -> bool:
         """Whether the second moment of gradients has to come from whole batches."""
         return self._has_positions and self._over_columns is None and len(self._inputs) <= MAX_BOTH
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all sums are."""
+        return _are_finite(self._inputs, self._over_rows, self._over_columns, self._bias)
 
     def of_weight(self, samples: int, gram: torch.Tensor | None) -> Curvature:
         """Curvature of the weight; `gram` is the sum of second moments of gradients, (columns, columns)."""
@@ -325,8 +372,15 @@ class _Tap:
             return Curvature(rows=np.ones(1), columns=moment)
         return Curvature(rows=np.ones(1), columns=np.diag(moment).copy(), inputs=moment, outputs=np.ones((1, 1)))
 
-    def _see(self, _: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        patches = _patches(self._layer, _wide(arguments[0].detach()))
+    def _see(
+        self,
+        _: nn.Module,
+        arguments: tuple[torch.Tensor, ...],
+        named: Mapping[str, torch.Tensor],
+        output: torch.Tensor,
+    ) -> None:
+        inputs = next(iter((*arguments, *named.values())))
+        patches = _patches(self._layer, _wide(inputs.detach()))
         flat = patches.flatten(0, 1)
         self._inputs += (flat.T @ flat).cpu()
         self._positions += len(flat)
@@ -348,6 +402,12 @@ class _Tap:
             self._over_rows += _second_moment(by_row, coupled=self._is_coupled)
             if self._over_columns is not None:
                 self._over_columns += _second_moment(gradients.flatten(0, 1), coupled=True)
+
+
+def _are_finite(*sums: torch.Tensor | None) -> bool:
+    """Whether sums of squares, or matrices with such on their diagonals, are."""
+    own = (each.diagonal() if each.ndim == 2 else each for each in sums if each is not None)
+    return all(bool(each.isfinite().all()) for each in own)
 
 
 def _at_least_usual(worths: NDArray[np.float64]) -> NDArray[np.float64]:

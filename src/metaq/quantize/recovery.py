@@ -18,6 +18,7 @@ from metaq.config import require
 from metaq.model.checkpoint import StateDict
 from metaq.model.weights import QUANTIZABLE
 from metaq.quantize.curvature import Batch, call, copied
+from metaq.quantize.random_state import RandomState, random_state_kept
 from metaq.quantize.rdo import COUPLED_DAMPING, Floats, Importance, damped
 from metaq.tensors.quantized import matrix_shape
 
@@ -47,12 +48,14 @@ class Recovery:
                 parameter.requires_grad_(True)
         self._batches = batches
         self._loss = loss
+        self._noise = RandomState(self._model)
 
     def loss(self, weights: StateDict) -> float:
-        """Mean over the batches by which the length of a step is chosen."""
+        """Mean over the batches by which the length of a step is chosen, with the same random numbers every time."""
         self._model.load_state_dict(weights)
         some = range(0, len(self._batches), SEARCH_STRIDE)
-        with torch.no_grad():
+        with torch.no_grad(), random_state_kept(self._model):
+            self._noise.restore()
             return sum(float(self._of(number)) for number in some) / len(some)
 
     def improved(self, weights: StateDict, free: Mapping[str, Importance]) -> StateDict:
@@ -86,7 +89,9 @@ class Recovery:
         parameters = dict(self._model.named_parameters())
         sums = {name: torch.zeros_like(parameters[name], dtype=torch.float64) for name in names}
         for number in range(len(self._batches)):
-            found = torch.autograd.grad(self._of(number), [parameters[name] for name in names], allow_unused=True)
+            with torch.enable_grad():
+                loss = self._of(number)
+            found = torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True)
             for name, gradient in zip(names, found, strict=True):
                 if gradient is not None:
                     sums[name] += gradient
