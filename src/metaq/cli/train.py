@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "lenet5-digits"
 OTHER_PRESETS = ", ".join(name for name in PRESETS if name != DEFAULT_PRESET)
 
+OF_DATA = ("data", "validation_count")
+"""Settings by which images are read, before any other is known."""
+
 UNITS = {"s": 1, "m": 60, "h": 3600}
 """Seconds of the units of a duration."""
 
@@ -136,7 +139,7 @@ def train(
                 named["teacher"] = taught(teacher, teacher_net)
                 config = configured(preset_name or DEFAULT_PRESET, named)
                 config = plain(config) if without_term else config
-            settled = config if resume else config.override(assignments or [])
+            settled = config.override([text for text in assignments or [] if text.partition("=")[0].strip() in OF_DATA])
             splits = load_data(settled.data, data_dir, validation_count=settled.validation_count)
             if not resume:
                 config = _aimed(config, splits, goal, epochs, time_budget, assignments or [], where)
