@@ -337,6 +337,9 @@ def test_what_cannot_be_regularised_is_refused_with_its_name():
         EntropyRegularizer(
             make_model(), RegularizerConfig(strength=1e-5, exclude=("*.weight", "*.bias")), total_steps=1
         )
+    for name in ("include", "exclude"):
+        with pytest.raises(ConfigError, match=rf"{name}: '0\.weight' is no tuple of name globs"):
+            RegularizerConfig(strength=1e-5, **{name: "0.weight"})
     with pytest.raises(ConfigError, match=r"0\.wieght"):
         EntropyRegularizer(make_model(), RegularizerConfig(strength=1e-5, include=("0.wieght",)), total_steps=1)
     model = make_model()

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from metaq.cli import output
-from metaq.cli.decompress import SUFFIXES, is_folder, is_other_form
+from metaq.cli.decompress import is_folder, is_other_form
 from metaq.cli.diff import Base
 from metaq.cli.options import Coder, Force, Json
 from metaq.config import require
+from metaq.model.formats.weight_file import WRITABLE_SUFFIXES
 
 
 def apply(
@@ -46,7 +47,10 @@ def apply(
             output.claim(out, force=force)
             write_bytes(out, model.encode(coder=coder))
         elif made_of is None or is_other_form(out, made_of):
-            require(out.suffix in SUFFIXES, f"{out}: end the name in .metaq or one of {', '.join(SUFFIXES)}.")
+            require(
+                out.suffix in WRITABLE_SUFFIXES,
+                f"{out}: end the name in .metaq or one of {', '.join(WRITABLE_SUFFIXES)}.",
+            )
             output.claim(out, force=force)
             checkpoint.write_as(out, model.state_dict(), model.metadata)
         else:

@@ -11,12 +11,7 @@ from metaq.cli import output
 from metaq.cli.options import Force, Json
 from metaq.compression.restoring import has_parts, origin, restore_file, restore_folder, restore_safetensors
 from metaq.config import require
-
-TORCH = (".pth", ".pt", ".ckpt", ".bin", ".tar")
-"""Endings of PyTorch's files, by which they are told apart by nobody."""
-
-SUFFIXES = (".safetensors", *TORCH, ".npz")
-"""Of files that state dicts are written as."""
+from metaq.model.formats.weight_file import TORCH_SUFFIXES, WRITABLE_SUFFIXES
 
 FOLDER = "a folder"
 
@@ -40,7 +35,7 @@ def decompress(
     made_of = origin(source)
     with output.stage_progress() as progress:
         if made_of is None or is_other_form(out, made_of):
-            require(out.suffix in SUFFIXES, f"{out}: end the name in one of {', '.join(SUFFIXES)}.")
+            require(out.suffix in WRITABLE_SUFFIXES, f"{out}: end the name in one of {', '.join(WRITABLE_SUFFIXES)}.")
             output.claim(out, force=force, sources=[source])
             if out.suffix == ".safetensors":
                 restore_safetensors(source, out, progress=progress)
@@ -70,5 +65,5 @@ def is_folder(out: Path, made_of: str, source: Path) -> bool:
 
 def is_other_form(out: Path, made_of: str) -> bool:
     """Whether the output is a file of weights, and not of the kind of what there was."""
-    kinds = ["torch" if path.suffix in TORCH else path.suffix for path in (out, Path(made_of))]
-    return out.suffix in SUFFIXES and kinds[0] != kinds[1]
+    kinds = ["torch" if path.suffix in TORCH_SUFFIXES else path.suffix for path in (out, Path(made_of))]
+    return out.suffix in WRITABLE_SUFFIXES and kinds[0] != kinds[1]

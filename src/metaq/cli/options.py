@@ -46,7 +46,8 @@ Center = Annotated[float | None, typer.Option("--center", help="Middle of the ra
 Radius = Annotated[float | None, typer.Option("--radius", help="Half-width of the range; default: all weights fit.")]
 Include = Annotated[list[str] | None, typer.Option("--include", help="Quantise only tensors matching this glob.")]
 Key = Annotated[
-    str | None, typer.Option("--key", help="Where in a checkpoint the weights are, such as model.state_dict.")
+    str | None,
+    typer.Option("--key", help="Where in a checkpoint the weights are, such as model.state_dict; . is the top."),
 ]
 Keep = Annotated[
     float | None,

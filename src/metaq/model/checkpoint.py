@@ -15,14 +15,11 @@ from metaq.container.carried import BESIDE, KEY, NAME_PREFIX, is_carried, is_wei
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.model.formats.reading import read_file
-from metaq.model.formats.weight_file import NOT_PLAIN
+from metaq.model.formats.weight_file import NOT_PLAIN, TORCH_SUFFIXES, WRITABLE_SUFFIXES
 from metaq.model.stored import Reader
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
 
 StateDict = dict[str, torch.Tensor]
-
-TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
-WRITABLE_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".npz")
 
 
 def read(path: str | os.PathLike[str], *, key: str | None = None) -> StateDict:

@@ -61,11 +61,11 @@ def select(
     nothing of what could be quantised.
     """
     reasons = _reasons(model)
-    if is_default(include, filter_fn) and not exclude and reasons.keys() == model.holders.keys():
+    is_plain = is_default(include, filter_fn)
+    if is_plain and not exclude and reasons.keys() == model.holders.keys():
         return Selection(names=(), reasons=reasons)
     chosen, why = choose(model.shown, reasons, include=include, exclude=exclude, filter_fn=filter_fn)
     tensors = {name: model.tensor(name) for name in chosen}
-    is_plain = is_default(include, filter_fn)
     small = {name for name, tensor in tensors.items() if is_plain and is_too_small(tensor.count, tensor.size_bytes)}
     too_small = {name: TOO_SMALL for name in model.holders if model.first(name) in small}
     return Selection(names=tuple(name for name in chosen if name not in small), reasons={**why, **too_small})

@@ -142,6 +142,9 @@ class RegularizerConfig(Config):
     def __post_init__(self) -> None:
         fits = self.strength is None or 0 <= self.strength < math.inf
         require(fits, f"strength: {self.strength} is not a finite number from 0 upwards.")
+        for name in ("include", "exclude"):
+            globs = getattr(self, name)
+            require(not isinstance(globs, str), f"{name}: {globs!r} is no tuple of name globs; give ({globs!r},).")
         require(0 <= self.alpha <= 1, f"alpha: {self.alpha} is not between 0 and 1.")
         for name in ("warmup", "hysteresis", "step_learning_rate"):
             require(0 <= getattr(self, name) < 1, f"{name}: {getattr(self, name)} is not in [0, 1).")

@@ -29,6 +29,12 @@ class Zeroed:
     ranges: tuple[tuple[int, int], ...]
 
 
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+"""Endings of PyTorch's files, by which they are told apart by nobody."""
+
+WRITABLE_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".npz")
+"""Of files that state dicts are written as."""
+
 NOT_WEIGHTS = "not one of the weights"
 """Why tensors whose names begin with :data:`metaq.container.carried.BESIDE` are kept exactly."""
 
