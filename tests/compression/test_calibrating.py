@@ -176,7 +176,9 @@ def test_steps_of_recovery_are_compared_with_the_same_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("options", [{}, {"training_loss": lambda output, _: output.square().mean()}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"training_loss": lambda output, _: output.square().mean()}], ids=["without loss", "with loss"]
+)
 def test_calibration_does_not_mind_where_no_gradients_are_made(options: dict[str, object]) -> None:
     usual = compress(network(), batches=inputs(), target_ratio=3, **options)  # type: ignore[arg-type]
     with torch.no_grad():
