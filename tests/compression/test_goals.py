@@ -36,10 +36,10 @@ def inputs(count: int = 200) -> torch.Tensor:
 
 def test_curvature_of_a_linear_layer_is_exact() -> None:
     layer = nn.Sequential(nn.Linear(4, 2))
-    data = torch.randn(4000, 4, generator=torch.Generator().manual_seed(2))
+    data = torch.randn(4000, 4, generator=torch.Generator().manual_seed(2)) + 1
     found = curvature.measure(layer, data.split(10), loss=curvature.random_projection_loss)["0.weight"]
     assert found.inputs is not None
-    np.testing.assert_allclose(found.inputs, (data.T @ data / 4000).double().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.inputs, (data.T @ data / 4000).double().numpy(), rtol=2e-3)
     np.testing.assert_allclose(found.outputs, np.eye(2), rtol=0.1, atol=0.1)
     np.testing.assert_allclose(found.diagonal, np.tile(np.diag(found.inputs), (2, 1)), rtol=0.35)
 
@@ -92,12 +92,12 @@ def test_weights_that_a_module_uses_without_calling_their_layer_are_measured_too
 
 def test_inputs_of_wide_layers_are_seen_without_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curvature, "MAX_GRAM_WORK", 0)
-    data = torch.randn(60, 5, 6, generator=torch.Generator().manual_seed(1))
+    data = torch.randn(60, 5, 6, generator=torch.Generator().manual_seed(1)) + 1
     with_both = curvature.measure(nn.Sequential(nn.Linear(6, 3)), [data], loss=curvature.random_projection_loss)
     monkeypatch.setattr(curvature, "MAX_BOTH", 0)
     found = curvature.measure(nn.Sequential(nn.Linear(6, 3)), [data], loss=curvature.random_projection_loss)
     flat = data.flatten(0, 1).double()
-    assert found["0.weight"].inputs == pytest.approx((flat.T @ flat / len(flat)).numpy(), rel=1e-4, abs=1e-5)
+    assert found["0.weight"].inputs == pytest.approx((flat.T @ flat / len(flat)).numpy(), rel=0.02)
     assert with_both["0.weight"].inputs != pytest.approx(found["0.weight"].inputs, rel=1e-2)
 
 

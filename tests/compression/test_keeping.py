@@ -200,12 +200,16 @@ def test_a_single_batch_is_cut_by_samples() -> None:
 
 @pytest.mark.parametrize("keep", [0.9, 0.99, 0.9995])
 def test_a_quality_is_reached_and_not_stood_off_from(keep: float) -> None:
-    found = compress(encoder(), keep=keep, batches=inputs(400).split(20))
+    model = encoder()
+    # Uniform weights, as they are before training, suit some steps and not those between.
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=float(parameter.detach().std()))
+    found = compress(model, keep=keep, batches=inputs(400).split(20))
     assert found.kept is not None
     assert keep <= found.kept <= 1 - 0.85 * (1 - keep)
     assert found.kept_error is not None
     assert 0 < found.kept_error < 0.2 * (1 - keep)
-    assert score(encoder(), found, inputs(4000, seed=7)).score == pytest.approx(keep, abs=0.3 * (1 - keep))
+    assert score(model, found, inputs(4000, seed=7)).score == pytest.approx(keep, abs=0.3 * (1 - keep))
 
 
 def test_what_is_kept_is_told_for_files_of_a_size_too() -> None:

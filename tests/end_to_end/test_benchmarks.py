@@ -26,6 +26,7 @@ QUICK = {
     "decoders.py": (["--quick"], {"elements", "rows"}),
     "dual.py": (["--quick"], {"regularizer_ms", "dense_ms", "step_overhead"}),
     "embeddings.py": (["--quick"], {"model", "float_bytes", "without_data", "nncodec", "with_data", "targets"}),
+    "few_samples.py": (["--quick"], {"rows"}),
     "files.py": (["--quick"], {"files"}),
     "firmware.py": (["--images", "2", "--counted", "1"], set()),
     "frontier.py": (["--quick", "--bits-per-weight", "4"], {"settled", "models"}),

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import cpu_count
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +20,17 @@ from metaq.progress import NoProgress, Progress
 from metaq.quantize.blocks import Fineness, learn
 from metaq.quantize.curvature import Curvature
 from metaq.quantize.rates import scale_classes
-from metaq.quantize.rdo import MAX_MAGNITUDE, Choice, Importance, central_value, damped, distortion, quantize, step_for
+from metaq.quantize.rdo import (
+    MAX_MAGNITUDE,
+    Choice,
+    Floats,
+    Importance,
+    central_value,
+    damped,
+    distortion,
+    quantize,
+    step_for,
+)
 from metaq.quantize.rotation import LowRank, best_shared, find_basis, rotate
 from metaq.quantize.scaling import scaled_importance, scaled_values, scales_for
 from metaq.tensors.quantized import Basis, Dtype, matrix_shape
@@ -48,8 +59,13 @@ calibration hardly touched keeps some worth.
 ROWS_ALIKE, MOST_GROUPS = 64, 32
 """Rows that are compared with each other, at least, and groups of them."""
 
+LEAST_SQUARE = 0.01
+"""Least sum of squares of the weights of a row or column, over the mean."""
+
 INPUT_SHRINKAGE, OUTPUT_SHRINKAGE = 0.2, 1e-3
 """As ``SHRINKAGE``, for inputs and outputs of layers that are not coupled: not all inputs are among those seen."""
+
+_Number = TypeVar("_Number", bound=np.floating)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -289,19 +305,37 @@ def _spread(target: Target) -> float:
 
 def _importance(curvature: Curvature, values: NDArray[np.floating]) -> Importance:
     rows, columns = curvature.rows, curvature.columns
+    matrix = values.reshape(len(rows), -1)
+    by_row, by_column = (np.einsum(f"rc,rc->{kept}", matrix, matrix, dtype=np.float64) for kept in "rc")
     if len(rows) == 1:
         columns = (1 - SHRINKAGE) * columns + SHRINKAGE * max(float(columns.mean()), 1e-30)
     else:
-        matrix = values.reshape(len(rows), -1)
-        expected = _of_rows_alike(rows, np.einsum("rc,rc->r", matrix, matrix, dtype=np.float64))
+        expected = _of_rows_alike(rows, by_row)
         rows = (1 - ROW_SHRINKAGE) * rows + ROW_SHRINKAGE * expected
-    inputs, outputs = curvature.inputs, curvature.outputs
-    if inputs is None or outputs is None:
+    if curvature.inputs is None or curvature.outputs is None:
         return Importance(rows=rows, columns=columns)
+    inputs, outputs = curvature.inputs, curvature.outputs
+    if curvature.samples:
+        inputs = _with_one_more(inputs, by_column, curvature.samples)
+        if len(outputs) > 1:
+            outputs = _with_one_more(outputs, by_row, curvature.samples)
     if outputs.ndim == 1:
         outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
         inputs = damped(inputs, INPUT_SHRINKAGE)
     return Importance(rows=rows, columns=columns, inputs=inputs, outputs=outputs)
+
+
+def _with_one_more(moment: NDArray[_Number], squares: Floats, samples: int) -> NDArray[_Number]:
+    """`moment`, (n, n) or its diagonal, with one sample added to its `samples` in which every row or column counts.
+
+    All do as much in it; `squares` are the sums of squares of their weights, (n,). What no sample has touched would be
+    spoilt otherwise, and other inputs may need it.
+    """
+    squares = squares + LEAST_SQUARE * max(float(squares.mean()), 1e-30)
+    result = moment.copy()
+    diagonal = result if result.ndim == 1 else np.einsum("ii->i", result)
+    diagonal += float((diagonal * squares).mean()) / (samples * squares)
+    return result
 
 
 def _of_rows_alike(by_row: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:

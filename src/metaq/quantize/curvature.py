@@ -28,6 +28,7 @@ from metaq.model.evaluating import evaluating
 from metaq.model.weights import QUANTIZABLE
 from metaq.quantize.outputs import floating_tensors
 from metaq.quantize.rotation import is_tall
+from metaq.quantize.second_moment import SecondMoment
 from metaq.tensors.quantized import matrix_shape
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
@@ -45,6 +46,9 @@ GRADIENT_SHARE = 0.7
 
 MAX_GRADIENTS = 1 << 24
 """Elements of the gradients of single samples that are held at a time."""
+
+RUNS = 4
+"""Parts of a sample, runs of positions, that count as samples for what inputs do together: there may be only one."""
 
 MAX_GUESSED = 1 << 18
 """Elements of the largest table whose rows all matter, though inputs may have touched few of them: they cost little."""
@@ -70,6 +74,7 @@ class Curvature:
     or for large weights its diagonal, (rows,).
 
     In small tables, rows that inputs hardly touched count as others do; `measured` is what `rows` were before.
+    `samples` are those that `inputs` and `outputs` are of, 0 where there are none.
     """
 
     rows: NDArray[np.float64]
@@ -77,6 +82,7 @@ class Curvature:
     inputs: NDArray[np.floating] | None = None
     outputs: NDArray[np.float64] | None = None
     measured: NDArray[np.float64] | None = None
+    samples: int = 0
 
     @property
     def diagonal(self) -> NDArray[np.float64]:
@@ -253,7 +259,7 @@ class _Sums:
         self._shape = shape
         rows, columns = matrix_shape(shape)
         self._rows, self._columns = (torch.zeros(size, dtype=torch.float64) for size in (rows, columns))
-        self.gram: torch.Tensor | None = None
+        self.gram: SecondMoment | None = None
         self._is_table = False
 
     def add(self, gradient: torch.Tensor, *, with_squares: bool, with_gram: bool) -> None:
@@ -268,13 +274,14 @@ class _Sums:
             self._is_table = self._is_table or (bool(touched.any()) and not bool(touched.all()))
         if with_gram and _has_gram(self._shape):
             # Random numbers of mean zero make the products of different samples cancel.
-            gram = (matrix.T @ matrix).cpu()
-            self.gram = gram if self.gram is None else self.gram.add_(gram)
+            self.gram = self.gram or SecondMoment(matrix.shape[1], dtype=torch.float32)
+            self.gram.add_sample(matrix.mT @ matrix)
 
     @property
     def is_finite(self) -> bool:
         """Whether all sums are."""
-        return _are_finite(self._rows, self._columns, self.gram)
+        own = (each.isfinite().all() for each in (self._rows, self._columns))
+        return all(bool(each) for each in own) and (self.gram is None or self.gram.is_finite)
 
     def curvature(self, samples: int) -> Curvature:
         """What all batches told, of so many samples."""
@@ -286,10 +293,10 @@ class _Sums:
         columns = columns / max(float(rows.sum()), np.finfo(float).tiny)
         measured, rows = rows, _at_least_usual(rows) if is_guessed else rows
         found = Curvature(rows=rows, columns=columns, measured=measured)
-        if self.gram is None or not float(self.gram.trace()) > 0:
+        if self.gram is None or not float(self.gram.total.trace()) > 0:
             return found
-        inputs = (self.gram / samples).numpy()
-        return replace(found, inputs=inputs, outputs=rows / np.trace(inputs))
+        inputs = (self.gram.shrunk() / samples).numpy()
+        return replace(found, inputs=inputs, outputs=rows / np.trace(inputs), samples=samples)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -322,18 +329,21 @@ class _Tap:
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         rows = layer.weight.shape[0]
         columns = layer.weight.numel() // rows
-        self._is_coupled = rows * columns <= MAX_COUPLED
-        self._bias_is_coupled = rows**2 <= MAX_COUPLED
-        self._inputs = torch.zeros(columns, columns)
-        self._positions = 0
-        self.has_seen = False  # some modules use a layer's weight without calling it
+        is_coupled = rows * columns <= MAX_COUPLED
         sees_gradients = rows * columns**2 <= MAX_GRAM_WORK
-        self._over_columns = torch.zeros(columns, columns, dtype=torch.float64) if sees_gradients else None
-        self._over_rows = torch.zeros((rows, rows) if self._is_coupled else (rows,), dtype=torch.float64)
-        self._bias = torch.zeros((rows, rows) if self._bias_is_coupled else (rows,), dtype=torch.float64)
+        self._inputs = SecondMoment(columns, dtype=torch.float32)
+        self._over_columns = SecondMoment(columns) if sees_gradients else None
+        self._over_rows = SecondMoment(rows, is_coupled=is_coupled)
+        self._bias = SecondMoment(rows, is_coupled=rows**2 <= MAX_COUPLED)
+        self._samples = self._positions = 0
         self._has_positions = False
         self._layer = layer
         self.handle = layer.register_forward_hook(self._see, with_kwargs=True)
+
+    @property
+    def has_seen(self) -> bool:
+        """Whether the layer was called: some modules use its weight without that."""
+        return self._positions > 0
 
     def bias_of(self, name: str) -> list[str]:
         """Name of the bias beside the weight `name`, if there is one."""
@@ -342,35 +352,46 @@ class _Tap:
     @property
     def needs_gram(self) -> bool:
         """Whether the second moment of gradients has to come from whole batches."""
-        return self._has_positions and self._over_columns is None and len(self._inputs) <= MAX_BOTH
+        return self._has_positions and self._over_columns is None and len(self._inputs.total) <= MAX_BOTH
 
     @property
     def is_finite(self) -> bool:
         """Whether all sums are."""
-        return _are_finite(self._inputs, self._over_rows, self._over_columns, self._bias)
+        own = (self._inputs, self._over_rows, self._over_columns, self._bias)
+        return all(each.is_finite for each in own if each is not None)
 
-    def of_weight(self, samples: int, gram: torch.Tensor | None) -> Curvature:
-        """Curvature of the weight; `gram` is the sum of second moments of gradients, (columns, columns)."""
-        inputs = self._inputs / self._positions
-        outputs = self._over_rows / samples
+    def of_weight(self, samples: int, gram: SecondMoment | None) -> Curvature:
+        """Curvature of the weight; `gram` is of the gradients of whole batches, (columns, columns)."""
+        inputs = self._inputs.shrunk() / self._positions
+        outputs = self._over_rows.shrunk() / samples
         if self._has_positions:
             # Rows hold the trace of the whole here; the inputs' matrix keeps the scale of inputs.
             trace = float(inputs.trace()) or 1.0
-            gram = self._over_columns if gram is None else gram
-            gradients = 0.0 if gram is None else float(gram.trace())
-            if gram is not None and gradients > 0:
-                inputs = inputs.mul_(1 - GRADIENT_SHARE).add_(gram, alpha=GRADIENT_SHARE * trace / gradients)
+            over_columns = self._over_columns if gram is None else gram
+            gradients = 0.0 if over_columns is None else float(over_columns.total.trace())
+            if over_columns is not None and gradients > 0:
+                share = GRADIENT_SHARE * trace / gradients
+                inputs = inputs.mul_(1 - GRADIENT_SHARE).add_(over_columns.shrunk(), alpha=share)
             outputs = outputs / trace
         by_row = outputs.diagonal() if outputs.ndim == 2 else outputs
         columns = inputs.diagonal().double().numpy().copy()
-        return Curvature(rows=by_row.numpy().copy(), columns=columns, inputs=inputs.numpy(), outputs=outputs.numpy())
+        return Curvature(
+            rows=by_row.numpy().copy(),
+            columns=columns,
+            inputs=inputs.numpy(),
+            outputs=outputs.numpy(),
+            samples=self._samples,
+        )
 
     def of_bias(self, samples: int) -> Curvature:
         """Curvature of the bias."""
-        moment = (self._bias / samples).numpy()
-        if not self._bias_is_coupled:
+        moment = (self._bias.shrunk() / samples).numpy()
+        if moment.ndim == 1:
             return Curvature(rows=np.ones(1), columns=moment)
-        return Curvature(rows=np.ones(1), columns=np.diag(moment).copy(), inputs=moment, outputs=np.ones((1, 1)))
+        columns = np.diag(moment).copy()
+        return Curvature(
+            rows=np.ones(1), columns=columns, inputs=moment, outputs=np.ones((1, 1)), samples=self._samples
+        )
 
     def _see(
         self,
@@ -381,33 +402,26 @@ class _Tap:
     ) -> None:
         inputs = next(iter((*arguments, *named.values())))
         patches = _patches(self._layer, _wide(inputs.detach()))
-        flat = patches.flatten(0, 1)
-        self._inputs += (flat.T @ flat).cpu()
-        self._positions += len(flat)
-        self.has_seen = self._positions > 0
+        for run in torch.tensor_split(patches, min(RUNS, max(patches.shape[1], 1)), dim=1):
+            self._inputs.add(run)
+        self._samples += len(patches)
+        self._positions += patches.shape[0] * patches.shape[1]
         if output.requires_grad:
             output.register_hook(lambda gradient: self._see_gradient(patches, gradient))  # type: ignore[no-untyped-call]
 
     def _see_gradient(self, patches: torch.Tensor, gradient: torch.Tensor) -> None:
         by_sample = _by_sample(self._layer, _wide(gradient.detach()))
-        self._bias += _second_moment(by_sample.sum(dim=1), coupled=self._bias_is_coupled)
+        self._bias.add(by_sample.sum(dim=1, keepdim=True))
         if patches.shape[1] == 1:
-            self._over_rows += _second_moment(by_sample[:, 0], coupled=self._is_coupled)
+            self._over_rows.add(by_sample)
             return
         self._has_positions = True
         at_once = max(MAX_GRADIENTS // self._layer.weight.numel(), 1)
         for some, inputs in zip(torch.split(by_sample, at_once), torch.split(patches, at_once), strict=True):
             gradients = some.mT @ inputs  # samples, rows, columns
-            by_row = gradients.movedim(1, 2).flatten(0, 1)  # samples and columns, rows
-            self._over_rows += _second_moment(by_row, coupled=self._is_coupled)
+            self._over_rows.add(gradients.mT)
             if self._over_columns is not None:
-                self._over_columns += _second_moment(gradients.flatten(0, 1), coupled=True)
-
-
-def _are_finite(*sums: torch.Tensor | None) -> bool:
-    """Whether sums of squares, or matrices with such on their diagonals, are."""
-    own = (each.diagonal() if each.ndim == 2 else each for each in sums if each is not None)
-    return all(bool(each.isfinite().all()) for each in own)
+                self._over_columns.add(gradients)
 
 
 def _at_least_usual(worths: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -420,11 +434,6 @@ def _has_gram(shape: torch.Size) -> bool:
     """Whether a weight is a matrix for which a second moment of its rows is taken; not if it may have a basis."""
     rows, columns = shape[0] if len(shape) > 1 else 1, shape[1:].numel()
     return rows > 1 and 1 < columns <= MAX_COLUMNS and not is_tall(rows, columns)
-
-
-def _second_moment(vectors: torch.Tensor, *, coupled: bool) -> torch.Tensor:
-    """Sum over `vectors`, shape (any, n), of their outer squares, (n, n), or of their squares alone, (n,); float64."""
-    return (vectors.T @ vectors if coupled else (vectors**2).sum(dim=0)).double().cpu()
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -27,10 +27,13 @@ Floats = NDArray[np.float64]
 
 PASSES = 2
 DAMPING = 0.01
-"""Share of the mean second moment that is added to every input's, so that inputs never seen keep their weights."""
+"""Share of every input's own second moment that is added to it: what inputs do together is not known exactly."""
 
-COUPLED_DAMPING = 0.1
+COUPLED_DAMPING = 0.2
 """As ``DAMPING``, where rows are compensated too: matrices over outputs come from gradients, which are noisier."""
+
+LEAST_DAMPING = 1e-6
+"""Least of what is added, as a share of what it is on average."""
 
 MIN_IMPORTANCE = 1e-6
 """Least importance of a weight relative to the mean of its tensor."""
@@ -319,9 +322,13 @@ def search_all(
 
 
 def damped(matrix: NDArray[np.floating], share: float) -> NDArray[np.floating]:
-    """`matrix` with `share` of the mean of its diagonal added to that, in its own type; positive definite."""
+    """`matrix` with `share` of its diagonal added to that, in its own type; positive definite.
+
+    A share of their own, and not of the mean, is the same to rows and columns in whatever units they are.
+    """
+    diagonal = np.diag(matrix)
     result = matrix.copy()
-    np.fill_diagonal(result, np.diag(matrix) + max(share * float(np.diag(matrix).mean()), 1e-30))
+    np.fill_diagonal(result, (1 + share) * diagonal + max(LEAST_DAMPING * share * float(diagonal.mean()), 1e-30))
     return result
 
 
