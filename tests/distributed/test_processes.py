@@ -55,11 +55,11 @@ def test_two_processes_do_what_one_does(outcomes, check):
             assert found[name][0] == pytest.approx(found[name][1], rel=1e-9)
 
 
-def test_a_step_has_a_single_all_reduce_for_all_groups(outcomes):
+def test_a_step_has_a_single_all_reduce_for_all_groups_and_another_before_a_refresh(outcomes):
     for found in outcomes[0]["one_all_reduce"]:
         groups, buckets = found["groups"], found["buckets"]
-        assert all(len(of_step) == 1 for of_step in found["calls"])
-        assert {numbers for (numbers,) in found["calls"]} == {groups, groups * buckets + groups}
+        refreshes = groups * buckets + groups
+        assert found["calls"] == [[groups], [groups, 3 * groups], [refreshes]] * 2
 
 
 @pytest.mark.parametrize("evaluates", [False, True])

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from metaq import BucketConfig, EntropyRegularizer, RegularizerConfig
 from metaq.regularizer.step_size import StepLearner
 
 ALL = torch.ones(3, dtype=torch.bool)
@@ -47,3 +49,37 @@ def test_groups_that_do_not_step_and_gradients_that_are_not_finite_leave_no_trac
         found = both.factors(torch.tensor([gradient, 7.0]), 0.1, first)
         assert found.tolist() == [float(expected[0]), 1.0]
     assert both.state_dict()["steps"].tolist() == [3.0, 0.0]
+
+
+def test_the_learning_rate_follows_the_optimizer_up_to_a_bound():
+    learner = StepLearner(4)
+    assert learner.bounded(1e-3).tolist() == [0, 0, 0, 0]
+    moved = torch.tensor([1e-8, 1.0, 0.0, torch.nan], dtype=torch.float64)
+    learner.see(moved, torch.tensor([4.0, 4.0, 4.0, 4.0], dtype=torch.float64))
+    assert learner.bounded(1e-3).tolist() == pytest.approx([0.3 * 0.5e-4, 1e-3, 0, 0])
+    # A step that was left out, as with gradients that overflow, tells nothing.
+    learner.see(torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
+    assert learner.bounded(1e-3).tolist() == pytest.approx([0.3 * 0.5e-4, 1e-3, 0, 0])
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize(("rate", "moves"), [(0.0, False), (1e-2, True)])
+def test_fine_tuning_scales_tensors_no_more_than_its_optimizer_moves_them(optimizer, rate, moves):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4))
+    inputs, targets = torch.randn(64, 12), torch.randn(64, 4) * 5
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    trained = optimizer(model.parameters(), lr=rate)
+    regularizer = EntropyRegularizer(
+        model, RegularizerConfig(strength=1e-9, warmup=0.0, buckets=BucketConfig(step_scale=0.02)), total_steps=300
+    ).attach(trained)
+    for _ in range(300):
+        trained.zero_grad()
+        (model(inputs) - targets).square().mean().backward()
+        trained.step()
+    regularizer.finish()
+    ratios = [float(now.detach().norm() / then.norm()) for now, then in zip(model.parameters(), before, strict=True)]
+    if moves:
+        assert max(ratios) > 1.2
+    else:
+        assert ratios == pytest.approx([1] * 4, abs=0.01)

@@ -105,8 +105,10 @@ class RegularizerConfig(Config):
         In [0, 1): slopes are (1 + h) times as steep on the half of a cell nearer the attractor and (1 - h) times on the
         other, so that a weight on its way out leaves and one on its way in is not dragged back.
     step_learning_rate
-        Learning rate of the logarithm of every group's step size, 0 to leave it as it was chosen; falls linearly to
-        a tenth once freezing sets in. Only with ``forward="quantized"`` and ``buckets.rule="relative"``.
+        Largest learning rate of the logarithm of every group's step size, by which its weights are scaled too; 0 to
+        leave it as it was chosen. No step scales by more than 0.3 of how far the optimiser moves the weights, relative
+        to their length. It falls linearly to a tenth once freezing sets in. Only with
+        ``forward="quantized"`` and ``buckets.rule="relative"``.
     freeze
         Freezing of oscillating weights; only with ``forward="quantized"``.
     led_by

@@ -260,7 +260,7 @@ class EntropyRegularizer(Regularizer):
         assert slopes is not None
         factors = self._no_factors
         if self._learns_steps:
-            learning_rate = self.schedule.step_learning_rate(self._progress)
+            learning_rate = self._step_learner.bounded(self.schedule.step_learning_rate(self._progress))
             products = totals[-1]
             if found_inf is not None:
                 # Added to gradients, NaN makes them count for nothing.
@@ -277,6 +277,8 @@ class EntropyRegularizer(Regularizer):
     def after_step(self, part: int = 0) -> None:
         """Take over the updated weights and snap those the model holds; O(n)."""
         after = self._pace.at(self.steps + 1)
+        if self._learns_steps and self._latent is not None and (self.steps + 1) % self.config.refresh_every == 0:
+            self._see_moves(self._latent, part)
         self.steps += part == self._participants.part_count - 1
         if self._grids is None or self._latent is None:
             return
@@ -405,6 +407,21 @@ class EntropyRegularizer(Regularizer):
                 dispatch.inner_products(pairs, len(everyone.groups), device).to(CPU) for pairs in (gradients, latent)
             )
             control.weigh(float((held - meant).sum()), self._grids.on(CPU).step_size, self._progress)
+
+    def _see_moves(self, latent: LatentWeights, part: int) -> None:
+        """Tell how far one optimiser has just moved the weights, which the model still holds."""
+        everyone = self._participants
+        own = [t for t in everyone.shards.counted if everyone.part_of[t] == part]
+        after, before = ([tensors[t] for t in own] for tensors in (everyone.local(), latent.tensors()))
+        groups = [everyone.group_of[t] for t in own]
+        now, both, then = everyone.shards.total(
+            *(
+                dispatch.inner_products(TensorPairs(left, right, groups), len(everyone.groups), everyone.device)
+                for left, right in ((after, after), (after, before), (before, before))
+            )
+        )
+        # No copy of the weights is made for their differences; sums of float64 are good for some 1e-7 of their length.
+        self._step_learner.see((now - 2 * both + then).clamp(min=0), then)
 
     def _steered(self, control: StepControl, bucket_counts: torch.Tensor, grids: GridSet) -> GridSet:
         """Grids of the size that the goal asks for now."""

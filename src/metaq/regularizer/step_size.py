@@ -12,23 +12,42 @@ FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 LARGEST_GRADIENT = 1e150
 """Its square is within the range of float64."""
 
+MOVED_SHARE = 0.3
+"""A tensor is scaled by no more in a step than this share of how far its optimiser moves it: of its relative length."""
+
 
 class StepLearner:
     """Adam on the logarithms of the step sizes of G groups.
 
     The logarithm keeps a step size positive and makes the learning rate a relative one, whatever the scale of the
-    tensor. Everything is on the device of the gradients.
+    tensor. As the weights are scaled with their grid, this is training too, and where weights are to move little, as in
+    fine-tuning, so are scales: see :meth:`bounded`. Everything is on the device of the gradients.
     """
 
     def __init__(self, group_count: int, device: torch.device = CPU) -> None:
-        self.steps, self.first, self.second = (
-            torch.zeros(group_count, dtype=torch.float64, device=device) for _ in range(3)
+        self.steps, self.first, self.second, self.moved = (
+            torch.zeros(group_count, dtype=torch.float64, device=device) for _ in range(4)
         )
 
-    def factors(self, gradients: torch.Tensor, learning_rate: float, chosen: torch.Tensor) -> torch.Tensor:
+    def see(self, moved: torch.Tensor, held: torch.Tensor) -> None:
+        """Take in the squared lengths of what an optimiser added to the weights of each group, and of these: (G,).
+
+        A step that moved none of them tells nothing.
+        """
+        told = (moved > 0) & (held > 0) & moved.isfinite()
+        self.moved = torch.where(told, (moved / torch.where(told, held, 1.0)).sqrt(), self.moved)
+
+    def bounded(self, learning_rate: float) -> torch.Tensor:
+        """The learning rate of every group, float64 (G,): 0 until a step of its optimiser was seen."""
+        return (MOVED_SHARE * self.moved).clamp(max=learning_rate)
+
+    def factors(
+        self, gradients: torch.Tensor, learning_rate: torch.Tensor | float, chosen: torch.Tensor
+    ) -> torch.Tensor:
         """What to multiply the step sizes with, of shape (G,); 1 where no gradient is finite and has been other than 0.
 
         `gradients` are those of the loss by the logarithms, of shape (G,); those that are not finite count for nothing.
+        The learning rate may be one for each, too.
         Nothing changes for groups that are not `chosen`, bool of shape (G,).
         """
         usable = chosen & (gradients.abs() < LARGEST_GRADIENT)
