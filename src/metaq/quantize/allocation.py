@@ -62,8 +62,10 @@ ROWS_ALIKE, MOST_GROUPS = 64, 32
 LEAST_SQUARE = 0.01
 """Least sum of squares of the weights of a row or column, over the mean."""
 
-INPUT_SHRINKAGE, OUTPUT_SHRINKAGE = 0.2, 1e-3
-"""As ``SHRINKAGE``, for inputs and outputs of layers that are not coupled: not all inputs are among those seen."""
+INPUT_SHRINKAGE, INPUT_SHARE = 0.1, 0.2
+"""For the many inputs of layers that are not coupled: the share of themselves that is added to them, and what is added
+beside one sample of all.
+"""
 
 _Number = TypeVar("_Number", bound=np.floating)
 
@@ -315,26 +317,27 @@ def _importance(curvature: Curvature, values: NDArray[np.floating]) -> Importanc
     if curvature.inputs is None or curvature.outputs is None:
         return Importance(rows=rows, columns=columns)
     inputs, outputs = curvature.inputs, curvature.outputs
+    is_coupled = outputs.ndim == 2
     if curvature.samples:
-        inputs = _with_one_more(inputs, by_column, curvature.samples)
+        one_more = 1 / curvature.samples
+        inputs = _lifted(inputs, by_column, one_more if is_coupled else one_more + INPUT_SHARE)
         if len(outputs) > 1:
-            outputs = _with_one_more(outputs, by_row, curvature.samples)
-    if outputs.ndim == 1:
-        outputs = outputs + OUTPUT_SHRINKAGE * max(float(outputs.mean()), 1e-30)
+            outputs = _lifted(outputs, by_row, one_more)
+    if not is_coupled:
         inputs = damped(inputs, INPUT_SHRINKAGE)
     return Importance(rows=rows, columns=columns, inputs=inputs, outputs=outputs)
 
 
-def _with_one_more(moment: NDArray[_Number], squares: Floats, samples: int) -> NDArray[_Number]:
-    """`moment`, (n, n) or its diagonal, with one sample added to its `samples` in which every row or column counts.
+def _lifted(moment: NDArray[_Number], squares: Floats, share: float) -> NDArray[_Number]:
+    """`moment`, (n, n) or its diagonal, with a `share` of its size spread over the diagonal.
 
-    All do as much in it; `squares` are the sums of squares of their weights, (n,). What no sample has touched would be
-    spoilt otherwise, and other inputs may need it.
+    It is spread so that all rows, or columns, do as much in it; `squares` are the sums of squares of their weights,
+    (n,). What no sample has touched would be spoilt otherwise, and other inputs may need it.
     """
     squares = squares + LEAST_SQUARE * max(float(squares.mean()), 1e-30)
     result = moment.copy()
     diagonal = result if result.ndim == 1 else np.einsum("ii->i", result)
-    diagonal += float((diagonal * squares).mean()) / (samples * squares)
+    diagonal += share * float((diagonal * squares).mean()) / squares
     return result
 
 
