@@ -44,6 +44,15 @@ def test_files_that_are_not_models_are_refused(tmp_path, checkpoint):
         assert not (tmp_path / "out.metaq").exists()
 
 
+@pytest.mark.parametrize("arguments", [("", "-o", "out"), ("a.pth", "-o", ""), ("a.pth", "-o", "out", "--key", "")])
+def test_an_empty_argument_is_not_the_folder_one_is_in(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    for command in ("compress", "decompress"):
+        result = run_metaq(command, *arguments)
+        assert refused(result, "empty"), result
+    assert not list(tmp_path.iterdir())
+
+
 def test_pickled_code_beside_weights_is_never_executed(tmp_path):
     path = tmp_path / "code.pth"
     torch.save({"weight": torch.zeros(3), "extra": Malicious()}, path)

@@ -70,3 +70,18 @@ def test_the_curvature_of_units_does_not_depend_on_their_units() -> None:
     others, other_scales = unit_factors(matrix * np.outer(units, units))
     np.testing.assert_allclose(others, coupling * units[:, None] / units, rtol=0.05, atol=1e-9)
     np.testing.assert_allclose(other_scales[1:], (scales * units**2)[1:], rtol=0.05)
+
+
+def test_sums_beyond_the_range_leave_the_diagonal() -> None:
+    vectors = torch.full((4, 1, 400), 1e18)
+    moment = SecondMoment(400)
+    moment.add(vectors)
+    assert moment.is_finite
+    assert torch.equal(moment.shrunk(), torch.diag(moment.total.diagonal()))
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 3), (2, 0, 3)])
+def test_nothing_is_known_of_no_vectors(shape: tuple[int, int, int]) -> None:
+    moment = SecondMoment(3)
+    moment.add(torch.zeros(shape))
+    assert torch.equal(moment.shrunk(), torch.zeros(3, 3, dtype=torch.float64))

@@ -11,7 +11,7 @@ import typer.main
 
 from metaq import __version__
 from metaq.cli import output
-from metaq.config import EXTRAS, missing
+from metaq.config import EXTRAS, missing, require
 from metaq.errors import MetaqError
 
 FAILURE = 1
@@ -64,7 +64,8 @@ class LazyGroup(typer.core.TyperGroup):
     """Loads a command when it is used, so that the others cost nothing."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that `args` name, with its options."""
+        """The command that `args` name, with its options; none of them is empty, which would be the folder one is in."""
+        require("" not in args, "one of the arguments is empty: perhaps a variable that is not set; give it a value.")
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(name) if name in COMMANDS else command, rest
 

@@ -62,8 +62,9 @@ class SecondMoment:
         mean_square = float(self.total.double().square().sum() - diagonal.double().square().sum()) / self.samples**2
         if not mean_square > 0:
             return self.total
-        spread = max(float(self._squares) / self.samples - mean_square, 0.0)
-        trusted = 1 - min(spread / (mean_square * max(self.samples - 1, 1)), 1.0) if self.samples > 1 else 0.0
+        spread = float(self._squares) / self.samples - mean_square
+        # In this order, 0 where squares of squares are beyond the range, and their difference NaN.
+        trusted = min(max(0.0, 1 - spread / (mean_square * (self.samples - 1))), 1.0) if self.samples > 1 else 0.0
         result = self.total * trusted
         result.diagonal().copy_(diagonal)
         return result
