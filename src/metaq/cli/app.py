@@ -64,7 +64,7 @@ class LazyGroup(typer.core.TyperGroup):
     """Loads a command when it is used, so that the others cost nothing."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that `args` name, with its options; none of them is empty, which would be the folder one is in."""
+        """The command that `args` name, with its options. None is empty: as a path, that is the present folder."""
         require("" not in args, "one of the arguments is empty: perhaps a variable that is not set; give it a value.")
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(name) if name in COMMANDS else command, rest
