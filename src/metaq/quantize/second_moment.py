@@ -41,13 +41,13 @@ class SecondMoment:
             # Of a matrix V, VᵀV and VVᵀ have the same sum of squares.
             products = some @ some.mT if some.shape[1] < some.shape[2] else some.mT @ some
             diagonals = some.square().sum(dim=1)
-            self._squares += (products.double().square().sum() - diagonals.double().square().sum()).cpu()
+            self._squares += (_squared(products) - _squared(diagonals)).cpu()
 
     def add_sample(self, moment: torch.Tensor) -> None:
         """Take in the outer squares of one sample, floating (n, n)."""
         self.samples += 1
         self.total += moment.to(self.total)
-        self._squares += (moment.double().square().sum() - moment.diagonal().double().square().sum()).cpu()
+        self._squares += (_squared(moment) - _squared(moment.diagonal())).cpu()
 
     @property
     def is_finite(self) -> bool:
@@ -59,7 +59,7 @@ class SecondMoment:
         if self.total.ndim == 1 or not self.samples:
             return self.total
         diagonal = self.total.diagonal()
-        mean_square = float(self.total.double().square().sum() - diagonal.double().square().sum()) / self.samples**2
+        mean_square = float(_squared(self.total) - _squared(diagonal)) / self.samples**2
         if not mean_square > 0:
             return self.total
         spread = float(self._squares) / self.samples - mean_square
@@ -68,3 +68,9 @@ class SecondMoment:
         result = self.total * trusted
         result.diagonal().copy_(diagonal)
         return result
+
+
+def _squared(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of squares, a float64 scalar, with no copy of all of a large tensor."""
+    sums = [part.double().square().sum() for part in torch.split(tensor.flatten(), AT_ONCE)]
+    return torch.stack(sums).sum()
