@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -259,6 +260,19 @@ def test_where_the_size_jumps_over_the_limit_the_finest_file_beyond_is_found(lim
     best = search.best()
     assert best.file_bytes <= limit
     assert model.jump <= best.multiplier < 1.2 * model.jump
+
+
+@pytest.mark.parametrize("power", [0.2, 0.35, 1.0])
+def test_files_that_shrink_less_than_estimated_are_found_in_few_tries(power: float) -> None:
+    model = Jumping(jump=math.inf)
+    usual = model.usual
+    limit = int(0.1 * model.size_bytes(usual))
+    search = SizeSearch(limit, model)
+    while (current := search.next(lambda: 0)) is not None:
+        size = model.size_bytes(usual) * 0.3 * (current.multiplier / usual / 3) ** -power
+        search.finish(current, int(size))
+    assert 0.95 * limit < search.best().file_bytes <= limit
+    assert len(search.tries) < 8
 
 
 def test_a_search_goes_on_where_it_was() -> None:

@@ -130,11 +130,29 @@ class SizeSearch:
         if room <= 0:
             return None
         wanted = self._multiplier_for(room / max(ratio, 1e-3))
+        if not fitting:
+            wanted = max(wanted, self._by_secant(room))
         if coarsest < wanted < finest:
             return wanted
         if coarsest and math.isfinite(finest):
             return math.sqrt(coarsest * finest)
         return coarsest * NUDGE if coarsest else finest / NUDGE
+
+    def _by_secant(self, room: float) -> float:
+        """λ at which the line through the two coarsest tries meets `room`, over logarithms; 0 if it does not.
+
+        Where tensors cannot lose more, files shrink less than estimated, and tries by the estimate alone creep.
+        """
+        tried = sorted(self.tries, key=lambda each: each.multiplier)[-2:]
+        if len(tried) < 2:
+            return 0.0
+        finer, coarser = tried
+        sizes = [each.file_bytes - each.fixed_bytes for each in (finer, coarser)]
+        if not sizes[0] > sizes[1] > 0:
+            return 0.0
+        slope = math.log(coarser.multiplier / finer.multiplier) / math.log(sizes[1] / sizes[0])
+        distance = min(slope * math.log(room / sizes[1]), math.log(WIDENING))
+        return min(coarser.multiplier * math.exp(distance), self._coarsest)
 
     def _multiplier_for(self, size_bytes: float) -> float:
         """λ for which the estimate is about `size_bytes`: bytes fall with λ; logarithms of both are interpolated."""
