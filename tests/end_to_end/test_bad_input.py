@@ -44,7 +44,9 @@ def test_files_that_are_not_models_are_refused(tmp_path, checkpoint):
         assert not (tmp_path / "out.metaq").exists()
 
 
-@pytest.mark.parametrize("arguments", [("", "-o", "out"), ("a.pth", "-o", ""), ("a.pth", "-o", "out", "--key", "")])
+@pytest.mark.parametrize(
+    "arguments", [("", "-o", "out"), ("a.pth", "-o", ""), ("a.pth", "--out="), ("a.pth", "-o", "out", "--key", "")]
+)
 def test_an_empty_argument_is_not_the_folder_one_is_in(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     for command in ("compress", "decompress"):

@@ -65,7 +65,8 @@ class LazyGroup(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that `args` name, with its options. None is empty: as a path, that is the present folder."""
-        require("" not in args, "one of the arguments is empty: perhaps a variable that is not set; give it a value.")
+        values = (arg.partition("=")[2] if arg.startswith("--") and "=" in arg else arg for arg in args)
+        require(all(values), "one of the arguments is empty: perhaps a variable that is not set; give it a value.")
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(name) if name in COMMANDS else command, rest
 
