@@ -45,13 +45,20 @@ def test_files_that_are_not_models_are_refused(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("", "-o", "out"), ("a.pth", "-o", ""), ("a.pth", "--out="), ("a.pth", "-o", "out", "--key", "")]
+    ("arguments", "named"),
+    [
+        (("", "-o", "out"), "one of the arguments"),
+        (("a.pth", ""), "one of the arguments"),
+        (("a.pth", "-o", ""), "-o"),
+        (("a.pth", "--out="), "--out"),
+        (("a.pth", "-o", "out", "--key", ""), "--key"),
+    ],
 )
-def test_an_empty_argument_is_not_the_folder_one_is_in(tmp_path, monkeypatch, arguments):
+def test_an_empty_argument_is_not_the_folder_one_is_in(tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     for command in ("compress", "decompress"):
         result = run_metaq(command, *arguments)
-        assert refused(result, "empty"), result
+        assert refused(result, f"{named} is empty"), result
     assert not list(tmp_path.iterdir())
 
 

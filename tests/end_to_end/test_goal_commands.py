@@ -186,7 +186,7 @@ def test_other_settings_come_after_those_of_a_goal(tmp_path):
         (("--time-budget", "0s"), ("--time-budget 0s", "15m")),
         (("--time-budget", "15 m"), ("--time-budget 15 m", "15m")),
         (("--time-budget", "2d"), ("--time-budget 2d", "15m")),
-        (("--time-budget", ""), ("--time-budget", "15m")),
+        (("--time-budget", ""), ("--time-budget", "empty")),
         (("--time-budget", "9s", "--epochs", 3), ("--time-budget", "--epochs")),
         (("--time-budget", "9s", "--target-bytes", 300, "--epochs", 3), ("--time-budget", "--epochs")),
         (("--time-budget", "9s", "--set", "epochs=3"), ("--time-budget", "--epochs")),

@@ -3,6 +3,7 @@
 import io
 import sys
 from importlib import import_module
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -65,8 +66,11 @@ class LazyGroup(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that `args` name, with its options. None is empty: as a path, that is the present folder."""
-        values = (arg.partition("=")[2] if arg.startswith("--") and "=" in arg else arg for arg in args)
-        require(all(values), "one of the arguments is empty: perhaps a variable that is not set; give it a value.")
+        for before, arg in pairwise(("", *args)):
+            option, is_joined, value = arg.partition("=") if arg.startswith("--") else (before, "", arg)
+            what = f"the value of {option}" if option.startswith("-") else "one of the arguments"
+            is_empty = not arg or (bool(is_joined) and not value)
+            require(not is_empty, f"{what} is empty: perhaps a variable that is not set; give it a value.")
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(name) if name in COMMANDS else command, rest
 
