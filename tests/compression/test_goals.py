@@ -15,6 +15,7 @@ from torch import nn
 
 import metaq
 from metaq import compress, container
+from metaq.compression.calibrated import RECOVERED_BISECTIONS, RECOVERED_NEIGHBOURS, RECOVERED_WIDENING
 from metaq.compression.compressed import Compressed, Goal
 from metaq.compression.search import SizeSearch, smallest_good
 from metaq.errors import ConfigError
@@ -306,6 +307,16 @@ def test_the_smallest_good_file_near_the_limit_is_found(limit: float) -> None:
     assert lucky is not None
     assert lucky.multiplier > 1.3 * limit
     assert smallest_good(Noisy, lambda _: False, 1.0) is None
+
+
+def test_with_recovery_one_bad_file_does_not_end_the_search() -> None:
+    def is_good(tried: Noisy) -> bool:
+        return tried.multiplier <= 1.5 and not 0.9 < tried.multiplier < 1.1
+
+    few = {"widening": RECOVERED_WIDENING, "bisections": RECOVERED_BISECTIONS, "neighbours": RECOVERED_NEIGHBOURS}
+    found = smallest_good(Noisy, is_good, 1.0, **few)
+    assert found is not None
+    assert 1.1 <= found.multiplier <= 1.5
 
 
 def test_statistics_of_batch_normalisation_are_measured_anew() -> None:

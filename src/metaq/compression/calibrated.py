@@ -28,7 +28,7 @@ from metaq.tensors.quantized import ExactTensor, QuantizedTensor, Tensor, TiedTe
 START_STEP = 0.5
 """Step, in standard deviations of the weights, whose λ is tried first."""
 
-RECOVERED_WIDENING, RECOVERED_BISECTIONS = 2.5, 3
+RECOVERED_WIDENING, RECOVERED_BISECTIONS, RECOVERED_NEIGHBOURS = 2.5, 3, (1.2, 1.4, 1.6)
 """With recovery every λ takes gradients of the loss; fewer are tried."""
 
 WEIGHING_SHARE = 1 / 16
@@ -220,7 +220,7 @@ class CalibratedModel:
             self.usual,
             widening=RECOVERED_WIDENING,
             bisections=RECOVERED_BISECTIONS,
-            neighbours=(),
+            neighbours=RECOVERED_NEIGHBOURS,
         )
 
     def _stage(self, label: str) -> None:
