@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import IO
 
 from metaq.errors import ConfigError, OutputError
@@ -51,8 +52,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     read too and has to leave at its end. Returns the size of the finished file in bytes.
 
     Raises :class:`OutputError` if `path` is a folder or a block device, its folder is missing or not writable, or the
-    disk is full. The temporary file is removed and an older file of that name is left as it was.
+    disk is full, and :class:`ConfigError` if it is no path. The temporary file is removed and an older file of that
+    name is left as it was.
     """
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise ConfigError(f"{shortened(path)} is no path of a file; give one.")
     try:
         return _write_into(Path(path), write) if is_stream(path) else _replace(Path(path), write)
     except OSError as error:

@@ -203,3 +203,48 @@ def test_sums_that_overflow_are_named_by_the_measure_itself() -> None:
     batches: Sequence[torch.Tensor] = [torch.ones(4, 16), torch.full((4, 16), 1e25)]
     with pytest.raises(ConfigError, match="batches: number 2"):
         curvature.measure(network(), batches, loss=curvature.random_projection_loss)
+
+
+class LeavesTraces(nn.Module):
+    """Counts its runs, keeps the last output, draws random numbers, and normalises its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+        self.register_buffer("runs", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(8))
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        found = self.inner(data.sub_(0.5).mul_(2.0)) + 0.1 * self.last + 1e-6 * torch.randn(8)
+        self.last = found.detach().mean(dim=0)
+        return found
+
+
+@pytest.mark.parametrize("goal", [{"target_ratio": 6}, {"keep": 0.99}])
+def test_a_network_that_writes_into_its_buffers_and_inputs_is_left_as_it_was(goal: dict[str, float]) -> None:
+    model, data = LeavesTraces(), inputs()
+    before, given = (
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        [each.clone() for each in data],
+    )
+    random_state = torch.get_rng_state()
+    found = compress(model, batches=data, **goal)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(*pair) for pair in zip(data, given, strict=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert float(found.state_dict()["runs"]) == 0
+    # Were inputs normalised again and again, nothing would be kept.
+    assert found.kept is not None
+    assert found.kept > 0.95
+
+
+def test_another_default_device_than_that_of_the_model_changes_nothing() -> None:
+    model, data = network(), inputs()
+    plain = compress(model, batches=data, target_ratio=6)
+    torch.set_default_device("meta")
+    try:
+        elsewhere = compress(model, batches=data, target_ratio=6)
+    finally:
+        torch.set_default_device(None)
+    assert elsewhere.data == plain.data

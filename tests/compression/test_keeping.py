@@ -461,3 +461,14 @@ def test_a_module_must_hold_the_weights() -> None:
     torch.manual_seed(9)
     with pytest.raises(ConfigError, match="load them first"):
         compress(encoder().state_dict(), keep=0.9, batches=[inputs()], module=Encoder())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_outputs_that_cannot_be_compared_are_not_taken_for_kept(bad: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(16, 40).eval()
+    data = [torch.randn(16, 16) for _ in range(8)]
+    data[3].fill_(bad)
+    for goal in ({"keep": 0.99}, {"target_ratio": 6.0}):
+        with pytest.raises(ConfigError, match="NaN or infinite; leave it out"):
+            compress(model, batches=data, **goal)

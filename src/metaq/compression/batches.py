@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from metaq.compression.inputs import batch_size
 from metaq.compression.quality import parted
 from metaq.config import require
+from metaq.entropy.passes.grids import CPU
 from metaq.errors import ConfigError, MetaqError
 from metaq.model.evaluating import evaluating
 from metaq.quantize.curvature import Batch, call
@@ -51,7 +52,7 @@ def prepared(module: nn.Module, batches: Iterable[object], *, is_whole: bool = F
     ConfigError
         If they are none of these, or the module cannot be run on them.
     """
-    weight = next(module.parameters(), torch.zeros(0))
+    weight = next(module.parameters(), torch.zeros(0, device=CPU))
     places = {parameter.device for parameter in module.parameters()}
     found = list(_read(batches, weight, places, is_whole=is_whole))
     require(bool(found), "batches: there is no batch; give at least one, and a generator that was not read yet.")

@@ -55,7 +55,7 @@ class Figure:
         finally:
             self._put_back()
         require(
-            _is_number(found), f"accuracy: gives {shortened(found)}, which is no number; let it return a finite one."
+            is_number(found), f"accuracy: gives {shortened(found)}, which is no number; let it return a finite one."
         )
         return found
 
@@ -108,7 +108,8 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_complex() else tensor.view(BITS[tensor.itemsize])
 
 
-def _is_number(found: object) -> bool:
+def is_number(found: object) -> bool:
+    """Whether it stands for one real number."""
     if isinstance(found, torch.Tensor):
         return found.numel() == 1 and not found.is_complex()
     if isinstance(found, np.ndarray):

@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from metaq.config import require
+from metaq.entropy.passes.grids import CPU
 from metaq.model.checkpoint import StateDict
 from metaq.model.evaluating import evaluating
 from metaq.model.norms import holding
+from metaq.model.random_state import RandomState, random_state_kept
 from metaq.quantize.curvature import Batch, call
 from metaq.quantize.outputs import floating_tensors
-from metaq.quantize.random_state import RandomState, random_state_kept
 
 EVERY = 4
 """Every so-manieth batch is held out."""
@@ -85,6 +86,10 @@ def kept_by_each(module: nn.Module, tries: Sequence[StateDict], batches: Iterabl
             noise = RandomState(module)
             reference = floating_tensors(call(module, batch))
             require(bool(reference), "batches: the model's output has no floating tensor to compare.")
+            require(
+                any(bool(tensor.isfinite().any()) for tensor in reference),
+                "batches: all outputs for one of them are NaN or infinite; leave it out.",
+            )
             for own, weights in zip(sums, known, strict=True):
                 noise.restore()
                 with holding(module, weights):
@@ -113,7 +118,7 @@ class _Moments:
         """Sum of squares of the rows less their mean; of a single row, of itself."""
         if self.rows == 1:
             return float(self.first.square().sum())
-        return max(self.squares - float(torch.as_tensor(self.total).square().sum()) / self.rows, 0.0)
+        return max(self.squares - float(torch.as_tensor(self.total, device=CPU).square().sum()) / self.rows, 0.0)
 
 
 @dataclass

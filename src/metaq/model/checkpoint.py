@@ -132,7 +132,7 @@ def _from_storage(tensor: QuantizedTensor | ExactTensor) -> torch.Tensor:
     dtype = getattr(torch, tensor.dtype.name)
     values = np.ascontiguousarray(tensor.restore(), dtype=tensor.dtype.storage)
     if not values.size:
-        return torch.empty(tensor.shape, dtype=dtype)
+        return torch.empty(tensor.shape, dtype=dtype, device="cpu")
     return torch.from_numpy(values.reshape(-1).view(np.uint8).copy()).view(dtype).reshape(tensor.shape)
 
 

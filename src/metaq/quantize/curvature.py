@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from metaq.config import require
+from metaq.entropy.passes.grids import CPU
 from metaq.errors import ConfigError
 from metaq.model.evaluating import evaluating
 from metaq.model.weights import QUANTIZABLE
@@ -104,7 +105,7 @@ def categorical_loss(output: object, generator: torch.Generator) -> tuple[torch.
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         raise ConfigError("curvature: the model's output is no matrix of logits; pass a loss of your own.")
     probabilities = output.detach().softmax(dim=1)
-    drawn = probabilities.sqrt() * torch.randn(output.shape, generator=generator).to(output)
+    drawn = probabilities.sqrt() * torch.randn(output.shape, generator=generator, device=CPU).to(output)
     directions = drawn - probabilities * drawn.sum(dim=1, keepdim=True)
     return (output * directions).sum(), len(output)
 
@@ -117,7 +118,8 @@ def random_projection_loss(output: object, generator: torch.Generator) -> tuple[
     tensors = [tensor for tensor in floating_tensors(output) if tensor.requires_grad]
     require(bool(tensors), "curvature: the model's output has no floating tensor that depends on the weights.")
     products = [
-        (tensor * torch.randn(tensor.shape, generator=generator).to(tensor)).sum().double() for tensor in tensors
+        (tensor * torch.randn(tensor.shape, generator=generator, device=CPU).to(tensor)).sum().double()
+        for tensor in tensors
     ]
     return torch.stack(products).sum(), len(tensors[0])
 
@@ -258,7 +260,7 @@ class _Sums:
     def __init__(self, shape: torch.Size) -> None:
         self._shape = shape
         rows, columns = matrix_shape(shape)
-        self._rows, self._columns = (torch.zeros(size, dtype=torch.float64) for size in (rows, columns))
+        self._rows, self._columns = (torch.zeros(size, dtype=torch.float64, device=CPU) for size in (rows, columns))
         self.gram: SecondMoment | None = None
         self._is_table = False
 
@@ -315,12 +317,22 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def call(model: nn.Module, batch: Batch) -> object:
-    """The model's output for a batch."""
+    """The model's output for a batch, of which it gets a copy: it may write into it."""
+    batch = _own(batch)
     if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, tuple):
         return model(*batch)
     return model(batch)
+
+
+def _own(part: Any) -> Any:
+    """The same with copies of its tensors."""
+    if isinstance(part, Mapping):
+        return {name: _own(value) for name, value in part.items()}
+    if type(part) in (tuple, list):
+        return type(part)(map(_own, part))
+    return part.clone() if isinstance(part, torch.Tensor) else part
 
 
 class _Tap:

@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaq.config import require
 from metaq.model.checkpoint import StateDict
+from metaq.model.random_state import RandomState, random_state_kept
 from metaq.model.weights import QUANTIZABLE
 from metaq.quantize.curvature import Batch, call, copied
-from metaq.quantize.random_state import RandomState, random_state_kept
 from metaq.quantize.rdo import COUPLED_DAMPING, Floats, Importance, damped
 from metaq.tensors.quantized import matrix_shape
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from metaq.entropy.passes.grids import CPU
+
 AT_ONCE = 1 << 24
 """Elements of vectors, about, whose products are held at a time."""
 
@@ -25,9 +27,9 @@ class SecondMoment:
     """
 
     def __init__(self, size: int, *, is_coupled: bool = True, dtype: torch.dtype = torch.float64) -> None:
-        self.total = torch.zeros((size, size) if is_coupled else (size,), dtype=dtype)
+        self.total = torch.zeros((size, size) if is_coupled else (size,), dtype=dtype, device=CPU)
         self.samples = 0
-        self._squares = torch.zeros((), dtype=torch.float64)
+        self._squares = torch.zeros((), dtype=torch.float64, device=CPU)
 
     def add(self, vectors: torch.Tensor) -> None:
         """Take in samples, each with as many vectors: floating, of shape (samples, vectors, n)."""

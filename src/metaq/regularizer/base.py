@@ -299,7 +299,9 @@ class Regularizer(abc.ABC):
             self._require_own_weights()
         present, values = self._last()
         with self._holding(values):
-            tensors = trained_tensors(self._model, self._by_name(present))
+            tensors = trained_tensors(
+                self._model, self._by_name(present), known=dict(self._arranged), limit_bytes=self._limit_bytes
+            )
         grids = {tensor.name: tensor.grid for tensor in tensors if isinstance(tensor, QuantizedTensor)}
         return TrainedState(state_dict=checkpoint.restore(tensors), grids=TrainedGrids(grids))
 
@@ -319,8 +321,8 @@ class Regularizer(abc.ABC):
             self._rule.value(CellStatistics(counts=counts[g].numpy(), fractions=fractions[g].numpy(), grid=grid), g)
             for g, grid in enumerate(grids)
         )
-        bucket_counts = torch.zeros(len(grids), grids.count, dtype=torch.float64)
-        others = torch.tensor([0.0, self._frozen_count()], dtype=torch.float64)
+        bucket_counts = torch.zeros(len(grids), grids.count, dtype=torch.float64, device=CPU)
+        others = torch.tensor([0.0, self._frozen_count()], dtype=torch.float64, device=CPU)
         counted = set(everyone.shards.counted)
         for t, (tensor, quantized) in enumerate(zip(weights, self._quantized(grids), strict=True)):
             if t in counted:
@@ -408,9 +410,10 @@ class Regularizer(abc.ABC):
         """Everything needed to go on to the identical result; holds tensors, numbers, strings only.
 
         Its structure depends on the model and the configuration alone, but for the weights that a training to a figure
-        keeps, and what is kept of a sharded parameter is sharded like it, as ``torch.distributed.checkpoint`` wants it.
+        keeps, and those of the last file whose units were put in order, and what is kept of a sharded parameter is
+        sharded like it, as ``torch.distributed.checkpoint`` wants it. Later steps change nothing in it.
         """
-        unknown = torch.full((len(self._participants.groups),), torch.nan, dtype=torch.float64)
+        unknown = torch.full((len(self._participants.groups),), torch.nan, dtype=torch.float64, device=CPU)
         grids = self._grids or GridSet(center=unknown, radius=unknown, count=self.config.buckets.count)
         return {
             "config": self.config.to_json(),
@@ -423,6 +426,7 @@ class Regularizer(abc.ABC):
             "radius": grids.radius.to(CPU, copy=True),
             "center": grids.center.to(CPU, copy=True),
             "schedule": self.schedule.state_dict(),
+            "arranged": {name: tensor.clone() for name, tensor in self._arranged.items()},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -444,6 +448,7 @@ class Regularizer(abc.ABC):
         self.steps = int(state_dict["steps"])
         self._pace.load_state_dict(state_dict["pace"])
         self.finished = bool(state_dict["finished"])
+        self._arranged = {name: tensor.to(CPU, copy=True) for name, tensor in state_dict["arranged"].items()}
         self._is_restored = True
         self.schedule.load_state_dict(state_dict["schedule"])
         self._forget()
@@ -502,6 +507,7 @@ class Regularizer(abc.ABC):
 
     def _last(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
         """Grids and weights, tensor by tensor, of the file that would be written now."""
+        self._require_finite()
         grids = self._stored_grids()
         return grids, self._quantized(grids)
 
@@ -579,6 +585,14 @@ class Regularizer(abc.ABC):
         grids = self._host_grids()
         return grids.rounded() if self.config.buckets.rule == "relative" else grids
 
+    @torch.no_grad()
+    def _require_finite(self) -> None:
+        """Raise :class:`NonFiniteError` if a weight has become NaN or infinite since slopes were last refreshed."""
+        everyone = self._participants
+        counted, groups = everyone.counted(self._weights())
+        squares = dispatch.inner_products(TensorPairs(counted, counted, groups), len(everyone.groups), everyone.device)
+        dispatch.require_finite(*everyone.shards.total(squares))
+
     def _require_own_weights(self) -> None:
         self._participants.require_present(self._model)
         names = self._foreign()
@@ -599,7 +613,7 @@ class Regularizer(abc.ABC):
             not any(torch.equal(tensor, values.to(tensor.dtype)) for values in either)
             for tensor, either in zip(held, own, strict=True)
         ]
-        (counts,) = self._participants.shards.total(torch.tensor(foreign, dtype=torch.float64))
+        (counts,) = self._participants.shards.total(torch.tensor(foreign, dtype=torch.float64, device=CPU))
         return [name for name, count in zip(self._participants.names, counts.tolist(), strict=True) if count]
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 from metaq import container
 from metaq.compression.compressed import Goal
+from metaq.compression.figure import is_number
 from metaq.compression.pipeline import estimated_bits, to_tensors, trained_size
 from metaq.config import require
 from metaq.entropy import objective
@@ -33,7 +35,7 @@ from metaq.regularizer.config import BucketConfig, RegularizerConfig
 from metaq.regularizer.context_prices import REFRESH_STEPS, ContextPrices
 from metaq.regularizer.ending import Ending, Found
 from metaq.regularizer.latent import LatentWeights
-from metaq.regularizer.pace import SETTLE
+from metaq.regularizer.pace import SETTLE, require_steps
 from metaq.regularizer.quality_control import QualityControl, Told
 from metaq.regularizer.size_control import SizeControl
 from metaq.regularizer.step_control import BUCKETS, LEAST_SETTLED, REFRESHES, StepControl
@@ -167,6 +169,15 @@ class EntropyRegularizer(Regularizer):
         metadata: container.Metadata | None = None,
         base: AnyModel | Model | None = None,
     ) -> None:
+        require(
+            isinstance(model, nn.Module), f"model: {shortened(model)} is no module; give the network that is trained."
+        )
+        require(
+            isinstance(config, RegularizerConfig | None),
+            f"config: {shortened(config)} is none; give a RegularizerConfig, or the goal alone by name.",
+        )
+        if total_steps is not None:
+            require_steps(total_steps)
         config = config or RegularizerConfig()
         goal = training_goal(
             config,
@@ -290,7 +301,7 @@ class EntropyRegularizer(Regularizer):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on to the identical result."""
         shape = len(self._participants.groups), self.config.buckets.count - 1
-        unknown = torch.full(shape, torch.nan, dtype=torch.float64)
+        unknown = torch.full(shape, torch.nan, dtype=torch.float64, device=CPU)
         return {
             **super().state_dict(),
             "slopes": (unknown if self._slopes is None else self._slopes).to(CPU, copy=True),
@@ -446,7 +457,7 @@ class EntropyRegularizer(Regularizer):
     def _reached(self, bucket_counts: torch.Tensor, grids: GridSet) -> torch.Tensor:
         """Largest distance of a weight of every group from the centre, in steps: float64 of shape (G,) on the CPU."""
         half = grids.count // 2
-        distances = (torch.arange(grids.count) - half).abs()
+        distances = (torch.arange(grids.count, device=CPU) - half).abs()
         reached = torch.where(bucket_counts > 0, distances, 0).amax(dim=1).double()
         if float(reached.max()) < half:
             return reached
@@ -473,7 +484,7 @@ class EntropyRegularizer(Regularizer):
         for weight, group in zip(self._weights(), everyone.group_of, strict=True):
             if weight.numel():
                 found[group] = max(found[group], float(weight.detach().abs().max()))
-        return torch.tensor(found).double()
+        return torch.tensor(found, device=CPU).double()
 
     def _last(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
         control = self._control
@@ -481,6 +492,7 @@ class EntropyRegularizer(Regularizer):
         return self._fitted(control) if settles and isinstance(control, SizeControl) else super()._last()
 
     def _given(self) -> tuple[GridSet, Iterable[torch.Tensor]]:
+        self._require_finite()
         control, grids = self._control, self._stored_grids()
         values = list(self._quantized(grids))
         if isinstance(control, SizeControl) and self._file_bytes(grids, values) > control.limit_bytes:
@@ -515,7 +527,10 @@ class EntropyRegularizer(Regularizer):
         return isinstance(self._control, QualityControl)
 
     def _mean(self, value: float) -> float:
-        """Of a figure that every process has its own of, as replicas do."""
+        """Of a figure that every process has its own of, as replicas do; a ConfigError if it is no number."""
+        require(
+            is_number(value), f"figure: {shortened(value)} is no number; give the one that the evaluation comes to."
+        )
         return mean_of_processes(float(value), getattr(self._model, "process_group", None))
 
     def _bits_of(self, grids: GridSet, weights: Iterable[torch.Tensor]) -> float:
@@ -524,6 +539,7 @@ class EntropyRegularizer(Regularizer):
 
     def _fitted(self, control: SizeControl, *, is_other: bool = False) -> Found:
         """A file that takes what the goal allows, and not much less; weights of others were trained on other grids."""
+        self._require_finite()
         found = self._ending().fitted(
             self._stored_grids(),
             limit_bytes=control.limit_bytes,
@@ -605,9 +621,11 @@ class EntropyRegularizer(Regularizer):
         if self.config.forward == "float":
             return {}
         everyone, states = self._participants, (self._latent or self._new_latent()).state_of_tensors()
+        # Later steps write into what is kept.
+        copies = [_each_tensor(torch.clone, state) for state in states]
         return {
             name: _each_tensor(partial(everyone.shards.like_parameter, t), state)
-            for t, (name, state) in enumerate(zip(everyone.names, states, strict=True))
+            for t, (name, state) in enumerate(zip(everyone.names, copies, strict=True))
         }
 
     def _refreshed(self, sums: Sequence[torch.Tensor], grids: GridSet) -> torch.Tensor:

@@ -32,8 +32,12 @@ class OptimizerHooks:
     ) -> None:
         self.optimizers = [innermost(optimizer) for optimizer in optimizers]
         for optimizer in self.optimizers:
-            fits = isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, torch.optim.LBFGS)
-            require(fits, _refusal(optimizer))
+            require(
+                isinstance(optimizer, torch.optim.Optimizer),
+                f"optimizer {type(optimizer).__name__}: is none of torch.optim; give those that update the model, one by "
+                "one: attach(*optimizers).",
+            )
+            require(not isinstance(optimizer, torch.optim.LBFGS), _refusal(optimizer))
             require(
                 not any(group.get("maximize") for group in optimizer.param_groups),
                 f"optimizer {type(optimizer).__name__}: maximises, where bits are to become few; give it the negative "

@@ -28,6 +28,12 @@ class Participants:
         self, model: nn.Module, config: RegularizerConfig, *, total_steps: int | None, filter_fn: FilterFn | None = None
     ) -> None:
         self._rules: dict[str, Any] = {"include": config.include, "exclude": config.exclude, "filter_fn": filter_fn}
+        inside = [name for name, parameter in unwrapped(model).named_parameters() if parameter.is_inference()]
+        require(
+            not inside,
+            f"{', '.join(inside[:1])}: was made under torch.inference_mode, so that it cannot be trained; make or load "
+            "the model outside of it.",
+        )
         parameters = select_parameters(unwrapped(model), **self._rules)
         chosen = {id(parameter) for parameter in parameters.values()}
         self._left_out = [p for p in unwrapped(model).parameters() if p.requires_grad and id(p) not in chosen]
@@ -133,7 +139,7 @@ class Participants:
 
     def groups_of_parts(self) -> torch.Tensor:
         """Whether an optimiser updates tensors of a group: bool of shape (optimisers, G) on the CPU."""
-        table = torch.zeros(self.part_count, len(self.groups), dtype=torch.bool)
+        table = torch.zeros(self.part_count, len(self.groups), dtype=torch.bool, device=CPU)
         table[self.part_of, self.group_of] = True
         return table
 

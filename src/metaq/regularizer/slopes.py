@@ -22,7 +22,7 @@ class SlopeRule(abc.ABC):
 
     def __init__(self, config: RegularizerConfig, group_count: int) -> None:
         self._config = config
-        self.xi = torch.full((group_count, config.buckets.count), torch.nan, dtype=torch.float64)
+        self.xi = torch.full((group_count, config.buckets.count), torch.nan, dtype=torch.float64, device=CPU)
 
     @abc.abstractmethod
     def sums(self, weights: Sequence[torch.Tensor], groups: Sequence[int], grids: GridSet) -> tuple[torch.Tensor, ...]:

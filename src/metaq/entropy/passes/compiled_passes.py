@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaq.entropy.passes import kernels
-from metaq.entropy.passes.grids import GridSet
+from metaq.entropy.passes.grids import CPU, GridSet
 from metaq.entropy.passes.watch import MEMORY, BucketWatch
 
 JOB_SIZE = 1 << 18
@@ -97,7 +97,7 @@ def _totals(
 
     parts, finite = zip(*_share_out(count, jobs), strict=True)
     sums = (torch.from_numpy(sum(of_parts[1:], start=of_parts[0])) for of_parts in zip(*parts, strict=True))
-    return *sums, torch.tensor(int(not all(finite)))
+    return *sums, torch.tensor(int(not all(finite)), device=CPU)
 
 
 def _like(tensors: Sequence[Tensor]) -> NDArray[np.floating]:

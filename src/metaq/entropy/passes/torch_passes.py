@@ -12,7 +12,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from metaq.entropy.passes.grids import COUNT_SHIFT, SLOT_CAPACITY, UNIT_BITS, GridSet, bucket_indices, bucket_values
+from metaq.entropy.passes.grids import (
+    COUNT_SHIFT,
+    CPU,
+    SLOT_CAPACITY,
+    UNIT_BITS,
+    GridSet,
+    bucket_indices,
+    bucket_values,
+)
 from metaq.entropy.passes.watch import MEMORY, BucketWatch
 
 CPU_CHUNK = 1 << 18
@@ -193,7 +201,7 @@ def _constant(values: tuple[int, ...], device: torch.device) -> Tensor:
 @lru_cache(maxsize=1 << 10)
 def _members(groups: tuple[int, ...], group_count: int, device: torch.device) -> Tensor:
     """1 where a piece belongs to a group: float64 of shape (pieces, G)."""
-    table = torch.zeros(len(groups), group_count, dtype=torch.float64)
+    table = torch.zeros(len(groups), group_count, dtype=torch.float64, device=CPU)
     table[range(len(groups)), list(groups)] = 1
     return table.to(device)
 

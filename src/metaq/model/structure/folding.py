@@ -111,7 +111,7 @@ def _shrink(model: nn.Module, chain: Chain) -> bool:
 
 
 def _move_into_bias(producer: Layer, consumer: Layer, chain: Chain, moved: torch.Tensor) -> None:
-    bias = torch.zeros(chain.units) if producer.bias is None else producer.bias
+    bias = torch.zeros(chain.units, device=producer.weight.device) if producer.bias is None else producer.bias
     constants = chain.constant(bias.detach().double()) * moved
     weight = consumer.weight.detach().double()
     rows, columns = weight.shape[:2]

@@ -82,9 +82,9 @@ def arranged_like(weights: Weights, chains: Sequence[Chain], known: Weights) -> 
         common = products.abs() if chain.is_odd else products
         distances = before.square().sum(dim=1)[:, None] + rows.square().sum(dim=1) - 2 * common
         order = _matched(distances)
-        signs = torch.ones(chain.units)
+        signs = torch.ones(chain.units, device=products.device)
         if chain.is_odd:
-            signs[order] = torch.where(products[torch.arange(chain.units), order] < 0, -1.0, 1.0)
+            signs[order] = torch.where(products[torch.arange(chain.units, device=order.device), order] < 0, -1.0, 1.0)
         arranged = _in_order(_with_signs(arranged, chain, signs), chain, order)
     return arranged
 
@@ -92,7 +92,8 @@ def arranged_like(weights: Weights, chains: Sequence[Chain], known: Weights) -> 
 def _matched(distances: torch.Tensor) -> torch.Tensor:
     """For every row the column that it is given, each to one: the nearest pairs first."""
     count = len(distances)
-    order, left = torch.full((count,), -1), torch.ones(count, dtype=torch.bool)
+    device = distances.device
+    order, left = torch.full((count,), -1, device=device), torch.ones(count, dtype=torch.bool, device=device)
     for pair in distances.flatten().argsort(stable=True).tolist():
         row, column = divmod(pair, count)
         if order[row] < 0 and left[column]:
@@ -131,7 +132,7 @@ def _chained(likeness: torch.Tensor, *, is_odd: bool) -> tuple[torch.Tensor, tor
     """Order of units from each to the one most like it, and their signs; the first comes first."""
     count = len(likeness)
     left = likeness.diagonal() > 0
-    order, signs = torch.arange(count), torch.ones(count)
+    order, signs = torch.arange(count, device=left.device), torch.ones(count, device=left.device)
     left[0] = False
     last, place = 0, 1
     while bool(left.any()):
@@ -141,7 +142,7 @@ def _chained(likeness: torch.Tensor, *, is_odd: bool) -> tuple[torch.Tensor, tor
         left[following] = False
         order[place] = last = following
         place += 1
-    rest = torch.ones(count, dtype=torch.bool)
+    rest = torch.ones(count, dtype=torch.bool, device=left.device)
     rest[order[:place]] = False
     order[place:] = rest.nonzero().flatten()
     return order, signs
@@ -185,7 +186,8 @@ def _in_order(weights: Weights, chain: Chain, order: torch.Tensor) -> dict[str, 
     changed = dict(weights)
     for name in _of_producer(weights, chain):
         changed[name] = changed[name][order]
-    columns = torch.arange(chain.units * chain.columns_per_unit).reshape(chain.units, -1)[order].reshape(-1)
+    columns = torch.arange(chain.units * chain.columns_per_unit, device=order.device)
+    columns = columns.reshape(chain.units, -1)[order].reshape(-1)
     consumer = f"{chain.consumer}.weight"
     changed[consumer] = changed[consumer][:, columns]
     return changed

@@ -54,7 +54,7 @@ def _slice(node: Node, x: Tensor, *given: Tensor | None) -> Tensor:
         if step > 0:
             x = x[(slice(None),) * (axis % x.dim()) + (slice(numbers.start, numbers.stop, step),)]
         else:
-            x = x.index_select(axis, torch.tensor(list(numbers), dtype=torch.int64))
+            x = x.index_select(axis, torch.tensor(list(numbers), dtype=torch.int64, device=x.device))
     return x
 
 
