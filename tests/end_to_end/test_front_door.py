@@ -193,3 +193,21 @@ def test_units_are_counted_as_folding_leaves_them(tmp_path: Path, name: str, see
     container.write(tmp_path / "x.metaq", tensors, metadata={"net": name})
     counted = run_metaq("inspect", tmp_path / "x.metaq", "--json").json["folded"]
     assert counted == run_metaq("inspect", tmp_path / "x.metaq", "--net", name, "--json").json["folded"]
+
+
+def test_an_interrupt_while_modules_are_imported_is_a_sentence() -> None:
+    program = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "rich":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from metaq.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "metaq: interrupted; nothing half-written was left behind.\n"

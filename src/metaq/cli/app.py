@@ -17,7 +17,6 @@ from metaq.errors import MetaqError
 
 FAILURE = 1
 USAGE_ERROR = 2
-INTERRUPTED = 130
 
 COMMANDS = {
     "train": "Train a network to few bits and write RUN/model.metaq, its curves, metrics and settings.",
@@ -96,7 +95,7 @@ def _options(
     del version
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line; wrong input ends in one sentence on stderr and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -126,9 +125,3 @@ def main() -> None:
     except OSError as error:
         output.error(f"the output cannot be written ({error.strerror or error}).")
         sys.exit(FAILURE)
-    except (KeyboardInterrupt, SystemExit) as error:
-        # The one becomes the other wherever a command is under way.
-        if isinstance(error, SystemExit) and error.code != INTERRUPTED:
-            raise
-        output.error("interrupted; nothing half-written was left behind.")
-        sys.exit(INTERRUPTED)
