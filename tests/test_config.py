@@ -59,6 +59,11 @@ def test_overrides_reach_every_depth_and_type():
         ("regularizer.buckets.radius=-1", "radius"),
         ("regularizer.buckets.count=254", "odd"),
         ("seed=-1", "seed"),
+        ("init.radius=1e300", "radius"),
+        ("init.center=1e300", "center"),
+        ("optimizer.learning_rate=1e300", "learning_rate"),
+        ("optimizer.relative_learning_rate=inf", "relative_learning_rate"),
+        ("optimizer.weight_decay=1e300", "weight_decay"),
     ],
 )
 def test_wrong_overrides_say_what_is_wrong(assignment, named):

@@ -155,6 +155,9 @@ class EntropyCallback(SessionHolder, pl.Callback):
             f"{path}: holds no state of EntropyCallback, so the training cannot be resumed from it; load its weights "
             "into the module instead and start a new one.",
         )
+        require(
+            bool(trainer.optimizers), "configure_optimizers: gives no optimizer; give the one that updates the module."
+        )
         done = 0 if loaded is not None else trainer.global_step // len(trainer.optimizers)
         total_steps = self.total_steps
         if total_steps is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,3 +251,108 @@ def test_a_configuration_that_says_quantised_is_told(tmp_path):
     (note,) = open_model(tmp_path).rest.notes
     assert "awq" in note
     assert "org/base" in note
+
+
+def graph(path: Path, seed: int, location: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = 0.1 * np.random.default_rng(seed).normal(size=(64, 64)).astype(np.float32)
+    made = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "first"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [numpy_helper.from_array(first, "first")],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=location is not None, location=location, size_threshold=0)
+
+
+def there_and_back(folder: Path, *, lossless: bool) -> tuple[Path, dict[str, str]]:
+    report = compress_to_file(
+        open_model(folder, lossless=lossless), folder.with_suffix(".metaq"), Goal(), lossless=lossless
+    )
+    restore_folder(folder.with_suffix(".metaq"), folder.with_name("back"))
+    return folder.with_name("back"), report.left_out
+
+
+@pytest.mark.parametrize("lossless", [False, True], ids=["quantised", "lossless"])
+def test_several_graphs_are_several_models(tmp_path, lossless):
+    folder = tmp_path / "model"
+    text(folder / "config.json", {})
+    names = ("encoder_model.onnx", "decoder_model.onnx", "sub/vad.onnx")
+    for seed, name in enumerate(names):
+        graph(folder / name, seed, f"{Path(name).stem}.data")
+    for name in ("encoder_model_quantized.onnx", "onnx/decoder_model_fp16.onnx"):
+        graph(folder / name, 0)
+    back, left_out = there_and_back(folder, lossless=lossless)
+    assert set(left_out) == {"encoder_model_quantized.onnx", "onnx/decoder_model_fp16.onnx"}
+    for name in names:
+        before, after = (onnx.load(place / name).graph.initializer[0] for place in (folder, back))
+        before, after = numpy_helper.to_array(before), numpy_helper.to_array(after)
+        assert np.linalg.norm(after - before) <= (0 if lossless else 0.1) * np.linalg.norm(before)
+
+
+@pytest.mark.parametrize("lossless", [False, True], ids=["quantised", "lossless"])
+def test_a_model_beside_weights_of_another_name_comes_back(tmp_path, lossless):
+    folder = tmp_path / "model"
+    safetensors(folder / "model.safetensors")
+    graph(folder / "vad.onnx", 1)
+    graph(folder / "onnx" / "encoder_model.onnx", 1)
+    (folder / "broken.onnx").write_bytes(b"no graph")
+    (folder / "data.h5").write_bytes(b"no HDF5")
+    back, left_out = there_and_back(folder, lossless=lossless)
+    assert left_out == {"onnx/encoder_model.onnx": "holds weights in another form"}
+    for name in ("broken.onnx", "data.h5", *(("vad.onnx", "model.safetensors") if lossless else ())):
+        assert (back / name).read_bytes() == (folder / name).read_bytes()
+    assert set(load(tmp_path / "model.metaq")) == {"w", "b", "vad/first"}
+
+
+def test_graphs_with_the_same_data_come_back(tmp_path):
+    folder = tmp_path / "model"
+    text(folder / "config.json", {})
+    for name in ("encode.onnx", "pool.onnx"):
+        graph(folder / name, 0, "weights.data")
+    (folder / "weights.data").write_bytes((folder / "weights.data").read_bytes()[: 4 * 64 * 64])
+    graph(tmp_path / "same.onnx", 0, "weights.data")
+    for name in ("encode.onnx", "pool.onnx"):
+        (folder / name).write_bytes((tmp_path / "same.onnx").read_bytes())
+    back, left_out = there_and_back(folder, lossless=True)
+    assert left_out == {}
+    assert {path.name for path in back.iterdir()} == {"config.json", "encode.onnx", "pool.onnx", "weights.data"}
+    assert all((back / path.name).read_bytes() == path.read_bytes() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("lossless", [False, True], ids=["quantised", "lossless"])
+def test_dots_within_names_and_capitals_of_suffixes(tmp_path, lossless):
+    folder = tmp_path / "model"
+    names = ("wan2.1_t2v.safetensors", "wan2.1_vae.safetensors", "Extra.Safetensors", "top.SAFETENSORS", "head.PT")
+    for seed, name in enumerate(names[:-1]):
+        safetensors(folder / name, seed)
+    torch_file(folder / names[-1], 4)
+    safetensors(folder / "wan2.1_vae.fp16.safetensors", 1)
+    back, left_out = there_and_back(folder, lossless=lossless)
+    assert left_out == {"wan2.1_vae.fp16.safetensors": "holds weights in another form"}
+    for name in names:
+        before, after = ((torch.load if name.endswith("PT") else load_file)(place / name) for place in (folder, back))
+        for key, tensor in before.items():
+            assert (after[key] - tensor).norm() <= (0 if lossless else 0.1) * tensor.norm()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_a_name_that_is_no_text_is_left_out(tmp_path):
+    safetensors(tmp_path / "model.safetensors")
+    bad = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / bad).write_text("x")
+    for lossless in (False, True):
+        rest = open_model(tmp_path, lossless=lossless).rest
+        assert rest.left_out == {bad: "has a name that is not safe on every system"}
+
+
+def test_weights_in_a_form_that_is_not_taken_are_not_said_to_be_others(tmp_path):
+    safetensors(tmp_path / "model.safetensors")
+    for name in ("other.gguf", "model.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    assert open_model(tmp_path).rest.left_out == {
+        "model.gguf": "holds weights in another form",
+        "other.gguf": "holds weights in a form that is not taken from folders",
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -274,6 +275,18 @@ def test_files_that_shrink_less_than_estimated_are_found_in_few_tries(power: flo
         search.finish(current, int(size))
     assert 0.95 * limit < search.best().file_bytes <= limit
     assert len(search.tries) < 8
+
+
+def test_the_smallest_file_is_told_of_the_coarsest_weights() -> None:
+    torch.manual_seed(0)
+    model = {"a.weight": 0.05 * torch.randn(200, 200), "a.bias": torch.randn(200)}
+    with pytest.raises(
+        ConfigError, match=r"smallest has (\d+) bytes or more, \d+ .* does not depend on quality"
+    ) as told:
+        compress(model, target_bytes=50)
+    smallest = re.search(r"smallest has (\d+)", str(told.value))
+    assert smallest is not None
+    assert 50 < len(compress(model, target_bytes=int(smallest[1])).data) <= int(smallest[1])
 
 
 def test_a_search_goes_on_where_it_was() -> None:

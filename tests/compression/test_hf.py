@@ -3,15 +3,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import metaq
 from metaq import container, hf
 from metaq.compression.restoring import restore_folder
 from metaq.compression.work import WorkFolder
-from metaq.errors import ConfigError, FormatError
+from metaq.errors import ConfigError, FormatError, OutputError
 from metaq.progress import NoProgress
 from metaq.tensors.grid import BucketGrid
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor
@@ -242,3 +244,29 @@ def test_an_adapter_is_saved_alone_with_the_grids_of_its_training(tmp_path):
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "folder").iterdir()}
     found = peft.set_peft_model_state_dict(model, metaq.load(tmp_path / "m.metaq"))
     assert not found.unexpected_keys
+
+
+def test_options_and_names_are_those_of_transformers_own(tmp_path):
+    path = tmp_path / "model.metaq"
+    hf.save_pretrained(bert(), path, tokenizer=tokenizer(tmp_path / "tokenizer"))
+    assert hf.from_pretrained(path, torch_dtype=torch.float16).dtype == torch.float16
+    model, told = hf.from_pretrained(path, output_loading_info=True)
+    assert not model.training
+    assert not told["missing_keys"]
+    assert model.name_or_path == model.config._name_or_path == hf.load_tokenizer(path).name_or_path == str(path)
+
+
+def test_a_name_as_long_as_the_disk_takes_is_taken(tmp_path):
+    path = tmp_path / f"{'n' * 244}.metaq"
+    hf.save_pretrained(bert(), path)
+    assert path.is_file()
+
+
+def test_floats_that_find_no_room_beside_the_file_are_told_of(tmp_path, monkeypatch):
+    model = bert()
+
+    for failure in (OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")):
+        monkeypatch.setattr(model, "save_pretrained", Mock(side_effect=failure))
+        with pytest.raises(OutputError, match=r"No space left.*free some space"):
+            hf.save_pretrained(model, tmp_path / "model.metaq")
+        assert not list(tmp_path.iterdir())

@@ -302,3 +302,30 @@ def test_what_lies_beside_the_weights_stays_exact_when_packed_again(tmp_path, ne
     assert all(torch.equal(found[n][part], wanted[n][part]) for n in wanted for part in ("exp_avg", "exp_avg_sq"))
     told = run_metaq("report", tmp_path / "m.metaq", "-o", tmp_path / "m.html")
     assert told.status == 0, told.err
+
+
+def test_a_picture_never_replaces_what_is_read(nested):
+    before = nested.read_bytes()
+    told = run_metaq("inspect", nested, "--plot", nested, "--force")
+    assert told.status == 2
+    assert "is what is read" in told.err
+    assert nested.read_bytes() == before
+
+
+def test_data_of_a_graph_count_among_its_bytes(tmp_path, graph):
+    told = run_metaq("compress", graph, "-o", tmp_path / "m.metaq")
+    assert told.status == 0, told.err
+    assert graph.stat().st_size < (tmp_path / "m.metaq").stat().st_size
+    assert "no smaller" not in told.err
+
+
+def test_no_file_that_belongs_to_a_model_is_replaced(graph):
+    data = graph.with_name("model.onnx.data")
+    before = data.read_bytes()
+    for source in (graph, graph.parent):
+        told = run_metaq("compress", source, "-o", data, "--force")
+        assert told.status == 2
+        assert "is what is read" in told.err
+        assert data.read_bytes() == before
+    for _ in range(2):
+        assert run_metaq("compress", graph.parent, "-o", graph.parent / "model.metaq", "--force").status == 0

@@ -83,10 +83,21 @@ def test_wrong_input_is_refused_and_leaves_nothing(run, tmp_path):
     assert refused(run_metaq("report", damaged, "-o", page), "damaged.metaq")
     assert refused(run_metaq("report", run, damaged, "-o", page), "damaged.metaq")
     assert refused(run_metaq("report", run, "-o", page, "--net", "lenet6"), "lenet6")
-    assert refused(run_metaq("report", run, "-o", tmp_path), "is a folder")
+    assert refused(run_metaq("report", run, "-o", tmp_path), "give the name of a file in it")
     assert refused(run_metaq("report", run / "model.metaq", "-o", run / "model.metaq", "--force"), "model.metaq")
     assert refused(run_metaq("report", run, "-o", tmp_path / "no" / "page.html"), "page.html")
     assert not page.exists()
+
+
+def test_what_a_report_is_about_is_never_replaced(run, tmp_path):
+    model = run / "model.metaq"
+    before = model.read_bytes()
+    for options in (("report", run), ("report", model), ("report", model, "--card"), ("report", run, "--card")):
+        assert refused(run_metaq(*options, "-o", model, "--force"), "model.metaq", "another name")
+    assert model.read_bytes() == before
+    long = tmp_path / f"{'n' * 246}.metaq"
+    long.write_bytes(before)
+    assert refused(run_metaq("report", long), "nnn", "shorter name")
 
 
 @pytest.mark.slow

@@ -172,3 +172,12 @@ def test_a_report_tells_what_an_update_changes(tmp_path, models):
     assert "What changed" in text
     assert "2 tensors that are not the same" in text
     assert run_metaq("report", models[1], update, "-o", page, "--force").status == 2
+
+
+def test_an_update_is_not_replaced_by_what_is_made_of_it(tmp_path: Path, models: tuple[Path, Path]) -> None:
+    base, new = models
+    update = tmp_path / "update.metaq"
+    assert run_metaq("diff", base, new, "-o", update).status == 0
+    before = update.read_bytes()
+    assert refused(run_metaq("apply", base, update, "-o", update, "--force"), "another name")
+    assert update.read_bytes() == before

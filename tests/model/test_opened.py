@@ -56,3 +56,25 @@ def test_tensors_with_names_of_what_lies_beside_are_refused(tmp_path):
     torch.save({"beside:x": torch.ones(8)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(FormatError, match="'beside:x' begins like those kept for files"):
         open_model(tmp_path)
+
+
+def test_without_loss_names_kept_for_files_are_no_matter(tmp_path):
+    torch.save({"file:x": torch.ones(8)}, tmp_path / "model.pth")
+    with pytest.raises(FormatError, match="'file:x' begins like those kept for files"):
+        open_model(tmp_path / "model.pth", keep_all=True)
+    found = open_model(tmp_path / "model.pth", lossless=True)
+    assert not found.tensors
+    (note,) = found.rest.notes
+    assert note.startswith("all of it is kept as it is: the name 'file:x' begins")
+    torch.save({"w": torch.ones(8)}, tmp_path / "other.pth")
+    assert [tensor.name for tensor in open_model(tmp_path, lossless=True).tensors] == ["other/w"]
+
+
+def test_names_of_several_dicts_under_a_key_are_joined_and_told(tmp_path):
+    held = {part: {"w.weight": torch.randn(40, 40), "w.bias": torch.randn(40)} for part in ("encoder", "decoder")}
+    torch.save({"model": held, "epoch": 1}, tmp_path / "a.pth")
+    found = open_model(tmp_path / "a.pth")
+    assert found.rest.metadata == {"key": "model"}
+    assert any("begin with the keys" in note and "--keep-all" in note for note in found.rest.notes)
+    metaq.compress(tmp_path / "a.pth").save(tmp_path / "a.metaq")
+    assert set(metaq.load(tmp_path / "a.metaq")) == {f"{part}.w.{end}" for part in held for end in ("weight", "bias")}

@@ -413,6 +413,13 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
         EntropyCallback(total_steps=0)
 
 
+def test_a_module_without_an_optimizer_is_refused(tmp_path):
+    learner = TwoOptimizers()
+    learner.configure_optimizers = lambda: []
+    with pytest.raises(ConfigError, match="configure_optimizers: gives no optimizer"):
+        fit(tmp_path, learner=learner)
+
+
 def test_several_optimizers_are_taken_in_manual_optimization(tmp_path):
     net = make_net()
     optimizers = [torch.optim.Adam(net[0].parameters(), lr=1e-2), torch.optim.SGD(net[2].parameters(), lr=0.1)]

@@ -44,14 +44,14 @@ def apply(
         model = applied(base, updates)
         made_of = origin_of(model.metadata)
         if out.suffix == ".metaq":
-            output.claim(out, force=force)
+            output.claim(out, force=force, sources=updates)
             write_bytes(out, model.encode(coder=coder))
         elif made_of is None or is_other_form(out, made_of):
             require(
                 out.suffix in WRITABLE_SUFFIXES,
                 f"{out}: end the name in .metaq or one of {', '.join(WRITABLE_SUFFIXES)}.",
             )
-            output.claim(out, force=force)
+            output.claim(out, force=force, sources=updates)
             checkpoint.write_as(out, model.state_dict(), model.metadata)
         else:
             with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,7 @@ def apply(
                 if is_folder(out, made_of, packed):
                     restore_folder(packed, out, force=force, progress=progress)
                 else:
-                    output.claim(out, force=force)
+                    output.claim(out, force=force, sources=updates)
                     restore_file(packed, out, progress=progress)
     if as_json:
         told = {"updates": len(updates), "tensors": len(model.held), "identity": model.identity.hex()}

@@ -97,7 +97,7 @@ def compress(
     from metaq.report import facts
 
     begun = time.perf_counter()
-    output.claim(out, force=force, sources=[source])
+    output.claim(out, force=force, sources=[source, *(() if calibrate is None else (calibrate,))])
     goal = Goal(
         target_bytes=target_bytes,
         target_ratio=target_ratio,
@@ -143,6 +143,9 @@ def compress(
             from metaq.model.opened import open_model
 
             model = open_model(source, key=key, keep_all=keep_all, lossless=lossless)
+        output.claim(out, force=force, sources=_files_of(source, model))
+        # Tensors may lie in other files beside it.
+        source_bytes = sum(size for _, size, *_ in model.fingerprint or () if isinstance(size, int))
         sizes = {"float_bytes": model.float_bytes, "weights": model.weights}
         options["metadata"] = facts.beforehand(known, goal, **sizes)
         if calibrate is None:
@@ -158,9 +161,10 @@ def compress(
         options |= {"recovers": recover, "recalibrates_norms": recalibrate_norms}
         if calibration is not None:
             options["calibration_count"] = calibration
+        source_bytes = source.stat().st_size
         report = _with_data(source, out, goal, known, data, data_dir, net, **options)
-    if source.is_file() and report.file_bytes >= source.stat().st_size:
-        output.note(f"note: {source} has {source.stat().st_size:,} bytes; the file is no smaller than that.")
+    if source.is_file() and report.file_bytes >= source_bytes:
+        output.note(f"note: {source} has {source_bytes:,} bytes; the file is no smaller than that.")
     if report.has_discarded:
         output.note(f"{work_path(out)} was of another model or other options; it was thrown away, and all done anew.")
     print_report(report, out, seconds=time.perf_counter() - begun, as_json=as_json, warns=not (lossless or keep_all))
@@ -247,14 +251,33 @@ def _network(
     return module, batches
 
 
+def _files_of(source: Path, model: OpenedModel) -> list[Path]:
+    """What `model` was read from: files of the folder `source`, or those beside that file which belong to it."""
+    from metaq.container import carried
+
+    if source.is_dir():
+        return [path for path in source.rglob("*") if path.suffix != ".metaq"]
+    return [source.parent / carried.path_of(file.name) for file in model.rest.files]
+
+
 def _onnx_file(model: OpenedModel, source: Path) -> Path | None:
     """The ONNX file that `model` was read from: `source` itself, or one in that folder; None if there is none."""
     from metaq.container import carried
     from metaq.model.formats import onnx_file
+    from metaq.model.stored import FileRange
+
+    if not source.is_dir():
+        return source if onnx_file.recognises(source) else None
+
+    def is_main(path: Path) -> bool:
+        """Whether tensors have the names that they have in the file."""
+        file = onnx_file.read(path)
+        places = [model.tensor(tensor.name).place for tensor in file.tensors if tensor.name in model.holders]
+        return any(isinstance(place, FileRange) and place.path in (path, *file.data_files) for place in places)
 
     framed = [carried.path_of(file.name) for file in model.rest.files if file.name.startswith(carried.FRAME)]
-    paths = [source / name for name in framed] if source.is_dir() else [source]
-    return next((path for path in paths if onnx_file.recognises(path)), None)
+    paths = [source / name for name in framed]
+    return next((path for path in paths if onnx_file.recognises(path) and is_main(path)), None)
 
 
 def _with_data(

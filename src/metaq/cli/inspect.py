@@ -27,7 +27,7 @@ def inspect(
 ) -> None:
     """Show what a file holds, tensor by tensor."""
     if plot is not None:
-        output.claim(plot, force=force)
+        output.claim(plot, force=force, sources=[source])
     if is_update(source):
         require(net is None and plot is None, "--net, --plot: are about models; give what the update is applied to.")
         _show_update(source, as_json=as_json)

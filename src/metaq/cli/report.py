@@ -50,9 +50,7 @@ def report(
         _write_card(source, net, out, force=force)
         return
     page = out or default_page(sources)
-    require(not page.is_dir(), f"-o {page}: is a folder; give the name of a file in it.")
-    require(all(page.resolve() != each.resolve() for each in sources), f"-o {page}: is what the report is about.")
-    output.claim(page, force=force)
+    output.claim(page, force=force, sources=_read(sources))
     found, models = None, None if other is None else changes.opened(source, other)
     if models is not None and is_update(sources[1]):
         # What is compared is the model that the update gives.
@@ -83,13 +81,20 @@ def _write_card(source: Path, net: str | None, out: Path | None, *, force: bool)
     from metaq.report.card import card
 
     if out is not None:
-        output.claim(out, force=force)
+        output.claim(out, force=force, sources=_read([source]))
     text = card(source, gathering.gather(source, net=net))
     if out is None:
         output.STDOUT.out(text, end="", highlight=False)
         return
     size = write_bytes(out, text.encode(errors="backslashreplace"))
     output.line(f"wrote {out}, {size:,} bytes; choose its license")
+
+
+def _read(sources: list[Path]) -> list[Path]:
+    """The files that a report of `sources` is about: those of a run are in its folder."""
+    from metaq.lab import runs
+
+    return [*sources, *(source / name for source in sources if source.is_dir() for name in runs.RUN_FILES)]
 
 
 def default_page(sources: list[Path]) -> Path:

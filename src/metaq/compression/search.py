@@ -119,7 +119,7 @@ class SizeSearch:
         fitting = self.fitting
         finest = min((each.multiplier for each in fitting), default=math.inf)
         largest = fitting[-1].file_bytes if fitting else 0
-        if len(self.tries) >= MAX_TRIES or largest >= CLOSE * self._limit or finest <= NUDGE * self._finest:
+        if largest >= CLOSE * self._limit or finest <= NUDGE * self._finest:
             return None
         coarsest = max((each.multiplier for each in self.tries if each not in fitting), default=0.0)
         if coarsest >= self._coarsest / NUDGE:
@@ -127,8 +127,9 @@ class SizeSearch:
         last = self.tries[-1]
         ratio = (last.file_bytes - last.fixed_bytes) / max(self._estimate.size_bytes(last.multiplier), 1)
         room = (1 - MARGIN) * self._limit - last.fixed_bytes
-        if room <= 0:
-            return None
+        if len(self.tries) >= MAX_TRIES or room <= 0:
+            # What the smallest file is, the coarsest λ alone tells.
+            return None if fitting else self._coarsest
         wanted = self._multiplier_for(room / max(ratio, 1e-3))
         if not fitting:
             wanted = max(wanted, self._by_secant(room))
@@ -192,7 +193,7 @@ class SizeSearch:
         return low, high
 
     def _impossible(self, file_bytes: int, fixed_bytes: int) -> ConfigError:
-        kept = f", {fixed_bytes:,} of them for what is kept exactly" if fixed_bytes else ""
+        kept = f", {fixed_bytes:,} of them for what does not depend on quality, such as names" if fixed_bytes else ""
         return ConfigError(
             f"{self._goal}: no file of {self._limit:,} bytes can be made of this model: the smallest has "
             f"{file_bytes:,} bytes or more{kept}; allow more bytes."

@@ -46,7 +46,8 @@ MAX_PARTS = 8
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that some systems take for devices."""
 
-UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*]')
+UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*\ud800-\udfff]')
+"""The last are what stands for bytes that are no UTF-8."""
 
 
 def is_folder(metadata: Mapping[str, object]) -> bool:
@@ -96,7 +97,7 @@ def is_safe_path(path: str) -> bool:
     """Whether `path` stays in the folder it is put in, and is a plain name on every system.
 
     Relative, with slashes, of at most ``MAX_PARTS`` parts; no part is empty, hidden, ``..``, the name of a device, ends
-    in a dot or a space, or has a character that some system gives a meaning.
+    in a dot or a space, or has a character that some system gives a meaning or that is no UTF-8.
 
     Examples
     --------

@@ -13,7 +13,7 @@ from typing import Any
 from metaq.config import needed
 from metaq.errors import FormatError
 from metaq.hf.hub import snapshot_of
-from metaq.hf.loading import CONFIG, refuse_code
+from metaq.hf.loading import CONFIG, refuse_code, rename
 from metaq.hf.places import NAME, Places, holds_other_weights
 
 CLASSES = (
@@ -130,8 +130,7 @@ def _leading(name: str, method: classmethod[Any, Any, Any]) -> classmethod[Any, 
             made = original(cls, str(folder), *arguments[1:], **changed)
         else:
             made = original(cls, **{**changed, parameter: str(folder)})
-        for each in made if isinstance(made, tuple) else (made,):
-            _rename(each, str(folder), str(named))
+        rename(made, folder, str(named))
         return made
 
     return classmethod(from_pretrained)
@@ -164,14 +163,3 @@ def _folder_of(named: str, options: Mapping[str, Any], *, has_weights: bool) -> 
     if not (beside / NAME).is_file() or holds_other_weights(beside):
         return None
     return _places.folder(beside / NAME, beside, has_weights=has_weights)
-
-
-def _rename(made: Any, folder: str, name: str) -> None:
-    """Call what was made by its own name, which adapters and others keep, rather than by the temporary folder."""
-    for each in (made, getattr(made, "config", None), getattr(made, "tokenizer", None)):
-        for attribute in ("name_or_path", "_name_or_path"):
-            if getattr(each, attribute, None) == folder:
-                setattr(each, attribute, name)
-        kept = getattr(each, "init_kwargs", None)
-        if isinstance(kept, dict) and kept.get("name_or_path") == folder:
-            kept["name_or_path"] = name

@@ -47,8 +47,12 @@ def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Any:
     transformers = needed("transformers")
     with _without_code(path, options, only_files=False) as folder:
         model_class = class_of(transformers, Path(path), folder / CONFIG)
-        model = loaded(Path(path), model_class, folder, **{"dtype": "auto", **options})
-    return model.eval()
+        usual = {} if "torch_dtype" in options else {"dtype": "auto"}
+        found = loaded(Path(path), model_class, folder, **{**usual, **options})
+    rename(found, folder, path)
+    # With what there is to say about the loading, where that is asked for.
+    (found[0] if isinstance(found, tuple) else found).eval()
+    return found
 
 
 def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
@@ -64,9 +68,23 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
     transformers = needed("transformers")
     with _without_code(path, options, only_files=True) as folder:
         try:
-            return transformers.AutoTokenizer.from_pretrained(folder, **{**SAFELY, **options})
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **{**SAFELY, **options})
         except LOADING_ERRORS as error:
             raise FormatError(f"{path}: carries no tokenizer that Transformers knows ({error}).") from error
+    rename(tokenizer, folder, path)
+    return tokenizer
+
+
+def rename(made: Any, folder: Path, name: str | os.PathLike[str]) -> None:
+    """Call what was made by its own name, which adapters and others keep, rather than by the temporary folder."""
+    for whole in made if isinstance(made, tuple) else (made,):
+        for each in (whole, getattr(whole, "config", None), getattr(whole, "tokenizer", None)):
+            for attribute in ("name_or_path", "_name_or_path"):
+                if getattr(each, attribute, None) == str(folder):
+                    setattr(each, attribute, str(name))
+            kept = getattr(each, "init_kwargs", None)
+            if isinstance(kept, dict) and kept.get("name_or_path") == str(folder):
+                kept["name_or_path"] = str(name)
 
 
 @contextmanager

@@ -3,17 +3,20 @@
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
 from torch import nn
 
 from metaq.compression.compressed import Goal, Report
 from metaq.compression.compressing import compress_to_file
 from metaq.config import needed
 from metaq.container import DEFAULT_CODER
-from metaq.errors import ConfigError
+from metaq.errors import ConfigError, OutputError
+from metaq.files import PREFIX, output_error
 from metaq.model.opened import open_model
 from metaq.model.weights import ANY
 from metaq.progress import Progress
@@ -76,10 +79,7 @@ def save_pretrained(
     out = Path(path)
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first.")
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
-        model.save_pretrained(place)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(place)
+    with _written_by(model, tokenizer, out) as place:
         folder = open_model(place)
         names = {tensor.name for tensor in folder.tensors}
         return compress_to_file(
@@ -93,6 +93,24 @@ def save_pretrained(
             progress=progress,
             is_resumable=False,
         )
+
+
+@contextmanager
+def _written_by(model: Any, tokenizer: Tokenizer | None, out: Path) -> Iterator[str]:
+    """A folder beside `out` that Transformers has written, until the end of the block."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=out.parent, ignore_cleanup_errors=True) as place:
+            model.save_pretrained(place)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(place)
+            yield place
+    except OSError as error:
+        raise output_error(out, error) from error
+    except SafetensorError as error:
+        raise OutputError(
+            f"{out}: its weights cannot be written beside it as they are, before they are compressed ({error}); free "
+            "some space or choose another place."
+        ) from error
 
 
 def _saved_grids(model: nn.Module, grids: Mapping[str, BucketGrid], saved: set[str]) -> Mapping[str, BucketGrid]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -11,8 +11,10 @@ from pathlib import Path, PurePosixPath
 from metaq.container.carried import BESIDE, is_safe_path, tensor_name
 from metaq.errors import FormatError
 from metaq.model.formats import onnx_file
+from metaq.model.formats.forms import INDEX_ENDINGS, KERAS, OTHER_FORM, SAFETENSORS, WHOLE_MODELS, choose, stem, suffix
+from metaq.model.formats.forms import holds_weights as holds_weights
 from metaq.model.formats.places import is_inside
-from metaq.model.formats.reading import DISTRIBUTED, DISTRIBUTED_SUFFIX, HEAD_BYTES, is_pointer, read_file
+from metaq.model.formats.reading import DISTRIBUTED, DISTRIBUTED_SUFFIX, HEAD_BYTES, is_pointer, kept_whole, read_file
 from metaq.model.formats.weight_file import WeightFile
 from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
@@ -29,26 +31,9 @@ MAX_FILE_BYTES = 64 << 20
 MAX_ALL_BYTES = 256 << 20
 MAX_FILES = 1000
 
-SAFETENSORS, TORCH = ".safetensors", frozenset((".bin", ".pt", ".pth", ".ckpt"))
-KERAS = (".keras", ".h5")
-INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
-WHOLE_MODELS = frozenset((".onnx", ".tflite", *KERAS))
-"""Of files that are taken only where there are no others."""
-
-OTHER_SUFFIXES = frozenset((".onnx_data", ".msgpack", ".gguf", ".ggml", ".ot", ".metaq", ".mlmodel"))
-MAYBE_SUFFIXES = frozenset((".npz", ".pb", ".pkl", ".pickle"))
-"""Of files that are weights in another form where they are called like those that are taken, and else what they are."""
-
-FAMILIES = dict.fromkeys(("pytorch_model", "tf_model", "flax_model", "saved_model", "consolidated"), "model")
-"""Stems of files that hold the same weights as those called otherwise."""
-
-TRAINING = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states|trainer_state)[\w.-]*")
-"""Stems of files that a training goes on from."""
-
 SHARD_NUMBER = re.compile(r"-\d+-of-\d+$")
 
-OTHER_FORM = "holds weights in another form"
-TRAINING_STATE = "is the state of a training"
+TOO_LARGE = "is too large or one too many ({:,} bytes)"
 ADVICE = {
     f"*{DISTRIBUTED_SUFFIX}": f"it is a distributed checkpoint; {DISTRIBUTED}",
     "global_step*": "it is a checkpoint of DeepSpeed; make one file of it by its zero_to_fp32.py",
@@ -89,13 +74,13 @@ class ModelFolder:
             return ""
         place = PurePosixPath(path)
         alike = [other for other in self.weights if PurePosixPath(other).parent == place.parent]
-        stem = SHARD_NUMBER.sub("", place.stem)
-        is_alone = place.parent.name and all(SHARD_NUMBER.sub("", PurePosixPath(other).stem) == stem for other in alike)
-        return f"{place.parent.as_posix()}/" if is_alone else f"{place.with_name(stem).as_posix()}/"
+        name = SHARD_NUMBER.sub("", place.stem)
+        is_alone = place.parent.name and all(SHARD_NUMBER.sub("", PurePosixPath(other).stem) == name for other in alike)
+        return f"{place.parent.as_posix()}/" if is_alone else f"{place.with_name(name).as_posix()}/"
 
 
-def open_folder(path: Path, *, keep_all: bool = False) -> ModelFolder:
-    """Read and check everything about a folder but the elements of its tensors.
+def open_folder(path: Path, *, keep_all: bool = False, lossless: bool = False) -> ModelFolder:
+    """Read and check everything about a folder but the elements of its tensors; for the options see :func:`read_file`.
 
     Raises :class:`FormatError` if there are no weights; if a weight file is damaged, or a shard is missing or not in
     the index; if an index is not valid or names tensors that its shards do not have.
@@ -105,7 +90,7 @@ def open_folder(path: Path, *, keep_all: bool = False) -> ModelFolder:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror or error}).") from error
     names = [file.relative_to(path).as_posix() for file in found]
-    chosen, left_out = choose_weights(names, _external_data(path, names))
+    chosen, left_out = choose(names, _external_data(path, names))
     # An index is the word on its shards, whatever else is there.
     indices = {name: _weight_map(path / name) for name in chosen if name.endswith(INDEX_ENDINGS)}
     for index, placed in indices.items():
@@ -126,14 +111,10 @@ def open_folder(path: Path, *, keep_all: bool = False) -> ModelFolder:
         folders = sorted({name.partition("/")[0] for name in files})
         advice = _advice(path, f"give one of its folders: {', '.join(folders[:5])}")
         raise FormatError(f"{path}: has no weights itself; {advice}.")
-    # Files of PyTorch come back as they were, around their tensors.
-    others = (SAFETENSORS, *KERAS)
-    weights = {name: read_file(path / name, keep_all=keep_all or not name.endswith(others)) for name in files}
+    weights = _read_all(path, files, left_out, keep_all=keep_all, lossless=lossless)
     for index, placed in indices.items():
         _check_index(path, index, placed, weights)
-    if not any(file.tensors for file in weights.values()):
-        raise FormatError(f"{path}: its weight files hold no tensor; save the model again.")
-    main = () if are_adapters and not is_model else _main(files, indices, weights)
+    main = () if are_adapters and not is_model else _main(list(weights), indices, weights)
     is_written = bool(main) and all(weights[name].is_state_dict and name.endswith(SAFETENSORS) for name in main)
     is_written = is_written and (len(main) == 1 or (set(main) == set(indices.get(INDEX, {}).values())))
     written = (main[0] if len(main) == 1 else WEIGHTS) if is_written else None
@@ -141,99 +122,66 @@ def open_folder(path: Path, *, keep_all: bool = False) -> ModelFolder:
     if written is not None and len(main) > 1:
         own.add(INDEX)
     carried = _carried_files(path, [name for name in names if name not in own], left_out)
+    weights = {name: weights[name] for name in sorted(weights, key=lambda name: name not in main)}
     return ModelFolder(path=path, weights=weights, main=main, written=written, carried=carried)
+
+
+def _read_all(
+    folder: Path, files: Sequence[str], left_out: dict[str, str], *, keep_all: bool, lossless: bool
+) -> dict[str, WeightFile]:
+    """Weight files by their paths; what is no readable model beside others is kept whole, or added to `left_out`."""
+    found: dict[str, WeightFile] = {}
+    placed: set[Path] = set()
+    errors: list[FormatError] = []
+    has_others = any(suffix(name) not in KERAS for name in files)
+    for name in files:
+        path = folder / name
+        if suffix(name) == ".h5" and has_others and not lossless:
+            # Data, as likely as weights.
+            size_bytes = path.stat().st_size
+            if size_bytes > MAX_FILE_BYTES:
+                left_out[name] = TOO_LARGE.format(size_bytes)
+            else:
+                found[name] = kept_whole(path, "beside weights in other formats it may hold data")
+            continue
+        # Files of PyTorch come back as they were, around their tensors.
+        keeps_all = keep_all or lossless or not name.endswith((SAFETENSORS, *KERAS))
+        try:
+            file = read_file(path, keep_all=keeps_all)
+        except FormatError as error:
+            if suffix(name) not in WHOLE_MODELS:
+                raise
+            errors.append(error)
+            file = kept_whole(path, error)
+        if not placed.isdisjoint(file.data_files):
+            file = kept_whole(path, "its weights lie in the data of another")
+        placed.update(file.data_files)
+        found[name] = file
+    if not any(file.tensors for file in found.values()):
+        raise errors[0] if errors else FormatError(f"{folder}: its weight files hold no tensor; save the model again.")
+    return found
 
 
 def _external_data(folder: Path, names: Sequence[str]) -> frozenset[str]:
     """Paths of files in which tensors of ONNX files lie, whatever they are called."""
     found: set[str] = set()
     for name in names:
-        if name.endswith(".onnx"):
+        if suffix(name) == ".onnx":
             with suppress(FormatError):
                 found |= {file.relative_to(folder).as_posix() for file in onnx_file.read(folder / name).data_files}
     return frozenset(found)
 
 
-def choose_weights(names: Sequence[str], external: Collection[str] = ()) -> tuple[list[str], dict[str, str]]:
-    """Of the files of a folder those that hold its weights, with the indices of shards, and why others of weights are
-    left out. `external` are those that belong to ONNX files.
-    """
-    groups: dict[tuple[str, str], list[str]] = {}
-    left_out: dict[str, str] = {}
-    last_resort, maybe = [], []
-    for name in names:
-        path = PurePosixPath(name)
-        stem = _stem(path.name)
-        if name in external:
-            left_out[name] = OTHER_FORM
-        elif path.suffix in WHOLE_MODELS:
-            last_resort.append(name)
-        elif path.suffix in OTHER_SUFFIXES:
-            left_out[name] = OTHER_FORM
-        elif path.suffix in MAYBE_SUFFIXES:
-            maybe.append(name)
-        elif path.suffix == SAFETENSORS or path.suffix in TORCH or name.endswith(INDEX_ENDINGS):
-            if TRAINING.fullmatch(stem):
-                left_out[name] = TRAINING_STATE
-            else:
-                groups.setdefault(_family(path), []).append(name)
-    chosen = []
-    for group in groups.values():
-        best = _best(group)
-        chosen += best
-        left_out |= dict.fromkeys((name for name in group if name not in best), OTHER_FORM)
-    if not chosen and last_resort:
-        chosen = [min(last_resort, key=lambda name: (PurePosixPath(name).stem != "model", name))]
-    left_out |= {name: OTHER_FORM for name in last_resort if name not in chosen}
-    taken = {_family(PurePosixPath(name)) for name in chosen}
-    left_out |= {name: OTHER_FORM for name in maybe if _family(PurePosixPath(name)) in taken}
-    return sorted(chosen), left_out
-
-
-def _family(path: PurePosixPath) -> tuple[str, str]:
-    """What files with the same weights in several forms have in common: their folder, and what they are called."""
-    stem = _stem(path.name)
-    return path.parent.as_posix(), FAMILIES.get(stem, stem)
-
-
-def _stem(name: str) -> str:
-    """The name of a weight file without number of the shard, variant and suffix."""
-    return SHARD_NUMBER.sub("", name.partition(".")[0])
-
-
-def _best(group: Sequence[str]) -> list[str]:
-    """Of files of one family those in the best form: safetensors before PyTorch's, without a variant before others.
-
-    With an index, that and its shards are one form.
-    """
-
-    def form(name: str) -> tuple[bool, bool, str, bool]:
-        file = PurePosixPath(name).name
-        is_torch = ".safetensors" not in file
-        for ending in INDEX_ENDINGS:
-            file = file.removesuffix(ending)
-        stem = PurePosixPath(file).stem if file.endswith((SAFETENSORS, *TORCH)) else file
-        variant = SHARD_NUMBER.sub("", stem).partition(".")[2]
-        # Names that a library gives come first; a single file is complete without the word of an index.
-        is_usual = FAMILIES.get(_stem(file)) is None or _stem(file) == "pytorch_model"
-        is_sharded = name.endswith(INDEX_ENDINGS) or SHARD_NUMBER.search(stem) is not None
-        return is_torch, not is_usual, variant, is_sharded
-
-    best = min(map(form, group))
-    if best[2].isdigit():
-        # Files such as weights.00.safetensors are parts.
-        return [name for name in group if form(name)[:2] == best[:2] and form(name)[2].isdigit()]
-    return [name for name in group if form(name) == best]
-
-
 def _main(
     files: Sequence[str], indices: Mapping[str, Mapping[str, str]], weights: Mapping[str, WeightFile]
 ) -> tuple[str, ...]:
-    """The weight file, or shards, of the model itself: in the folder itself if there are any, and the largest."""
+    """The weight file, or shards, of the model itself: no export if there are others, the least deep, the largest."""
 
-    def rank(names: Sequence[str]) -> tuple[int, bool, int]:
+    def rank(names: Sequence[str]) -> tuple[bool, bool, int, bool, int]:
         size = sum(tensor.size_bytes for name in names for tensor in weights[name].tensors)
-        return len(PurePosixPath(names[0]).parts), _stem(PurePosixPath(names[0]).name).startswith("adapter"), -size
+        first, has_tensors = names[0], any(weights[name].tensors for name in names)
+        depth = len(PurePosixPath(first).parts)
+        return not has_tensors, suffix(first) in WHOLE_MODELS, depth, stem(first).startswith("adapter"), -size
 
     shards = [tuple(sorted(set(placed.values()))) for placed in indices.values()]
     sharded = {name for group in shards for name in group}
@@ -266,13 +214,6 @@ def _carried_files(folder: Path, names: Sequence[str], left_out: Mapping[str, st
     return Carried(files=tuple(files), checksums=checksums, left_out=reasons)
 
 
-def holds_weights(path: str) -> bool:
-    """Whether a file, by its path in a folder, holds weights, so that it is never carried as it is."""
-    name = PurePosixPath(path)
-    suffixes = {SAFETENSORS, *TORCH, *WHOLE_MODELS, *OTHER_SUFFIXES}
-    return name.suffix.lower() in suffixes
-
-
 def _advice(path: Path, otherwise: str) -> str:
     """What to do about a folder without weights."""
     return next((advice for pattern, advice in ADVICE.items() if any(path.glob(pattern))), otherwise)
@@ -291,10 +232,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     weight_map = found.get("weight_map") if isinstance(found, Mapping) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{index}: has no weight_map; get it again.")
-    suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
+    kind = index.name.removesuffix(".index.json").rpartition(".")[2]
     for name, shard in weight_map.items():
         is_plain = isinstance(shard, str) and "/" not in shard and is_safe_path(shard)
-        if not is_plain or not shard.endswith(f".{suffix}"):
+        if not is_plain or not shard.endswith(f".{kind}"):
             raise FormatError(f"{index}: {name!r} is said to be in {shard!r}, which is no shard in this folder.")
     return weight_map
 
@@ -310,10 +251,9 @@ def _check_shards(folder: Path, index: str, placed: dict[str, str], names: Seque
         raise FormatError(
             f"{folder}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:5])}; get them first."
         )
-    stem = _stem(PurePosixPath(index).name)
-    suffix = PurePosixPath(shards[0]).suffix
-    alike = [name for name in names if PurePosixPath(name).parent == parent and name.endswith(suffix)]
-    unknown = [name for name in alike if _stem(PurePosixPath(name).name) == stem and name not in shards]
+    ending = PurePosixPath(shards[0]).suffix
+    alike = [name for name in names if PurePosixPath(name).parent == parent and name.endswith(ending)]
+    unknown = [name for name in alike if stem(name) == stem(index) and name not in shards]
     unknown = [name for name in unknown if SHARD_NUMBER.search(PurePosixPath(name).stem)]
     if unknown:
         raise FormatError(f"{folder}: the index does not name {', '.join(unknown[:5])}; take it away, or save again.")
@@ -361,5 +301,5 @@ def _refusal(folder: Path, path: Path, relative: str, total: int, number: int) -
         return "has a name that is not safe on every system"
     size_bytes = path.stat().st_size
     if size_bytes > MAX_FILE_BYTES or total + size_bytes > MAX_ALL_BYTES or number >= MAX_FILES:
-        return f"is too large or one too many ({size_bytes:,} bytes)"
+        return TOO_LARGE.format(size_bytes)
     return None

@@ -17,7 +17,7 @@ from metaq.errors import FormatError
 from metaq.model import checkpoint
 from metaq.model.checkpoint import StateDict
 from metaq.model.folder import open_folder
-from metaq.model.formats.reading import read_file
+from metaq.model.formats.reading import kept_whole, read_file
 from metaq.model.formats.weight_file import NOT_PLAIN, NOT_WEIGHTS, WeightFile
 from metaq.model.rest import Rest, prefixed, rest_of_file, rest_of_folder, rest_of_packed
 from metaq.model.sharding import is_sharded, unwrapped, whole
@@ -123,24 +123,25 @@ def open_model(
     path = Path(source)
     if path.is_dir():
         require(key is None, f"--key {key}: {path} is a folder; leave the key out.")
-        return _in_folder(path, keep_all=keep_all or lossless)
+        return _in_folder(path, keep_all=keep_all, lossless=lossless)
     if container.is_metaq(path):
         require(key is None, f"--key {key}: {path} is a .metaq file; leave the key out.")
-        file = container.read(path)
-        found = _in_memory(checkpoint.tensors_of(file))
+        packed = container.read(path)
+        found = _in_memory(checkpoint.tensors_of(packed))
         # Weights that lie in the file in another order have names of what is beside them.
-        quantized = {tensor.name for tensor in file.tensors if isinstance(tensor, QuantizedTensor)}
+        quantized = {tensor.name for tensor in packed.tensors if isinstance(tensor, QuantizedTensor)}
         weights = {
-            holder for name, holder in found.holders.items() if is_weight(name, file.metadata) or name in quantized
+            holder for name, holder in found.holders.items() if is_weight(name, packed.metadata) or name in quantized
         }
         beside = [name for name, holder in found.holders.items() if holder not in weights]
         return replace(
             found,
             reasons=dict.fromkeys(beside, NOT_WEIGHTS),
-            rest=rest_of_packed(file),
+            rest=rest_of_packed(packed),
             fingerprint=[stamp_of(path)],
         )
-    return _in_file(read_file(path, key=key, keep_all=keep_all, lossless=lossless))
+    file = read_file(path, key=key, keep_all=keep_all, lossless=lossless)
+    return _in_file(_keepable(file) if lossless and key is None else file)
 
 
 def state_dict_of(source: Weights) -> StateDict:
@@ -193,8 +194,19 @@ def _in_file(file: WeightFile) -> OpenedModel:
     return _in_files(file.path, tensors, ties, reasons, file.reordered, rest_of_file(file), _stamps(file))
 
 
-def _in_folder(path: Path, *, keep_all: bool) -> OpenedModel:
-    folder = open_folder(path, keep_all=keep_all)
+def _keepable(file: WeightFile) -> WeightFile:
+    """The file, or its bytes where names of its tensors cannot be kept."""
+    try:
+        _in_file(file)
+    except FormatError as error:
+        return kept_whole(file.path, error, file.data_files)
+    return file
+
+
+def _in_folder(path: Path, *, keep_all: bool, lossless: bool) -> OpenedModel:
+    folder = open_folder(path, keep_all=keep_all, lossless=lossless)
+    if lossless:
+        folder = replace(folder, weights={name: _keepable(file) for name, file in folder.weights.items()})
     tensors: list[StoredTensor] = []
     ties: dict[str, str] = {}
     reasons: dict[str, str] = {}

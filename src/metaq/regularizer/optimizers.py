@@ -34,8 +34,8 @@ class OptimizerHooks:
         for optimizer in self.optimizers:
             require(
                 isinstance(optimizer, torch.optim.Optimizer),
-                f"optimizer {type(optimizer).__name__}: is none of torch.optim; give those that update the model, one by "
-                "one: attach(*optimizers).",
+                f"optimizer {type(optimizer).__name__}: is none of torch.optim; give those that update the model, one "
+                "by one: attach(*optimizers).",
             )
             require(not isinstance(optimizer, torch.optim.LBFGS), _refusal(optimizer))
             require(

@@ -28,13 +28,13 @@ class Participants:
         self, model: nn.Module, config: RegularizerConfig, *, total_steps: int | None, filter_fn: FilterFn | None = None
     ) -> None:
         self._rules: dict[str, Any] = {"include": config.include, "exclude": config.exclude, "filter_fn": filter_fn}
-        inside = [name for name, parameter in unwrapped(model).named_parameters() if parameter.is_inference()]
+        parameters = select_parameters(unwrapped(model), **self._rules)
+        inside = [name for name, parameter in parameters.items() if parameter.is_inference()]
         require(
             not inside,
             f"{', '.join(inside[:1])}: was made under torch.inference_mode, so that it cannot be trained; make or load "
             "the model outside of it.",
         )
-        parameters = select_parameters(unwrapped(model), **self._rules)
         chosen = {id(parameter) for parameter in parameters.values()}
         self._left_out = [p for p in unwrapped(model).parameters() if p.requires_grad and id(p) not in chosen]
         _refuse_tables(unwrapped(model), parameters)

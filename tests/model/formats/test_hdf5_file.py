@@ -278,7 +278,7 @@ def test_large_groups_are_read(tmp_path, elements):
 def test_large_groups_of_the_newer_way_are_refused_with_advice(tmp_path):
     path = tmp_path / "m.h5"
     write(path, {f"layer{i}/vars/0": np.ones(2, np.float32) for i in range(20)}, libver="latest")
-    with pytest.raises(FormatError, match="without libver"):
+    with pytest.raises(FormatError, match=r"external links, track_order, or libver.*without these"):
         hdf5_file.read(path)
 
 

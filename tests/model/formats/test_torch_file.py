@@ -1,8 +1,10 @@
 import argparse
+import io
 import pathlib
 import pickle
 import random
 import struct
+import tarfile
 import types
 import warnings
 import zipfile
@@ -30,6 +32,17 @@ SAVES = {
     "pickle of python 2": lambda value, path: path.write_bytes(pickle.dumps(value, protocol=0)),
 }
 CONTAINERS = {name: SAVES[name] for name in ("zip", "before 1.6")}
+
+
+def tar(*names: str) -> bytes:
+    """An archive with these members."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 700
+            archive.addfile(member, io.BytesIO(bytes(700)))
+    return stream.getvalue()
 
 
 @pytest.fixture(autouse=True)
@@ -461,7 +474,8 @@ def test_state_dicts_under_a_known_key_are_one(path, container):
     expected = {f"encoder.{name}": tensor for name, tensor in weights(1).items()}
     expected |= {f"decoder.{name}": tensor for name, tensor in weights(2).items()}
     assert same(values(file), expected)
-    assert file.key == ()
+    assert file.key == ("model",)
+    assert torch_state.JOINED in file.notes
     assert file.left_out == {"step": "int"}
 
 
@@ -893,7 +907,9 @@ def test_exported_programs_before_2_8(tmp_path):
     [
         (b"no pickle at all", ["no model file"]),
         (b"\x80\x02}", ["cut short or damaged"]),
-        (b"x" * 257 + b"ustar" + b"\0" * 300, ["0.1.10"]),
+        (tar("sys_info", "pickle", "tensors", "storages"), ["0.1.10"]),
+        (tar("model_config.yaml", "model_weights.ckpt"), ["a tar archive; unpack it first"]),
+        (b"x" * 257 + b"ustar" + b"\0" * 300, ["a tar archive; unpack it first"]),
         (b"", ["no model file"]),
         (pickle.dumps(0x1950A86A20F9469CFC6C) + pickle.dumps(1002) + pickle.dumps({}), ["version"]),
     ],

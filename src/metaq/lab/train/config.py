@@ -1,6 +1,5 @@
 """Everything a training run depends on."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,6 +7,9 @@ from metaq.compression.compressed import Goal
 from metaq.config import Config, require
 from metaq.lab.data.augmentation import Augmentation, CropAndFlip
 from metaq.regularizer.config import RegularizerConfig
+
+LARGEST = 1e6
+"""Beyond, numbers of a training are a slip, and leave the range of float32 soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +34,16 @@ class OptimizerConfig(Config):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, f"optimizer.learning_rate: {self.learning_rate} is not positive.")
-        relative = self.relative_learning_rate
-        require(relative is None or relative > 0, f"optimizer.relative_learning_rate: {relative} is not positive.")
+        for name in ("learning_rate", "relative_learning_rate"):
+            rate = getattr(self, name)
+            is_rate = rate is None or 0 < rate <= LARGEST
+            require(is_rate, f"optimizer.{name}: {rate} is not positive, or above {LARGEST:g}.")
         require(0 < self.last_share <= 1, f"optimizer.last_share: {self.last_share} is not in (0, 1].")
         require(0 <= self.decay_start <= 1, f"optimizer.decay_start: {self.decay_start} is not in [0, 1].")
         require(0 <= self.momentum < 1, f"optimizer.momentum: {self.momentum} is not in [0, 1).")
         require(0 < self.beta2 < 1, f"optimizer.beta2: {self.beta2} is not in (0, 1).")
         decay = self.weight_decay
-        require(0 <= decay < math.inf, f"optimizer.weight_decay: {decay} is not a finite number from 0 upwards.")
+        require(0 <= decay <= LARGEST, f"optimizer.weight_decay: {decay} is not between 0 and {LARGEST:g}.")
 
 
 NO_GOAL = Goal()
@@ -73,8 +76,8 @@ class InitConfig(Config):
     radius: float = 1.114
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.center), f"init.center: {self.center} is not a finite number.")
-        require(0 < self.radius < math.inf, f"init.radius: {self.radius} is not a positive finite number.")
+        require(abs(self.center) <= LARGEST, f"init.center: {self.center} is no number, or above {LARGEST:g} in size.")
+        require(0 < self.radius <= LARGEST, f"init.radius: {self.radius} is not positive, or above {LARGEST:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,8 +173,8 @@ class _File:
         for content in messages.get(LINK_INFO, []):
             if _number(content, 10 if content[1:2] and content[1] & 1 else 2) != NOWHERE:
                 raise FormatError(
-                    f"{self._path}: has groups with many links in the way of libver='v108' or later; save it by h5py "
-                    "without libver and track_order."
+                    f"{self._path}: has groups with many links in a newer way, as h5py writes them with external "
+                    "links, track_order, or libver='v108' or later; save it by h5py without these."
                 )
         for content in messages.get(LINK, []):
             yield self._link(content)

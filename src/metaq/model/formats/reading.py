@@ -49,11 +49,16 @@ def read_file(path: Path, *, key: str | None = None, keep_all: bool = False, los
         found = _known(path, key=key, keep_all=keep_all or lossless)
         # What would be written anew is not the same file.
         return WeightFile(path=path, tensors=()) if lossless and found.is_state_dict else found
-    except FormatError:
+    except FormatError as error:
         if not lossless or key is not None or not path.is_file() or not path.stat().st_size:
             raise
-        note = "nothing is known of its format; all of it is kept as it is"
-        return WeightFile(path=path, tensors=(), notes=(note,))
+        return kept_whole(path, error)
+
+
+def kept_whole(path: Path, reason: FormatError | str, data_files: tuple[Path, ...] = ()) -> WeightFile:
+    """A file that is kept as it is, with a reason for a note, which is what is wrong with it or another."""
+    text = str(reason).removeprefix(f"{path}: ").removesuffix(".")
+    return WeightFile(path=path, tensors=(), data_files=data_files, notes=(f"all of it is kept as it is: {text}",))
 
 
 def _known(path: Path, *, key: str | None, keep_all: bool) -> WeightFile:
@@ -62,27 +67,34 @@ def _known(path: Path, *, key: str | None, keep_all: bool) -> WeightFile:
         raise FormatError(f"{path}: is a pointer of Git LFS, not the file itself; fetch that by 'git lfs pull'.")
     if path.suffix == DISTRIBUTED_SUFFIX or path.name == DISTRIBUTED_INDEX:
         raise FormatError(f"{path}: is a part of a distributed checkpoint, which is a folder; {DISTRIBUTED}.")
-    found = _without_key(path, head, keep_all=keep_all)
+    # What is called like a model may be something else; what is one may begin like that.
+    reason = _foreign(head)
+    found = _without_key(path, head, by_name=reason is None, keep_all=keep_all)
     if found is not None:
         if key is not None:
             raise ConfigError(f"--key {key}: {path} is no checkpoint with several entries; leave the key out.")
         return found
-    if head.lstrip()[:1] == b"<":
-        raise FormatError(f"{path}: is a web page, not a model; the download went wrong, get it again.")
-    for magic, reason in KNOWN.items():
-        if head.startswith(magic):
-            raise FormatError(f"{path}: {reason}.")
+    if reason is not None:
+        raise FormatError(f"{path}: {reason}.")
     return torch_file.read(path, key=key, keep_all=keep_all)
 
 
-def _without_key(path: Path, head: bytes, *, keep_all: bool) -> WeightFile | None:
-    """A file of any format but PyTorch's."""
-    if safetensors_file.recognises(path, head):
+def _foreign(head: bytes) -> str | None:
+    """What a file with this beginning is that is no model, or none that is taken."""
+    if head.lstrip()[:1] == b"<":
+        return "is a web page, not a model; the download went wrong, get it again"
+    return next((reason for magic, reason in KNOWN.items() if head.startswith(magic)), None)
+
+
+def _without_key(path: Path, head: bytes, *, by_name: bool, keep_all: bool) -> WeightFile | None:
+    """A file of any format but PyTorch's, by its content, or else `by_name`."""
+    named = path if by_name else path.with_suffix("")
+    if safetensors_file.recognises(named, head):
         return safetensors_file.read(path, keep_all=keep_all)
-    if arrays_file.recognises(path, head):
+    if arrays_file.recognises(named, head):
         return arrays_file.read(path, keep_all=keep_all)
-    if hdf5_file.recognises(path, head):
+    if hdf5_file.recognises(named, head):
         return hdf5_file.read(path, keep_all=keep_all)
-    if tflite_file.recognises(path, head):
+    if tflite_file.recognises(named, head):
         return tflite_file.read(path)
     return onnx_file.read(path, keep_all=keep_all) if onnx_file.recognises(path) else None

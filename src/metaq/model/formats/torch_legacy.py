@@ -6,6 +6,7 @@ one of the keys of its storages, and these follow: the number of elements of eac
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO
@@ -19,6 +20,9 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 COUNT_BYTES = 8
 TAR_POSITION, TAR = 257, b"ustar"
+TAR_BLOCK, MOST_MEMBERS = 512, 8
+TAR_MEMBERS = frozenset((b"pickle", b"tensors", b"storages"))
+"""Of an archive that PyTorch wrote before 0.1.10, among its first few."""
 
 
 def load(path: Path, file: IO[bytes], size: int) -> object:
@@ -26,9 +30,7 @@ def load(path: Path, file: IO[bytes], size: int) -> object:
     file.seek(0)
     head = file.read(TAR_POSITION + len(TAR))
     if head[TAR_POSITION:] == TAR:
-        raise FormatError(
-            f"{path}: was saved by a version of PyTorch before 0.1.10; load it with torch.load, and save it again."
-        )
+        raise FormatError(f"{path}: {_of_tar(file)}.")
     if head[:1] not in (b"\x80", b"(", b"c", b"]", b"}", b"l", b"d"):
         raise FormatError(
             f"{path}: is no model file that metaq knows; give one of PyTorch, safetensors, ONNX, Keras or numpy."
@@ -55,6 +57,21 @@ def load(path: Path, file: IO[bytes], size: int) -> object:
     # Nested ones are read while this file is: through another buffer.
     with path.open("rb") as stream:
         return _load(path, stream, size, 0, {**BUILDERS, "torch.storage._load_from_bytes": once})
+
+
+def _of_tar(file: IO[bytes]) -> str:
+    """What a tar archive is, by the names of its first members."""
+    names, position = set[bytes](), 0
+    with suppress(ValueError):
+        for _ in range(MOST_MEMBERS):
+            file.seek(position)
+            head = file.read(TAR_BLOCK)
+            names.add(head[:100].rstrip(b"\0").removeprefix(b"./"))
+            size = int(head[124:136].strip(b"\0 ") or b"0", 8)
+            position += TAR_BLOCK - (-size // TAR_BLOCK) * TAR_BLOCK
+    if names >= TAR_MEMBERS:
+        return "was saved by a version of PyTorch before 0.1.10; load it with torch.load, and save it again"
+    return "is a tar archive; unpack it first, and give the model in it"
 
 
 def _load(

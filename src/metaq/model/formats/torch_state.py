@@ -56,6 +56,8 @@ bytes of the other; a known name makes it one nevertheless, unless the tensors a
 OF_LAYERS = (".weight", ".bias")
 """Ends of names that tell tensors of a module."""
 
+JOINED = "names of tensors begin with the keys of the dicts that they are in; with --keep-all, these dicts come back"
+
 TOP = "."
 """The key of tensors that no key leads to."""
 
@@ -323,7 +325,7 @@ def _found(top: object, chosen: Sequence[StateDict], candidates: Sequence[StateD
     return Found(
         weights=one.tensors,
         others=one.others,
-        key=() if one.is_joined else one.path,
+        key=one.path,
         left_out=left_out,
         notes=tuple(_notes(top, one, candidates)),
     )
@@ -344,6 +346,8 @@ def _beside(top: object, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 def _notes(top: object, one: StateDict, candidates: Sequence[StateDict]) -> Iterator[str]:
     if one.path:
         yield f"weights were found under '{one.key}'"
+    if one.is_joined:
+        yield JOINED
     if one.is_module:
         yield "holds a whole module; its weights are taken, its code is not run"
     if not one.path and (isinstance(top, list | tuple) or tensor_of(top) is not None):
