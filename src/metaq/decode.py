@@ -13,9 +13,9 @@ from metaq.container import reader
 from metaq.container.applying import Base, applied, parts_of
 from metaq.container.contents import Contents
 from metaq.container.fields import utf8
-from metaq.container.frame import open_frame
+from metaq.container.frame import open_checked_frame, open_frame
 from metaq.container.reader import DEFAULT_MAX_BYTES, require_memory
-from metaq.container.source import FileLike, name_of, open_source
+from metaq.container.source import FileLike, name_of, open_source, wanted_names
 
 __all__ = ["inspect", "load", "stream"]
 
@@ -57,11 +57,13 @@ def load(
         If the file is missing, foreign, damaged, of a newer version, or takes more than `max_bytes`; or if it is an
         update of another model than the `base`.
     """
+    names = wanted_names(names)
     if base is not None:
         return _updated(path, base, names, max_bytes)
     chosen = None if names is None else set(names)
     with open_source(path) as source:
-        contents, inline = open_frame(source)
+        # Where all is read, all is checked.
+        contents, inline = open_checked_frame(source) if chosen is None else open_frame(source)
         entries = [entry for entry in contents.entries if chosen is None or entry.name in chosen]
         bases = [contents.bases[number] for number in contents.bases_of(entry.name for entry in entries)]
         require_memory(source.name, sum(entry.restored_bytes for entry in (*entries, *bases)), max_bytes)
@@ -91,7 +93,7 @@ def stream(
     See :func:`metaq.container.reader.stream` for the memory that takes. `max_bytes` bounds a single tensor with
     the bases that are needed. The file is opened when the first tensor is asked for, and errors come no sooner.
     """
-    for entry, tensor in reader.stream(path, max_bytes=max_bytes, names=names):
+    for entry, tensor in reader.stream(path, max_bytes=max_bytes, names=wanted_names(names)):
         yield entry.name, tensor.restore()
         # The caller may be done with it.
         del tensor

@@ -385,3 +385,49 @@ def test_new_tensors_are_told_as_well_as_in_a_file_of_their_own(scale):
     found, alone = metaq.diff(base, new).state_dict(), metaq.compress(new).state_dict()
     for name in ("new", "other"):
         assert (found[name] - new[name]).norm() <= 1.1 * (alone[name] - new[name]).norm() + 0.01 * new[name].norm()
+
+
+def test_types_without_sums_of_their_own_are_updated_beside_batch_normalisation(base: State) -> None:
+    float8 = torch.float8_e5m2
+    norm = {"bn.running_mean": base["0.bias"], "bn.running_var": base["0.bias"].abs()}
+    old, new = ({"w": (scale * base["0.weight"]).to(float8), **norm} for scale in (1.0, 1.3))
+    found = metaq.diff(old, new)
+    restored = metaq.load(found.data, base=old)["w"]
+    assert restored.dtype == float8
+    error = (restored.float() - new["w"].float()).norm() / (old["w"].float() - new["w"].float()).norm()
+    assert error < 0.5
+
+
+def test_numbers_that_squares_cannot_tell_from_zero_are_kept(base: State) -> None:
+    for scale in (1e-170, 1e-160):
+        old, new = {"w": scale * base["0.weight"].double()}, {"w": 5 * scale * base["0.weight"].double()}
+        assert same(metaq.compress(old).state_dict(), old)
+        assert same(metaq.load(metaq.diff(old, new).data, base=old), new)
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, bytearray, memoryview])
+def test_a_base_may_be_bytes_of_any_kind(base: State, kind: type) -> None:
+    new = changed(base)
+    update, packed = metaq.diff(base, new, lossless=True).data, metaq.compress(base, lossless=True).data
+    assert same(metaq.load(update, base=kind(packed)), new)
+
+
+def test_options_of_another_kind_are_sentences(tmp_path, monkeypatch, base: State) -> None:
+    monkeypatch.chdir(tmp_path)
+    packed, update = metaq.compress(base, lossless=True).data, metaq.diff(base, changed(base)).data
+    asked = {
+        "3 is no model": lambda: metaq.load(update, base=3),
+        r"\[\] is no model": lambda: metaq.load(update, base=[]),
+        "is empty": lambda: metaq.load(update, base=""),
+        "path of a model is empty": lambda: metaq.compress(""),
+        "names: 3 is no string": lambda: metaq.load(update, base=base, names=[3]),
+        "names: 3 is no": lambda: decode.load(update, base=packed, names=[3]),
+        "names: give a list": lambda: decode.load(packed, names="w"),
+        "names: 3 is none": lambda: metaq.load(packed, names=3),
+        "coder: there is no coder": lambda: metaq.compress(base, coder=["small"]),
+        "choose small or fast": lambda: metaq.diff(base, packed, coder="constant"),
+        "metadata: files say": lambda: metaq.diff(base, packed, metadata={"files": 3}),
+    }
+    for told, ask in asked.items():
+        with pytest.raises(ConfigError, match=told):
+            ask()

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import metaq
 from metaq import container, decode
 from metaq.coding.header_bytes import decode_header_bytes, encode_header_bytes
 from metaq.coding.varint import decode_varint, encode_varint
@@ -241,3 +243,14 @@ def test_what_follows_the_metadata_is_refused() -> None:
     fields = b"\0\0\x34 what a later version adds"
     with pytest.raises(FormatError, match="left over"):
         container.decode(framed(fields, []))
+
+
+@pytest.mark.parametrize("load", [metaq.load, decode.load])
+def test_the_last_checksum_of_several_chunks_counts_too(load):
+    torch.manual_seed(0)
+    tensors = {f"t{number}": torch.randint(0, 2**31 - 1, (9,)) for number in range(3)}
+    data = metaq.compress({**tensors, "x": torch.randn(300, 300)}, coder="fast", target_bits_per_weight=4).data
+    assert len(container.describe(data).chunks) > 1
+    load(data)
+    with pytest.raises(FormatError, match="checksum"):
+        load(data[:-1] + bytes([data[-1] ^ 1]))

@@ -234,7 +234,9 @@ class CalibratedModel:
         """Weights as a file gives them."""
         found = restore(list(tensors))
         quantized = {tensor.name for tensor in tensors if isinstance(tensor, QuantizedTensor)}
-        sums = {name: self._base[name] + found[name] for name in self._base.keys() & self._targets.keys() & quantized}
+        changed = self._base.keys() & self._targets.keys() & quantized
+        # Some types have no sums of their own.
+        sums = {name: (self._base[name].double() + found[name].double()).to(found[name].dtype) for name in changed}
         return self._tied(found | sums) if sums else found
 
     def _statistics(self, weights: StateDict) -> dict[str, QuantizedTensor | ExactTensor]:

@@ -22,6 +22,7 @@ from metaq.compression.figure import Accuracy, Figure
 from metaq.compression.network import Network, packed
 from metaq.compression.options import (
     globs,
+    require_coder,
     require_functions,
     require_metadata,
     require_model,
@@ -37,8 +38,6 @@ from metaq.compression.updating import Update, update_of
 from metaq.compression.work import Record, WorkFolder
 from metaq.config import require
 from metaq.container import DEFAULT_CODER, Metadata
-from metaq.container.carried import KEYS
-from metaq.container.coders import CHUNK_CODERS
 from metaq.container.fields import check_elements, check_tensors
 from metaq.errors import ConfigError
 from metaq.model.applying import Model, is_packed, model_of
@@ -309,6 +308,7 @@ def diff(
     left = sorted(options.keys() - PACKED_OPTIONS)
     require(not left, f"{', '.join(left)}: the new model is compressed already; leave it out.")
     require_metadata(options.get("metadata"))
+    require_coder(options.get("coder", DEFAULT_CODER))
     packed_model = model_of(new)  # type: ignore[arg-type]
     metadata = {**packed_model.metadata, **(options.pop("metadata", None) or {})}
     options.pop("progress", None)
@@ -419,9 +419,8 @@ def _request(
     require_progress(progress)
     require_functions(filter_fn=filter_fn)
     require_metadata(metadata)
+    require_coder(coder)
     include, exclude = globs("include", include), globs("exclude", exclude)
-    reserved = sorted(KEYS & (metadata or {}).keys())
-    require(not reserved, f"metadata: {', '.join(reserved)} say what a file was made of; use other keys.")
     if lossless:
         is_plain = grids is None and filter_fn is None and include == ANY and not exclude and goal == Goal()
         require(is_plain, "lossless: all tensors are kept as they are; give no goal and nothing to quantise.")
@@ -434,7 +433,6 @@ def _request(
         selection = select_gridded(model, grids)
     if isinstance(grids, TrainedGrids):
         require_on_grids(model, grids)
-    require(coder in CHUNK_CODERS, f"coder: there is no coder {coder!r}; choose {' or '.join(CHUNK_CODERS)}.")
     if goal.limit_bytes(float_bytes=model.float_bytes, weights=model.weights) == 0:
         raise ConfigError(
             f"{goal.size_option}: {getattr(goal, goal.size_option):g} leaves no byte for a file of this model, whose "

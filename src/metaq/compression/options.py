@@ -8,6 +8,8 @@ from torch import nn
 
 from metaq import container
 from metaq.config import require
+from metaq.container.carried import KEYS
+from metaq.container.coders import CHUNK_CODERS
 
 
 def require_model(name: str, given: object, *others: type) -> None:
@@ -49,7 +51,15 @@ def require_metadata(metadata: object) -> None:
     assert isinstance(metadata, Mapping)
     for key in metadata:
         require(isinstance(key, str), f"metadata: the key {shortened(key)} is no string; give facts by their names.")
+    reserved = sorted(KEYS & metadata.keys())
+    require(not reserved, f"metadata: {', '.join(reserved)} say what a file was made of; use other keys.")
     container.encode([], metadata=metadata)
+
+
+def require_coder(coder: object) -> None:
+    """Raise :class:`ConfigError` unless it is the name of one that codes whole models."""
+    known = isinstance(coder, str) and coder in CHUNK_CODERS
+    require(known, f"coder: there is no coder {shortened(coder)}; choose {' or '.join(CHUNK_CODERS)}.")
 
 
 def globs(name: str, given: object) -> tuple[str, ...]:

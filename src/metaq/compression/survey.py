@@ -55,6 +55,10 @@ HUGE = 1e5
 """From so many times the median of the others, a number is no weight, but stands for infinity in a mask."""
 
 NOT_FINITE = "holds NaN, infinity or numbers near it"
+TOO_SMALL = "holds nothing but numbers too near zero"
+LEAST_SQUARES = 1e-280
+"""Least mean square of a tensor that float64 can reckon with; that of float32's smallest numbers is 1e-90."""
+
 FEW_VALUES = "takes few values, as masks do"
 MONOTONE = "rises or falls all along, as tables do"
 HOLDS_HUGE = "holds numbers far beyond its weights, as masks do"
@@ -67,9 +71,10 @@ NORM_SHARE, LEAST_NORM_TOLERANCE = 0.1, 1e-4
 class Facts:
     """What is known of the weights of a tensor.
 
-    It is finite if no weight is NaN or infinite, and no square of one is too large for float64. `spread` is the
-    standard deviation of weights from what they have in common: all of them, those of a row or those of a column,
-    whichever tells most. `values` are those that they take in increasing order, if these are few, else empty.
+    It is finite if no weight is NaN or infinite, and squares are within what float64 holds, neither one too large nor
+    all too small. `spread` is the standard deviation of weights from what they have in common: all of them, those of a
+    row or those of a column, whichever tells most. `values` are those that they take in increasing order, if these are
+    few, else empty.
     `zero_share` leaves out zeros of rows without any other weight. A vector of rising or of falling numbers is
     monotone, as tables of frequencies and positions are.
     """
@@ -174,6 +179,8 @@ def look_at(reader: Reader, tensor: StoredTensor, progress: Progress) -> tuple[F
             moment += matrix.T @ matrix
             moment_rows += len(matrix)
         progress.advance((stop - start) * tensor.dtype.itemsize)
+    if largest and squares < LEAST_SQUARES * tensor.count:
+        return Facts(mean_square=0.0, largest=largest, is_finite=False), None
     is_table = distinct.size <= MOST_VALUES and tensor.count >= LEAST_REPEATED * distinct.size
     if has_negative_zero:
         distinct = np.where(distinct == 0, -0.0, distinct)
@@ -234,7 +241,7 @@ def sorted_out(reader: Reader, tensors: Sequence[StoredTensor], facts: Mapping[s
         if grid is not None:
             grids[tensor.name] = grid
         elif not facts[tensor.name].is_finite:
-            reasons[tensor.name] = NOT_FINITE
+            reasons[tensor.name] = TOO_SMALL if facts[tensor.name].largest else NOT_FINITE
         elif facts[tensor.name].is_monotone:
             reasons[tensor.name] = MONOTONE
         elif values and tensor.count >= REPEATED * len(values):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import IO
 
+from metaq.config import require
 from metaq.container.layout import MAGIC, UPDATE_MAGIC
 from metaq.errors import ConfigError, FormatError
 
@@ -20,6 +23,18 @@ FileLike = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 """A path, the bytes of a file, or an open binary file that can seek: all of it counts, wherever it stands, and it is
 left open.
 """
+
+
+def wanted_names(names: Iterable[str] | None) -> list[str] | None:
+    """Names of tensors that are asked for, None for all; raises :class:`ConfigError` if they are no strings."""
+    if names is None:
+        return None
+    require(not isinstance(names, str), f"names: give a list, such as [{names!r}].")
+    require(isinstance(names, Iterable), f"names: {shortened(names)} is none; give a list of strings.")
+    found = list(names)
+    odd = [name for name in found if not isinstance(name, str)]
+    require(not odd, f"names: {', '.join(map(shortened, odd[:1]))} is no string; give names of tensors.")
+    return found
 
 
 class Source:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 
 from torch import nn
 
@@ -49,8 +50,10 @@ def model_of(source: AnyModel | Model | bytes, *, key: str | None = None) -> Mod
     """
     if isinstance(source, Model):
         return source
-    if isinstance(source, bytes):
-        return Model(**parts_of(container.decode(source)))
+    if not isinstance(source, nn.Module | Mapping | str | os.PathLike):
+        is_file = isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")
+        require(is_file, f"{shortened(source)} is no model; give a module, a state dict, or a file or folder.")
+        return Model(**parts_of(container.read(source)))
     if not isinstance(source, nn.Module | Mapping) and not Path(source).is_dir() and container.is_metaq(source):
         require(key is None, f"--key {key}: {source} is a .metaq file; leave the key out.")
         return Model(**parts_of(container.read(source)), origin=os.fspath(source))

@@ -12,8 +12,9 @@ from metaq import container
 from metaq.config import near_match, require
 from metaq.container import DEFAULT_MAX_BYTES, Entry
 from metaq.container.carried import is_weight
+from metaq.container.frame import open_checked_frame
 from metaq.container.slicing import read_rows
-from metaq.container.source import FileLike, name_of
+from metaq.container.source import FileLike, name_of, open_source, wanted_names
 from metaq.errors import ConfigError
 from metaq.model.checkpoint import StateDict, restore
 from metaq.tensors.integers import factors_of, on_grid
@@ -61,11 +62,15 @@ def load(
         If the file is missing, damaged, foreign, of a newer format, or takes more memory than that; or it is an update
         of another model than the `base`.
     """
-    require(not isinstance(names, str), f"names: give a list, such as [{names!r}].")
+    names = wanted_names(names)
     if base is not None:
         return _updated(path, base, names, _device(map_location, device), max_bytes)
     file = open(path, map_location=map_location, device=device, max_bytes=max_bytes)
-    wanted = list(file) if names is None else list(names)
+    wanted = list(file) if names is None else names
+    if names is None and len(file.contents.chunks) > 1:
+        # Where all is read, all is checked.
+        with open_source(path) as source:
+            open_checked_frame(source)
     loaded = file.tensors(wanted)
     return {name: loaded[name] for name in wanted}
 

@@ -120,6 +120,7 @@ def open_model(
     if isinstance(source, nn.Module | Mapping):
         require(key is None, "key: says where in a file the state dict is; a model in memory has none.")
         return _in_memory(source)
+    require(source != "", "the path of a model is empty: perhaps a variable that is not set; give it a value.")
     path = Path(source)
     if path.is_dir():
         require(key is None, f"--key {key}: {path} is a folder; leave the key out.")

@@ -270,8 +270,10 @@ def stored(values: NDArray[np.float64], dtype: Dtype) -> NDArray[np.generic]:
 
 def values_of(elements: NDArray[np.generic], dtype: Dtype) -> NDArray[np.float64]:
     """Values in float64 of the `elements` of a type that can be quantised, given as ``dtype.storage``."""
-    if dtype is Dtype.bfloat16:
-        return bfloat16_values(elements.view("<u2")).astype(np.float64)
-    if dtype.is_float8:
-        return float8_values(elements.view("u1"), dtype.name)
-    return elements.astype(np.float64)
+    # NaN that would signal stays NaN without a word.
+    with np.errstate(invalid="ignore"):
+        if dtype is Dtype.bfloat16:
+            return bfloat16_values(elements.view("<u2")).astype(np.float64)
+        if dtype.is_float8:
+            return float8_values(elements.view("u1"), dtype.name)
+        return elements.astype(np.float64)
