@@ -8,8 +8,8 @@ from metaq.config import Config, require
 from metaq.lab.data.augmentation import Augmentation, CropAndFlip
 from metaq.regularizer.config import RegularizerConfig
 
-LARGEST = 1e6
-"""Beyond, numbers of a training are a slip, and leave the range of float32 soon."""
+LARGEST = 1e30
+"""Beyond, numbers of a training leave the range of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
