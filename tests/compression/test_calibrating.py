@@ -248,3 +248,19 @@ def test_another_default_device_than_that_of_the_model_changes_nothing() -> None
     finally:
         torch.set_default_device(None)
     assert elsewhere.data == plain.data
+
+
+class Graph(nn.Module):
+    """A layer on a graph, whose sparse matrix is a buffer."""
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        super().__init__()
+        self.inner = network()
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        return self.matrix @ self.inner(data)
+
+
+def test_a_sparse_buffer_calibrates() -> None:
+    assert compress(Graph(torch.eye(16).to_sparse()), batches=inputs(), target_ratio=4).ratio >= 4

@@ -48,7 +48,7 @@ def _recorded(source: Path, summary: Summary, net: str, data: str, split: str) -
     from metaq.report import facts
 
     before = {key: value for key, value in container.describe(source).metadata.items() if key not in facts.IMAGES}
-    known = {"net": net, "data": Path(data).resolve().name, **facts.accuracy_fact(summary.accuracy, split)}
+    known = {"net": net, "data": Path(data).absolute().name, **facts.accuracy_fact(summary.accuracy, split)}
     size = rewrite(source, {**before, **known})
     sizes = container.sizes(size, summary.float_bytes, summary.weights)
     return replace(summary, **sizes)  # type: ignore[arg-type]

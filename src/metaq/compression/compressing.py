@@ -88,7 +88,7 @@ PACKED_OPTIONS = {"coder", "metadata", "progress"}
 LEAST_GRADIENTS = 32
 """About how many gradients of batches curvature is measured with, at least."""
 
-RECIPE = 9
+RECIPE = 10
 """Changes with the file that the same options give, or with what is kept of half a one: neither may be gone on with."""
 
 

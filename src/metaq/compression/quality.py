@@ -22,7 +22,7 @@ from metaq.entropy.passes.grids import CPU
 from metaq.model.checkpoint import StateDict
 from metaq.model.evaluating import evaluating
 from metaq.model.norms import holding
-from metaq.model.random_state import RandomState, random_state_kept
+from metaq.model.random_state import RandomState
 from metaq.quantize.curvature import Batch, call
 from metaq.quantize.outputs import floating_tensors
 
@@ -81,7 +81,7 @@ def kept_by_each(module: nn.Module, tries: Sequence[StateDict], batches: Iterabl
     names = module.state_dict().keys()
     known = [{name: tensor for name, tensor in weights.items() if name in names} for weights in tries]
     sums = [_Sums() for _ in tries]
-    with evaluating(module), torch.no_grad(), random_state_kept(module):
+    with evaluating(module), torch.no_grad():
         for batch in batches:
             noise = RandomState(module)
             reference = floating_tensors(call(module, batch))

@@ -17,7 +17,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     parts = list(module.modules())
     modes = [part.training for part in parts]
     buffers = [
-        (part, name, buffer, buffer.clone())
+        (part, name, buffer, buffer.clone() if _may_change(buffer) else None)
         for part in parts
         for name, buffer in part.named_buffers(recurse=False, remove_duplicate=False)
     ]
@@ -31,5 +31,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for part, name, buffer, held in buffers:
                 setattr(part, name, buffer)
-                if not (buffer.is_meta or torch.equal(buffer, held)):
+                if held is not None and not torch.equal(buffer, held):
                     buffer.copy_(held)
+
+
+def _may_change(buffer: torch.Tensor) -> bool:
+    """Whether its elements can be compared and written."""
+    return buffer.layout == torch.strided and not buffer.is_meta and not buffer.is_inference()
