@@ -107,6 +107,26 @@ def pickled_shards(folder: Path) -> None:
     text(folder / "config.json", {})
 
 
+def shards(folder: Path, variant: str, *, before_number: bool = True, index: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = [f"{variant}-0000{n}-of-00002" if before_number else f"-0000{n}-of-00002{variant}" for n in (1, 2)]
+    placed = {name: f"model{number}.safetensors" for name, number in zip(weights(), numbers, strict=True)}
+    for name, shard in placed.items():
+        save_file({name: weights()[name]}, folder / shard)
+    text(folder / index, {"metadata": {}, "weight_map": placed})
+
+
+def variant_in_shards(folder: Path) -> None:
+    shards(folder, ".fp16", index="model.safetensors.index.fp16.json")
+    text(folder / "config.json", {})
+
+
+def variant_behind_numbers(folder: Path) -> None:
+    shards(folder / "text_encoder", ".fp16", before_number=False, index="model.safetensors.index.fp16.json")
+    safetensors(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    text(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+
+
 KINDS: dict[Callable[[Path], None], list[str]] = {
     sentence_transformers: ["2_Dense/pytorch_model.bin", "model.safetensors"],
     base_and_adapter: ["adapter_model.safetensors", "model.safetensors"],
@@ -116,6 +136,11 @@ KINDS: dict[Callable[[Path], None], list[str]] = {
     unet: ["diffusion_pytorch_model.safetensors"],
     pipeline: ["text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors"],
     parts: ["weights.00.safetensors", "weights.01.safetensors"],
+    variant_in_shards: [f"model.fp16-0000{n}-of-00002.safetensors" for n in (1, 2)],
+    variant_behind_numbers: [
+        "unet/diffusion_pytorch_model.safetensors",
+        *(f"text_encoder/model-0000{n}-of-00002.fp16.safetensors" for n in (1, 2)),
+    ],
     pickled: ["pytorch_model.bin"],
     pickled_shards: ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
 }
@@ -148,6 +173,16 @@ def test_all_weights_come_back_where_they_were(tmp_path, make, lossless):
     for name in set(files) - set(KINDS[make]) if not lossless else files:
         assert (back / name).read_bytes() == (folder / name).read_bytes()
     assert sum(tensor.numel() for tensor in load(tmp_path / "m.metaq").values()) == total
+
+
+def test_shards_of_a_variant_beside_those_without_are_another_form_of_them(tmp_path):
+    shards(tmp_path, "", index="model.safetensors.index.json")
+    shards(tmp_path, ".fp16", index="model.safetensors.index.fp16.json")
+    text(tmp_path / "config.json", {})
+    model = open_model(tmp_path)
+    assert sorted(tensor.name for tensor in model.tensors) == ["b", "w"]
+    variants = [f"model.fp16-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert sorted(model.rest.left_out) == [*variants, "model.safetensors.index.fp16.json"]
 
 
 def test_a_graph_with_data_beside_it_is_the_model_where_there_is_no_other(tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 import metaq
 from metaq.errors import FormatError
+from metaq.model import checkpoint
 from metaq.model.opened import open_model
 
 LAST = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
@@ -70,11 +71,16 @@ def test_without_loss_names_kept_for_files_are_no_matter(tmp_path):
     assert [tensor.name for tensor in open_model(tmp_path, lossless=True).tensors] == ["other/w"]
 
 
-def test_names_of_several_dicts_under_a_key_are_joined_and_told(tmp_path):
-    held = {part: {"w.weight": torch.randn(40, 40), "w.bias": torch.randn(40)} for part in ("encoder", "decoder")}
+def test_several_dicts_under_a_key_are_taken_together_and_come_back_apart(tmp_path):
+    held = {part: {"w.weight": torch.randn(40, 40), "w.bias": torch.randn(40)} for part in ("encoder", "a.decoder")}
     torch.save({"model": held, "epoch": 1}, tmp_path / "a.pth")
     found = open_model(tmp_path / "a.pth")
-    assert found.rest.metadata == {"key": "model"}
-    assert any("begin with the keys" in note and "--keep-all" in note for note in found.rest.notes)
+    assert found.rest.metadata == {"key": "model", "parts": "encoder\na.decoder"}
+    assert any("begin with the keys" in note and "--keep-all" not in note for note in found.rest.notes)
     metaq.compress(tmp_path / "a.pth").save(tmp_path / "a.metaq")
     assert set(metaq.load(tmp_path / "a.metaq")) == {f"{part}.w.{end}" for part in held for end in ("weight", "bias")}
+    checkpoint.restore_as(tmp_path / "a.metaq", tmp_path / "back.pth")
+    (back,) = torch.load(tmp_path / "back.pth").values()
+    assert {part: {name: tensor.shape for name, tensor in own.items()} for part, own in back.items()} == {
+        part: {name: tensor.shape for name, tensor in own.items()} for part, own in held.items()
+    }

@@ -8,7 +8,7 @@ import { identityOf, inDigits, varint } from "./identity.js";
 
 const FILES = "files";
 /** What a file was made of, by its metadata. */
-const KEYS = ["folder", "file", "weights", "key", "prefix"];
+const KEYS = ["folder", "file", "weights", "key", "prefix", "parts"];
 
 /**
  * The model that an update makes of another one, its base.

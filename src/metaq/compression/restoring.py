@@ -24,10 +24,10 @@ from metaq.model.folder import (
     MAX_FILE_BYTES,
     MAX_FILES,
     SHARD,
-    SHARD_NUMBER,
     WEIGHTS,
     holds_weights,
 )
+from metaq.model.formats.forms import without_number
 from metaq.model.formats.safetensors_file import LENGTH_BYTES, METADATA, NAMES, USUAL_METADATA
 from metaq.progress import NoProgress, Progress
 from metaq.tensors.quantized import Dtype
@@ -250,7 +250,7 @@ def _beginnings(paths: Iterable[str]) -> tuple[str, ...]:
     """What names of tensors in these files of a folder may begin with; see :meth:`ModelFolder.prefix`."""
     places = [PurePosixPath(path) for path in paths]
     found = [place.parent for place in places if place.parent.name]
-    found += [place.with_name(SHARD_NUMBER.sub("", place.stem) or place.stem) for place in places]
+    found += [place.with_name(without_number(place.as_posix())) for place in places]
     return tuple(f"{place.as_posix()}/" for place in found)
 
 

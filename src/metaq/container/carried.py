@@ -27,15 +27,17 @@ FILE = "file"
 WEIGHTS = "weights"
 """Metadata key of the name of the file that all tensors of a folder go to that no frame has, if not the usual one."""
 
-KEY, NAME_PREFIX = "key", "prefix"
-"""Metadata keys of a checkpoint: the keys on the way to its state dict, joined by dots; what its names began with."""
+KEY, NAME_PREFIX, PARTS = "key", "prefix", "parts"
+"""Metadata keys of a checkpoint: the keys on the way to its state dict, joined by dots; what its names began with; the
+keys of the state dicts that were taken together, if there are several, a line each, with which names begin.
+"""
 
 FILES = "files"
 """Metadata key of an update: :func:`checksum` of the files that travel with its result, where these or the base's are
 any.
 """
 
-KEYS = frozenset((FOLDER, FILE, WEIGHTS, KEY, NAME_PREFIX, FILES))
+KEYS = frozenset((FOLDER, FILE, WEIGHTS, KEY, NAME_PREFIX, PARTS, FILES))
 """Metadata keys that say what a file was made of."""
 
 CONVENTION = 1

@@ -1,6 +1,7 @@
 """Reading state dicts from any model file, none of them trusted, and writing them as .safetensors, .pth and .pt."""
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import safetensors.torch
 import torch
 
 from metaq import container
-from metaq.container.carried import BESIDE, KEY, NAME_PREFIX, is_carried, is_weight
+from metaq.container.carried import BESIDE, KEY, NAME_PREFIX, PARTS, is_carried, is_weight
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.model.formats.reading import read_file
@@ -42,11 +43,18 @@ def read(path: str | os.PathLike[str], *, key: str | None = None) -> StateDict:
     return found
 
 
-def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor], *, key: Sequence[str] = ()) -> int:
+def write(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, torch.Tensor],
+    *,
+    key: Sequence[str] = (),
+    parts: Sequence[str] = (),
+) -> int:
     """Write a state dict atomically, as its suffix says; returns the size in bytes.
 
     Tied tensors stay tied in PyTorch's files (``.pth``, ``.pt``, ``.ckpt``, ``.bin``, ``.tar``), and are written one by
-    one as ``.safetensors`` and ``.npz``. `key` are the keys under which a checkpoint has the state dict. Raises
+    one as ``.safetensors`` and ``.npz``. `key` are the keys under which a checkpoint has the state dict, and `parts`
+    those with which names begin that go to dicts of their own there, without them. Raises
     :class:`ConfigError` for another suffix, or a tensor that the file cannot hold, and :class:`OutputError` if it
     cannot be written.
     """
@@ -58,7 +66,7 @@ def write(path: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor], 
         arrays = {name: _for_numpy(path, name, tensor) for name, tensor in state_dict.items()}
         return write_atomically(path, lambda stream: _write_npz(stream, arrays))
     if suffix in TORCH_SUFFIXES:
-        found: object = dict(state_dict)
+        found: object = _parted(state_dict, parts)
         for name in reversed(key):
             found = {name: found}
         return write_atomically(path, lambda stream: torch.save(found, stream))
@@ -80,7 +88,22 @@ def write_as(out: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]
     """
     prefix, key = str(metadata.get(NAME_PREFIX, "")), str(metadata.get(KEY, ""))
     weights = {prefix + name: tensor for name, tensor in state_dict.items()}
-    write(out, weights, key=key.split(".") if key else ())
+    parts = str(metadata.get(PARTS, ""))
+    write(out, weights, key=key.split(".") if key else (), parts=parts.split("\n") if parts else ())
+
+
+def _parted(state_dict: Mapping[str, torch.Tensor], parts: Sequence[str]) -> dict[str, object]:
+    """The tensors in a dict for each part with whose key their names begin; others stay where they are."""
+    found: dict[str, object] = {}
+    held: dict[str, dict[str, torch.Tensor]] = {part: {} for part in parts}
+    for name, tensor in state_dict.items():
+        beginnings = (name[: dot.start()] for dot in re.finditer(r"\.", name))
+        part = next((beginning for beginning in beginnings if beginning in held), None)
+        if part is None:
+            found[name] = tensor
+        else:
+            held[part][name[len(part) + 1 :]] = tensor
+    return {**{part: own for part, own in held.items() if own}, **found}
 
 
 def dtype_of(name: str, tensor: torch.Tensor) -> Dtype:

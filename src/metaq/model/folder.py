@@ -11,7 +11,19 @@ from pathlib import Path, PurePosixPath
 from metaq.container.carried import BESIDE, is_safe_path, tensor_name
 from metaq.errors import FormatError
 from metaq.model.formats import onnx_file
-from metaq.model.formats.forms import INDEX_ENDINGS, KERAS, OTHER_FORM, SAFETENSORS, WHOLE_MODELS, choose, stem, suffix
+from metaq.model.formats.forms import (
+    KERAS,
+    OTHER_FORM,
+    SAFETENSORS,
+    WHOLE_MODELS,
+    choose,
+    is_index,
+    is_shard,
+    kind_of_shards,
+    stem,
+    suffix,
+    without_number,
+)
 from metaq.model.formats.forms import holds_weights as holds_weights
 from metaq.model.formats.places import is_inside
 from metaq.model.formats.reading import DISTRIBUTED, DISTRIBUTED_SUFFIX, HEAD_BYTES, is_pointer, kept_whole, read_file
@@ -30,8 +42,6 @@ SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MAX_FILE_BYTES = 64 << 20
 MAX_ALL_BYTES = 256 << 20
 MAX_FILES = 1000
-
-SHARD_NUMBER = re.compile(r"-\d+-of-\d+$")
 
 TOO_LARGE = "is too large or one too many ({:,} bytes)"
 ADVICE = {
@@ -74,8 +84,8 @@ class ModelFolder:
             return ""
         place = PurePosixPath(path)
         alike = [other for other in self.weights if PurePosixPath(other).parent == place.parent]
-        name = SHARD_NUMBER.sub("", place.stem)
-        is_alone = place.parent.name and all(SHARD_NUMBER.sub("", PurePosixPath(other).stem) == name for other in alike)
+        name = without_number(path)
+        is_alone = place.parent.name and all(without_number(other) == name for other in alike)
         return f"{place.parent.as_posix()}/" if is_alone else f"{place.with_name(name).as_posix()}/"
 
 
@@ -92,12 +102,12 @@ def open_folder(path: Path, *, keep_all: bool = False, lossless: bool = False) -
     names = [file.relative_to(path).as_posix() for file in found]
     chosen, left_out = choose(names, _external_data(path, names))
     # An index is the word on its shards, whatever else is there.
-    indices = {name: _weight_map(path / name) for name in chosen if name.endswith(INDEX_ENDINGS)}
+    indices = {name: _weight_map(path / name) for name in chosen if is_index(name)}
     for index, placed in indices.items():
         _check_shards(path, index, placed, names)
     files = [name for name in chosen if name not in indices]
     placed_shards = {shard for placed in indices.values() for shard in placed.values()}
-    lone = [name for name in files if SHARD_NUMBER.search(PurePosixPath(name).stem) and name not in placed_shards]
+    lone = [name for name in files if is_shard(name) and name not in placed_shards]
     if lone:
         raise FormatError(f"{path}: {lone[0]} is a shard, but there is no index of the shards; get that too.")
     if not files:
@@ -232,10 +242,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     weight_map = found.get("weight_map") if isinstance(found, Mapping) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{index}: has no weight_map; get it again.")
-    kind = index.name.removesuffix(".index.json").rpartition(".")[2]
+    kind = kind_of_shards(index.name)
     for name, shard in weight_map.items():
         is_plain = isinstance(shard, str) and "/" not in shard and is_safe_path(shard)
-        if not is_plain or not shard.endswith(f".{kind}"):
+        if not is_plain or not shard.endswith(kind):
             raise FormatError(f"{index}: {name!r} is said to be in {shard!r}, which is no shard in this folder.")
     return weight_map
 
@@ -253,8 +263,8 @@ def _check_shards(folder: Path, index: str, placed: dict[str, str], names: Seque
         )
     ending = PurePosixPath(shards[0]).suffix
     alike = [name for name in names if PurePosixPath(name).parent == parent and name.endswith(ending)]
-    unknown = [name for name in alike if stem(name) == stem(index) and name not in shards]
-    unknown = [name for name in unknown if SHARD_NUMBER.search(PurePosixPath(name).stem)]
+    unknown = [name for name in alike if without_number(name) == without_number(index) and name not in shards]
+    unknown = [name for name in unknown if is_shard(name)]
     if unknown:
         raise FormatError(f"{folder}: the index does not name {', '.join(unknown[:5])}; take it away, or save again.")
 

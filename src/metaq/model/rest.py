@@ -40,7 +40,11 @@ class Rest:
 def rest_of_file(file: WeightFile) -> Rest:
     """What belongs to the model of a single file."""
     if file.is_state_dict:
-        metadata = {carried.KEY: ".".join(file.key), carried.NAME_PREFIX: file.prefix}
+        metadata = {
+            carried.KEY: ".".join(file.key),
+            carried.NAME_PREFIX: file.prefix,
+            carried.PARTS: "\n".join(file.parts),
+        }
         known = {name: value for name, value in metadata.items() if value}
         return Rest(metadata=known, left_out=file.left_out, notes=file.notes)
     frames = _frames({"": file}, {"": ""}, file.path.parent, ())

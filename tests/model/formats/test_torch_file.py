@@ -475,8 +475,16 @@ def test_state_dicts_under_a_known_key_are_one(path, container):
     expected |= {f"decoder.{name}": tensor for name, tensor in weights(2).items()}
     assert same(values(file), expected)
     assert file.key == ("model",)
-    assert torch_state.JOINED in file.notes
+    assert file.parts == ("encoder", "decoder")
+    assert torch_state.TOGETHER in file.notes
     assert file.left_out == {"step": "int"}
+
+
+def test_names_that_may_belong_to_two_of_them_are_told(path, container):
+    container({"model": {"a": weights(1), "a.b": weights(2)}}, path)
+    file = read(path)
+    assert file.parts == ()
+    assert torch_state.JOINED in file.notes
 
 
 def test_an_average_stands_back_and_is_told(path, container):

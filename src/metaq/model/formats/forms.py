@@ -6,7 +6,12 @@ from pathlib import PurePosixPath
 
 SAFETENSORS, TORCH = ".safetensors", frozenset((".bin", ".pt", ".pth", ".ckpt"))
 KERAS = (".keras", ".h5")
-INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
+INDEX = re.compile(r"(?P<shards>\.safetensors|\.bin)\.index(?P<variant>\.\w+)?\.json$")
+"""What the names of indices of shards end in."""
+
+LAYERS = ".weights.h5"
+"""What names of Keras's files of weights alone end in."""
+
 WHOLE_MODELS = frozenset((".onnx", ".tflite", *KERAS))
 """Of files with a model each, which are taken unless others hold the same weights."""
 
@@ -73,7 +78,7 @@ def choose(names: Sequence[str], external: Collection[str] = ()) -> tuple[list[s
             wholes.setdefault(_model(name), []).append(name)
         elif kind in OTHER_SUFFIXES or kind in MAYBE_SUFFIXES:
             others.append(name)
-        elif kind == SAFETENSORS or kind in TORCH or name.endswith(INDEX_ENDINGS):
+        elif kind == SAFETENSORS or kind in TORCH or is_index(name):
             if TRAINING.fullmatch(stem(name)):
                 left_out[name] = TRAINING_STATE
             else:
@@ -97,6 +102,31 @@ def choose(names: Sequence[str], external: Collection[str] = ()) -> tuple[list[s
     return sorted(chosen), left_out
 
 
+def is_index(path: str) -> bool:
+    """Whether a file, by its name, says which tensors are in which shard."""
+    return INDEX.search(path) is not None
+
+
+def kind_of_shards(index: str) -> str:
+    """The suffix of the shards of an index, in lower case as all that is written so is."""
+    found = INDEX.search(index)
+    assert found is not None
+    return found["shards"]
+
+
+def is_shard(path: str) -> bool:
+    """Whether a weight file has the number of a shard."""
+    return _parts(path)[2]
+
+
+def without_number(path: str) -> str:
+    """The name of a weight file, or of an index, without suffix and, of a shard, without its number."""
+    name, variant, has_number = _parts(path)
+    if not has_number and not is_index(path):
+        return PurePosixPath(path).stem
+    return f"{name}.{variant}" if variant else name
+
+
 def stem(path: str) -> str:
     """The name of a weight file without number of the shard, variant and suffix."""
     return _parts(path)[0]
@@ -105,14 +135,16 @@ def stem(path: str) -> str:
 def _parts(path: str) -> tuple[str, str, bool]:
     """That, the variant, and whether it has the number of a shard."""
     name = PurePosixPath(path).name
-    ending = next((ending for ending in (*INDEX_ENDINGS, ".weights.h5") if name.lower().endswith(ending)), None)
-    name = name[: -len(ending)] if ending else PurePosixPath(name).stem
-    variants, is_shard = [], False
+    variants, has_number = [], False
+    if (index := INDEX.search(name)) is not None:
+        name = name[: index.start()] + (index["variant"] or "")
+    else:
+        name = name[: -len(LAYERS)] if name.lower().endswith(LAYERS) else PurePosixPath(name).stem
     while (found := ENDING.search(name)) is not None and found.start():
         name = name[: found.start()]
-        is_shard = is_shard or found["shard"] is not None
+        has_number = has_number or found["shard"] is not None
         variants += [found["variant"]] if found["variant"] else []
-    return name, ".".join(reversed(variants)), is_shard
+    return name, ".".join(reversed(variants)), has_number
 
 
 def _family(path: str) -> Family:
@@ -142,12 +174,11 @@ def _best(group: Iterable[str]) -> list[str]:
     """
 
     def form(name: str) -> tuple[bool, bool, str, bool]:
-        known, variant, is_shard = _parts(name)
-        is_index = name.endswith(INDEX_ENDINGS)
-        is_torch = not name.endswith(INDEX_ENDINGS[0]) if is_index else suffix(name) != SAFETENSORS
+        known, variant, has_number = _parts(name)
+        is_torch = (kind_of_shards(name) if is_index(name) else suffix(name)) != SAFETENSORS
         # Names that a library gives come first; a single file is complete without the word of an index.
         is_usual = FAMILIES.get(known) is None or known == "pytorch_model"
-        return is_torch, not is_usual, variant, is_index or is_shard
+        return is_torch, not is_usual, variant, is_index(name) or has_number
 
     group = list(group)
     best = min(map(form, group))

@@ -125,6 +125,7 @@ def _checkpoint(path: Path, top: object, archive: Archive | None, key: str | Non
         is_state_dict=True,
         key=found.key,
         prefix=names.prefix,
+        parts=found.parts,
         left_out={**found.left_out, **counter},
         notes=(*found.notes, *names.notes),
     )

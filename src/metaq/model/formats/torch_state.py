@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -56,7 +57,8 @@ bytes of the other; a known name makes it one nevertheless, unless the tensors a
 OF_LAYERS = (".weight", ".bias")
 """Ends of names that tell tensors of a module."""
 
-JOINED = "names of tensors begin with the keys of the dicts that they are in; with --keep-all, these dicts come back"
+TOGETHER = "names of tensors begin with the keys of the dicts that they are in"
+JOINED = f"{TOGETHER}; with --keep-all, these dicts come back"
 
 TOP = "."
 """The key of tensors that no key leads to."""
@@ -72,7 +74,8 @@ CONTAINERS = (dict, list, tuple, Placeholder)
 class StateDict:
     """Tensors that belong together, by their names, and their size; `others` are what is among them and no tensor.
 
-    `path` has the keys on the way to them; it `is_joined` of several, whose keys begin the names.
+    `path` has the keys on the way to them; it `is_joined` of several, whose keys begin the names. These are its `parts`
+    where they tell which name belongs to which.
     """
 
     tensors: Mapping[str, AnyTensor]
@@ -81,6 +84,7 @@ class StateDict:
     path: tuple[str, ...] = ()
     is_module: bool = False
     is_joined: bool = False
+    parts: tuple[str, ...] = ()
 
     @property
     def is_average(self) -> bool:
@@ -101,11 +105,14 @@ class StateDict:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """The weights of a checkpoint by their names, the keys on the way to them, and what there is beside them."""
+    """The weights of a checkpoint by their names, the keys on the way to them, those of the dicts that were taken
+    together, and what there is beside them.
+    """
 
     weights: Mapping[str, AnyTensor]
     others: Mapping[str, object] = field(default_factory=dict)
     key: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -245,7 +252,17 @@ def _joined(parts: Sequence[StateDict], path: tuple[str, ...]) -> StateDict:
     prefixed = [(".".join((*part.path[len(path) :], "")), part) for part in parts]
     tensors = _tensors((prefix + name, tensor) for prefix, part in prefixed for name, tensor in part.tensors.items())
     others = {prefix + name: value for prefix, part in prefixed for name, value in part.others.items()}
-    return _state_dict(tensors, others=others, path=path, is_joined=True)
+    keys = [part.path[len(path) :] for part in parts]
+    parted = tuple(key for (key,) in keys) if _is_told(keys) else ()
+    return _state_dict(tensors, others=others, path=path, is_joined=True, parts=parted)
+
+
+def _is_told(keys: Sequence[tuple[str, ...]]) -> bool:
+    """Whether of names that begin with these keys, each a single one and followed by a dot, all belong to one only."""
+    if not all(len(key) == 1 and key[0] and "\n" not in key[0] for key in keys):
+        return False
+    beginnings = sorted(f"{key}." for (key,) in keys)
+    return not any(later.startswith(first) for first, later in pairwise(beginnings))
 
 
 def _tensors(found: Iterable[tuple[str, object]]) -> dict[str, AnyTensor]:
@@ -326,6 +343,7 @@ def _found(top: object, chosen: Sequence[StateDict], candidates: Sequence[StateD
         weights=one.tensors,
         others=one.others,
         key=one.path,
+        parts=one.parts,
         left_out=left_out,
         notes=tuple(_notes(top, one, candidates)),
     )
@@ -347,7 +365,7 @@ def _notes(top: object, one: StateDict, candidates: Sequence[StateDict]) -> Iter
     if one.path:
         yield f"weights were found under '{one.key}'"
     if one.is_joined:
-        yield JOINED
+        yield TOGETHER if one.parts else JOINED
     if one.is_module:
         yield "holds a whole module; its weights are taken, its code is not run"
     if not one.path and (isinstance(top, list | tuple) or tensor_of(top) is not None):

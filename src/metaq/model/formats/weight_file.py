@@ -67,6 +67,8 @@ class WeightFile:
         of the model's own tensor in that order. They begin with :data:`metaq.container.carried.BESIDE`.
     prefix
         What all names in the file begin with and the names here do not.
+    parts
+        Keys of the state dicts that were taken together as one, with which its names begin, each followed by a dot.
     data_files
         Further files that tensors lie in, such as the external data of an ONNX file; all in the folder of `path`.
     checksums
@@ -87,6 +89,7 @@ class WeightFile:
     key: tuple[str, ...] = ()
     reordered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     prefix: str = ""
+    parts: tuple[str, ...] = ()
     data_files: tuple[Path, ...] = ()
     checksums: Mapping[Path, tuple[Checksum, ...]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
