@@ -66,6 +66,23 @@ def test_a_model_comes_back_as_what_it_was(tmp_path, make):
     assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())
 
 
+@pytest.mark.parametrize("shard_size", ["5GB", "30KB"])
+@pytest.mark.parametrize("variant", [None, "fp16", "my-variant"])
+@pytest.mark.parametrize("given", [{}, {"variant": "fp16"}, {"variant": None}])
+def test_the_only_weights_of_a_file_are_meant_whatever_their_variant(tmp_path, variant, shard_size, given):
+    model = bert()
+    model.save_pretrained(tmp_path / "model", variant=variant, max_shard_size=shard_size)
+    metaq.compress(tmp_path / "model").save(tmp_path / "m.metaq")
+    back = hf.from_pretrained(tmp_path / "m.metaq", **given)
+    assert all(torch.equal(back.state_dict()[name], own) for name, own in metaq.load(tmp_path / "m.metaq").items())
+    hf.enable()
+    try:
+        found = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "m.metaq", **given)
+    finally:
+        hf.disable()
+    assert torch.equal(logits(found), logits(back))
+
+
 def test_tied_weights_stay_tied(tmp_path):
     hf.save_pretrained(gpt2(), tmp_path / "m.metaq")
     back = hf.from_pretrained(tmp_path / "m.metaq")

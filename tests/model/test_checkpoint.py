@@ -200,3 +200,16 @@ def test_a_name_that_occurs_twice_in_a_safetensors_file_is_refused(tmp_path):
 def test_a_missing_folder_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match="nowhere"):
         checkpoint.write(tmp_path / "nowhere" / "x.pth", {"w": torch.ones(2)})
+
+
+@pytest.mark.parametrize("names", [("a", "a.b"), ("a.b", "a")])
+@pytest.mark.parametrize("parts", ["a", "a\nx", "", "\n\n", "a\ta", "\t"])
+def test_parts_that_do_not_go_together_lose_no_tensor(tmp_path, names, parts):
+    held = {name: torch.full((2,), float(number)) for number, name in enumerate(names)}
+    checkpoint.write_as(tmp_path / "a.pth", held, {"parts": parts})
+
+    def tensors(found):
+        return [each for value in found.values() for each in (tensors(value) if isinstance(value, dict) else [value])]
+
+    found = tensors(torch.load(tmp_path / "a.pth"))
+    assert sorted(float(each[0]) for each in found) == [0, 1]

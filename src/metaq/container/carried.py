@@ -29,7 +29,7 @@ WEIGHTS = "weights"
 
 KEY, NAME_PREFIX, PARTS = "key", "prefix", "parts"
 """Metadata keys of a checkpoint: the keys on the way to its state dict, joined by dots; what its names began with; the
-keys of the state dicts that were taken together, if there are several, a line each, with which names begin.
+keys of dicts that were taken together, with which names begin, a line for each dict and tabs within it.
 """
 
 FILES = "files"

@@ -13,7 +13,7 @@ from typing import Any
 from metaq.config import needed
 from metaq.errors import FormatError
 from metaq.hf.hub import snapshot_of
-from metaq.hf.loading import CONFIG, refuse_code, rename
+from metaq.hf.loading import CONFIG, refuse_code, rename, with_variant
 from metaq.hf.places import NAME, Places, holds_other_weights
 
 CLASSES = (
@@ -123,6 +123,8 @@ def _leading(name: str, method: classmethod[Any, Any, Any]) -> classmethod[Any, 
         if has_weights and options.get("config") is None and not (folder / CONFIG).is_file():
             raise FormatError(f"{named}: holds no {CONFIG}; put it beside the file, or give config=.")
         changed = {**options, "subfolder": ""} if "subfolder" in options else dict(options)
+        if has_weights:
+            changed = with_variant(folder, changed)
         if is_auto:
             # Otherwise somebody is asked whether the code may be run.
             changed["trust_remote_code"] = False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ PREFIX = "metaq-"
 
 SAFELY = {"local_files_only": True, "trust_remote_code": False}
 """Options of ``from_pretrained``: nothing is downloaded, no code is run, and nobody is asked whether it may be."""
+
+VARIANT = re.compile(
+    r"(?:model|pytorch_model)(?:\.(?P<one>[^/]+?))??(?:-\d+-of-\d+)?\.(?:safetensors|bin)(?:\.index(?:\.(?P<index>[^/]+))?\.json)?"
+)
+"""Names of weights that Transformers finds, with what it calls a variant."""
 
 LOADING_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError)
 """What Transformers raises for files that it does not understand."""
@@ -48,7 +54,7 @@ def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Any:
     with _without_code(path, options, only_files=False) as folder:
         model_class = class_of(transformers, Path(path), folder / CONFIG)
         usual = {} if "torch_dtype" in options else {"dtype": "auto"}
-        found = loaded(Path(path), model_class, folder, **{**usual, **options})
+        found = loaded(Path(path), model_class, folder, **{**usual, **with_variant(folder, options)})
     rename(found, folder, path)
     # With what there is to say about the loading, where that is asked for.
     (found[0] if isinstance(found, tuple) else found).eval()
@@ -85,6 +91,14 @@ def rename(made: Any, folder: Path, name: str | os.PathLike[str]) -> None:
             kept = getattr(each, "init_kwargs", None)
             if isinstance(kept, dict) and kept.get("name_or_path") == str(folder):
                 kept["name_or_path"] = str(name)
+
+
+def with_variant(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of ``from_pretrained`` with the variant that the names of the only weights in a restored folder have."""
+    found = [match["one"] or match["index"] for each in folder.iterdir() if (match := VARIANT.fullmatch(each.name))]
+    if "variant" not in options and not any(found):
+        return dict(options)
+    return {**options, "variant": None if None in found else next(iter(found), None)}
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Reading state dicts from any model file, none of them trusted, and writing them as .safetensors, .pth and .pt."""
 
 import os
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from metaq.container.carried import BESIDE, KEY, NAME_PREFIX, PARTS, is_carried,
 from metaq.errors import ConfigError
 from metaq.files import write_atomically, write_bytes
 from metaq.model.formats.reading import read_file
+from metaq.model.formats.torch_names import part_of
+from metaq.model.formats.torch_state import LEVEL, LINE
 from metaq.model.formats.weight_file import NOT_PLAIN, TORCH_SUFFIXES, WRITABLE_SUFFIXES
 from metaq.model.stored import Reader
 from metaq.tensors.quantized import Dtype, ExactTensor, QuantizedTensor, Tensor, TiedTensor, under_all_names
@@ -54,7 +55,7 @@ def write(
 
     Tied tensors stay tied in PyTorch's files (``.pth``, ``.pt``, ``.ckpt``, ``.bin``, ``.tar``), and are written one by
     one as ``.safetensors`` and ``.npz``. `key` are the keys under which a checkpoint has the state dict, and `parts`
-    those with which names begin that go to dicts of their own there, without them. Raises
+    those of dicts of their own there, with which names begin, :data:`LEVEL` between the keys of one. Raises
     :class:`ConfigError` for another suffix, or a tensor that the file cannot hold, and :class:`OutputError` if it
     cannot be written.
     """
@@ -89,21 +90,28 @@ def write_as(out: str | os.PathLike[str], state_dict: Mapping[str, torch.Tensor]
     prefix, key = str(metadata.get(NAME_PREFIX, "")), str(metadata.get(KEY, ""))
     weights = {prefix + name: tensor for name, tensor in state_dict.items()}
     parts = str(metadata.get(PARTS, ""))
-    write(out, weights, key=key.split(".") if key else (), parts=parts.split("\n") if parts else ())
+    write(out, weights, key=key.split(".") if key else (), parts=parts.split(LINE) if parts else ())
 
 
-def _parted(state_dict: Mapping[str, torch.Tensor], parts: Sequence[str]) -> dict[str, object]:
-    """The tensors in a dict for each part with whose key their names begin; others stay where they are."""
-    found: dict[str, object] = {}
-    held: dict[str, dict[str, torch.Tensor]] = {part: {} for part in parts}
+def _parted(state_dict: Mapping[str, torch.Tensor], parts: Sequence[str]) -> dict[str, Any]:
+    """The tensors in the dicts of the parts with whose keys their names begin; others stay where they are.
+
+    All stay in one dict where those of an untrusted file do not go together.
+    """
+    keys = {part.replace(LEVEL, "."): part.split(LEVEL) for part in parts}
+    found: dict[str, Any] = {}
     for name, tensor in state_dict.items():
-        beginnings = (name[: dot.start()] for dot in re.finditer(r"\.", name))
-        part = next((beginning for beginning in beginnings if beginning in held), None)
-        if part is None:
-            found[name] = tensor
-        else:
-            held[part][name[len(part) + 1 :]] = tensor
-    return {**{part: own for part, own in held.items() if own}, **found}
+        part = part_of(name, keys)
+        held = found
+        for key in keys.get(part, ()):
+            held = held.setdefault(key, {})
+            if not isinstance(held, dict):
+                return dict(state_dict)
+        own = name[len(part) + 1 :] if part in keys else name
+        if own in held:
+            return dict(state_dict)
+        held[own] = tensor
+    return found
 
 
 def dtype_of(name: str, tensor: torch.Tensor) -> Dtype:

@@ -16,6 +16,7 @@ from metaq.container.fields import utf8
 from metaq.container.templates import Hole, Repair, Template
 from metaq.errors import FormatError
 from metaq.model.folder import WEIGHTS, ModelFolder
+from metaq.model.formats.torch_state import LINE
 from metaq.model.formats.weight_file import WeightFile
 from metaq.model.stored import FileRange, StoredTensor
 from metaq.tensors.quantized import Dtype
@@ -43,7 +44,7 @@ def rest_of_file(file: WeightFile) -> Rest:
         metadata = {
             carried.KEY: ".".join(file.key),
             carried.NAME_PREFIX: file.prefix,
-            carried.PARTS: "\n".join(file.parts),
+            carried.PARTS: LINE.join(file.parts),
         }
         known = {name: value for name, value in metadata.items() if value}
         return Rest(metadata=known, left_out=file.left_out, notes=file.notes)

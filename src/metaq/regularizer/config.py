@@ -106,9 +106,9 @@ class RegularizerConfig(Config):
         other, so that a weight on its way out leaves and one on its way in is not dragged back.
     step_learning_rate
         Largest learning rate of the logarithm of every group's step size, by which its weights are scaled too; 0 to
-        leave it as it was chosen. No step scales by more than 0.3 of how far the optimiser moves the weights, relative
-        to their length. It falls linearly to a tenth once freezing sets in. Only with
-        ``forward="quantized"`` and ``buckets.rule="relative"``.
+        leave it as it was chosen. No step scales by more than the optimiser moves the weights, relative to their
+        length. It falls linearly to a tenth once freezing sets in. Only with ``forward="quantized"`` and
+        ``buckets.rule="relative"``.
     freeze
         Freezing of oscillating weights; only with ``forward="quantized"``.
     led_by

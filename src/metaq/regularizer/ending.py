@@ -24,7 +24,10 @@ TRIES, COARSER = 6, 1.04
 COLLAPSED = 0.5
 """Share of what a file may take below which steps that were to fit have lost too much, and are taken back."""
 
-FEW_WEIGHTS, TRIED = 1 << 16, (0.7, 0.8, 0.9, 1.02, 1.05, 1.09, 1.14, 1.2, 1.3, 1.5, 1.8)
+FILLED = 0.971
+"""Share of the goal that a file takes if one can be found."""
+
+FEW_WEIGHTS, TRIED = 1 << 16, (0.7, 0.8, 0.9, 0.94, 0.97, 0.985, 1.01, 1.02, 1.05, 1.09, 1.14, 1.2, 1.3, 1.5, 1.8)
 """Of so few weights other steps are tried beside the last choice, where training has left steps that have to change:
 small files come in few sizes, and a price of a bit may be too much for all weights of a layer at once."""
 
@@ -70,8 +73,10 @@ class Ending:
         """A file of at most `limit_bytes`, `fixed_bytes` of which depend on no weight, and not of much less.
 
         Step sizes grow finer where the bytes that depend on weights are less than the share `least` of what they may
-        be.
+        be, or, unless that is 0, all bytes less than :data:`FILLED` of the limit.
         """
+        if least:
+            least = max(least, (FILLED * limit_bytes - fixed_bytes) / max(limit_bytes - fixed_bytes, 1))
         size = self.file_bytes(grids, self.nearest(grids))
         is_near = least <= (size - fixed_bytes) / (limit_bytes - fixed_bytes) <= MOST_EXCESS
         scaled = grids if is_near else self._scaled(grids, size, limit_bytes, fixed_bytes)
@@ -90,8 +95,9 @@ class Ending:
         if is_near or chosen > limit_bytes or self._count > FEW_WEIGHTS:
             return found
         others = ((scaled, list(self.nearest(scaled))) for scaled in (self._times(grids, each) for each in TRIED))
-        fitting = [each for each in others if self.file_bytes(*each) <= limit_bytes]
-        return min([found, *fitting], key=lambda each: self._error(each[1]))
+        sizes = [(chosen, found), *((self.file_bytes(*each), each) for each in others)]
+        fitting = [(size >= FILLED * limit_bytes, each) for size, each in sizes if size <= limit_bytes]
+        return min(fitting, key=lambda each: (not each[0], self._error(each[1][1])))[1]
 
     def squeezed(self, grids: GridSet, is_good: Callable[[list[torch.Tensor]], bool]) -> Found | None:
         """About the smallest file whose weights are good; None if none are."""

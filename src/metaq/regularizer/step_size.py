@@ -12,9 +12,6 @@ FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 LARGEST_GRADIENT = 1e150
 """Its square is within the range of float64."""
 
-MOVED_SHARE = 0.3
-"""A tensor is scaled by no more in a step than this share of how far its optimiser moves it: of its relative length."""
-
 
 class StepLearner:
     """Adam on the logarithms of the step sizes of G groups.
@@ -38,8 +35,10 @@ class StepLearner:
         self.moved = torch.where(told, (moved / torch.where(told, held, 1.0)).sqrt(), self.moved)
 
     def bounded(self, learning_rate: float) -> torch.Tensor:
-        """The learning rate of every group, float64 (G,): 0 until a step of its optimiser was seen."""
-        return (MOVED_SHARE * self.moved).clamp(max=learning_rate)
+        """The learning rate of every group, float64 (G,): no more than how far its optimiser moves it, relative to its
+        length; 0 until a step of that was seen.
+        """
+        return self.moved.clamp(max=learning_rate)
 
     def factors(
         self, gradients: torch.Tensor, learning_rate: torch.Tensor | float, chosen: torch.Tensor

@@ -481,10 +481,65 @@ def test_state_dicts_under_a_known_key_are_one(path, container):
 
 
 def test_names_that_may_belong_to_two_of_them_are_told(path, container):
-    container({"model": {"a": weights(1), "a.b": weights(2)}}, path)
+    container({"model": {"a": {"b.w": torch.ones(8), "c": torch.ones(8)}, "a.b": weights(2)}}, path)
     file = read(path)
     assert file.parts == ()
     assert torch_state.JOINED in file.notes
+
+
+@pytest.mark.parametrize("key", [None, "model"])
+def test_dicts_of_any_depth_under_a_known_key_are_one(path, container, key):
+    held = {
+        "head": weights(1),
+        "backbone": {"stage1": weights(2), "a.b": {"c": weights(3)}},
+        "opt_head": weights(4),
+        "scaler": {"mean": torch.ones(8)},
+    }
+    container({"model": {**held, "aux": {}, "version": 3, "ema": None}, "rng": [1]}, path)
+    file = read(path, key=key)
+    assert file.parts == ("head", "backbone\tstage1", "backbone\ta.b\tc", "opt_head", "scaler")
+    assert len(values(file)) == 4 * len(weights()) + 1
+    assert "backbone.a.b.c." in " ".join(values(file))
+    assert {"aux", "version", "ema"} <= set(file.left_out)
+    assert same(values(file), dict(dotted(held)))
+
+
+def dotted(held, before=""):
+    for name, value in held.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def test_what_is_no_part_of_a_model_is_left_out_of_its_parts(path, container):
+    optimizer = {"state": {0: {"exp_avg": torch.ones(8)}}, "param_groups": [{"lr": 0.1}]}
+    others = {"optim": optimizer, "optimizer": {"moments": weights(3)}, "rng_state": {"cpu": torch.ones(8)}}
+    container({"model": {"encoder": weights(1), "decoder": weights(2), **others}}, path)
+    file = read(path)
+    assert file.parts == ("encoder", "decoder")
+    assert set(file.left_out) == set(others)
+
+
+def test_models_under_a_known_key_are_no_parts(path, container):
+    container({"model": {"state_dict": weights(1), "ema": weights(2)}}, path)
+    file = read(path)
+    assert same(values(file), weights(1))
+    assert file.key == ("model", "state_dict")
+
+
+def test_an_average_of_parts_is_told_by_the_key_of_all(path, container):
+    container({"model": {"a": weights(1), "b": weights(2)}, "ema": {"a": weights(3), "b": weights(4)}}, path)
+    file = read(path)
+    assert file.parts == ("a", "b")
+    (note,) = [note for note in file.notes if "average" in note]
+    assert note.endswith("--key ema takes that one")
+    assert len(values(read(path, key="ema"))) == 2 * len(weights())
+
+
+def test_tensors_that_would_have_the_same_name_are_told(path, container):
+    container({"model": {"a": {"b.w": torch.ones(8)}, "a.b": {"w": torch.ones(8)}}}, path)
+    require_refused(path, "'a.b.w'", "--key", "--lossless")
 
 
 def test_an_average_stands_back_and_is_told(path, container):

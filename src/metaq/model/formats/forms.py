@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 SAFETENSORS, TORCH = ".safetensors", frozenset((".bin", ".pt", ".pth", ".ckpt"))
 KERAS = (".keras", ".h5")
-INDEX = re.compile(r"(?P<shards>\.safetensors|\.bin)\.index(?P<variant>\.\w+)?\.json$")
+INDEX = re.compile(r"(?P<shards>\.safetensors|\.bin)\.index(?P<variant>\.[^/]+?)?\.json$")
 """What the names of indices of shards end in."""
 
 LAYERS = ".weights.h5"

@@ -13,7 +13,7 @@ from metaq.errors import FormatError
 from metaq.model.formats import torch_export, torch_legacy
 from metaq.model.formats.torch_names import COUNTER, unwrapped
 from metaq.model.formats.torch_objects import AnyTensor, tensor_of
-from metaq.model.formats.torch_state import Found, check_storable, find, find_all
+from metaq.model.formats.torch_state import Found, SameNameError, check_storable, find, find_all
 from metaq.model.formats.torch_tensors import NOT_THERE, Placed, placed
 from metaq.model.formats.torch_walk import walk
 from metaq.model.formats.torch_zip import PICKLE, Archive, damaged
@@ -55,6 +55,8 @@ def read(path: Path, *, key: str | None = None, keep_all: bool = False) -> Weigh
             return _from_archive(path, archive, key, keep_all=keep_all)
     except UnpicklingError as error:
         raise damaged(path, str(error)) from error
+    except SameNameError as error:
+        raise FormatError(f"{path}: {error}.") from error
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
 

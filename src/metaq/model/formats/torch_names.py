@@ -1,7 +1,7 @@
 """What wrappers of modules do to the names of a state dict, undone."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 LEADING = ("module.", "_orig_mod.")
@@ -40,6 +40,12 @@ def unwrapped(tensors: Mapping[str, object]) -> Unwrapped:
             notes.append(f"'{part}.' is left out of {number} {'name' if number == 1 else 'names'}")
         names = inner
     return Unwrapped(names=names, prefix=prefix, has_counter=has_counter, notes=tuple(notes))
+
+
+def part_of(name: str, parts: Container[str]) -> str:
+    """The longest of some beginnings that a name has with a dot behind it; nothing if it has none of them."""
+    ends = [dot.start() for dot in re.finditer(r"\.", name)]
+    return next((name[:end] for end in reversed(ends) if name[:end] in parts), "")
 
 
 def _common_prefix(names: list[str]) -> str:

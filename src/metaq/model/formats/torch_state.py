@@ -1,14 +1,15 @@
 """Where in a checkpoint the weights are: the state dict, or the module, among all that a training script keeps."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from metaq.errors import FormatError
+from metaq.model.formats.torch_names import part_of
 from metaq.model.formats.torch_objects import AnyTensor, OtherTensor, StridedTensor, tensor_of, unstorable
 from metaq.model.formats.torch_walk import (
     MOST_CHARACTERS,
@@ -38,6 +39,9 @@ KNOWN = (
 """Keys under which training scripts commonly keep the weights, the most telling first."""
 
 AVERAGE = re.compile(r"(?:^|[^a-z])(?:ema|swa|averaged?|shadow)(?:$|[^a-z])", re.IGNORECASE)
+NO_PART = re.compile(r"optimi[sz]er|random_state|(?:^|[^a-z])rng(?:$|[^a-z])", re.IGNORECASE)
+"""Keys of what is no part of a model where it lies among its parts."""
+
 NO_WEIGHTS = re.compile(r"optim|sched|scaler|random_state|(?:^|[^a-z])(?:opt|rng)(?:$|[^a-z])", re.IGNORECASE)
 EXTRA_STATE = "_extra_state"
 """What modules keep beside tensors, by the end of its name."""
@@ -58,6 +62,9 @@ OF_LAYERS = (".weight", ".bias")
 """Ends of names that tell tensors of a module."""
 
 TOGETHER = "names of tensors begin with the keys of the dicts that they are in"
+LEVEL, LINE = "\t", "\n"
+"""Between the keys on the way to one part, and between parts, where they are written down."""
+
 JOINED = f"{TOGETHER}; with --keep-all, these dicts come back"
 
 TOP = "."
@@ -70,12 +77,16 @@ MOST_MODELS = 1000
 CONTAINERS = (dict, list, tuple, Placeholder)
 
 
+class SameNameError(Exception):
+    """Tensors that are taken together would have the same name."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StateDict:
     """Tensors that belong together, by their names, and their size; `others` are what is among them and no tensor.
 
-    `path` has the keys on the way to them; it `is_joined` of several, whose keys begin the names. These are its `parts`
-    where they tell which name belongs to which.
+    `path` has the keys on the way to them; it `is_joined` of several, whose keys begin the names. These are its
+    `parts`, each with :data:`LEVEL` between its keys, where they tell which name belongs to which.
     """
 
     tensors: Mapping[str, AnyTensor]
@@ -201,18 +212,19 @@ class _Search:
             for name, child in parts.items()
             if isinstance(child, CONTAINERS) and tensor_of(child) is None and not name.endswith(EXTRA_STATE)
         }
+        is_model = bool(path) and _is_model(path[-1])
         self.visited.add(id(value))
         if len(containers) > MOST_MODELS or len(self.visited) > MOST_VISITED:
             return alone
         inner = [
             candidate
             for name, child in containers.items()
-            if not _is_no_weights(name, child)
+            if not (_is_no_part if is_model else _is_no_weights)(name, child)
             for candidate in self.candidates(child, (*path, name))
         ]
-        is_known = bool(path) and path[-1] in KNOWN
-        if is_known and len(inner) == len(parts) > 1 and all(len(c.path) == len(path) + 1 for c in inner):
-            return [_joined(inner, path)]
+        has_models = any(_is_model(key) for candidate in inner for key in candidate.path[len(path) :])
+        if is_model and not alone and len(inner) > 1 and not has_models:
+            return [replace(_Parts(value, leaves_out=_is_no_part).together(), path=path)]
         return [*_rivals(alone[0], inner)] if alone else inner
 
     def state_dict(self, value: object, level: int) -> StateDict | None:
@@ -252,17 +264,54 @@ def _joined(parts: Sequence[StateDict], path: tuple[str, ...]) -> StateDict:
     prefixed = [(".".join((*part.path[len(path) :], "")), part) for part in parts]
     tensors = _tensors((prefix + name, tensor) for prefix, part in prefixed for name, tensor in part.tensors.items())
     others = {prefix + name: value for prefix, part in prefixed for name, value in part.others.items()}
-    keys = [part.path[len(path) :] for part in parts]
-    parted = tuple(key for (key,) in keys) if _is_told(keys) else ()
-    return _state_dict(tensors, others=others, path=path, is_joined=True, parts=parted)
+    return _state_dict(tensors, others=others, path=path, is_joined=True)
 
 
-def _is_told(keys: Sequence[tuple[str, ...]]) -> bool:
-    """Whether of names that begin with these keys, each a single one and followed by a dot, all belong to one only."""
-    if not all(len(key) == 1 and key[0] and "\n" not in key[0] for key in keys):
-        return False
-    beginnings = sorted(f"{key}." for (key,) in keys)
-    return not any(later.startswith(first) for first, later in pairwise(beginnings))
+class _Parts:
+    """All tensors within a value, whose names begin with the keys of the dicts that they are in, and what is none."""
+
+    def __init__(self, value: object, leaves_out: Callable[[str, object], bool]) -> None:
+        self._leaves_out = leaves_out
+        self._budget = iter(range(MOST_VISITED))
+        self._tensors: list[tuple[str, AnyTensor]] = []
+        self._owners: list[tuple[str, ...]] = []
+        self._others: list[tuple[str, object]] = []
+        self._add(value, ())
+
+    def together(self) -> StateDict:
+        """What all tensors are together, and their parts."""
+        tensors = _tensors(self._tensors)
+        parts = dict.fromkeys(LEVEL.join(owner) for owner in self._owners if owner)
+        owners = {LEVEL.join(owner).replace(LEVEL, "."): owner for owner in self._owners}
+        is_told = all(key and LEVEL not in key and LINE not in key for owner in set(self._owners) for key in owner)
+        is_told &= len(owners) == len(set(self._owners))
+        is_told &= all(
+            owners.get(part_of(name, owners), ()) == owner
+            for (name, _), owner in zip(self._tensors, self._owners, strict=True)
+        )
+        return _state_dict(tensors, others=dict(self._others), is_joined=True, parts=tuple(parts) if is_told else ())
+
+    def _add(self, value: object, keys: tuple[str, ...]) -> None:
+        for name, child in _entries(value):
+            if next(self._budget, None) is None:
+                raise UnpicklingError("it repeats its state dicts too often")
+            place, tensor = (*keys, name), tensor_of(child)
+            if tensor is not None:
+                self._take([(".".join(place), tensor)], keys)
+                continue
+            number, others = len(self._tensors), len(self._others)
+            if is_module(child):
+                found = walk(child, module_children, budget=self._budget)
+                self._take([(".".join((*place, inner)), held) for inner, held in found], place)
+            elif isinstance(child, CONTAINERS) and len(keys) < MOST_LEVELS and not self._leaves_out(name, child):
+                self._add(child, place)
+            if len(self._tensors) == number:
+                self._others[others:] = [(".".join(place), child)]
+
+    def _take(self, found: Iterable[tuple[str, object]], keys: tuple[str, ...]) -> None:
+        own = [(name, tensor) for name, value in found if (tensor := tensor_of(value)) is not None]
+        self._tensors += own
+        self._owners += [keys] * len(own)
 
 
 def _tensors(found: Iterable[tuple[str, object]]) -> dict[str, AnyTensor]:
@@ -271,7 +320,8 @@ def _tensors(found: Iterable[tuple[str, object]]) -> dict[str, AnyTensor]:
         raise UnpicklingError("the names of its tensors are too long")
     tensors = dict(pairs)
     if len(tensors) < len(pairs):
-        raise UnpicklingError("two tensors have the same name")
+        name = next(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
+        raise SameNameError(f"two of its tensors would be called {name!r}; choose one dict by --key, or use --lossless")
     return tensors
 
 
@@ -282,6 +332,15 @@ def _entries(value: object) -> Iterator[tuple[str, object]]:
         yield from entries.items()
     elif isinstance(value, list | tuple):
         yield from ((str(position), child) for position, child in enumerate(value))
+
+
+def _is_model(key: str) -> bool:
+    """Whether what is under a key is a model, or an average of one, by its name."""
+    return key in KNOWN or AVERAGE.search(key) is not None
+
+
+def _is_no_part(name: str, value: object) -> bool:
+    return bool(NO_PART.search(name)) or is_optimizer_state(value)
 
 
 def _is_no_weights(name: str, value: object) -> bool:
@@ -299,10 +358,18 @@ def _under_key(path: Path, top: object, key: str) -> StateDict:
         raise FormatError(f"{path}: has nothing under {key!r}; it has {listed or 'no keys at all'}.")
     else:
         pool = _likeliest(_Search(LEAST_SHARE).candidates(value, ()))
-        found = pool[0] if len(pool) == 1 and not pool[0].path else _state_dict(_tensors(walk(value)), is_joined=True)
+        is_one = len(pool) == 1 and not pool[0].path
+        found = pool[0] if is_one else _all_under(value)
     if found is None or not found.tensors:
         raise FormatError(f"{path}: holds no tensors under {key!r}; choose another --key.")
     return replace(found, path=keys)
+
+
+def _all_under(value: object) -> StateDict:
+    """All tensors within a value, whatever it is, and their parts if dicts and modules have them all."""
+    everything = _tensors(walk(value))
+    parts = _Parts(value, leaves_out=lambda *_: False).together()
+    return parts if parts.tensors.keys() == everything.keys() else _state_dict(everything, is_joined=True)
 
 
 def _at(value: object, key: str) -> tuple[object, tuple[str, ...] | None]:

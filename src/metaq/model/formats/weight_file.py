@@ -68,7 +68,8 @@ class WeightFile:
     prefix
         What all names in the file begin with and the names here do not.
     parts
-        Keys of the state dicts that were taken together as one, with which its names begin, each followed by a dot.
+        Of a state dict that several dicts were taken together for, the keys on the way to each, tabs between them; its
+        names begin with them, dots between them and behind.
     data_files
         Further files that tensors lie in, such as the external data of an ONNX file; all in the folder of `path`.
     checksums
