@@ -20,6 +20,8 @@ MOST_NAMES = 12
 def near_match(word: str, known: Iterable[str]) -> str:
     """A half-sentence for error messages: the known word nearest to `word`, or all of them, or the first of many."""
     names = sorted(known)
+    if not names:
+        return "there is none."
     close = difflib.get_close_matches(word, names, n=1)
     more = ", …" if len(names) > MOST_NAMES else ""
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(names[:MOST_NAMES])}{more}."

@@ -245,9 +245,8 @@ class EntropyCallback(SessionHolder, pl.Callback):
         if self.monitor is None:
             return
         metrics = trainer.callback_metrics
-        require(
-            self.monitor in metrics, f"monitor: {self.monitor!r} was not logged; {near_match(self.monitor, metrics)}"
-        )
+        advice = near_match(self.monitor, metrics) if metrics else "nothing was; call self.log in the module."
+        require(self.monitor in metrics, f"monitor: {self.monitor!r} was not logged; {advice}")
         self._present().regularizer.observe(float(metrics[self.monitor]))
 
     @override

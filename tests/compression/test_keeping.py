@@ -472,3 +472,50 @@ def test_outputs_that_cannot_be_compared_are_not_taken_for_kept(bad: float) -> N
     for goal in ({"keep": 0.99}, {"target_ratio": 6.0}):
         with pytest.raises(ConfigError, match="NaN or infinite; leave it out"):
             compress(model, batches=data, **goal)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_outputs_that_no_weight_changes_hide_nothing(scale: float, kind: type) -> None:
+    class Passing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = encoder()
+
+        def forward(self, data: torch.Tensor) -> object:
+            found = {"given": scale * data, "sum": data.sum(), "found": self.inner(data)}
+            return found if kind is dict else tuple(found.values())
+
+    model = Passing().eval()
+    weights = moved(model, 0.02)
+    alone = {name.removeprefix("inner."): tensor for name, tensor in weights.items()}
+    found = kept(model, weights, inputs().split(24))
+    assert found.score == pytest.approx(kept(model.inner, alone, inputs().split(24)).score, abs=1e-9)
+    assert 0.5 < found.score < 0.99
+    assert kept(model, model.state_dict(), [inputs()]).score == 1
+    compressed = compress(model, batches=list(inputs().split(24)), keep=0.99)
+    assert kept(model, compressed.state_dict(), [inputs(seed=5)]).score > 0.97
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda found: found.detach(), "switches gradients off"),
+        (lambda found: found.argmax(1), "no floating tensor"),
+        (lambda _: None, "no floating tensor"),
+        (lambda found: _Broken.apply(found), "cannot be differentiated, which calibration needs .*broken"),
+    ],
+)
+def test_networks_without_gradients_are_told(answer: Callable[[torch.Tensor], object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        compress(Wrapped(encoder(), answer).eval(), batches=list(inputs().split(24)), target_ratio=6)
+
+
+class _Broken(torch.autograd.Function):
+    @staticmethod
+    def forward(_: object, found: torch.Tensor) -> torch.Tensor:
+        return found.clone()
+
+    @staticmethod
+    def backward(_: object, gradient: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("broken")

@@ -79,3 +79,18 @@ def test_resuming_takes_no_other_settings(tmp_path, options):
 def test_an_unknown_device_is_refused_before_anything_is_made(tmp_path):
     assert refused(run_metaq("train", *SETTINGS, "--device", "gpu", "--out", tmp_path / "run"), "'gpu'", "cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_before_an_epoch_is_finished_sends_nobody_to_an_older_run(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert run_metaq("train", *SETTINGS, "--epochs", "2", "--out", run).status == 0
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metaq.lab.runs.train_to_folder", interrupted)
+    for folder, options in ((run, ["--force"]), (tmp_path / "new", [])):
+        told = run_metaq("train", *SETTINGS, "--out", folder, *options)
+        assert told.status == 130
+        assert "no epoch was finished, so nothing was saved" in told.err
+        assert "--resume" not in told.err

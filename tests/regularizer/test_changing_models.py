@@ -131,3 +131,36 @@ def test_a_replaced_layer_is_noticed(tmp_path, is_given, steps):
     regularizer.steps = 1
     with pytest.raises(ConfigError, match=told):
         regularizer.finish()
+
+
+def views(*read):
+    """A model whose weights are parts of the same memory."""
+    model = nn.Module()
+    memory = torch.randn(16, 16)
+    for number, part in enumerate(read):
+        model.register_parameter(f"part{number}", nn.Parameter(part(memory)))
+    return model
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        (lambda memory: memory, lambda memory: memory.t()),
+        (lambda memory: memory[:10], lambda memory: memory[9:]),
+        (lambda memory: memory[:, :9], lambda memory: memory[2:4, 8:]),
+        (lambda memory: memory, lambda memory: memory[3:5, 3:6]),
+    ],
+)
+def test_memory_that_parameters_share_and_read_differently_is_refused(read):
+    with pytest.raises(ConfigError, match=r"part\d: shares memory with part\d"):
+        EntropyRegularizer(views(*read), STRENGTH, total_steps=STEPS)
+    with pytest.raises(ConfigError, match="part1: shares memory with part0"):
+        EntropyRegularizer(views(lambda memory: memory[:8], *read[:1]), STRENGTH, total_steps=STEPS)
+    EntropyRegularizer(views(*read), RegularizerConfig(strength=1e-4, exclude=("part1",)), total_steps=STEPS)
+
+
+def test_parts_of_memory_that_do_not_meet_are_trained():
+    for read in ((lambda memory: memory[:, :8], lambda memory: memory[:, 8:]), (lambda memory: memory,) * 2):
+        EntropyRegularizer(views(*read), STRENGTH, total_steps=STEPS)
+    with pytest.raises(ConfigError, match="part0: several of its elements are the same memory"):
+        EntropyRegularizer(views(lambda memory: memory[:1].expand(8, 16)), STRENGTH, total_steps=STEPS)

@@ -130,6 +130,7 @@ def train(
     require(not (without_term and goal != Goal()), "--float: files of floats have one size; give no target.")
     device = device_named(device_name)
     folder = resume or out or Path()
+    before = _stamp(folder / checkpointing.FILE_NAME)
     with launched(device) as processes, output.silent(unless=processes.is_first):
         where = Where(device=device, processes=processes)
         try:
@@ -152,13 +153,20 @@ def train(
                         config, splits, folder, observer, force=force, progress=progress, **where
                     )
         except KeyboardInterrupt:
-            output.error(f"stopped; every finished epoch is saved. Go on with: metaq train --resume {folder}")
+            has_saved = resume is not None or _stamp(folder / checkpointing.FILE_NAME) != before
+            told = f"every finished epoch is saved. Go on with: metaq train --resume {folder}"
+            output.error(f"stopped; {told if has_saved else 'no epoch was finished, so nothing was saved'}")
             raise typer.Exit(130) from None
         outcome = processes.by_first(lambda: _described(outcome, config.goal))
         if as_json:
             output.print_json(runs.outcome_to_dict(outcome))
         else:
             _print(outcome)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that was in its place; None if there is none."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None
 
 
 def _described(outcome: TrainingOutcome, goal: Goal) -> TrainingOutcome:

@@ -4,9 +4,9 @@ With f the outputs of the quantised weights and r those of the original ones, th
 
     1 - |f - r|² / (2 |r - mean of r|²)
 
-over all floating tensors of the output. The mean is taken over samples and positions, for every index of the last
-dimension: what all samples have in common tells nothing. For embeddings of unit length around zero the score is their
-mean cosine.
+over all floating tensors of the output but those that no weight changes, such as inputs that are passed on. The mean
+is taken over samples and positions, for every index of the last dimension: what all samples have in common tells
+nothing. For embeddings of unit length around zero the score is their mean cosine.
 """
 
 import math
@@ -123,9 +123,12 @@ class _Moments:
 
 @dataclass
 class _Sums:
-    """Squared errors by sample, and moments of the original outputs by tensor and length of its rows."""
+    """Squared errors by sample, moments of the original outputs by tensor and length of its rows, and the tensors in
+    which there are errors.
+    """
 
     errors: list[float] = field(default_factory=list)
+    changed: set[int] = field(default_factory=set)
     moments: dict[tuple[int, int], _Moments] = field(default_factory=dict)
 
     def add(self, reference: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> None:
@@ -138,6 +141,7 @@ class _Sums:
             # Sample by sample: outputs of language models are large.
             own = [self._error(number, *_rows(pair)) for pair in zip(before, after, strict=True)]
             errors += own if len(own) == len(errors) else sum(own) / len(errors)
+            self.changed |= {number} if any(own) else set()
         self.errors.extend(errors)
 
     def _error(self, number: int, before: torch.Tensor, after: torch.Tensor) -> float:
@@ -150,7 +154,7 @@ class _Sums:
     def kept(self) -> Kept:
         """The score of all that was taken in."""
         errors = np.array(self.errors)
-        deviation = sum(moments.deviation for moments in self.moments.values())
+        deviation = sum(found.deviation for (number, _), found in self.moments.items() if number in self.changed)
         total = float(errors.sum())
         if not total:
             return Kept(score=1.0, error=0.0, samples=len(errors))

@@ -115,13 +115,30 @@ def random_projection_loss(output: object, generator: torch.Generator) -> tuple[
 
     Its curvature is that of the squared error.
     """
-    tensors = [tensor for tensor in floating_tensors(output) if tensor.requires_grad]
-    require(bool(tensors), "curvature: the model's output has no floating tensor that depends on the weights.")
+    found = floating_tensors(output)
+    tensors = [tensor for tensor in found if tensor.requires_grad]
+    require(bool(found), "batches: the model's output has no floating tensor, so that nothing can be measured.")
+    require(
+        bool(tensors),
+        "batches: no gradient leads from the model's output to its weights, as its forward switches gradients off "
+        "(no_grad, inference_mode, detach); take that out, give the network inside of it, or give no batches.",
+    )
     products = [
         (tensor * torch.randn(tensor.shape, generator=generator, device=CPU).to(tensor)).sum().double()
         for tensor in tensors
     ]
     return torch.stack(products).sum(), len(tensors[0])
+
+
+def _differentiate(value: torch.Tensor, parameters: Sequence[torch.Tensor], *, again: bool) -> None:
+    """Gradients for hooks; a ConfigError if the network has none."""
+    try:
+        torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=again)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"batches: the network cannot be differentiated, which calibration needs ({error}); mend that, or give no "
+            "batches."
+        ) from error
 
 
 def measure(
@@ -178,9 +195,7 @@ def measure(
                 for draw in range(draws):
                     value, count = loss(output, generator)
                     # Hooks of the user's on gradients that are accumulated, such as steps of an optimizer, stay silent.
-                    torch.autograd.grad(
-                        value, list(parameters.values()), allow_unused=True, retain_graph=draw + 1 < draws
-                    )
+                    _differentiate(value, list(parameters.values()), again=draw + 1 < draws)
                     samples += count
                 if not (
                     all(sums[name].is_finite for name in checked)

@@ -9,7 +9,7 @@ from torch import nn
 from metaq.config import require
 from metaq.entropy.passes.dispatch import TensorPairs
 from metaq.entropy.passes.grids import CPU
-from metaq.model.sharding import Shards, unwrapped
+from metaq.model.sharding import Shards, is_sharded, unwrapped
 from metaq.model.weights import FilterFn, select_parameters
 from metaq.regularizer.config import RegularizerConfig
 
@@ -38,6 +38,7 @@ class Participants:
         chosen = {id(parameter) for parameter in parameters.values()}
         self._left_out = [p for p in unwrapped(model).parameters() if p.requires_grad and id(p) not in chosen]
         _refuse_tables(unwrapped(model), parameters)
+        _refuse_overlaps(parameters)
         self.names = list(parameters)
         self.parameters: list[torch.Tensor] = list(parameters.values())
         counts = [parameter.numel() for parameter in self.parameters]
@@ -142,6 +143,40 @@ class Participants:
         table = torch.zeros(self.part_count, len(self.groups), dtype=torch.bool, device=CPU)
         table[self.part_of, self.group_of] = True
         return table
+
+
+def _refuse_overlaps(parameters: Mapping[str, torch.Tensor]) -> None:
+    """Refuse parameters some of whose elements are the same memory: every grid would move those of the other."""
+    by_storage: dict[int, list[str]] = {}
+    for name, parameter in parameters.items():
+        if parameter.layout != torch.strided or is_sharded(parameter) or not parameter.data_ptr():
+            continue
+        require(
+            all(stride or size == 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)),
+            f"{name}: several of its elements are the same memory, as after expand(); make it contiguous().",
+        )
+        by_storage.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
+    for names in by_storage.values():
+        open_ends: dict[str, int] = {}
+        for name in sorted(names, key=lambda each: parameters[each].data_ptr()):
+            tensor = parameters[name]
+            open_ends = {other: end for other, end in open_ends.items() if end > tensor.data_ptr()}
+            for other in open_ends:
+                require(
+                    not torch.isin(_addresses(tensor), _addresses(parameters[other])).any(),
+                    f"{name}: shares memory with {other}, but is read otherwise, so that both cannot have a grid; use "
+                    f"{other} itself in the forward, or add one of them to `exclude`.",
+                )
+            reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            open_ends[name] = tensor.data_ptr() + (reach + 1) * tensor.element_size()
+
+
+def _addresses(tensor: torch.Tensor) -> torch.Tensor:
+    """Where the elements of a tensor are, int64."""
+    found = torch.full((1,), tensor.data_ptr(), dtype=torch.int64, device=CPU)
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        found = (found[:, None] + torch.arange(size, device=CPU) * stride * tensor.element_size()).reshape(-1)
+    return found
 
 
 def _refuse_tables(model: nn.Module, parameters: Mapping[str, torch.Tensor]) -> None:

@@ -110,7 +110,7 @@ def test_the_original_goes_before_the_copy(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_it_is_told_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"not on this machine. Put .*data_batch_1.bin.*METAQ_DATA"):
+    with pytest.raises(DataError, match=r"not in .* Put .*data_batch_1.bin.*METAQ_DATA"):
         data.load("cifar10")
     with pytest.raises(DataError, match=r"holds no CIFAR-10; it should hold .*cifar10_jpeg.npz"):
         data.load("cifar10", data_dir=tmp_path)

@@ -99,9 +99,10 @@ def _find(options: LoadOptions) -> Path:
             )
     if options.data_dir is not None:
         raise DataError(f"{options.data_dir}: holds no CIFAR-10; it should hold {EXPECTED}.")
+    looked = "".join(f", nor in {each}" for each in options.named_folders)
     raise DataError(
-        f"CIFAR-10 is not on this machine. Put {EXPECTED}, into {cache_folder() / NAME}, into a folder that "
-        f"{DATA_VARIABLE} names, or into one that is given as --data-dir."
+        f"CIFAR-10 is not in {cache_folder() / NAME}{looked}. Put {EXPECTED}, into the first, into a folder "
+        f"that {DATA_VARIABLE} names, or into one that is given as --data-dir."
     )
 
 

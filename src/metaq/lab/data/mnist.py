@@ -97,8 +97,9 @@ def _fetched(name: str, options: LoadOptions) -> Path:
             ) from error
         write_bytes(folder / file_name, data)
         return folder / file_name
+    looked = "".join(f", nor in {each}" for each in options.named_folders)
     raise DataError(
-        f"MNIST is not on this machine, and {file_name} could not be downloaded ({'; '.join(reasons)}). Put "
+        f"MNIST is not in {folder}{looked}, and {file_name} could not be downloaded ({'; '.join(reasons)}). Put "
         f"{EXPECTED}, into {folder} or into a folder that {DATA_VARIABLE} names; or use --data digits, which "
         "needs no download."
     )
