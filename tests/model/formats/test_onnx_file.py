@@ -838,3 +838,15 @@ def test_long_lists_of_numbers_are_passed_over(tmp_path, monkeypatch):
 def test_names_may_be_of_any_characters(tmp_path, name):
     file = onnx_file.read(write(tmp_path / "model.onnx", graph([node("Relu", "x", "y")], [tensor(name, 4)])))
     assert [each.name for each in file.tensors] == [name]
+
+
+def test_external_data_that_no_tensor_has_are_told(tmp_path):
+    body = graph([node("MatMul", "x w", "y")], [tensor("w", 64, 64)], shape=["n", 64])
+    for number in (1, 2, 3):
+        model = onnx.load_from_string(write(tmp_path / "plain.onnx", body).read_bytes())
+        onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+        size_bytes = (tmp_path / "w.bin").stat().st_size
+        notes = onnx_file.read(tmp_path / "m.onnx").notes
+        assert len(notes) == (number > 1)
+        unused = size_bytes - 64 * 64 * 4
+        assert all(f"{unused:,} of {size_bytes:,} bytes of w.bin belong to no tensor" in note for note in notes)

@@ -70,6 +70,10 @@ QUANTIZED = "its weights are integers already: these are kept exactly"
 NOT_RAW = "weights that are not raw data are kept exactly; onnx.numpy_helper.from_array makes tensors of raw data"
 
 
+LEAST_UNUSED_BYTES, LEAST_UNUSED = 4096, 0.1
+"""Bytes of a file of external data, and share of it, that belong to no tensor and are worth a sentence."""
+
+
 def recognises(path: Path) -> bool:
     """Whether a file is an ONNX model by its content; or by the name too, if it is cut short.
 
@@ -138,7 +142,7 @@ def read(path: Path, *, keep_all: bool = False) -> WeightFile:
         reasons={**reasons, **{each.name: NOT_PLAIN for each in kept}},
         data_files=data.files,
         left_out=left_out,
-        notes=(QUANTIZED,) if are_integers else (NOT_RAW,) if left_out else (),
+        notes=(*((QUANTIZED,) if are_integers else (NOT_RAW,) if left_out else ()), *data.notes()),
     )
 
 
@@ -196,16 +200,29 @@ class _ExternalData:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._sizes: dict[Path, int] = {}
+        self._held: dict[Path, set[tuple[int, int]]] = {}
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Those that were asked for."""
         return tuple(self._sizes)
 
+    def notes(self) -> Iterator[str]:
+        """Sentences about files much of which belongs to no tensor, as they grow whenever a model is saved again."""
+        for file, size_bytes in self._sizes.items():
+            unused = size_bytes - sum(length for _, length in self._held.get(file, ()))
+            if file in self._held and unused > max(LEAST_UNUSED_BYTES, LEAST_UNUSED * size_bytes):
+                yield (
+                    f"{unused:,} of {size_bytes:,} bytes of {file.name} belong to no tensor and are kept as they are; "
+                    "save the model with a new file of external data"
+                )
+
     def place(self, name: str, external: Mapping[str, str], layout: _Layout | None) -> FileRange | None:
         """Where the elements of a tensor are; None if it has none, or they are of an unknown type."""
         file = self._file(name, external.get("location", ""))
         if layout is None:
+            # How much of the file that takes is not known.
+            self._held.setdefault(file, set()).add((0, self._sizes[file]))
             return None
         offset, length = external.get("offset", "0"), external.get("length", str(layout.size_bytes))
         if DECIMAL.fullmatch(offset) is None or length != str(layout.size_bytes):
@@ -215,6 +232,7 @@ class _ExternalData:
             )
         if int(offset) + layout.size_bytes > self._sizes[file]:
             raise FormatError(f"{file}: ends before {name!r} of {self._path.name} does; copy or make both again.")
+        self._held.setdefault(file, set()).add((int(offset), layout.size_bytes))
         return FileRange(file, int(offset))
 
     def _file(self, name: str, location: str) -> Path:
