@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from metaq.config import near_match
 from metaq.errors import ConfigError
 from metaq.lab.data import Augmentation, CropAndFlip
 from metaq.lab.registry import PRESETS
@@ -95,3 +96,7 @@ def test_validation_of_single_fields():
 def test_configs_are_values():
     assert RegularizerConfig() == RegularizerConfig()
     assert len({RegularizerConfig(), RegularizerConfig()}) == 1
+
+
+def test_where_there_is_no_word_none_is_offered():
+    assert near_match("one", []) == "there is none."

@@ -134,7 +134,7 @@ def _differentiate(value: torch.Tensor, parameters: Sequence[torch.Tensor], *, a
     """Gradients for hooks; a ConfigError if the network has none."""
     try:
         torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=again)
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except RuntimeError as error:
         raise ConfigError(
             f"batches: the network cannot be differentiated, which calibration needs ({error}); mend that, or give no "
             "batches."

@@ -108,7 +108,7 @@ def is_index(path: str) -> bool:
 
 
 def kind_of_shards(index: str) -> str:
-    """The suffix of the shards of an index, in lower case as all that is written so is."""
+    """The suffix of the shards of an index."""
     found = INDEX.search(index)
     assert found is not None
     return found["shards"]

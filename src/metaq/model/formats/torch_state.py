@@ -257,14 +257,14 @@ def _state_dict(tensors: dict[str, AnyTensor], **options: Any) -> StateDict:
     return StateDict(tensors=tensors, size_bytes=size_bytes, **options)
 
 
-def _joined(parts: Sequence[StateDict], path: tuple[str, ...]) -> StateDict:
-    """Several as one; what is after `path` in their own paths begins the names."""
+def _joined(parts: Sequence[StateDict]) -> StateDict:
+    """Several as one; their paths begin the names."""
     if sum(len(part.tensors) + len(part.others) for part in parts) > MOST_VISITED:
         raise UnpicklingError("it repeats its state dicts too often")
-    prefixed = [(".".join((*part.path[len(path) :], "")), part) for part in parts]
+    prefixed = [(".".join((*part.path, "")), part) for part in parts]
     tensors = _tensors((prefix + name, tensor) for prefix, part in prefixed for name, tensor in part.tensors.items())
     others = {prefix + name: value for prefix, part in prefixed for name, value in part.others.items()}
-    return _state_dict(tensors, others=others, path=path, is_joined=True)
+    return _state_dict(tensors, others=others, is_joined=True)
 
 
 class _Parts:
@@ -395,7 +395,7 @@ def _no_weights(path: Path, top: object) -> FormatError:
 
 def _found(top: object, chosen: Sequence[StateDict], candidates: Sequence[StateDict]) -> Found:
     if len(chosen) != 1:
-        together = _joined(chosen, ())
+        together = _joined(chosen)
         names = ", ".join(f"'{c.key}'" for c in chosen)
         notes = (f"weights were found under {names}",) if names else ()
         return Found(weights=together.tensors, others=together.others, notes=notes)
